@@ -12,7 +12,8 @@ class Prompts:
 
     * propose: ``[system] user(propose)``
     * refine: ``[system] user(propose) assistant(own response) user(refine)``
-    * critique: ``[system] user(propose) assistant(response) user(critique)``
+    * critique: the conversation that produced the response (one of the two above), then
+      ``assistant(response) user(critique)``
 
     The system message holds the agent's own `system_prompt` and its private context for
     the question, and is left out when both are empty.

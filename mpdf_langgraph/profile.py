@@ -1,0 +1,80 @@
+"""What can be read off a response without asking anyone: z_prof and token log-probabilities."""
+
+import math
+import re
+from collections.abc import Mapping
+from typing import Any
+
+from mpdf_langgraph.state import LogprobSummary, Profile
+
+WINDOW = 8
+_SENTENCE_END = re.compile(r"[.!?](?=\s|$)")
+_OPERATOR = re.compile(r"(?<=[\w)\]}\s])[-+*/^=<>×÷](?=[\s\w(\[{\\])|\\(?:times|cdot|div|frac|sqrt)\b")
+_CLAIM = re.compile(
+    r"(?i)\bconfiden(?:ce|t)\b[^\d\n]{0,20}?(\d{1,3}(?:\.\d+)?)\s*(%)?(?!\d)"
+    r"|(\d{1,3}(?:\.\d+)?)\s*%\s*(?:confident|sure|certain)\b"
+)
+
+
+def reasoning_profile(text: str, finish_reason: str | None = None) -> Profile:
+    """Return the reasoning profile of a response (MPDF §3: z_prof).
+
+    Example:
+        >>> reasoning_profile("3 + 4 = 7.\\nSo 7. Confidence: 80%")["claimed_confidence"]
+        0.8
+    """
+    lines = sum(1 for line in text.splitlines() if line.strip())
+    return Profile(
+        steps=max(lines, len(_SENTENCE_END.findall(text))),
+        operators=len(_OPERATOR.findall(text)),
+        length=len(text),
+        claimed_confidence=_claimed_confidence(text),
+        truncated=finish_reason == "length",
+    )
+
+
+def _claimed_confidence(text: str) -> float | None:
+    claims = list(_CLAIM.finditer(text))
+    if not claims:
+        return None
+    last = claims[-1]
+    value = float(last[1] or last[3])
+    if last[2] or last[3] or value > 1:
+        value /= 100
+    return value if 0 <= value <= 1 else None
+
+
+def logprob_summary(token_logprobs: list[float]) -> LogprobSummary | None:
+    """Summarise the log-probabilities of a response's tokens; None where there are none.
+
+    Args:
+        token_logprobs: Natural logarithms, one per token; all finite.
+    """
+    count = len(token_logprobs)
+    if not count:
+        return None
+    width = min(WINDOW, count)
+    windows = [sum(token_logprobs[i : i + width]) / width for i in range(count - width + 1)]
+    total = sum(token_logprobs)
+    return LogprobSummary(
+        mean=total / count, total=total, lowest_window=min(windows), tokens=count
+    )
+
+
+def token_logprobs(response_metadata: Mapping[str, Any]) -> list[float]:
+    """Return the sampled tokens' log-probabilities of a chat completion, [] where unusable.
+
+    Endpoints return null, NaN or strings here on occasion: one bad value makes all of them
+    untrustworthy.
+    """
+    logprobs = response_metadata.get("logprobs")
+    content = logprobs.get("content") if isinstance(logprobs, Mapping) else None
+    if not isinstance(content, list):
+        return []
+    values = [entry.get("logprob") if isinstance(entry, Mapping) else None for entry in content]
+    good = [
+        min(float(value), 0.0)
+        for value in values
+        if isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    ]
+    return good if len(good) == len(values) else []

@@ -1,0 +1,273 @@
+"""The records of a deliberation and the graph's state, all plain data.
+
+Everything here is made of `str`, `int`, `float`, `bool`, `list`, `dict` and LangChain
+messages, because only those survive every LangGraph checkpointer unchanged.
+"""
+
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal, NotRequired, TypedDict
+
+from langchain_core.messages import AnyMessage
+from langgraph.channels import EphemeralValue
+from langgraph.graph.message import add_messages
+
+Action = Literal["PERSIST", "REFINE", "CONCEDE"]
+#: The fixed order of actions in every mask and probability vector.
+ACTIONS: tuple[Action, ...] = ("PERSIST", "REFINE", "CONCEDE")
+
+
+class Usage(TypedDict):
+    """What some calls cost.
+
+    `unreported` counts successful calls whose endpoint did not say how many tokens they used;
+    their tokens are missing from the sums.
+    """
+
+    calls: int
+    prompt_tokens: int
+    completion_tokens: int
+    unreported: int
+
+
+class Profile(TypedDict):
+    """Reasoning profile of a response (z_prof), read off its text.
+
+    Attributes:
+        steps: Non-empty lines or sentences, whichever are more.
+        operators: Arithmetic operators and relations.
+        length: Characters.
+        claimed_confidence: What the text itself claims ("Confidence: 80 %"), in [0, 1]; a claim,
+            never used as z_conf.
+        truncated: The endpoint stopped the response at its length limit.
+    """
+
+    steps: int
+    operators: int
+    length: int
+    claimed_confidence: float | None
+    truncated: bool
+
+
+class LogprobSummary(TypedDict):
+    """Token log-probabilities of a response in short (natural logarithms).
+
+    Attributes:
+        mean: Mean over tokens; exp(mean) is the length-normalised sequence probability.
+        total: Sum over tokens; exp(total) is the raw sequence probability.
+        lowest_window: Lowest mean over any eight consecutive tokens.
+        tokens: Number of tokens.
+    """
+
+    mean: float
+    total: float
+    lowest_window: float
+    tokens: int
+
+
+class Critique(TypedDict):
+    """What the critic says of one response.
+
+    Attributes:
+        confidence: P(correct) in [0, 1]; None where the critic failed or had nothing to go by.
+        source: Which measurement `confidence` is, e.g. ``"logprob"``, ``"self"``, ``"agreement"``.
+        scores: Every measurement taken, by name, each in [0, 1].
+        usage: What the critic's own calls cost.
+    """
+
+    confidence: float | None
+    source: str
+    scores: dict[str, float]
+    usage: Usage
+
+
+class Response(TypedDict):
+    """What an agent said once.
+
+    Attributes:
+        id: ``"<agent>@<round>"``, and ``"<agent>@<round>+<k>"`` for alternatives.
+        cluster: Index of the answer's equivalence class within the episode; None where there
+            is no valid answer (or, for a moment, before the consensus node has compared it).
+        seconds: Wall-clock time of the call, retries included.
+        usage: What it cost, failed attempts included.
+    """
+
+    id: str
+    agent: str
+    round: int
+    text: str
+    answer: str | None
+    cluster: int | None
+    profile: Profile
+    logprobs: LogprobSummary | None
+    critique: Critique | None
+    finish_reason: str | None
+    model: str | None
+    usage: Usage
+    seconds: float
+
+
+class Observation(TypedDict):
+    """o_i: all that agent i's policy may see, as numbers (see `observation.FEATURES`).
+
+    Attributes:
+        own: Features of the agent itself, shape ``[F]``.
+        peers: Features of its peers, shape ``[N - 1, F]``; their order carries no meaning.
+    """
+
+    own: list[float]
+    peers: list[list[float]]
+
+
+class Turn(TypedDict):
+    """One agent's decision in one round.
+
+    Attributes:
+        mask: Which of `ACTIONS` were allowed.
+        probabilities: What the action was drawn from: after mask, temperature and floor.
+        before: Id of the response held at the decision (None: none).
+        after: Id of the response held once the round's moves are made.
+        target: Whose response would be (and on CONCEDE was) adopted: its id.
+        alternatives: Ids of extra REFINE samples, drawn only to learn from.
+        blocked: The budget that forbade REFINE, if one did.
+    """
+
+    agent: str
+    round: int
+    observation: Observation
+    mask: list[bool]
+    probabilities: list[float]
+    action: Action
+    before: str | None
+    after: str | None
+    target: str | None
+    alternatives: list[str]
+    blocked: str | None
+
+
+class Failure(TypedDict):
+    """Something that went wrong and was survived: counted, reported, never silent."""
+
+    agent: str
+    round: int
+    stage: Literal["context", "propose", "refine", "critique", "alternative"]
+    error: str
+    usage: Usage
+    seconds: float
+
+
+class Consensus(TypedDict):
+    """The group's answer from the responses held.
+
+    Attributes:
+        answer: None where no agent holds a valid answer.
+        response: Id of the response that stands for the answer.
+        support: Share of the valid votes that the winning cluster got.
+        votes: Cluster voted for by each agent; None abstains.
+        weights: Weight of each agent's vote under the rule.
+        tie: The rule alone did not decide; the tie rule did.
+    """
+
+    answer: str | None
+    cluster: int | None
+    response: str | None
+    support: float
+    votes: dict[str, int | None]
+    weights: dict[str, float]
+    tie: bool
+
+
+class Header(TypedDict):
+    """What is fixed when a question arrives."""
+
+    id: str
+    started: float
+    question: str
+    reference: str | None
+    history: list[AnyMessage]
+    graph: str
+    agents: list[dict[str, Any]]
+    options: dict[str, Any]
+
+
+class Allowance(TypedDict):
+    """What one task may still spend, handed out by the router. None: no limit."""
+
+    calls: int | None
+    tokens: int | None
+    deadline: float | None
+
+
+def merge(left: dict[str, Any] | None, right: Mapping[str, Any] | None) -> dict[str, Any]:
+    """Merge two mappings by key, the right one winning (reducer)."""
+    return {**(left or {}), **(right or {})}
+
+
+def extend(left: list[Any] | None, right: list[Any] | None) -> list[Any]:
+    """Append `right` to `left` (reducer)."""
+    return [*(left or []), *(right or [])]
+
+
+class DeliberationInput(TypedDict):
+    """What a caller gives: `messages` (the last human one is the question) or `question`."""
+
+    messages: NotRequired[Annotated[list[AnyMessage], add_messages]]
+    question: NotRequired[Annotated[str, EphemeralValue]]
+    reference: NotRequired[Annotated[str | None, EphemeralValue]]
+    contexts: NotRequired[Annotated[dict[str, str] | None, EphemeralValue]]
+
+
+class DeliberationOutput(TypedDict):
+    """What a caller gets back: the final message, and the outcome as a plain dict."""
+
+    messages: Annotated[list[AnyMessage], add_messages]
+    deliberation: dict[str, Any]
+
+
+class DeliberationState(TypedDict):
+    """Input, output and the private keys, which the router resets at every new question.
+
+    Attributes:
+        phase: ``"decide"`` for exactly the step after consensus asks for another round, so
+            that a new question is never taken for an unfinished one.
+        notes: Private context by agent name.
+        held: Id of the response each agent holds.
+        representatives: One answer per cluster, in order of first appearance.
+        tallies: The consensus after every round, round 0 first.
+    """
+
+    messages: Annotated[list[AnyMessage], add_messages]
+    question: Annotated[str, EphemeralValue]
+    reference: Annotated[str | None, EphemeralValue]
+    contexts: Annotated[dict[str, str] | None, EphemeralValue]
+    deliberation: dict[str, Any]
+    phase: Annotated[str, EphemeralValue]
+    header: Header
+    notes: Annotated[dict[str, str], merge]
+    round: int
+    responses: Annotated[dict[str, Response], merge]
+    failures: Annotated[list[Failure], extend]
+    held: dict[str, str | None]
+    turns: list[Turn]
+    representatives: list[str]
+    tallies: list[Consensus]
+    judge_usage: Usage
+
+
+def no_usage() -> Usage:
+    """Return a usage of nothing."""
+    return Usage(calls=0, prompt_tokens=0, completion_tokens=0, unreported=0)
+
+
+def add_usage(*usages: Usage) -> Usage:
+    """Return the sum of `usages`."""
+    return Usage(
+        calls=sum(u["calls"] for u in usages),
+        prompt_tokens=sum(u["prompt_tokens"] for u in usages),
+        completion_tokens=sum(u["completion_tokens"] for u in usages),
+        unreported=sum(u["unreported"] for u in usages),
+    )
+
+
+def tokens(usage: Usage) -> int:
+    """Return prompt plus completion tokens."""
+    return usage["prompt_tokens"] + usage["completion_tokens"]
