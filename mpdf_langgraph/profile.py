@@ -9,7 +9,13 @@ from mpdf_langgraph.state import LogprobSummary, Profile
 
 WINDOW = 8
 _SENTENCE_END = re.compile(r"[.!?](?=\s|$)")
-_OPERATOR = re.compile(r"(?<=[\w)\]}\s])[-+*/^=<>×÷](?=[\s\w(\[{\\])|\\(?:times|cdot|div|frac|sqrt)\b")
+_OPERATOR = re.compile(
+    r"(?<=[\w)\]}\s])[-+*/^=<>×÷](?=[\s\w(\[{\\])|\\(?:times|cdot|div|frac|sqrt)\b"
+)
+_HEDGE = re.compile(
+    r"(?i)\b(?:guess\w*|assum\w*|perhaps|maybe|probably|possibly|presumably|unsure|uncertain|unclear"
+    r"|unknown|not\s+(?:sure|certain|given|known))\b"
+)
 _CLAIM = re.compile(
     r"(?i)\bconfiden(?:ce|t)\b[^\d\n]{0,20}?(\d{1,3}(?:\.\d+)?)\s*(%)?(?!\d)"
     r"|(\d{1,3}(?:\.\d+)?)\s*%\s*(?:confident|sure|certain)\b"
@@ -28,6 +34,7 @@ def reasoning_profile(text: str, finish_reason: str | None = None) -> Profile:
         steps=max(lines, len(_SENTENCE_END.findall(text))),
         operators=len(_OPERATOR.findall(text)),
         length=len(text),
+        hedges=len(_HEDGE.findall(text)),
         claimed_confidence=_claimed_confidence(text),
         truncated=finish_reason == "length",
     )
@@ -56,9 +63,7 @@ def logprob_summary(token_logprobs: list[float]) -> LogprobSummary | None:
     width = min(WINDOW, count)
     windows = [sum(token_logprobs[i : i + width]) / width for i in range(count - width + 1)]
     total = sum(token_logprobs)
-    return LogprobSummary(
-        mean=total / count, total=total, lowest_window=min(windows), tokens=count
-    )
+    return LogprobSummary(mean=total / count, total=total, lowest_window=min(windows), tokens=count)
 
 
 def token_logprobs(response_metadata: Mapping[str, Any]) -> list[float]:

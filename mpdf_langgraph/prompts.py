@@ -39,7 +39,5 @@ class Prompts:
         "and write your complete solution anew. {instructions}"
     )
     peer: str = "--- {name} ---\n{response}"
-    critique: str = (
-        "Is the final answer of that solution correct? Answer with one word, yes or no."
-    )
+    critique: str = "Is the final answer of that solution correct? Answer with one word, yes or no."
     no_response: str = "I could not answer yet."

@@ -5,11 +5,12 @@ messages, because only those survive every LangGraph checkpointer unchanged.
 """
 
 from collections.abc import Mapping
-from typing import Annotated, Any, Literal, NotRequired, TypedDict
+from typing import Annotated, Any, Literal, NotRequired
 
 from langchain_core.messages import AnyMessage
 from langgraph.channels import EphemeralValue
 from langgraph.graph.message import add_messages
+from typing_extensions import TypedDict  # typing.TypedDict is of no use to pydantic before 3.12
 
 Action = Literal["PERSIST", "REFINE", "CONCEDE"]
 #: The fixed order of actions in every mask and probability vector.
@@ -36,6 +37,7 @@ class Profile(TypedDict):
         steps: Non-empty lines or sentences, whichever are more.
         operators: Arithmetic operators and relations.
         length: Characters.
+        hedges: Words by which the text marks what it does not know ("guess", "assume").
         claimed_confidence: What the text itself claims ("Confidence: 80 %"), in [0, 1]; a claim,
             never used as z_conf.
         truncated: The endpoint stopped the response at its length limit.
@@ -44,6 +46,7 @@ class Profile(TypedDict):
     steps: int
     operators: int
     length: int
+    hedges: int
     claimed_confidence: float | None
     truncated: bool
 
@@ -187,6 +190,36 @@ class Header(TypedDict):
     graph: str
     agents: list[dict[str, Any]]
     options: dict[str, Any]
+
+
+class Assignment(TypedDict):
+    """What the router sends to one agent task, and that to its critic task.
+
+    Attributes:
+        notes: What only this agent knows; None where its `context` is still to be called.
+        own: The response it holds.
+        peers: The responses its peers hold, by name.
+        act: It proposes or refines; False: only alternatives are drawn.
+        alternatives: Extra REFINE samples to draw.
+        prefix_tokens: Length of the agent's first prompt, where it was measured.
+        largest_usage: The costliest call of the agent so far.
+        drawn: Ids of the responses to criticise (for the critic).
+    """
+
+    episode: str
+    question: str
+    history: list[AnyMessage]
+    agent: str
+    round: int
+    notes: str | None
+    own: "Response | None"
+    peers: "dict[str, Response]"
+    act: bool
+    alternatives: int
+    prefix_tokens: int | None
+    largest_usage: Usage
+    allowance: "Allowance"
+    drawn: "list[Response]"
 
 
 class Allowance(TypedDict):

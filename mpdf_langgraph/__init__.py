@@ -1,0 +1,36 @@
+"""Deliberating LLM agents as a LangGraph plugin: they learn when to persist, refine, concede."""
+
+from mpdf_langgraph.agents import Agent
+from mpdf_langgraph.answers import AnswerSchema, ChoiceAnswer, MathAnswer, TextAnswer
+from mpdf_langgraph.consensus import Vote
+from mpdf_langgraph.critic import Critic
+from mpdf_langgraph.endpoints import EndpointStatus, check_endpoint, vllm_chat_model
+from mpdf_langgraph.errors import MPDFError
+from mpdf_langgraph.graph import create_deliberation
+from mpdf_langgraph.prompts import Prompts
+from mpdf_langgraph.router import Router, ThresholdRouter
+from mpdf_langgraph.state import Critique, Observation
+from mpdf_langgraph.traces import Episode, TraceReader, TraceWriter
+
+__all__ = [
+    "Agent",
+    "AnswerSchema",
+    "ChoiceAnswer",
+    "Critic",
+    "Critique",
+    "EndpointStatus",
+    "Episode",
+    "MPDFError",
+    "MathAnswer",
+    "Observation",
+    "Prompts",
+    "Router",
+    "TextAnswer",
+    "ThresholdRouter",
+    "TraceReader",
+    "TraceWriter",
+    "Vote",
+    "check_endpoint",
+    "create_deliberation",
+    "vllm_chat_model",
+]

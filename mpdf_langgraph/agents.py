@@ -1,0 +1,273 @@
+"""Agents: named models that propose and refine answers, over any LangChain Runnable."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from langchain_core.language_models import BaseChatModel
+from langchain_core.messages import AIMessage, BaseMessage, HumanMessage, SystemMessage
+from langchain_core.runnables import Runnable, RunnableBinding, RunnableConfig
+from langgraph.pregel.protocol import PregelProtocol
+
+from mpdf_langgraph.answers import AnswerSchema
+from mpdf_langgraph.calls import Call, Outcome
+from mpdf_langgraph.errors import ConfigurationError, ModelOutputError
+from mpdf_langgraph.profile import logprob_summary, reasoning_profile, token_logprobs
+from mpdf_langgraph.prompts import Prompts
+from mpdf_langgraph.state import Response
+
+#: Refinements are sampled no hotter than this: most of the damage that refining does to right
+#: answers is sampling heat.
+REFINE_TEMPERATURE = 0.6
+_SAMPLING_IN_TRACES = (
+    "temperature", "top_p", "top_k", "min_p", "max_tokens", "max_completion_tokens", "seed",
+    "stop", "presence_penalty", "frequency_penalty",
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Agent:
+    """A named model with its own prompt, private context and sampling.
+
+    Attributes:
+        name: Unique in the team; stands in traces, events and `contexts`.
+        runnable: A chat model; or a chain that takes a list of messages; or a compiled graph
+            with `messages` in its state (its tools and all).
+        system_prompt: Role or instructions, before the private context.
+        context: A callable of the question (a retriever, say) whose result only this agent
+            sees. Called once a question. Context given with the question comes first.
+        prompts: The agent's own wording.
+        sampling: Keyword arguments bound to a chat model for proposing, e.g.
+            ``{"temperature": 1.0, "max_tokens": 512}``. Nothing: as the model was made.
+        refine_sampling: The same for refining. None: as `sampling`, at a temperature of at
+            most 0.6. ``{}``: as the model was made.
+        competence: Prior probability that the agent is right, for the observation.
+        retries: Further tries after a failure that may pass (connection, 429, 5xx, unusable
+            output). Give the client itself none (`max_retries=0`), or they multiply.
+
+    Example:
+        >>> from langchain_core.language_models import FakeListChatModel
+        >>> Agent("ann", FakeListChatModel(responses=["42"])).describe()["model"]
+        'FakeListChatModel'
+    """
+
+    name: str
+    runnable: Runnable[Any, Any]
+    system_prompt: str = ""
+    context: Callable[[str], Any] | Runnable[str, Any] | None = None
+    prompts: Prompts = Prompts()
+    sampling: Mapping[str, Any] = field(default_factory=dict)
+    refine_sampling: Mapping[str, Any] | None = None
+    competence: float = 0.5
+    retries: int = 2
+
+    def __post_init__(self) -> None:
+        if not self.name or any(c in self.name for c in "@+\n"):
+            raise ConfigurationError(
+                f"agent name {self.name!r}: use a non-empty name without '@', '+' or line breaks"
+            )
+        if not isinstance(self.runnable, Runnable):
+            raise ConfigurationError(
+                f"agent {self.name!r}: expected a LangChain Runnable (chat model, chain or "
+                f"compiled graph), got {type(self.runnable).__name__}; wrap a plain function in "
+                "RunnableLambda, and compile a graph builder first"
+            )
+        if self.chat_model is None and (self.sampling or self.refine_sampling):
+            raise ConfigurationError(
+                f"agent {self.name!r}: sampling can only be set for a chat model; set it inside "
+                f"the {type(self.runnable).__name__}"
+            )
+        if not 0.0 <= self.competence <= 1.0:
+            raise ConfigurationError(
+                f"agent {self.name!r}: competence must be in [0, 1], got {self.competence}"
+            )
+        if self.retries < 0:
+            raise ConfigurationError(f"agent {self.name!r}: retries must be 0 or more")
+
+    @property
+    def chat_model(self) -> BaseChatModel | None:
+        """The chat model below any bindings; None for chains and graphs."""
+        inner: Any = self.runnable
+        while isinstance(inner, RunnableBinding):
+            inner = inner.bound
+        return inner if isinstance(inner, BaseChatModel) else None
+
+    def sampling_for(self, *, refine: bool) -> dict[str, Any]:
+        """Return the keyword arguments to bind for proposing or refining."""
+        if not refine:
+            return dict(self.sampling)
+        if self.refine_sampling is not None:
+            return dict(self.refine_sampling)
+        model = self.chat_model
+        if model is None or not hasattr(model, "temperature"):
+            return dict(self.sampling)
+        own = self.sampling.get("temperature", model.temperature)
+        cooled = REFINE_TEMPERATURE if own is None else min(own, REFINE_TEMPERATURE)
+        return {**self.sampling, "temperature": cooled}
+
+    def largest_output(self, *, refine: bool) -> int | None:
+        """Return the most tokens that one call may generate, None where nothing says so."""
+        bound = self.runnable.kwargs if isinstance(self.runnable, RunnableBinding) else {}
+        sampling = {**bound, **self.sampling_for(refine=refine)}
+        for key in ("max_completion_tokens", "max_tokens"):
+            value = sampling.get(key, getattr(self.chat_model, key, None))
+            if isinstance(value, int):
+                return value
+        return None
+
+    def describe(self) -> dict[str, Any]:
+        """Return what a trace says of the agent: plain data without keys or URLs."""
+        model = self.chat_model
+        name = getattr(model, "model_name", None) or getattr(model, "model", None)
+        kept = {
+            key: {k: v for k, v in sampling.items() if k in _SAMPLING_IN_TRACES}
+            for key, sampling in (
+                ("sampling", self._effective(refine=False)),
+                ("refine_sampling", self._effective(refine=True)),
+            )
+        }
+        return {
+            "name": self.name,
+            "model": name if isinstance(name, str) else type(model or self.runnable).__name__,
+            "competence": float(self.competence),
+            **kept,
+        }
+
+    def _effective(self, *, refine: bool) -> dict[str, Any]:
+        made = {
+            key: value
+            for key in _SAMPLING_IN_TRACES
+            if isinstance(value := getattr(self.chat_model, key, None), int | float | str)
+        }
+        return {**made, **self.sampling_for(refine=refine)}
+
+    def conversation(
+        self, question: str, *, schema: AnswerSchema, history: Sequence[BaseMessage], notes: str
+    ) -> list[BaseMessage]:
+        """Return the messages that ask for a proposal.
+
+        Args:
+            question: The question.
+            schema: Its instructions are filled into the prompt.
+            history: The conversation before the question.
+            notes: What only this agent knows about the question; may be empty.
+        """
+        private = self.prompts.context.format(context=notes) if notes else ""
+        system = "\n\n".join(part for part in (self.system_prompt, private) if part)
+        asked = self.prompts.propose.format(question=question, instructions=schema.instructions)
+        return [
+            *([SystemMessage(system)] if system else []),
+            *history,
+            HumanMessage(asked.strip()),
+        ]
+
+    def refine_turn(
+        self, question: str, *, schema: AnswerSchema, own: str | None, peers: Mapping[str, str]
+    ) -> list[BaseMessage]:
+        """Return the messages that, after `conversation`, ask for a refined answer."""
+        own = self.prompts.no_response if own is None else own
+        rendered = "\n".join(
+            self.prompts.peer.format(name=name, response=text) for name, text in peers.items()
+        )
+        asked = self.prompts.refine.format(
+            question=question, own=own, peers=rendered, instructions=schema.instructions
+        )
+        return [AIMessage(own), HumanMessage(asked.strip())]
+
+    def critique_turn(self, question: str, response: str) -> list[BaseMessage]:
+        """Return the messages that, after a conversation, ask for a verdict on `response`."""
+        asked = self.prompts.critique.format(question=question, response=response)
+        return [AIMessage(response), HumanMessage(asked)]
+
+    def call(
+        self,
+        messages: list[BaseMessage],
+        *,
+        refine: bool,
+        retries: int,
+        deadline: float | None,
+        config: RunnableConfig,
+    ) -> Call:
+        """Return the call that answers `messages`; its outcome's value is a `Said`."""
+        runnable = self.runnable
+        sampling = self.sampling_for(refine=refine)
+        if sampling:
+            runnable = runnable.bind(**sampling)
+        is_graph = isinstance(self.runnable, PregelProtocol)
+        return Call(
+            runnable,
+            {"messages": messages} if is_graph else messages,
+            read_reply,
+            config=config,
+            retries=min(self.retries, retries),
+            deadline=deadline,
+        )
+
+
+@dataclass(frozen=True)
+class Said:
+    """A model's reply, checked: its text and what the endpoint said about it."""
+
+    text: str
+    finish_reason: str | None
+    model: str | None
+    token_logprobs: list[float]
+
+
+def read_reply(value: Any) -> Said:
+    """Read what a Runnable returned.
+
+    Args:
+        value: A message, a string, or a graph's output with `messages`.
+
+    Raises:
+        ModelOutputError: It holds no text, or its stream broke off.
+    """
+    if isinstance(value, Mapping):
+        messages = value.get("messages")
+        if not isinstance(messages, Sequence) or not messages:
+            raise ModelOutputError(
+                f"expected a graph's output with 'messages', got the keys {sorted(value)}"
+            )
+        value = messages[-1]
+    if isinstance(value, str):
+        value = AIMessage(value)
+    if not isinstance(value, BaseMessage):
+        raise ModelOutputError(f"expected a message or a string, got {type(value).__name__}")
+    # Lone surrogates pass through JSON parsers and break every later write.
+    text = str(value.text).encode("utf-8", "replace").decode("utf-8").strip()
+    metadata = value.response_metadata
+    finish_reason = metadata.get("finish_reason")
+    if metadata.get("model_provider") == "openai" and finish_reason is None:
+        raise ModelOutputError("the endpoint's stream ended before the response was finished")
+    if not text:
+        raise ModelOutputError(f"the response is empty (finish_reason {finish_reason!r})")
+    model = metadata.get("model_name")
+    return Said(
+        text=text,
+        finish_reason=finish_reason if isinstance(finish_reason, str) else None,
+        model=model if isinstance(model, str) else None,
+        token_logprobs=token_logprobs(metadata),
+    )
+
+
+def response_from(
+    outcome: Outcome, *, response_id: str, agent: str, round_: int, schema: AnswerSchema
+) -> Response:
+    """Return the record of a successful call's reply, not yet clustered or critiqued."""
+    said: Said = outcome.value
+    return Response(
+        id=response_id,
+        agent=agent,
+        round=round_,
+        text=said.text,
+        answer=schema.parse(said.text),
+        cluster=None,
+        profile=reasoning_profile(said.text, said.finish_reason),
+        logprobs=logprob_summary(said.token_logprobs),
+        critique=None,
+        finish_reason=said.finish_reason,
+        model=said.model,
+        usage=outcome.usage,
+        seconds=outcome.seconds,
+    )

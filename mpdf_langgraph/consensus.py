@@ -1,0 +1,197 @@
+"""The group's answer from the agents' current responses."""
+
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from mpdf_langgraph.errors import ConfigurationError
+from mpdf_langgraph.state import Consensus, Response
+
+#: Stands for a confidence that no critic gave, where none of the others has one either.
+NO_CONFIDENCE = 1.0
+
+
+@dataclass(frozen=True)
+class Vote:
+    """What one agent holds when the votes are counted.
+
+    Attributes:
+        cluster: Equivalence class of the answer; None abstains (no valid answer).
+        confidence: The critic's, None where unknown.
+    """
+
+    agent: str
+    cluster: int | None
+    confidence: float | None = None
+
+
+ConsensusRule = Callable[[Sequence[Vote]], int | None]
+
+
+def confidence_weights(votes: Iterable[Vote]) -> dict[str, float]:
+    """Return each valid vote's confidence.
+
+    Where a confidence is unknown it counts as the mean of those known, and 1 where none is,
+    so that a dead critic turns the weighted vote into a plain one.
+    """
+    valid = [vote for vote in votes if vote.cluster is not None]
+    known = [vote.confidence for vote in valid if vote.confidence is not None]
+    fill = math.fsum(known) / len(known) if known else NO_CONFIDENCE
+    return {v.agent: fill if v.confidence is None else v.confidence for v in valid}
+
+
+def _ranked(votes: Sequence[Vote], weights: Mapping[str, float]) -> list[tuple[int, float]]:
+    """Return (cluster, summed weight), heaviest first; ties in order of the team."""
+    sums: dict[int, list[float]] = {}
+    for vote in votes:
+        if vote.cluster is not None:
+            sums.setdefault(vote.cluster, []).append(weights[vote.agent])
+    # fsum: the order of the peers must not decide a tie through rounding.
+    return sorted(((c, math.fsum(w)) for c, w in sums.items()), key=lambda item: -item[1])
+
+
+def majority(votes: Sequence[Vote]) -> int | None:
+    """Return the cluster with the most votes.
+
+    Ties go to the larger sum of confidences, then to the cluster of the agent that stands
+    first in the team.
+
+    Example:
+        >>> majority([Vote("a", 0), Vote("b", 1), Vote("c", 1)])
+        1
+    """
+    counts = _ranked(votes, {vote.agent: 1.0 for vote in votes})
+    if not counts:
+        return None
+    leaders = {cluster for cluster, count in counts if count == counts[0][1]}
+    return _ranked([v for v in votes if v.cluster in leaders], confidence_weights(votes))[0][0]
+
+
+def confidence_weighted(votes: Sequence[Vote]) -> int | None:
+    """Return the cluster with the largest sum of confidences.
+
+    Ties go to the cluster with more votes, then to the cluster of the agent that stands first
+    in the team.
+
+    Example:
+        >>> confidence_weighted([Vote("a", 0, 0.9), Vote("b", 1, 0.3), Vote("c", 1, 0.4)])
+        0
+    """
+    sums = _ranked(votes, confidence_weights(votes))
+    if not sums:
+        return None
+    leaders = {cluster for cluster, total in sums if total == sums[0][1]}
+    held_by_leaders = [vote for vote in votes if vote.cluster in leaders]
+    return _ranked(held_by_leaders, {vote.agent: 1.0 for vote in votes})[0][0]
+
+
+_RULES: dict[str, ConsensusRule] = {"majority": majority, "confidence": confidence_weighted}
+
+
+def make_rule(spec: Any) -> tuple[str, ConsensusRule]:
+    """Return the name and the rule that `spec` stands for.
+
+    Args:
+        spec: ``"majority"``, ``"confidence"``, or a callable from votes to a cluster.
+
+    Raises:
+        ConfigurationError: It is neither.
+    """
+    if isinstance(spec, str) and spec in _RULES:
+        return spec, _RULES[spec]
+    if callable(spec):
+        return getattr(spec, "__name__", "custom"), spec
+    raise ConfigurationError(
+        f"consensus={spec!r}: use 'majority', 'confidence', or a callable that takes a list of "
+        "Vote and returns the winning cluster (or None)"
+    )
+
+
+def votes_of(held: Mapping[str, Response | None]) -> list[Vote]:
+    """Return the votes of a team in its order, from the response that each agent holds."""
+    return [
+        Vote(agent, None)
+        if response is None
+        else Vote(
+            agent,
+            response["cluster"],
+            response["critique"]["confidence"] if response["critique"] else None,
+        )
+        for agent, response in held.items()
+    ]
+
+
+def strongest(held: Mapping[str, Response | None], cluster: int | None) -> str | None:
+    """Return the id of a cluster's response with the highest confidence, first in the team."""
+    weights = confidence_weights(votes_of(held))
+    members = [
+        (weights[agent], response["id"])
+        for agent, response in held.items()
+        if response is not None and cluster is not None and response["cluster"] == cluster
+    ]
+    return max(members, key=lambda item: item[0])[1] if members else None
+
+
+def count_votes(
+    held: Mapping[str, Response | None], rule: ConsensusRule, representatives: Sequence[str]
+) -> Consensus:
+    """Return the consensus of a team.
+
+    Args:
+        held: The response each agent holds, in the order of the team; None abstains.
+        rule: Picks the winning cluster.
+        representatives: The answer that stands for each cluster.
+
+    Raises:
+        ConfigurationError: The rule returned a cluster that nobody voted for.
+    """
+    votes = votes_of(held)
+    clusters = [vote.cluster for vote in votes if vote.cluster is not None]
+    winner = rule(votes)
+    if winner is not None and winner not in clusters:
+        raise ConfigurationError(
+            f"the consensus rule returned {winner!r}; expected one of {sorted(set(clusters))} or None"
+        )
+    counted = confidence_weights(votes)
+    if rule is not confidence_weighted:
+        counted = dict.fromkeys(counted, 1.0)
+    sums = [total for _, total in _ranked(votes, counted)]
+    response = strongest(held, winner)
+    return Consensus(
+        answer=None if winner is None else representatives[winner],
+        cluster=winner,
+        response=response,
+        support=clusters.count(winner) / len(clusters) if winner is not None else 0.0,
+        votes={vote.agent: vote.cluster for vote in votes},
+        weights=counted,
+        tie=len(sums) > 1 and sums[0] == sums[1],
+    )
+
+
+def leave_one_out(
+    held: Mapping[str, Response | None], agent: str, rule: ConsensusRule
+) -> int | None:
+    """Return the winning cluster had `agent` abstained, ties included (for r_global).
+
+    With three agents this ties whenever the other two differ; the rule's tie rule decides.
+    """
+    return rule(votes_of({name: None if name == agent else r for name, r in held.items()}))
+
+
+def concession(held: Mapping[str, Response | None], agent: str) -> str | None:
+    """Return the id of the response that `agent` would adopt by CONCEDE, None where there is none.
+
+    Among the peers' answers other than its own: the cluster with the largest summed confidence,
+    and in it the response with the highest confidence.
+    """
+    own = held[agent]
+    others = {
+        name: response
+        for name, response in held.items()
+        if name != agent
+        and response is not None
+        and response["cluster"] is not None
+        and (own is None or response["cluster"] != own["cluster"])
+    }
+    return strongest(others, confidence_weighted(votes_of(others)))

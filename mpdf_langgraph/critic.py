@@ -1,0 +1,390 @@
+"""Critics: P(correct) of a response, measured and never read from the agent's own words."""
+
+import inspect
+import json
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Protocol, runtime_checkable
+
+from langchain_core.language_models import BaseChatModel
+from langchain_core.messages import AIMessage, BaseMessage, HumanMessage
+from langchain_core.runnables import Runnable, RunnableBinding, RunnableConfig, RunnableLambda
+
+from mpdf_langgraph.agents import Agent
+from mpdf_langgraph.budget import Cost, affordable, prompt_bound, remaining, response_bound
+from mpdf_langgraph.calls import Call, Steps, may_pass
+from mpdf_langgraph.errors import ConfigurationError, EndpointError, ModelOutputError
+from mpdf_langgraph.state import Allowance, Critique, Response, add_usage, no_usage
+
+_YES = {"yes", "ye", "y"}  # a tokenizer without "yes" spells it "y" + "es"
+_NO = {"no", "n"}
+_AROUND_A_WORD = " \t\r\n▁Ġ\"'`*_.,:;!()[]"
+_JSON_REQUEST = (
+    'Reply with JSON only: {"probability": p}, where p is the probability, from 0 to 1, that '
+    "the final answer of that solution is correct."
+)
+_VERDICT_SCHEMA = {
+    "name": "verdict",
+    "schema": {
+        "type": "object",
+        "properties": {"probability": {"type": "number", "minimum": 0, "maximum": 1}},
+        "required": ["probability"],
+        "additionalProperties": False,
+    },
+}
+
+
+@dataclass(frozen=True)
+class Subject:
+    """One response to be criticised, with what its critic may need and spend.
+
+    Attributes:
+        conversation: The messages that the agent answered with this response.
+    """
+
+    question: str
+    response: Response
+    agent: Agent
+    conversation: list[BaseMessage]
+    allowance: Allowance
+    config: RunnableConfig
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """A critique, and the errors survived on the way to it."""
+
+    critique: Critique
+    errors: list[str] = field(default_factory=list)
+
+
+@runtime_checkable
+class Critic(Protocol):
+    """What the graph asks of a critic."""
+
+    @property
+    def name(self) -> str:
+        """Stands in traces."""
+        ...
+
+    @property
+    def max_calls(self) -> int:
+        """LLM calls per response as a rule, set aside in the budget."""
+        ...
+
+    @property
+    def max_tokens(self) -> int:
+        """Tokens that one of its calls may generate."""
+        ...
+
+    def critique(self, subject: Subject) -> Steps[Verdict]:
+        """Criticise one response: a generator of lists of calls (see `calls`)."""
+        ...
+
+
+def _critique(
+    confidence: float | None, source: str, scores: Mapping[str, float] | None = None
+) -> Critique:
+    return Critique(
+        confidence=confidence, source=source, scores=dict(scores or {}), usage=no_usage()
+    )
+
+
+def sequence_scores(response: Response) -> dict[str, float]:
+    """Return the length-normalised ("logprob") and raw ("logprob_raw") sequence probability."""
+    summary = response["logprobs"]
+    if summary is None:
+        return {}
+    return {"logprob": math.exp(summary["mean"]), "logprob_raw": math.exp(summary["total"])}
+
+
+@dataclass(frozen=True)
+class LogprobCritic:
+    """The response's own sequence probability, length-normalised; free of any call.
+
+    Where the endpoint gives no log-probabilities, agreement among the round's samples.
+    """
+
+    name: str = "logprob"
+    max_calls: int = 0
+    max_tokens: int = 0
+
+    def critique(self, subject: Subject) -> Steps[Verdict]:
+        """See `Critic.critique`."""
+        yield from ()
+        scores = sequence_scores(subject.response)
+        if not scores:
+            return Verdict(_critique(None, "agreement"))
+        return Verdict(_critique(scores["logprob"], "logprob", scores))
+
+
+def _top_probabilities(message: AIMessage) -> list[dict[str, float]]:
+    logprobs = message.response_metadata.get("logprobs") or {}
+    positions = []
+    for entry in logprobs.get("content") or []:
+        alternatives = entry.get("top_logprobs") or [entry]
+        table: dict[str, float] = {}
+        for alternative in alternatives:
+            value = alternative.get("logprob")
+            if isinstance(value, int | float) and not math.isnan(value):
+                spelling = str(alternative.get("token", "")).strip(_AROUND_A_WORD).casefold()
+                table[spelling] = table.get(spelling, 0.0) + math.exp(min(value, 0.0))
+        positions.append(table)
+    return positions
+
+
+def yes_probability(message: Any) -> float:
+    """Return P(yes) / (P(yes) + P(no)), each summed over all its spellings.
+
+    Looks at the first position where either has any mass.
+
+    Raises:
+        EndpointError: The message bears no usable log-probabilities of yes and no.
+    """
+    if isinstance(message, AIMessage):
+        for table in _top_probabilities(message):
+            yes = sum(p for spelling, p in table.items() if spelling in _YES)
+            no = sum(p for spelling, p in table.items() if spelling in _NO)
+            if yes + no > 1e-9:
+                return yes / (yes + no)
+    raise EndpointError("no log-probability of yes or no in the critic's reply")
+
+
+def stated_probability(message: Any) -> float:
+    """Return the number in a ``{"probability": p}`` reply.
+
+    Raises:
+        EndpointError: It is not that.
+        ModelOutputError: p is not a number in [0, 1].
+    """
+    text = str(message.text) if isinstance(message, BaseMessage) else str(message)
+    start, end = text.find("{"), text.rfind("}")
+    try:
+        value = json.loads(text[start : end + 1])["probability"]
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
+        raise EndpointError(f"expected a JSON probability, got {text[:80]!r}") from error
+    return _checked(value)
+
+
+def _checked(value: Any) -> float:
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise ModelOutputError(f"a confidence must be a number, got {value!r:.80}")
+    if not 0.0 <= value <= 1.0:
+        raise ModelOutputError(f"a confidence must be in [0, 1], got {value!r:.80}")
+    return float(value)
+
+
+@dataclass(frozen=True)
+class _Rung:
+    """One way of asking for a verdict; the next is tried where it does not work."""
+
+    source: str
+    sampling: Mapping[str, Any]
+    parse: Callable[[Any], float]
+    request: str | None = None
+
+
+_LOGPROBS = {"temperature": 0.0, "max_tokens": 1, "logprobs": True, "top_logprobs": 20}
+_JSON = {"type": "json_schema", "json_schema": _VERDICT_SCHEMA}
+_LADDER = (
+    _Rung(
+        "self",
+        {**_LOGPROBS, "extra_body": {"structured_outputs": {"choice": ["yes", "no"]}}},
+        yes_probability,
+    ),
+    _Rung("self", _LOGPROBS, yes_probability),
+    _Rung(
+        "self_json",
+        {"temperature": 0.0, "max_tokens": 40, "response_format": _JSON},
+        stated_probability,
+        _JSON_REQUEST,
+    ),
+)
+
+
+@dataclass(frozen=True)
+class SelfCritic:
+    """A model's own verdict on a response: P(yes) / (P(yes) + P(no)) of one constrained token.
+
+    Where the endpoint gives no log-probabilities it is asked for a probability as JSON; where
+    it does that neither, agreement among the round's samples stands in. The first way that
+    works is remembered for each model.
+
+    Attributes:
+        judge: The model to ask instead of the agent's own. It sees the question and the
+            response, never the agent's private context.
+    """
+
+    name: str = "self"
+    judge: Runnable[Any, Any] | None = None
+    max_calls: int = 1
+    max_tokens: int = 40
+    _works: dict[int, int] = field(default_factory=dict, repr=False, compare=False)
+
+    def critique(self, subject: Subject) -> Steps[Verdict]:
+        """See `Critic.critique`."""
+        model = self.judge or (subject.agent.runnable if subject.agent.chat_model else None)
+        errors: list[str] = []
+        usage = no_usage()
+        confidence, source = None, "agreement"
+        first = self._works.get(id(model), 0)
+        for index, rung in enumerate(_LADDER[first:] if model is not None else (), first):
+            messages = self._messages(subject, rung)
+            cost = Cost(1, self._prompt_bound(subject, messages) + rung.sampling["max_tokens"])
+            times = affordable(remaining(subject.allowance, usage), cost)
+            if not times:
+                errors.append("not asked: the rest of the budget is less than the critic's call")
+                source = "none"
+                break
+            [outcome] = yield [
+                Call(
+                    _bind(model, rung.sampling),
+                    messages,
+                    rung.parse,
+                    config=subject.config,
+                    retries=min(subject.agent.retries, times - 1),
+                    deadline=subject.allowance["deadline"],
+                )
+            ]
+            usage = add_usage(usage, outcome.usage)
+            if outcome.cause is None:
+                self._works.setdefault(id(model), index)
+                confidence, source, errors = outcome.value, rung.source, []
+                break
+            errors.append(str(outcome.error))
+            if may_pass(outcome.cause) and not isinstance(outcome.cause, TypeError):
+                source = "none"  # the endpoint is down, not unable: no reason to ask otherwise
+                break
+        scores = {} if confidence is None else {source: confidence}
+        critique = Critique(confidence=confidence, source=source, scores=scores, usage=usage)
+        return Verdict(critique, errors)
+
+    def _messages(self, subject: Subject, rung: _Rung) -> list[BaseMessage]:
+        before = subject.conversation if self.judge is None else [HumanMessage(subject.question)]
+        reply, asked = subject.agent.critique_turn(subject.question, subject.response["text"])
+        return [*before, reply, HumanMessage(rung.request) if rung.request else asked]
+
+    def _prompt_bound(self, subject: Subject, messages: list[BaseMessage]) -> int:
+        usage = subject.response["usage"]
+        if self.judge is not None or usage["calls"] != 1 or usage["unreported"]:
+            return prompt_bound(messages)
+        known = usage["prompt_tokens"] + response_bound(subject.response, subject.response["model"])
+        return known + prompt_bound(messages[-1:])
+
+
+def _bind(model: Any, sampling: Mapping[str, Any]) -> Runnable[Any, Any]:
+    """Bind `sampling`; `extra_body` is merged, as binding it would replace the model's own."""
+    if "extra_body" in sampling:
+        inner = model
+        own: dict[str, Any] = {}
+        while isinstance(inner, RunnableBinding):
+            own = {**(inner.kwargs.get("extra_body") or {}), **own}
+            inner = inner.bound
+        own = {**(getattr(inner, "extra_body", None) or {}), **own}
+        sampling = {**sampling, "extra_body": {**own, **sampling["extra_body"]}}
+    return model.bind(**sampling)  # type: ignore[no-any-return]
+
+
+@dataclass(frozen=True)
+class SelfLogprobCritic:
+    """Sequence probability and the model's own verdict, both recorded.
+
+    `confidence` is the length-normalised sequence probability, or the verdict where the
+    endpoint gives no log-probabilities.
+    """
+
+    name: str = "self+logprob"
+    max_calls: int = 1
+    max_tokens: int = 40
+    verdict: SelfCritic = field(default_factory=SelfCritic)
+
+    def critique(self, subject: Subject) -> Steps[Verdict]:
+        """See `Critic.critique`."""
+        verdict = yield from self.verdict.critique(subject)
+        scores = sequence_scores(subject.response)
+        if not scores:
+            return verdict
+        scores |= verdict.critique["scores"]
+        usage = verdict.critique["usage"]
+        critique = Critique(
+            confidence=scores["logprob"], source="logprob", scores=scores, usage=usage
+        )
+        return Verdict(critique, verdict.errors)
+
+
+@dataclass(frozen=True)
+class FunctionCritic:
+    """A callable ``(question, response) -> Critique | float | None``, plain or async."""
+
+    function: Callable[[str, Response], Any]
+    name: str = "function"
+    max_calls: int = 0
+    max_tokens: int = 0
+
+    def critique(self, subject: Subject) -> Steps[Verdict]:
+        """See `Critic.critique`."""
+        call = Call(
+            _two_arguments(self.function),
+            (subject.question, subject.response),
+            self._read,
+            config=subject.config,
+            is_model=False,
+            deadline=subject.allowance["deadline"],
+        )
+        [outcome] = yield [call]
+        if outcome.cause is not None:
+            return Verdict(_critique(None, "none"), [str(outcome.error)])
+        critique: Critique = outcome.value
+        return Verdict(Critique({**critique, "usage": outcome.usage}))
+
+    def _read(self, value: Any) -> Critique:
+        if value is None:
+            return _critique(None, self.name)
+        if not isinstance(value, Mapping):
+            return _critique(_checked(value), self.name, {self.name: _checked(value)})
+        confidence = value.get("confidence")
+        scores = {str(name): _checked(score) for name, score in value.get("scores", {}).items()}
+        checked = None if confidence is None else _checked(confidence)
+        return _critique(checked, str(value.get("source", self.name)), scores)
+
+
+def _two_arguments(function: Callable[[str, Response], Any]) -> Runnable[Any, Any]:
+    if inspect.iscoroutinefunction(function):
+
+        async def acall(pair: tuple[str, Response]) -> Any:
+            return await function(*pair)
+
+        return RunnableLambda(acall)
+    return RunnableLambda(lambda pair: function(*pair))
+
+
+_BUILT_IN: dict[str, Callable[[], Critic]] = {
+    "logprob": LogprobCritic,
+    "self": SelfCritic,
+    "self+logprob": SelfLogprobCritic,
+}
+
+
+def make_critic(spec: Any) -> Critic | None:
+    """Return the critic that `spec` names.
+
+    Args:
+        spec: ``"logprob"``, ``"self"``, ``"self+logprob"``, a chat model (judges every agent),
+            a callable ``(question, response) -> Critique | float | None``, a `Critic`, or None.
+
+    Raises:
+        ConfigurationError: It is none of these.
+    """
+    if spec is None or isinstance(spec, Critic):
+        return spec
+    if isinstance(spec, str) and spec in _BUILT_IN:
+        return _BUILT_IN[spec]()
+    if isinstance(spec, BaseChatModel | RunnableBinding):
+        return SelfCritic(name="model", judge=spec)
+    if callable(spec):
+        return FunctionCritic(spec, name=getattr(spec, "__name__", "function"))
+    raise ConfigurationError(
+        f"critic={spec!r}: use one of {', '.join(map(repr, _BUILT_IN))}, a chat model, a callable "
+        "(question, response) -> Critique, or None for no critic"
+    )

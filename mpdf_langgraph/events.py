@@ -1,0 +1,77 @@
+"""Progress events: what `stream_mode="custom"` shows while a deliberation runs.
+
+Every event is a dict with `event` (see the functions), `episode`, `round`, `text` (one line a
+person can read), and the keys given to its function.
+"""
+
+from typing import Any
+
+from langgraph.config import get_stream_writer
+
+from mpdf_langgraph.state import Consensus, Failure, Response, Turn
+
+
+def _short(answer: str | None) -> str:
+    if answer is None:
+        return "no answer"
+    line = " ".join(answer.split())
+    return line if len(line) <= 60 else f"{line[:57]}..."
+
+
+def _emit(event: str, episode: str, round_: int, text: str, **keys: Any) -> None:
+    get_stream_writer()({"event": event, "episode": episode, "round": round_, "text": text, **keys})
+
+
+def responded(episode: str, response: Response) -> None:
+    """`proposed` or `refined`: `agent`, `answer`."""
+    event, verb = ("proposed", "proposes") if response["round"] == 0 else ("refined", "now says")
+    text = f"{response['agent']} {verb} {_short(response['answer'])}"
+    keys = {"agent": response["agent"], "answer": response["answer"]}
+    _emit(event, episode, response["round"], text, **keys)
+
+
+def criticised(episode: str, response: Response) -> None:
+    """`criticised`: `agent`, `answer`, `confidence`."""
+    critique = response["critique"]
+    confidence = critique["confidence"] if critique else None
+    said = "unknown" if confidence is None else f"{confidence:.2f}"
+    text = f"{response['agent']}: confidence in {_short(response['answer'])} is {said}"
+    keys = {"agent": response["agent"], "answer": response["answer"], "confidence": confidence}
+    _emit("criticised", episode, response["round"], text, **keys)
+
+
+def decided(episode: str, turn: Turn, answers: dict[str, str | None]) -> None:
+    """`decided`: `agent`, `action`, `probabilities`, and `adopts` (an agent) on CONCEDE."""
+    agent, action = turn["agent"], turn["action"]
+    owner = turn["target"].split("@")[0] if turn["target"] else None
+    text = (
+        f"{agent} "
+        + {
+            "PERSIST": f"persists with {_short(answers[agent])}",
+            "REFINE": "refines its answer",
+            "CONCEDE": f"concedes to {owner}",
+        }[action]
+    )
+    keys: dict[str, Any] = {"agent": agent, "action": action}
+    keys["probabilities"] = turn["probabilities"]
+    if action == "CONCEDE":
+        keys["adopts"] = owner
+    _emit("decided", episode, turn["round"], text, **keys)
+
+
+def failed(episode: str, failure: Failure) -> None:
+    """`failed`: `agent`, `stage`, `error`."""
+    text = f"{failure['agent']}: {failure['stage']} failed ({failure['error']})"
+    keys = {"agent": failure["agent"], "stage": failure["stage"], "error": failure["error"]}
+    _emit("failed", episode, failure["round"], text, **keys)
+
+
+def voted(episode: str, round_: int, tally: Consensus, stop_reason: str | None) -> None:
+    """`consensus`: `answer`, `support`, `stop_reason` (None: another round follows)."""
+    cast = sum(vote is not None for vote in tally["votes"].values())
+    backers = sum(v == tally["cluster"] for v in tally["votes"].values() if v is not None)
+    text = f"the vote stands at {backers} of {cast} for {_short(tally['answer'])}"
+    if stop_reason:
+        text += f"; stopped: {stop_reason}"
+    keys = {"answer": tally["answer"], "support": tally["support"], "stop_reason": stop_reason}
+    _emit("consensus", episode, round_, text, **keys)

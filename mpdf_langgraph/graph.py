@@ -1,0 +1,162 @@
+"""The deliberation graph: wires the four nodes, and nothing else."""
+
+from collections.abc import Sequence
+from os import PathLike
+from typing import Any, cast
+
+from langchain_core.runnables import Runnable, RunnableConfig, RunnableLambda
+from langgraph.graph import START, StateGraph
+from langgraph.types import Command
+
+from mpdf_langgraph.agents import Agent
+from mpdf_langgraph.answers import AnswerSchema, TextAnswer
+from mpdf_langgraph.budget import Budget
+from mpdf_langgraph.calls import arun, run
+from mpdf_langgraph.consensus import make_rule
+from mpdf_langgraph.critic import make_critic
+from mpdf_langgraph.errors import ConfigurationError
+from mpdf_langgraph.rounds import consensus_steps, router_step
+from mpdf_langgraph.router import make_router
+from mpdf_langgraph.settings import Settings
+from mpdf_langgraph.state import (
+    Assignment,
+    DeliberationInput,
+    DeliberationOutput,
+    DeliberationState,
+)
+from mpdf_langgraph.tasks import agent_steps, critic_steps
+from mpdf_langgraph.traces import TraceWriter
+
+Builder = StateGraph[DeliberationState, Any, DeliberationInput, DeliberationOutput]
+
+
+def create_deliberation(
+    agents: Sequence[Agent | Runnable[Any, Any]],
+    *,
+    router: Any = "threshold",
+    critic: Any = "self+logprob",
+    answer: AnswerSchema | None = None,
+    consensus: Any = "confidence",
+    max_rounds: int = 3,
+    max_calls: int | None = None,
+    max_tokens: int | None = None,
+    timeout: float | None = None,
+    stop_when_settled: bool = True,
+    settle_confidence: float | None = None,
+    explore: float = 0.0,
+    alternatives: int = 0,
+    traces: str | PathLike[str] | TraceWriter | None = None,
+    name: str = "deliberation",
+) -> Builder:
+    """Build the graph in which agents propose, decide by their router, refine, and vote.
+
+    Args:
+        agents: Agents, or anything that can be one: chat models, chains, compiled graphs
+            (named ``agent-1``, ``agent-2``, ... in order).
+        router: ``"threshold"``, ``"always-persist"``, ``"always-refine"``, ``"random"``, a
+            `Router`, or a callable of the observations.
+        critic: ``"self+logprob"``, ``"self"``, ``"logprob"``, a chat model, a callable
+            ``(question, response) -> Critique | float``, or None for no critic.
+        answer: How answers are read and compared; `TextAnswer()` by default.
+        consensus: ``"confidence"``, ``"majority"``, or a callable from votes to a cluster.
+        max_rounds: Rounds of decisions after the proposals.
+        max_calls: Budget of LLM calls per question, the critic's included.
+        max_tokens: Budget of prompt plus completion tokens per question, the critic's included.
+        timeout: Budget of seconds per question. Asynchronous calls are cancelled when it is
+            spent; synchronous ones already under way are waited for.
+        stop_when_settled: Stop once the agents agree or all persist. False: a classical debate.
+        settle_confidence: Agreement settles only if every agent's confidence is at least this.
+        explore: Least probability of every allowed action, for collecting traces.
+        alternatives: Extra REFINE samples per turn, drawn only to learn from. Counted apart,
+            outside the budgets.
+        traces: Folder (or writer) for one record per deliberation.
+        name: The name that the final message bears.
+
+    Returns:
+        A builder: `.compile()` it, with a checkpointer or store where wanted.
+
+    Raises:
+        ConfigurationError: An option is wrong; the message says what to change.
+
+    Example:
+        >>> from langchain_core.language_models import FakeListChatModel
+        >>> team = [FakeListChatModel(responses=[text]) for text in ("Rome", "Rome.", "Paris")]
+        >>> graph = create_deliberation(team, router="always-persist", critic=None).compile()
+        >>> graph.invoke({"question": "Capital of Italy?"})["deliberation"]["answer"]
+        'Rome'
+    """
+    consensus_name, rule = make_rule(consensus)
+    settings = Settings(
+        name=name,
+        agents=_team(agents),
+        router=make_router(router),
+        critic=make_critic(critic),
+        answer=TextAnswer() if answer is None else _checked_schema(answer),
+        consensus_name=consensus_name,
+        consensus=rule,
+        max_rounds=max_rounds,
+        budget=Budget(max_calls, max_tokens, timeout),
+        stop_when_settled=stop_when_settled,
+        settle_confidence=settle_confidence,
+        explore=explore,
+        alternatives=alternatives,
+        traces=TraceWriter(traces) if isinstance(traces, str | PathLike) else traces,
+    )
+
+    def route(state: DeliberationState) -> Command[Any]:
+        return router_step(settings, state)
+
+    def propose_or_refine(task: Assignment, config: RunnableConfig) -> Command[Any]:
+        return run(agent_steps(settings, task), config)
+
+    async def apropose_or_refine(task: Assignment, config: RunnableConfig) -> Command[Any]:
+        return await arun(agent_steps(settings, task), config)
+
+    def criticise(task: Assignment, config: RunnableConfig) -> dict[str, Any]:
+        return run(critic_steps(settings, task), config)
+
+    async def acriticise(task: Assignment, config: RunnableConfig) -> dict[str, Any]:
+        return await arun(critic_steps(settings, task), config)
+
+    def agree(state: DeliberationState, config: RunnableConfig) -> Command[Any]:
+        return run(consensus_steps(settings, state), config)
+
+    async def aagree(state: DeliberationState, config: RunnableConfig) -> Command[Any]:
+        return await arun(consensus_steps(settings, state), config)
+
+    builder: Builder = StateGraph(
+        DeliberationState, input_schema=DeliberationInput, output_schema=DeliberationOutput
+    )
+    builder.add_node("router", route, destinations=("agent", "consensus"))
+    builder.add_node(
+        "agent",
+        RunnableLambda(propose_or_refine, apropose_or_refine),
+        input_schema=Assignment,
+        destinations=("critic",),
+    )
+    builder.add_node("critic", RunnableLambda(criticise, acriticise), input_schema=Assignment)
+    builder.add_node("consensus", RunnableLambda(agree, aagree), destinations=("router", "__end__"))
+    builder.add_edge(START, "router")
+    builder.add_edge("critic", "consensus")
+    return builder
+
+
+def _team(agents: Sequence[Agent | Runnable[Any, Any]]) -> dict[str, Agent]:
+    if isinstance(agents, Runnable | Agent) or not isinstance(agents, Sequence) or not agents:
+        raise ConfigurationError("agents must be a list with at least one Agent or Runnable")
+    team: dict[str, Agent] = {}
+    for number, given in enumerate(agents, 1):
+        agent = given if isinstance(given, Agent) else Agent(f"agent-{number}", cast(Any, given))
+        if agent.name in team:
+            raise ConfigurationError(f"two agents are named {agent.name!r}: names must be unique")
+        team[agent.name] = agent
+    return team
+
+
+def _checked_schema(answer: Any) -> AnswerSchema:
+    if isinstance(answer, type) or not isinstance(answer, AnswerSchema):
+        raise ConfigurationError(
+            f"answer={answer!r}: use MathAnswer(), ChoiceAnswer(n), TextAnswer(), or an object "
+            "with name, instructions, parse(text) and equivalent(a, b)"
+        )
+    return answer

@@ -1,0 +1,209 @@
+"""Routers: the meta-policy, from observations to probabilities of PERSIST, REFINE, CONCEDE."""
+
+import math
+import random
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol, runtime_checkable
+
+from mpdf_langgraph.errors import ConfigurationError
+from mpdf_langgraph.observation import feature
+from mpdf_langgraph.state import ACTIONS, Action, Observation
+
+PERSIST, REFINE, CONCEDE = ([float(action == a) for a in ACTIONS] for action in ACTIONS)
+
+
+@runtime_checkable
+class Router(Protocol):
+    """What the graph asks of a router."""
+
+    @property
+    def name(self) -> str:
+        """Stands in traces."""
+        ...
+
+    @property
+    def version(self) -> str:
+        """Distinguishes routers of one name."""
+        ...
+
+    def decide(
+        self, observations: Sequence[Observation], masks: Sequence[Sequence[bool]]
+    ) -> Sequence[Sequence[float]]:
+        """Return the probabilities of `ACTIONS` for every observation.
+
+        Args:
+            observations: One per agent; each decision may use its own observation only.
+            masks: Allowed actions, shape ``[n, 3]``.
+
+        Returns:
+            Shape ``[n, 3]``, non-negative; masked actions and the scale are seen to afterwards.
+        """
+        ...
+
+
+@dataclass(frozen=True)
+class FixedRouter:
+    """The same probabilities whatever is observed."""
+
+    name: str
+    probabilities: tuple[float, float, float]
+    version: str = "1"
+
+    def decide(
+        self, observations: Sequence[Observation], masks: Sequence[Sequence[bool]]
+    ) -> Sequence[Sequence[float]]:
+        """See `Router.decide`."""
+        return [list(self.probabilities) for _ in observations]
+
+
+@dataclass(frozen=True)
+class ThresholdRouter:
+    """PERSIST above a confidence, CONCEDE to a peer well above it, else REFINE.
+
+    Per agent, with the confidences of the responses held:
+
+    1. every peer that holds a valid answer agrees: PERSIST;
+    2. own confidence at least `bar`, and no disagreeing peer's higher by `gap`: PERSIST;
+    3. a disagreeing peer's at least `bar`, and higher than its own by `gap`: CONCEDE;
+    4. else REFINE.
+
+    Attributes:
+        bar: Confidence from which an answer is trusted. What is high depends on the model and
+            on the critic: choose it on questions of your own.
+        gap: Lead that a peer's confidence needs.
+        score: The feature that is compared: ``"confidence"``, ``"logprob"``, ``"self_verdict"``.
+    """
+
+    bar: float = 0.9
+    gap: float = 0.05
+    score: str = "confidence"
+    name: str = "threshold"
+    version: str = "1"
+
+    def decide(
+        self, observations: Sequence[Observation], masks: Sequence[Sequence[bool]]
+    ) -> Sequence[Sequence[float]]:
+        """See `Router.decide`."""
+        return [self._decide(observation) for observation in observations]
+
+    def _decide(self, observation: Observation) -> list[float]:
+        own = observation["own"]
+        others = [
+            feature(peer, self.score)
+            for peer in observation["peers"]
+            if feature(peer, "answer_valid") and not feature(peer, "agrees")
+        ]
+        if not feature(own, "answer_valid"):
+            return CONCEDE if others and max(others) >= self.bar else REFINE
+        if not others:
+            return PERSIST
+        lead = max(others) - feature(own, self.score)
+        if feature(own, self.score) >= self.bar and lead < self.gap:
+            return PERSIST
+        if max(others) >= self.bar and lead >= self.gap:
+            return CONCEDE
+        return REFINE
+
+
+@dataclass(frozen=True)
+class FunctionRouter:
+    """A callable from observations to probabilities, or to names of actions."""
+
+    function: Callable[[Sequence[Observation]], Sequence[Any]]
+    name: str = "function"
+    version: str = "1"
+
+    def decide(
+        self, observations: Sequence[Observation], masks: Sequence[Sequence[bool]]
+    ) -> Sequence[Sequence[float]]:
+        """See `Router.decide`."""
+        named = dict(zip(ACTIONS, (PERSIST, REFINE, CONCEDE), strict=True))
+        rows = []
+        for row in self.function(observations):
+            if isinstance(row, str) and row not in named:
+                raise ConfigurationError(
+                    f"router {self.name!r} returned {row!r}; expected one of {', '.join(ACTIONS)}"
+                )
+            rows.append(named[row] if isinstance(row, str) else row)
+        return rows
+
+
+_BUILT_IN: dict[str, Callable[[], Router]] = {
+    "always-persist": lambda: FixedRouter("always-persist", (1.0, 0.0, 0.0)),
+    "always-refine": lambda: FixedRouter("always-refine", (0.0, 1.0, 0.0)),
+    "random": lambda: FixedRouter("random", (1 / 3, 1 / 3, 1 / 3)),
+    "threshold": ThresholdRouter,
+}
+
+
+def make_router(spec: Any) -> Router:
+    """Return the router that `spec` stands for.
+
+    Args:
+        spec: ``"always-persist"``, ``"always-refine"``, ``"random"``, ``"threshold"``, a
+            `Router`, or a callable from a list of observations to one row of probabilities, or
+            one name of an action, for each.
+
+    Raises:
+        ConfigurationError: It is none of these.
+    """
+    if isinstance(spec, str) and spec in _BUILT_IN:
+        return _BUILT_IN[spec]()
+    if isinstance(spec, Router):
+        return spec
+    if callable(spec):
+        return FunctionRouter(spec, name=getattr(spec, "__name__", "function"))
+    raise ConfigurationError(
+        f"router={spec!r}: use one of {', '.join(map(repr, _BUILT_IN))}, an object with "
+        "name, version and decide(observations, masks), or a callable of the observations"
+    )
+
+
+def checked_rows(rows: Any, count: int, name: str) -> list[list[float]]:
+    """Return a router's output as ``[count, 3]`` floats.
+
+    Raises:
+        ConfigurationError: It has another shape, or is not finite and non-negative.
+    """
+    result = [[float(p) for p in row] for row in rows]
+    good = len(result) == count and all(
+        len(row) == len(ACTIONS) and all(math.isfinite(p) and p >= 0 for p in row) for row in result
+    )
+    if not good:
+        raise ConfigurationError(
+            f"router {name!r} must return {count} rows of 3 finite, non-negative probabilities "
+            f"({', '.join(ACTIONS)}), got {result!r:.200}"
+        )
+    return result
+
+
+def behaviour(row: Sequence[float], mask: Sequence[bool], floor: float) -> list[float]:
+    """Return the probabilities an action is drawn from: masked, normalised, then floored.
+
+    Args:
+        row: A router's probabilities, shape ``[3]``.
+        mask: Allowed actions; PERSIST always is.
+        floor: Least probability of every allowed action (exploration), at most 1/3.
+
+    Where the router gives everything to forbidden actions, the agent persists.
+
+    Example:
+        >>> behaviour([0.0, 1.0, 0.0], [True, True, False], 0.1)
+        [0.1, 0.9, 0.0]
+    """
+    allowed = [p if ok else 0.0 for p, ok in zip(row, mask, strict=True)]
+    total = math.fsum(allowed)
+    base = [p / total for p in allowed] if total > 0 else list(PERSIST)
+    rest = 1.0 - floor * sum(mask)
+    return [floor + rest * p if ok else 0.0 for p, ok in zip(base, mask, strict=True)]
+
+
+def draw(probabilities: Sequence[float], seed: str) -> Action:
+    """Draw an action; the same seed draws the same one, so that a resumed run repeats itself."""
+    return random.Random(seed).choices(ACTIONS, weights=probabilities)[0]
+
+
+def competences(agents: Sequence[Mapping[str, Any]]) -> dict[str, float]:
+    """Return the prior competence by name from the agents' descriptions."""
+    return {agent["name"]: float(agent["competence"]) for agent in agents}

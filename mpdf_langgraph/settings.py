@@ -1,0 +1,79 @@
+"""What a deliberation graph was built with: checked once, then only read by the nodes."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from mpdf_langgraph.agents import Agent
+from mpdf_langgraph.answers import AnswerSchema
+from mpdf_langgraph.budget import Budget
+from mpdf_langgraph.consensus import ConsensusRule
+from mpdf_langgraph.critic import Critic
+from mpdf_langgraph.errors import ConfigurationError
+from mpdf_langgraph.observation import FEATURE_VERSION
+from mpdf_langgraph.router import Router
+from mpdf_langgraph.state import DeliberationState
+
+
+class EpisodeSink(Protocol):
+    """Where finished deliberations go."""
+
+    def write_state(self, state: DeliberationState) -> None:
+        """Store the episode that a finished state describes."""
+        ...
+
+
+@dataclass(frozen=True)
+class Settings:
+    """The options of `create_deliberation`, resolved."""
+
+    name: str
+    agents: Mapping[str, Agent]
+    router: Router
+    critic: Critic | None
+    answer: AnswerSchema
+    consensus_name: str
+    consensus: ConsensusRule
+    max_rounds: int
+    budget: Budget
+    stop_when_settled: bool
+    settle_confidence: float | None
+    explore: float
+    alternatives: int
+    traces: EpisodeSink | None
+
+    def __post_init__(self) -> None:
+        if self.max_rounds < 0:
+            raise ConfigurationError(f"max_rounds must be 0 or more, got {self.max_rounds}")
+        if not 0.0 <= self.explore <= 1 / 3:
+            raise ConfigurationError(
+                f"explore is the least probability of each of three actions: use 0 to 1/3, "
+                f"got {self.explore}"
+            )
+        if self.alternatives < 0:
+            raise ConfigurationError(f"alternatives must be 0 or more, got {self.alternatives}")
+        if self.settle_confidence is not None:
+            if not 0.0 <= self.settle_confidence <= 1.0:
+                raise ConfigurationError(
+                    f"settle_confidence must be in [0, 1], got {self.settle_confidence}"
+                )
+            if self.critic is None:
+                raise ConfigurationError("settle_confidence needs a critic, and critic is None")
+
+    def describe(self) -> dict[str, Any]:
+        """Return what a trace says of the options: plain data."""
+        return {
+            "router": {"name": self.router.name, "version": self.router.version},
+            "critic": self.critic.name if self.critic else None,
+            "answer": self.answer.name,
+            "consensus": self.consensus_name,
+            "max_rounds": self.max_rounds,
+            "max_calls": self.budget.max_calls,
+            "max_tokens": self.budget.max_tokens,
+            "timeout": self.budget.timeout,
+            "stop_when_settled": self.stop_when_settled,
+            "settle_confidence": self.settle_confidence,
+            "explore": self.explore,
+            "alternatives": self.alternatives,
+            "feature_version": FEATURE_VERSION,
+        }

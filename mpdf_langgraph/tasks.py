@@ -1,0 +1,220 @@
+"""The `agent` and `critic` nodes: the only places where models are called.
+
+Both are generators of calls, so that the graph can run them synchronously and asynchronously.
+"""
+
+from typing import Any, Literal, cast
+
+from langchain_core.messages import BaseMessage
+from langchain_core.runnables import RunnableConfig, RunnableLambda
+from langgraph.types import Command, Send
+
+from mpdf_langgraph import events
+from mpdf_langgraph.agents import Said, response_from
+from mpdf_langgraph.budget import (
+    Cost,
+    affordable,
+    prompt_bound,
+    remaining,
+    response_bound,
+    text_bound,
+)
+from mpdf_langgraph.calls import Call, Outcome, Steps, together
+from mpdf_langgraph.critic import Subject, Verdict
+from mpdf_langgraph.errors import ModelOutputError
+from mpdf_langgraph.settings import Settings
+from mpdf_langgraph.state import (
+    Allowance,
+    Assignment,
+    Failure,
+    Response,
+    add_usage,
+    no_usage,
+    tokens,
+)
+
+Stage = Literal["context", "propose", "refine", "critique", "alternative"]
+
+
+def _failure(task: Assignment, stage: Stage, error: str, outcome: Outcome | None = None) -> Failure:
+    return Failure(
+        agent=task["agent"],
+        round=task["round"],
+        stage=stage,
+        error=error,
+        usage=outcome.usage if outcome else no_usage(),
+        seconds=outcome.seconds if outcome else 0.0,
+    )
+
+
+def _labels(stage: str, task: Assignment, *, silent: bool) -> RunnableConfig:
+    """Run name, tags and metadata for tracing; `silent` keeps tokens out of message streams."""
+    agent, round_ = task["agent"], task["round"]
+    return RunnableConfig(
+        run_name=f"{agent} {stage}",
+        tags=[f"mpdf:{stage}", f"mpdf:agent:{agent}", *(["nostream"] if silent else [])],
+        metadata={"mpdf_agent": agent, "mpdf_stage": stage, "mpdf_round": round_},
+    )
+
+
+def _opening(settings: Settings, task: Assignment) -> list[BaseMessage]:
+    agent = settings.agents[task["agent"]]
+    return agent.conversation(
+        task["question"],
+        schema=settings.answer,
+        history=task["history"],
+        notes=task["notes"] or "",
+    )
+
+
+def _continuation(settings: Settings, task: Assignment) -> list[BaseMessage]:
+    """The messages after the opening: none in round 0, the refine request later."""
+    if task["round"] == 0:
+        return []
+    return settings.agents[task["agent"]].refine_turn(
+        task["question"],
+        schema=settings.answer,
+        own=task["own"]["text"] if task["own"] else None,
+        peers={name: response["text"] for name, response in task["peers"].items()},
+    )
+
+
+def prompt_tokens(settings: Settings, task: Assignment) -> int:
+    """Return an upper bound on the tokens of the prompt that `task` sends.
+
+    The opening is measured once it has been sent; a response written by the same model has as
+    many tokens as were generated; the rest is bounded by its bytes.
+    """
+    known = task["prefix_tokens"]
+    opening = prompt_bound(_opening(settings, task)) if known is None else known
+    rest = _continuation(settings, task)
+    if not rest:
+        return opening
+    model = task["own"]["model"] if task["own"] else None
+    quoted = [*([task["own"]] if task["own"] else []), *task["peers"].values()]
+    saved = sum(text_bound(r["text"]) - response_bound(r, model) for r in quoted)
+    return opening + prompt_bound(rest) - saved
+
+
+def move_cost(settings: Settings, task: Assignment) -> Cost:
+    """Return an upper bound on what proposing or refining takes, the critique included.
+
+    Where nothing limits the output, the largest one seen so far stands in for the limit; a
+    chain or graph counts as its costliest run so far.
+    """
+    agent, critic = settings.agents[task["agent"]], settings.critic
+    seen = task["largest_usage"]
+    output = agent.largest_output(refine=task["round"] > 0)
+    generated = seen["completion_tokens"] if output is None else output
+    prompt = prompt_tokens(settings, task)
+    cost = Cost(1, prompt + generated)
+    if agent.chat_model is None:
+        cost = Cost(max(1, seen["calls"]), max(cost.tokens, tokens(seen)))
+    if critic is None or not critic.max_calls:
+        return cost
+    asked = prompt_bound(agent.critique_turn(task["question"], "")) + critic.max_tokens
+    return Cost(cost.calls + critic.max_calls, cost.tokens + prompt + generated + asked)
+
+
+def agent_steps(settings: Settings, task: Assignment) -> Steps[Command[Literal["critic"]]]:
+    """Propose (round 0) or refine, and draw the alternatives; then go on to the critic."""
+    agent, name, round_ = settings.agents[task["agent"]], task["agent"], task["round"]
+    stage: Stage = "propose" if round_ == 0 else "refine"
+    failures: list[Failure] = []
+    update: dict[str, Any] = {}
+    deadline = task["allowance"]["deadline"]
+
+    if task["notes"] is None and agent.context is not None:
+        retrieve = RunnableLambda(agent.context) if callable(agent.context) else agent.context
+        labels = _labels("context", task, silent=True)
+        [outcome] = yield [
+            Call(retrieve, task["question"], str, labels, is_model=False, deadline=deadline)
+        ]
+        if outcome.cause is None:
+            task = Assignment({**task, "notes": outcome.value})
+            update["notes"] = {name: outcome.value}
+        else:  # without its context the agent would answer another question
+            failures.append(_failure(task, "context", str(outcome.error), outcome))
+            task = Assignment({**task, "act": False, "alternatives": 0})
+
+    messages = [*_opening(settings, task), *_continuation(settings, task)]
+    ids: list[tuple[str, Stage]] = []
+    calls = []
+    if task["act"]:
+        cost = move_cost(settings, task)
+        times = affordable(task["allowance"], cost)
+        if times:
+            labels = _labels(stage, task, silent=False)
+            ids.append((f"{name}@{round_}", stage))
+            calls.append(
+                agent.call(
+                    messages,
+                    refine=round_ > 0,
+                    retries=times - 1,
+                    deadline=deadline,
+                    config=labels,
+                )
+            )
+        else:
+            error = f"not started: it may take {cost.tokens} tokens, more than the budget has left"
+            failures.append(_failure(task, stage, error))
+    for k in range(1, task["alternatives"] + 1):
+        labels = _labels("alternative", task, silent=True)
+        ids.append((f"{name}@{round_}+{k}", "alternative"))
+        calls.append(
+            agent.call(
+                messages, refine=True, retries=agent.retries, deadline=deadline, config=labels
+            )
+        )
+
+    drawn: list[Response] = []
+    outcomes = (yield calls) if calls else []
+    for (response_id, kind), outcome in zip(ids, outcomes, strict=True):
+        if outcome.cause is not None:
+            failures.append(_failure(task, kind, str(outcome.error), outcome))
+            continue
+        response = response_from(
+            outcome, response_id=response_id, agent=name, round_=round_, schema=settings.answer
+        )
+        drawn.append(response)
+        if kind != "alternative":
+            events.responded(task["episode"], response)
+    for failure in failures:
+        events.failed(task["episode"], failure)
+    update |= {"responses": {r["id"]: r for r in drawn}, "failures": failures}
+    return Command(update=update, goto=Send("critic", Assignment({**task, "drawn": drawn})))
+
+
+def critic_steps(settings: Settings, task: Assignment) -> Steps[dict[str, Any]]:
+    """Criticise what the agent task drew, each response in the context that produced it."""
+    critic = settings.critic
+    if critic is None or not task["drawn"]:
+        return {}
+    conversation = [*_opening(settings, task), *_continuation(settings, task)]
+    unlimited = Allowance(calls=None, tokens=None, deadline=task["allowance"]["deadline"])
+    followed = [r for r in task["drawn"] if "+" not in r["id"]]
+    left = remaining(task["allowance"], add_usage(no_usage(), *(r["usage"] for r in followed)))
+    parts = [
+        critic.critique(
+            Subject(
+                question=task["question"],
+                response=response,
+                agent=settings.agents[task["agent"]],
+                conversation=conversation,
+                allowance=left if response in followed else unlimited,
+                config=_labels("critique", task, silent=True),
+            )
+        )
+        for response in task["drawn"]
+    ]
+    verdicts: list[Verdict] = yield from together(parts)
+    responses: dict[str, Response] = {}
+    failures: list[Failure] = []
+    for response, verdict in zip(task["drawn"], verdicts, strict=True):
+        responses[response["id"]] = Response({**response, "critique": verdict.critique})
+        failures += [_failure(task, "critique", error) for error in verdict.errors]
+        if response in followed:
+            events.criticised(task["episode"], responses[response["id"]])
+    for failure in failures:
+        events.failed(task["episode"], failure)
+    return {"responses": responses, "failures": failures}

@@ -1,0 +1,250 @@
+"""Traces: one Episode record per deliberation, written so that kill -9 loses none.
+
+A folder of traces holds one segment (JSON Lines) per writing process. Every record is one
+write, its newline first, so that a torn tail can swallow no other record; a record counts as
+written once it is on disk.
+"""
+
+import os
+import time
+import uuid
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, ClassVar
+
+import orjson
+from langchain_core.messages import BaseMessage
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from mpdf_langgraph.errors import TraceError
+from mpdf_langgraph.state import Consensus, DeliberationState, Failure, Response, Turn
+
+SCHEMA_VERSION = 1
+
+
+class Episode(BaseModel):
+    """The record of one deliberation.
+
+    Attributes:
+        schema_version: Version of this form.
+        id: Drawn when the question arrived; a resumed run keeps it.
+        started: Epoch seconds at which the question arrived.
+        graph: Name of the graph.
+        question: The question.
+        reference: The reference answer, where one was given.
+        contexts: What only one agent knew, by agent name.
+        history: The conversation before the question, as role and text.
+        agents: Name, model, sampling and prior competence of each agent, in the team's order.
+        options: What the graph was built with: router and its version, critic, answer schema,
+            consensus rule, limits, exploration, feature version.
+        responses: Every response by id, alternatives (``...+k``) included.
+        turns: Every decision, in order.
+        failures: Everything that went wrong and was survived.
+        representatives: One answer per cluster.
+        tallies: The consensus after every round, round 0 first.
+        outcome: What the caller got (`deliberation` in the graph's output).
+    """
+
+    model_config = ConfigDict(frozen=True, allow_inf_nan=False, extra="forbid")
+    version: ClassVar[int] = SCHEMA_VERSION
+
+    schema_version: int
+    id: str
+    started: float
+    graph: str
+    question: str
+    reference: str | None
+    contexts: dict[str, str]
+    history: list[dict[str, str]]
+    agents: list[dict[str, Any]]
+    options: dict[str, Any]
+    responses: dict[str, Response]
+    turns: list[Turn]
+    failures: list[Failure]
+    representatives: list[str]
+    tallies: list[Consensus]
+    outcome: dict[str, Any]
+
+    @classmethod
+    def from_state(cls, state: Mapping[str, Any] | DeliberationState) -> "Episode":
+        """Return the episode that a finished graph state holds.
+
+        Args:
+            state: All channels, e.g. ``graph.get_state(config).values``, so that a
+                checkpointer is as good a source as a trace folder.
+
+        Raises:
+            TraceError: No finished deliberation is in it, or a number is not finite.
+        """
+        header, outcome = state.get("header"), state.get("deliberation")
+        if not header or not outcome:
+            raise TraceError(
+                "the state holds no finished deliberation; give all of the graph's channels "
+                "(graph.get_state(config).values), after the run has ended"
+            )
+        history: list[BaseMessage] = header["history"]
+        try:
+            return cls(
+                schema_version=SCHEMA_VERSION,
+                id=header["id"],
+                started=header["started"],
+                graph=header["graph"],
+                question=header["question"],
+                reference=header["reference"],
+                contexts=state["notes"],
+                history=[{"role": m.type, "text": str(m.text)} for m in history],
+                agents=header["agents"],
+                options=header["options"],
+                responses=state["responses"],
+                turns=state["turns"],
+                failures=state["failures"],
+                representatives=state["representatives"],
+                tallies=state["tallies"],
+                outcome=outcome,
+            )
+        except ValidationError as error:
+            raise TraceError(f"the state is not a valid episode: {error}") from error
+
+    @classmethod
+    def from_json(cls, line: bytes | str) -> "Episode":
+        """Read one record.
+
+        Raises:
+            TraceError: It is torn, of another version, or not an episode.
+        """
+        try:
+            record = orjson.loads(line)
+        except orjson.JSONDecodeError as error:
+            raise TraceError(f"torn record: {error}") from error
+        version = record.get("schema_version") if isinstance(record, dict) else None
+        if version != SCHEMA_VERSION:
+            raise TraceError(
+                f"schema version {version!r}; this release reads version {SCHEMA_VERSION}"
+            )
+        try:
+            return cls.model_validate(record)
+        except ValidationError as error:
+            raise TraceError(f"invalid record: {error}") from error
+
+    def to_json(self) -> bytes:
+        """Return the record as one line without a newline."""
+        # A lone surrogate in user text would make orjson refuse the whole record.
+        try:
+            return orjson.dumps(self.model_dump())
+        except TypeError:
+            text = self.model_dump_json(ensure_ascii=True)
+            return text.encode()
+
+
+class TraceWriter:
+    """Appends episodes to a folder, in a segment of this process's own.
+
+    Args:
+        folder: Made if it does not exist.
+
+    Raises:
+        TraceError: The folder cannot be made or written to.
+    """
+
+    def __init__(self, folder: str | os.PathLike[str]) -> None:
+        self.folder = Path(folder)
+        self._segment: tuple[int, int] | None = None  # (process id, file descriptor)
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise TraceError(f"cannot make the trace folder {self.folder}: {error}") from error
+        if not os.access(self.folder, os.W_OK):
+            raise TraceError(f"cannot write to the trace folder {self.folder}")
+
+    def write(self, episode: Episode) -> None:
+        """Append one record; on return it is on disk.
+
+        Raises:
+            TraceError: The disk refused it.
+        """
+        line = b"\n" + episode.to_json()
+        try:
+            descriptor = self._descriptor()
+            written = os.write(descriptor, line)
+            os.fdatasync(descriptor)
+        except OSError as error:
+            raise TraceError(f"cannot write a trace to {self.folder}: {error}") from error
+        if written != len(line):
+            raise TraceError(
+                f"the disk took {written} of {len(line)} bytes of a trace: is {self.folder} full?"
+            )
+
+    def write_state(self, state: DeliberationState) -> None:
+        """Append the episode that a finished state describes."""
+        self.write(Episode.from_state(state))
+
+    def _descriptor(self) -> int:
+        pid = os.getpid()
+        if self._segment is None or self._segment[0] != pid:  # a fork gets a segment of its own
+            stamp = time.strftime("%Y%m%dT%H%M%S", time.gmtime())
+            path = self.folder / f"{stamp}-{pid}-{uuid.uuid4().hex[:8]}.jsonl"
+            flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC
+            self._segment = (pid, os.open(path, flags, 0o644))
+        return self._segment[1]
+
+    def close(self) -> None:
+        """Close the segment; a later write opens another."""
+        if self._segment is not None and self._segment[0] == os.getpid():
+            os.close(self._segment[1])
+        self._segment = None
+
+    def __del__(self) -> None:
+        try:
+            self.close()
+        except OSError:  # the descriptor may be gone at interpreter exit
+            self._segment = None
+
+
+class TraceReader:
+    """Iterates over the episodes of a folder or file, each once, in order of writing.
+
+    Attributes:
+        counts: After iterating: records by fate (``read``, ``duplicate``, ``skipped``).
+        skipped: Where and why records were skipped, one line each.
+
+    Args:
+        path: A folder of ``*.jsonl`` segments, or one segment.
+
+    Raises:
+        TraceError: There is no such path.
+
+    Example:
+        >>> import tempfile
+        >>> list(TraceReader(tempfile.mkdtemp()))
+        []
+    """
+
+    def __init__(self, path: str | os.PathLike[str]) -> None:
+        self.path = Path(path)
+        if not self.path.exists():
+            raise TraceError(f"no traces at {self.path}: no such file or folder")
+        self.counts: Counter[str] = Counter()
+        self.skipped: list[str] = []
+
+    def __iter__(self) -> Iterator[Episode]:
+        self.counts, self.skipped = Counter(), []
+        seen: set[str] = set()
+        segments = sorted(self.path.glob("*.jsonl")) if self.path.is_dir() else [self.path]
+        for segment in segments:
+            with segment.open("rb") as lines:
+                for number, line in enumerate(lines, 1):
+                    if not line.strip():
+                        continue
+                    try:
+                        episode = Episode.from_json(line)
+                    except TraceError as error:
+                        self.counts["skipped"] += 1
+                        self.skipped.append(f"{segment}:{number}: {error}"[:500])
+                        continue
+                    if episode.id in seen:
+                        self.counts["duplicate"] += 1
+                        continue
+                    seen.add(episode.id)
+                    self.counts["read"] += 1
+                    yield episode
