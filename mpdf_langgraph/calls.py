@@ -52,7 +52,7 @@ class Call:
     runnable: Runnable[Any, Any]
     payload: Any
     parse: Callable[[Any], Any]
-    config: RunnableConfig = field(default_factory=lambda: RunnableConfig())
+    config: RunnableConfig = field(default_factory=RunnableConfig)
     retries: int = 0
     is_model: bool = True
     deadline: float | None = None
@@ -169,7 +169,8 @@ class _Attempts:
         self.cause = error
         if self.made > self.call.retries or not may_pass(error):
             return None
-        return min(LONGEST_PAUSE, 0.25 * 2**self.made) * random.uniform(0.5, 1.0)
+        pause: float = min(LONGEST_PAUSE, 0.25 * 2**self.made) * random.uniform(0.5, 1.0)
+        return pause
 
     def outcome(self, value: Any = None, *, ok: bool = False) -> Outcome:
         seconds = time.monotonic() - self.started

@@ -151,7 +151,8 @@ def count_votes(
     winner = rule(votes)
     if winner is not None and winner not in clusters:
         raise ConfigurationError(
-            f"the consensus rule returned {winner!r}; expected one of {sorted(set(clusters))} or None"
+            f"the consensus rule returned {winner!r}; expected None or one of "
+            f"{sorted(set(clusters))}"
         )
     counted = confidence_weights(votes)
     if rule is not confidence_weighted:

@@ -154,9 +154,10 @@ def _team(agents: Sequence[Agent | Runnable[Any, Any]]) -> dict[str, Agent]:
 
 
 def _checked_schema(answer: Any) -> AnswerSchema:
-    if isinstance(answer, type) or not isinstance(answer, AnswerSchema):
+    has_all = all(hasattr(answer, a) for a in ("name", "instructions", "parse", "equivalent"))
+    if isinstance(answer, type) or not has_all:
         raise ConfigurationError(
             f"answer={answer!r}: use MathAnswer(), ChoiceAnswer(n), TextAnswer(), or an object "
             "with name, instructions, parse(text) and equivalent(a, b)"
         )
-    return answer
+    return cast(AnswerSchema, answer)

@@ -23,10 +23,10 @@ _CLAIM = re.compile(
 
 
 def reasoning_profile(text: str, finish_reason: str | None = None) -> Profile:
-    """Return the reasoning profile of a response (MPDF §3: z_prof).
+    r"""Return the reasoning profile of a response (MPDF: z_prof).
 
     Example:
-        >>> reasoning_profile("3 + 4 = 7.\\nSo 7. Confidence: 80%")["claimed_confidence"]
+        >>> reasoning_profile("3 + 4 = 7.\nSo 7. Confidence: 80%")["claimed_confidence"]
         0.8
     """
     lines = sum(1 for line in text.splitlines() if line.strip())

@@ -118,7 +118,7 @@ class FunctionRouter:
         self, observations: Sequence[Observation], masks: Sequence[Sequence[bool]]
     ) -> Sequence[Sequence[float]]:
         """See `Router.decide`."""
-        named = dict(zip(ACTIONS, (PERSIST, REFINE, CONCEDE), strict=True))
+        named: dict[Any, list[float]] = dict(zip(ACTIONS, (PERSIST, REFINE, CONCEDE), strict=True))
         rows = []
         for row in self.function(observations):
             if isinstance(row, str) and row not in named:

@@ -3,14 +3,14 @@
 Both are generators of calls, so that the graph can run them synchronously and asynchronously.
 """
 
-from typing import Any, Literal, cast
+from typing import Any, Literal
 
 from langchain_core.messages import BaseMessage
 from langchain_core.runnables import RunnableConfig, RunnableLambda
 from langgraph.types import Command, Send
 
 from mpdf_langgraph import events
-from mpdf_langgraph.agents import Said, response_from
+from mpdf_langgraph.agents import response_from
 from mpdf_langgraph.budget import (
     Cost,
     affordable,
@@ -21,7 +21,6 @@ from mpdf_langgraph.budget import (
 )
 from mpdf_langgraph.calls import Call, Outcome, Steps, together
 from mpdf_langgraph.critic import Subject, Verdict
-from mpdf_langgraph.errors import ModelOutputError
 from mpdf_langgraph.settings import Settings
 from mpdf_langgraph.state import (
     Allowance,

@@ -9,7 +9,7 @@ import os
 import time
 import uuid
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -83,7 +83,7 @@ class Episode(BaseModel):
                 "the state holds no finished deliberation; give all of the graph's channels "
                 "(graph.get_state(config).values), after the run has ended"
             )
-        history: list[BaseMessage] = header["history"]
+        history: Sequence[BaseMessage] = header["history"]
         try:
             return cls(
                 schema_version=SCHEMA_VERSION,
