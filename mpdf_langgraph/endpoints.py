@@ -16,7 +16,7 @@ from mpdf_langgraph.errors import ConfigurationError, EndpointError
 
 _NO_KEY = "EMPTY"  # what a vLLM server without --api-key expects; anything goes
 _CONNECT_SECONDS = 5.0
-_CHECK_SECONDS = 5.0
+_DISCOVERY_SECONDS = 5.0
 _MAX_ANSWER_BYTES = 2_000_000
 _MAX_NAMES = 8
 
@@ -70,7 +70,8 @@ def vllm_chat_model(
         api_key: The key of the server, where it wants one (``vllm serve --api-key``).
         temperature: Sampling temperature. vLLM's logprobs are those before temperature, so
             only at 1 are they the probabilities that an answer was drawn with.
-        max_tokens: Longest answer; None leaves it to the server.
+        max_tokens: Longest answer; None leaves it to the server. vLLM refuses more than its context
+            length, but cuts down what merely does not fit behind the prompt.
         timeout: Seconds without a sign of life from the server before a call fails.
         max_retries: Retries inside the OpenAI client. Zero, because an `Agent` retries failed
             calls itself and the two would multiply; raise it where no agent is in between.
@@ -96,7 +97,7 @@ def vllm_chat_model(
     if max_tokens is not None:
         _check_number("max_tokens", max_tokens, at_least=1)
     if model is None:
-        with _Probe(url, key, min(timeout, _CHECK_SECONDS)) as probe:
+        with _Probe(url, key, min(timeout, _DISCOVERY_SECONDS)) as probe:
             model = _only_model(url, probe.models())
     patience = httpx2.Timeout(timeout, connect=min(timeout, _CONNECT_SECONDS))
     own_headers, own_headers_async = _header_hooks(key)
@@ -133,7 +134,7 @@ def check_endpoint(
     model: str | None = None,
     *,
     api_key: str | SecretStr | None = None,
-    timeout: float = 5.0,
+    timeout: float = 15.0,
 ) -> EndpointStatus:
     """Ask an endpoint for its models and one token, and say in one line how it stands.
 
@@ -144,7 +145,8 @@ def check_endpoint(
         base_url: As for `vllm_chat_model`.
         model: The served name to try; when None the server must serve exactly one.
         api_key: As for `vllm_chat_model`.
-        timeout: Seconds that each request may take in all.
+        timeout: Seconds that each request may take in all. A fresh vLLM server can take more than
+            five for its very first answer.
 
     Raises:
         ConfigurationError: `base_url`, `api_key` or `timeout` is wrong.
