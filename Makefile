@@ -1,0 +1,39 @@
+# The two commands: `make demo` and `make test`.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+
+.PHONY: help demo test lint test-vllm vllm tiny-lm clean
+help:  ## list the targets
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
+
+# torch first and by itself: that version has a CPU build, other ways of asking fetch CUDA.
+$(VENV)/.ready: pyproject.toml
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --upgrade pip
+	$(BIN)/python -m pip install --quiet torch==2.13.0
+	$(BIN)/python -m pip install --quiet --editable ".[dev]"
+	@touch $@
+
+demo: $(VENV)/.ready  ## three agents of a small real model deliberate (no GPU, key or download)
+	$(BIN)/python examples/quickstart.py
+
+test: $(VENV)/.ready lint  ## ruff, mypy and the whole test suite
+	$(BIN)/python -m pytest -m "not vllm"
+
+lint: $(VENV)/.ready
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+test-vllm: $(VENV)/.ready  ## the integration tests against a real vLLM server (3.5 GB, CPU)
+	$(BIN)/python -m pytest -m vllm
+
+vllm: $(VENV)/.ready  ## serve the small model with a real vLLM server on port 8000
+	$(BIN)/python examples/serve_vllm.py
+
+tiny-lm: $(VENV)/.ready  ## train the small model from scratch (about an hour)
+	$(BIN)/python examples/tiny_lm/train.py --out runs/tiny_lm
+
+clean:
+	rm -rf $(VENV) .venv-vllm build dist runs
