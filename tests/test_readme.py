@@ -1,0 +1,37 @@
+import re
+from pathlib import Path
+
+import pytest
+
+README = Path(__file__).parents[1] / "README.md"
+BLOCK = re.compile(r"(<!-- not run[^\n]*-->\n)?```python\n(.*?)```", re.DOTALL)
+
+
+def blocks():
+    return [(bool(skip), code) for skip, code in BLOCK.findall(README.read_text())]
+
+
+@pytest.mark.filterwarnings("error")
+def test_python_blocks_run_one_after_the_other():
+    namespace: dict[str, object] = {}
+    run = [code for skip, code in blocks() if not skip]
+    assert run
+    for code in run:
+        exec(compile(code, str(README), "exec"), namespace)
+
+
+def test_blocks_that_need_a_server_at_least_compile_and_name_the_public_face():
+    skipped = [code for skip, code in blocks() if skip]
+    assert skipped
+    for code in skipped:
+        compile(code, str(README), "exec")
+        imports = "\n".join(line for line in code.splitlines() if line.startswith("from mpdf"))
+        exec(imports, {})
+        assert "create_deliberation" in code
+
+
+def test_commands_named_in_the_readme_exist():
+    targets = set(re.findall(r"^([a-z-]+):", (README.parent / "Makefile").read_text(), re.MULTILINE))
+    named = set(re.findall(r"`?make ([a-z-]+)", README.read_text()))
+    assert named
+    assert named <= targets
