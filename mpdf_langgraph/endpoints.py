@@ -5,14 +5,16 @@ import math
 import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 from urllib.parse import urlsplit
 
 import httpx2
-from langchain_openai import ChatOpenAI
 from pydantic import SecretStr
 
 from mpdf_langgraph.errors import ConfigurationError, EndpointError
+
+if TYPE_CHECKING:
+    from langchain_openai import ChatOpenAI
 
 _NO_KEY = "EMPTY"  # what a vLLM server without --api-key expects; anything goes
 _CONNECT_SECONDS = 5.0
@@ -55,7 +57,7 @@ def vllm_chat_model(
     timeout: float = 60.0,
     max_retries: int = 0,
     **kwargs: Any,
-) -> ChatOpenAI:
+) -> "ChatOpenAI":
     """Return a `ChatOpenAI` whose defaults suit a vLLM server.
 
     Nothing from the environment that is meant for OpenAI (`OPENAI_API_KEY`, organisation,
@@ -90,6 +92,8 @@ def vllm_chat_model(
         print(llm.invoke("What is 6*7?").content)
         ```
     """
+    from langchain_openai import ChatOpenAI  # half a second that other users need not wait
+
     url, key = _base_url(base_url), _api_key(api_key)
     _check_number("timeout", timeout, above=0)
     _check_number("temperature", temperature, at_least=0)
