@@ -1,7 +1,7 @@
 """Three agents, each knowing something the others don't, deliberate over real questions.
 
-    python examples/quickstart.py                                        # the bundled model, in process
-    python examples/quickstart.py --base-url http://localhost:8000/v1    # any OpenAI-compatible server
+    python examples/quickstart.py                                       # the bundled model
+    python examples/quickstart.py --base-url http://localhost:8000/v1   # an OpenAI-like server
 
 First a handful of questions as a person would like to read them; then many questions under three
 routers side by side. The questions are from the test split, so nothing here was tuned on them.
@@ -115,8 +115,8 @@ def show(console: Console, episode: Episode) -> None:
     console.print(Panel(episode.question, title="question", title_align="left"))
     console.print(table)
     console.print(
-        f"consensus: [bold]{outcome['answer']}[/bold], {verdict}; stopped: {outcome['stop_reason']}; "
-        f"{usage['calls']} calls, {usage['tokens']} tokens\n"
+        f"consensus: [bold]{outcome['answer']}[/bold], {verdict}; "
+        f"stopped: {outcome['stop_reason']}; {usage['calls']} calls, {usage['tokens']} tokens\n"
     )
 
 
