@@ -31,7 +31,8 @@ def test_blocks_that_need_a_server_at_least_compile_and_name_the_public_face():
 
 
 def test_commands_named_in_the_readme_exist():
-    targets = set(re.findall(r"^([a-z-]+):", (README.parent / "Makefile").read_text(), re.MULTILINE))
+    makefile = (README.parent / "Makefile").read_text()
+    targets = set(re.findall(r"^([a-z-]+):", makefile, re.MULTILINE))
     named = set(re.findall(r"`?make ([a-z-]+)", README.read_text()))
     assert named
     assert named <= targets
