@@ -96,7 +96,10 @@ def is_right(answer: str | None, reference: str) -> bool:
 
 def show(console: Console, episode: Episode) -> None:
     """Print one deliberation: who held what in every round, and who moved how."""
-    table = Table("", *["proposes"] + [f"round {r}" for r in range(1, len(episode.tallies))])
+    table = Table(show_lines=True)
+    table.add_column("agent", min_width=28)
+    for heading in ["proposes", *(f"round {r}" for r in range(1, len(episode.tallies)))]:
+        table.add_column(heading, min_width=14)
     held: dict[str, str | None] = {}
     for agent in (described["name"] for described in episode.agents):
         held[agent] = f"{agent}@0" if f"{agent}@0" in episode.responses else None

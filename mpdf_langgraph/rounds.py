@@ -1,5 +1,6 @@
 """The `router` and `consensus` nodes: they start a question, decide, count votes and stop."""
 
+import math
 import time
 import uuid
 import warnings
@@ -37,6 +38,8 @@ from mpdf_langgraph.tasks import move_cost
 
 NextOfRouter = Literal["agent", "consensus"]
 NextOfConsensus = Literal["router", "__end__"]
+#: Identical proposals at least this likely under independent sampling get no warning.
+LIKELY_COINCIDENCE = 0.01
 _UNLIMITED = Allowance(calls=None, tokens=None, deadline=None)
 
 
@@ -377,14 +380,20 @@ def _agreement(state: DeliberationState) -> dict[str, Response]:
 
 
 def _warn_of_identical_proposals(state: DeliberationState) -> None:
-    texts = [response["text"] for response in _held(state).values() if response]
-    if len(texts) > 1 and len(set(texts)) == 1:
-        warnings.warn(
-            f"all {len(texts)} agents proposed the very same text, so there is nothing to "
-            "deliberate: raise the sampling temperature, check for a cache in front of the "
-            "model, or give the agents different information",
-            stacklevel=2,
-        )
+    """Warn where all agents wrote the same text though independent samples hardly would."""
+    proposals = [response for response in _held(state).values() if response]
+    if len(proposals) < 2 or len({response["text"] for response in proposals}) > 1:
+        return
+    # Short, sure answers coincide honestly: the chance is p(text) for each agent but the first.
+    logprobs = proposals[0]["logprobs"]
+    if logprobs and math.exp(logprobs["total"] * (len(proposals) - 1)) > LIKELY_COINCIDENCE:
+        return
+    warnings.warn(
+        f"all {len(proposals)} agents proposed the very same text, so there is nothing to "
+        "deliberate: raise the sampling temperature, check for a cache in front of the "
+        "model, or give the agents different information",
+        stacklevel=2,
+    )
 
 
 def _stop_reason(settings: Settings, state: DeliberationState, tally: Consensus) -> str | None:
