@@ -186,17 +186,20 @@ class _Rung:
 
 
 _LOGPROBS = {"temperature": 0.0, "max_tokens": 1, "logprobs": True, "top_logprobs": 20}
-_JSON = {"type": "json_schema", "json_schema": _VERDICT_SCHEMA}
+# Both spellings, as a model that prefers one would spend little mass on the other.
+_CHOICE = {"structured_outputs": {"choice": ["yes", "no", "Yes", "No"]}}
+# In the body and not as an argument, for which the OpenAI client raises where a reply is cut.
+_JSON = {"response_format": {"type": "json_schema", "json_schema": _VERDICT_SCHEMA}}
 _LADDER = (
     _Rung(
         "self",
-        {**_LOGPROBS, "extra_body": {"structured_outputs": {"choice": ["yes", "no"]}}},
+        {**_LOGPROBS, "extra_body": _CHOICE},
         yes_probability,
     ),
     _Rung("self", _LOGPROBS, yes_probability),
     _Rung(
         "self_json",
-        {"temperature": 0.0, "max_tokens": 40, "response_format": _JSON},
+        {"temperature": 0.0, "max_tokens": 40, "extra_body": _JSON},
         stated_probability,
         _JSON_REQUEST,
     ),
