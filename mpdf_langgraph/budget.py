@@ -4,10 +4,11 @@ The router hands every task an `Allowance` of its own, so concurrent tasks can n
 same token twice, and a resumed run computes the same figures from the records.
 """
 
+import json
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from langchain_core.messages import BaseMessage
+from langchain_core.messages import AIMessage, BaseMessage
 
 from mpdf_langgraph.errors import ConfigurationError
 from mpdf_langgraph.state import (
@@ -42,8 +43,8 @@ class Budget:
     def __post_init__(self) -> None:
         for name in ("max_calls", "max_tokens", "timeout"):
             value = getattr(self, name)
-            if value is not None and not value > 0:
-                raise ConfigurationError(f"{name} must be positive or None, got {value!r}")
+            if value is not None and not (isinstance(value, int | float) and value > 0):
+                raise ConfigurationError(f"{name} must be a positive number or None, got {value!r}")
 
 
 @dataclass(frozen=True)
@@ -81,8 +82,18 @@ def text_bound(text: str) -> int:
 
 
 def prompt_bound(messages: Sequence[BaseMessage]) -> int:
-    """Return an upper bound on the tokens of a prompt nothing is known about."""
-    return TEMPLATE_TOKENS + sum(MESSAGE_TOKENS + text_bound(str(m.text)) for m in messages)
+    """Return an upper bound on the tokens of a prompt nothing is known about.
+
+    Text and tool calls are counted; what an image takes is for its model to say.
+    """
+    return TEMPLATE_TOKENS + sum(
+        MESSAGE_TOKENS + text_bound(str(m.text)) + text_bound(_tool_calls(m)) for m in messages
+    )
+
+
+def _tool_calls(message: BaseMessage) -> str:
+    calls = message.tool_calls if isinstance(message, AIMessage) else []
+    return json.dumps(calls, default=str) if calls else ""
 
 
 def response_bound(response: Response, model: str | None) -> int:

@@ -100,7 +100,7 @@ def make_rule(spec: Any) -> tuple[str, ConsensusRule]:
     """
     if isinstance(spec, str) and spec in _RULES:
         return spec, _RULES[spec]
-    if callable(spec):
+    if callable(spec) and not isinstance(spec, type):
         return getattr(spec, "__name__", "custom"), spec
     raise ConfigurationError(
         f"consensus={spec!r}: use 'majority', 'confidence', or a callable that takes a list of "
@@ -148,12 +148,14 @@ def count_votes(
     """
     votes = votes_of(held)
     clusters = [vote.cluster for vote in votes if vote.cluster is not None]
-    winner = rule(votes)
+    winner = rule(list(votes))  # a rule may sort its list
     if winner is not None and winner not in clusters:
         raise ConfigurationError(
             f"the consensus rule returned {winner!r}; expected None or one of "
             f"{sorted(set(clusters))}"
         )
+    if winner is not None:
+        winner = clusters[clusters.index(winner)]  # a plain int, also for one of numpy's
     counted = confidence_weights(votes)
     if rule is not confidence_weighted:
         counted = dict.fromkeys(counted, 1.0)

@@ -1,6 +1,5 @@
 """What can be read off a response without asking anyone: z_prof and token log-probabilities."""
 
-import math
 import re
 from collections.abc import Mapping
 from typing import Any
@@ -9,16 +8,24 @@ from mpdf_langgraph.state import LogprobSummary, Profile
 
 WINDOW = 8
 _SENTENCE_END = re.compile(r"[.!?](?=\s|$)")
+# Hyphens and slashes inside words, and bullets at the start of a line, are no operators.
 _OPERATOR = re.compile(
-    r"(?<=[\w)\]}\s])[-+*/^=<>×÷](?=[\s\w(\[{\\])|\\(?:times|cdot|div|frac|sqrt)\b"
+    r"(?m:^[ \t]*[-*+][ \t])"
+    r"|((?<=[\w)\]}\s])[+*^=<>×÷](?=[\s\w(\[{\\])"
+    r"|(?:(?<=[\d)\]}\s])|(?<=\b[^\W\d_]))[-/](?=[\s\d(\[{\\]|[^\W\d_]\b)"
+    r"|\\(?:times|cdot|div|frac|sqrt)\b)"
 )
 _HEDGE = re.compile(
     r"(?i)\b(?:guess\w*|assum\w*|perhaps|maybe|probably|possibly|presumably|unsure|uncertain|unclear"
     r"|unknown|not\s+(?:sure|certain|given|known))\b"
 )
+_NUMBER = r"(\d{1,3}(?:\.\d+)?|\.\d+)(?!\d|[.,]\d)"
+# "I am confident that 42 ..." claims no number: only few words may stand before it.
 _CLAIM = re.compile(
-    r"(?i)\bconfiden(?:ce|t)\b[^\d\n]{0,20}?(\d{1,3}(?:\.\d+)?)\s*(%)?(?!\d)"
-    r"|(\d{1,3}(?:\.\d+)?)\s*%\s*(?:confident|sure|certain)\b"
+    r"(?i)\b(?:confident|confidence(?:[^\w\n]{1,6}(?:level|score|in|my|this|the|final|answer|is|of"
+    rf"|at|about|around|approximately)\b){{0,5}})[^\w\n]{{0,8}}?{_NUMBER}"
+    r"\s*(?:(\\?%)|(?:/|out\s+of)\s*(100?)\b)?"
+    rf"|(?<![\d.,]){_NUMBER}\s*\\?%\s*(?:confident|sure|certain)\b"
 )
 
 
@@ -32,7 +39,7 @@ def reasoning_profile(text: str, finish_reason: str | None = None) -> Profile:
     lines = sum(1 for line in text.splitlines() if line.strip())
     return Profile(
         steps=max(lines, len(_SENTENCE_END.findall(text))),
-        operators=len(_OPERATOR.findall(text)),
+        operators=sum(bool(found[1]) for found in _OPERATOR.finditer(text)),
         length=len(text),
         hedges=len(_HEDGE.findall(text)),
         claimed_confidence=_claimed_confidence(text),
@@ -45,8 +52,10 @@ def _claimed_confidence(text: str) -> float | None:
     if not claims:
         return None
     last = claims[-1]
-    value = float(last[1] or last[3])
-    if last[2] or last[3] or value > 1:
+    value = float(last[1] or last[4])
+    if last[3]:
+        value /= int(last[3])
+    elif last[2] or last[4] or value > 1:
         value /= 100
     return value if 0 <= value <= 1 else None
 
@@ -80,6 +89,7 @@ def token_logprobs(response_metadata: Mapping[str, Any]) -> list[float]:
     good = [
         min(float(value), 0.0)
         for value in values
-        if isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+        # A little above 0 is rounding; NaN, infinities and what no sum could hold are wrong.
+        if isinstance(value, int | float) and not isinstance(value, bool) and -1e6 < value < 0.01
     ]
     return good if len(good) == len(values) else []

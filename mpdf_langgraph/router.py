@@ -2,7 +2,7 @@
 
 import math
 import random
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
 
@@ -10,6 +10,7 @@ from mpdf_langgraph.errors import ConfigurationError
 from mpdf_langgraph.observation import feature
 from mpdf_langgraph.state import ACTIONS, Action, Observation
 
+_SCORES = ("confidence", "logprob", "self_verdict")
 PERSIST, REFINE, CONCEDE = ([float(action == a) for a in ACTIONS] for action in ACTIONS)
 
 
@@ -63,10 +64,11 @@ class ThresholdRouter:
 
     Per agent, with the confidences of the responses held:
 
-    1. every peer that holds a valid answer agrees: PERSIST;
-    2. own confidence at least `bar`, and no disagreeing peer's higher by `gap`: PERSIST;
-    3. a disagreeing peer's at least `bar`, and higher than its own by `gap`: CONCEDE;
-    4. else REFINE.
+    1. no valid answer of its own: CONCEDE where a peer's is at least `bar`, else REFINE;
+    2. every peer that holds a valid answer agrees: PERSIST;
+    3. own confidence at least `bar`, and no disagreeing peer's higher by `gap`: PERSIST;
+    4. a disagreeing peer's at least `bar`, and higher than its own by `gap`: CONCEDE;
+    5. else REFINE.
 
     Attributes:
         bar: Confidence from which an answer is trusted. What is high depends on the model and
@@ -80,6 +82,10 @@ class ThresholdRouter:
     score: str = "confidence"
     name: str = "threshold"
     version: str = "1"
+
+    def __post_init__(self) -> None:
+        if self.score not in _SCORES:
+            raise ConfigurationError(f"score={self.score!r}: use one of {', '.join(_SCORES)}")
 
     def decide(
         self, observations: Sequence[Observation], masks: Sequence[Sequence[bool]]
@@ -120,7 +126,13 @@ class FunctionRouter:
         """See `Router.decide`."""
         named: dict[Any, list[float]] = dict(zip(ACTIONS, (PERSIST, REFINE, CONCEDE), strict=True))
         rows = []
-        for row in self.function(observations):
+        given = self.function(observations)
+        if isinstance(given, str) or not isinstance(given, Iterable):
+            raise ConfigurationError(
+                f"router {self.name!r} returned {given!r:.80}; expected a list with one row of "
+                "probabilities, or one name of an action, for every observation"
+            )
+        for row in given:
             if isinstance(row, str) and row not in named:
                 raise ConfigurationError(
                     f"router {self.name!r} returned {row!r}; expected one of {', '.join(ACTIONS)}"
@@ -150,9 +162,9 @@ def make_router(spec: Any) -> Router:
     """
     if isinstance(spec, str) and spec in _BUILT_IN:
         return _BUILT_IN[spec]()
-    if isinstance(spec, Router):
+    if isinstance(spec, Router) and not isinstance(spec, type):
         return spec
-    if callable(spec):
+    if callable(spec) and not isinstance(spec, type):
         return FunctionRouter(spec, name=getattr(spec, "__name__", "function"))
     raise ConfigurationError(
         f"router={spec!r}: use one of {', '.join(map(repr, _BUILT_IN))}, an object with "
@@ -166,14 +178,20 @@ def checked_rows(rows: Any, count: int, name: str) -> list[list[float]]:
     Raises:
         ConfigurationError: It has another shape, or is not finite and non-negative.
     """
-    result = [[float(p) for p in row] for row in rows]
-    good = len(result) == count and all(
-        len(row) == len(ACTIONS) and all(math.isfinite(p) and p >= 0 for p in row) for row in result
-    )
-    if not good:
+    try:
+        result: list[list[float]] | None = [[float(p) for p in row] for row in rows]
+    except (TypeError, ValueError, OverflowError):
+        result = None
+    # Probabilities whose sum overflows could not be normalised.
+    if (
+        result is None
+        or len(result) != count
+        or any(len(row) != len(ACTIONS) or not math.isfinite(sum(row)) for row in result)
+        or any(p < 0 for row in result for p in row)
+    ):
         raise ConfigurationError(
             f"router {name!r} must return {count} rows of 3 finite, non-negative probabilities "
-            f"({', '.join(ACTIONS)}), got {result!r:.200}"
+            f"({', '.join(ACTIONS)}), got {rows!r:.200}"
         )
     return result
 
