@@ -1,0 +1,46 @@
+"""The compact prompts of the small model; training and serving both build their text from them."""
+
+from mpdf_langgraph.prompts import Prompts
+
+PROMPTS = Prompts(
+    context="{context}",
+    propose="{question}",
+    refine="Others say:\n{peers}\nSolve it again.",
+    peer="* {response}",
+    critique="Is that right?",
+    no_response="No answer.",
+)
+
+Message = dict[str, str]
+
+
+def solve_messages(question: str, context: str) -> list[Message]:
+    """The conversation that asks for a first solution; no system message without private notes."""
+    system = [{"role": "system", "content": PROMPTS.context.format(context=context)}]
+    user = {"role": "user", "content": PROMPTS.propose.format(question=question, instructions="")}
+    return [*(system if context else []), user]
+
+
+def refine_messages(question: str, context: str, own: str, peers: list[str]) -> list[Message]:
+    """The conversation that asks for a new solution in view of the peers' solutions."""
+    own = own or PROMPTS.no_response
+    rendered = "\n".join(PROMPTS.peer.format(name="", response=peer) for peer in peers)
+    request = PROMPTS.refine.format(question=question, own=own, peers=rendered, instructions="")
+    return [
+        *solve_messages(question, context),
+        {"role": "assistant", "content": own},
+        {"role": "user", "content": request},
+    ]
+
+
+def critique_messages(conversation: list[Message], question: str, response: str) -> list[Message]:
+    """The conversation that produced a response, and the question whether it is right.
+
+    The model answers with `yes` or `no`.
+    """
+    request = PROMPTS.critique.format(question=question, response=response)
+    return [
+        *conversation,
+        {"role": "assistant", "content": response},
+        {"role": "user", "content": request},
+    ]

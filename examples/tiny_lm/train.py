@@ -1,0 +1,422 @@
+"""Trains the small model from scratch: tokenizer, curriculum, three skills, one folder.
+
+    python examples/tiny_lm/train.py --out runs/tiny_lm                 # about an hour on one core
+    python examples/tiny_lm/train.py --out runs/tiny_lm --resume        # goes on after a stop
+
+Training is counted in rounds of a fixed number of examples. Round `r` depends on the seed, `r`
+and the weights alone, and checkpoints are written between rounds, so a resumed run repeats the
+interrupted one. The phases:
+
+1. *drill*: one-step problems; starting with long ones, the loss never leaves its plateau.
+2. *solve*: whole problems, hidden and plain.
+3. *simulated*: solve, refine and critique with simulated teammates; sampling costs nothing here.
+4. *on_policy*: refine and critique the model's own samples, at the frequencies at which they
+   occur, with as much solving beside it; the learning rate ends at zero.
+"""
+
+import json
+import math
+import random
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, field
+from itertools import islice
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+import tyro
+from torch.nn import functional
+from tqdm import tqdm
+from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+
+from examples.tiny_lm.generate import respond
+from examples.tiny_lm.prompts import refine_messages, solve_messages
+from examples.tiny_lm.questions import AGENTS, Kind, Problem, problems
+from examples.tiny_lm.skills import (
+    Example,
+    critique_example,
+    is_right,
+    refine,
+    refine_example,
+    repeat_example,
+    simulated_example,
+    solve_example,
+)
+from examples.tiny_lm.text import IGNORE, Encoder, build_tokenizer
+
+CONTEXT = 1024
+SIZES = {  # hidden size, layers, heads, feed-forward size
+    "1M": (160, 3, 5, 448),
+    "3M": (256, 4, 4, 704),
+    "8M": (320, 6, 5, 896),
+}
+PROPOSE_TEMPERATURE, REFINE_TEMPERATURE = 1.0, 0.6
+
+
+@dataclass
+class Config:
+    """Options of a training run."""
+
+    out: Path = Path("runs/tiny_lm")
+    """Folder of the checkpoint, the log and the plot; the model itself goes to `out/model`."""
+    seed: int = 0
+    """Seed of weights, data and sampling."""
+    size: Literal["1M", "3M", "8M"] = "3M"
+    """About how many parameters."""
+    device: str = "cpu"
+    """Torch device."""
+    threads: int = 1
+    """CPU threads; a second one gains little at this size."""
+    resume: bool = False
+    """Go on from the last checkpoint in `out`."""
+    rounds: dict[str, int] = field(
+        default_factory=lambda: {"drill": 16, "solve": 50, "simulated": 36, "on_policy": 20}
+    )
+    """Rounds per phase."""
+    examples_per_round: int = 1024
+    """Examples in a round."""
+    tokens_per_batch: int = 2688
+    """Tokens in a batch, padding included."""
+    learning_rate: float = 1e-3
+    """Peak learning rate."""
+    on_policy_learning_rate: float = 6e-4
+    """Learning rate at the start of the on-policy phase; higher ones damage solving."""
+    warmup: int = 150
+    """Steps of linear warm-up."""
+    weight_decay: float = 0.1
+    """Weight decay of the matrices."""
+    probe_weight: float = 0.2
+    """Weight of the auxiliary loss: is the solution right up to this sentence?"""
+    validate_every: int = 10
+    """Rounds between validations."""
+    validation_questions: int = 100
+    """Questions of each kind in a validation."""
+
+    def phase(self, index: int) -> str:
+        """The phase of a round."""
+        for phase, rounds in self.rounds.items():
+            if index < rounds:
+                return phase
+            index -= rounds
+        raise IndexError(index)
+
+    def rate(self, progress: float, step: int) -> float:
+        """The learning rate: warm-up, then a plateau, a slope, and a slope to zero at the end.
+
+        Args:
+            progress: Rounds done, with the fraction of the present one.
+            step: Steps done, for the warm-up.
+        """
+        plateau = self.rounds["drill"] + self.rounds["solve"]
+        slope, final = self.rounds["simulated"], self.rounds["on_policy"]
+        high, low = self.learning_rate, self.on_policy_learning_rate
+        if progress < plateau:
+            return high * min(1.0, (step + 1) / self.warmup)
+        if progress < plateau + slope:
+            return high + (low - high) * (progress - plateau) / slope
+        return low * max(0.0, 1.0 - (progress - plateau - slope) / final)
+
+
+def build_model(tokenizer: PreTrainedTokenizerFast, size: str, seed: int) -> LlamaForCausalLM:
+    """A Llama with random weights and tied embeddings."""
+    torch.manual_seed(seed)
+    hidden, layers, heads, feed_forward = SIZES[size]
+    config = LlamaConfig(
+        vocab_size=len(tokenizer),
+        initializer_range=0.05,
+        hidden_size=hidden,
+        num_hidden_layers=layers,
+        num_attention_heads=heads,
+        num_key_value_heads=heads,
+        intermediate_size=feed_forward,
+        max_position_embeddings=CONTEXT,
+        tie_word_embeddings=True,
+        bos_token_id=None,
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
+    )
+    return LlamaForCausalLM(config)
+
+
+def on_policy_examples(
+    stream: Iterator[Problem],
+    count: int,
+    model: LlamaForCausalLM,
+    tokenizer: PreTrainedTokenizerFast,
+    rng: random.Random,
+) -> Iterator[Example]:
+    """Examples of which 40 % refine, 25 % critique and 35 % solve, from the model's own samples.
+
+    A third of the solutions to refine or judge are themselves refined, as in a second round.
+    """
+    team = list(islice(stream, round(count * 0.13)))
+    seats = [(index, agent) for index in range(len(team)) for agent in AGENTS]
+    conversations = {
+        (index, agent): solve_messages(team[index].question, team[index].contexts.get(agent, ""))
+        for index, agent in seats
+    }
+
+    def respond_at(where: list[tuple[int, str]], temperature: float) -> dict[tuple[int, str], str]:
+        asked = [conversations[seat] for seat in where]
+        texts = respond(model, tokenizer, asked, temperature, rng.getrandbits(62))
+        return dict(zip(where, texts, strict=True))
+
+    def peers_of(index: int, agent: str) -> list[str]:
+        peers = [responses[index, other] for other in AGENTS if other != agent]
+        if rng.random() < 0.15:
+            peers = peers[:1]
+        elif rng.random() < 0.2:
+            peers += [responses[index, rng.choice(AGENTS)] for _ in range(rng.choice([1, 2]))]
+        rng.shuffle(peers)
+        return peers
+
+    responses = respond_at(seats, PROPOSE_TEMPERATURE)
+    redo = [seat for seat in seats if rng.random() < 1 / 3]
+    for index, agent in redo:
+        problem, own = team[index], responses[index, agent]
+        context = problem.contexts.get(agent, "")
+        peers = peers_of(index, agent)
+        conversations[index, agent] = refine_messages(problem.question, context, own, peers)
+    responses |= respond_at(redo, REFINE_TEMPERATURE)
+
+    for (index, agent), own in responses.items():
+        problem, conversation = team[index], conversations[index, agent]
+        peers = peers_of(index, agent)
+        yield refine_example(problem, agent, own, peers, rng, learn_own=False)
+        if rng.random() < 0.65:
+            learn = [False] * (2 if (index, agent) in redo else 1)
+            yield critique_example(problem, conversation, own, learn)
+    for problem in islice(stream, round(count * 0.35)):
+        yield solve_example(problem, rng)
+
+
+def round_examples(
+    config: Config, index: int, model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast
+) -> list[Example]:
+    """The examples of one round; they depend on the seed, the round and the weights alone."""
+    phase = config.phase(index)
+    seed = f"{config.seed}/{index}"
+    rng = random.Random(seed)
+    shares: dict[Kind, float] = {"hidden": 0.65, "plain": 0.35}
+    if phase == "drill":
+        shares = {"drill": 0.8, "hidden": 0.2}
+    elif phase == "solve":
+        shares = {"drill": 0.15, "hidden": 0.5, "plain": 0.35}
+    examples: list[Example] = []
+    for kind, share in shares.items():
+        count = round(config.examples_per_round * share)
+        stream = problems(kind, "train", seed)
+        if phase == "on_policy":
+            examples += on_policy_examples(stream, count, model, tokenizer, rng)
+        elif phase == "simulated":
+            examples += [simulated_example(problem, rng) for problem in islice(stream, count)]
+        else:
+            copying, informed = (0.5, 0.7) if phase == "drill" else (0.08, 0.2)
+            for problem in islice(stream, count):
+                if rng.random() < copying:
+                    examples.append(repeat_example(problem))
+                else:
+                    examples.append(solve_example(problem, rng, informed))
+    return examples
+
+
+def loss_on(
+    model: LlamaForCausalLM,
+    probe: torch.nn.Linear,
+    batch: dict[str, torch.Tensor],
+    probe_weight: float,
+) -> tuple[torch.Tensor, dict[str, float]]:
+    """Weighted next-token loss on the targets, plus the probe's loss on sentence ends."""
+    device = model.device
+    batch = {name: tensor.to(device) for name, tensor in batch.items()}
+    with torch.autocast(device.type, dtype=torch.bfloat16):
+        states = model.model(input_ids=batch["tokens"]).last_hidden_state
+        targets = batch["labels"][:, 1:]
+        chosen = targets != IGNORE  # the vocabulary's logits are needed at the targets alone
+        logits = model.lm_head(states[:, :-1][chosen])
+        ends = batch["right"] != IGNORE
+        guesses = probe(states[ends])[:, 0]
+    losses = functional.cross_entropy(logits.float(), targets[chosen], reduction="none")
+    weights = batch["weights"][:, 1:][chosen]
+    loss = (losses * weights).sum() / weights.sum().clamp(min=1)
+    right = batch["right"][ends].float()
+    probe_loss = functional.binary_cross_entropy_with_logits(
+        guesses.float(), right, reduction="sum"
+    )
+    probe_loss = probe_loss / max(1, right.numel())
+    parts = {"loss": loss.item(), "probe": probe_loss.item()}
+    return loss + probe_weight * probe_loss, parts
+
+
+def validate(
+    model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, count: int, refining: bool
+) -> dict[str, float]:
+    """Accuracy at the proposing temperature: alone, with all facts, and refining in a team."""
+    rng = random.Random("validate")
+    result = {}
+
+    kinds: tuple[Kind, ...] = ("hidden", "plain")
+    for kind in kinds:
+        team = list(islice(problems(kind, "validation", "training"), count))
+        seats = [(problem, agent) for problem in team for agent in AGENTS]
+        asked = [solve_messages(p.question, p.contexts.get(a, "")) for p, a in seats]
+        first = respond(model, tokenizer, asked, PROPOSE_TEMPERATURE, "propose")
+        before = [is_right(p, text) for (p, _), text in zip(seats, first, strict=True)]
+        result[kind] = sum(before) / len(before)
+        if kind == "hidden":
+            informed = [solve_messages(p.question, " ".join(p.contexts.values())) for p in team]
+            texts = respond(model, tokenizer, informed, PROPOSE_TEMPERATURE, "informed")
+            result["informed"] = sum(map(is_right, team, texts)) / count
+        if not refining:
+            continue
+        peers = [
+            [first[j] for j in range(i - i % 3, i - i % 3 + 3) if j != i] for i in range(len(seats))
+        ]
+        conversations = [
+            refine_messages(p.question, p.contexts.get(a, ""), first[i], peers[i])
+            for i, (p, a) in enumerate(seats)
+        ]
+        second = respond(model, tokenizer, conversations, REFINE_TEMPERATURE, "refine")
+        after = [is_right(p, text) for (p, _), text in zip(seats, second, strict=True)]
+        able = [  # what the perfect refiner would get right from the same conversation
+            is_right(p, refine(p, p.notes(a), first[i], peers[i], rng))
+            for i, (p, a) in enumerate(seats)
+        ]
+        result[f"{kind}_refined"] = sum(after) / len(after)
+        result[f"{kind}_able"] = sum(able) / len(able)
+        rights = [a for b, a in zip(before, after, strict=True) if b]
+        wrongs = [a for b, a in zip(before, after, strict=True) if not b]
+        result[f"{kind}_broken"] = 1 - sum(rights) / max(1, len(rights))
+        result[f"{kind}_fixed"] = sum(wrongs) / max(1, len(wrongs))
+    return result
+
+
+def plot(log: Path) -> None:
+    """Draws loss and validation accuracy from the log."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+
+    rows = [json.loads(line) for line in log.read_text().splitlines()]
+    figure, (left, right) = plt.subplots(1, 2, figsize=(11, 4))
+    for name in ("loss", "probe"):
+        left.plot([r["round"] for r in rows], [r[name] for r in rows], label=name)
+    left.set(xlabel="round", ylabel="loss", yscale="log")
+    checks = [row for row in rows if "hidden" in row]
+    for name in ("informed", "hidden", "hidden_refined", "plain", "plain_refined"):
+        points = [(row["round"], row[name]) for row in checks if name in row]
+        right.plot(*zip(*points, strict=True), label=name) if points else None
+    right.set(xlabel="round", ylabel="accuracy on validation questions", ylim=(0, 1))
+    for axis in (left, right):
+        axis.legend()
+        axis.grid(alpha=0.3)
+    figure.tight_layout()
+    figure.savefig(log.with_suffix(".png"), dpi=110)
+    plt.close(figure)
+
+
+def save_model(model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, folder: Path) -> None:
+    """Writes an ordinary Hugging Face folder with weights in bfloat16."""
+    state = {name: tensor.to(torch.bfloat16) for name, tensor in model.state_dict().items()}
+    copy = LlamaForCausalLM(model.config).to(torch.bfloat16)
+    copy.load_state_dict(state)
+    copy.generation_config.update(
+        do_sample=True, temperature=PROPOSE_TEMPERATURE, eos_token_id=model.config.eos_token_id
+    )
+    copy.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+
+
+def train(config: Config) -> dict[str, Any]:
+    """Runs all phases and returns the last row of the log."""
+    torch.set_num_threads(config.threads)
+    config.out.mkdir(parents=True, exist_ok=True)
+    checkpoint, log = config.out / "checkpoint.pt", config.out / "log.jsonl"
+    tokenizer = build_tokenizer(CONTEXT)
+    encoder = Encoder(tokenizer)
+    model = build_model(tokenizer, config.size, config.seed).to(config.device)
+    probe = torch.nn.Linear(model.config.hidden_size, 1).to(config.device)
+    matrices = [p for p in model.parameters() if p.ndim > 1]
+    vectors = [*(p for p in model.parameters() if p.ndim == 1), *probe.parameters()]
+    groups = [
+        {"params": matrices, "weight_decay": config.weight_decay},
+        {"params": vectors, "weight_decay": 0.0},
+    ]
+    optimizer = torch.optim.AdamW(groups, betas=(0.9, 0.98))
+    start, step, row = 0, 0, {}
+    if config.resume and checkpoint.exists():
+        state = torch.load(checkpoint, map_location=config.device, weights_only=True)
+        model.load_state_dict(state["model"])
+        probe.load_state_dict(state["probe"])
+        optimizer.load_state_dict(state["optimizer"])
+        start, step = state["round"], state["step"]
+        kept = log.read_text().splitlines()[:start]
+        log.write_text("".join(line + "\n" for line in kept))
+    else:
+        log.write_text("")
+        (config.out / "config.json").write_text(json.dumps(asdict(config), default=str, indent=2))
+    total = sum(config.rounds.values())
+    parameters = sum(p.numel() for p in model.parameters())
+    print(f"{parameters / 1e6:.2f}M parameters, vocabulary {len(tokenizer)}, {total} rounds")
+    bar = tqdm(range(start, total), initial=start, total=total, unit="round", smoothing=0.1)
+    for index in bar:
+        began = time.perf_counter()
+        model.eval()
+        examples = round_examples(config, index, model, tokenizer)
+        sampled = time.perf_counter()
+        rng = random.Random(f"batches/{config.seed}/{index}")
+        tokens = config.tokens_per_batch // (2 if config.phase(index) == "drill" else 1)
+        batches = encoder.batches(examples, tokens, rng)
+        model.train()
+        sums = {"loss": 0.0, "probe": 0.0}
+        for i, batch in enumerate(batches):
+            rate = config.rate(index + i / len(batches), step)
+            for group in optimizer.param_groups:
+                group["lr"] = rate
+            loss, parts = loss_on(model, probe, batch, config.probe_weight)
+            loss.backward()
+            torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+            optimizer.step()
+            optimizer.zero_grad(set_to_none=True)
+            step += 1
+            for name, value in parts.items():
+                sums[name] += value / len(batches)
+            bar.set_postfix_str(f"{config.phase(index)} loss {parts['loss']:.3f}")
+        if not math.isfinite(sums["loss"]):
+            raise FloatingPointError(f"the loss is {sums['loss']} in round {index}")
+        trained = time.perf_counter()
+        tokens = sum(batch["tokens"].numel() for batch in batches)
+        row = {"round": index + 1, "phase": config.phase(index), "step": step, **sums}
+        row |= {"learning_rate": rate, "tokens": tokens}
+        due = (index + 1) % config.validate_every == 0 and config.phase(index) != "drill"
+        if due or index + 1 == total:
+            model.eval()
+            refining = config.phase(index) in ("simulated", "on_policy")
+            row |= validate(model, tokenizer, config.validation_questions, refining)
+        row |= {
+            "sampling_s": sampled - began,
+            "training_s": trained - sampled,
+            "validation_s": time.perf_counter() - trained,
+        }
+        with log.open("a") as file:
+            file.write(json.dumps(row) + "\n")
+        tqdm.write(
+            json.dumps({k: round(v, 4) if isinstance(v, float) else v for k, v in row.items()})
+        )
+        state = {"model": model.state_dict(), "probe": probe.state_dict()}
+        state |= {"optimizer": optimizer.state_dict(), "round": index + 1, "step": step}
+        torch.save(state, checkpoint.with_suffix(".tmp"))
+        checkpoint.with_suffix(".tmp").replace(checkpoint)
+        if "hidden" in row:
+            save_model(model, tokenizer, config.out / "model")
+            plot(log)
+    return row
+
+
+if __name__ == "__main__":
+    train(tyro.cli(Config))
