@@ -92,6 +92,16 @@ class Agent:
             inner = inner.bound
         return inner if isinstance(inner, BaseChatModel) else None
 
+    @property
+    def _bound(self) -> dict[str, Any]:
+        """The keyword arguments that bindings give to the chat model already."""
+        inner: Any = self.runnable
+        bound: dict[str, Any] = {}
+        while isinstance(inner, RunnableBinding):
+            bound = {**inner.kwargs, **bound}
+            inner = inner.bound
+        return bound
+
     def sampling_for(self, *, refine: bool) -> dict[str, Any]:
         """Return the keyword arguments to bind for proposing or refining."""
         if not refine:
@@ -101,14 +111,13 @@ class Agent:
         model = self.chat_model
         if model is None or not hasattr(model, "temperature"):
             return dict(self.sampling)
-        own = self.sampling.get("temperature", model.temperature)
+        own = {**self._bound, **self.sampling}.get("temperature", model.temperature)
         cooled = REFINE_TEMPERATURE if own is None else min(own, REFINE_TEMPERATURE)
         return {**self.sampling, "temperature": cooled}
 
     def largest_output(self, *, refine: bool) -> int | None:
         """Return the most tokens that one call may generate, None where nothing says so."""
-        bound = self.runnable.kwargs if isinstance(self.runnable, RunnableBinding) else {}
-        sampling = {**bound, **self.sampling_for(refine=refine)}
+        sampling = {**self._bound, **self.sampling_for(refine=refine)}
         for key in ("max_completion_tokens", "max_tokens"):
             value = sampling.get(key, getattr(self.chat_model, key, None))
             if isinstance(value, int):
@@ -139,7 +148,7 @@ class Agent:
             for key in _SAMPLING_IN_TRACES
             if isinstance(value := getattr(self.chat_model, key, None), int | float | str)
         }
-        return {**made, **self.sampling_for(refine=refine)}
+        return {**made, **self._bound, **self.sampling_for(refine=refine)}
 
     def conversation(
         self, question: str, *, schema: AnswerSchema, history: Sequence[BaseMessage], notes: str

@@ -27,7 +27,7 @@ LONGEST_PAUSE = 8.0
 _PASSING_STATUS = {408, 409, 425, 429}
 _SECRETS = (
     (re.compile(r"(?i)\b(bearer|basic)\s+[\w.~+/=-]+"), r"\1 ***"),
-    (re.compile(r"(?i)\b((?:api|access|secret)[_-]?(?:key|token)\W{1,4})[\w.~+/=-]+"), r"\1***"),
+    (re.compile(r"(?i)((?:api|access|secret)[_-]?(?:key|token)\W{1,4})[\w.~+/=-]+"), r"\1***"),
     (re.compile(r"\b(sk|pk|hf|gsk|ghp|lsv2)[-_][\w*.-]{8,}"), r"\1-***"),
     (re.compile(r"(://)[^/\s:@]+(?::[^/\s@]*)?@"), r"\1***@"),
 )
@@ -96,6 +96,8 @@ def describe_error(error: BaseException) -> str:
 def may_pass(error: Exception) -> bool:
     """Tell whether trying again could help: not where the request or the endpoint is wrong."""
     status = getattr(error, "status_code", None)
+    if status is None:  # httpx keeps it in the response
+        status = getattr(getattr(error, "response", None), "status_code", None)
     if isinstance(status, int) and 400 <= status < 500:
         return status in _PASSING_STATUS
     return not isinstance(error, ConfigurationError | EndpointError)
@@ -170,7 +172,8 @@ class _Attempts:
         if self.made > self.call.retries or not may_pass(error):
             return None
         pause: float = min(LONGEST_PAUSE, 0.25 * 2**self.made) * random.uniform(0.5, 1.0)
-        return pause
+        remaining = self.remaining()
+        return pause if remaining is None or pause < remaining else None
 
     def outcome(self, value: Any = None, *, ok: bool = False) -> Outcome:
         seconds = time.monotonic() - self.started

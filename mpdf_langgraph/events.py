@@ -40,22 +40,25 @@ def criticised(episode: str, response: Response) -> None:
     _emit("criticised", episode, response["round"], text, **keys)
 
 
-def decided(episode: str, turn: Turn, answers: dict[str, str | None]) -> None:
+def decided(episode: str, turn: Turn, held: dict[str, Response | None]) -> None:
     """`decided`: `agent`, `action`, `probabilities`, and `adopts` (an agent) on CONCEDE."""
     agent, action = turn["agent"], turn["action"]
-    owner = turn["target"].split("@")[0] if turn["target"] else None
+    own = held[agent]
+    ids = {name: response["id"] for name, response in held.items() if response}
+    # Who holds the target, which may be another agent's words (its own even, after a swap).
+    adopts = next((n for n, i in ids.items() if n != agent and i == turn["target"]), None)
     text = (
         f"{agent} "
         + {
-            "PERSIST": f"persists with {_short(answers[agent])}",
+            "PERSIST": f"persists with {_short(own['answer'] if own else None)}",
             "REFINE": "refines its answer",
-            "CONCEDE": f"concedes to {owner}",
+            "CONCEDE": f"concedes to {adopts}",
         }[action]
     )
     keys: dict[str, Any] = {"agent": agent, "action": action}
     keys["probabilities"] = turn["probabilities"]
     if action == "CONCEDE":
-        keys["adopts"] = owner
+        keys["adopts"] = adopts
     _emit("decided", episode, turn["round"], text, **keys)
 
 

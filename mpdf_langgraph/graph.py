@@ -68,7 +68,7 @@ def create_deliberation(
         settle_confidence: Agreement settles only if every agent's confidence is at least this.
         explore: Least probability of every allowed action, for collecting traces.
         alternatives: Extra REFINE samples per turn, drawn only to learn from. Counted apart,
-            outside the budgets.
+            outside `max_calls` and `max_tokens`.
         traces: Folder (or writer) for one record per deliberation.
         name: The name that the final message bears.
 

@@ -40,7 +40,6 @@ NextOfRouter = Literal["agent", "consensus"]
 NextOfConsensus = Literal["router", "__end__"]
 #: Identical proposals at least this likely under independent sampling get no warning.
 LIKELY_COINCIDENCE = 0.01
-_UNLIMITED = Allowance(calls=None, tokens=None, deadline=None)
 
 
 # --- router ---------------------------------------------------------------------------------
@@ -136,7 +135,7 @@ def _assignment(settings: Settings, state: DeliberationState, name: str) -> Assi
     mine = [r for r in state["responses"].values() if r["agent"] == name]
     first = state["responses"].get(f"{name}@0")
     measured = first and first["usage"]["calls"] == 1 and not first["usage"]["unreported"]
-    notes = state["notes"].get(name)
+    notes, timeout = state["notes"].get(name), settings.budget.timeout
     if notes is None and (agent.context is None or state["round"] > 0):
         notes = ""
     held = _held(state)
@@ -153,7 +152,11 @@ def _assignment(settings: Settings, state: DeliberationState, name: str) -> Assi
         alternatives=0,
         prefix_tokens=first["usage"]["prompt_tokens"] if first and measured else None,
         largest_usage=max((r["usage"] for r in mine), key=tokens, default=no_usage()),
-        allowance=_UNLIMITED,
+        allowance=Allowance(
+            calls=None,
+            tokens=None,
+            deadline=None if timeout is None else header["started"] + timeout,
+        ),
         drawn=[],
     )
 
@@ -166,7 +169,7 @@ def _held(state: DeliberationState) -> dict[str, Response | None]:
 
 
 def _sends(tasks: list[Assignment], purse: Purse) -> list[Send]:
-    """Send each task off with its allowance; those that only draw alternatives have none."""
+    """Send each task off with its allowance; alternatives alone have but the deadline."""
     allowances = iter(purse.allowances())
     return [
         Send("agent", Assignment({**task, "allowance": next(allowances)}) if task["act"] else task)
@@ -236,9 +239,8 @@ def _decide(settings: Settings, state: DeliberationState) -> Command[NextOfRoute
                 blocked=limit,
             )
         )
-    answers = {name: response["answer"] if response else None for name, response in held.items()}
     for turn in turns:
-        events.decided(header["id"], turn, answers)
+        events.decided(header["id"], turn, held)
     update = {"round": round_, "turns": [*state["turns"], *turns]}
     goto: list[Send] | Literal["consensus"] = _sends(tasks, purse) if tasks else "consensus"
     return Command(update=update, goto=goto)

@@ -3,6 +3,7 @@
 Both are generators of calls, so that the graph can run them synchronously and asynchronously.
 """
 
+from dataclasses import replace
 from typing import Any, Literal
 
 from langchain_core.messages import BaseMessage
@@ -122,6 +123,7 @@ def agent_steps(settings: Settings, task: Assignment) -> Steps[Command[Literal["
     failures: list[Failure] = []
     update: dict[str, Any] = {}
     deadline = task["allowance"]["deadline"]
+    retrieval = no_usage()  # what `context` spent on models of its own, charged to the proposal
 
     if task["notes"] is None and agent.context is not None:
         retrieve = RunnableLambda(agent.context) if callable(agent.context) else agent.context
@@ -132,6 +134,7 @@ def agent_steps(settings: Settings, task: Assignment) -> Steps[Command[Literal["
         if outcome.cause is None:
             task = Assignment({**task, "notes": outcome.value})
             update["notes"] = {name: outcome.value}
+            retrieval = outcome.usage
         else:  # without its context the agent would answer another question
             failures.append(_failure(task, "context", str(outcome.error), outcome))
             task = Assignment({**task, "act": False, "alternatives": 0})
@@ -141,7 +144,7 @@ def agent_steps(settings: Settings, task: Assignment) -> Steps[Command[Literal["
     calls = []
     if task["act"]:
         cost = move_cost(settings, task)
-        times = affordable(task["allowance"], cost)
+        times = affordable(remaining(task["allowance"], retrieval), cost)
         if times:
             labels = _labels(stage, task, silent=False)
             ids.append((f"{name}@{round_}", stage))
@@ -156,7 +159,7 @@ def agent_steps(settings: Settings, task: Assignment) -> Steps[Command[Literal["
             )
         else:
             error = f"not started: it may take {cost.tokens} tokens, more than the budget has left"
-            failures.append(_failure(task, stage, error))
+            failures.append(Failure({**_failure(task, stage, error), "usage": retrieval}))
     for k in range(1, task["alternatives"] + 1):
         labels = _labels("alternative", task, silent=True)
         ids.append((f"{name}@{round_}+{k}", "alternative"))
@@ -168,6 +171,8 @@ def agent_steps(settings: Settings, task: Assignment) -> Steps[Command[Literal["
 
     drawn: list[Response] = []
     outcomes = (yield calls) if calls else []
+    if ids and ids[0][1] != "alternative":
+        outcomes[0] = replace(outcomes[0], usage=add_usage(retrieval, outcomes[0].usage))
     for (response_id, kind), outcome in zip(ids, outcomes, strict=True):
         if outcome.cause is not None:
             failures.append(_failure(task, kind, str(outcome.error), outcome))
