@@ -1,6 +1,7 @@
 """Observations: ranges, symmetry, and that a trace is enough to rebuild them."""
 
 import copy
+import itertools
 import json
 import math
 import random
@@ -178,6 +179,20 @@ def test_the_group_by_hand() -> None:
     assert values("distinct_answers") == [0.5] * 4
     assert values("cluster_confidence") == pytest.approx([1.2 / 1.8, 1.2 / 1.8, 0.6 / 1.8, 0])
     assert values("team_size") == [0.25] * 4
+
+
+def test_two_answers_with_equal_votes_are_both_in_the_lead() -> None:
+    both = observe(situation(team((0, 0.9), (1, 0.1))))
+    assert [feature(o["own"], "plurality") for o in both.values()] == [1.0, 1.0]
+
+
+def test_rounding_does_not_depend_on_the_order() -> None:
+    members = list(team((0, 0.1), (0, 0.2), (0, 0.3), (1, 0.7)).items())
+    seen = {
+        feature(observe(situation(dict(order)))["d"]["own"], "cluster_confidence")
+        for order in itertools.permutations(members)
+    }
+    assert len(seen) == 1
 
 
 def test_one_response_by_hand() -> None:
