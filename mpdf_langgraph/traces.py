@@ -5,17 +5,20 @@ write, its newline first, so that a torn tail can swallow no other record; a rec
 written once it is on disk.
 """
 
+import json
+import math
 import os
 import time
 import uuid
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, ClassVar
 
 import orjson
 from langchain_core.messages import BaseMessage
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, ValidationError, field_validator
 
 from mpdf_langgraph.errors import TraceError
 from mpdf_langgraph.state import Consensus, DeliberationState, Failure, Response, Turn
@@ -65,6 +68,17 @@ class Episode(BaseModel):
     representatives: list[str]
     tallies: list[Consensus]
     outcome: dict[str, Any]
+
+    @field_validator("agents", "options", "outcome")
+    @classmethod
+    def _finite(cls, value: Any) -> Any:
+        """Reject what `allow_inf_nan` does not see below `Any`: orjson would write null."""
+        if isinstance(value, float) and not math.isfinite(value):
+            raise ValueError("a number is not finite")
+        if isinstance(value, Mapping | list):
+            for part in value.values() if isinstance(value, Mapping) else value:
+                cls._finite(part)
+        return value
 
     @classmethod
     def from_state(cls, state: Mapping[str, Any] | DeliberationState) -> "Episode":
@@ -129,12 +143,11 @@ class Episode(BaseModel):
 
     def to_json(self) -> bytes:
         """Return the record as one line without a newline."""
-        # A lone surrogate in user text would make orjson refuse the whole record.
         try:
             return orjson.dumps(self.model_dump())
-        except TypeError:
-            text = self.model_dump_json(ensure_ascii=True)
-            return text.encode()
+        except TypeError:  # a lone surrogate in user text, which no UTF-8 can hold
+            text = json.dumps(self.model_dump(), ensure_ascii=False)
+            return text.encode(errors="replace")
 
 
 class TraceWriter:
@@ -149,7 +162,7 @@ class TraceWriter:
 
     def __init__(self, folder: str | os.PathLike[str]) -> None:
         self.folder = Path(folder)
-        self._segment: tuple[int, int] | None = None  # (process id, file descriptor)
+        self._segments: dict[int, int] = {}  # file descriptors by process id
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
@@ -181,24 +194,26 @@ class TraceWriter:
 
     def _descriptor(self) -> int:
         pid = os.getpid()
-        if self._segment is None or self._segment[0] != pid:  # a fork gets a segment of its own
+        if pid not in self._segments:  # a fork gets a segment of its own
             stamp = time.strftime("%Y%m%dT%H%M%S", time.gmtime())
             path = self.folder / f"{stamp}-{pid}-{uuid.uuid4().hex[:8]}.jsonl"
             flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC
-            self._segment = (pid, os.open(path, flags, 0o644))
-        return self._segment[1]
+            opened = os.open(path, flags, 0o644)
+            # Of several threads the first wins; a lock could be held across a fork for ever.
+            if self._segments.setdefault(pid, opened) != opened:
+                os.close(opened)
+                path.unlink()
+        return self._segments[pid]
 
     def close(self) -> None:
         """Close the segment; a later write opens another."""
-        if self._segment is not None and self._segment[0] == os.getpid():
-            os.close(self._segment[1])
-        self._segment = None
+        descriptor = self._segments.pop(os.getpid(), None)
+        if descriptor is not None:
+            os.close(descriptor)
 
     def __del__(self) -> None:
-        try:
+        with suppress(OSError):  # the descriptor may be gone at interpreter exit
             self.close()
-        except OSError:  # the descriptor may be gone at interpreter exit
-            self._segment = None
 
 
 class TraceReader:
