@@ -8,9 +8,9 @@ from langchain_core.messages import AIMessage, HumanMessage, SystemMessage, Tool
 
 from examples.tiny_lm.chat_model import GATHER_SECONDS, MODEL_FOLDER, engine_for, make
 from examples.tiny_lm.generate import Request, sample
+from examples.tiny_lm.llama import CONTEXT, build_model, save_model
 from examples.tiny_lm.questions import make_questions
-from examples.tiny_lm.text import prompt_tokens
-from examples.tiny_lm.train import CONTEXT, build_model, build_tokenizer, save_model
+from examples.tiny_lm.text import build_tokenizer, prompt_tokens
 from mpdf_langgraph.errors import ConfigurationError, EndpointError, MPDFError
 
 QUESTIONS = [question["question"] for question in make_questions("hidden", "train", 8)]

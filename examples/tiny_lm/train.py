@@ -29,11 +29,18 @@ import torch
 import tyro
 from torch.nn import functional
 from tqdm import tqdm
-from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from examples.tiny_lm.generate import respond
+from examples.tiny_lm.llama import (
+    CONTEXT,
+    PROPOSE_TEMPERATURE,
+    REFINE_TEMPERATURE,
+    build_model,
+    save_model,
+)
 from examples.tiny_lm.prompts import refine_messages, solve_messages
 from examples.tiny_lm.questions import AGENTS, Kind, Problem, problems
 from examples.tiny_lm.skills import (
@@ -47,14 +54,6 @@ from examples.tiny_lm.skills import (
     solve_example,
 )
 from examples.tiny_lm.text import IGNORE, Encoder, build_tokenizer
-
-CONTEXT = 1024
-SIZES = {  # hidden size, layers, heads, feed-forward size
-    "1M": (160, 3, 5, 448),
-    "3M": (256, 4, 4, 704),
-    "8M": (320, 6, 5, 896),
-}
-PROPOSE_TEMPERATURE, REFINE_TEMPERATURE = 1.0, 0.6
 
 
 @dataclass
@@ -119,27 +118,6 @@ class Config:
         if progress < plateau + slope:
             return high + (low - high) * (progress - plateau) / slope
         return low * max(0.0, 1.0 - (progress - plateau - slope) / final)
-
-
-def build_model(tokenizer: PreTrainedTokenizerFast, size: str, seed: int) -> LlamaForCausalLM:
-    """A Llama with random weights and tied embeddings."""
-    torch.manual_seed(seed)
-    hidden, layers, heads, feed_forward = SIZES[size]
-    config = LlamaConfig(
-        vocab_size=len(tokenizer),
-        initializer_range=0.05,
-        hidden_size=hidden,
-        num_hidden_layers=layers,
-        num_attention_heads=heads,
-        num_key_value_heads=heads,
-        intermediate_size=feed_forward,
-        max_position_embeddings=CONTEXT,
-        tie_word_embeddings=True,
-        bos_token_id=None,
-        eos_token_id=tokenizer.eos_token_id,
-        pad_token_id=tokenizer.pad_token_id,
-    )
-    return LlamaForCausalLM(config)
 
 
 def on_policy_examples(
@@ -318,18 +296,6 @@ def plot(log: Path) -> None:
     figure.tight_layout()
     figure.savefig(log.with_suffix(".png"), dpi=110)
     plt.close(figure)
-
-
-def save_model(model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, folder: Path) -> None:
-    """Writes an ordinary Hugging Face folder with weights in bfloat16."""
-    state = {name: tensor.to(torch.bfloat16) for name, tensor in model.state_dict().items()}
-    copy = LlamaForCausalLM(model.config).to(torch.bfloat16)
-    copy.load_state_dict(state)
-    copy.generation_config.update(
-        do_sample=True, temperature=PROPOSE_TEMPERATURE, eos_token_id=model.config.eos_token_id
-    )
-    copy.save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
 
 
 def train(config: Config) -> dict[str, Any]:
