@@ -5,25 +5,28 @@ from mpdf_langgraph.answers import AnswerSchema, ChoiceAnswer, MathAnswer, TextA
 from mpdf_langgraph.consensus import Vote
 from mpdf_langgraph.critic import Critic
 from mpdf_langgraph.endpoints import EndpointStatus, check_endpoint, vllm_chat_model
-from mpdf_langgraph.errors import MPDFError
+from mpdf_langgraph.errors import ConfigurationError, DeliberationError, MPDFError
 from mpdf_langgraph.graph import create_deliberation
 from mpdf_langgraph.prompts import Prompts
 from mpdf_langgraph.router import Router, ThresholdRouter
-from mpdf_langgraph.state import Critique, Observation
+from mpdf_langgraph.state import Critique, Observation, Response
 from mpdf_langgraph.traces import Episode, TraceReader, TraceWriter
 
 __all__ = [
     "Agent",
     "AnswerSchema",
     "ChoiceAnswer",
+    "ConfigurationError",
     "Critic",
     "Critique",
+    "DeliberationError",
     "EndpointStatus",
     "Episode",
     "MPDFError",
     "MathAnswer",
     "Observation",
     "Prompts",
+    "Response",
     "Router",
     "TextAnswer",
     "ThresholdRouter",

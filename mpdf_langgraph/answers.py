@@ -20,7 +20,7 @@ from typing import Protocol
 from langchain_core.language_models import BaseChatModel
 
 from mpdf_langgraph.equality import EqualityWorker
-from mpdf_langgraph.errors import ConfigurationError
+from mpdf_langgraph.errors import ConfigurationError, describe_error
 from mpdf_langgraph.mathematics import (
     ANSWER_MARKER,
     MAX_LENGTH,
@@ -31,6 +31,7 @@ from mpdf_langgraph.mathematics import (
     last_match,
     quick_verdict,
 )
+from mpdf_langgraph.prompts import SAME_MEANING
 
 
 class AnswerSchema(Protocol):
@@ -255,13 +256,6 @@ class ChoiceAnswer:
 
 # --- free text ------------------------------------------------------------------------------
 
-_JUDGE = (
-    "Two people answered the same question.\n\n"
-    "First answer:\n<answer>{a}</answer>\n\n"
-    "Second answer:\n<answer>{b}</answer>\n\n"
-    "Do the two answers mean the same? Reply with one word, yes or no."
-)
-
 
 class TextAnswer:
     """Free text.
@@ -320,7 +314,8 @@ class TextAnswer:
         except Exception as error:  # whatever a judge raises, a deliberation goes on
             self._count_undecided()
             warnings.warn(
-                f"Two answers could not be compared and count as different: {error!r}",
+                "Two answers could not be compared and count as different: "
+                f"{describe_error(error)}",
                 RuntimeWarning,
                 stacklevel=2,
             )
@@ -333,7 +328,7 @@ class TextAnswer:
             return bool(self._equivalence(a, b) or self._equivalence(b, a))
         # The tag keeps the judge's words out of the token stream of a graph around it.
         reply = self._equivalence.invoke(
-            _JUDGE.format(a=a, b=b), {"tags": ["nostream"]}, temperature=0
+            SAME_MEANING.format(a=a, b=b), {"tags": ["nostream"]}, temperature=0
         )
         word = re.match(r"\W*(yes|no)\b", str(reply.text), re.IGNORECASE)
         if word is None:

@@ -7,7 +7,6 @@ of errors live here and nowhere else.
 
 import asyncio
 import random
-import re
 import time
 from collections.abc import Callable, Generator
 from dataclasses import dataclass, field
@@ -20,17 +19,11 @@ from langchain_core.runnables import Runnable, RunnableConfig
 from langchain_core.runnables.config import ContextThreadPoolExecutor, merge_configs
 from langgraph.errors import GraphBubbleUp
 
-from mpdf_langgraph.errors import ConfigurationError, EndpointError
+from mpdf_langgraph.errors import ConfigurationError, EndpointError, describe_error
 from mpdf_langgraph.state import Usage, add_usage, no_usage
 
 LONGEST_PAUSE = 8.0
 _PASSING_STATUS = {408, 409, 425, 429}
-_SECRETS = (
-    (re.compile(r"(?i)\b(bearer|basic)\s+[\w.~+/=-]+"), r"\1 ***"),
-    (re.compile(r"(?i)((?:api|access|secret)[_-]?(?:key|token)\W{1,4})[\w.~+/=-]+"), r"\1***"),
-    (re.compile(r"\b(sk|pk|hf|gsk|ghp|lsv2)[-_][\w*.-]{8,}"), r"\1-***"),
-    (re.compile(r"(://)[^/\s:@]+(?::[^/\s@]*)?@"), r"\1***@"),
-)
 
 
 @dataclass(frozen=True)
@@ -82,15 +75,6 @@ class Outcome:
 
 T = TypeVar("T")
 Steps = Generator[list[Call], list[Outcome], T]
-
-
-def describe_error(error: BaseException) -> str:
-    """Return an error as one line of at most 500 characters, keys and passwords masked."""
-    text = f"{type(error).__name__}: {error}".encode(errors="replace").decode()
-    text = " ".join(text.split())
-    for pattern, replacement in _SECRETS:
-        text = pattern.sub(replacement, text)
-    return text[:500]
 
 
 def may_pass(error: Exception) -> bool:

@@ -15,15 +15,12 @@ from mpdf_langgraph.agents import Agent
 from mpdf_langgraph.budget import Cost, affordable, prompt_bound, remaining, response_bound
 from mpdf_langgraph.calls import Call, Steps, may_pass
 from mpdf_langgraph.errors import ConfigurationError, EndpointError, ModelOutputError
+from mpdf_langgraph.prompts import STATE_PROBABILITY
 from mpdf_langgraph.state import Allowance, Critique, Response, add_usage, no_usage
 
 _YES = {"yes", "ye", "y"}  # a tokenizer without "yes" spells it "y" + "es"
 _NO = {"no", "n"}
 _AROUND_A_WORD = " \t\r\n▁Ġ\"'`*_.,:;!()[]"
-_JSON_REQUEST = (
-    'Reply with JSON only: {"probability": p}, where p is the probability, from 0 to 1, that '
-    "the final answer of that solution is correct."
-)
 _VERDICT_SCHEMA = {
     "name": "verdict",
     "schema": {
@@ -120,14 +117,18 @@ class LogprobCritic:
 
 
 def _top_probabilities(message: AIMessage) -> list[dict[str, float]]:
-    logprobs = message.response_metadata.get("logprobs") or {}
+    logprobs = message.response_metadata.get("logprobs")
+    content = logprobs.get("content") if isinstance(logprobs, Mapping) else None
     positions = []
-    for entry in logprobs.get("content") or []:
-        alternatives = entry.get("top_logprobs") or [entry]
+    for entry in content or []:
+        if not isinstance(entry, Mapping):
+            continue
         table: dict[str, float] = {}
-        for alternative in alternatives:
+        for alternative in entry.get("top_logprobs") or [entry]:
+            if not isinstance(alternative, Mapping):
+                continue
             value = alternative.get("logprob")
-            if isinstance(value, int | float) and not math.isnan(value):
+            if isinstance(value, int | float) and -1e6 < value < 0.01:
                 spelling = str(alternative.get("token", "")).strip(_AROUND_A_WORD).casefold()
                 table[spelling] = table.get(spelling, 0.0) + math.exp(min(value, 0.0))
         positions.append(table)
@@ -201,7 +202,7 @@ _LADDER = (
         "self_json",
         {"temperature": 0.0, "max_tokens": 40, "extra_body": _JSON},
         stated_probability,
-        _JSON_REQUEST,
+        STATE_PROBABILITY,
     ),
 )
 
@@ -347,13 +348,14 @@ class FunctionCritic:
         if not isinstance(value, Mapping):
             return _critique(_checked(value), self.name, {self.name: _checked(value)})
         confidence = value.get("confidence")
-        scores = {str(name): _checked(score) for name, score in value.get("scores", {}).items()}
+        scores = {str(name): _checked(score) for name, score in (value.get("scores") or {}).items()}
         checked = None if confidence is None else _checked(confidence)
         return _critique(checked, str(value.get("source", self.name)), scores)
 
 
 def _two_arguments(function: Callable[[str, Response], Any]) -> Runnable[Any, Any]:
-    if inspect.iscoroutinefunction(function):
+    called = getattr(function, "__call__", None)  # noqa: B004 - of an object with an async one
+    if inspect.iscoroutinefunction(function) or inspect.iscoroutinefunction(called):
 
         async def acall(pair: tuple[str, Response]) -> Any:
             return await function(*pair)

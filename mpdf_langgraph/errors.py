@@ -1,4 +1,13 @@
-"""Every error this package raises on its own account, under one base class."""
+"""Every error this package raises on its own account, and how any error is told."""
+
+import re
+
+_SECRETS = (
+    (re.compile(r"(?i)\b(bearer|basic)\s+[\w.~+/=-]+"), r"\1 ***"),
+    (re.compile(r"(?i)((?:api|access|secret)[_-]?(?:key|token)\W{1,4})[\w.~+/=-]+"), r"\1***"),
+    (re.compile(r"\b(sk|pk|hf|gsk|ghp|lsv2)[-_][\w*.-]{8,}"), r"\1-***"),
+    (re.compile(r"(://)[^/\s:@]+(?::[^/\s@]*)?@"), r"\1***@"),
+)
 
 
 class MPDFError(Exception):
@@ -23,3 +32,12 @@ class DeliberationError(MPDFError, RuntimeError):
 
 class TraceError(MPDFError, ValueError):
     """A trace record or file does not have the documented form."""
+
+
+def describe_error(error: BaseException) -> str:
+    """Return an error as one line of at most 500 characters, keys and passwords masked."""
+    text = f"{type(error).__name__}: {error}".encode(errors="replace").decode()
+    text = " ".join(text.split())
+    for pattern, replacement in _SECRETS:
+        text = pattern.sub(replacement, text)
+    return text[:500]

@@ -1,6 +1,8 @@
 """Every prompt of the plugin, in one place."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
+
+from mpdf_langgraph.errors import ConfigurationError
 
 
 @dataclass(frozen=True)
@@ -41,3 +43,36 @@ class Prompts:
     peer: str = "--- {name} ---\n{response}"
     critique: str = "Is the final answer of that solution correct? Answer with one word, yes or no."
     no_response: str = "I could not answer yet."
+
+    def __post_init__(self) -> None:
+        for field in fields(self):
+            try:
+                getattr(self, field.name).format(**dict.fromkeys(_FIELDS[field.name], ""))
+            except (KeyError, IndexError, ValueError, AttributeError) as error:
+                raise ConfigurationError(
+                    f"prompt {field.name!r} is no template with the fields "
+                    f"{', '.join(_FIELDS[field.name]) or '(none)'}: {error!r}; "
+                    "write literal braces twice"
+                ) from error
+
+
+_FIELDS: dict[str, tuple[str, ...]] = {
+    "context": ("context",),
+    "propose": ("question", "instructions"),
+    "refine": ("question", "own", "peers", "instructions"),
+    "peer": ("name", "response"),
+    "critique": ("question", "response"),
+    "no_response": (),
+}
+#: Asks a judge model whether two free-text answers are the same.
+SAME_MEANING = (
+    "Two people answered the same question.\n\n"
+    "First answer:\n<answer>{a}</answer>\n\n"
+    "Second answer:\n<answer>{b}</answer>\n\n"
+    "Do the two answers mean the same? Reply with one word, yes or no."
+)
+#: Asks a critic without token log-probabilities for a number.
+STATE_PROBABILITY = (
+    'Reply with JSON only: {"probability": p}, where p is the probability, from 0 to 1, that '
+    "the final answer of that solution is correct."
+)

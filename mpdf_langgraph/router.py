@@ -62,12 +62,13 @@ class FixedRouter:
 class ThresholdRouter:
     """PERSIST above a confidence, CONCEDE to a peer well above it, else REFINE.
 
-    Per agent, with the confidences of the responses held:
+    Per agent, with its own confidence and that of its rival, the surest backer of the other
+    answer with the most summed confidence (whom CONCEDE would adopt):
 
-    1. no valid answer of its own: CONCEDE where a peer's is at least `bar`, else REFINE;
+    1. no valid answer of its own: CONCEDE where the rival's is at least `bar`, else REFINE;
     2. every peer that holds a valid answer agrees: PERSIST;
-    3. own confidence at least `bar`, and no disagreeing peer's higher by `gap`: PERSIST;
-    4. a disagreeing peer's at least `bar`, and higher than its own by `gap`: CONCEDE;
+    3. its own at least `bar`, and the rival's not higher by `gap`: PERSIST;
+    4. the rival's at least `bar`, and higher than its own by `gap`: CONCEDE;
     5. else REFINE.
 
     Attributes:
@@ -95,19 +96,21 @@ class ThresholdRouter:
 
     def _decide(self, observation: Observation) -> list[float]:
         own = observation["own"]
-        others = [
-            feature(peer, self.score)
+        # The rival is whom CONCEDE adopts: the surest backer of the best backed other answer.
+        rivals = [
+            (feature(peer, "cluster_confidence"), feature(peer, self.score))
             for peer in observation["peers"]
             if feature(peer, "answer_valid") and not feature(peer, "agrees")
         ]
+        _, rival = max(rivals, default=(0.0, 0.0))
         if not feature(own, "answer_valid"):
-            return CONCEDE if others and max(others) >= self.bar else REFINE
-        if not others:
+            return CONCEDE if rivals and rival >= self.bar else REFINE
+        if not rivals:
             return PERSIST
-        lead = max(others) - feature(own, self.score)
-        if feature(own, self.score) >= self.bar and lead < self.gap:
+        mine = feature(own, self.score)
+        if mine >= self.bar and rival - mine < self.gap:
             return PERSIST
-        if max(others) >= self.bar and lead >= self.gap:
+        if rival >= self.bar and rival - mine >= self.gap:
             return CONCEDE
         return REFINE
 

@@ -43,15 +43,15 @@ class Settings:
     traces: EpisodeSink | None
 
     def __post_init__(self) -> None:
-        if self.max_rounds < 0:
-            raise ConfigurationError(f"max_rounds must be 0 or more, got {self.max_rounds}")
-        if not 0.0 <= self.explore <= 1 / 3:
+        for name in ("max_rounds", "alternatives"):
+            value = getattr(self, name)
+            if not isinstance(value, int) or value < 0:
+                raise ConfigurationError(f"{name} must be a whole number of 0 or more: {value!r}")
+        if not isinstance(self.explore, int | float) or not 0.0 <= self.explore <= 1 / 3:
             raise ConfigurationError(
-                f"explore is the least probability of each of three actions: use 0 to 1/3, "
-                f"got {self.explore}"
+                "explore is the least probability of each of three actions: use 0 to 1/3, "
+                f"got {self.explore!r}"
             )
-        if self.alternatives < 0:
-            raise ConfigurationError(f"alternatives must be 0 or more, got {self.alternatives}")
         if self.settle_confidence is not None:
             if not 0.0 <= self.settle_confidence <= 1.0:
                 raise ConfigurationError(

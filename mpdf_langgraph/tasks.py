@@ -92,7 +92,10 @@ def prompt_tokens(settings: Settings, task: Assignment) -> int:
         return opening
     model = task["own"]["model"] if task["own"] else None
     quoted = [*([task["own"]] if task["own"] else []), *task["peers"].values()]
-    saved = sum(text_bound(r["text"]) - response_bound(r, model) for r in quoted)
+    rendered = "\n".join(str(message.text) for message in rest)
+    saved = sum(
+        text_bound(r["text"]) - response_bound(r, model) for r in quoted if r["text"] in rendered
+    )
     return opening + prompt_bound(rest) - saved
 
 

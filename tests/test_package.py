@@ -16,7 +16,8 @@ HEAVY = ("torch", "transformers", "sympy", "math_verify", "numpy", "training", "
 
 #: From the ground up: a module may import what stands above it here, in an earlier line.
 LAYERS = [
-    "state errors prompts equality mathematics",
+    "state errors equality mathematics",
+    "prompts",
     "answers profile consensus calls budget traces",
     "observation agents endpoints events outcome",
     "critic router",
@@ -27,7 +28,7 @@ LAYERS = [
     "__init__",
 ]
 #: Narrower than their layer.
-ONLY = {"traces": {"state", "errors"}, "answers": {"equality", "errors", "mathematics"}}
+ONLY = {"traces": {"state", "errors"}, "answers": {"equality", "errors", "mathematics", "prompts"}}
 
 
 def run(code: str) -> str:
