@@ -184,6 +184,11 @@ def says(propose: Any, refine: Any = None, critique: Any = None, **options: Any)
     return Scripted(reply=by_kind(propose, refine, critique), **options)
 
 
+def counted(usage: Mapping[str, Any]) -> dict[str, int]:
+    """The part of a `Usage` that `totals` knows of."""
+    return {key: usage[key] for key in totals([])}
+
+
 def totals(models: Iterable[Scripted]) -> dict[str, int]:
     """What `models` served, as `Usage` has it. Failed requests cost a call and no tokens."""
     served = [one for model in models for one in model.served]

@@ -15,7 +15,7 @@ from langgraph.checkpoint.memory import InMemorySaver
 from mpdf_langgraph import Agent, create_deliberation
 from mpdf_langgraph.critic import make_critic, stated_probability, yes_probability
 from mpdf_langgraph.errors import ConfigurationError, EndpointError, ModelOutputError
-from tests.scripted import Request, Scripted, StatusError, says, totals, verdict, yes
+from tests.scripted import Request, Scripted, StatusError, counted, says, totals, verdict, yes
 
 Q = {"question": "What is 2 + 2?"}
 NAN = float("nan")
@@ -333,7 +333,7 @@ def test_models_asked_by_a_callable_critic_are_counted() -> None:
     helper = says("0.5")
     found = critique(says("Answer: 4"), lambda q, r: float(helper.invoke(r["text"]).text))
     assert found["confidence"] == 0.5
-    assert found["usage"] == totals([helper])
+    assert counted(found["usage"]) == totals([helper])
 
 
 @pytest.mark.parametrize("bound", [False, True])
@@ -344,7 +344,7 @@ def test_another_model_judges_without_the_private_context(bound: bool) -> None:
     messages = [("user", "earlier"), ("ai", "secret history"), ("user", Q["question"])]
     out = graph.invoke({"messages": messages, "contexts": {"author": "secret notes"}})
     assert out["deliberation"]["confidence"] == pytest.approx(0.35)
-    assert out["deliberation"]["usage"]["critic"] == totals([judge])
+    assert counted(out["deliberation"]["usage"]["critic"]) == totals([judge])
     [request] = judge.requests
     assert [str(m.text) for m in request.messages[:2]] == [Q["question"], "Answer: 4"]
     assert "secret" not in request.text
