@@ -1,5 +1,6 @@
 """Agents: named models that propose and refine answers, over any LangChain Runnable."""
 
+import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -10,6 +11,7 @@ from langchain_core.runnables import Runnable, RunnableBinding, RunnableConfig
 from langgraph.pregel.protocol import PregelProtocol
 
 from mpdf_langgraph.answers import AnswerSchema
+from mpdf_langgraph.budget import text_bound
 from mpdf_langgraph.calls import Call, Outcome
 from mpdf_langgraph.errors import ConfigurationError, ModelOutputError
 from mpdf_langgraph.profile import logprob_summary, reasoning_profile, token_logprobs
@@ -40,7 +42,7 @@ class Agent:
         sampling: Keyword arguments bound to a chat model for proposing, e.g.
             ``{"temperature": 1.0, "max_tokens": 512}``. Nothing: as the model was made.
         refine_sampling: The same for refining. None: as `sampling`, at a temperature of at
-            most 0.6. ``{}``: as the model was made.
+            most 0.6. ``{}``: as the model was made, for models that refuse a temperature.
         competence: Prior probability that the agent is right, for the observation.
         retries: Further tries after a failure that may pass (connection, 429, 5xx, unusable
             output). Give the client itself none (`max_retries=0`), or they multiply.
@@ -80,6 +82,16 @@ class Agent:
         if not 0.0 <= self.competence <= 1.0:
             raise ConfigurationError(
                 f"agent {self.name!r}: competence must be in [0, 1], got {self.competence}"
+            )
+        if self.context is not None and not isinstance(self.context, Runnable | Callable):
+            raise ConfigurationError(
+                f"agent {self.name!r}: context is a callable of the question, such as a "
+                "retriever; give fixed text as system_prompt, or per question as "
+                "`contexts` in the graph's input"
+            )
+        if any(dict(s or {}).get("n", 1) != 1 for s in (self.sampling, self.refine_sampling)):
+            raise ConfigurationError(
+                f"agent {self.name!r}: leave out n; more samples are more agents or alternatives"
             )
         if self.retries < 0:
             raise ConfigurationError(f"agent {self.name!r}: retries must be 0 or more")
@@ -124,6 +136,12 @@ class Agent:
                 return value
         return None
 
+    def schema_bound(self) -> int:
+        """Return an upper bound on what bound tools and formats add to every prompt."""
+        made = {**self._bound, **self.sampling}
+        parts = [made.get(key) for key in ("tools", "functions", "response_format")]
+        return sum(text_bound(json.dumps(part, default=str)) for part in parts if part)
+
     def describe(self) -> dict[str, Any]:
         """Return what a trace says of the agent: plain data without keys or URLs."""
         model = self.chat_model
@@ -162,11 +180,13 @@ class Agent:
             notes: What only this agent knows about the question; may be empty.
         """
         private = self.prompts.context.format(context=notes) if notes else ""
-        system = "\n\n".join(part for part in (self.system_prompt, private) if part)
+        # One system message and first, or many a chat template refuses the conversation.
+        given = [str(m.text) for m in history if isinstance(m, SystemMessage)]
+        system = "\n\n".join(part for part in (self.system_prompt, *given, private) if part)
         asked = self.prompts.propose.format(question=question, instructions=schema.instructions)
         return [
             *([SystemMessage(system)] if system else []),
-            *history,
+            *(m for m in history if not isinstance(m, SystemMessage)),
             HumanMessage(asked.strip()),
         ]
 
@@ -194,6 +214,7 @@ class Agent:
         *,
         refine: bool,
         retries: int,
+        bound: int,
         deadline: float | None,
         config: RunnableConfig,
     ) -> Call:
@@ -209,6 +230,7 @@ class Agent:
             read_reply,
             config=config,
             retries=min(self.retries, retries),
+            bound=bound,
             deadline=deadline,
         )
 

@@ -17,8 +17,8 @@ from mpdf_langgraph.state import (
     Response,
     Usage,
     add_usage,
+    charged,
     no_usage,
-    tokens,
 )
 
 #: Room for what a chat template adds: once a prompt, and once a message.
@@ -113,7 +113,7 @@ class Purse:
 
     def __init__(self, budget: Budget, used: Usage, started: float) -> None:
         self._calls = None if budget.max_calls is None else budget.max_calls - used["calls"]
-        self._tokens = None if budget.max_tokens is None else budget.max_tokens - tokens(used)
+        self._tokens = None if budget.max_tokens is None else budget.max_tokens - charged(used)
         self._deadline = None if budget.timeout is None else started + budget.timeout
         self._reserved: list[Cost] = []
 
@@ -150,7 +150,7 @@ def remaining(allowance: Allowance, used: Usage) -> Allowance:
     """Return what is left of an allowance."""
     return Allowance(
         calls=None if allowance["calls"] is None else allowance["calls"] - used["calls"],
-        tokens=None if allowance["tokens"] is None else allowance["tokens"] - tokens(used),
+        tokens=None if allowance["tokens"] is None else allowance["tokens"] - charged(used),
         deadline=allowance["deadline"],
     )
 

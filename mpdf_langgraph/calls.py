@@ -7,13 +7,14 @@ of errors live here and nowhere else.
 
 import asyncio
 import random
+import threading
 import time
 from collections.abc import Callable, Generator
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 from langchain_core.callbacks import BaseCallbackHandler
-from langchain_core.messages import AIMessage
+from langchain_core.messages import AIMessage, HumanMessage
 from langchain_core.outputs import LLMResult
 from langchain_core.runnables import Runnable, RunnableConfig
 from langchain_core.runnables.config import ContextThreadPoolExecutor, merge_configs
@@ -36,6 +37,7 @@ class Call:
         parse: Turns the raw result into a value; where it raises, the call has failed.
         config: Run name, tags and metadata for tracing.
         retries: How often to try again after a failure that may pass.
+        bound: The most tokens that one try may take, charged where none are reported.
         is_model: The runnable is an LLM, so that a try counts as a call even where no chat
             model reports to the callbacks (a remote graph). False: only reported calls count.
         deadline: Epoch seconds after which the call is pointless. Asynchronous calls are
@@ -47,6 +49,7 @@ class Call:
     parse: Callable[[Any], Any]
     config: RunnableConfig = field(default_factory=RunnableConfig)
     retries: int = 0
+    bound: int = 0
     is_model: bool = True
     deadline: float | None = None
 
@@ -84,19 +87,28 @@ def may_pass(error: Exception) -> bool:
         status = getattr(getattr(error, "response", None), "status_code", None)
     if isinstance(status, int) and 400 <= status < 500:
         return status in _PASSING_STATUS
-    return not isinstance(error, ConfigurationError | EndpointError)
+    if isinstance(error, TypeError) and "keyword argument" in str(error):
+        return False
+    return not isinstance(error, ConfigurationError | EndpointError | NotImplementedError)
+
+
+def _was_refused(error: BaseException) -> bool:
+    """Tell whether the endpoint turned the request down before it generated anything."""
+    status = getattr(error, "status_code", None)
+    return isinstance(status, int) and 400 <= status < 500
 
 
 def message_usage(message: AIMessage) -> Usage:
     """Return the usage that a chat model's message reports."""
     reported = message.usage_metadata
     if reported is None:
-        return Usage(calls=1, prompt_tokens=0, completion_tokens=0, unreported=1)
+        return Usage({**no_usage(), "calls": 1, "unreported": 1})
     return Usage(
         calls=1,
         prompt_tokens=reported["input_tokens"],
         completion_tokens=reported["output_tokens"],
         unreported=0,
+        estimated=0,
     )
 
 
@@ -106,28 +118,53 @@ class _Meter(BaseCallbackHandler):
     run_inline = True
 
     def __init__(self) -> None:
+        self._lock = threading.Lock()  # a graph may run its models in threads
         self.started = 0
+        self.refused = 0
         self.usage = no_usage()
 
     def on_chat_model_start(self, *args: Any, **kwargs: Any) -> None:
-        self.started += 1
+        with self._lock:
+            self.started += 1
 
     def on_llm_start(self, *args: Any, **kwargs: Any) -> None:
-        self.started += 1
+        with self._lock:
+            self.started += 1
+
+    def on_llm_error(self, error: BaseException, **kwargs: Any) -> None:
+        with self._lock:
+            self.refused += _was_refused(error)
 
     def on_llm_end(self, response: LLMResult, **kwargs: Any) -> None:
         message = getattr(response.generations[0][0], "message", None)
         usage = message_usage(message if isinstance(message, AIMessage) else AIMessage(""))
-        self.usage = add_usage(self.usage, usage)
+        with self._lock:
+            self.usage = add_usage(self.usage, usage)
 
-    def total(self, value: Any, attempts: int, *, is_model: bool) -> Usage:
-        """Return what was spent; `value` tells where no call was seen (a remote graph, say)."""
-        if self.started or not is_model:
-            return Usage({**self.usage, "calls": self.started})
-        messages = value.get("messages", []) if isinstance(value, dict) else [value]
-        last = messages[-1] if isinstance(messages, list) and messages else None
-        usage = message_usage(last if isinstance(last, AIMessage) else AIMessage(""))
-        return Usage({**usage, "calls": attempts, "unreported": usage["unreported"] and attempts})
+    def total(self, value: Any, call: Call, attempts: int) -> Usage:
+        """Return what a call took, from what was seen of it and from its result `value`."""
+        seen = Usage({**self.usage, "calls": self.started})
+        silent = self.started - self.usage["calls"] - self.refused + self.usage["unreported"]
+        told = _told_usage(value)
+        # A graph that goes on after an interrupt, or runs elsewhere, tells more than was seen.
+        if call.is_model and told["calls"] > seen["calls"]:
+            seen, silent = told, told["unreported"]
+        elif call.is_model and not self.started:
+            seen = Usage({**no_usage(), "calls": attempts, "unreported": attempts})
+            silent = attempts
+        return Usage({**seen, "estimated": silent * call.bound})
+
+
+def _told_usage(value: Any) -> Usage:
+    """Return the usage of the messages that a model or graph has added to the conversation."""
+    messages = value.get("messages") if isinstance(value, dict) else [value]
+    usages: list[Usage] = []
+    for message in reversed(messages if isinstance(messages, list) else []):
+        if isinstance(message, HumanMessage):
+            break
+        if isinstance(message, AIMessage):
+            usages.append(message_usage(message))
+    return add_usage(no_usage(), *usages)
 
 
 class _Attempts:
@@ -161,7 +198,7 @@ class _Attempts:
 
     def outcome(self, value: Any = None, *, ok: bool = False) -> Outcome:
         seconds = time.monotonic() - self.started
-        usage = self.meter.total(self.raw, self.made, is_model=self.call.is_model)
+        usage = self.meter.total(self.raw, self.call, self.made)
         return Outcome(value, None if ok else self.cause, self.made, seconds, usage)
 
 
@@ -225,7 +262,12 @@ async def arun(steps: Steps[T], config: RunnableConfig) -> T:
     try:
         calls = next(steps)
         while True:
-            outcomes = await asyncio.gather(*(_aperform(call, config) for call in calls))
+            tasks = [asyncio.create_task(_aperform(call, config)) for call in calls]
+            try:
+                outcomes = await asyncio.gather(*tasks)
+            finally:  # an interrupt of one, or a cancellation of all, must leave none running
+                for task in tasks:
+                    task.cancel()
             calls = steps.send(list(outcomes))
     except StopIteration as stop:
         return stop.value  # type: ignore[no-any-return]

@@ -224,7 +224,8 @@ class SelfCritic:
     judge: Runnable[Any, Any] | None = None
     max_calls: int = 1
     max_tokens: int = 40
-    _works: dict[int, int] = field(default_factory=dict, repr=False, compare=False)
+    # By id: which rung works, and the model itself, so that its id is not given to another.
+    _works: dict[int, tuple[int, Any]] = field(default_factory=dict, repr=False, compare=False)
 
     def critique(self, subject: Subject) -> Steps[Verdict]:
         """See `Critic.critique`."""
@@ -232,7 +233,7 @@ class SelfCritic:
         errors: list[str] = []
         usage = no_usage()
         confidence, source = None, "agreement"
-        first = self._works.get(id(model), 0)
+        first, _ = self._works.get(id(model), (0, model))
         for index, rung in enumerate(_LADDER[first:] if model is not None else (), first):
             messages = self._messages(subject, rung)
             cost = Cost(1, self._prompt_bound(subject, messages) + rung.sampling["max_tokens"])
@@ -243,23 +244,26 @@ class SelfCritic:
                 break
             [outcome] = yield [
                 Call(
-                    _bind(model, rung.sampling),
+                    _bind(model, rung.sampling, {} if self.judge else subject.agent.sampling),
                     messages,
                     rung.parse,
                     config=subject.config,
                     retries=min(subject.agent.retries, times - 1),
+                    bound=cost.tokens,
                     deadline=subject.allowance["deadline"],
                 )
             ]
             usage = add_usage(usage, outcome.usage)
             if outcome.cause is None:
-                self._works.setdefault(id(model), index)
+                self._works.setdefault(id(model), (index, model))
                 confidence, source, errors = outcome.value, rung.source, []
                 break
             errors.append(str(outcome.error))
-            if may_pass(outcome.cause) and not isinstance(outcome.cause, TypeError):
+            if may_pass(outcome.cause):
                 source = "none"  # the endpoint is down, not unable: no reason to ask otherwise
                 break
+        else:  # nothing works: do not ask this model again
+            self._works.setdefault(id(model), (len(_LADDER), model))
         scores = {} if confidence is None else {source: confidence}
         critique = Critique(confidence=confidence, source=source, scores=scores, usage=usage)
         return Verdict(critique, errors)
@@ -277,11 +281,14 @@ class SelfCritic:
         return known + prompt_bound(messages[-1:])
 
 
-def _bind(model: Any, sampling: Mapping[str, Any]) -> Runnable[Any, Any]:
-    """Bind `sampling`; `extra_body` is merged, as binding it would replace the model's own."""
+def _bind(model: Any, sampling: Mapping[str, Any], agents: Mapping[str, Any]) -> Runnable[Any, Any]:
+    """Bind `sampling`; `extra_body` is merged, as binding it would replace the model's own.
+
+    That of the agent's sampling counts too: it may switch off thinking, say.
+    """
     if "extra_body" in sampling:
         inner = model
-        own: dict[str, Any] = {}
+        own = dict(agents.get("extra_body") or {})
         while isinstance(inner, RunnableBinding):
             own = {**(inner.kwargs.get("extra_body") or {}), **own}
             inner = inner.bound
@@ -338,7 +345,8 @@ class FunctionCritic:
         )
         [outcome] = yield [call]
         if outcome.cause is not None:
-            return Verdict(_critique(None, "none"), [str(outcome.error)])
+            failed = Critique({**_critique(None, "none"), "usage": outcome.usage})
+            return Verdict(failed, [str(outcome.error)])
         critique: Critique = outcome.value
         return Verdict(Critique({**critique, "usage": outcome.usage}))
 
@@ -381,13 +389,13 @@ def make_critic(spec: Any) -> Critic | None:
     Raises:
         ConfigurationError: It is none of these.
     """
-    if spec is None or isinstance(spec, Critic):
+    if spec is None or (isinstance(spec, Critic) and not isinstance(spec, type)):
         return spec
     if isinstance(spec, str) and spec in _BUILT_IN:
         return _BUILT_IN[spec]()
     if isinstance(spec, BaseChatModel | RunnableBinding):
         return SelfCritic(name="model", judge=spec)
-    if callable(spec):
+    if callable(spec) and not isinstance(spec, type):
         return FunctionCritic(spec, name=getattr(spec, "__name__", "function"))
     raise ConfigurationError(
         f"critic={spec!r}: use one of {', '.join(map(repr, _BUILT_IN))}, a chat model, a callable "

@@ -13,10 +13,11 @@ from mpdf_langgraph.answers import AnswerSchema, TextAnswer
 from mpdf_langgraph.budget import Budget
 from mpdf_langgraph.calls import arun, run
 from mpdf_langgraph.consensus import make_rule
+from mpdf_langgraph.consensus_node import consensus_steps
 from mpdf_langgraph.critic import make_critic
 from mpdf_langgraph.errors import ConfigurationError
-from mpdf_langgraph.rounds import consensus_steps, router_step
 from mpdf_langgraph.router import make_router
+from mpdf_langgraph.router_node import router_step
 from mpdf_langgraph.settings import Settings
 from mpdf_langgraph.state import (
     Assignment,

@@ -6,7 +6,7 @@ from typing import Any
 from langchain_core.messages import AIMessage
 
 from mpdf_langgraph.budget import is_alternative, spent
-from mpdf_langgraph.state import DeliberationState, Usage, add_usage, no_usage, tokens
+from mpdf_langgraph.state import DeliberationState, Usage, add_usage, charged, no_usage, tokens
 
 NO_ANSWER = "The agents reached no answer."
 
@@ -14,8 +14,9 @@ NO_ANSWER = "The agents reached no answer."
 def usage_summary(state: DeliberationState) -> dict[str, Any]:
     """Return what the deliberation cost: in total, per agent, critic and round.
 
-    `alternatives` (drawn only to learn from) are counted apart; `overshoot_tokens` is what was
-    spent beyond `max_tokens` because it could not be known before.
+    `alternatives` (drawn only to learn from) are counted apart; `overshoot_calls` and
+    `overshoot_tokens` are what was spent beyond the budget because it could not be known before:
+    by chains, graphs and judges that make calls of their own, or without a largest output.
     """
     agents = {agent["name"]: no_usage() for agent in state["header"]["agents"]}
     rounds = [no_usage() for _ in range(state["round"] + 1)]
@@ -35,7 +36,8 @@ def usage_summary(state: DeliberationState) -> dict[str, Any]:
         if failure["stage"] != "alternative":
             charge(failure["agent"], failure["round"], failure["usage"], no_usage())
     total = spent(state)
-    limit = state["header"]["options"]["max_tokens"]
+    limits = state["header"]["options"]
+    max_calls, max_tokens = limits["max_calls"], limits["max_tokens"]
     return {
         "total": {**total, "tokens": tokens(total)},
         "agents": agents,
@@ -43,7 +45,8 @@ def usage_summary(state: DeliberationState) -> dict[str, Any]:
         "judge": state["judge_usage"],
         "rounds": rounds,
         "alternatives": spent(state, alternatives=True),
-        "overshoot_tokens": 0 if limit is None else max(0, tokens(total) - limit),
+        "overshoot_calls": 0 if max_calls is None else max(0, total["calls"] - max_calls),
+        "overshoot_tokens": 0 if max_tokens is None else max(0, charged(total) - max_tokens),
     }
 
 

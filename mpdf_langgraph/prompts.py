@@ -1,6 +1,6 @@
 """Every prompt of the plugin, in one place."""
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 
 from mpdf_langgraph.errors import ConfigurationError
 
@@ -45,14 +45,13 @@ class Prompts:
     no_response: str = "I could not answer yet."
 
     def __post_init__(self) -> None:
-        for field in fields(self):
+        for name, names in _FIELDS.items():
             try:
-                getattr(self, field.name).format(**dict.fromkeys(_FIELDS[field.name], ""))
+                getattr(self, name).format(**dict.fromkeys(names, ""))
             except (KeyError, IndexError, ValueError, AttributeError) as error:
                 raise ConfigurationError(
-                    f"prompt {field.name!r} is no template with the fields "
-                    f"{', '.join(_FIELDS[field.name]) or '(none)'}: {error!r}; "
-                    "write literal braces twice"
+                    f"prompt {name!r} is no template with the fields {', '.join(names)}: "
+                    f"{error!r}; write literal braces twice"
                 ) from error
 
 
@@ -62,7 +61,6 @@ _FIELDS: dict[str, tuple[str, ...]] = {
     "refine": ("question", "own", "peers", "instructions"),
     "peer": ("name", "response"),
     "critique": ("question", "response"),
-    "no_response": (),
 }
 #: Asks a judge model whether two free-text answers are the same.
 SAME_MEANING = (

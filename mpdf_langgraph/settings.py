@@ -43,9 +43,15 @@ class Settings:
     traces: EpisodeSink | None
 
     def __post_init__(self) -> None:
+        if not isinstance(self.name, str) or not self.name:
+            raise ConfigurationError(f"name must be a non-empty string, got {self.name!r}")
+        if self.traces is not None and not hasattr(self.traces, "write_state"):
+            raise ConfigurationError(
+                f"traces={self.traces!r}: give a folder, a TraceWriter or None"
+            )
         for name in ("max_rounds", "alternatives"):
             value = getattr(self, name)
-            if not isinstance(value, int) or value < 0:
+            if not isinstance(value, int) or isinstance(value, bool) or value < 0:
                 raise ConfigurationError(f"{name} must be a whole number of 0 or more: {value!r}")
         if not isinstance(self.explore, int | float) or not 0.0 <= self.explore <= 1 / 3:
             raise ConfigurationError(

@@ -20,14 +20,20 @@ ACTIONS: tuple[Action, ...] = ("PERSIST", "REFINE", "CONCEDE")
 class Usage(TypedDict):
     """What some calls cost.
 
-    `unreported` counts successful calls whose endpoint did not say how many tokens they used;
-    their tokens are missing from the sums.
+    Attributes:
+        calls: Calls started, failed ones included.
+        prompt_tokens: As reported by the endpoint.
+        completion_tokens: As reported by the endpoint.
+        unreported: Successful calls of which the endpoint did not say what they took.
+        estimated: What a budget is charged for those, and for calls that failed after they
+            may have generated something: their upper bound in tokens.
     """
 
     calls: int
     prompt_tokens: int
     completion_tokens: int
     unreported: int
+    estimated: int
 
 
 class Profile(TypedDict):
@@ -202,7 +208,7 @@ class Assignment(TypedDict):
         act: It proposes or refines; False: only alternatives are drawn.
         alternatives: Extra REFINE samples to draw.
         prefix_tokens: Length of the agent's first prompt, where it was measured.
-        largest_usage: The costliest call of the agent so far.
+        largest_usage: The most that any call of the agent took so far, figure by figure.
         drawn: Ids of the responses to criticise (for the critic).
     """
 
@@ -288,7 +294,7 @@ class DeliberationState(TypedDict):
 
 def no_usage() -> Usage:
     """Return a usage of nothing."""
-    return Usage(calls=0, prompt_tokens=0, completion_tokens=0, unreported=0)
+    return Usage(calls=0, prompt_tokens=0, completion_tokens=0, unreported=0, estimated=0)
 
 
 def add_usage(*usages: Usage) -> Usage:
@@ -298,9 +304,37 @@ def add_usage(*usages: Usage) -> Usage:
         prompt_tokens=sum(u["prompt_tokens"] for u in usages),
         completion_tokens=sum(u["completion_tokens"] for u in usages),
         unreported=sum(u["unreported"] for u in usages),
+        estimated=sum(u["estimated"] for u in usages),
     )
 
 
+def largest_usage(*usages: Usage) -> Usage:
+    """Return the largest of every figure: no single call took more of anything."""
+    largest = no_usage()
+    for usage in usages:
+        largest = Usage(
+            calls=max(largest["calls"], usage["calls"]),
+            prompt_tokens=max(largest["prompt_tokens"], usage["prompt_tokens"]),
+            completion_tokens=max(largest["completion_tokens"], usage["completion_tokens"]),
+            unreported=max(largest["unreported"], usage["unreported"]),
+            estimated=max(largest["estimated"], usage["estimated"]),
+        )
+    return largest
+
+
 def tokens(usage: Usage) -> int:
-    """Return prompt plus completion tokens."""
+    """Return prompt plus completion tokens, as reported."""
     return usage["prompt_tokens"] + usage["completion_tokens"]
+
+
+def charged(usage: Usage) -> int:
+    """Return what a token budget is charged: reported tokens plus estimates for the others."""
+    return tokens(usage) + usage["estimated"]
+
+
+def held_responses(state: DeliberationState) -> dict[str, Response | None]:
+    """Return the response that each agent holds, in the order of the team."""
+    return {
+        agent: state["responses"][response_id] if response_id else None
+        for agent, response_id in state["held"].items()
+    }

@@ -22,6 +22,7 @@ from mpdf_langgraph.budget import (
 )
 from mpdf_langgraph.calls import Call, Outcome, Steps, together
 from mpdf_langgraph.critic import Subject, Verdict
+from mpdf_langgraph.errors import ConfigurationError
 from mpdf_langgraph.settings import Settings
 from mpdf_langgraph.state import (
     Allowance,
@@ -29,8 +30,8 @@ from mpdf_langgraph.state import (
     Failure,
     Response,
     add_usage,
+    charged,
     no_usage,
-    tokens,
 )
 
 Stage = Literal["context", "propose", "refine", "critique", "alternative"]
@@ -86,7 +87,11 @@ def prompt_tokens(settings: Settings, task: Assignment) -> int:
     many tokens as were generated; the rest is bounded by its bytes.
     """
     known = task["prefix_tokens"]
-    opening = prompt_bound(_opening(settings, task)) if known is None else known
+    if known is None:
+        agent = settings.agents[task["agent"]]
+        opening = prompt_bound(_opening(settings, task)) + agent.schema_bound()
+    else:
+        opening = known
     rest = _continuation(settings, task)
     if not rest:
         return opening
@@ -112,11 +117,24 @@ def move_cost(settings: Settings, task: Assignment) -> Cost:
     prompt = prompt_tokens(settings, task)
     cost = Cost(1, prompt + generated)
     if agent.chat_model is None:
-        cost = Cost(max(1, seen["calls"]), max(cost.tokens, tokens(seen)))
+        cost = Cost(max(1, seen["calls"]), max(cost.tokens, charged(seen)))
     if critic is None or not critic.max_calls:
         return cost
     asked = prompt_bound(agent.critique_turn(task["question"], "")) + critic.max_tokens
     return Cost(cost.calls + critic.max_calls, cost.tokens + prompt + generated + asked)
+
+
+def read_context(value: Any) -> str:
+    """Return what an agent's `context` gave as text; of documents, their contents alone."""
+    if value is None or isinstance(value, str):
+        return value or ""
+    items = value if isinstance(value, list | tuple) else [value]
+    parts = [getattr(item, "page_content", item) for item in items]
+    if not all(isinstance(part, str) for part in parts):
+        raise ConfigurationError(
+            f"context must return text or documents, got {type(value).__name__}: {value!r:.80}"
+        )
+    return "\n\n".join(str(part) for part in parts)
 
 
 def agent_steps(settings: Settings, task: Assignment) -> Steps[Command[Literal["critic"]]]:
@@ -132,7 +150,15 @@ def agent_steps(settings: Settings, task: Assignment) -> Steps[Command[Literal["
         retrieve = RunnableLambda(agent.context) if callable(agent.context) else agent.context
         labels = _labels("context", task, silent=True)
         [outcome] = yield [
-            Call(retrieve, task["question"], str, labels, is_model=False, deadline=deadline)
+            Call(
+                retrieve,
+                task["question"],
+                read_context,
+                labels,
+                retries=agent.retries,
+                is_model=False,
+                deadline=deadline,
+            )
         ]
         if outcome.cause is None:
             task = Assignment({**task, "notes": outcome.value})
@@ -156,19 +182,28 @@ def agent_steps(settings: Settings, task: Assignment) -> Steps[Command[Literal["
                     messages,
                     refine=round_ > 0,
                     retries=times - 1,
+                    bound=cost.tokens,
                     deadline=deadline,
                     config=labels,
                 )
             )
         else:
-            error = f"not started: it may take {cost.tokens} tokens, more than the budget has left"
+            error = (
+                f"not started: it may take {cost.calls} call(s) and {cost.tokens} tokens, more "
+                "than the budget has left"
+            )
             failures.append(Failure({**_failure(task, stage, error), "usage": retrieval}))
     for k in range(1, task["alternatives"] + 1):
         labels = _labels("alternative", task, silent=True)
         ids.append((f"{name}@{round_}+{k}", "alternative"))
         calls.append(
             agent.call(
-                messages, refine=True, retries=agent.retries, deadline=deadline, config=labels
+                messages,
+                refine=True,
+                retries=agent.retries,
+                bound=0,  # outside the budget
+                deadline=deadline,
+                config=labels,
             )
         )
 

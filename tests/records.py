@@ -17,9 +17,15 @@ from mpdf_langgraph.state import (
 )
 
 
-def usage(calls: int = 1, prompt: int = 0, completion: int = 0, unreported: int = 0) -> Usage:
+def usage(
+    calls: int = 1, prompt: int = 0, completion: int = 0, unreported: int = 0, estimated: int = 0
+) -> Usage:
     return Usage(
-        calls=calls, prompt_tokens=prompt, completion_tokens=completion, unreported=unreported
+        calls=calls,
+        prompt_tokens=prompt,
+        completion_tokens=completion,
+        unreported=unreported,
+        estimated=estimated,
     )
 
 
@@ -91,7 +97,7 @@ def state(**channels: Any) -> DeliberationState:
         "history": [],
         "graph": "deliberation",
         "agents": [{"name": "a", "competence": 0.5}, {"name": "b", "competence": 0.5}],
-        "options": {"max_tokens": None, "max_rounds": 1},
+        "options": {"max_calls": None, "max_tokens": None, "max_rounds": 1},
     }
     plain: dict[str, Any] = {
         "header": header,
@@ -118,6 +124,7 @@ usages = st.builds(
     prompt_tokens=counts,
     completion_tokens=counts,
     unreported=st.integers(0, 9),
+    estimated=st.integers(0, 9_000),
 )
 profiles = st.builds(
     Profile,

@@ -79,7 +79,7 @@ def test_overshoot(limit: int | None, overshoot: int) -> None:
         },
         judge_usage=usage(1, 8, 2),
     )
-    told["header"]["options"]["max_tokens"] = limit
+    told["header"]["options"] |= {"max_tokens": limit, "max_calls": None}
     assert usage_summary(told)["overshoot_tokens"] == overshoot
 
 
@@ -132,3 +132,11 @@ def test_outcome_without_an_answer() -> None:
     assert absent == {"answer": None, "confidence": None, "agent": None, "support": 0.0}
     assert outcome["votes"] == {"a": None, "b": None}
     assert final_message(told).text == NO_ANSWER
+
+
+def test_calls_beyond_the_budget_are_reported() -> None:
+    told = state(responses={"a@0": response("a", usage=usage(5, 100, 40, estimated=30))})
+    told["header"]["options"] |= {"max_calls": 2, "max_tokens": 150}
+    summary = usage_summary(told)
+    assert summary["overshoot_calls"] == 3
+    assert summary["overshoot_tokens"] == 20

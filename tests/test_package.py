@@ -23,7 +23,7 @@ LAYERS = [
     "critic router",
     "settings",
     "tasks",
-    "rounds",
+    "router_node consensus_node",
     "graph",
     "__init__",
 ]

@@ -25,7 +25,9 @@ from mpdf_langgraph.state import (
     DeliberationState,
     Usage,
     add_usage,
+    charged,
     extend,
+    largest_usage,
     merge,
     no_usage,
     tokens,
@@ -144,3 +146,16 @@ def test_add_usage(parts: list[Usage]) -> None:
     assert tokens(total) == sum(tokens(part) for part in parts)
     assert add_usage(total, no_usage()) == total
     assert add_usage() == no_usage() == dict.fromkeys(Usage.__annotations__, 0)
+
+
+def test_largest_usage_takes_every_figure_by_itself() -> None:
+    long = Usage(calls=1, prompt_tokens=5, completion_tokens=900, unreported=0, estimated=0)
+    wide = Usage(calls=3, prompt_tokens=800, completion_tokens=9, unreported=1, estimated=70)
+    largest = largest_usage(long, wide)
+    assert (largest["calls"], largest["prompt_tokens"], largest["completion_tokens"]) == (
+        3,
+        800,
+        900,
+    )
+    assert charged(wide) == 800 + 9 + 70
+    assert largest_usage() == no_usage()
