@@ -35,5 +35,5 @@ vllm: $(VENV)/.ready  ## serve the small model with a real vLLM server on port 8
 tiny-lm: $(VENV)/.ready  ## train the small model from scratch (about an hour)
 	$(BIN)/python examples/tiny_lm/train.py --out runs/tiny_lm
 
-clean:
-	rm -rf $(VENV) .venv-vllm build dist runs
+clean:  ## remove the virtual environments and builds; traces and training runs stay
+	rm -rf $(VENV) .venv-vllm build dist

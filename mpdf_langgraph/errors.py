@@ -3,10 +3,10 @@
 import re
 
 _SECRETS = (
-    (re.compile(r"(?i)\b(bearer|basic)\s+[\w.~+/=-]+"), r"\1 ***"),
-    (re.compile(r"(?i)((?:api|access|secret)[_-]?(?:key|token)\W{1,4})[\w.~+/=-]+"), r"\1***"),
+    (re.compile(r"(?i)\b(bearer|basic|token)\s+[\w.~+/=-]{8,}"), r"\1 ***"),
+    (re.compile(r"(?i)((?:key|token|secret|password)[\"']?\s*[=:]\s*[\"']?)[\w.~+/=-]+"), r"\1***"),
     (re.compile(r"\b(sk|pk|hf|gsk|ghp|lsv2)[-_][\w*.-]{8,}"), r"\1-***"),
-    (re.compile(r"(://)[^/\s:@]+(?::[^/\s@]*)?@"), r"\1***@"),
+    (re.compile(r"(://)(?:[^\s/@]+|[^\s/@:]+:[^\s@]+)@"), r"\1***@"),
 )
 
 
