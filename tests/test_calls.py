@@ -166,9 +166,9 @@ async def test_deadline_also_where_a_model_hides_its_cancellation() -> None:
 
 async def test_no_pause_past_the_deadline(drive: Driver) -> None:
     began = time.monotonic()
-    call = Call(raising(*[StatusError(503)] * 9), "x", same, retries=9, deadline=time.time() + 0.3)
+    call = Call(raising(*[StatusError(503)] * 9), "x", same, retries=9, deadline=time.time() + 0.1)
     outcome = await drive(one(call))
-    assert time.monotonic() - began < 0.6
+    assert time.monotonic() - began < 0.2  # the first pause takes 0.25 at least
     assert isinstance(outcome.cause, StatusError)
 
 

@@ -618,6 +618,32 @@ def test_turns_on_one_thread(tmp_path: Path) -> None:
     assert [len(e.history) for e in episodes] == [0, 2, 4]
 
 
+def test_nothing_of_a_longer_question_is_left_in_a_shorter_one() -> None:
+    actions = iter(["REFINE", "CONCEDE", "PERSIST"])
+    team = [says("one. Answer: 4", ["five. Answer: 5", StatusError(400)]), *models("6")]
+    graph = create_deliberation(
+        team,
+        router=lambda _: [next(actions), "REFINE"],
+        critic=None,
+        max_rounds=2,
+        stop_when_settled=False,
+    ).compile(checkpointer=InMemorySaver())
+    config = {"configurable": {"thread_id": "1"}}
+    graph.invoke({**Q, "contexts": {"agent-1": "a note"}}, config)
+    assert len(graph.get_state(config).values["responses"]) == 5
+    actions = iter(["REFINE", "PERSIST"])
+    graph.invoke({"question": "And 3 + 3?"}, config)
+    first = graph.get_state(config).values
+    assert set(first["responses"]) == {"agent-1@0", "agent-2@0", "agent-2@1", "agent-2@2"}
+    assert [f["round"] for f in first["failures"]] == [1]
+    assert len(first["turns"]) == 4
+    assert len(first["tallies"]) == 3
+    actions = iter(["PERSIST", "PERSIST"])
+    graph.invoke({"question": "And 4 + 4?"}, config)
+    second = graph.get_state(config).values
+    assert (second["failures"], second["notes"]) == ([], {})
+
+
 @pytest.mark.parametrize("stop_before", ["critic", "consensus", "router", "agent"])
 def test_new_question_after_an_unfinished_one(stop_before: str) -> None:
     graph = create_deliberation(
@@ -853,6 +879,14 @@ def test_spent_budget_says_so() -> None:
     result = deliberate(team, max_tokens=600, max_rounds=50, **options)
     assert result["stop_reason"] == "max_tokens"
     assert result["usage"]["total"]["tokens"] <= 600
+
+
+def test_retries_stay_within_the_budget(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(calls, "LONGEST_PAUSE", 0.0)
+    down = Agent("down", says(StatusError(503)), retries=9)
+    result = deliberate([down, *models("4")], max_calls=6, router="always-persist")
+    assert len(down.runnable.served) == 3  # type: ignore[attr-defined]
+    assert result["usage"]["total"]["calls"] == 4
 
 
 def test_budget_for_some_of_the_proposals() -> None:

@@ -274,6 +274,23 @@ def test_folders_that_cannot_be_written(
         TraceReader(tmp_path / "nowhere")
 
 
+def test_a_record_is_on_disk_before_write_returns(
+    tmp_path: Path, episodes: list[Episode], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    synced: list[int] = []
+    fdatasync = os.fdatasync
+
+    def watch(descriptor: int) -> None:
+        synced.append(os.fstat(descriptor).st_size)
+        fdatasync(descriptor)
+
+    monkeypatch.setattr(os, "fdatasync", watch)
+    writer = TraceWriter(tmp_path)
+    writer.write(episodes[0])
+    assert synced == [len(episodes[0].to_json()) + 1]
+    writer.close()
+
+
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full here")
 def test_full_disk_is_an_error(
     tmp_path: Path, episodes: list[Episode], monkeypatch: pytest.MonkeyPatch
