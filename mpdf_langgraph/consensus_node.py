@@ -167,8 +167,8 @@ def _moves(
 def _agreement(state: DeliberationState) -> dict[str, Response]:
     """Fill in confidences that nothing but agreement can give.
 
-    The share of the samples at hand, the response itself included, that answer the same: its
-    agent's peers' responses and itself.
+    The share of the samples at hand, what the agent's peers hold and the response itself, that
+    answer the same; unknown where there is no other sample.
     """
     held = held_responses(state)
     changed = {}
@@ -179,6 +179,8 @@ def _agreement(state: DeliberationState) -> dict[str, Response]:
         if response["round"] != state["round"] or response["cluster"] is None:
             continue
         peers = [r["cluster"] for name, r in held.items() if r and name != response["agent"]]
+        if not peers:
+            continue  # one sample agrees with itself, which says nothing
         same = 1 + sum(cluster == response["cluster"] for cluster in peers)
         share = same / (1 + len(peers))
         filled = Critique({**critique, "confidence": share, "scores": {"agreement": share}})

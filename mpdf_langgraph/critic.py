@@ -21,6 +21,8 @@ from mpdf_langgraph.state import Allowance, Critique, Response, add_usage, no_us
 _YES = {"yes", "ye", "y"}  # a tokenizer without "yes" spells it "y" + "es"
 _NO = {"no", "n"}
 _AROUND_A_WORD = " \t\r\n▁Ġ\"'`*_.,:;!()[]"
+#: Responses in a row without any verdict after which a model is not asked again.
+HOPELESS = 3
 _VERDICT_SCHEMA = {
     "name": "verdict",
     "schema": {
@@ -226,6 +228,7 @@ class SelfCritic:
     max_tokens: int = 40
     # By id: which rung works, and the model itself, so that its id is not given to another.
     _works: dict[int, tuple[int, Any]] = field(default_factory=dict, repr=False, compare=False)
+    _failed: dict[int, int] = field(default_factory=dict, repr=False, compare=False)
 
     def critique(self, subject: Subject) -> Steps[Verdict]:
         """See `Critic.critique`."""
@@ -262,11 +265,18 @@ class SelfCritic:
             if may_pass(outcome.cause):
                 source = "none"  # the endpoint is down, not unable: no reason to ask otherwise
                 break
-        else:  # nothing works: do not ask this model again
-            self._works.setdefault(id(model), (len(_LADDER), model))
+        else:
+            self._give_up_on(model)
         scores = {} if confidence is None else {source: confidence}
         critique = Critique(confidence=confidence, source=source, scores=scores, usage=usage)
         return Verdict(critique, errors)
+
+    def _give_up_on(self, model: Any) -> None:
+        """Stop asking a model that never gave a verdict: once may be the question's fault."""
+        if model is not None and id(model) not in self._works:
+            self._failed[id(model)] = self._failed.get(id(model), 0) + 1
+            if self._failed[id(model)] >= HOPELESS:
+                self._works[id(model)] = (len(_LADDER), model)
 
     def _messages(self, subject: Subject, rung: _Rung) -> list[BaseMessage]:
         before = subject.conversation if self.judge is None else [HumanMessage(subject.question)]

@@ -138,7 +138,7 @@ def endpoint(*, choice: bool = True, logprobs: bool = True, json: bool = True) -
         ({"choice": False}, "self", 0.8, ["critique"] * 2),
         ({"logprobs": False}, "self_json", 0.3, ["critique"] * 2 + ["json"]),
         ({"choice": False, "logprobs": False}, "self_json", 0.3, ["critique"] * 2 + ["json"]),
-        ({"logprobs": False, "json": False}, "agreement", 1.0, ["critique"] * 2 + ["json"]),
+        ({"logprobs": False, "json": False}, "agreement", None, ["critique"] * 2 + ["json"]),
     ],
 )
 def test_self_critic_takes_the_first_way_that_works(
@@ -148,7 +148,7 @@ def test_self_critic_takes_the_first_way_that_works(
     found = responses([model], "self", router="always-refine")
     first, second = (found[f"agent-1@{i}"]["critique"] for i in (0, 1))
     assert (first["source"], first["confidence"]) == (source, pytest.approx(confidence))
-    assert first["scores"] == {source: pytest.approx(confidence)}
+    assert first["scores"] == ({} if confidence is None else {source: pytest.approx(confidence)})
     assert model.kinds()[1 : 1 + len(asked)] == asked
     assert first["usage"]["calls"] == len(asked)
     assert second["source"] == source
@@ -207,7 +207,7 @@ def test_extra_body_of_the_model_is_kept() -> None:
 
 def test_chains_cannot_judge_themselves() -> None:
     found = critique(RunnableLambda(lambda _: "Answer: 4"), "self")
-    assert (found["source"], found["confidence"], found["usage"]["calls"]) == ("agreement", 1.0, 0)
+    assert (found["source"], found["confidence"], found["usage"]["calls"]) == ("agreement", None, 0)
 
 
 def test_verdict_that_does_not_fit_the_budget_is_not_asked_for() -> None:
@@ -373,3 +373,18 @@ def test_unknown_critics_are_named() -> None:
         with pytest.raises(ConfigurationError, match="critic="):
             make_critic(spec)
     assert make_critic(None) is None
+
+
+def test_a_model_that_never_gives_a_verdict_is_asked_no_more() -> None:
+    model = endpoint(logprobs=False, json=False)
+    found = responses([model] * 4, "self")
+    asked = [kind for kind in model.kinds() if kind != "propose"]
+    assert {found[f"agent-{i}@0"]["critique"]["source"] for i in range(1, 5)} == {"agreement"}
+    before = len(asked)
+    critic = make_critic("self")
+    for _ in range(3):
+        responses([model], critic)
+    spent = len([kind for kind in model.kinds() if kind != "propose"]) - before
+    assert spent == 9
+    responses([model], critic)
+    assert len([kind for kind in model.kinds() if kind != "propose"]) - before == spent
