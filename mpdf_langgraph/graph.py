@@ -8,6 +8,7 @@ from langchain_core.runnables import Runnable, RunnableConfig, RunnableLambda
 from langgraph.graph import START, StateGraph
 from langgraph.types import Command
 
+from mpdf_langgraph.agent_node import agent_steps, critic_steps
 from mpdf_langgraph.agents import Agent
 from mpdf_langgraph.answers import AnswerSchema, TextAnswer
 from mpdf_langgraph.budget import Budget
@@ -25,7 +26,6 @@ from mpdf_langgraph.state import (
     DeliberationOutput,
     DeliberationState,
 )
-from mpdf_langgraph.tasks import agent_steps, critic_steps
 from mpdf_langgraph.traces import TraceWriter
 
 Builder = StateGraph[DeliberationState, Any, DeliberationInput, DeliberationOutput]

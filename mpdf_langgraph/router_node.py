@@ -9,6 +9,7 @@ from langchain_core.messages import BaseMessage, HumanMessage
 from langgraph.types import Command, Overwrite, Send
 
 from mpdf_langgraph import events
+from mpdf_langgraph.agent_node import move_cost
 from mpdf_langgraph.budget import Purse, spent
 from mpdf_langgraph.consensus import concession
 from mpdf_langgraph.errors import ConfigurationError, DeliberationError
@@ -26,7 +27,6 @@ from mpdf_langgraph.state import (
     largest_usage,
     no_usage,
 )
-from mpdf_langgraph.tasks import move_cost
 
 NextOfRouter = Literal["agent", "consensus"]
 _UNLIMITED = Allowance(calls=None, tokens=None, deadline=None)

@@ -22,7 +22,7 @@ LAYERS = [
     "observation agents endpoints events outcome",
     "critic router",
     "settings",
-    "tasks",
+    "agent_node",
     "router_node consensus_node",
     "graph",
     "__init__",

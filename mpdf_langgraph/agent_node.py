@@ -1,4 +1,4 @@
-"""The `agent` and `critic` nodes: the only places where models are called.
+"""The `agent` node, and the `critic` node behind it: the only places where models are called.
 
 Both are generators of calls, so that the graph can run them synchronously and asynchronously.
 """
