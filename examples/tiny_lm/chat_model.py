@@ -84,9 +84,13 @@ class Engine:
                 batch.append(self._queue.get(timeout=max(0.0, until - time.monotonic())))
             except queue.Empty:
                 break
-        return [(request, future) for request, future in batch if not future.cancelled()]
+        # From here on a call can no longer be cancelled, so that its result finds its place.
+        return [(request, f) for request, f in batch if f.set_running_or_notify_cancel()]
 
     def _work(self) -> None:
+        # So small a model gains nothing from a second thread, and where another program keeps
+        # a core busy, threads that wait for each other slow it down twentyfold.
+        torch.set_num_threads(1)
         while True:
             batch = self._gather()
             if not batch:
@@ -94,8 +98,7 @@ class Engine:
             futures = [future for _, future in batch]
             try:
                 for row, result in decode(self.model, [request for request, _ in batch]):
-                    if not futures[row].cancelled():
-                        futures[row].set_result(result)
+                    futures[row].set_result(result)
             except Exception as error:  # whoever waits must hear of it; the thread lives on
                 for future in futures:
                     if not future.done():
