@@ -1,6 +1,7 @@
 import itertools
 import json
 import random
+import re
 
 import pytest
 import torch
@@ -12,7 +13,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from examples.tiny_lm.llama import CONTEXT, build_model
 from examples.tiny_lm.prompts import PROMPTS, critique_messages, refine_messages, solve_messages
 from examples.tiny_lm.questions import random_problem
-from examples.tiny_lm.skills import simulated_example, solve_example
+from examples.tiny_lm.skills import look_up_example, simulated_example, solve_example
 from examples.tiny_lm.text import IGNORE, LENGTHS, Encoder, build_tokenizer, prompt_tokens
 from examples.tiny_lm.train import Config, loss_on, train
 from mpdf_langgraph.agents import Agent
@@ -90,7 +91,10 @@ def test_prompt_is_the_beginning_of_the_training_text(tokenizer, encoder, exampl
 def test_plugin_and_training_write_the_same_conversations():
     agent = Agent("agent-1", model_for_prompts(), prompts=PROMPTS)
     schema = MathAnswer()
-    own, peers = "Kim has 14 (guess).\n#### 14", ["Kim has 12.\n#### 12", "#### 3"]
+    own, peers = (
+        "Ann: 3 * Kim(guess 14) = Ann(42).\n#### 42",
+        ["Ann: 3 * Kim(12) = Ann(36).\n#### 36", "#### 3"],
+    )
     for notes in ("", "Kim has 12 coins."):
         first = agent.conversation("How many?", schema=schema, history=[], notes=notes)
         refined = agent.refine_turn(
@@ -111,6 +115,21 @@ def model_for_prompts():
 def plain(messages):
     roles = {"system": "system", "human": "user", "ai": "assistant"}
     return [{"role": roles[m.type], "content": m.text} for m in messages]
+
+
+def test_a_name_is_one_token_wherever_it_stands_in_a_prompt(tokenizer):
+    for before in ("", "Lee has 3 coins. "):
+        messages = [{"role": "user", "content": f"{before}Kim has 12 coins."}]
+        assert "ĠKim" in tokenizer.convert_ids_to_tokens(prompt_tokens(tokenizer, messages))
+
+
+def test_look_ups_are_right():
+    rng = random.Random(0)
+    for _ in range(50):
+        *prompt, reply = look_up_example(rng).messages
+        facts = " ".join(message["content"] for message in prompt)
+        for name, value in re.findall(r"(\w+)\((\d+)\)", reply["content"]):
+            assert re.search(rf"\b{name} has {value} ", facts)
 
 
 def test_yes_no_and_digits_are_single_tokens(tokenizer):
@@ -219,7 +238,7 @@ def test_the_saved_folder_is_an_ordinary_one(tmp_path):
     text = tokenizer.apply_chat_template(
         [{"role": "user", "content": "Hi"}], tokenize=False, add_generation_prompt=True
     )
-    assert text == "<|user|>Hi<|end|><|assistant|>"
+    assert text == "<|user|> Hi<|end|><|assistant|>"
     assert (tmp_path / "log.png").exists()
 
     from examples.tiny_lm.chat_model import make

@@ -228,7 +228,7 @@ class _Call:
 
     def result(self, sample: Sample) -> ChatResult:
         """The sample as ChatOpenAI would return it."""
-        text = self.tokenizer.decode(sample.content)
+        text = self.tokenizer.decode(sample.content, skip_special_tokens=True)
         for stop in self.stop:
             text = text.partition(stop)[0]
         prompt, completion = len(self.request.prompt), len(sample.tokens)

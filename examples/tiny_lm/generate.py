@@ -215,7 +215,10 @@ def respond(
         Request(prompt_tokens(tokenizer, messages), temperature, seed=f"{seed}/{i}")
         for i, messages in enumerate(conversations)
     ]
-    return [tokenizer.decode(result.content) for result in sample(model, requests)]
+    return [
+        tokenizer.decode(result.content, skip_special_tokens=True)
+        for result in sample(model, requests)
+    ]
 
 
 @torch.inference_mode()

@@ -32,7 +32,11 @@ def build_model(tokenizer: PreTrainedTokenizerFast, size: str, seed: int) -> Lla
         eos_token_id=tokenizer.eos_token_id,
         pad_token_id=tokenizer.pad_token_id,
     )
-    return LlamaForCausalLM(config)
+    model = LlamaForCausalLM(config)
+    # Keys start equal to queries: a token attends to its like, from where looking up is near.
+    for layer in model.model.layers:
+        layer.self_attn.k_proj.weight.data.copy_(layer.self_attn.q_proj.weight.data)
+    return model
 
 
 def save_model(model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, folder: Path) -> None:

@@ -96,7 +96,7 @@ class Team:
         ]
         responses = []
         for (problem, _), result in zip(asked, sample(self.model, requests), strict=True):
-            text = self.tokenizer.decode(result.content)
+            text = self.tokenizer.decode(result.content, skip_special_tokens=True)
             total = sum(result.logprobs)
             mean = total / len(result.logprobs)
             right = is_right(problem, text)

@@ -5,7 +5,7 @@ the starting numbers are missing; each stands in the private notes of exactly on
 
     Ann has 3 times as many coins as Kim. Bo has 7 more coins than Lee.
     How many coins do Ann and Bo have together?
-    agent-1: "Kim has 12 coins."    agent-2: "Zoe has 25 coins."    agent-3: "Lee has 20 coins."
+    agent-1: "Kim has 12 coins."    agent-2: "Max has 25 coins."    agent-3: "Lee has 20 coins."
 
 In a *plain* question every number is given and the chain is longer. The split of a question is a
 hash of its text, so no text of one split can occur in another, whatever the seeds.
@@ -25,12 +25,10 @@ Kind = Literal["hidden", "plain", "drill"]
 Split = Literal["train", "validation", "test"]
 
 AGENTS = ("agent-1", "agent-2", "agent-3")
-# fmt: off
-NAMES = (
-    "Ann", "Bo", "Cy", "Dee", "Eli", "Fay", "Gus", "Hal", "Ida", "Jo", "Kim", "Lee",
-    "Max", "Nan", "Ola", "Pam", "Quin", "Ray", "Sue", "Tom", "Una", "Vic", "Wes", "Zoe",
-)
-# fmt: on
+GIVERS = ("Kim", "Lee", "Max", "Sue")
+"""People with a number of their own."""
+TAKERS = ("Ann", "Bo", "Cy", "Dee", "Eli", "Fay")
+"""People whose number follows from others', in the order in which they appear."""
 ITEMS = ("beads", "books", "cards", "coins", "marbles", "pens", "shells", "stamps")
 FACT_RANGE = (10, 29)
 """Range of every hidden number; who lacks one guesses within it."""
@@ -55,17 +53,16 @@ class Relation:
         words["fewer"] = f"fewer {item} than"
         return f"{self.name} has {self.number} {words[self.kind]} {self.of[0]}."
 
-    def working(self, values: dict[str, int]) -> tuple[str, int]:
-        """The sum to do, such as `3*12`, and its result."""
+    def result(self, values: dict[str, int]) -> int:
+        """The quantity, from the values of those before it."""
         first = values[self.of[0]]
         if self.kind == "times":
-            return f"{self.number}*{first}", self.number * first
+            return self.number * first
         if self.kind == "more":
-            return f"{first}+{self.number}", first + self.number
+            return first + self.number
         if self.kind == "fewer":
-            return f"{first}-{self.number}", first - self.number
-        second = values[self.of[1]]
-        return f"{first}+{second}", first + second
+            return first - self.number
+        return first + values[self.of[1]]
 
 
 @dataclass(frozen=True)
@@ -101,12 +98,17 @@ class Problem:
             ask = f"How many {self.item} do {self.ask[0]} and {self.ask[1]} have together?"
         return " ".join([*given, *steps, ask])
 
+    def mentions(self) -> list[str]:
+        """The people whose starting numbers are needed, in the order in which they are needed."""
+        needed = [name for relation in self.relations for name in relation.of] + list(self.ask)
+        return [name for name in dict.fromkeys(needed) if name in self.facts]
+
     @property
     def values(self) -> dict[str, int]:
         """The true quantity of every person in the question."""
         values = dict(self.facts)
         for relation in self.relations:
-            values[relation.name] = relation.working(values)[1]
+            values[relation.name] = relation.result(values)
         return values
 
     @property
@@ -176,15 +178,14 @@ DIFFICULTY: dict[Kind, Difficulty] = {
 def _chain(rng: random.Random, level: Difficulty, n_facts: int) -> Problem | None:
     """A random chain in which every fact and every relation is needed, or None if too large."""
     n_relations = max(rng.randint(*level.relations), n_facts - 1)
-    names = rng.sample(NAMES, n_facts + n_relations)
-    facts = {name: rng.randint(*level.fact) for name in names[:n_facts]}
+    facts = {name: rng.randint(*level.fact) for name in rng.sample(GIVERS, n_facts)}
     values, relations = dict(facts), []
     # Guesses may be smaller than the facts: the chain must stay positive with the smallest.
     guessable = level.fact == FACT_RANGE
     lowest = {name: FACT_RANGE[0] if guessable else value for name, value in facts.items()}
     open_ends = list(facts)
     times_left = 1 if level.limit < 300 else 2
-    for i, name in enumerate(names[n_facts:]):
+    for i, name in enumerate(TAKERS[:n_relations]):
         left = n_relations - i
         # The question can join two open ends; the relations must have joined all others by then.
         must_join = len(open_ends) - 2 >= left
@@ -196,8 +197,8 @@ def _chain(rng: random.Random, level: Difficulty, n_facts: int) -> Problem | Non
             times_left -= kind == "times"
             relation = Relation(name, kind, (of,), rng.randint(*getattr(level, kind)))  # type: ignore[arg-type]
         relations.append(relation)
-        values[name] = relation.working(values)[1]
-        lowest[name] = relation.working(lowest)[1]
+        values[name] = relation.result(values)
+        lowest[name] = relation.result(lowest)
         open_ends = [*(end for end in open_ends if end not in relation.of), name]
     if len(open_ends) == 1 and relations and rng.random() < 0.5:
         earlier = [name for name in values if name not in open_ends]
@@ -233,12 +234,13 @@ def random_problem(rng: random.Random, kind: Kind) -> Problem:
     while chain is None:
         chain = _chain(rng, level, n_facts)
     hidden = rng.sample(list(chain.facts), len(owners))
+    hidden.sort(key=chain.mentions().index)  # solutions state them in this order
     distractors: dict[str, tuple[str, int]] = {}
     if kind != "plain":
-        strangers = rng.sample([name for name in NAMES if name not in chain.values], len(AGENTS))
-        for agent, name in zip(AGENTS, strangers, strict=True):
-            if rng.random() < 0.4:
-                distractors[agent] = (name, rng.randint(*FACT_RANGE))
+        strangers = {n: rng.randint(*FACT_RANGE) for n in GIVERS if n not in chain.facts}
+        for agent in AGENTS:
+            if rng.random() < 0.3:
+                distractors[agent] = rng.choice(list(strangers.items()))
     return Problem(
         kind,
         chain.item,

@@ -1,8 +1,10 @@
 """The three skills in text: a programmatic solver, what it may know, and training examples.
 
-A solution first states the facts that the question leaves out, marking guesses, then calculates:
+A solution calculates from left to right and writes every value after the name of its owner, so
+that each look-up is one step; a value that is neither given nor known is guessed, and says so:
 
-    Kim has 14 (guess). Lee has 20. Ann has 3*14=42. Bo has 20+7=27. Together 42+27=69.
+    Ann: Kim(guess 14), 3*14=42, Ann(42). Bo: Lee(20), 20+7=27, Bo(27).
+    Together: Ann(42), Bo(27), 42+27=69.
     #### 69
 
 The same solver writes the training targets (without slips) and plays the simulated teammates
@@ -20,9 +22,10 @@ from examples.tiny_lm.prompts import (
     refine_messages,
     solve_messages,
 )
-from examples.tiny_lm.questions import AGENTS, FACT_RANGE, Problem
+from examples.tiny_lm.questions import AGENTS, FACT_RANGE, GIVERS, ITEMS, TAKERS, Problem
 
-FACT = re.compile(r"(\w+) has (\d+)( \(guess\))?\.")
+VALUE = re.compile(r"(\w+)\((guess )?(-?\d+)\)")
+RESULT = re.compile(r"(\w+):.*=(-?\d+)(?:, \w+\(-?\d+\))?\.?\s*$")
 ANSWER = re.compile(r"#### (-?\d+)\s*$")
 
 
@@ -55,11 +58,11 @@ def is_right(problem: Problem, text: str) -> bool:
 
 def stated_facts(problem: Problem, text: str) -> dict[str, tuple[int, bool]]:
     """The missing facts as a solution states them: value, and whether it is marked as a guess."""
-    return {
-        name: (int(value), bool(guess))
-        for name, value, guess in FACT.findall(text)
-        if name in problem.owner
-    }
+    stated: dict[str, tuple[int, bool]] = {}
+    for name, guess, value in VALUE.findall(text):
+        if name in problem.owner:
+            stated.setdefault(name, (int(value), bool(guess)))
+    return stated
 
 
 def right_so_far(problem: Problem, text: str) -> list[bool]:
@@ -67,8 +70,8 @@ def right_so_far(problem: Problem, text: str) -> list[bool]:
     values = {**problem.values, "Together": problem.answer}
     right, verdicts = True, []
     for sentence in text.rpartition("####")[0].split(". ") if "." in text else []:
-        words = re.match(r"(\w+)\b.*?(-?\d+)(?: \(guess\))?\.?\s*$", sentence)
-        right = right and words is not None and values.get(words[1]) == int(words[2])
+        result = RESULT.match(sentence)
+        right = right and result is not None and values.get(result[1]) == int(result[2])
         verdicts.append(right)
     return [*verdicts, is_right(problem, text)]
 
@@ -93,38 +96,45 @@ def solve(
         The solution, ending in `#### N`.
     """
     values = {name: value for name, value in problem.facts.items() if name not in problem.owner}
-    sentences = []
-    for name in problem.facts:
-        if name not in problem.owner:
-            continue
+    guessed = {name for name in problem.owner if name not in known}
+    for name in problem.owner:
         if name in known:
-            values[name] = known[name]
-            if rng.random() < slip / 2:
-                values[name] = rng.choice([rng.randint(*FACT_RANGE), *known.values()])
-            sentences.append(f"{name} has {values[name]}.")
+            wrong = rng.random() < slip / 2  # a wrong look-up in the notes
+            values[name] = rng.choice([*known.values()]) if wrong else known[name]
         else:
-            kept = (guesses or {}).get(name)
-            values[name] = rng.randint(*FACT_RANGE) if kept is None else kept
-            sentences.append(f"{name} has {values[name]} (guess).")
+            values[name] = (guesses or {}).get(name, rng.randint(*FACT_RANGE))
 
-    def calculate(working: str, result: int) -> tuple[str, int]:
-        if rng.random() < slip:
-            result += rng.choice([-100, -20, -10, -2, -1, 1, 2, 10, 20, 100])
-            result = max(result, 1)
-        return f"{working}={result}.", result
+    def look_up(name: str) -> tuple[str, int]:
+        value = values[name]
+        if name not in guessed and rng.random() < slip / 4:
+            value = rng.choice(list(values.values()))
+        return f"{name}({'guess ' if name in guessed else ''}{value})", value
 
+    def slipped(result: int) -> int:
+        wrong = rng.choice([-100, -20, -10, -2, -1, 1, 2, 10, 20, 100])
+        return result + wrong if rng.random() < slip else result
+
+    sentences = []
     for relation in problem.relations:
-        seen = values
-        if rng.random() < slip / 2:  # a wrong look-up
-            wrong = rng.choice(relation.of)
-            seen = {**values, wrong: rng.choice(list(values.values()))}
-        text, values[relation.name] = calculate(*relation.working(seen))
-        sentences.append(f"{relation.name} has {text}")
-    terms = [values[name] for name in problem.ask]
-    answer = terms[0]
-    if len(terms) == 2:
-        text, answer = calculate(f"{terms[0]}+{terms[1]}", sum(terms))
-        sentences.append(f"Together {text}")
+        texts, terms = zip(*map(look_up, relation.of), strict=True)
+        sign = "-" if relation.kind == "fewer" else "+"
+        working = {
+            "times": f"{relation.number}*{terms[0]}",
+            "sum": "+".join(map(str, terms)),
+        }.get(relation.kind, f"{terms[0]}{sign}{relation.number}")
+        result = slipped(relation.result(dict(zip(relation.of, terms, strict=True))))
+        values[relation.name] = result
+        stated = ", ".join(texts)
+        sentences.append(
+            f"{relation.name}: {stated}, {working}={result}, {relation.name}({result})."
+        )
+    if len(problem.ask) == 1 and problem.ask[0] not in problem.owner:
+        answer = values[problem.ask[0]]
+    else:
+        texts, terms = zip(*map(look_up, problem.ask), strict=True)
+        answer = slipped(sum(terms))
+        total = "+".join(map(str, terms))
+        sentences.append(f"Together: {', '.join(texts)}, {total}={answer}.")
     return "\n".join([*([" ".join(sentences)] if sentences else []), f"#### {answer}"])
 
 
@@ -165,13 +175,23 @@ def solve_example(problem: Problem, rng: random.Random, informed: float = 0.2) -
     return Example(messages, [True], [right_so_far(problem, target)])
 
 
-def repeat_example(problem: Problem) -> Example:
-    """The question word for word: copying is the first thing to learn, and is learnt fast alone."""
-    messages = [
-        {"role": "user", "content": f"Repeat: {problem.question}"},
-        {"role": "assistant", "content": problem.question},
-    ]
-    return Example(messages, [True], [[]])
+def look_up_example(rng: random.Random) -> Example:
+    """A list of facts, and what some people have: looking up is the first thing to learn.
+
+    Whole problems teach it slowly, as rules of thumb are often right there.
+    """
+    item = rng.choice(ITEMS)
+    names = rng.sample(GIVERS + TAKERS, rng.randint(2, 6))
+    values = {
+        name: rng.randint(*rng.choice([(2, 9), (10, 99), (10, 29), (100, 999)])) for name in names
+    }
+    facts = [f"{name} has {value} {item}." for name, value in values.items()]
+    cut = rng.randint(0, len(facts))
+    asked = rng.choices(names, k=rng.randint(2, 6))  # repeats: no answer by elimination
+    question = f"How many {item} do {', '.join(asked)} have?"
+    messages = solve_messages(" ".join([*facts[cut:], question]), " ".join(facts[:cut]))
+    target = ", ".join(f"{name}({values[name]})" for name in asked)
+    return Example([*messages, {"role": "assistant", "content": target}], [True], [[]])
 
 
 def refine_example(

@@ -10,14 +10,16 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast
 
 from examples.tiny_lm.prompts import Message, critique_messages, refine_messages
-from examples.tiny_lm.questions import AGENTS, ITEMS, NAMES, problems
+from examples.tiny_lm.questions import AGENTS, GIVERS, ITEMS, TAKERS, problems
 from examples.tiny_lm.skills import Example, solve
 
 PAD, END = "<|pad|>", "<|end|>"
 ROLES = {role: f"<|{role}|>" for role in ("system", "user", "assistant")}
+# The space gives a name that begins a prompt the same token as elsewhere.
 CHAT_TEMPLATE = (
     "{% for message in messages %}"
-    "{{ '<|' + message['role'] + '|>' + message['content'] + '<|end|>' }}"
+    "{{ '<|' + message['role'] + '|>' + ('' if message['role'] == 'assistant' else ' ') }}"
+    "{{ message['content'] + '<|end|>' }}"
     "{% endfor %}"
     "{% if add_generation_prompt %}{{ '<|assistant|>' }}{% endif %}"
 )
@@ -31,7 +33,7 @@ IGNORE = -100
 def build_tokenizer(context: int, vocabulary: int = 512) -> PreTrainedTokenizerFast:
     """Trains a byte-level BPE on the project's own text; every digit is a token of its own."""
     rng = random.Random("tokenizer")
-    texts = [" ".join(["yes no", *rng.sample(NAMES, len(NAMES)), *ITEMS]) for _ in range(200)]
+    texts = [" ".join(["yes no", *rng.sample(GIVERS + TAKERS, 10), *ITEMS]) for _ in range(200)]
     for kind in ("hidden", "plain"):
         for problem in itertools.islice(problems(kind, "train", "tokenizer"), 1000):
             solution = solve(problem, problem.notes(AGENTS[0]), rng)

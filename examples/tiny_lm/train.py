@@ -47,9 +47,9 @@ from examples.tiny_lm.skills import (
     Example,
     critique_example,
     is_right,
+    look_up_example,
     refine,
     refine_example,
-    repeat_example,
     simulated_example,
     solve_example,
 )
@@ -73,7 +73,7 @@ class Config:
     resume: bool = False
     """Go on from the last checkpoint in `out`."""
     rounds: dict[str, int] = field(
-        default_factory=lambda: {"drill": 16, "solve": 50, "simulated": 36, "on_policy": 20}
+        default_factory=lambda: {"drill": 4, "solve": 20, "simulated": 16, "on_policy": 10}
     )
     """Rounds per phase."""
     examples_per_round: int = 1024
@@ -193,10 +193,10 @@ def round_examples(
         elif phase == "simulated":
             examples += [simulated_example(problem, rng) for problem in islice(stream, count)]
         else:
-            copying, informed = (0.5, 0.7) if phase == "drill" else (0.08, 0.2)
+            looking_up, informed = (0.6, 0.7) if phase == "drill" else (0.1, 0.2)
             for problem in islice(stream, count):
-                if rng.random() < copying:
-                    examples.append(repeat_example(problem))
+                if rng.random() < looking_up:
+                    examples.append(look_up_example(rng))
                 else:
                     examples.append(solve_example(problem, rng, informed))
     return examples
@@ -336,7 +336,9 @@ def train(config: Config) -> dict[str, Any]:
         examples = round_examples(config, index, model, tokenizer)
         sampled = time.perf_counter()
         rng = random.Random(f"batches/{config.seed}/{index}")
-        tokens = config.tokens_per_batch // (2 if config.phase(index) == "drill" else 1)
+        # Smaller batches learn faster while there is much to learn.
+        early = config.phase(index) in ("drill", "solve")
+        tokens = config.tokens_per_batch // (2 if early else 1)
         batches = encoder.batches(examples, tokens, rng)
         model.train()
         sums = {"loss": 0.0, "probe": 0.0}
