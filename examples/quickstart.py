@@ -32,6 +32,7 @@ from mpdf_langgraph import (
     MathAnswer,
     MPDFError,
     Prompts,
+    ThresholdRouter,
     check_endpoint,
     create_deliberation,
     vllm_chat_model,
@@ -40,9 +41,19 @@ from mpdf_langgraph import (
 MATH = MathAnswer()
 KEYS = ("question", "reference", "contexts")
 CONFIGURATIONS: dict[str, dict[str, Any]] = {
-    "always-persist": {"critic": None, "consensus": "majority"},
-    "always-refine": {"critic": None, "consensus": "majority", "stop_when_settled": False},
-    "threshold": {"critic": "logprob", "consensus": "confidence"},
+    "always-persist": {"router": "always-persist", "critic": None, "consensus": "majority"},
+    "always-refine": {
+        "router": "always-refine",
+        "critic": None,
+        "consensus": "majority",
+        "stop_when_settled": False,
+    },
+    # What a high confidence is depends on the model: see examples/tune_threshold.py.
+    "threshold": {
+        "router": ThresholdRouter(bar=0.975, gap=0.01),
+        "critic": "logprob",
+        "consensus": "confidence",
+    },
 }
 MEANING = {
     "always-persist": "plain vote of three",
@@ -206,7 +217,6 @@ def main(options: Options) -> None:
     def build(router: str) -> Any:
         return create_deliberation(
             agents,
-            router=router,
             answer=MATH,
             max_rounds=options.rounds,
             traces=options.traces / router,

@@ -29,9 +29,9 @@ class Options:
 
     base_url: str | None = None
     """An OpenAI-compatible server; without one the bundled model runs in process."""
-    bars: tuple[float, ...] = (0.9, 0.94, 0.96, 0.98)
+    bars: tuple[float, ...] = (0.95, 0.965, 0.975, 0.985)
     """Values of `bar` to try."""
-    gaps: tuple[float, ...] = (0.0, 0.02, 0.05)
+    gaps: tuple[float, ...] = (0.0, 0.01, 0.03)
     """Values of `gap` to try."""
     questions: int = 200
     """Validation questions for each pair."""
