@@ -126,8 +126,12 @@ class Encoder:
     def batches(
         self, examples: Sequence[Example], tokens_per_batch: int, rng: random.Random
     ) -> list[dict[str, torch.Tensor]]:
-        """Sorts examples into batches of few fixed shapes, in random order."""
-        encoded = sorted(map(self.encode, examples), key=lambda e: len(e.tokens))
+        """Sorts examples into batches of few fixed shapes, in random order.
+
+        Examples beyond the model's context are left out: long questions with many peers.
+        """
+        encoded = [e for e in map(self.encode, examples) if len(e.tokens) <= LENGTHS[-1]]
+        encoded.sort(key=lambda e: len(e.tokens))
         result = []
         while encoded:
             # The longest of the rest decides the length; the rest of a batch is nearly as long.
