@@ -13,9 +13,9 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from examples.tiny_lm.llama import CONTEXT, build_model
 from examples.tiny_lm.prompts import PROMPTS, critique_messages, refine_messages, solve_messages
 from examples.tiny_lm.questions import random_problem
-from examples.tiny_lm.skills import look_up_example, simulated_example, solve_example
+from examples.tiny_lm.skills import look_up_example, simulated_example, solve_example, sums_example
 from examples.tiny_lm.text import IGNORE, LENGTHS, Encoder, build_tokenizer, prompt_tokens
-from examples.tiny_lm.train import Config, loss_on, train
+from examples.tiny_lm.train import DRILL, Config, loss_on, train
 from mpdf_langgraph.agents import Agent
 from mpdf_langgraph.answers import MathAnswer
 
@@ -40,7 +40,7 @@ any_example = st.builds(
 
 
 def config(path, **changes):
-    rounds = {"drill": 1, "solve": 1, "simulated": 1, "on_policy": 1}
+    rounds = dict.fromkeys(DRILL, 1)
     return Config(
         out=path,
         size="1M",
@@ -132,6 +132,15 @@ def test_look_ups_are_right():
             assert re.search(rf"\b{name} has {value} ", facts)
 
 
+def test_sums_are_right_and_within_the_problems_range():
+    rng = random.Random(0)
+    for _ in range(200):
+        *_, reply = sums_example(rng).messages
+        for text, result in re.findall(r"([\d*+-]+)=(\d+)", reply["content"]):
+            assert eval(text) == int(result)
+            assert 1 <= int(result) <= 999
+
+
 def test_yes_no_and_digits_are_single_tokens(tokenizer):
     for text in ("yes", "no", *"0123456789"):
         assert len(tokenizer.encode(text)) == 1
@@ -164,8 +173,8 @@ def test_learning_rate_warms_up_and_ends_at_zero():
 
 
 def test_phases_follow_each_other():
-    options = Config(rounds={"drill": 2, "solve": 1, "simulated": 0, "on_policy": 1})
-    assert [options.phase(i) for i in range(4)] == ["drill", "drill", "solve", "on_policy"]
+    options = Config(rounds={"look_up": 2, "sums": 1, "simulated": 0, "on_policy": 1})
+    assert [options.phase(i) for i in range(4)] == ["look_up", "look_up", "sums", "on_policy"]
 
 
 def test_a_model_learns_one_batch_by_heart(tokenizer, encoder):

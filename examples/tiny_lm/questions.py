@@ -21,7 +21,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-Kind = Literal["hidden", "plain", "drill"]
+Kind = Literal["hidden", "plain"]
 Split = Literal["train", "validation", "test"]
 
 AGENTS = ("agent-1", "agent-2", "agent-3")
@@ -70,7 +70,7 @@ class Problem:
     """A question with everything needed to write it, share it out and solve it.
 
     Attributes:
-        kind: `hidden`, `plain` or `drill` (up to two steps, for the start of training).
+        kind: `hidden` or `plain`.
         item: What is counted.
         facts: The starting numbers by person.
         relations: The derived quantities, in an order in which they can be computed.
@@ -169,7 +169,6 @@ class Difficulty:
 
 
 DIFFICULTY: dict[Kind, Difficulty] = {
-    "drill": Difficulty((0, 2), FACT_RANGE, (2, 4), (2, 30), (2, 9), 120),
     "hidden": Difficulty((2, 3), FACT_RANGE, (2, 4), (2, 30), (2, 9), 200),
     "plain": Difficulty((3, 6), (10, 99), (2, 5), (2, 99), (2, 99), 999),
 }
@@ -224,12 +223,8 @@ def random_problem(rng: random.Random, kind: Kind) -> Problem:
     n_owners = 0
     if kind != "plain":
         n_owners = rng.choices(list(OWNER_SHARES), list(OWNER_SHARES.values()))[0]
-    if kind == "drill":
-        n_owners = min(n_owners, 2)
     owners = _shares(rng, n_owners) if n_owners else []
-    most_facts = 2 if kind == "drill" else 3
-    owners = owners[:most_facts]
-    n_facts = rng.randint(max(1, len(owners)), max(len(owners), most_facts))
+    n_facts = rng.randint(max(1, len(owners)), 3)
     chain = None
     while chain is None:
         chain = _chain(rng, level, n_facts)

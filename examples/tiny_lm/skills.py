@@ -194,6 +194,30 @@ def look_up_example(rng: random.Random) -> Example:
     return Example([*messages, {"role": "assistant", "content": target}], [True], [[]])
 
 
+def sums_example(rng: random.Random) -> Example:
+    """Bare sums: in whole problems they are too rare among the tokens to be learnt in time."""
+    sums = []
+    for _ in range(8):
+        most = rng.choice([99, 200, 999])
+        sign = rng.choices("+-*", [0.45, 0.3, 0.25])[0]
+        if sign == "+":
+            total = rng.randint(3, most)
+            first = rng.randint(1, total - 1)
+            second = total - first
+        elif sign == "-":
+            first = rng.randint(12, most)
+            second = rng.randint(2, min(99, first - 1))
+        else:
+            first = rng.randint(2, 5)
+            second = rng.randint(2, most // first)
+        result = {"+": first + second, "-": first - second, "*": first * second}[sign]
+        sums.append((f"{first}{sign}{second}", result))
+    request = f"Compute {', '.join(text for text, _ in sums)}."
+    target = ", ".join(f"{text}={result}" for text, result in sums)
+    messages = [{"role": "user", "content": request}, {"role": "assistant", "content": target}]
+    return Example(messages, [True], [[]])
+
+
 def refine_example(
     problem: Problem, agent: str, own: str, peers: list[str], rng: random.Random, learn_own: bool
 ) -> Example:
@@ -227,7 +251,7 @@ def simulated_example(problem: Problem, rng: random.Random) -> Example:
     Slips come at about the rates of a half-trained model, more often in solutions to be judged.
     Some solutions are refined ones already, as in a second round.
     """
-    skill = rng.choices(["solve", "refine", "critique"], [0.2, 0.45, 0.35])[0]
+    skill = rng.choices(["solve", "refine", "critique"], [0.35, 0.35, 0.3])[0]
     if skill == "solve":
         return solve_example(problem, rng)
     agent = rng.choice(AGENTS)

@@ -7,10 +7,12 @@ Training is counted in rounds of a fixed number of examples. Round `r` depends o
 and the weights alone, and checkpoints are written between rounds, so a resumed run repeats the
 interrupted one. The phases:
 
-1. *drill*: one-step problems; starting with long ones, the loss never leaves its plateau.
-2. *solve*: whole problems, hidden and plain.
-3. *simulated*: solve, refine and critique with simulated teammates; sampling costs nothing here.
-4. *on_policy*: refine and critique the model's own samples, at the frequencies at which they
+1. *look_up*: lists of facts, and what some people have.
+2. *sums*: bare sums, with some whole problems. Without these two, whole problems leave both
+   skills at chance: the loss goes on falling through everything else that is to be learnt.
+3. *solve*: whole problems, hidden and plain.
+4. *simulated*: solve, refine and critique with simulated teammates; sampling costs nothing here.
+5. *on_policy*: refine and critique the model's own samples, at the frequencies at which they
    occur, with as much solving beside it; the learning rate ends at zero.
 """
 
@@ -52,8 +54,17 @@ from examples.tiny_lm.skills import (
     refine_example,
     simulated_example,
     solve_example,
+    sums_example,
 )
 from examples.tiny_lm.text import IGNORE, Encoder, build_tokenizer
+
+DRILL = {  # shares of bare look-ups and sums among the examples of a phase
+    "look_up": (1.0, 0.0),
+    "sums": (0.1, 0.6),
+    "solve": (0.05, 0.2),
+    "simulated": (0.02, 0.08),
+    "on_policy": (0.0, 0.0),
+}
 
 
 @dataclass
@@ -73,7 +84,13 @@ class Config:
     resume: bool = False
     """Go on from the last checkpoint in `out`."""
     rounds: dict[str, int] = field(
-        default_factory=lambda: {"drill": 4, "solve": 20, "simulated": 16, "on_policy": 10}
+        default_factory=lambda: {
+            "look_up": 8,
+            "sums": 16,
+            "solve": 30,
+            "simulated": 26,
+            "on_policy": 14,
+        }
     )
     """Rounds per phase."""
     examples_per_round: int = 1024
@@ -110,8 +127,8 @@ class Config:
             progress: Rounds done, with the fraction of the present one.
             step: Steps done, for the warm-up.
         """
-        plateau = self.rounds["drill"] + self.rounds["solve"]
         slope, final = self.rounds["simulated"], self.rounds["on_policy"]
+        plateau = sum(self.rounds.values()) - slope - final
         high, low = self.learning_rate, self.on_policy_learning_rate
         if progress < plateau:
             return high * min(1.0, (step + 1) / self.warmup)
@@ -179,26 +196,22 @@ def round_examples(
     phase = config.phase(index)
     seed = f"{config.seed}/{index}"
     rng = random.Random(seed)
+    count = config.examples_per_round
+    looking_up, sums = DRILL[phase]
+    examples = [look_up_example(rng) for _ in range(round(count * looking_up))]
+    examples += [sums_example(rng) for _ in range(round(count * sums))]
     shares: dict[Kind, float] = {"hidden": 0.65, "plain": 0.35}
-    if phase == "drill":
-        shares = {"drill": 0.8, "hidden": 0.2}
-    elif phase == "solve":
-        shares = {"drill": 0.15, "hidden": 0.5, "plain": 0.35}
-    examples: list[Example] = []
     for kind, share in shares.items():
-        count = round(config.examples_per_round * share)
+        problems_needed = round(count * share * (1 - looking_up - sums))
         stream = problems(kind, "train", seed)
         if phase == "on_policy":
-            examples += on_policy_examples(stream, count, model, tokenizer, rng)
-        elif phase == "simulated":
-            examples += [simulated_example(problem, rng) for problem in islice(stream, count)]
-        else:
-            looking_up, informed = (0.6, 0.7) if phase == "drill" else (0.1, 0.2)
-            for problem in islice(stream, count):
-                if rng.random() < looking_up:
-                    examples.append(look_up_example(rng))
-                else:
-                    examples.append(solve_example(problem, rng, informed))
+            examples += on_policy_examples(stream, problems_needed, model, tokenizer, rng)
+            continue
+        for problem in islice(stream, problems_needed):
+            if phase == "simulated":
+                examples.append(simulated_example(problem, rng))
+            else:
+                examples.append(solve_example(problem, rng))
     return examples
 
 
@@ -337,7 +350,7 @@ def train(config: Config) -> dict[str, Any]:
         sampled = time.perf_counter()
         rng = random.Random(f"batches/{config.seed}/{index}")
         # Smaller batches learn faster while there is much to learn.
-        early = config.phase(index) in ("drill", "solve")
+        early = config.phase(index) in ("look_up", "sums", "solve")
         tokens = config.tokens_per_batch // (2 if early else 1)
         batches = encoder.batches(examples, tokens, rng)
         model.train()
@@ -360,8 +373,9 @@ def train(config: Config) -> dict[str, Any]:
         trained = time.perf_counter()
         tokens = sum(batch["tokens"].numel() for batch in batches)
         row = {"round": index + 1, "phase": config.phase(index), "step": step, **sums}
-        row |= {"learning_rate": rate, "tokens": tokens}
-        due = (index + 1) % config.validate_every == 0 and config.phase(index) != "drill"
+        used = sum(int((batch["tokens"][:, 0] != tokenizer.pad_token_id).sum()) for batch in batches)
+        row |= {"learning_rate": rate, "tokens": tokens, "too_long": len(examples) - used}
+        due = (index + 1) % config.validate_every == 0 and config.phase(index) != "look_up"
         if due or index + 1 == total:
             model.eval()
             refining = config.phase(index) in ("simulated", "on_policy")
