@@ -373,7 +373,9 @@ def train(config: Config) -> dict[str, Any]:
         trained = time.perf_counter()
         tokens = sum(batch["tokens"].numel() for batch in batches)
         row = {"round": index + 1, "phase": config.phase(index), "step": step, **sums}
-        used = sum(int((batch["tokens"][:, 0] != tokenizer.pad_token_id).sum()) for batch in batches)
+        used = sum(
+            int((batch["tokens"][:, 0] != tokenizer.pad_token_id).sum()) for batch in batches
+        )
         row |= {"learning_rate": rate, "tokens": tokens, "too_long": len(examples) - used}
         due = (index + 1) % config.validate_every == 0 and config.phase(index) != "look_up"
         if due or index + 1 == total:
