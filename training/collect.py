@@ -1,0 +1,297 @@
+r"""Collect traces to learn from: ask a team many questions, and record what it does.
+
+    python training/collect.py --questions Q.jsonl --base-url http://localhost:8000/v1 --out traces/
+    python training/collect.py --questions Q.jsonl --out traces/ \
+        --model-factory examples.tiny_lm.chat_model:make \
+        --prompts examples.tiny_lm.prompts:PROMPTS --max-tokens 200
+    python training/collect.py --import answers.jsonl --out traces/
+
+The questions are JSON Lines or Parquet with `question`, `reference`, and if wanted `id` and
+`contexts` (private text by agent name). Stopped or killed, the same command goes on where it was:
+a question is finished once its episode is in the folder. Questions that fail are asked once more
+at the end; those that fail again are in failures.log, and the exit code is 1. It is 2 where the
+command itself is wrong.
+
+With --import no model is asked: a table of answers given elsewhere (columns `question`,
+`reference`, `agent`, `response`, and if known `confidence`) becomes episodes from which PERSIST
+and CONCEDE can be learned, but not REFINE. For the table of model solutions that comes with GSM8K
+add `--convert training.importing:gsm8k_solutions`.
+"""
+
+import asyncio
+import os
+import sys
+import time
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import orjson
+import tyro
+from tqdm import tqdm
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from mpdf_langgraph import (
+    Agent,
+    ConfigurationError,
+    Episode,
+    MPDFError,
+    TraceReader,
+    TraceWriter,
+    create_deliberation,
+    load_router,
+)
+from mpdf_langgraph.critic import make_critic
+from mpdf_langgraph.router import Router, make_router
+from training.importing import build_episodes, read_answers
+from training.questions import Question, check_contexts, content_key, read_questions
+from training.source import Answered, Source, load_object, run_all
+
+#: Name of the graph, by which its episodes are told from others in the folder.
+NAME = "collect"
+
+
+@dataclass(frozen=True)
+class Options:
+    """Options of collecting."""
+
+    questions: Path | None = None
+    """What to ask: JSON Lines or Parquet."""
+    out: Path = Path("traces")
+    """Folder for the traces."""
+    source: tyro.conf.OmitArgPrefixes[Source] = Source()
+    rounds: int = 3
+    """Rounds of decisions at most."""
+    alternatives: int = 4
+    """Extra REFINE samples per decision, drawn only to learn from."""
+    router: str = "random"
+    """Who decides: random, threshold, always-refine, always-persist, or the folder of a fitted
+    router. A team that always persists stops after one round and shows nothing of later ones."""
+    explore: float = 0.1
+    """Least probability of every allowed action, at most 1/3."""
+    critic: Literal["self+logprob", "logprob", "self", "none"] = "self+logprob"
+    """Where confidence comes from; logprob costs no extra call."""
+    consensus: Literal["confidence", "majority"] = "confidence"
+    """How votes are counted."""
+    concurrency: int = 64
+    """Deliberations at a time."""
+    import_answers: Annotated[Path | None, tyro.conf.arg(name="import")] = None
+    """A table of answers to turn into episodes, instead of asking."""
+    convert: str | None = None
+    """module:function that turns a row of a table of another form into rows for --import."""
+
+
+def main(options: Options) -> int:
+    """Collect or import; return the exit code."""
+    try:
+        if options.import_answers is not None:
+            return import_table(options)
+        return collect(options)
+    except MPDFError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("stopped; the same command goes on from here", file=sys.stderr)
+        return 130
+
+
+# --- asking ---------------------------------------------------------------------------------
+
+
+def collect(options: Options) -> int:
+    """Ask every question that is not finished; return 1 if any failed twice, else 0."""
+    if options.questions is None:
+        raise ConfigurationError("give --questions FILE, or --import FILE")
+    if options.concurrency < 1:
+        raise ConfigurationError(f"--concurrency must be 1 or more, got {options.concurrency}")
+    if options.convert is not None:
+        raise ConfigurationError("--convert is for --import only")
+    questions = read_questions(options.questions)
+    agents = options.source.build_agents()
+    check_contexts(questions, agents)
+    router = load(options.router)
+    critic = make_critic(None if options.critic == "none" else options.critic)
+    writer = TraceWriter(options.out)
+    graph = create_deliberation(
+        agents,
+        router=router,
+        critic=critic,
+        answer=options.source.answer_schema(),
+        consensus=options.consensus,
+        max_rounds=options.rounds,
+        explore=options.explore,
+        alternatives=options.alternatives,
+        traces=writer,
+        name=NAME,
+    ).compile()
+    keep_to_one_setting(options, agents, router)
+    todo = unfinished(questions, options.out)
+    nameless = sum(question.reference is None for question in questions)
+    if nameless:
+        print(f"{nameless} questions have no reference: fitting will need their labels")
+    print(f"{len(questions)} questions, {len(questions) - len(todo)} of them finished already")
+    try:
+        answered, failed = asyncio.run(ask(graph, todo, options))
+    finally:
+        writer.close()
+    print(summary(answered))
+    if failed:
+        print(f"{len(failed)} questions failed twice, see {options.out / 'failures.log'}:")
+        for error, count in Counter(str(one.error) for one in failed).most_common(3):
+            print(f"  {count} x {error}")
+    return 1 if failed else 0
+
+
+def load(router: str) -> Router:
+    """Return the router of that name, or the fitted one in the folder of that name."""
+    if Path(router).is_dir():
+        return load_router(router)
+    return make_router(router)
+
+
+def keep_to_one_setting(options: Options, agents: Sequence[Agent], router: Router) -> None:
+    """Note in the folder how its traces are made, and refuse to mix them with others.
+
+    Otherwise a resumed run would take questions for finished that another team has answered.
+
+    Raises:
+        ConfigurationError: The folder's were made differently; the message says in what.
+    """
+    setting: dict[str, Any] = {
+        "agents": [agent.describe() for agent in agents],
+        "prompts": options.source.prompts,
+        "answer": options.source.answer_schema().name,
+        "router": {"name": router.name, "version": router.version},
+        "critic": options.critic,
+        "consensus": options.consensus,
+        "rounds": options.rounds,
+        "explore": options.explore,
+        "alternatives": options.alternatives,
+    }
+    setting = orjson.loads(orjson.dumps(setting))  # tuples become lists, as in the file
+    path = options.out / "collect.json"
+    if not path.exists():
+        draft = path.with_suffix(f".{os.getpid()}.tmp")
+        draft.write_bytes(orjson.dumps(setting, option=orjson.OPT_INDENT_2))
+        draft.replace(path)
+        return
+    try:
+        known = orjson.loads(path.read_bytes())
+    except orjson.JSONDecodeError as error:
+        raise ConfigurationError(f"{path} is damaged ({error}): use another --out") from error
+    changed = [name for name in setting if known.get(name) != setting[name]]
+    if changed:
+        told = "; ".join(f"{name} {known.get(name)!r}, now {setting[name]!r}" for name in changed)
+        raise ConfigurationError(
+            f"the traces in {options.out} were collected with {told}. Use another --out, or the "
+            "options of then"
+        )
+
+
+def unfinished(questions: Sequence[Question], folder: Path) -> list[Question]:
+    """Return the questions without a sound episode in the folder.
+
+    The episode itself says what it answers: a question is known by its text, reference and
+    contexts, so that no other file can disagree with the traces. Questions equal in all of these
+    take an episode each.
+    """
+    traces = TraceReader(folder)
+    finished = Counter(
+        content_key(episode.question, episode.reference, episode.contexts)
+        for episode in tqdm(traces, desc="read traces", unit="episode", leave=False, delay=1)
+        if episode.graph == NAME and is_sound(episode)
+    )
+    if traces.counts["skipped"]:
+        print(f"{traces.counts['skipped']} torn or foreign records in {folder} do not count")
+    todo = []
+    for question in questions:
+        if finished[question.key]:
+            finished[question.key] -= 1
+        else:
+            todo.append(question)
+    return todo
+
+
+def is_sound(episode: Episode) -> bool:
+    """Tell whether every agent proposed: what failed later is survived and part of the record."""
+    return not any(failure["stage"] == "propose" for failure in episode.failures)
+
+
+async def ask(
+    graph: Any, questions: Sequence[Question], options: Options
+) -> tuple[list[Answered], list[Answered]]:
+    """Ask the questions, and those that fail once more.
+
+    Returns:
+        What came of every question in the end, and of it the failures.
+    """
+    answered: dict[str, Answered] = {}
+    todo = list(questions)
+    with (options.out / "failures.log").open("ab", buffering=0) as log:
+        for attempt, label in enumerate(("collect", "retry"), 1):
+
+            def note(failure: Answered, attempt: int = attempt) -> None:
+                question = failure.question
+                entry = {"time": time.time(), "id": question.id, "attempt": attempt}
+                entry |= {"error": failure.error, "question": question.question}
+                log.write(orjson.dumps(entry) + b"\n")
+
+            if not todo:
+                break
+            results = await run_all(graph, todo, options.concurrency, label, note)
+            answered |= {one.question.id: one for one in results}
+            todo = [one.question for one in results if one.error is not None]
+    done = list(answered.values())
+    return done, [one for one in done if one.error is not None]
+
+
+def summary(answered: Sequence[Answered]) -> str:
+    """Return in a line what this run has brought, and what it took."""
+    outcomes = [one.deliberation for one in answered if one.deliberation is not None]
+    at_once = sum(outcome["rounds"] == 0 for outcome in outcomes)
+    decisions = sum(len(outcome["actions"]) for outcome in outcomes)
+    spent = [(o["usage"]["total"], o["usage"]["alternatives"]) for o in outcomes]
+    own, extra = (
+        sum(part["prompt_tokens"] + part["completion_tokens"] for part in parts)
+        for parts in (zip(*spent, strict=True) if spent else ((), ()))
+    )
+    return (
+        f"{len(outcomes)} episodes with {decisions} decisions ({at_once} agreed at once and have "
+        f"none); {own:,} tokens, and {extra:,} for alternatives"
+    )
+
+
+# --- importing ------------------------------------------------------------------------------
+
+
+def import_table(options: Options) -> int:
+    """Write the episodes of a table of answers; those that are there already are left out."""
+    if options.questions is not None:
+        raise ConfigurationError("give either --questions or --import")
+    assert options.import_answers is not None
+    convert = None if options.convert is None else load_object(options.convert)
+    answers = read_answers(options.import_answers, convert)
+    print(answers.report())
+    writer = TraceWriter(options.out)
+    known = {episode.id for episode in TraceReader(options.out)}
+    written = 0
+    episodes = build_episodes(
+        answers,
+        schema=options.source.answer_schema(),
+        consensus=options.consensus,
+        max_rounds=options.rounds,
+    )
+    for episode in tqdm(episodes, total=len(answers.groups), desc="import", unit="question"):
+        if episode.id not in known:
+            writer.write(episode)
+            written += 1
+    writer.close()
+    print(f"{written} episodes written to {options.out}, {len(answers.groups) - written} known")
+    return 0 if answers.groups else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main(tyro.cli(Options, description=__doc__)))

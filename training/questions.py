@@ -1,0 +1,198 @@
+"""Questions, and the tables that questions and answers are read from."""
+
+import hashlib
+import json
+import math
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import orjson
+
+from mpdf_langgraph import Agent, MPDFError
+from mpdf_langgraph.errors import describe_error
+
+#: Faults of a file that an error names one by one.
+_SHOWN = 5
+
+
+class TableError(MPDFError, ValueError):
+    """A file of questions or answers is not as documented; the message says where."""
+
+
+@dataclass(frozen=True)
+class Question:
+    """One question.
+
+    Attributes:
+        id: For reports; the file's own, or else taken from the text.
+        reference: The reference answer; None where it is not known yet.
+        contexts: What only one agent knows, by agent name.
+    """
+
+    id: str
+    question: str
+    reference: str | None
+    contexts: Mapping[str, str]
+
+    @property
+    def key(self) -> str:
+        """What a question and the episodes of it have in common."""
+        return content_key(self.question, self.reference, self.contexts)
+
+    def input(self) -> dict[str, Any]:
+        """Return the graph's input."""
+        return {
+            "question": self.question,
+            "reference": self.reference,
+            "contexts": dict(self.contexts),
+        }
+
+
+def content_key(question: str, reference: str | None, contexts: Mapping[str, str]) -> str:
+    """Return a hash of all that makes a question, 16 hexadecimal digits."""
+    content = json.dumps([question, reference, sorted(contexts.items())])
+    return hashlib.sha256(content.encode()).hexdigest()[:16]
+
+
+def read_table(path: Path) -> Iterator[tuple[int, dict[str, Any] | TableError]]:
+    """Yield the rows of a JSON Lines or Parquet file with their numbers, from 1.
+
+    Blank lines are passed over but counted; a line that is no JSON object comes as an error.
+
+    Raises:
+        TableError: There is no such file, or it is no Parquet file though it is called so.
+    """
+    if not path.is_file():
+        raise TableError(f"{path}: no such file")
+    if path.suffix == ".parquet":
+        import pyarrow
+        import pyarrow.parquet as parquet  # half a second that readers of JSON need not wait
+
+        try:
+            with parquet.ParquetFile(path) as file:
+                batches = (batch for batch in file.iter_batches(1024))
+                yield from enumerate((row for batch in batches for row in batch.to_pylist()), 1)
+        except pyarrow.ArrowException as error:
+            raise TableError(f"{path}: {describe_error(error)}") from error
+        return
+    with path.open("rb") as lines:
+        for number, line in enumerate(lines, 1):
+            if not line.strip():
+                continue
+            try:
+                row = orjson.loads(line)
+            except orjson.JSONDecodeError as error:
+                yield number, TableError(f"no JSON ({error})")
+                continue
+            yield number, row if isinstance(row, dict) else TableError("no JSON object")
+
+
+def text_of(row: Mapping[str, Any], column: str) -> str:
+    """Return a column that must hold text.
+
+    Raises:
+        TableError: It is missing, empty or something else.
+    """
+    value = row.get(column)
+    if not isinstance(value, str) or not value.strip():
+        raise TableError(f"{column!r} must be text, got {value!r:.60}")
+    return value.strip()
+
+
+def reference_of(row: Mapping[str, Any]) -> str | None:
+    """Return the reference answer: text or a number; null where it is not known yet.
+
+    Raises:
+        TableError: The column is missing (which a misspelt one would be) or something else.
+    """
+    if "reference" not in row:
+        raise TableError("'reference' is missing; write null where it is not known yet")
+    value = row["reference"]
+    if value is None:
+        return None
+    if isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value):
+        return str(value)
+    return text_of(row, "reference")
+
+
+def _contexts_of(row: Mapping[str, Any]) -> dict[str, str]:
+    given = row.get("contexts") or {}
+    if isinstance(given, list):  # a map column of Parquet
+        given = dict(given)
+    if not isinstance(given, Mapping):
+        raise TableError(f"'contexts' must be text by agent name, got {given!r:.60}")
+    # Parquet gives every row all names that any row has.
+    contexts = {name: text for name, text in given.items() if text is not None}
+    if not all(isinstance(text, str) for text in contexts.values()):
+        raise TableError(f"'contexts' must be text by agent name, got {given!r:.60}")
+    return contexts
+
+
+def _id_of(row: Mapping[str, Any]) -> str | None:
+    value = row.get("id")
+    if value is None:
+        return None
+    if isinstance(value, bool) or not isinstance(value, int | str) or not str(value).strip():
+        raise TableError(f"'id' must be text or a whole number, got {value!r:.60}")
+    return str(value)
+
+
+def read_questions(path: Path) -> list[Question]:
+    """Read questions from JSON Lines or Parquet.
+
+    Columns: `question`; `reference` (text, a number, or null); `contexts`, where agents know
+    different things: private text by agent name; and `id`, which may be left out. Others are
+    ignored.
+
+    Raises:
+        TableError: The file has faults, or no question; the message names lines and faults.
+    """
+    questions: list[Question] = []
+    faults: list[str] = []
+    seen: dict[str, int] = {}
+    unnamed: Counter[str] = Counter()
+    for number, row in read_table(path):
+        try:
+            if isinstance(row, TableError):
+                raise row
+            text, reference, contexts = (
+                text_of(row, "question"),
+                reference_of(row),
+                _contexts_of(row),
+            )
+            name = _id_of(row)
+            if name is None:
+                name = content_key(text, reference, contexts)
+                unnamed[name] += 1
+                name += f"-{unnamed[name]}" if unnamed[name] > 1 else ""
+            if name in seen:
+                raise TableError(f"id {name!r} stands in line {seen[name]} already")
+        except TableError as error:
+            faults.append(f"{path}:{number}: {error}")
+            continue
+        seen[name] = number
+        questions.append(Question(name, text, reference, contexts))
+    if faults:
+        more = f"\nand {len(faults) - _SHOWN} more lines" if len(faults) > _SHOWN else ""
+        raise TableError("\n".join(faults[:_SHOWN]) + more)
+    if not questions:
+        raise TableError(f"{path}: there is no question in it")
+    return questions
+
+
+def check_contexts(questions: Iterable[Question], agents: Sequence[Agent]) -> None:
+    """See that every private context is an agent's, before the first question is asked.
+
+    Raises:
+        TableError: One is not.
+    """
+    names = [agent.name for agent in agents]
+    for question in questions:
+        if unknown := sorted(set(question.contexts) - set(names)):
+            raise TableError(
+                f"question {question.id!r}: contexts names {', '.join(unknown)}, but the agents "
+                f"are {', '.join(names)}: set --agents, or rename"
+            )
