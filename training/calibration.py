@@ -1,0 +1,88 @@
+"""Calibration of the critic's confidence: how far off it is, and a temperature that mends it."""
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.optimize import minimize
+from scipy.special import expit, logit
+
+Array = NDArray[np.float64]
+EDGE = 1e-4
+"""Confidences are kept this far from 0 and 1, where the logarithm has no end."""
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """Platt scaling of a confidence: `expit(slope * logit(confidence) + shift)`.
+
+    Attributes:
+        slope: 1 / temperature; below 1 the raw confidence is overconfident.
+        shift: Moves the whole curve; 0 is plain temperature scaling.
+    """
+
+    slope: float = 1.0
+    shift: float = 0.0
+
+    @classmethod
+    def fit(cls, confidence: Array, right: Array, *, shift: bool = True) -> "Calibration":
+        """Fit by maximum likelihood.
+
+        Args:
+            confidence: Raw confidences in [0, 1], shape ``[n]``.
+            right: 1 where the answer was right, shape ``[n]``.
+            shift: Fit the shift too; False is temperature scaling (Guo et al. 2017).
+
+        Returns:
+            The identity where there is nothing to learn from: all right, all wrong, or empty.
+        """
+        if not 0 < float(np.sum(right)) < len(right):
+            return cls()
+        x = logit(np.clip(confidence, EDGE, 1 - EDGE))
+
+        def loss(parameters: Array) -> float:
+            z = parameters[0] * x + (parameters[1] if shift else 0.0)
+            return float(np.mean(np.logaddexp(0, z) - right * z))
+
+        best = minimize(loss, np.array([1.0, 0.0]), method="Nelder-Mead").x
+        return cls(float(best[0]), float(best[1]) if shift else 0.0)
+
+    def apply(self, confidence: Array) -> Array:
+        """Return the calibrated confidences, shape ``[n]``."""
+        clipped = np.clip(confidence, EDGE, 1 - EDGE)
+        return np.asarray(expit(self.slope * logit(clipped) + self.shift))
+
+
+def reliability(confidence: Array, right: Array, bins: int = 10) -> list[tuple[float, float, int]]:
+    """Return (mean confidence, share right, count) of every filled bin of equal width."""
+    index = np.minimum((confidence * bins).astype(int), bins - 1)
+    return [
+        (float(confidence[chosen].mean()), float(right[chosen].mean()), int(chosen.sum()))
+        for chosen in (index == b for b in range(bins))
+        if chosen.any()
+    ]
+
+
+def auroc(score: Array, right: Array) -> float:
+    """Return the probability that a right answer scores above a wrong one; NaN without both."""
+    good, bad = score[right > 0.5], np.sort(score[right < 0.5])
+    if not len(good) or not len(bad):
+        return float("nan")
+    below = np.searchsorted(bad, good, "left") + np.searchsorted(bad, good, "right")
+    return float(below.sum() / 2 / (len(good) * len(bad)))
+
+
+def quality(confidence: Array, right: Array) -> dict[str, float]:
+    """Return Brier score, log-loss, expected calibration error, AUROC and count."""
+    if not len(right):
+        nan = float("nan")
+        return {"brier": nan, "log_loss": nan, "ece": nan, "auroc": nan, "count": 0}
+    p = np.clip(confidence, EDGE, 1 - EDGE)
+    gaps = [abs(mean - share) * count for mean, share, count in reliability(confidence, right)]
+    return {
+        "brier": float(np.mean((confidence - right) ** 2)),
+        "log_loss": float(-np.mean(right * np.log(p) + (1 - right) * np.log(1 - p))),
+        "ece": float(sum(gaps) / len(right)),
+        "auroc": auroc(confidence, right),
+        "count": len(right),
+    }
