@@ -43,7 +43,8 @@ class Agent:
             ``{"temperature": 1.0, "max_tokens": 512}``. Nothing: as the model was made.
         refine_sampling: The same for refining. None: as `sampling`, at a temperature of at
             most 0.6. ``{}``: as the model was made, for models that refuse a temperature.
-        competence: Prior probability that the agent is right, for the observation.
+        competence: Prior probability that the agent is right, for the observation. None: what
+            the router knows of an agent of that name, else 0.5.
         retries: Further tries after a failure that may pass (connection, 429, 5xx, unusable
             output). Give the client itself none (`max_retries=0`), or they multiply.
 
@@ -60,7 +61,7 @@ class Agent:
     prompts: Prompts = Prompts()
     sampling: Mapping[str, Any] = field(default_factory=dict)
     refine_sampling: Mapping[str, Any] | None = None
-    competence: float = 0.5
+    competence: float | None = None
     retries: int = 2
 
     def __post_init__(self) -> None:
@@ -79,7 +80,7 @@ class Agent:
                 f"agent {self.name!r}: sampling can only be set for a chat model; set it inside "
                 f"the {type(self.runnable).__name__}"
             )
-        if not 0.0 <= self.competence <= 1.0:
+        if self.competence is not None and not 0.0 <= self.competence <= 1.0:
             raise ConfigurationError(
                 f"agent {self.name!r}: competence must be in [0, 1], got {self.competence}"
             )
@@ -156,7 +157,7 @@ class Agent:
         return {
             "name": self.name,
             "model": name if isinstance(name, str) else type(model or self.runnable).__name__,
-            "competence": float(self.competence),
+            "competence": None if self.competence is None else float(self.competence),
             **kept,
         }
 

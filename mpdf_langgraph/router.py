@@ -16,7 +16,11 @@ PERSIST, REFINE, CONCEDE = ([float(action == a) for a in ACTIONS] for action in 
 
 @runtime_checkable
 class Router(Protocol):
-    """What the graph asks of a router."""
+    """What the graph asks of a router.
+
+    It may also have `competence`, a mapping from agent names to prior probabilities of being
+    right, which stand in the observations of agents that give none themselves.
+    """
 
     @property
     def name(self) -> str:
@@ -170,8 +174,9 @@ def make_router(spec: Any) -> Router:
     if callable(spec) and not isinstance(spec, type):
         return FunctionRouter(spec, name=getattr(spec, "__name__", "function"))
     raise ConfigurationError(
-        f"router={spec!r}: use one of {', '.join(map(repr, _BUILT_IN))}, an object with "
-        "name, version and decide(observations, masks), or a callable of the observations"
+        f"router={spec!r}: use one of {', '.join(map(repr, _BUILT_IN))}, load_router(folder), "
+        "an object with name, version and decide(observations, masks), or a callable of the "
+        "observations"
     )
 
 
@@ -223,6 +228,25 @@ def behaviour(row: Sequence[float], mask: Sequence[bool], floor: float) -> list[
 def draw(probabilities: Sequence[float], seed: str) -> Action:
     """Draw an action; the same seed draws the same one, so that a resumed run repeats itself."""
     return random.Random(seed).choices(ACTIONS, weights=probabilities)[0]
+
+
+def known_competence(router: Router) -> dict[str, float]:
+    """Return the prior competences that a router brings, by agent name.
+
+    Raises:
+        ConfigurationError: They are no mapping from names to numbers in [0, 1].
+    """
+    given = getattr(router, "competence", None)
+    if given is None:
+        return {}
+    if not isinstance(given, Mapping) or not all(
+        isinstance(p, int | float) and 0.0 <= p <= 1.0 for p in given.values()
+    ):
+        raise ConfigurationError(
+            f"router {router.name!r}: competence must map agent names to numbers in [0, 1], "
+            f"got {given!r:.200}"
+        )
+    return {name: float(p) for name, p in given.items()}
 
 
 def competences(agents: Sequence[Mapping[str, Any]]) -> dict[str, float]:

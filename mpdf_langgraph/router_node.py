@@ -93,7 +93,7 @@ def _start(settings: Settings, state: DeliberationState) -> Command[NextOfRouter
         reference=state.get("reference"),
         history=cast(Any, history),
         graph=settings.name,
-        agents=[agent.describe() for agent in settings.agents.values()],
+        agents=settings.describe_agents(),
         options=settings.describe(),
     )
     fresh: dict[str, Any] = {

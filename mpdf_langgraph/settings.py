@@ -11,7 +11,7 @@ from mpdf_langgraph.consensus import ConsensusRule
 from mpdf_langgraph.critic import Critic
 from mpdf_langgraph.errors import ConfigurationError
 from mpdf_langgraph.observation import FEATURE_VERSION
-from mpdf_langgraph.router import Router
+from mpdf_langgraph.router import Router, known_competence
 from mpdf_langgraph.state import DeliberationState
 
 
@@ -53,6 +53,7 @@ class Settings:
             value = getattr(self, name)
             if not isinstance(value, int) or isinstance(value, bool) or value < 0:
                 raise ConfigurationError(f"{name} must be a whole number of 0 or more: {value!r}")
+        known_competence(self.router)
         if not isinstance(self.explore, int | float) or not 0.0 <= self.explore <= 1 / 3:
             raise ConfigurationError(
                 "explore is the least probability of each of three actions: use 0 to 1/3, "
@@ -65,6 +66,15 @@ class Settings:
                 )
             if self.critic is None:
                 raise ConfigurationError("settle_confidence needs a critic, and critic is None")
+
+    def describe_agents(self) -> list[dict[str, Any]]:
+        """Return what a trace says of the agents, each with the prior competence that is used."""
+        known = known_competence(self.router)
+        described = [agent.describe() for agent in self.agents.values()]
+        for agent in described:
+            if agent["competence"] is None:
+                agent["competence"] = known.get(agent["name"], 0.5)
+        return described
 
     def describe(self) -> dict[str, Any]:
         """Return what a trace says of the options: plain data."""

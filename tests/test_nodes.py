@@ -1,5 +1,6 @@
 """What the router and the consensus put on record, round by round."""
 
+from dataclasses import dataclass, field
 from typing import Any
 
 import pytest
@@ -8,7 +9,7 @@ from langgraph.checkpoint.memory import InMemorySaver
 from mpdf_langgraph import Agent, Episode, MathAnswer, create_deliberation
 from mpdf_langgraph.errors import ConfigurationError
 from mpdf_langgraph.observation import Situation, feature, observe
-from mpdf_langgraph.router import draw
+from mpdf_langgraph.router import FixedRouter, draw
 from tests.scripted import Request, Scripted, StatusError, says
 
 Q = {"question": "What is 2 + 2?"}
@@ -148,6 +149,36 @@ def test_competence_reaches_the_observation_and_the_record() -> None:
     assert [agent["competence"] for agent in episode.agents] == [0.9, 0.5]
     own = [feature(turn["observation"]["own"], "competence") for turn in episode.turns]
     assert own == [0.9, 0.5]
+
+
+@dataclass(frozen=True)
+class Knowing(FixedRouter):
+    """Always persists, and knows how good some agents are."""
+
+    name: str = "knowing"
+    probabilities: tuple[float, float, float] = (1.0, 0.0, 0.0)
+    competence: Any = field(default_factory=lambda: {"a": 0.1, "b": 0.8, "elsewhere": 0.3})
+
+
+def test_competence_not_given_is_what_the_router_knows() -> None:
+    team = [
+        Agent("a", says("#### 4"), competence=0.9),
+        Agent("b", says("#### 5")),
+        Agent("c", says("#### 5")),
+    ]
+    episode = record(team, router=Knowing())
+    assert [agent["competence"] for agent in episode.agents] == [0.9, 0.8, 0.5]
+    for turn, own, peers in zip(
+        episode.turns, [0.9, 0.8, 0.5], [[0.8, 0.5], [0.9, 0.5], [0.9, 0.8]], strict=True
+    ):
+        assert feature(turn["observation"]["own"], "competence") == own
+        assert [feature(p, "competence") for p in turn["observation"]["peers"]] == peers
+
+
+@pytest.mark.parametrize("wrong", [0.5, {"a": 1.5}, {"a": float("nan")}, {"a": "high"}, [0.5]])
+def test_a_routers_wrong_competence_is_told_when_the_graph_is_built(wrong: Any) -> None:
+    with pytest.raises(ConfigurationError, match=r"'knowing': competence must map .* \[0, 1\]"):
+        create_deliberation([says("#### 4")], router=Knowing(competence=wrong))
 
 
 def test_consensus_rule_of_ones_own() -> None:
