@@ -7,6 +7,7 @@ from mpdf_langgraph.critic import Critic
 from mpdf_langgraph.endpoints import EndpointStatus, check_endpoint, vllm_chat_model
 from mpdf_langgraph.errors import ConfigurationError, DeliberationError, MPDFError
 from mpdf_langgraph.graph import create_deliberation
+from mpdf_langgraph.learned import load_router
 from mpdf_langgraph.prompts import Prompts
 from mpdf_langgraph.router import Router, ThresholdRouter
 from mpdf_langgraph.state import Critique, Observation, Response
@@ -35,5 +36,6 @@ __all__ = [
     "Vote",
     "check_endpoint",
     "create_deliberation",
+    "load_router",
     "vllm_chat_model",
 ]

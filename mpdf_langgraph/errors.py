@@ -30,6 +30,10 @@ class DeliberationError(MPDFError, RuntimeError):
     """A deliberation could not produce anything, e.g. every proposal failed."""
 
 
+class RouterError(MPDFError, ValueError):
+    """A learned router cannot be loaded, or cannot decide on what it was given."""
+
+
 class TraceError(MPDFError, ValueError):
     """A trace record or file does not have the documented form."""
 

@@ -55,7 +55,7 @@ def create_deliberation(
         agents: Agents, or anything that can be one: chat models, chains, compiled graphs
             (named ``agent-1``, ``agent-2``, ... in order).
         router: ``"threshold"``, ``"always-persist"``, ``"always-refine"``, ``"random"``, a
-            `Router`, or a callable of the observations.
+            fitted one (`load_router`), any `Router`, or a callable of the observations.
         critic: ``"self+logprob"``, ``"self"``, ``"logprob"``, a chat model, a callable
             ``(question, response) -> Critique | float``, or None for no critic.
         answer: How answers are read and compared; `TextAnswer()` by default.
