@@ -21,7 +21,7 @@ from training.segments import read_segment, unpacked
 
 
 @dataclass
-class Outcomes:
+class Episodes:
     """What became of each episode, in the order of `Groups.episodes`.
 
     Attributes:
@@ -87,7 +87,7 @@ class Groups:
     questions: list[str]
     episodes: list[str]
     agents: list[str]
-    outcomes: Outcomes
+    outcomes: Episodes
 
     def __len__(self) -> int:
         return len(self.own)
@@ -432,7 +432,7 @@ class _Joined:
             questions=list(self.questions),
             episodes=self.episodes,
             agents=list(self.agents),
-            outcomes=Outcomes(
+            outcomes=Episodes(
                 vote=np.concatenate([none, *self._vote]),
                 final=np.concatenate([none, *self._final]),
             ),
