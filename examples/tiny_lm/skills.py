@@ -176,36 +176,38 @@ def solve_example(problem: Problem, rng: random.Random, informed: float = 0.2) -
 
 
 def look_up_example(rng: random.Random) -> Example:
-    """A list of facts, and what some people have: looking up is the first thing to learn.
+    """A list of facts, and what some people have.
 
-    Whole problems teach it slowly, as rules of thumb are often right there.
+    Whole problems teach it slowly, as rules of thumb are often right there; so do short lists.
     """
     item = rng.choice(ITEMS)
-    names = rng.sample(GIVERS + TAKERS, rng.randint(2, 6))
-    values = {
-        name: rng.randint(*rng.choice([(2, 9), (10, 99), (10, 29), (100, 999)])) for name in names
-    }
+    names = rng.sample(GIVERS + TAKERS, rng.randint(4, 8))
+    values = {name: rng.randint(10, 99) for name in names}
     facts = [f"{name} has {value} {item}." for name, value in values.items()]
     cut = rng.randint(0, len(facts))
-    asked = rng.choices(names, k=rng.randint(2, 6))  # repeats: no answer by elimination
+    asked = rng.choices(names, k=rng.randint(4, 8))  # repeats: no answer by elimination
     question = f"How many {item} do {', '.join(asked)} have?"
     messages = solve_messages(" ".join([*facts[cut:], question]), " ".join(facts[:cut]))
     target = ", ".join(f"{name}({values[name]})" for name in asked)
     return Example([*messages, {"role": "assistant", "content": target}], [True], [[]])
 
 
-def sums_example(rng: random.Random) -> Example:
-    """Bare sums: in whole problems they are too rare among the tokens to be learnt in time."""
+def sums_example(rng: random.Random, limits: tuple[int, ...] = (99, 200, 999)) -> Example:
+    """Bare sums, each up to one of `limits`.
+
+    In whole problems they are too rare among the tokens to be learnt in time, and started with
+    large numbers they are not learnt at all.
+    """
     sums = []
     for _ in range(8):
-        most = rng.choice([99, 200, 999])
+        most = rng.choice(limits)
         sign = rng.choices("+-*", [0.45, 0.3, 0.25])[0]
         if sign == "+":
             total = rng.randint(3, most)
             first = rng.randint(1, total - 1)
             second = total - first
         elif sign == "-":
-            first = rng.randint(12, most)
+            first = rng.randint(min(12, most), most)
             second = rng.randint(2, min(99, first - 1))
         else:
             first = rng.randint(2, 5)

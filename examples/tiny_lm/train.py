@@ -60,8 +60,8 @@ from examples.tiny_lm.text import IGNORE, Encoder, build_tokenizer
 
 DRILL = {  # shares of bare look-ups and sums among the examples of a phase
     "look_up": (1.0, 0.0),
-    "sums": (0.1, 0.6),
-    "solve": (0.05, 0.2),
+    "sums": (0.2, 0.8),
+    "solve": (0.05, 0.25),
     "simulated": (0.02, 0.08),
     "on_policy": (0.0, 0.0),
 }
@@ -85,8 +85,8 @@ class Config:
     """Go on from the last checkpoint in `out`."""
     rounds: dict[str, int] = field(
         default_factory=lambda: {
-            "look_up": 8,
-            "sums": 16,
+            "look_up": 12,
+            "sums": 20,
             "solve": 30,
             "simulated": 26,
             "on_policy": 14,
@@ -199,7 +199,8 @@ def round_examples(
     count = config.examples_per_round
     looking_up, sums = DRILL[phase]
     examples = [look_up_example(rng) for _ in range(round(count * looking_up))]
-    examples += [sums_example(rng) for _ in range(round(count * sums))]
+    limits = (20, 50, 99) if phase == "sums" else (99, 200, 999)
+    examples += [sums_example(rng, limits) for _ in range(round(count * sums))]
     shares: dict[Kind, float] = {"hidden": 0.65, "plain": 0.35}
     for kind, share in shares.items():
         problems_needed = round(count * share * (1 - looking_up - sums))

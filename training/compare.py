@@ -1,0 +1,129 @@
+"""Methods side by side: accuracy, tokens, and paired differences with their intervals."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from training.estimate import Interval, clustered
+from training.report import _figure, table
+
+
+@dataclass
+class Method:
+    """A method's results on the same questions as all others'.
+
+    Attributes:
+        name: Stands in the table.
+        right: Share of its runs that were right, per question, ``[Q]``; failures are wrong.
+        tokens: Mean tokens per question, ``[Q]``.
+        calls: Mean calls per question, ``[Q]``.
+        kind: ``"baseline"``, ``"learned"``, ``"control"`` or ``"oracle"``: a control and an
+            oracle are nothing that anybody could deploy.
+        runs: How many seeds.
+        failed: Questions that failed, over all runs.
+        spread: Standard deviation of the accuracy over seeds; NaN with one.
+        actions: Share of each action, where there are actions.
+        control: Name of its control.
+    """
+
+    name: str
+    right: NDArray[np.float64]
+    tokens: NDArray[np.float64]
+    calls: NDArray[np.float64]
+    kind: str = "baseline"
+    runs: int = 1
+    failed: int = 0
+    spread: float = float("nan")
+    actions: dict[str, float] = field(default_factory=dict)
+    control: str | None = None
+
+    @property
+    def accuracy(self) -> float:
+        """Share of questions answered right."""
+        return float(self.right.mean())
+
+
+def difference(a: Method, b: Method, seed: int = 0) -> Interval:
+    """Return the paired difference in accuracy, a minus b, with its interval over questions."""
+    return clustered(a.right - b.right, np.arange(len(a.right)), samples=4000, seed=seed)
+
+
+def best_baseline(method: Method, methods: Sequence[Method]) -> Method | None:
+    """Return the most accurate baseline that takes no more tokens than `method` does."""
+    limit = method.tokens.mean()
+    rivals = [m for m in methods if m.kind == "baseline" and m.tokens.mean() <= limit]
+    return max(rivals, key=lambda m: (m.accuracy, -m.tokens.mean()), default=None)
+
+
+def verdict(method: Method, methods: Mapping[str, Method]) -> tuple[str, dict[str, Any]]:
+    """Return the gate of a learned router and its evidence.
+
+    It passes where it beats the best baseline at no more tokens than its own, and its control
+    loses: both lower bounds above zero.
+    """
+    rival = best_baseline(method, list(methods.values()))
+    against = {"baseline": rival, "control": methods.get(method.control or "")}
+    gains = {k: difference(method, other) for k, other in against.items() if other is not None}
+    evidence = {
+        key: {"name": against[key].name, "difference": [d.mean, d.low, d.high]}  # type: ignore[union-attr]
+        for key, d in gains.items()
+    }
+    evidence["questions"] = len(method.right)
+    evidence["accuracy"], evidence["tokens"] = method.accuracy, float(method.tokens.mean())
+    if any(d.high < 0 for d in gains.values()):
+        return "fail", evidence
+    if len(gains) == 2 and all(d.low > 0 for d in gains.values()):
+        return "pass", evidence
+    return "unknown", evidence
+
+
+def results_table(methods: Sequence[Method]) -> str:
+    """Return all methods as a Markdown table, in order of tokens."""
+    rows = []
+    everything = {m.name: m for m in methods}
+    for m in sorted(methods, key=lambda m: m.tokens.mean()):
+        error = m.right.std(ddof=1) / np.sqrt(len(m.right))
+        rival = best_baseline(m, methods) if m.kind != "baseline" else None
+        control = everything.get(m.control or "")
+        rows.append(
+            [
+                f"**{m.name}**" if m.kind == "learned" else m.name,
+                f"{m.accuracy:.3f} ± {error:.3f}",
+                "" if np.isnan(m.spread) else f"{m.spread:.3f}",
+                f"{m.tokens.mean():.0f}",
+                f"{m.calls.mean():.1f}",
+                ", ".join(f"{a} {s:.0%}" for a, s in m.actions.items()),
+                "" if rival is None else f"{_short(difference(m, rival))} ({rival.name})",
+                "" if control is None else _short(difference(m, control)),
+                m.failed or "",
+            ]
+        )
+    return table(
+        ["method", "accuracy ± s.e.", "sd over seeds", "tokens", "calls", "actions",
+         "against the best baseline at no more tokens", "against its control", "failed"],
+        rows,
+    )  # fmt: skip
+
+
+def _short(interval: Interval) -> str:
+    return f"{interval.mean:+.3f} [{interval.low:+.3f}, {interval.high:+.3f}]"
+
+
+def plot(path: Path, methods: Sequence[Method]) -> None:
+    """Draw accuracy against tokens, with standard errors."""
+    (axis,), done = _figure(path, 1, width=8.5)
+    marks = {"baseline": ("o", "#888888"), "learned": ("*", "#cc3311"), "control": ("x", "#cc3311")}
+    for m in methods:
+        mark, color = marks.get(m.kind, ("^", "#117733"))
+        error = m.right.std(ddof=1) / np.sqrt(len(m.right))
+        x = max(1.0, m.tokens.mean())
+        axis.errorbar(x, m.accuracy, error, fmt=mark, color=color, ms=9 if mark == "*" else 5)
+        axis.annotate(
+            m.name, (x, m.accuracy), fontsize=7, xytext=(5, 3), textcoords="offset points"
+        )
+    axis.set(xscale="log", xlabel="tokens per question (prompt + completion)", ylabel="accuracy")
+    done()
