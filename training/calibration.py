@@ -30,19 +30,24 @@ class Calibration:
 
         Args:
             confidence: Raw confidences in [0, 1], shape ``[n]``.
-            right: 1 where the answer was right, shape ``[n]``.
+            right: 1 where the answer was right, else 0, shape ``[n]``.
             shift: Fit the shift too; False is temperature scaling (Guo et al. 2017).
 
         Returns:
-            The identity where there is nothing to learn from: all right, all wrong, or empty.
+            The identity where there is nothing to learn from: none, all right, all wrong, or all
+            equally confident.
         """
-        if not 0 < float(np.sum(right)) < len(right):
+        good = float(np.sum(right))
+        bad = len(right) - good
+        if not good or not bad or np.ptp(confidence) == 0:
             return cls()
         x = logit(np.clip(confidence, EDGE, 1 - EDGE))
+        # Platt's targets: short of 0 and 1, or a few well separated answers give an endless slope.
+        target = np.where(right > 0.5, (good + 1) / (good + 2), 1 / (bad + 2))
 
         def loss(parameters: Array) -> float:
             z = parameters[0] * x + (parameters[1] if shift else 0.0)
-            return float(np.mean(np.logaddexp(0, z) - right * z))
+            return float(np.mean(np.logaddexp(0, z) - target * z))
 
         best = minimize(loss, np.array([1.0, 0.0]), method="Nelder-Mead").x
         return cls(float(best[0]), float(best[1]) if shift else 0.0)

@@ -11,11 +11,11 @@ traces. Checkpoints lie in `checkpoints/`; logs in `log.jsonl` and for TensorBoa
 """
 
 import copy
-import json
+import math
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -23,18 +23,19 @@ import numpy as np
 import torch
 import tyro
 from torch import Tensor
-from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from mpdf_langgraph.errors import ConfigurationError, MPDFError
-from mpdf_langgraph.observation import INDEX
+from mpdf_langgraph.errors import ConfigurationError, MPDFError, describe_error
 from training import baselines, softrankpo
 from training.calibration import Calibration
 from training.dataset import load, split
+from training.estimate import plain
 from training.options import Config, read_labels
 from training.policy import Policy
+from training.progress import Log, begin, content_hash, save
+from training.report import confidences
 from training.router_folder import export_router
 from training.source import answer_schema
 from training.tensors import (
@@ -47,11 +48,27 @@ from training.tensors import (
 )
 
 
-def advantages_of(config: Config, data: Data) -> Tensor:
-    """SoftRankPO's advantages on the training groups, ``[G, K]``."""
-    scale = softrankpo.reward_scale(data.rewards, data.mask)
-    found = softrankpo.advantages(data.rewards, tau=config.tau, scale=scale, mask=data.mask)
-    return found.float()
+def settings_of(config: Config, *parts: Data) -> dict[str, Any]:
+    """All that the weights depend on: the options that matter, and the groups."""
+    apart = ("traces", "labels", "out", "resume", "threads", "device", "temperature")
+    settings = {name: value for name, value in vars(config).items() if name not in apart}
+    return settings | {
+        f"groups of part {number}": content_hash(*part.observation, part.actions, part.rewards)
+        for number, part in enumerate(parts)
+    }
+
+
+def weighted_mean(values: Tensor, weights: Tensor) -> Tensor:
+    """The weighted mean over groups, 0 where all weights are."""
+    return (values * weights).sum() / weights.sum().clamp_min(torch.finfo(weights.dtype).tiny)
+
+
+def advantages_of(config: Config, data: Data) -> tuple[Tensor, float]:
+    """SoftRankPO's advantages on the training groups, ``[G, K]``, and their scale s."""
+    rewards = data.rewards * config.reward_scale
+    scale = softrankpo.reward_scale(rewards, data.mask)
+    found = softrankpo.advantages(rewards, tau=config.tau, scale=scale, mask=data.mask)
+    return found.float(), scale
 
 
 LossFunction = Callable[[Policy, Data, Tensor, Tensor], tuple[Tensor, dict[str, float]]]
@@ -66,7 +83,7 @@ def sft_loss(
     logp = policy(*(part[index] for part in data.observation))
     labels, weights = data.labels[index], data.weights[index]
     losses = -(labels * torch.where(labels > 0, logp, 0.0)).sum(1)
-    return (losses * weights).sum() / weights.sum(), {}
+    return weighted_mean(losses, weights), {}
 
 
 def second_stage_loss(config: Config, reference: Policy, data: Data) -> LossFunction:
@@ -75,7 +92,7 @@ def second_stage_loss(config: Config, reference: Policy, data: Data) -> LossFunc
     PPO and GRPO take the policy at the beginning of each epoch as their old one.
     """
     reference_logp = log_probabilities(reference, data)
-    advantages = advantages_of(config, data)
+    advantages, _ = advantages_of(config, data)
 
     def softrank(policy: Policy, data: Data, index: Tensor, old: Tensor) -> Any:
         every = policy(*(part[index] for part in data.observation))
@@ -88,7 +105,7 @@ def second_stage_loss(config: Config, reference: Policy, data: Data) -> LossFunc
             mask=data.mask[index],
             weights=weights,
         )
-        kl = (softrankpo.kl(reference_logp[index], every) * weights).sum() / weights.sum()
+        kl = weighted_mean(softrankpo.kl(reference_logp[index], every), weights)
         return value + config.kl_weight * kl, {**shown, "kl": kl.item()}
 
     def baseline(policy: Policy, data: Data, index: Tensor, old: Tensor) -> Any:
@@ -96,7 +113,7 @@ def second_stage_loss(config: Config, reference: Policy, data: Data) -> LossFunc
         actions, mask = data.actions[index], data.mask[index]
         logp, old_logp = every.gather(1, actions), old[index].gather(1, actions)
         ref_logp = reference_logp[index].gather(1, actions)
-        rewards = data.rewards[index].float()
+        rewards = (data.rewards[index] * config.reward_scale).float()
         share = data.weights[index][:, None]
         if config.algorithm == "awr":
             each = share * baselines.enumeration_weights(ref_logp, actions, mask)
@@ -106,38 +123,19 @@ def second_stage_loss(config: Config, reference: Policy, data: Data) -> LossFunc
         each = share * baselines.enumeration_weights(old_logp, actions, mask)
         if config.algorithm == "grpo":
             return baselines.grpo(
-                logp, old_logp, ref_logp, rewards, clip=config.clip, mask=mask, weights=each
+                logp,
+                old_logp,
+                ref_logp,
+                rewards,
+                clip=config.clip,
+                beta=config.grpo_beta,
+                mask=mask,
+                weights=each,
             )
         centred = baselines.centred(rewards, mask=mask, weights=each)
         return baselines.ppo(logp, old_logp, centred, clip=config.clip, mask=mask, weights=each)
 
     return softrank if config.algorithm == "softrankpo" else baseline
-
-
-@dataclass
-class Log:
-    """JSONL and TensorBoard, and the rows kept for the report's plots."""
-
-    folder: Path
-    rows: list[dict[str, Any]] = field(default_factory=list)
-
-    def __post_init__(self) -> None:
-        self._file = (self.folder / "log.jsonl").open("a")
-        self._board = SummaryWriter(str(self.folder / "tensorboard"))
-
-    def write(self, row: dict[str, Any]) -> None:
-        """Appends one epoch."""
-        self.rows.append(row)
-        self._file.write(json.dumps(row) + "\n")
-        self._file.flush()
-        for name, value in row.items():
-            if isinstance(value, float):
-                self._board.add_scalar(f"{row['stage']}/{name}", value, row["epoch"])
-
-    def close(self) -> None:
-        """Closes both."""
-        self._file.close()
-        self._board.close()
 
 
 def run_stage(
@@ -153,38 +151,36 @@ def run_stage(
 ) -> None:
     """Trains `policy` in place until validation stops improving, and leaves it at its best.
 
-    An epoch depends on the seed, its number and the weights alone, and every epoch ends with a
-    checkpoint: a resumed run repeats the interrupted epoch and its losses.
+    An epoch depends on the seed, its number and the checkpoint before it alone, and every epoch
+    ends with a checkpoint: a resumed run repeats the interrupted epoch and its losses.
+
+    Raises:
+        MPDFError: The loss is not finite.
     """
     optimizer = torch.optim.Adam(policy.parameters(), lr=config.learning_rate)
     checkpoint = config.out / "checkpoints" / f"{stage}.pt"
-    state: dict[str, Any] = {"epoch": 0, "best": -np.inf, "since": 0, "rows": []}
     if config.resume and checkpoint.exists():
         state = torch.load(checkpoint, map_location=config.device, weights_only=True)
         policy.load_state_dict(state["policy"])
         optimizer.load_state_dict(state["optimizer"])
         for row in state["rows"]:
-            log.rows.append(row)
+            log.write(row)
     else:
-        state["best_policy"] = {k: v.clone() for k, v in policy.state_dict().items()}
-        state["best"] = score_of(policy)
+        state = {"epoch": 0, "since": 0, "rows": [], "best": score_of(policy)}
+        state["best_policy"] = copy.deepcopy(policy.state_dict())
     steps = -(-len(data) // config.batch_size)
-    bar = tqdm(range(state["epoch"], epochs), desc=stage, initial=state["epoch"], total=epochs)
-    for epoch in bar:
-        if state["since"] >= config.patience:
-            break
-        order = torch.randperm(
-            len(data), generator=torch.Generator().manual_seed(hash_seed(config.seed, stage, epoch))
-        ).to(config.device)
+    bar = tqdm(desc=stage, initial=state["epoch"], total=epochs, unit="epoch")
+    while state["epoch"] < epochs and state["since"] < config.patience:
+        epoch = state["epoch"]
+        shuffle = torch.Generator().manual_seed(epoch_seed(config.seed, stage, epoch))
+        order = torch.randperm(len(data), generator=shuffle).to(config.device)
         old = log_probabilities(policy, data)
         policy.train()
         totals: dict[str, float] = {}
         for step in range(steps):
-            rate = (
-                0.5 * config.learning_rate * (1 + np.cos(np.pi * (epoch + step / steps) / epochs))
-            )
+            done = (epoch + step / steps) / epochs
             for group in optimizer.param_groups:
-                group["lr"] = rate
+                group["lr"] = config.learning_rate * (1 + math.cos(math.pi * done)) / 2
             index = order[step * config.batch_size : (step + 1) * config.batch_size]
             loss, shown = loss_of(policy, data, index, old)
             optimizer.zero_grad(set_to_none=True)
@@ -193,52 +189,49 @@ def run_stage(
             optimizer.step()
             for name, value in {"loss": loss.item(), **shown}.items():
                 totals[name] = totals.get(name, 0.0) + value / steps
-        if not np.isfinite(totals["loss"]):
-            raise MPDFError(f"{stage}: the loss is {totals['loss']} in epoch {epoch + 1}")
+        if not math.isfinite(totals["loss"]):
+            raise MPDFError(
+                f"{stage}: the loss is {totals['loss']} in epoch {epoch + 1}; lower --learning-rate"
+            )
         score = score_of(policy)
         probabilities = log_probabilities(policy, validation).exp()
-        actions = probabilities.mean(0).tolist()
-        untied = probabilities[~validation.tied].mean(0).tolist()
+        actions, untied = probabilities.mean(0), probabilities[~validation.tied].mean(0)
         row = {"stage": stage, "epoch": epoch + 1, **totals, "validation": score}
-        row |= dict(zip(("persist", "refine", "concede"), actions, strict=True))
-        row |= {"persist_untied": untied[0], "refine_untied": untied[1]}
+        row |= dict(zip(("persist", "refine", "concede"), actions.tolist(), strict=True))
+        row |= {"persist_untied": untied[0].item(), "refine_untied": untied[1].item()}
         state["since"] += 1
         if score > state["best"] + 1e-6:
             state |= {"best": score, "since": 0}
-            state["best_policy"] = {k: v.clone() for k, v in policy.state_dict().items()}
-        state["rows"].append(row)
+            state["best_policy"] = copy.deepcopy(policy.state_dict())
+        state["rows"].append(plain(row))
         state |= {"epoch": epoch + 1, "policy": policy.state_dict()}
         state["optimizer"] = optimizer.state_dict()
         save(state, checkpoint)
-        log.write(row)
-        bar.set_postfix_str(f"loss {totals['loss']:.4f} validation {score:.4f}")
+        log.write(plain(row))
+        bar.set_postfix_str(f"loss {totals['loss']:.4f} validation {score:.4f}", refresh=False)
+        bar.update()
+    bar.close()
     policy.load_state_dict(state["best_policy"])
 
 
-def hash_seed(seed: int, stage: str, epoch: int) -> int:
+def epoch_seed(seed: int, stage: str, epoch: int) -> int:
     """A seed of its own for every epoch of every stage."""
     return int(np.random.SeedSequence([seed, epoch, *stage.encode()]).generate_state(1)[0])
-
-
-def save(state: dict[str, Any], path: Path) -> None:
-    """Writes a checkpoint so that a stop in between leaves the old one."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    torch.save(state, path.with_suffix(".tmp"))
-    path.with_suffix(".tmp").replace(path)
 
 
 def fit(config: Config) -> dict[str, Any]:
     """Runs the whole fit and returns what `router.json` says.
 
     Raises:
-        MPDFError: There is nothing to learn from, or an option does not fit the traces.
+        MPDFError: There is nothing to learn from, or an option is wrong.
     """
     began = time.perf_counter()
+    config.check()
+    try:
+        torch.zeros(0, device=config.device)
+    except (RuntimeError, AssertionError) as error:
+        raise ConfigurationError(f"--device {config.device}: {describe_error(error)}") from error
     torch.set_num_threads(config.threads)
-    torch.manual_seed(config.seed)
-    config.out.mkdir(parents=True, exist_ok=True)
-    if not config.resume:
-        (config.out / "log.jsonl").unlink(missing_ok=True)
 
     groups, reading = load(
         config.traces,
@@ -246,21 +239,22 @@ def fit(config: Config) -> dict[str, Any]:
         labels=read_labels(config.labels) if config.labels else None,
     )
     print(reading)
+    for problem in reading.problems:
+        print(f"warning: {problem}", file=sys.stderr)
     train, held_out = split(groups, config.validation, config.seed)
     if not len(train) or not len(held_out):
         raise ConfigurationError(
-            f"{len(groups)} turns of {len(groups.questions)} questions leave nothing to train "
-            "or to validate on: collect more traces"
+            f"{len(groups)} turns of {len(groups.questions)} questions leave {len(train)} to train "
+            f"on and {len(held_out)} to validate on: collect more traces, in which agents disagree"
         )
     competence = competences(train)
+    calibration = Calibration.fit(*confidences(train.own, train.held_right))
+    measured = confidences(held_out.own, held_out.held_right)
     train, held_out = (prepare(part, config, competence) for part in (train, held_out))
-    known = train.own[:, INDEX["confidence_known"]] > 0
-    calibration = Calibration.fit(
-        train.own[known, INDEX["confidence"]].astype(float), train.held_right[known].astype(float)
-    )
-
-    log = Log(config.out)
     data, validation = (to_data(part, config, config.cost) for part in (train, held_out))
+    begin(config.out, settings_of(config, data, validation), resume=config.resume)
+
+    torch.manual_seed(config.seed)
     policy = Policy(train.own.shape[1], width=config.width).to(config.device)
     policy.fit_normalisation(*data.observation[:3])
 
@@ -270,45 +264,58 @@ def fit(config: Config) -> dict[str, Any]:
             every = torch.arange(len(validation), device=config.device)
             return -sft_loss(policy, validation, every, every)[0].item()
 
-    run_stage("sft", policy, sft_loss, sft_score, data, validation, config.sft_epochs, config, log)
-    sft = copy.deepcopy(policy)
-    fitted: dict[float, Policy] = {}
-    for cost in dict.fromkeys((config.cost, *config.sweep)):
-        policy = copy.deepcopy(sft)
-        if config.algorithm != "none":
+    with closing(Log(config.out)) as log:
+        epochs = config.sft_epochs
+        run_stage("sft", policy, sft_loss, sft_score, data, validation, epochs, config, log)
+        chosen, fitted = "SFT", {"SFT": policy}
+        costs = () if config.algorithm == "none" else (config.cost, *config.sweep)
+        for cost in dict.fromkeys(costs):
+            stage = f"{config.algorithm}-cost-{cost:g}"
+            fitted[stage] = copy.deepcopy(policy)
             at_cost = [to_data(part, config, cost) for part in (train, held_out)]
-            stage = config.algorithm if cost == config.cost else f"{config.algorithm}-cost-{cost}"
             run_stage(
                 stage,
-                policy,
-                second_stage_loss(config, sft, at_cost[0]),
+                fitted[stage],
+                second_stage_loss(config, policy, at_cost[0]),
                 lambda p, held=at_cost[1]: expected_reward(p, held, held_out),
                 *at_cost,
                 config.epochs,
                 config,
                 log,
             )
-        fitted[cost] = policy
-    log.close()
+            if cost == config.cost:
+                chosen = stage
+
+    advantages, scale = advantages_of(config, data)
     seconds = time.perf_counter() - began
-    sizes = f"{len(train)} turns to train on, {len(held_out)} held out"
+    tied = data.tied.double().mean().item()
+    sizes = f"{len(train)} turns to train on ({tied:.0%} tied), {len(held_out)} held out"
     return export_router(
         config,
-        {"SFT": sft, **{f"cost {cost:g}": policy for cost, policy in fitted.items()}},
-        f"cost {config.cost:g}",
-        held_out,
-        validation,
-        data,
-        advantages_of(config, data),
-        competence,
-        calibration,
-        log.rows,
-        [str(reading), f"{sizes}, {seconds:.0f} s, seed {config.seed}"],
+        fitted,
+        chosen,
+        held_out=held_out,
+        validation=validation,
+        rewards=data.rewards[data.untied].cpu().numpy(),
+        advantages=advantages[data.untied].cpu().numpy(),
+        scale=scale,
+        competence=competence,
+        calibration=calibration,
+        measured=measured,
+        rows=log.rows,
+        summary=[f"{reading}.", f"{sizes}; seed {config.seed}, {seconds:.0f} s."],
     )
 
 
-if __name__ == "__main__":
+def main() -> None:
+    """Runs the command."""
     try:
         fit(tyro.cli(Config, description=__doc__))
-    except MPDFError as error:
+    except (MPDFError, OSError) as error:
         sys.exit(f"error: {error}")
+    except KeyboardInterrupt:
+        sys.exit("stopped; the same command with --resume goes on from the last epoch")
+
+
+if __name__ == "__main__":
+    main()

@@ -19,7 +19,7 @@ FORMAT = 1
 EXPLANATION = (
     "Estimated from stored responses with the peers held at what they did; differences with 95 % "
     "intervals over questions. *Group*: the consensus after the turn is right; *own*: the agent's "
-    "answer is."
+    "answer is. The oracle knows the answers: no router has a higher reward."
 )
 COLORS = {"PERSIST": "#4477aa", "REFINE": "#ee6677", "CONCEDE": "#ccbb44"}
 
@@ -35,8 +35,7 @@ def gate_of(turn: OneTurn, whole: WholeEpisodes) -> tuple[str, str]:
         return "fail", "one turn of it is worse than a vote or than the policy in the traces"
     if whole.against_vote is None or whole.against_behaviour is None:
         return "unknown", (
-            f"effective sample {whole.effective_sample:.0f} of whole episodes is too small to "
-            "say; run training/evaluate.py"
+            f"whole deliberations cannot be estimated ({whole.unknown}); run training/evaluate.py"
         )
     differences = [whole.against_vote, whole.against_behaviour]
     if any(d.high < 0 for d in differences):
@@ -47,7 +46,6 @@ def gate_of(turn: OneTurn, whole: WholeEpisodes) -> tuple[str, str]:
 
 
 def signs_of_trouble(
-    rows: Sequence[Mapping[str, Any]],
     turn: OneTurn,
     disagreeing_label_shares: Sequence[float],
     rollouts: float,
@@ -57,7 +55,6 @@ def signs_of_trouble(
     """Return warnings with what to do, from the signs that the method's authors name.
 
     Args:
-        rows: The epochs of all stages.
         turn: The estimate on held-out turns.
         disagreeing_label_shares: Share of each action among the oracle's labels over turns whose
             team disagrees.
@@ -97,8 +94,6 @@ def signs_of_trouble(
             "little to decide here. Agents that hold different information, models or tools "
             "disagree more usefully."
         )
-    if rows and not all(math.isfinite(row["loss"]) for row in rows):
-        warnings.append("a loss was not finite; lower --learning-rate.")
     return warnings
 
 
@@ -225,8 +220,8 @@ def table(headings: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
 
 
 def percent(shares: Sequence[float]) -> list[str]:
-    """Return shares as percentages."""
-    return [f"{share:.1%}" for share in shares]
+    """Return shares as percentages, a dash where there is nothing to share."""
+    return ["–" if math.isnan(share) else f"{share:.1%}" for share in shares]
 
 
 def calibration_rows(
@@ -236,7 +231,8 @@ def calibration_rows(
     rows = []
     for name, values in (("raw", confidence), ("calibrated", calibration.apply(confidence))):
         q = quality(values, right)
-        figures = [f"{q[key]:.3f}" for key in ("brier", "log_loss", "ece", "auroc")]
+        found = [q[key] for key in ("brier", "log_loss", "ece", "auroc")]
+        figures = ["–" if math.isnan(value) else f"{value:.3f}" for value in found]
         rows.append([name, *figures, int(q["count"])])
     return rows
 
@@ -279,7 +275,6 @@ def write_report(
         warnings: Signs of trouble.
         plots: File names of the plots.
     """
-    known = whole.against_vote is not None
     lines = [
         f"# Router `{title}`",
         "",
@@ -301,7 +296,7 @@ def write_report(
             [
                 [f"**{name}**" if name == chosen else name, e.against_vote, e.against_behaviour,
                  e.own, f"{e.reward.mean:.4f}", f"{e.tokens:.0f}", *percent(e.actions),
-                 f"{e.actions_disagreeing[0]:.1%}"]
+                 *percent(e.actions_disagreeing[:1])]
                 for name, e in estimates.items()
             ],
         ),
@@ -312,8 +307,8 @@ def write_report(
         + (
             f"accuracy {whole.against_vote} against the vote of the proposals, "
             f"{whole.against_behaviour} against the policy in the traces (doubly robust)."
-            if known
-            else "too small for an estimate (unknown)."
+            if whole.against_vote
+            else f"accuracy unknown ({whole.unknown})."
         ),
         "",
         "## What the oracle would do",

@@ -5,16 +5,15 @@ from dataclasses import asdict
 from typing import Any
 
 import numpy as np
-from torch import Tensor
+from numpy.typing import NDArray
 
 from training.calibration import Calibration
 from training.dataset import Groups
-from training.estimate import action_means, one_turn, plain, whole_episodes
+from training.estimate import one_turn, plain, whole_episodes
 from training.options import Config
 from training.policy import Policy, export
 from training.report import (
     calibration_rows,
-    confidences,
     gate_of,
     plot_calibration,
     plot_front,
@@ -31,26 +30,51 @@ def export_router(
     config: Config,
     policies: dict[str, Policy],
     chosen: str,
+    *,
     held_out: Groups,
     validation: Data,
-    data: Data,
-    advantages: Tensor,
+    rewards: NDArray[Any],
+    advantages: NDArray[Any],
+    scale: float,
     competence: dict[str, float],
     calibration: Calibration,
+    measured: tuple[NDArray[Any], NDArray[Any]],
     rows: list[dict[str, Any]],
     summary: list[str],
 ) -> dict[str, Any]:
-    """Estimates every policy on held-out questions, and writes the router's folder."""
-    rewards = validation.rewards.cpu().numpy()
+    """Estimates every policy on held-out questions, and writes the router's folder.
+
+    Args:
+        config: The fit's options.
+        policies: Every fitted policy, by name.
+        chosen: The one that becomes the router.
+        held_out: Groups to estimate on, as the policies see them.
+        validation: The same as tensors.
+        rewards: Of the training rollouts that are not tied, shape ``[n]``.
+        advantages: SoftRankPO's advantages of the same.
+        scale: s, which the rewards were divided by for them.
+        competence: Prior competence by agent.
+        calibration: Of the critic's confidence, fitted on the training part.
+        measured: The critic's confidences on the held-out part, and who was right.
+        rows: The epochs of all stages.
+        summary: What was read and trained, a line each.
+
+    Returns:
+        The content of `router.json`.
+    """
+    held_rewards = validation.rewards.cpu().numpy()
+    labels = np.eye(3)[held_out.labels(config.weights())]
     probabilities = {
-        name: log_probabilities(p, validation).exp().double().cpu().numpy()
-        for name, p in policies.items()
+        "always PERSIST": np.tile([1.0, 0.0, 0.0], (len(held_out), 1)),
+        "the traces' policy": held_out.behaviour.astype(float),
     }
-    estimates = {name: one_turn(held_out, p, rewards) for name, p in probabilities.items()}
+    for name, policy in policies.items():
+        logs = log_probabilities(policy, validation).double() / config.temperature
+        probabilities[name] = logs.softmax(-1).cpu().numpy()
+    probabilities["oracle"] = labels
+    estimates = {name: one_turn(held_out, p, held_rewards) for name, p in probabilities.items()}
     turn = estimates[chosen]
     whole = whole_episodes(held_out, probabilities[chosen])
-    labels = np.eye(3)[held_out.labels(config.weights())]
-    best = np.nanmax(action_means(held_out, rewards), 1) - action_means(held_out, rewards)[:, 0]
     shares = {"all": labels.mean(0)}
     for name, subset in (
         ("not tied", ~validation.tied.cpu().numpy()),
@@ -60,42 +84,44 @@ def export_router(
             labels[subset].mean(0) if subset.any() else np.full(3, np.nan)
         )
     free = held_out.action_mask[:, 1]
-    untied = data.mask & ~data.tied[:, None]
-    spread = advantages[untied].cpu().numpy()
+    spread = float(advantages.std()) if len(advantages) else 0.0
     contested = held_out.disagreement
     warnings = signs_of_trouble(
-        rows,
         turn,
         labels[contested].mean(0) if contested.any() else shares["all"],
         float(held_out.rollout_mask[free].sum(1).mean()) if free.any() else 5.0,
-        float(spread.std()) if len(spread) else 0.0,
-        float(best.mean()),
+        spread,
+        estimates["oracle"].reward.mean - estimates["always PERSIST"].reward.mean,
+    )
+    ranks = (
+        f"SoftRankPO's advantages on the training turns that are not tied: tau {config.tau:g}, "
+        f"reward scale s {scale:.4f}, standard deviation {spread:.4f}."
     )
     for warning in warnings:
         print(f"warning: {warning}", file=sys.stderr)
 
     out = config.out
     export(policies[chosen], out / "policy.onnx")
-    confidence, right = confidences(held_out.own, held_out.held_right)
+    confidence, right = measured
     plot_training(out / "training.png", rows, list(dict.fromkeys(row["stage"] for row in rows)))
-    plot_rewards(out / "rewards.png", data.rewards[untied].cpu().numpy(), spread)
+    plot_rewards(out / "rewards.png", rewards, advantages)
     plot_calibration(out / "calibration.png", confidence, right, calibration.apply(confidence))
     plot_front(out / "front.png", {n: (e.tokens, e.own.mean) for n, e in estimates.items()}, chosen)
     gate = gate_of(turn, whole)
     content = write_json(
         out,
-        name=out.name,
+        name=out.resolve().name,
         temperature=config.temperature,
         competence=competence,
         calibration=calibration,
         gate=gate[0],
         evidence={"why": gate[1], "one_turn": plain(turn), "whole_episodes": plain(whole)},
-        training={**asdict(config), "summary": summary},
+        training={**asdict(config), "scale": scale, "advantage_std": spread, "summary": summary},
     )
     write_report(
         out,
-        title=out.name,
-        summary=summary,
+        title=out.resolve().name,
+        summary=[*summary, ranks],
         estimates=estimates,
         chosen=chosen,
         whole=whole,

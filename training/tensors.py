@@ -1,13 +1,12 @@
 """Groups as tensors, and what a policy makes of them."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from mpdf_langgraph.errors import ConfigurationError
 from mpdf_langgraph.observation import INDEX
 from training.dataset import Groups
 from training.estimate import action_means, expected
@@ -25,7 +24,7 @@ class Data:
             ``[G, 3]``: the policy's arguments.
         actions: Action of every rollout, ``[G, K]``.
         mask: Which rollouts are real, ``[G, K]``.
-        rewards: ``[G, K]``.
+        rewards: ``[G, K]``, without `Config.reward_scale`, which is for the losses alone.
         labels: SFT targets, ``[G, 3]``.
         weights: Weight of each group, ``[G]``.
         tied: Every rollout is worth the same, ``[G]``.
@@ -42,11 +41,16 @@ class Data:
     def __len__(self) -> int:
         return len(self.actions)
 
+    @property
+    def untied(self) -> Tensor:
+        """Which rollouts are real and of groups that are not tied, ``[G, K]``."""
+        return self.mask & ~self.tied[:, None]
+
 
 def to_data(groups: Groups, config: Config, cost: float) -> Data:
     """Turns groups into tensors with rewards, labels and weights."""
     weights = config.weights(cost)
-    rewards = groups.rewards(weights) * config.reward_scale
+    rewards = groups.rewards(weights)
     low = np.where(groups.rollout_mask, rewards, np.inf).min(1)
     high = np.where(groups.rollout_mask, rewards, -np.inf).max(1)
     tied = high - low < TOLERANCE
@@ -77,21 +81,19 @@ def to_data(groups: Groups, config: Config, cost: float) -> Data:
 
 
 def prepare(groups: Groups, config: Config, competence: dict[str, float]) -> Groups:
-    """Fills in the agents' competence, and blanks out what an ablation hides."""
+    """Fills in the agents' competence, and blanks out what an ablation hides.
+
+    A feature that is always 0 has no spread, which the policy ignores for good: the router of an
+    ablation stays blind to it when it runs.
+    """
     own, peers = groups.own.copy(), groups.peers.copy()
     names = np.array([competence.get(name, 0.5) for name in groups.agents], dtype=np.float32)
     if len(names):
         own[:, INDEX["competence"]] = names[groups.agent]
         peers[:, :, INDEX["competence"]] = names[groups.peer_agent]
     for name in config.hidden:
-        if name not in INDEX:
-            raise ConfigurationError(f"no feature is named {name!r}: use {', '.join(INDEX)}")
         own[:, INDEX[name]] = peers[:, :, INDEX[name]] = 0.0
-    changed = groups.select(np.arange(len(groups)))
-    changed.own, changed.peers = own, peers
-    if config.blind:
-        changed.peer_mask = np.zeros_like(groups.peer_mask)
-    return changed
+    return replace(groups, own=own, peers=np.zeros_like(peers) if config.blind else peers)
 
 
 def competences(groups: Groups) -> dict[str, float]:

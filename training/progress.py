@@ -1,0 +1,99 @@
+"""What a fit keeps while it runs: checkpoints that it can go on from, and a log of its epochs."""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils.tensorboard import SummaryWriter
+
+from mpdf_langgraph.errors import ConfigurationError
+
+
+def begin(folder: Path, settings: Mapping[str, Any], *, resume: bool) -> None:
+    """Make a router's folder ready for a fit.
+
+    Args:
+        folder: Is made if it does not exist.
+        settings: All that the fit depends on, as plain data. It is kept beside the checkpoints.
+        resume: Go on from the checkpoints there, if any; otherwise they are removed.
+
+    Raises:
+        ConfigurationError: The checkpoints are of a fit with other settings.
+    """
+    checkpoints = folder / "checkpoints"
+    checkpoints.mkdir(parents=True, exist_ok=True)
+    kept = checkpoints / "settings.json"
+    now = json.loads(json.dumps(settings, default=str))
+    if resume and kept.exists():
+        before = json.loads(kept.read_text())
+        changed = [
+            f"{name} was {before.get(name)!r} and is {value!r}"
+            for name, value in now.items()
+            if before.get(name) != value
+        ]
+        if changed:
+            raise ConfigurationError(
+                f"{folder} holds checkpoints of another fit: {'; '.join(changed)}. Give the same "
+                "options and traces, or start anew without --resume"
+            )
+        return
+    for checkpoint in checkpoints.glob("*.pt"):
+        checkpoint.unlink()
+    aside = kept.with_suffix(".tmp")
+    aside.write_text(json.dumps(now, indent=1))
+    aside.replace(kept)
+
+
+def save(state: Mapping[str, Any], path: Path) -> None:
+    """Write a checkpoint so that a stop in between leaves the old one."""
+    torch.save(dict(state), path.with_suffix(".tmp"))
+    path.with_suffix(".tmp").replace(path)
+
+
+def content_hash(*tensors: Tensor) -> str:
+    """Return a hash of what tensors hold, and of their shapes."""
+    digest = hashlib.sha256()
+    for tensor in tensors:
+        digest.update(f"{tensor.dtype}{list(tensor.shape)}".encode())
+        digest.update(tensor.cpu().numpy().tobytes())
+    return digest.hexdigest()[:16]
+
+
+class Log:
+    """The epochs' rows: in `log.jsonl`, for TensorBoard, and in memory for the plots.
+
+    A fit that goes on writes the rows of its checkpoints anew, so that a stop leaves neither a
+    torn row nor one twice.
+
+    Args:
+        folder: The router's folder.
+
+    Attributes:
+        rows: All rows, in order.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.rows: list[dict[str, Any]] = []
+        board = folder / "tensorboard"
+        for old in board.glob("events.out.tfevents.*"):
+            old.unlink()
+        self._file = (folder / "log.jsonl").open("w")
+        self._board = SummaryWriter(str(board))
+
+    def write(self, row: dict[str, Any]) -> None:
+        """Append one epoch."""
+        self.rows.append(row)
+        self._file.write(json.dumps(row) + "\n")
+        self._file.flush()
+        for name, value in row.items():
+            if isinstance(value, float):
+                self._board.add_scalar(f"{row['stage']}/{name}", value, row["epoch"])
+
+    def close(self) -> None:
+        """Close both."""
+        self._file.close()
+        self._board.close()
