@@ -31,6 +31,7 @@ from examples.tiny_lm.questions import AGENTS, Kind, Problem, problems
 from examples.tiny_lm.scores import Rate, auroc, calibration_error, rate
 from examples.tiny_lm.skills import answer_of, is_right, stated_facts
 from examples.tiny_lm.text import prompt_tokens
+from training.calibration import Calibration, reliability
 
 START, STOP = "<!-- figures: written by measure.py -->\n", "<!-- end of figures -->"
 
@@ -177,6 +178,64 @@ def knows(case: Case, agent: str) -> bool:
     return known >= set(problem.owner)
 
 
+def mended(groups: Sequence[Sequence[tuple[float, bool]]]) -> list[tuple[float, bool]]:
+    """Scores after calibration that was fitted on the other half of the questions."""
+    result = []
+    for half in (0, 1):
+        fit, use = (
+            np.array([pair for group in groups[start::2] for pair in group], dtype=float)
+            for start in (1 - half, half)
+        )
+        calibration = Calibration.fit(fit[:, 0], fit[:, 1])
+        result += zip(calibration.apply(use[:, 0]).tolist(), (use[:, 1] > 0).tolist(), strict=True)
+    return result
+
+
+def pairs_of(cases: list[Case], stage: str, source: str) -> list[list[tuple[float, bool]]]:
+    """A confidence and whether the response was right, for every agent, by question."""
+    score = SCORES[source]
+    responses = [
+        [c.proposals[a][0] if stage == "proposal" else c.refined[a] for a in AGENTS] for c in cases
+    ]
+    return [[(score(r), r.right) for r in group] for group in responses]
+
+
+SCORES: dict[str, Callable[[Response], float]] = {
+    "sequence": lambda r: float(np.exp(r.mean_logprob)),
+    "sequence_raw": lambda r: float(np.exp(r.total_logprob)),
+    "verdict": lambda r: r.verdict,
+}
+
+
+def plot_calibration(path: Path, measured: dict[str, list[Case]]) -> None:
+    """Draws reliability curves of every confidence, raw and after correction."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+
+    figure, axes = plt.subplots(2, len(SCORES), figsize=(11, 7), sharex=True, sharey=True)
+    for row, stage in zip(axes, ("proposal", "refined"), strict=True):
+        for axis, source in zip(row, SCORES, strict=True):
+            axis.plot([0, 1], [0, 1], color="black", lw=0.8, ls=":")
+            for kind, color in (("hidden", "#cc3311"), ("plain", "#4477aa")):
+                groups = pairs_of(measured[kind], stage, source)
+                raw = [pair for group in groups for pair in group]
+                for pairs, style, label in ((raw, "o--", "raw"), (mended(groups), "o-", "mended")):
+                    scores, right = np.array(pairs, dtype=float).T
+                    curve = reliability(scores, right)
+                    x, y = [c[0] for c in curve], [c[1] for c in curve]
+                    axis.plot(x, y, style, color=color, ms=3, label=f"{kind}, {label}")
+            axis.set_title(f"{stage}: {SOURCES[source]}", fontsize=8)
+            axis.grid(alpha=0.3)
+    axes[0][0].legend(fontsize=7)
+    figure.supxlabel("confidence")
+    figure.supylabel("share right")
+    figure.tight_layout()
+    figure.savefig(path, dpi=90)
+    plt.close(figure)
+
+
 def figures(cases: list[Case], hidden: bool) -> dict[str, Rate]:
     """All figures of one kind of question."""
 
@@ -259,20 +318,16 @@ def figures(cases: list[Case], hidden: bool) -> dict[str, Rate]:
         result["wrong_to_right_facts_at_hand"] = over(change(False, knows))
         two = lambda c, a: knows(c, a) and len(set(c.problem.owner.values())) == 2  # noqa: E731
         result["wrong_to_right_two_owners"] = over(change(False, two))
-    sources: dict[str, Callable[[Response], float]] = {
-        "sequence": lambda r: float(np.exp(r.mean_logprob)),
-        "sequence_raw": lambda r: float(np.exp(r.total_logprob)),
-        "verdict": lambda r: r.verdict,
-    }
     for stage in ("proposal", "refined"):
-        chosen = first if stage == "proposal" else (lambda c, a: c.refined[a])
-        for source, score in sources.items():
-            groups = [[(score(chosen(c, a)), chosen(c, a).right) for a in AGENTS] for c in cases]
+        for source in SCORES:
+            groups = pairs_of(cases, stage, source)
             result[f"{stage}_{source}_auroc"] = auroc(groups, within=False)
             result[f"{stage}_{source}_auroc_within"] = auroc(groups, within=True)
-            flat = [pair for group in groups for pair in group]
-            ece = calibration_error(flat)
-            result[f"{stage}_{source}_ece"] = {"value": ece, "error": float("nan"), "n": len(flat)}
+            for when, pairs in (("", [p for g in groups for p in g]), ("_mended", mended(groups))):
+                curve = calibration_error(pairs), float("nan"), len(pairs)
+                result[f"{stage}_{source}_ece{when}"] = dict(
+                    zip(("value", "error", "n"), curve, strict=True)
+                )
     result["proposal_tokens"] = over(lambda c, a: float(first(c, a).tokens))
     return result
 
@@ -330,14 +385,19 @@ def tables(report: dict[str, Any]) -> str:
         f"| {words} | {' | '.join(cell(report[kind], name) for kind in kinds)} |"
         for name, words in ROWS.items()
     ]
-    lines += ["", "Confidence (AUROC overall / among the responses to one question / ECE):", ""]
+    lines += [
+        "",
+        "Confidence (AUROC overall / among the responses to one question / ECE raw / ECE mended",
+    ]
+    lines[-1] += " by a calibration fitted on the other half of the questions):"
+    lines += [""]
     lines += ["| | hidden profile | plain |", "| --- | --- | --- |"]
     for stage in ("proposal", "refined"):
         for source, words in SOURCES.items():
             cells = [
                 " / ".join(
                     cell(report[kind], f"{stage}_{source}_{what}")
-                    for what in ("auroc", "auroc_within", "ece")
+                    for what in ("auroc", "auroc_within", "ece", "ece_mended")
                 )
                 for kind in kinds
             ]
@@ -351,10 +411,13 @@ def measure(config: Config) -> dict[str, Any]:
     team = Team(config)
     report: dict[str, Any] = {"split": config.split, "count": config.count, "seed": config.seed}
     kinds: tuple[Kind, ...] = ("hidden", "plain")
+    measured: dict[str, list[Case]] = {}
     for kind in kinds:
-        report[kind] = figures(team.run(kind, config.split, config.count), kind == "hidden")
+        measured[kind] = team.run(kind, config.split, config.count)
+        report[kind] = figures(measured[kind], kind == "hidden")
     text = tables(report)
     print(text)
+    plot_calibration(config.folder / "calibration.png", measured)
     (config.folder / "figures.json").write_text(json.dumps(report, indent=1) + "\n")
     card = config.folder / "README.md"
     if card.exists() and START in (old := card.read_text()):
