@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: help demo test lint test-vllm vllm tiny-lm clean
+.PHONY: help demo test lint test-vllm vllm tiny-lm bench-training reproduce clean
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
 
@@ -34,6 +34,12 @@ vllm: $(VENV)/.ready  ## serve the small model with a real vLLM server on port 8
 
 tiny-lm: $(VENV)/.ready  ## train the small model from scratch (about an hour)
 	$(BIN)/python examples/tiny_lm/train.py --out runs/tiny_lm
+
+bench-training: $(VENV)/.ready  ## how fast a router is fitted: made-up traces, up to a million turns
+	$(BIN)/python training/bench.py
+
+reproduce: $(VENV)/.ready  ## every figure the README quotes, on the bundled model under vLLM (hours)
+	$(BIN)/python examples/reproduce.py
 
 clean:  ## remove the virtual environments and builds; traces and training runs stay
 	rm -rf $(VENV) .venv-vllm build dist

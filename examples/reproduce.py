@@ -1,0 +1,135 @@
+"""Every figure that the README quotes of the bundled model, from questions to tables.
+
+    python examples/reproduce.py                                        # starts vLLM by itself
+    python examples/reproduce.py --base-url http://localhost:8000/v1    # a server that runs already
+
+Makes the question files, collects traces, fits three seeds of every algorithm, and evaluates on
+test questions, on the hidden profile and on the plain set. Every step goes on where it was
+stopped. Results lie in `runs/reproduce/<kind>/evaluation/results.md`; each command is printed, so
+that it can be run by itself.
+"""
+
+import shlex
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import tyro
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT))
+
+from examples.serve_vllm import ensure_venv, server_command, serving
+from examples.tiny_lm.questions import main as write_questions
+
+Kind = Literal["hidden", "plain"]
+ALGORITHMS = {"sft": "none", "ppo": "ppo", "grpo": "grpo", "softrankpo": "softrankpo"}
+"""Names of the learned methods, and the second stage of each."""
+
+
+@dataclass(frozen=True)
+class Options:
+    """Options of the reproduction."""
+
+    out: Path = Path("runs/reproduce")
+    """Folder for everything."""
+    base_url: str | None = None
+    """A server of the bundled model; one is started where none is given."""
+    kinds: tuple[Kind, ...] = ("hidden", "plain")
+    """Sets of questions."""
+    train: int = 2000
+    """Questions to collect traces on."""
+    validation: int = 500
+    """Questions to tune the baselines on."""
+    test: int = 1000
+    """Questions to evaluate on."""
+    seeds: int = 3
+    """Seeds of every learned method."""
+    rounds: int = 2
+    """Rounds of decisions at most."""
+    alternatives: int = 4
+    """Extra REFINE samples per decision while collecting."""
+    concurrency: int = 64
+    """Deliberations at a time."""
+
+
+def step(*command: object) -> None:
+    """Print a command of this project and run it; a failure ends the reproduction."""
+    words = [str(word) for word in command]
+    print(f"\n$ python {shlex.join(words)}", flush=True)
+    done = subprocess.run([sys.executable, *words], cwd=ROOT, check=False)
+    if done.returncode:
+        sys.exit(f"the step failed with {done.returncode}; the same command goes on from here")
+
+
+@contextmanager
+def server(options: Options) -> Iterator[str]:
+    """The server's URL; started and stopped here where none was given."""
+    if options.base_url is not None:
+        yield options.base_url
+        return
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    log_path = options.out / "vllm.log"
+    with log_path.open("wb") as log, serving(server_command(ensure_venv(), port=port), log) as run:
+        print(f"waiting for vLLM (log: {log_path})", flush=True)
+        while run.poll() is None:
+            try:
+                urllib.request.urlopen(f"http://127.0.0.1:{port}/health", timeout=5).close()
+                break
+            except OSError:
+                time.sleep(1)
+        else:
+            sys.exit(f"vLLM ended with {run.returncode}, see {log_path}")
+        yield f"http://127.0.0.1:{port}/v1"
+
+
+def main(options: Options) -> None:
+    """Run all steps."""
+    options.out.mkdir(parents=True, exist_ok=True)
+    with server(options) as url:
+        team = ["--base-url", url, "--prompts", "examples.tiny_lm.prompts:PROMPTS"]
+        team += ["--max-tokens", 200, "--concurrency", options.concurrency]
+        for kind in options.kinds:
+            reproduce(options, kind, team)
+
+
+def reproduce(options: Options, kind: Kind, team: list[object]) -> None:
+    """The steps of one set of questions."""
+    out = options.out / kind
+    out.mkdir(exist_ok=True)
+    sizes = {"train": options.train, "validation": options.validation, "test": options.test}
+    files = {}
+    for split, count in sizes.items():
+        files[split] = out / f"{split}.jsonl"
+        write_questions(kind, split, count, 0, files[split])  # type: ignore[arg-type]
+    step(
+        "training/collect.py", "--questions", files["train"], *team, "--rounds", options.rounds,
+        "--alternatives", options.alternatives, "--critic", "logprob", "--out", out / "traces",
+    )  # fmt: skip
+    routers: list[object] = []
+    for name, algorithm in ALGORITHMS.items():
+        for seed in range(options.seeds):
+            folder = out / "routers" / f"{name}-{seed}"
+            routers += ["--router", folder]
+            if not (folder / "router.json").exists():
+                step(
+                    "training/fit_router.py", "--traces", out / "traces", "--out", folder,
+                    "--algorithm", algorithm, "--seed", seed,
+                )  # fmt: skip
+    step(
+        "training/evaluate.py", "--questions", files["test"], "--validation", files["validation"],
+        *team, *routers, "--rounds", options.rounds, "--out", out / "evaluation",
+    )  # fmt: skip
+
+
+if __name__ == "__main__":
+    main(tyro.cli(Options, description=__doc__))
