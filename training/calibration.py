@@ -45,12 +45,16 @@ class Calibration:
         # Platt's targets: short of 0 and 1, or a few well separated answers give an endless slope.
         target = np.where(right > 0.5, (good + 1) / (good + 2), 1 / (bad + 2))
 
-        def loss(parameters: Array) -> float:
-            z = parameters[0] * x + (parameters[1] if shift else 0.0)
-            return float(np.mean(np.logaddexp(0, z) - target * z))
+        def loss(parameters: Array) -> tuple[float, Array]:
+            """Return the mean log-loss and its gradient."""
+            z = parameters[0] * x + parameters[1]
+            gap = expit(z) - target
+            slope = np.array([np.mean(gap * x), np.mean(gap) if shift else 0.0])
+            return float(np.mean(np.logaddexp(0, z) - target * z)), slope
 
-        best = minimize(loss, np.array([1.0, 0.0]), method="Nelder-Mead").x
-        return cls(float(best[0]), float(best[1]) if shift else 0.0)
+        # Not by Nelder-Mead, which stops in the flat valley before the minimum.
+        best = minimize(loss, np.array([1.0, 0.0]), jac=True, method="BFGS").x
+        return cls(float(best[0]), float(best[1]))
 
     def apply(self, confidence: Array) -> Array:
         """Return the calibrated confidences, shape ``[n]``."""

@@ -179,7 +179,9 @@ def plot_rewards(path: Path, rewards: NDArray[Any], advantages: NDArray[Any]) ->
     """Draw the histograms of rewards and advantages over all rollouts that are not tied."""
     (left, right), done = _figure(path, 2)
     left.hist(rewards, bins=41, color="#4477aa")
-    left.set(xlabel="reward of a rollout", ylabel="count", yscale="log")
+    left.set(xlabel="reward of a rollout", ylabel="count")
+    if len(rewards):
+        left.set_yscale("log")
     right.hist(advantages, bins=41, color="#ee6677")
     right.set(xlabel=f"advantage (sd {np.std(advantages):.3f})" if len(advantages) else "advantage")
     done()
@@ -196,7 +198,8 @@ def plot_calibration(
             curve = reliability(values, right)
             axis.plot([c for c, _, _ in curve], [r for _, r, _ in curve], "o-", label=label)
     axis.set(xlabel="confidence", ylabel="share right", xlim=(0, 1), ylim=(0, 1))
-    axis.legend()
+    if len(confidence):
+        axis.legend()
     done()
 
 
