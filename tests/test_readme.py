@@ -3,21 +3,25 @@ from pathlib import Path
 
 import pytest
 
-README = Path(__file__).parents[1] / "README.md"
+ROOT = Path(__file__).parents[1]
+README = ROOT / "README.md"
+PAGES = [README, *sorted((ROOT / "docs").glob("*.md"))]
 BLOCK = re.compile(r"(<!-- not run[^\n]*-->\n)?```python\n(.*?)```", re.DOTALL)
 
 
-def blocks():
-    return [(bool(skip), code) for skip, code in BLOCK.findall(README.read_text())]
+def blocks(page=README):
+    return [(bool(skip), code) for skip, code in BLOCK.findall(page.read_text())]
 
 
 @pytest.mark.filterwarnings("error")
-def test_python_blocks_run_one_after_the_other():
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_python_blocks_run_one_after_the_other(page, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
     namespace: dict[str, object] = {}
-    run = [code for skip, code in blocks() if not skip]
+    run = [code for skip, code in blocks(page) if not skip]
     assert run
     for code in run:
-        exec(compile(code, str(README), "exec"), namespace)
+        exec(compile(code, str(page), "exec"), namespace)
 
 
 def test_blocks_that_need_a_server_at_least_compile_and_name_the_public_face():
