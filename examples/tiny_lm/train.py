@@ -58,12 +58,13 @@ from examples.tiny_lm.skills import (
 )
 from examples.tiny_lm.text import IGNORE, Encoder, build_tokenizer
 
-DRILL = {  # shares of bare look-ups and sums among the examples of a phase
-    "look_up": (1.0, 0.0),
-    "sums": (0.2, 0.8),
-    "solve": (0.05, 0.25),
-    "simulated": (0.02, 0.08),
-    "on_policy": (0.0, 0.0),
+DRILL: dict[str, tuple[float, float, tuple[int, ...]]] = {
+    # Shares of bare look-ups and sums among the examples of a phase, and how large the sums are.
+    "look_up": (1.0, 0.0, ()),
+    "sums": (0.2, 0.8, (20, 50, 99)),
+    "solve": (0.05, 0.25, (99, 200, 999)),
+    "simulated": (0.02, 0.08, (99, 200, 999)),
+    "on_policy": (0.0, 0.15, (200, 999, 999)),
 }
 
 
@@ -197,9 +198,8 @@ def round_examples(
     seed = f"{config.seed}/{index}"
     rng = random.Random(seed)
     count = config.examples_per_round
-    looking_up, sums = DRILL[phase]
+    looking_up, sums, limits = DRILL[phase]
     examples = [look_up_example(rng) for _ in range(round(count * looking_up))]
-    limits = (20, 50, 99) if phase == "sums" else (99, 200, 999)
     examples += [sums_example(rng, limits) for _ in range(round(count * sums))]
     shares: dict[Kind, float] = {"hidden": 0.65, "plain": 0.35}
     for kind, share in shares.items():
