@@ -102,7 +102,7 @@ def test_no_trouble():
         ),
         ({"turn": replace(TURN, actions=[0.01, 0.5, 0.49])}, "hardly ever", "--tied-weight"),
         ({"rollouts": 4.2}, "4.2 rollouts", "--alternatives 4"),
-        ({"spread": 0.03}, "0.030", "more questions"),
+        ({"spread": 0.03}, "0.030", "Lower --tau"),
         ({"gain": 0.004}, "gains only 0.004", "different information"),
     ],
 )

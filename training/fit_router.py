@@ -4,7 +4,7 @@
     python training/fit_router.py --traces traces/ --out routers/mine --resume   # after a stop
 
 Reads any number of trace folders, computes every turn's rewards from the responses stored in
-them (no LLM call), splits by question, trains a policy of about 14,000 parameters on a CPU in
+them (no LLM call), splits by question, trains a policy of about 15,000 parameters on a CPU in
 minutes, and writes a router folder: `policy.onnx` and `router.json` for `load_router`, and
 `report.md` with its plots, which says honestly whether the router is better than what made the
 traces. Checkpoints lie in `checkpoints/`; logs in `log.jsonl` and for TensorBoard.
@@ -48,14 +48,13 @@ from training.tensors import (
 )
 
 
-def settings_of(config: Config, *parts: Data) -> dict[str, Any]:
+def settings_of(config: Config, train: Data, held_out: Data) -> dict[str, Any]:
     """All that the weights depend on: the options that matter, and the groups."""
     apart = ("traces", "labels", "out", "resume", "threads", "device", "temperature")
     settings = {name: value for name, value in vars(config).items() if name not in apart}
-    return settings | {
-        f"groups of part {number}": content_hash(*part.observation, part.actions, part.rewards)
-        for number, part in enumerate(parts)
-    }
+    for name, part in (("training groups", train), ("held-out groups", held_out)):
+        settings[name] = content_hash(*part.observation, part.actions, part.mask, part.rewards)
+    return settings
 
 
 def weighted_mean(values: Tensor, weights: Tensor) -> Tensor:

@@ -59,7 +59,7 @@ def signs_of_trouble(
         disagreeing_label_shares: Share of each action among the oracle's labels over turns whose
             team disagrees.
         rollouts: Mean number of rollouts of the groups that allow REFINE.
-        spread: Standard deviation of the advantages.
+        spread: Standard deviation of the advantages where not all are tied; 0 if all are.
         gain: Expected reward of a held-out turn under the oracle, minus that of PERSIST.
     """
     warnings = []
@@ -85,8 +85,8 @@ def signs_of_trouble(
         )
     if 0 < spread < 0.1:
         warnings.append(
-            f"the advantages' standard deviation is {spread:.3f}: nearly everything is tied, so "
-            "seeds will differ. Collect more questions, or harder ones."
+            f"the advantages' standard deviation is {spread:.3f} even where rewards differ: ranks "
+            "this smooth hardly move the policy. Lower --tau."
         )
     if gain < 0.01:
         warnings.append(
