@@ -48,14 +48,22 @@ def _failure(task: Assignment, stage: Stage, error: str, outcome: Outcome | None
     )
 
 
-def _labels(stage: str, task: Assignment, *, silent: bool) -> RunnableConfig:
+def _labels(stage: Stage, task: Assignment, *, silent: bool) -> RunnableConfig:
     """Run name, tags and metadata for tracing; `silent` keeps tokens out of message streams."""
     agent, round_ = task["agent"], task["round"]
-    return RunnableConfig(
-        run_name=f"{agent} {stage}",
-        tags=[f"mpdf:{stage}", f"mpdf:agent:{agent}", *(["nostream"] if silent else [])],
-        metadata={"mpdf_agent": agent, "mpdf_stage": stage, "mpdf_round": round_},
-    )
+    tags = [f"mpdf:{stage}", f"mpdf:agent:{agent}", f"mpdf:round:{round_}"]
+    metadata = {
+        "mpdf_episode": task["episode"],
+        "mpdf_agent": agent,
+        "mpdf_stage": stage,
+        "mpdf_round": round_,
+    }
+    if round_ > 0:  # the router sends an agent off for nothing else; round 0 is no decision
+        tags.append("mpdf:action:REFINE")
+        metadata["mpdf_action"] = "REFINE"
+    if silent:
+        tags.append("nostream")
+    return RunnableConfig(run_name=f"{agent} {stage}", tags=tags, metadata=metadata)
 
 
 def _opening(settings: Settings, task: Assignment) -> list[BaseMessage]:

@@ -9,7 +9,7 @@ from langchain_core.runnables import Runnable, RunnableConfig, RunnableLambda
 from langgraph.types import Command
 
 from mpdf_langgraph import events
-from mpdf_langgraph.answers import AnswerSchema, TextAnswer, assign_clusters
+from mpdf_langgraph.answers import AnswerSchema, TextAnswer, assign_clusters, schema_for
 from mpdf_langgraph.calls import Call, Steps
 from mpdf_langgraph.consensus import count_votes
 from mpdf_langgraph.errors import ConfigurationError, DeliberationError, describe_error
@@ -38,8 +38,13 @@ def consensus_steps(
     settings: Settings, state: DeliberationState
 ) -> Steps[Command[NextOfConsensus]]:
     """Carry out the round's moves, count the votes, and end or ask for another round."""
-    labels = RunnableConfig(run_name="compare answers", tags=["mpdf:judge", "nostream"])
-    compare: Runnable[Any, Any] = RunnableLambda(lambda _: _clustered(settings.answer, state))
+    labels = RunnableConfig(
+        run_name="compare answers",
+        tags=["mpdf:judge", f"mpdf:round:{state['round']}", "nostream"],
+        metadata={"mpdf_episode": state["header"]["id"], "mpdf_round": state["round"]},
+    )
+    schema = schema_for(settings.answer, state["header"]["question"])
+    compare: Runnable[Any, Any] = RunnableLambda(lambda _: _clustered(schema, state))
     timeout = settings.budget.timeout
     limit = None if timeout is None else state["header"]["started"] + timeout
     deadline = None if limit is None else max(limit, time.time() + COMPARISON_SECONDS)
