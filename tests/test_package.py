@@ -27,6 +27,7 @@ LAYERS = [
     "router_node consensus_node",
     "graph",
     "__init__",
+    "view",
 ]
 #: Narrower than their layer.
 ONLY = {"traces": {"state", "errors"}, "answers": {"equality", "errors", "mathematics", "prompts"}}
