@@ -2,14 +2,21 @@
 
 from mpdf_langgraph.agents import Agent
 from mpdf_langgraph.answers import AnswerSchema, ChoiceAnswer, MathAnswer, TextAnswer
+from mpdf_langgraph.code_answer import CodeAnswer, CodeTests
 from mpdf_langgraph.consensus import Vote
 from mpdf_langgraph.critic import Critic
 from mpdf_langgraph.endpoints import EndpointStatus, check_endpoint, vllm_chat_model
-from mpdf_langgraph.errors import ConfigurationError, DeliberationError, MPDFError
+from mpdf_langgraph.errors import (
+    ConfigurationError,
+    DeliberationError,
+    MPDFError,
+    SandboxError,
+)
 from mpdf_langgraph.graph import create_deliberation
 from mpdf_langgraph.learned import load_router
 from mpdf_langgraph.prompts import Prompts
 from mpdf_langgraph.router import Router, ThresholdRouter
+from mpdf_langgraph.sandbox import Sandbox
 from mpdf_langgraph.state import Critique, Observation, Response
 from mpdf_langgraph.traces import Episode, TraceReader, TraceWriter
 
@@ -17,6 +24,8 @@ __all__ = [
     "Agent",
     "AnswerSchema",
     "ChoiceAnswer",
+    "CodeAnswer",
+    "CodeTests",
     "ConfigurationError",
     "Critic",
     "Critique",
@@ -29,6 +38,8 @@ __all__ = [
     "Prompts",
     "Response",
     "Router",
+    "Sandbox",
+    "SandboxError",
     "TextAnswer",
     "ThresholdRouter",
     "TraceReader",

@@ -37,6 +37,9 @@ from mpdf_langgraph.prompts import SAME_MEANING
 class AnswerSchema(Protocol):
     """What a deliberation has to know about answers.
 
+    Where comparing two answers takes the question too, as for programs, a schema has one method
+    more, ``for_question(question)``, that returns the schema to compare with (see `schema_for`).
+
     Attributes:
         name: Recorded in traces.
         instructions: One sentence for the prompts: how the answer is to be written.
@@ -52,6 +55,12 @@ class AnswerSchema(Protocol):
     def equivalent(self, a: str, b: str) -> bool:
         """Tell whether two parsed answers are the same answer."""
         ...
+
+
+def schema_for(schema: AnswerSchema, question: str) -> AnswerSchema:
+    """Return the schema that compares answers to this question: as a rule, the schema itself."""
+    bind: Callable[[str], AnswerSchema] | None = getattr(schema, "for_question", None)
+    return schema if bind is None else bind(question)
 
 
 def assign_clusters(

@@ -34,6 +34,10 @@ class RouterError(MPDFError, ValueError):
     """A learned router cannot be loaded, or cannot decide on what it was given."""
 
 
+class SandboxError(MPDFError, RuntimeError):
+    """Programs cannot be run safely here; the message says what is missing."""
+
+
 class TraceError(MPDFError, ValueError):
     """A trace record or file does not have the documented form."""
 

@@ -32,8 +32,8 @@ _NO_UNIT = re.compile(
     re.IGNORECASE,
 )
 _FIND_NUMBER = re.compile(rf"(?:(?<![\w)}}\]])[-\u2212]{_CURRENCY}?)?{_NUMBER}(?:\s?\\?%)?")
-_BOX_TOKEN = re.compile(r"\\(?:boxed|fbox)\s{0,9}\{|\\.|[{}]", re.DOTALL)
-TRUNCATED_BOX = re.compile(r"\\(?:boxed|fbox)\s{0,9}\{(?!\s*\})[^\n]*")
+_BOX_TOKEN = re.compile(r"\\(?:boxed|fbox|framebox)\s{0,9}\{|\\.|[{}]", re.DOTALL)
+TRUNCATED_BOX = re.compile(r"\\(?:boxed|fbox|framebox)\s{0,9}\{(?!\s*\})[^\n]*")
 _HASHES = re.compile(r"####[ \t]*([^\n]+)")
 _HEADING = re.compile(r"\**(?:[A-Za-z]{2}|[0-9]+[.):]\s+\S)")
 ANSWER_MARKER = re.compile(r"\banswer[\s*]{0,9}(?:is\b|:|=)[\s*:]{0,9}", re.IGNORECASE)
@@ -44,7 +44,7 @@ _COMMAND_WITH_WORDS = re.compile(
 )
 _WORD = re.compile(r"(?<![\\A-Za-z])[A-Za-z]{3,}")
 _ONLY_WORDS = re.compile(r"[A-Za-z][A-Za-z\s.,'()-]*")
-_NO_EXPRESSION = re.compile(r"\n|[A-Za-z]:|\\(?:boxed|fbox)")
+_NO_EXPRESSION = re.compile(r"\n|[A-Za-z]:|\\(?:boxed|fbox|framebox)")
 _ASSIGNED = re.compile(r"[A-Za-z]\s?=")
 _THOUSANDS = re.compile(r"(?<=[0-9])(?:,?\s?\\!\s?|\\,|\{,\})(?=[0-9]{3})")
 _SPACING = re.compile(r"(?<!\\)\\(?:[!,;: ]|(?:left|right)(?![a-z]))")
@@ -91,7 +91,7 @@ def last_match(pattern: re.Pattern[str], text: str) -> re.Match[str] | None:
 
 def last_box(text: str) -> str | None:
     """The contents of the last complete, non-empty box; of nested ones the innermost."""
-    if "\\boxed" not in text and "\\fbox" not in text:
+    if not any(box in text for box in ("\\boxed", "\\fbox", "\\framebox")):
         return None
     open_braces: list[int] = []  # start of the contents of a box, -1 for any other brace
     last, contents = -1, None

@@ -1,6 +1,5 @@
 """Answer schemas: reading, comparing, clustering."""
 
-import json
 import os
 import random
 import signal
@@ -8,7 +7,6 @@ import threading
 import time
 import warnings
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -26,8 +24,6 @@ from mpdf_langgraph.answers import (
     assign_clusters,
 )
 from mpdf_langgraph.errors import ConfigurationError
-
-DATA = Path(__file__).resolve().parents[1].parent / "shared" / "data"
 
 SCHEMAS: list[AnswerSchema] = [MathAnswer(), ChoiceAnswer(4), TextAnswer()]
 
@@ -79,14 +75,6 @@ numbers = st.one_of(
         lambda p: f"\\frac{{{p[0]}}}{{{p[1]}}}"
     ),
 )
-
-
-def read(name: str) -> Iterator[dict[str, Any]]:
-    path = DATA / name
-    if not path.exists():
-        pytest.skip(f"needs {path}, a public data file that is not part of this repository")
-    with path.open(encoding="utf-8") as lines:
-        yield from map(json.loads, lines)
 
 
 # --- every schema ---------------------------------------------------------------------------
@@ -211,6 +199,8 @@ def test_equal_text_comes_before_an_equivalent_earlier_representative() -> None:
         ("first \\boxed{12}, then \\boxed{13", "12"),
         ("6 * 7 = 42, thus \\boxed{4", "42"),
         ("\\boxed{\\boxed{8}}", "8"),
+        ("in \\framebox{204} minutes, as 2010 says", "204"),
+        ("204 minutes, so \\framebox{20", "204"),
         ("\\boxed{x = \\boxed{8}}", "8"),
         ("{ \\boxed{8}", "8"),
         ("\\boxed{9} \\boxed{}", "9"),
@@ -379,57 +369,6 @@ def test_threads_share_the_worker() -> None:
 def test_math_timeout_must_be_positive(timeout: float) -> None:
     with pytest.raises(ConfigurationError, match="timeout"):
         MathAnswer(timeout=timeout)
-
-
-def test_gsm8k_references_parse_and_equal_themselves(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(answers, "_WORKER", None)
-    schema = MathAnswer()
-    rows = list(read("gsm8k/test.jsonl"))
-    assert len(rows) == 1319
-    for row in rows:
-        reference = row["answer"].split("####")[1].strip()
-        parsed = schema.parse(row["answer"])
-        assert parsed == reference.replace(",", "")
-        assert schema.equivalent(row["answer"].split()[-1], reference)
-
-
-def test_gsm8k_verdicts_on_real_solutions(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(answers, "_WORKER", None)
-    schema = MathAnswer()
-    for row in read("gsm8k/model_solutions.jsonl"):
-        reference = schema.parse(row["ground_truth"])
-        assert reference is not None
-        for graded in row.values():
-            if isinstance(graded, dict):
-                parsed = schema.parse(graded["solution"])
-                same = parsed is not None and schema.equivalent(parsed, reference)
-                assert same is graded["is_correct"], graded["solution"]
-
-
-def test_math_references_parse_and_equal_themselves(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(answers, "_WORKER", None)
-    schema = MathAnswer()
-    rows = list(read("math/test.jsonl"))
-    assert len(rows) == 5000
-    for row in rows:
-        parsed = schema.parse(row["solution"])
-        assert parsed is not None
-        assert schema.equivalent(parsed, parsed)
-        assert schema.equivalent(parsed, parsed + " ")  # past the check for the same string
-
-
-def test_math_verdicts_on_real_samples() -> None:
-    schema = MathAnswer(timeout=10)
-    differing = []
-    for row in read("math/sampled_solutions_100x8.jsonl"):
-        reference = schema.parse(f"\\boxed{{{row['gt']}}}")
-        assert reference is not None
-        for solution, score in zip(row["code"], row["score"], strict=True):
-            parsed = schema.parse(solution)
-            if (parsed is not None and schema.equivalent(parsed, reference)) is not score:
-                differing.append(parsed)
-    # One verdict of the data is wrong: a box of 10000 for the reference 10,\!000.
-    assert differing == ["10000"]
 
 
 # --- multiple choice ------------------------------------------------------------------------

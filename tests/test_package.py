@@ -17,11 +17,11 @@ OURS = ("training", "examples")
 
 #: From the ground up: a module may import what stands above it here, in an earlier line.
 LAYERS = [
-    "state errors equality mathematics",
-    "prompts",
+    "state errors equality mathematics sandboxed",
+    "prompts sandbox programs",
     "answers profile consensus calls budget traces",
     "observation agents endpoints events outcome",
-    "critic router",
+    "critic router code_answer",
     "settings learned",
     "agent_node",
     "router_node consensus_node",
@@ -30,7 +30,13 @@ LAYERS = [
     "view",
 ]
 #: Narrower than their layer.
-ONLY = {"traces": {"state", "errors"}, "answers": {"equality", "errors", "mathematics", "prompts"}}
+ONLY = {
+    "traces": {"state", "errors"},
+    "answers": {"equality", "errors", "mathematics", "prompts"},
+    "sandboxed": set(),
+    "sandbox": {"errors"},
+    "code_answer": {"errors", "programs", "sandbox"},
+}
 
 
 def run(code: str) -> str:
