@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from mpdf_langgraph.errors import ConfigurationError
-from training.baselines import awr, centred, enumeration_weights, grpo, ppo
+from training.baselines import awr, centred, enumeration_weights, grpo, ppo, regression
 
 NAN = math.nan
 seeds = st.integers(0, 2**32 - 1)
@@ -523,3 +523,48 @@ R = row(0.0, 1.0)
 def test_mistakes_are_told(call: Callable[[], object], words: str) -> None:
     with pytest.raises(ConfigurationError, match=words):
         call()
+
+
+# --- regression -------------------------------------------------------------------------------
+
+
+@settings(deadline=None, max_examples=20)
+@given(
+    gains=st.tuples(st.floats(-1, 1), st.floats(-1, 1)),
+    noise=st.floats(0, 1),
+    margin=st.sampled_from([0.0, 0.1]),
+)
+def test_regression_has_its_closed_form(
+    gains: tuple[float, float], noise: float, margin: float
+) -> None:
+    refine, concede = gains
+    rewards = torch.tensor(
+        [[0.2, 0.2 + refine - noise, 0.2 + refine + noise, 0.2 + concede, float("nan")]],
+        dtype=torch.float64,
+    )
+    actions = torch.tensor([[0, 1, 1, 2, 0]])
+    mask = torch.tensor([[True, True, True, True, False]])
+    logits = torch.zeros(1, 3, dtype=torch.float64, requires_grad=True)
+    optimiser = torch.optim.LBFGS([logits], max_iter=100, line_search_fn="strong_wolfe")
+
+    def closure() -> Tensor:
+        optimiser.zero_grad()
+        logp = logits.log_softmax(-1).gather(1, actions)
+        value, _ = regression(logp, rewards, temperature=0.5, margin=margin, mask=mask)
+        value.backward()
+        return value
+
+    optimiser.step(closure)
+    logp = logits.detach().log_softmax(-1)[0]
+    odds = (0.5 * (logp[1:] - logp[0])).tolist()
+    assert odds == pytest.approx([refine - margin, concede - margin], abs=1e-3)
+
+
+def test_regression_weights_groups_and_refuses_a_wrong_temperature() -> None:
+    logp, rewards = torch.zeros(2, 2), torch.tensor([[0.0, 1.0], [0.0, 0.0]])
+    value, _ = regression(logp, rewards, temperature=1.0, weights=torch.tensor([1.0, 3.0]))
+    assert value.item() == pytest.approx(0.25)
+    nothing, _ = regression(logp, rewards, temperature=1.0, weights=torch.zeros(2))
+    assert nothing.item() == 0.0
+    with pytest.raises(ConfigurationError):
+        regression(logp, rewards, temperature=0.0)

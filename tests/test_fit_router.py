@@ -115,7 +115,7 @@ def observations(groups: Groups) -> list[Observation]:
 # --- learning -------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("algorithm", ["none", "softrankpo", "grpo", "ppo", "awr"])
+@pytest.mark.parametrize("algorithm", ["none", "softrankpo", "grpo", "ppo", "awr", "regression"])
 def test_every_algorithm_finds_the_best_decisions(
     traces: Path, fresh: Groups, tmp_path: Path, without_export: None, algorithm: Any
 ) -> None:
@@ -159,7 +159,7 @@ def test_softrankpo_is_unmoved_by_the_scale_of_rewards(
     assert not torch.allclose(weights("awr", 0.1), weights("awr", 10.0), atol=1e-3)
 
 
-@pytest.mark.parametrize("algorithm", ["softrankpo", "grpo", "ppo", "awr"])
+@pytest.mark.parametrize("algorithm", ["softrankpo", "grpo", "ppo", "awr", "regression"])
 def test_a_batch_without_weight_is_worth_nothing(algorithm: Any) -> None:
     groups = toy_groups([[Toy(0), Toy(1), Toy(2)]] * 4)
     options = Config(traces=(), algorithm=algorithm, tied_weight=0.0)

@@ -248,3 +248,51 @@ def awr(
         "loss": value.item(),
         "clip_fraction": (weight * (factor > AWR_MAX_WEIGHT)).sum().item(),
     }
+
+
+def regression(
+    logp: Tensor,
+    rewards: Tensor,
+    *,
+    temperature: float,
+    margin: float = 0.0,
+    mask: Tensor | None = None,
+    weights: Tensor | None = None,
+) -> tuple[Tensor, dict[str, float]]:
+    """Return the squared error of expected rewards, read off a policy's log-odds.
+
+    T·(log π(a) − log π(PERSIST)) is fitted to R(a) − R(PERSIST), less a margin for every action
+    but PERSIST. Its minimum is π(a) ∝ exp(E[R(a)]/T): the most probable action is the one with
+    the best expected reward, if it beats PERSIST by the margin.
+
+    Args:
+        logp: log π_θ of each rollout's action, shape ``[G, K]``; the first is PERSIST, as it is
+            in every group. Gradients flow into it alone.
+        rewards: Shape ``[G, K]``.
+        temperature: T, in the rewards' unit.
+        margin: What another action must gain over PERSIST, in the rewards' unit.
+        mask: Real rollouts.
+        weights: Groups' weights, shape ``[G]``; the loss is the weighted mean.
+
+    Returns:
+        The loss, and diagnostics: ``loss``.
+
+    Raises:
+        ConfigurationError: A shape is wrong, `temperature` is not positive, a weight is
+            negative, or a reward is not finite.
+    """
+    if not (math.isfinite(temperature) and temperature > 0):
+        raise ConfigurationError(f"temperature={temperature!r}: use a positive number")
+    same_shape(logp=logp, rewards=rewards)
+    mask = real_cells(logp, mask)
+    others = mask.clone()
+    others[:, :1] = False
+    gain = checked_rewards(rewards, mask).to(logp.dtype)
+    target = (gain - gain[:, :1] - margin) / temperature
+    known = torch.where(mask, logp, 0.0)
+    errors = torch.where(others, (known - known[:, :1] - target) ** 2, 0.0).sum(-1)
+    errors = errors / others.sum(-1).clamp_min(1)
+    counted = torch.ones_like(errors) if weights is None else checked_weights(weights)
+    least = torch.finfo(errors.dtype).tiny
+    value = (counted * errors).sum() / counted.sum().clamp_min(least)
+    return value, {"loss": value.item()}

@@ -119,6 +119,15 @@ def second_stage_loss(config: Config, reference: Policy, data: Data) -> LossFunc
             return baselines.awr(
                 logp, rewards, temperature=config.awr_temperature, mask=mask, weights=each
             )
+        if config.algorithm == "regression":
+            return baselines.regression(
+                logp,
+                rewards,
+                temperature=config.regression_temperature,
+                margin=config.margin,
+                mask=mask,
+                weights=data.weights[index],
+            )
         each = share * baselines.enumeration_weights(old_logp, actions, mask)
         if config.algorithm == "grpo":
             return baselines.grpo(

@@ -12,7 +12,7 @@ from mpdf_langgraph.errors import ConfigurationError
 from mpdf_langgraph.observation import INDEX
 from training.rewards import Weights
 
-Algorithm = Literal["softrankpo", "grpo", "ppo", "awr", "none"]
+Algorithm = Literal["softrankpo", "grpo", "ppo", "awr", "regression", "none"]
 
 
 @dataclass
@@ -41,6 +41,10 @@ class Config:
     """Weight of GRPO's KL term."""
     awr_temperature: float = 0.3
     """Temperature of AWR's weights."""
+    regression_temperature: float = 0.1
+    """Rewards apart by so much are e times as probable under the regression's policy."""
+    margin: float = 0.02
+    """Expected gain over PERSIST from which the regression's policy prefers another action."""
     local: float = 1.0
     """Weight of r_local, the agent's own answer getting right (+1) or wrong (-1)."""
     global_: Annotated[float, tyro.conf.arg(name="global")] = 1.0
@@ -99,8 +103,23 @@ class Config:
         Raises:
             ConfigurationError: Says which one, and what to give instead.
         """
-        at_least_0 = ("tau", "kl_weight", "grpo_beta", "cost", "tied_weight", "disagreement_weight")
-        above_0 = ("beta", "awr_temperature", "reward_scale", "label_temperature", "learning_rate")
+        at_least_0 = (
+            "tau",
+            "kl_weight",
+            "margin",
+            "grpo_beta",
+            "cost",
+            "tied_weight",
+            "disagreement_weight",
+        )
+        above_0 = (
+            "beta",
+            "awr_temperature",
+            "regression_temperature",
+            "reward_scale",
+            "label_temperature",
+            "learning_rate",
+        )
         whole = ("sft_epochs", "epochs", "patience", "batch_size", "width", "threads")
         rules = [
             *[(name, getattr(self, name) >= 0, "0 or more") for name in at_least_0],
