@@ -16,7 +16,9 @@ from mpdf_langgraph.graph import create_deliberation
 from mpdf_langgraph.learned import load_router
 from mpdf_langgraph.prompts import Prompts
 from mpdf_langgraph.router import Router, ThresholdRouter
+from mpdf_langgraph.router_node import force_actions
 from mpdf_langgraph.sandbox import Sandbox
+from mpdf_langgraph.settings import Unsure
 from mpdf_langgraph.state import Critique, Observation, Response
 from mpdf_langgraph.traces import Episode, TraceReader, TraceWriter
 
@@ -44,9 +46,11 @@ __all__ = [
     "ThresholdRouter",
     "TraceReader",
     "TraceWriter",
+    "Unsure",
     "Vote",
     "check_endpoint",
     "create_deliberation",
+    "force_actions",
     "load_router",
     "vllm_chat_model",
 ]

@@ -4,7 +4,7 @@ Both are generators of calls, so that the graph can run them synchronously and a
 """
 
 from dataclasses import replace
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 from langchain_core.messages import BaseMessage
 from langchain_core.runnables import RunnableConfig, RunnableLambda
@@ -21,6 +21,7 @@ from mpdf_langgraph.budget import (
     text_bound,
 )
 from mpdf_langgraph.calls import Call, Outcome, Steps, together
+from mpdf_langgraph.clock import read_clock, stamp
 from mpdf_langgraph.critic import Subject, Verdict
 from mpdf_langgraph.errors import ConfigurationError
 from mpdf_langgraph.settings import Settings
@@ -85,6 +86,7 @@ def _continuation(settings: Settings, task: Assignment) -> list[BaseMessage]:
         schema=settings.answer,
         own=task["own"]["text"] if task["own"] else None,
         peers={name: response["text"] for name, response in task["peers"].items()},
+        hints=task["hints"],
     )
 
 
@@ -145,8 +147,18 @@ def read_context(value: Any) -> str:
     return "\n\n".join(str(part) for part in parts)
 
 
+def _resumed(task: Assignment) -> Assignment:
+    """Return the task with its deadline moved by the pause before it, if there was one."""
+    clock, allowance = read_clock(task), task["allowance"]
+    if allowance["deadline"] is not None:
+        moved = allowance["deadline"] + clock["paused"] - task["clock"]["paused"]
+        allowance = Allowance({**allowance, "deadline": moved})
+    return Assignment({**task, "clock": clock, "allowance": allowance})
+
+
 def agent_steps(settings: Settings, task: Assignment) -> Steps[Command[Literal["critic"]]]:
     """Propose (round 0) or refine, and draw the alternatives; then go on to the critic."""
+    task = _resumed(task)
     agent, name, round_ = settings.agents[task["agent"]], task["agent"], task["round"]
     stage: Stage = "propose" if round_ == 0 else "refine"
     failures: list[Failure] = []
@@ -231,15 +243,17 @@ def agent_steps(settings: Settings, task: Assignment) -> Steps[Command[Literal["
             events.responded(task["episode"], response)
     for failure in failures:
         events.failed(task["episode"], failure)
-    update |= {"responses": {r["id"]: r for r in drawn}, "failures": failures}
-    return Command(update=update, goto=Send("critic", Assignment({**task, "drawn": drawn})))
+    time = stamp(task["clock"])
+    update |= {"responses": {r["id"]: r for r in drawn}, "failures": failures, **time}
+    sent = cast(Assignment, {**task, "drawn": drawn, **time})
+    return Command(update=update, goto=Send("critic", sent))
 
 
 def critic_steps(settings: Settings, task: Assignment) -> Steps[dict[str, Any]]:
     """Criticise what the agent task drew, each response in the context that produced it."""
-    critic = settings.critic
+    critic, task = settings.critic, _resumed(task)
     if critic is None or not task["drawn"]:
-        return {}
+        return stamp(task["clock"])
     conversation = [*_opening(settings, task), *_continuation(settings, task)]
     unlimited = Allowance(calls=None, tokens=None, deadline=task["allowance"]["deadline"])
     followed = [r for r in task["drawn"] if "+" not in r["id"]]
@@ -267,4 +281,4 @@ def critic_steps(settings: Settings, task: Assignment) -> Steps[dict[str, Any]]:
             events.criticised(task["episode"], responses[response["id"]])
     for failure in failures:
         events.failed(task["episode"], failure)
-    return {"responses": responses, "failures": failures}
+    return {"responses": responses, "failures": failures, **stamp(task["clock"])}

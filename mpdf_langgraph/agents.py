@@ -192,7 +192,13 @@ class Agent:
         ]
 
     def refine_turn(
-        self, question: str, *, schema: AnswerSchema, own: str | None, peers: Mapping[str, str]
+        self,
+        question: str,
+        *,
+        schema: AnswerSchema,
+        own: str | None,
+        peers: Mapping[str, str],
+        hints: Sequence[str] = (),
     ) -> list[BaseMessage]:
         """Return the messages that, after `conversation`, ask for a refined answer."""
         own = self.prompts.no_response if own is None else own
@@ -202,7 +208,8 @@ class Agent:
         asked = self.prompts.refine.format(
             question=question, own=own, peers=rendered, instructions=schema.instructions
         )
-        return [AIMessage(own), HumanMessage(asked.strip())]
+        told = [self.prompts.hint.format(hint=hint) for hint in hints]
+        return [AIMessage(own), HumanMessage("\n\n".join([asked.strip(), *told]))]
 
     def critique_turn(self, question: str, response: str) -> list[BaseMessage]:
         """Return the messages that, after a conversation, ask for a verdict on `response`."""

@@ -11,10 +11,12 @@ from langgraph.types import Command
 from mpdf_langgraph import events
 from mpdf_langgraph.answers import AnswerSchema, TextAnswer, assign_clusters, schema_for
 from mpdf_langgraph.calls import Call, Steps
+from mpdf_langgraph.clock import began, read_clock, stamp
 from mpdf_langgraph.consensus import count_votes
+from mpdf_langgraph.ending import finish
 from mpdf_langgraph.errors import ConfigurationError, DeliberationError, describe_error
-from mpdf_langgraph.outcome import final_message, outcome_of
-from mpdf_langgraph.settings import EpisodeSink, Settings
+from mpdf_langgraph.outcome import standing_of
+from mpdf_langgraph.settings import Settings
 from mpdf_langgraph.state import (
     Consensus,
     Critique,
@@ -27,7 +29,7 @@ from mpdf_langgraph.state import (
     no_usage,
 )
 
-NextOfConsensus = Literal["router", "__end__"]
+NextOfConsensus = Literal["router", "person", "__end__"]
 #: Identical proposals at least this likely under independent sampling get no warning.
 LIKELY_COINCIDENCE = 0.01
 #: What comparing answers may take even where the time limit has passed.
@@ -37,7 +39,8 @@ COMPARISON_SECONDS = 1.0
 def consensus_steps(
     settings: Settings, state: DeliberationState
 ) -> Steps[Command[NextOfConsensus]]:
-    """Carry out the round's moves, count the votes, and end or ask for another round."""
+    """Carry out the round's moves, count the votes, and end, go on, or ask a person."""
+    state = cast(DeliberationState, {**state, "clock": read_clock(state)})
     labels = RunnableConfig(
         run_name="compare answers",
         tags=["mpdf:judge", f"mpdf:round:{state['round']}", "nostream"],
@@ -46,7 +49,7 @@ def consensus_steps(
     schema = schema_for(settings.answer, state["header"]["question"])
     compare: Runnable[Any, Any] = RunnableLambda(lambda _: _clustered(schema, state))
     timeout = settings.budget.timeout
-    limit = None if timeout is None else state["header"]["started"] + timeout
+    limit = None if timeout is None else began(state) + timeout
     deadline = None if limit is None else max(limit, time.time() + COMPARISON_SECONDS)
     call = Call(compare, None, lambda v: v, labels, is_model=False, deadline=deadline)
     [outcome] = yield [call]
@@ -82,15 +85,26 @@ def consensus_steps(
     }
     update |= {"responses": responses, "failures": kept}
     if stop_reason is None:
-        return Command(update={**update, "phase": "decide"}, goto="router")
-    state["deliberation"] = outcome_of(state, stop_reason)
-    if settings.traces is not None:
-        state["deliberation"] |= yield from _store(settings.traces, state)
+        update |= {"phase": "decide", **stamp(state["clock"])}
+        return Command(update=update, goto="router")
+    if stop_reason != "failed" and _asks(settings, state, stop_reason):
+        events.handed_over(state["header"]["id"], state["round"], tally)
+        update |= {"stopped": stop_reason, **stamp(state["clock"])}
+        return Command(update=update, goto="person")
+    update |= yield from finish(settings, state, stop_reason)
     if stop_reason == "failed":
         reasons = "; ".join(f"{f['agent']}: {f['error']}" for f in state["failures"])
         raise DeliberationError(f"every agent's proposal failed. {reasons}")
-    update |= {"deliberation": state["deliberation"], "messages": [final_message(state)]}
     return Command(update=update, goto="__end__")
+
+
+def _asks(settings: Settings, state: DeliberationState, stop_reason: str) -> bool:
+    if settings.interrupt_when is None:
+        return False
+    try:
+        return bool(settings.interrupt_when(standing_of(state, stop_reason)))
+    except Exception as error:
+        raise ConfigurationError(f"interrupt_when failed: {describe_error(error)}") from error
 
 
 def _tally(settings: Settings, state: DeliberationState) -> Consensus:
@@ -102,17 +116,6 @@ def _tally(settings: Settings, state: DeliberationState) -> Consensus:
         raise ConfigurationError(
             f"the consensus rule {settings.consensus_name!r} failed: {describe_error(error)}"
         ) from error
-
-
-def _store(sink: EpisodeSink, state: DeliberationState) -> Steps[dict[str, str]]:
-    """Write the trace; where that fails the answer is still given, and says so."""
-    write: Runnable[Any, Any] = RunnableLambda(lambda _: sink.write_state(state))
-    labels = RunnableConfig(run_name="write trace")
-    [outcome] = yield [Call(write, None, lambda value: value, labels, is_model=False)]
-    if outcome.cause is None:
-        return {}
-    warnings.warn(f"the trace was not stored: {outcome.error}", RuntimeWarning, stacklevel=2)
-    return {"trace_error": str(outcome.error)}
 
 
 def _clustered(
@@ -222,7 +225,7 @@ def _stop_reason(settings: Settings, state: DeliberationState, tally: Consensus)
     if settings.stop_when_settled and turns and all(t["action"] == "PERSIST" for t in turns):
         return "all_persisted"
     timeout = settings.budget.timeout
-    if timeout is not None and time.time() >= state["header"]["started"] + timeout:
+    if timeout is not None and time.time() >= began(state) + timeout:
         return "timeout"
     return "max_rounds" if state["round"] >= settings.max_rounds else None
 

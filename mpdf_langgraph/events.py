@@ -8,7 +8,7 @@ from typing import Any
 
 from langgraph.config import get_stream_writer
 
-from mpdf_langgraph.state import Consensus, Failure, Response, Turn
+from mpdf_langgraph.state import Consensus, Failure, Intervention, Response, Turn
 
 
 def _short(answer: str | None) -> str:
@@ -78,3 +78,20 @@ def voted(episode: str, round_: int, tally: Consensus, stop_reason: str | None) 
         text += f"; stopped: {stop_reason}"
     keys = {"answer": tally["answer"], "support": tally["support"], "stop_reason": stop_reason}
     _emit("consensus", episode, round_, text, **keys)
+
+
+def handed_over(episode: str, round_: int, tally: Consensus) -> None:
+    """`handed_over`: `answer`, `support`; a person is asked next."""
+    text = f"a person is asked about {_short(tally['answer'])}"
+    keys = {"answer": tally["answer"], "support": tally["support"]}
+    _emit("handed_over", episode, round_, text, **keys)
+
+
+def intervened(episode: str, intervention: Intervention) -> None:
+    """`person`: `action` ("settle", "hint", "answer"), `said` (the hint or the answer)."""
+    action, said = intervention["action"], intervention["text"]
+    text = {
+        "settle": "a person lets the answers stand",
+        "hint": f"a person hints: {_short(said)}",
+    }.get(action, f"a person answers {_short(said)}")
+    _emit("person", episode, intervention["round"], text, action=action, said=said)

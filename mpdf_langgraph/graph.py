@@ -1,6 +1,6 @@
 """The deliberation graph: wires the four nodes, and nothing else."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from os import PathLike
 from typing import Any, cast
 
@@ -17,6 +17,7 @@ from mpdf_langgraph.consensus import make_rule
 from mpdf_langgraph.consensus_node import consensus_steps
 from mpdf_langgraph.critic import make_critic
 from mpdf_langgraph.errors import ConfigurationError
+from mpdf_langgraph.person_node import check_checkpointer, person_steps
 from mpdf_langgraph.router import make_router
 from mpdf_langgraph.router_node import router_step
 from mpdf_langgraph.settings import Settings
@@ -44,6 +45,7 @@ def create_deliberation(
     timeout: float | None = None,
     stop_when_settled: bool = True,
     settle_confidence: float | None = None,
+    interrupt_when: Callable[[dict[str, Any]], bool] | None = None,
     explore: float = 0.0,
     alternatives: int = 0,
     traces: str | PathLike[str] | TraceWriter | None = None,
@@ -67,6 +69,14 @@ def create_deliberation(
             spent; synchronous ones already under way are waited for.
         stop_when_settled: Stop once the agents agree or all persist. False: a classical debate.
         settle_confidence: Agreement settles only if every agent's confidence is at least this.
+        interrupt_when: `Unsure(support_below=..., confidence_below=...)`, or a callable of how the
+            deliberation stands when it is about to end: a dict with `question`, `answer`,
+            `confidence`, `support`, `votes`, `responses`, `stop_reason`, ... Where it says True
+            the graph is interrupted with that dict, and resumed with a person's reply,
+            ``Command(resume={"action": "settle"})``, ``{"action": "hint", "text": ...}`` for one
+            more round, beyond `max_rounds` if need be, in which everyone refines, or
+            ``{"action": "answer", "answer": ...}``, which the trace keeps as the reference.
+            A reply that cannot be read is asked for again. Needs a checkpointer.
         explore: Least probability of every allowed action, for collecting traces.
         alternatives: Extra REFINE samples per turn, drawn only to learn from. Counted apart,
             outside `max_calls` and `max_tokens`.
@@ -99,12 +109,14 @@ def create_deliberation(
         budget=Budget(max_calls, max_tokens, timeout),
         stop_when_settled=stop_when_settled,
         settle_confidence=settle_confidence,
+        interrupt_when=interrupt_when,
         explore=explore,
         alternatives=alternatives,
         traces=TraceWriter(traces) if isinstance(traces, str | PathLike) else traces,
     )
 
-    def route(state: DeliberationState) -> Command[Any]:
+    def route(state: DeliberationState, config: RunnableConfig) -> Command[Any]:
+        check_checkpointer(settings, config)
         return router_step(settings, state)
 
     def propose_or_refine(task: Assignment, config: RunnableConfig) -> Command[Any]:
@@ -125,6 +137,12 @@ def create_deliberation(
     async def aagree(state: DeliberationState, config: RunnableConfig) -> Command[Any]:
         return await arun(consensus_steps(settings, state), config)
 
+    def ask(state: DeliberationState, config: RunnableConfig) -> Command[Any]:
+        return run(person_steps(settings, state), config)
+
+    async def aask(state: DeliberationState, config: RunnableConfig) -> Command[Any]:
+        return await arun(person_steps(settings, state), config)
+
     builder: Builder = StateGraph(
         DeliberationState, input_schema=DeliberationInput, output_schema=DeliberationOutput
     )
@@ -136,7 +154,11 @@ def create_deliberation(
         destinations=("critic",),
     )
     builder.add_node("critic", RunnableLambda(criticise, acriticise), input_schema=Assignment)
-    builder.add_node("consensus", RunnableLambda(agree, aagree), destinations=("router", "__end__"))
+    ends: tuple[str, ...] = ("router", "__end__")
+    if interrupt_when is not None:
+        builder.add_node("person", RunnableLambda(ask, aask), destinations=ends)
+        ends = ("router", "person", "__end__")
+    builder.add_node("consensus", RunnableLambda(agree, aagree), destinations=ends)
     builder.add_edge(START, "router")
     builder.add_edge("critic", "consensus")
     return builder

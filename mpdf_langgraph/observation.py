@@ -127,7 +127,7 @@ def _describe(situation: Situation, agent: str) -> dict[str, float]:
         "self_verdict": 0.5,
         "competence": situation.competence.get(agent, 0.5),
         "round": min(1.0, (situation.round - 1) / 10),
-        "rounds_left": min(1.0, (situation.max_rounds - situation.round + 1) / 10),
+        "rounds_left": max(0.0, min(1.0, (situation.max_rounds - situation.round + 1) / 10)),
         "team_size": 1 / size,
     }
     if agent in situation.previous:

@@ -6,7 +6,16 @@ from typing import Any
 from langchain_core.messages import AIMessage
 
 from mpdf_langgraph.budget import is_alternative, spent
-from mpdf_langgraph.state import DeliberationState, Usage, add_usage, charged, no_usage, tokens
+from mpdf_langgraph.clock import began
+from mpdf_langgraph.state import (
+    DeliberationState,
+    Usage,
+    add_usage,
+    charged,
+    held_responses,
+    no_usage,
+    tokens,
+)
 
 NO_ANSWER = "The agents reached no answer."
 
@@ -54,15 +63,20 @@ def outcome_of(state: DeliberationState, stop_reason: str) -> dict[str, Any]:
     """Return the `deliberation` entry of the graph's output.
 
     `confidence` is the critic's for the response that stands for the group's answer; `support`
-    is the share of valid votes for it; `rounds` counts rounds of decisions.
+    is the share of valid votes for it; `rounds` counts rounds of decisions; `seconds` leaves out
+    pauses. Where a person named the answer it is theirs, of no agent and no measured confidence;
+    `votes`, `support` and `tie` stay the group's. `person` is what the last one did.
     """
     tally = state["tallies"][-1]
     winner = state["responses"][tally["response"]] if tally["response"] else None
     critique = winner["critique"] if winner else None
     answers = state["representatives"]
+    named, said = _named_answer(state), [i["action"] for i in state["interventions"]]
+    if named is not None:
+        winner = critique = None
     return {
         "episode": state["header"]["id"],
-        "answer": tally["answer"],
+        "answer": tally["answer"] if named is None else named,
         "confidence": critique["confidence"] if critique else None,
         "support": tally["support"],
         "tie": tally["tie"],
@@ -74,7 +88,8 @@ def outcome_of(state: DeliberationState, stop_reason: str) -> dict[str, Any]:
         "rounds": state["round"],
         "actions": [f"{t['agent']}@{t['round']}: {t['action']}" for t in state["turns"]],
         "stop_reason": stop_reason,
-        "seconds": max(0.0, time.time() - state["header"]["started"]),
+        "person": next((action for action in reversed(said) if action != "force"), None),
+        "seconds": max(0.0, time.time() - began(state)),
         "usage": usage_summary(state),
         "failures": [
             f"{f['agent']}@{f['round']} {f['stage']}: {f['error']}" for f in state["failures"]
@@ -83,11 +98,43 @@ def outcome_of(state: DeliberationState, stop_reason: str) -> dict[str, Any]:
 
 
 def final_message(state: DeliberationState) -> AIMessage:
-    """Return the winning response as a message from the graph.
+    """Return the winning response, or the answer that a person named, as the graph's message.
 
     It carries no usage of its own: the agents' calls have reported theirs already.
     """
     chosen = state["tallies"][-1]["response"]
     text = state["responses"][chosen]["text"] if chosen else NO_ANSWER
+    text = _named_answer(state) or text
     header = state["header"]
     return AIMessage(text, name=header["graph"], id=f"deliberation-{header['id']}")
+
+
+def _named_answer(state: DeliberationState) -> str | None:
+    """Return the answer that a person named, None where none did."""
+    last = state["interventions"][-1:]
+    return last[0]["text"] if last and last[0]["action"] == "answer" else None
+
+
+def standing_of(state: DeliberationState, stop_reason: str) -> dict[str, Any]:
+    """Return how a deliberation stands that would end now: what a person is shown, plain data.
+
+    `question`, what `deliberation` in the output would say of `episode`, `answer`, `confidence`,
+    `support`, `tie`, `votes`, `agent`, `rounds` and `stop_reason`, and `responses`: by agent name,
+    the `text`, `answer` and `confidence` of what it holds, or None.
+    """
+    outcome = outcome_of(state, stop_reason)
+    keys = (
+        "episode", "answer", "confidence", "support", "tie", "votes", "agent", "rounds",
+        "stop_reason",
+    )  # fmt: skip
+    responses = {
+        name: response
+        and {
+            "text": response["text"],
+            "answer": response["answer"],
+            "confidence": response["critique"]["confidence"] if response["critique"] else None,
+        }
+        for name, response in held_responses(state).items()
+    }
+    shown = {key: outcome[key] for key in keys}
+    return {"question": state["header"]["question"], **shown, "responses": responses}

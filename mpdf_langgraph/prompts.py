@@ -27,6 +27,7 @@ class Prompts:
         refine: Asks for a new answer in view of the peers. Fields: ``{question}``, ``{own}``,
             ``{peers}`` (the rendered peers, one after the other), ``{instructions}``.
         peer: One peer's response inside ``{peers}``. Fields: ``{name}``, ``{response}``.
+        hint: A person's hint, after the refine request. Fields: ``{hint}``.
         critique: Asks for a yes/no verdict on a response. Fields: ``{question}``,
             ``{response}``.
         no_response: Stands for the own response of an agent whose proposal failed.
@@ -41,6 +42,7 @@ class Prompts:
         "and write your complete solution anew. {instructions}"
     )
     peer: str = "--- {name} ---\n{response}"
+    hint: str = "A person who follows the discussion adds: {hint}"
     critique: str = "Is the final answer of that solution correct? Answer with one word, yes or no."
     no_response: str = "I could not answer yet."
 
@@ -60,6 +62,7 @@ _FIELDS: dict[str, tuple[str, ...]] = {
     "propose": ("question", "instructions"),
     "refine": ("question", "own", "peers", "instructions"),
     "peer": ("name", "response"),
+    "hint": ("hint",),
     "critique": ("question", "response"),
 }
 #: Asks a judge model whether two free-text answers are the same.

@@ -3,6 +3,7 @@
 import time
 import uuid
 import warnings
+from collections.abc import Mapping
 from typing import Any, Literal, cast
 
 from langchain_core.messages import BaseMessage, HumanMessage
@@ -11,17 +12,22 @@ from langgraph.types import Command, Overwrite, Send
 from mpdf_langgraph import events
 from mpdf_langgraph.agent_node import move_cost
 from mpdf_langgraph.budget import Purse, spent
+from mpdf_langgraph.clock import began, read_clock, stamp
 from mpdf_langgraph.consensus import concession
 from mpdf_langgraph.errors import ConfigurationError, DeliberationError
 from mpdf_langgraph.observation import Situation, observe
 from mpdf_langgraph.router import behaviour, checked_rows, competences, draw
 from mpdf_langgraph.settings import Settings
 from mpdf_langgraph.state import (
+    ACTIONS,
+    Action,
     Allowance,
     Assignment,
+    Clock,
     DeliberationState,
     Failure,
     Header,
+    Intervention,
     Turn,
     held_responses,
     largest_usage,
@@ -29,27 +35,73 @@ from mpdf_langgraph.state import (
 )
 
 NextOfRouter = Literal["agent", "consensus"]
-_UNLIMITED = Allowance(calls=None, tokens=None, deadline=None)
+#: Sets the id of a fork apart from that of the deliberation it was forked from.
+_FORK = "~"
+#: How the id of a message begins that was made from a `question`.
+_QUESTION = "question-"
 
 
 def router_step(settings: Settings, state: DeliberationState) -> Command[NextOfRouter]:
     """Start a new question, or decide the next round of the standing one."""
     if state.get("phase") == "decide":
+        state = cast(DeliberationState, {**state, "clock": read_clock(state)})
         return _decide(settings, state)
     return _start(settings, state)
+
+
+def force_actions(actions: Mapping[str, Action]) -> Command[Any]:
+    """Return the update that forks a round: these agents act so, the others as their router says.
+
+    Give it to `update_state` as the consensus node, on a checkpoint from which the round would
+    start (one whose `next` is ``("router",)``, but not the first), and invoke the graph with None
+    and the config that it returns. The fork is an episode of its own: its id is that of the first
+    one, ``~`` and a part that is its own. Every agent that is not forced draws its action with
+    the random number that it had.
+
+    Args:
+        actions: ``"PERSIST"``, ``"REFINE"`` or ``"CONCEDE"`` by agent name.
+
+    Raises:
+        ConfigurationError: One is no action. An agent that is none, or cannot act so in that
+            round, is an error of the run.
+
+    Example:
+        >>> from langchain_core.language_models import FakeListChatModel
+        >>> from langgraph.checkpoint.memory import InMemorySaver
+        >>> from mpdf_langgraph import create_deliberation
+        >>> team = [FakeListChatModel(responses=[text]) for text in ("Rome", "Paris")]
+        >>> build = create_deliberation(team, router="always-persist", critic=None)
+        >>> graph = build.compile(checkpointer=InMemorySaver())
+        >>> config = {"configurable": {"thread_id": "1"}}
+        >>> graph.invoke({"question": "Capital of France?"}, config)["deliberation"]["answer"]
+        'Rome'
+        >>> [before, _] = [s for s in graph.get_state_history(config) if s.next == ("router",)]
+        >>> forced = force_actions({"agent-1": "CONCEDE"})
+        >>> fork = graph.update_state(before.config, forced, as_node="consensus")
+        >>> graph.invoke(None, fork)["deliberation"]["answer"]
+        'Paris'
+    """
+    wrong = {name: action for name, action in actions.items() if action not in ACTIONS}
+    if wrong or not actions:
+        raise ConfigurationError(
+            f"force_actions({dict(actions)!r}): give {', '.join(ACTIONS)} by agent name"
+        )
+    return Command(update={"phase": "decide", "forced": dict(actions)}, goto="router")
 
 
 def _asked(state: DeliberationState) -> tuple[str, list[BaseMessage], list[BaseMessage]]:
     """Return the question, the conversation before it, and messages to add for the record.
 
     A human message that nobody has answered yet is newer than any `question`, which a parent
-    graph may have kept from an earlier turn.
+    graph may have kept from an earlier turn; unless it is itself the record of a `question` that
+    was given up for this one.
     """
     messages: list[BaseMessage] = list(state.get("messages") or [])
     unanswered = bool(messages) and isinstance(messages[-1], HumanMessage)
+    unanswered = unanswered and not str(messages[-1].id).startswith(_QUESTION)
     given = (state.get("question") or "").strip()
     if given and not unanswered:
-        return given, messages, [HumanMessage(given)]
+        return given, messages, [HumanMessage(given, id=f"{_QUESTION}{uuid.uuid4().hex}")]
     for index in range(len(messages) - 1, -1, -1):
         if isinstance(messages[index], HumanMessage):
             content = messages[index].content
@@ -109,8 +161,13 @@ def _start(settings: Settings, state: DeliberationState) -> Command[NextOfRouter
         "representatives": [],
         "tallies": [],
         "judge_usage": no_usage(),
+        "interventions": [],
     }
-    blank = cast(DeliberationState, {**state, **fresh, "notes": contexts, "responses": {}})
+    clock = Clock(paused=0.0, at=header["started"])
+    blank = cast(
+        DeliberationState,
+        {**state, **fresh, "notes": contexts, "responses": {}, "clock": clock},
+    )
     purse = Purse(settings.budget, no_usage(), header["started"])
     tasks: list[Assignment] = []
     failures: list[Failure] = []
@@ -138,6 +195,8 @@ def _start(settings: Settings, state: DeliberationState) -> Command[NextOfRouter
     fresh["failures"] = Overwrite(failures)
     for failure in failures:
         events.failed(header["id"], failure)
+    fresh |= stamp(clock)
+    fresh["clock"] = Overwrite(fresh["clock"])
     return Command(update=fresh, goto=_sends(tasks, purse))
 
 
@@ -166,19 +225,22 @@ def _assignment(settings: Settings, state: DeliberationState, name: str) -> Assi
         allowance=Allowance(
             calls=None,
             tokens=None,
-            deadline=None if timeout is None else header["started"] + timeout,
+            deadline=None if timeout is None else began(state) + timeout,
         ),
         drawn=[],
+        hints=[i["text"] for i in state["interventions"] if i["action"] == "hint"],
+        clock=state["clock"],
     )
 
 
 def _sends(tasks: list[Assignment], purse: Purse) -> list[Send]:
     """Send each task off with its allowance; alternatives alone have but the deadline."""
     allowances = iter(purse.allowances())
-    return [
-        Send("agent", Assignment({**task, "allowance": next(allowances)}) if task["act"] else task)
-        for task in tasks
-    ]
+    sends = []
+    for task in tasks:
+        allowance = next(allowances) if task["act"] else task["allowance"]
+        sends.append(Send("agent", {**task, "allowance": allowance, **stamp(task["clock"])}))
+    return sends
 
 
 def situation_of(state: DeliberationState) -> Situation:
@@ -193,13 +255,56 @@ def situation_of(state: DeliberationState) -> Situation:
     )
 
 
+def _forked(settings: Settings, state: DeliberationState) -> DeliberationState:
+    """Return the state as an episode of its own, if actions are forced at this round."""
+    forced = state.get("forced")
+    if not forced:
+        return state
+    if unknown := set(forced) - set(settings.agents):
+        raise ConfigurationError(
+            f"force_actions names {', '.join(sorted(unknown))}, but the agents are "
+            f"{', '.join(settings.agents)}"
+        )
+    header = state["header"]
+    fork = f"{header['id'].partition(_FORK)[0]}{_FORK}{uuid.uuid4().hex}"
+    said = ", ".join(f"{name}: {action}" for name, action in forced.items())
+    intervention = Intervention(action="force", round=state["round"], text=said, seconds=0.0)
+    changed = {
+        "header": Header({**header, "id": fork}),
+        "interventions": [*state["interventions"], intervention],
+    }
+    return cast(DeliberationState, {**state, **changed})
+
+
+def _forced(
+    settings: Settings, state: DeliberationState, name: str, mask: list[bool]
+) -> Action | None:
+    """Return what `name` must do: as forced at a fork, or REFINE where a person gave a hint.
+
+    Raises:
+        ConfigurationError: It is forced to what it cannot do.
+    """
+    forced = (state.get("forced") or {}).get(name)
+    if forced is not None and not mask[ACTIONS.index(forced)]:
+        why = "no peer holds another answer" if forced == "CONCEDE" else "the budget is spent"
+        raise ConfigurationError(
+            f"{name!r} cannot {forced} in round {state['round']}, as force_actions wants: {why}"
+        )
+    # What a person knows is not in the observation: no router could tell what it is worth.
+    hinted = any(
+        i["action"] == "hint" and i["round"] == state["round"] for i in state["interventions"]
+    )
+    return forced or ("REFINE" if hinted and mask[ACTIONS.index("REFINE")] else None)
+
+
 def _decide(settings: Settings, state: DeliberationState) -> Command[NextOfRouter]:
-    state = cast(DeliberationState, {**state, "round": state["round"] + 1})
+    state = _forked(settings, cast(DeliberationState, {**state, "round": state["round"] + 1}))
     header, round_ = state["header"], state["round"]
     held = held_responses(state)
     observations = observe(situation_of(state))
     targets = {name: concession(held, name) for name in settings.agents}
-    purse = Purse(settings.budget, spent(state), header["started"])
+    purse = Purse(settings.budget, spent(state), began(state))
+    seed = header["id"].partition(_FORK)[0]
     assignments = {name: _assignment(settings, state, name) for name in settings.agents}
     costs = {name: move_cost(settings, task) for name, task in assignments.items()}
 
@@ -221,7 +326,10 @@ def _decide(settings: Settings, state: DeliberationState) -> Command[NextOfRoute
     for name, row in zip(settings.agents, rows, strict=True):
         mask, limit = mask_of(name)
         probabilities = behaviour(row, mask, settings.explore)
-        action = draw(probabilities, f"{header['id']}/{round_}/{name}")
+        forced = _forced(settings, state, name, mask)
+        if forced is not None:
+            probabilities = [float(action == forced) for action in ACTIONS]
+        action = draw(probabilities, f"{seed}/{round_}/{name}")
         if action == "REFINE":
             purse.reserve(costs[name])
         extra = settings.alternatives if mask[1] else 0
@@ -245,6 +353,12 @@ def _decide(settings: Settings, state: DeliberationState) -> Command[NextOfRoute
         )
     for turn in turns:
         events.decided(header["id"], turn, held)
-    update = {"round": round_, "turns": [*state["turns"], *turns]}
+    update = {
+        "round": round_,
+        "turns": [*state["turns"], *turns],
+        "header": header,
+        "interventions": state["interventions"],
+        **stamp(state["clock"]),
+    }
     goto: list[Send] | Literal["consensus"] = _sends(tasks, purse) if tasks else "consensus"
     return Command(update=update, goto=goto)

@@ -1,6 +1,7 @@
 """What a deliberation graph was built with: checked once, then only read by the nodes."""
 
-from collections.abc import Mapping
+import math
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -24,6 +25,39 @@ class EpisodeSink(Protocol):
 
 
 @dataclass(frozen=True)
+class Unsure:
+    """Tells when a group is not sure enough of its answer: for `interrupt_when`.
+
+    Attributes:
+        support_below: The share of the valid votes for the answer is less than this.
+        confidence_below: The confidence in the answer is less than this, or is not known.
+
+    Example:
+        >>> Unsure(support_below=2 / 3)({"support": 0.5, "confidence": 0.9})
+        True
+    """
+
+    support_below: float | None = None
+    confidence_below: float | None = None
+
+    def __post_init__(self) -> None:
+        bars = [self.support_below, self.confidence_below]
+        given = [bar for bar in bars if bar is not None]
+        if not given or not all(math.isfinite(bar) and 0.0 <= bar <= 1.0 for bar in given):
+            raise ConfigurationError(
+                f"{self!r}: give support_below, confidence_below or both, each in [0, 1]"
+            )
+
+    def __call__(self, standing: Mapping[str, Any]) -> bool:
+        """Tell whether a person should look at `standing` (see `create_deliberation`)."""
+        support, confidence = standing["support"], standing["confidence"]
+        if self.support_below is not None and support < self.support_below:
+            return True
+        bar = self.confidence_below
+        return bar is not None and (confidence is None or confidence < bar)
+
+
+@dataclass(frozen=True)
 class Settings:
     """The options of `create_deliberation`, resolved."""
 
@@ -38,6 +72,7 @@ class Settings:
     budget: Budget
     stop_when_settled: bool
     settle_confidence: float | None
+    interrupt_when: Callable[[dict[str, Any]], bool] | None
     explore: float
     alternatives: int
     traces: EpisodeSink | None
@@ -66,6 +101,14 @@ class Settings:
                 )
             if self.critic is None:
                 raise ConfigurationError("settle_confidence needs a critic, and critic is None")
+        when = self.interrupt_when
+        if when is not None and (not callable(when) or isinstance(when, type)):
+            raise ConfigurationError(
+                f"interrupt_when={when!r}: use Unsure(support_below=..., confidence_below=...), "
+                "a callable of how the deliberation stands, or None"
+            )
+        if isinstance(when, Unsure) and when.confidence_below is not None and self.critic is None:
+            raise ConfigurationError("confidence_below needs a critic, and critic is None")
 
     def describe_agents(self) -> list[dict[str, Any]]:
         """Return what a trace says of the agents, each with the prior competence that is used."""

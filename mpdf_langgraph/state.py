@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from typing import Annotated, Any, Literal, NotRequired
 
 from langchain_core.messages import AnyMessage
-from langgraph.channels import EphemeralValue
+from langgraph.channels import EphemeralValue, UntrackedValue
 from langgraph.graph.message import add_messages
 from typing_extensions import TypedDict  # typing.TypedDict is of no use to pydantic before 3.12
 
@@ -185,6 +185,35 @@ class Consensus(TypedDict):
     tie: bool
 
 
+class Intervention(TypedDict):
+    """What somebody outside the deliberation did to it.
+
+    Attributes:
+        action: A person was asked and let the answers stand ("settle"), gave a hint for one more
+            round, or named the right answer; or actions were forced at a fork ("force").
+        round: The round that it shaped: of a hint and a force the one that followed.
+        text: The hint, the answer, the actions forced; empty on settle.
+        seconds: How long the deliberation waited for it.
+    """
+
+    action: Literal["settle", "hint", "answer", "force"]
+    round: int
+    text: str
+    seconds: float
+
+
+class Clock(TypedDict):
+    """What the time budget needs to know of pauses, in seconds.
+
+    Attributes:
+        paused: How long the deliberation has stood still: nobody had resumed it yet.
+        at: Epoch seconds at which the last step ended.
+    """
+
+    paused: float
+    at: float
+
+
 class Header(TypedDict):
     """What is fixed when a question arrives."""
 
@@ -210,6 +239,8 @@ class Assignment(TypedDict):
         prefix_tokens: Length of the agent's first prompt, where it was measured.
         largest_usage: The most that any call of the agent took so far, figure by figure.
         drawn: Ids of the responses to criticise (for the critic).
+        hints: What a person gave away so far, in order.
+        running: Absent where the task is made again from a checkpoint (see `clock`).
     """
 
     episode: str
@@ -226,6 +257,9 @@ class Assignment(TypedDict):
     largest_usage: Usage
     allowance: "Allowance"
     drawn: "list[Response]"
+    hints: list[str]
+    clock: Clock
+    running: NotRequired[bool]
 
 
 class Allowance(TypedDict):
@@ -244,6 +278,13 @@ def merge(left: dict[str, Any] | None, right: Mapping[str, Any] | None) -> dict[
 def extend(left: list[Any] | None, right: list[Any] | None) -> list[Any]:
     """Append `right` to `left` (reducer)."""
     return [*(left or []), *(right or [])]
+
+
+def latest(left: Clock | None, right: Clock) -> Clock:
+    """Return the later of two readings, figure by figure (reducer)."""
+    if not left:
+        return right
+    return Clock(paused=max(left["paused"], right["paused"]), at=max(left["at"], right["at"]))
 
 
 class DeliberationInput(TypedDict):
@@ -268,6 +309,9 @@ class DeliberationState(TypedDict):
     Attributes:
         phase: ``"decide"`` for exactly the step after consensus asks for another round, so
             that a new question is never taken for an unfinished one.
+        stopped: Why the deliberation would end, for exactly the step that asks a person.
+        forced: Actions by agent name for exactly the round that follows (`force_actions`).
+        running: True for as long as one run lasts; never checkpointed (see `clock`).
         notes: Private context by agent name.
         held: Id of the response each agent holds.
         representatives: One answer per cluster, in order of first appearance.
@@ -280,6 +324,10 @@ class DeliberationState(TypedDict):
     contexts: Annotated[dict[str, str] | None, EphemeralValue]
     deliberation: dict[str, Any]
     phase: Annotated[str, EphemeralValue]
+    stopped: Annotated[str, EphemeralValue]
+    forced: Annotated[dict[str, Action] | None, EphemeralValue]
+    running: Annotated[bool, UntrackedValue(bool, guard=False)]
+    clock: Annotated[Clock, latest]
     header: Header
     notes: Annotated[dict[str, str], merge]
     round: int
@@ -290,6 +338,7 @@ class DeliberationState(TypedDict):
     representatives: list[str]
     tallies: list[Consensus]
     judge_usage: Usage
+    interventions: list[Intervention]
 
 
 def no_usage() -> Usage:

@@ -21,9 +21,11 @@ from langchain_core.messages import BaseMessage
 from pydantic import BaseModel, ConfigDict, ValidationError, field_validator
 
 from mpdf_langgraph.errors import TraceError
-from mpdf_langgraph.state import Consensus, DeliberationState, Failure, Response, Turn
+from mpdf_langgraph.state import Consensus, DeliberationState, Failure, Intervention, Response, Turn
 
-SCHEMA_VERSION = 1
+#: Version 2 added `interventions`; records without it are read as if nobody had intervened.
+SCHEMA_VERSION = 2
+READABLE_VERSIONS = (1, 2)
 
 
 class Episode(BaseModel):
@@ -46,6 +48,7 @@ class Episode(BaseModel):
         failures: Everything that went wrong and was survived.
         representatives: One answer per cluster.
         tallies: The consensus after every round, round 0 first.
+        interventions: What a person did, and actions forced at a fork.
         outcome: What the caller got (`deliberation` in the graph's output).
     """
 
@@ -67,6 +70,7 @@ class Episode(BaseModel):
     failures: list[Failure]
     representatives: list[str]
     tallies: list[Consensus]
+    interventions: list[Intervention] = []
     outcome: dict[str, Any]
 
     @field_validator("agents", "options", "outcome")
@@ -115,6 +119,7 @@ class Episode(BaseModel):
                 failures=state["failures"],
                 representatives=state["representatives"],
                 tallies=state["tallies"],
+                interventions=state.get("interventions", []),
                 outcome=outcome,
             )
         except ValidationError as error:
@@ -132,10 +137,9 @@ class Episode(BaseModel):
         except orjson.JSONDecodeError as error:
             raise TraceError(f"torn record: {error}") from error
         version = record.get("schema_version") if isinstance(record, dict) else None
-        if version != SCHEMA_VERSION:
-            raise TraceError(
-                f"schema version {version!r}; this release reads version {SCHEMA_VERSION}"
-            )
+        if version not in READABLE_VERSIONS:
+            read = " and ".join(map(str, READABLE_VERSIONS))
+            raise TraceError(f"schema version {version!r}; this release reads versions {read}")
         try:
             return cls.model_validate(record)
         except ValidationError as error:

@@ -110,6 +110,8 @@ def state(**channels: Any) -> DeliberationState:
         "representatives": [],
         "tallies": [],
         "judge_usage": no_usage(),
+        "interventions": [],
+        "clock": {"paused": 0.0, "at": 0.0},
     }
     return DeliberationState(**{**plain, **channels})
 

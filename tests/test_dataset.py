@@ -334,6 +334,19 @@ def test_a_rule_of_ones_own(tmp_path: Path) -> None:
     assert not list((tmp_path / "own").glob(".*"))
 
 
+def test_records_of_version_1_are_read(tmp_path: Path) -> None:
+    episodes = list(synthetic_episodes(3))
+    write(tmp_path / "new", episodes)
+    (tmp_path / "old").mkdir()
+    records = [orjson.loads(episode.to_json()) for episode in episodes]
+    old = [
+        {k: v for k, v in {**r, "schema_version": 1}.items() if k != "interventions"}
+        for r in records
+    ]
+    (tmp_path / "old" / "a.jsonl").write_bytes(b"\n" + b"\n".join(map(orjson.dumps, old)))
+    assert same(read(tmp_path / "old")[0], read(tmp_path / "new")[0])
+
+
 # --- the report -----------------------------------------------------------------------------
 
 

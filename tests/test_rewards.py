@@ -455,6 +455,16 @@ def test_labels(
         assert soft[label] == pytest.approx(max(soft), rel=1e-3)
 
 
+@pytest.mark.parametrize(("hinted", "left"), [(None, 3), (2, 3), (1, 0)])
+def test_rounds_from_a_hint_on_are_not_learned_from(hinted: int | None, left: int) -> None:
+    plain = by_hand("majority")
+    told = [{"action": "settle", "round": 1, "text": "", "seconds": 1.0}]
+    if hinted is not None:
+        told.insert(0, {"action": "hint", "round": hinted, "text": "not 4", "seconds": 1.0})
+    episode = plain.model_copy(update={"interventions": told})
+    assert groups(episode, exactly) == groups(plain, exactly)[:left]
+
+
 def test_observations_of_another_version_are_rebuilt() -> None:
     episode = next(synthetic_episodes(1, seed=3))
     blank = Observation(own=[], peers=[])

@@ -217,9 +217,8 @@ async def test_usage_and_tokens_of_a_streaming_endpoint(server: Server) -> None:
     server.routes["/v1/chat/completions"] = route
     llm = vllm_chat_model(server.url, "tiny")
     graph = create_deliberation([llm], critic="logprob", router="always-persist").compile()
-    parts: list[Any] = []
-    async for part in graph.astream({"question": "?"}, stream_mode=["messages", "values"]):
-        parts.append(part)
+    asked = graph.astream({"question": "?"}, stream_mode=["messages", "values"])
+    parts: list[Any] = [part async for part in asked]
     tokens = [value for mode, value in parts if mode == "messages"]
     assert said(tokens) == {"agent-1 propose@0": "Rome is right"}
     result = parts[-1][1]["deliberation"]
@@ -264,8 +263,8 @@ def traced(monkeypatch: pytest.MonkeyPatch) -> Callable[[Any], list[Run]]:
 def test_runs_of_models_say_who_what_when_and_why(traced: Any) -> None:
     agents = team()
     runs = [run for run in traced(build(agents, alternatives=1).compile()) if "llm" in run.run_type]
-    expected = [f"{name} {stage}" for name in ("ann", "bo") for stage in
-                ("propose", "critique", "refine", "critique", "alternative", "critique")]  # fmt: skip
+    stages = ("propose", "critique", "refine", "critique", "alternative", "critique")
+    expected = [f"{name} {stage}" for name in ("ann", "bo") for stage in stages]
     assert sorted(run.name for run in runs) == sorted(expected)
     assert len(runs) == sum(len(model.requests) for model in models(agents))
     for run in runs:

@@ -162,7 +162,7 @@ def groups(
     reference: str | None = None,
     rule: ConsensusRule | None = None,
 ) -> list[Group]:
-    """Return the graded groups of an episode, one for every turn, in order.
+    """Return the graded groups of an episode, one for every turn before any hint, in order.
 
     Args:
         episode: The record of one deliberation.
@@ -275,6 +275,8 @@ def observations(episode: Episode, round_: int) -> dict[str, Observation]:
 def decisions(episode: Episode, rule: ConsensusRule | None = None) -> list[Decision]:
     """Return every decision of an episode with the moves it had, ungraded.
 
+    From a person's hint on there are none: what it gave away is not in the observations.
+
     Args:
         episode: The record of one deliberation.
         rule: Its consensus rule; default the built-in one that it names.
@@ -286,12 +288,14 @@ def decisions(episode: Episode, rule: ConsensusRule | None = None) -> list[Decis
     """
     chosen = _rule_of(episode) if rule is None else rule
     rounds: dict[int, dict[str, Turn]] = {}
-    for turn in episode.turns:
+    hinted = [i["round"] for i in episode.interventions if i["action"] == "hint"]
+    unaided = [t for t in episode.turns if not hinted or t["round"] < min(hinted)]
+    for turn in unaided:
         rounds.setdefault(turn["round"], {})[turn["agent"]] = turn
     result: list[Decision] = []
     for round_, turns in rounds.items():
         result += _decisions_of_round(episode, round_, turns, chosen)
-    if len(result) != len(episode.turns):
+    if len(result) != len(unaided):
         raise TraceError(f"episode {episode.id}: an agent decided twice in one round")
     return result
 

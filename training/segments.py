@@ -24,7 +24,7 @@ from mpdf_langgraph.consensus import ConsensusRule
 from mpdf_langgraph.errors import ConfigurationError, TraceError
 from mpdf_langgraph.observation import FEATURE_VERSION, FEATURES
 from mpdf_langgraph.state import ACTIONS
-from mpdf_langgraph.traces import SCHEMA_VERSION, Episode
+from mpdf_langgraph.traces import READABLE_VERSIONS, SCHEMA_VERSION, Episode
 from training.rewards import Decision, decisions
 
 #: Of the cache; to be raised whenever what stands in it, or how it is computed, changes.
@@ -142,8 +142,8 @@ def _add(block: "_Block", line: bytes, rule: ConsensusRule | None) -> tuple[str,
     except orjson.JSONDecodeError as error:
         return "torn record", f"torn record: {error}"
     version = record.get("schema_version") if isinstance(record, dict) else None
-    if version != SCHEMA_VERSION:
-        return "other version", f"schema version {version!r}, not {SCHEMA_VERSION}"
+    if version not in READABLE_VERSIONS:
+        return "other version", f"schema version {version!r}, not one of {READABLE_VERSIONS}"
     try:
         episode = Episode.model_construct(**record)
         block.add(episode, decisions(episode, rule))
