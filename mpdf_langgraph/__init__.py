@@ -20,6 +20,7 @@ from mpdf_langgraph.router_node import force_actions
 from mpdf_langgraph.sandbox import Sandbox
 from mpdf_langgraph.settings import Unsure
 from mpdf_langgraph.state import Critique, Observation, Response
+from mpdf_langgraph.tool import as_tool
 from mpdf_langgraph.traces import Episode, TraceReader, TraceWriter
 
 __all__ = [
@@ -48,6 +49,7 @@ __all__ = [
     "TraceWriter",
     "Unsure",
     "Vote",
+    "as_tool",
     "check_endpoint",
     "create_deliberation",
     "force_actions",

@@ -25,7 +25,7 @@ LAYERS = [
     "settings learned",
     "agent_node ending",
     "router_node consensus_node person_node",
-    "graph",
+    "graph tool",
     "__init__",
     "view",
 ]
@@ -34,6 +34,7 @@ ONLY = {
     "traces": {"state", "errors"},
     "answers": {"equality", "errors", "mathematics", "prompts"},
     "sandboxed": set(),
+    "tool": {"errors"},
     "sandbox": {"errors"},
     "code_answer": {"errors", "programs", "sandbox"},
 }

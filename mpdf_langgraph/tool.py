@@ -1,0 +1,78 @@
+"""A deliberation as a tool: what another agent's model calls with a question of its own."""
+
+from typing import Annotated, Any, cast
+
+from langchain_core.runnables import RunnableConfig
+from langchain_core.tools import BaseTool, StructuredTool, ToolException
+from langgraph.pregel.protocol import PregelProtocol
+from pydantic import BaseModel, Field, StringConstraints
+
+from mpdf_langgraph.errors import ConfigurationError, DeliberationError
+
+
+class _Asked(BaseModel):
+    """What the calling model fills in; its description is part of the prompt."""
+
+    question: Annotated[str, StringConstraints(strip_whitespace=True, min_length=1)] = Field(
+        description="The question, complete in itself: the team sees nothing of the conversation."
+    )
+
+
+def as_tool(graph: PregelProtocol[Any, Any, Any, Any], *, name: str, description: str) -> BaseTool:
+    """Make a tool of a compiled deliberation, for `create_agent` and whatever else takes tools.
+
+    The tool takes one `question`, of which the team sees nothing but the text, and returns the
+    winning response; the outcome (answer, confidence, votes, usage, ...) is the tool message's
+    `artifact`. It works synchronously and asynchronously. A deliberation in which every proposal
+    failed is an error the calling model is told of, so that it can do without; interrupts and
+    errors in the configuration pass through.
+
+    Args:
+        graph: The compiled graph.
+        name: What the calling model knows the tool by.
+        description: When to use it, for the calling model.
+
+    Raises:
+        ConfigurationError: `graph` is not compiled.
+
+    Example:
+        >>> from langchain_core.language_models import FakeListChatModel
+        >>> from mpdf_langgraph import create_deliberation
+        >>> team = [FakeListChatModel(responses=["Rome"])]
+        >>> graph = create_deliberation(team, critic=None).compile()
+        >>> tool = as_tool(graph, name="ask_team", description="Ask a team of experts.")
+        >>> tool.invoke({"question": "Capital of Italy?"})
+        'Rome'
+    """
+    if not isinstance(graph, PregelProtocol):
+        raise ConfigurationError(
+            f"as_tool needs a compiled graph, got {type(graph).__name__}: "
+            "create_deliberation(...).compile()"
+        )
+
+    def ask(question: str, config: RunnableConfig) -> tuple[str, dict[str, Any]]:
+        try:
+            return _told(graph.invoke({"question": question}, config))
+        except DeliberationError as error:
+            raise ToolException(str(error)) from error
+
+    async def aask(question: str, config: RunnableConfig) -> tuple[str, dict[str, Any]]:
+        try:
+            return _told(await graph.ainvoke({"question": question}, config))
+        except DeliberationError as error:
+            raise ToolException(str(error)) from error
+
+    return StructuredTool.from_function(
+        ask,
+        aask,
+        name=name,
+        description=description,
+        args_schema=_Asked,
+        response_format="content_and_artifact",
+        handle_tool_error=True,
+    )
+
+
+def _told(out: Any) -> tuple[str, dict[str, Any]]:
+    state = cast(dict[str, Any], out)
+    return str(state["messages"][-1].text), state["deliberation"]
