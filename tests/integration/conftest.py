@@ -1,8 +1,10 @@
-"""A real vLLM server for the tests marked ``vllm``."""
+"""Real servers: vLLM for the tests marked ``vllm``, and PostgreSQL where it is installed."""
 
 import os
+import shutil
 import socket
 import subprocess
+import tempfile
 import time
 import urllib.request
 from collections.abc import Iterator
@@ -56,3 +58,42 @@ def _wait_until_ready(server: subprocess.Popen[bytes], health: str, log_path: Pa
     what = "did not get ready" if server.poll() is None else f"ended with {server.returncode}"
     tail = "\n".join(log_path.read_text(errors="replace").splitlines()[-30:])
     pytest.fail(f"the vLLM server {what}; its log ends with:\n{tail}", pytrace=False)
+
+
+@pytest.fixture(scope="session")
+def postgres_server() -> Iterator[str]:
+    """Yield the connection string of a PostgreSQL server, started for the session.
+
+    MPDF_POSTGRES_URL names one that already runs. It listens on no port, only on a socket in a
+    folder of its own.
+    """
+    if running := os.environ.get("MPDF_POSTGRES_URL"):
+        yield running
+        return
+    installed = sorted(Path("/usr/lib/postgresql").glob("*/bin/initdb"))
+    initdb = shutil.which("initdb") or (str(installed[-1]) if installed else None)
+    if initdb is None:
+        pytest.skip("PostgreSQL is not installed (Debian: apt-get install postgresql)")
+    pytest.importorskip("psycopg", reason="psycopg is not installed")
+    folder = Path(tempfile.mkdtemp(prefix="mpdf-postgres-"))  # socket paths must be short
+    # The server refuses to run as root; "nobody" is on every system.
+    user = {"user": "nobody", "group": "nogroup"} if os.geteuid() == 0 else {}
+    if user:
+        shutil.chown(folder, **user)
+
+    def run(tool: str, *arguments: str) -> None:
+        command = [str(Path(initdb).with_name(tool)), "-D", str(folder / "data"), *arguments]
+        subprocess.run(
+            command, cwd=folder, check=True, timeout=60, stdout=subprocess.DEVNULL, **user
+        )
+
+    try:
+        run("initdb", "-A", "trust", "-U", "mpdf", "-E", "UTF8", "--no-sync")
+        options = f"-c listen_addresses= -c unix_socket_directories={folder} -c fsync=off"
+        run("pg_ctl", "-w", "-l", str(folder / "log"), "-o", options, "start")
+        try:
+            yield f"host={folder} user=mpdf dbname=postgres"
+        finally:
+            run("pg_ctl", "-w", "-m", "immediate", "stop")
+    finally:
+        shutil.rmtree(folder)
