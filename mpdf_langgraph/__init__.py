@@ -15,6 +15,7 @@ from mpdf_langgraph.errors import (
 from mpdf_langgraph.graph import create_deliberation
 from mpdf_langgraph.learned import load_router
 from mpdf_langgraph.prompts import Prompts
+from mpdf_langgraph.recorded import RecordedChatModel
 from mpdf_langgraph.router import Router, ThresholdRouter
 from mpdf_langgraph.router_node import force_actions
 from mpdf_langgraph.sandbox import Sandbox
@@ -39,6 +40,7 @@ __all__ = [
     "MathAnswer",
     "Observation",
     "Prompts",
+    "RecordedChatModel",
     "Response",
     "Router",
     "Sandbox",

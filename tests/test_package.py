@@ -20,7 +20,7 @@ LAYERS = [
     "state errors equality mathematics sandboxed",
     "prompts sandbox programs",
     "answers profile consensus calls budget traces clock",
-    "observation agents endpoints events outcome",
+    "observation agents endpoints events outcome recorded",
     "critic router code_answer",
     "settings learned",
     "agent_node ending",
