@@ -129,9 +129,10 @@ class Policy(nn.Module):
         query = self.query(mine).unflatten(-1, (self.heads, -1))
         key = self.key(others).unflatten(-1, (self.heads, -1))
         value = self.value(others).unflatten(-1, (self.heads, -1))
-        scores = torch.einsum("bhd,bphd->bhp", query, key) / math.sqrt(query.shape[-1])
-        weights = scores.masked_fill(~there.unsqueeze(1), float("-inf")).softmax(dim=-1)
-        return torch.einsum("bhp,bphd->bhd", weights, value).flatten(1)
+        # Sums of products rather than einsum: so few peers make tiny matrices, a third slower.
+        scores = (query.unsqueeze(1) * key).sum(-1) / math.sqrt(query.shape[-1])
+        weights = scores.masked_fill(~there.unsqueeze(-1), float("-inf")).softmax(dim=1)
+        return (weights.unsqueeze(-1) * value).sum(1).flatten(1)
 
     def fit_normalisation(self, own: Tensor, peers: Tensor, peer_mask: Tensor) -> None:
         """Set the normalisation from the training set (shapes as in `forward`), padding left out.
