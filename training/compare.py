@@ -46,6 +46,12 @@ class Method:
         """Share of questions answered right."""
         return float(self.right.mean())
 
+    @property
+    def standard_error(self) -> float:
+        """Of the accuracy, over questions; NaN with one."""
+        count = len(self.right)
+        return float(self.right.std(ddof=1) / np.sqrt(count)) if count > 1 else float("nan")
+
 
 def difference(a: Method, b: Method, seed: int = 0) -> Interval:
     """Return the paired difference in accuracy, a minus b, with its interval over questions."""
@@ -68,12 +74,15 @@ def verdict(method: Method, methods: Mapping[str, Method]) -> tuple[str, dict[st
     rival = best_baseline(method, list(methods.values()))
     against = {"baseline": rival, "control": methods.get(method.control or "")}
     gains = {k: difference(method, other) for k, other in against.items() if other is not None}
-    evidence = {
-        key: {"name": against[key].name, "difference": [d.mean, d.low, d.high]}  # type: ignore[union-attr]
-        for key, d in gains.items()
+    evidence: dict[str, Any] = {
+        "questions": len(method.right),
+        "accuracy": method.accuracy,
+        "tokens": float(method.tokens.mean()),
     }
-    evidence["questions"] = len(method.right)
-    evidence["accuracy"], evidence["tokens"] = method.accuracy, float(method.tokens.mean())
+    for key, other in against.items():
+        if other is not None:
+            gain = gains[key]
+            evidence[key] = {"name": other.name, "difference": [gain.mean, gain.low, gain.high]}
     if any(d.high < 0 for d in gains.values()):
         return "fail", evidence
     if len(gains) == 2 and all(d.low > 0 for d in gains.values()):
@@ -86,13 +95,12 @@ def results_table(methods: Sequence[Method]) -> str:
     rows = []
     everything = {m.name: m for m in methods}
     for m in sorted(methods, key=lambda m: m.tokens.mean()):
-        error = m.right.std(ddof=1) / np.sqrt(len(m.right))
         rival = best_baseline(m, methods) if m.kind != "baseline" else None
         control = everything.get(m.control or "")
         rows.append(
             [
                 f"**{m.name}**" if m.kind == "learned" else m.name,
-                f"{m.accuracy:.3f} ± {error:.3f}",
+                f"{m.accuracy:.3f} ± {m.standard_error:.3f}",
                 "" if np.isnan(m.spread) else f"{m.spread:.3f}",
                 f"{m.tokens.mean():.0f}",
                 f"{m.calls.mean():.1f}",
@@ -119,9 +127,10 @@ def plot(path: Path, methods: Sequence[Method]) -> None:
     marks = {"baseline": ("o", "#888888"), "learned": ("*", "#cc3311"), "control": ("x", "#cc3311")}
     for m in methods:
         mark, color = marks.get(m.kind, ("^", "#117733"))
-        error = m.right.std(ddof=1) / np.sqrt(len(m.right))
         x = max(1.0, m.tokens.mean())
-        axis.errorbar(x, m.accuracy, error, fmt=mark, color=color, ms=9 if mark == "*" else 5)
+        axis.errorbar(
+            x, m.accuracy, m.standard_error, fmt=mark, color=color, ms=9 if mark == "*" else 5
+        )
         axis.annotate(
             m.name, (x, m.accuracy), fontsize=7, xytext=(5, 3), textcoords="offset points"
         )

@@ -4,8 +4,8 @@ A vote of k is the graph with k agents that always persist; as it makes no decis
 methods follow exactly from the first k proposals of one larger vote (a test holds the two equal).
 """
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass, replace
 
 from mpdf_langgraph import Episode
 from mpdf_langgraph.consensus import (
@@ -13,9 +13,10 @@ from mpdf_langgraph.consensus import (
     Vote,
     concession,
     confidence_weighted,
+    confidence_weights,
     majority,
 )
-from mpdf_langgraph.state import Response, add_usage, no_usage, tokens
+from mpdf_langgraph.state import Response, Usage, add_usage, no_usage, tokens
 
 
 @dataclass(frozen=True)
@@ -27,50 +28,75 @@ class Outcome:
         tokens: Prompt and completion tokens, the critic's included.
         calls: LLM calls.
         actions: How often each action was taken, where there are actions.
+        failed: No call gave a response.
     """
 
     answer: str | None
     tokens: int
     calls: int
     actions: dict[str, int]
+    failed: bool = False
 
 
-def proposals(episode: Episode) -> list[Response | None]:
-    """Return a vote's proposals in the order of the team; None where one failed."""
-    return [episode.responses.get(f"{agent['name']}@0") for agent in episode.agents]
-
-
-def cost(drawn: Sequence[Response | None]) -> tuple[int, int]:
-    """Return tokens and calls of some responses, their critiques included."""
-    usage = no_usage()
-    for response in drawn:
-        if response is not None:
-            critique = response["critique"]["usage"] if response["critique"] else no_usage()
-            usage = add_usage(usage, response["usage"], critique)
-    return tokens(usage), usage["calls"]
+def spent_on(episode: Episode, agents: Collection[str]) -> Usage:
+    """Return what some agents of an episode took, their critiques and failures included."""
+    parts = [f["usage"] for f in episode.failures if f["agent"] in agents]
+    for response in episode.responses.values():
+        if response["agent"] in agents:
+            parts.append(response["usage"])
+            if response["critique"]:
+                parts.append(response["critique"]["usage"])
+    return add_usage(no_usage(), *parts)
 
 
 def ballot(drawn: Sequence[Response | None]) -> list[Vote]:
-    """Return the votes of some responses, each an agent's."""
+    """Return the votes of some responses, each an agent's.
+
+    A confidence that is the agreement within the whole pool tells of samples that a smaller vote
+    has not drawn: it counts as unknown.
+    """
     votes = []
     for number, response in enumerate(drawn):
         critique = response["critique"] if response else None
-        cluster = response["cluster"] if response else None
-        votes.append(Vote(str(number), cluster, critique["confidence"] if critique else None))
+        known = critique is not None and critique["source"] != "agreement"
+        votes.append(
+            Vote(
+                str(number),
+                response["cluster"] if response else None,
+                critique["confidence"] if critique and known else None,
+            )
+        )
     return votes
 
 
-def _outcome(episode: Episode, drawn: Sequence[Response | None], cluster: int | None) -> Outcome:
-    answer = None if cluster is None else episode.representatives[cluster]
-    return Outcome(answer, *cost(drawn), {})
+def _names(pool: Episode) -> list[str]:
+    return [agent["name"] for agent in pool.agents]
+
+
+def _drawn(pool: Episode, agents: Sequence[str]) -> list[Response | None]:
+    return [pool.responses.get(f"{name}@0") for name in agents]
+
+
+def _outcome(
+    pool: Episode, held: Sequence[Response | None], rule: ConsensusRule, used: Collection[str]
+) -> Outcome:
+    cluster = rule(ballot(held))
+    usage = spent_on(pool, used)
+    return Outcome(
+        answer=None if cluster is None else pool.representatives[cluster],
+        tokens=tokens(usage),
+        calls=usage["calls"],
+        actions={},
+        failed=not any(held),
+    )
 
 
 def vote(k: int, rule: ConsensusRule = majority) -> Callable[[Episode], Outcome]:
     """Return the vote of the first k proposals (self-consistency, Wang et al. 2022)."""
 
-    def method(episode: Episode) -> Outcome:
-        drawn = proposals(episode)[:k]
-        return _outcome(episode, drawn, rule(ballot(drawn)))
+    def method(pool: Episode) -> Outcome:
+        agents = _names(pool)[:k]
+        return _outcome(pool, _drawn(pool, agents), rule, agents)
 
     return method
 
@@ -81,17 +107,19 @@ def weighted_vote(k: int) -> Callable[[Episode], Outcome]:
 
 
 def best_of(k: int) -> Callable[[Episode], Outcome]:
-    """Return the most confident of the first k proposals."""
+    """Return the most confident of the first k proposals; their vote where none has a confidence.
+
+    The first in order at a tie.
+    """
 
     def surest(votes: Sequence[Vote]) -> int | None:
-        valid = [v for v in votes if v.cluster is not None]
-        known = [v for v in valid if v.confidence is not None] or valid
-        return max(known, key=lambda v: v.confidence or 0.0).cluster if known else None
+        known = [v for v in votes if v.cluster is not None and v.confidence is not None]
+        return max(known, key=lambda v: v.confidence or 0.0).cluster if known else majority(votes)
 
     return vote(k, surest)
 
 
-def adaptive(share: float, least: int = 3) -> Callable[[Episode], Outcome]:
+def adaptive(share: float, least: int = 3, most: int = 15) -> Callable[[Episode], Outcome]:
     """Return adaptive resampling: draw until the confidence-weighted vote is settled.
 
     Adaptive consistency (Aggarwal et al. 2023) with confidences as weights.
@@ -99,19 +127,22 @@ def adaptive(share: float, least: int = 3) -> Callable[[Episode], Outcome]:
     Args:
         share: The leading answer's share of the summed confidence from which it is settled.
         least: Proposals drawn at first.
+        most: Proposals drawn at most.
     """
 
-    def method(episode: Episode) -> Outcome:
-        pool = proposals(episode)
-        for k in range(least, len(pool) + 1):
-            votes = ballot(pool[:k])
-            leader = confidence_weighted(votes)
-            total = sum(v.confidence or 0.0 for v in votes if v.cluster is not None)
-            backing = sum(v.confidence or 0.0 for v in votes if v.cluster == leader)
-            if leader is not None and total > 0 and backing >= share * total:
-                break
-        drawn = pool[:k]
-        return _outcome(episode, drawn, confidence_weighted(ballot(drawn)))
+    def settled(votes: Sequence[Vote]) -> bool:
+        leader = confidence_weighted(votes)
+        if leader is None:
+            return False
+        weights = confidence_weights(votes)
+        backing = sum(weights[v.agent] for v in votes if v.cluster == leader)
+        return backing >= share * sum(weights.values())
+
+    def method(pool: Episode) -> Outcome:
+        agents = _names(pool)[:most]
+        ballots = ((k, ballot(_drawn(pool, agents[:k]))) for k in range(least, len(agents)))
+        enough = next((k for k, votes in ballots if settled(votes)), len(agents))
+        return weighted_vote(enough)(pool)
 
     return method
 
@@ -125,37 +156,52 @@ def replaced(episode: Episode, pool: Episode, rule: ConsensusRule) -> Outcome:
 
     Args:
         episode: The deliberation whose decisions are replayed.
-        pool: A vote of more agents on the same question; those at the same place in the team's
-            turn (1, 4, 7, ... for the first of three) have the same information.
+        pool: A vote of more agents on the same question, at least one for every agent and round;
+            those at the same place in the team's turn (1, 4, 7, ... for the first of three) have
+            the same information.
         rule: How votes are counted.
     """
-    names = [agent["name"] for agent in episode.agents]
-    samples = proposals(pool)
-    fresh = {name: samples[place :: len(names)] for place, name in enumerate(names)}
-    held = {name: fresh[name].pop(0) for name in names}
-    used = [*held.values()]
-    actions: dict[str, int] = {}
+    team, crowd = _names(episode), _names(pool)
+    waiting = {name: crowd[place :: len(team)] for place, name in enumerate(team)}
+    used: set[str] = set()
+
+    def fresh(name: str) -> Response | None:
+        drawn = waiting[name].pop(0)
+        used.add(drawn)
+        return pool.responses.get(f"{drawn}@0")
+
+    held = {name: fresh(name) for name in team}
     for round_ in range(1, episode.outcome["rounds"] + 1):
         before = dict(held)
         by_id = {r["id"]: r for r in before.values() if r is not None}
         for turn in (turn for turn in episode.turns if turn["round"] == round_):
-            name, action = turn["agent"], turn["action"]
-            actions[action] = actions.get(action, 0) + 1
-            if action == "REFINE" and fresh[name]:
-                sample = fresh[name].pop(0)
-                used.append(sample)
-                held[name] = sample if sample is not None else before[name]
-            elif action == "CONCEDE":
-                target = concession(before, name)
-                held[name] = by_id[target] if target else before[name]
-    outcome = _outcome(pool, used, rule(ballot([*held.values()])))
-    return Outcome(outcome.answer, outcome.tokens, outcome.calls, actions)
+            name, own = turn["agent"], before[turn["agent"]]
+            if turn["action"] == "REFINE":
+                new = fresh(name)
+                # As in the graph: a response without an answer replaces none that has one.
+                loses = own is not None and own["cluster"] is not None
+                if new is not None and not (new["cluster"] is None and loses):
+                    held[name] = new
+            elif turn["action"] == "CONCEDE" and (target := concession(before, name)):
+                held[name] = by_id[target]
+    outcome = _outcome(pool, list(held.values()), rule, used)
+    return replace(outcome, actions=_actions(episode))
 
 
 def outcome_of(episode: Episode) -> Outcome:
     """Return what a deliberation made of its question."""
     usage = episode.outcome["usage"]["total"]
+    return Outcome(
+        answer=episode.outcome["answer"],
+        tokens=usage["tokens"],
+        calls=usage["calls"],
+        actions=_actions(episode),
+        failed=episode.outcome["stop_reason"] == "failed",
+    )
+
+
+def _actions(episode: Episode) -> dict[str, int]:
     actions: dict[str, int] = {}
     for turn in episode.turns:
         actions[turn["action"]] = actions.get(turn["action"], 0) + 1
-    return Outcome(episode.outcome["answer"], usage["tokens"], usage["calls"], actions)
+    return actions

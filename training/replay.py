@@ -1,20 +1,23 @@
 """A chat model that remembers: methods that ask the same thing get the same sample.
 
-The n-th time that one method asks one thing of one question it gets the n-th sample of it, which
-is drawn only if no method has drawn it before. So all methods share their first proposals, pairs
-are exact, calls are few, and a stopped evaluation goes on from the file of samples.
+The n-th time that one method asks an agent one thing about one question it gets the n-th sample
+of it, which is drawn only if no method has drawn it before. So all methods share their first
+proposals, pairs are exact, calls are few, and a stopped evaluation goes on from the file of
+samples.
 """
 
 import asyncio
 import hashlib
-from collections import Counter
-from collections.abc import Iterator
-from contextlib import contextmanager
+import itertools
+import json
+import os
+from collections import defaultdict
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager, suppress
 from contextvars import ContextVar
 from pathlib import Path
 from typing import Any
 
-import orjson
 from langchain_core.callbacks import AsyncCallbackManagerForLLMRun, CallbackManagerForLLMRun
 from langchain_core.language_models import BaseChatModel
 from langchain_core.messages import AIMessage, BaseMessage
@@ -23,7 +26,7 @@ from pydantic import PrivateAttr
 
 from mpdf_langgraph.errors import ConfigurationError
 
-_asked: ContextVar[tuple[int, Counter[str]] | None] = ContextVar("asked", default=None)
+_asked: ContextVar[tuple[int, dict[str, set[int]]] | None] = ContextVar("asked", default=None)
 
 
 @contextmanager
@@ -33,7 +36,7 @@ def one_question(seed: int) -> Iterator[None]:
     Args:
         seed: Another seed has samples of its own.
     """
-    token = _asked.set((seed, Counter()))
+    token = _asked.set((seed, defaultdict(set)))
     try:
         yield
     finally:
@@ -41,56 +44,68 @@ def one_question(seed: int) -> Iterator[None]:
 
 
 class Samples:
-    """The samples drawn so far, in memory and in a file.
+    """The samples drawn so far, in a file; only where each stands is kept in memory.
+
+    Whoever asks is given what stands in the file, also the first time: a stopped evaluation that
+    goes on sees exactly what one without a stop does.
 
     Args:
-        path: JSON Lines; made if it does not exist. A torn last line is passed over.
+        path: JSON Lines; made if it does not exist. Torn lines are passed over.
 
     Attributes:
         drawn: Samples drawn anew since this was made.
         reused: Samples given again.
+        unreported: Samples given of which the endpoint did not say how many tokens they took.
     """
 
     def __init__(self, path: Path) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
-        self._known: dict[str, AIMessage] = {}
-        self._pending: dict[str, asyncio.Future[AIMessage]] = {}
-        self.drawn = self.reused = 0
-        if path.exists():
-            for line in path.read_bytes().splitlines():
-                try:
-                    record = orjson.loads(line)
-                except orjson.JSONDecodeError:
-                    continue  # torn by a stop: it is drawn again
-                self._known[record["key"]] = AIMessage(**record["message"])
-        self._file = path.open("ab", buffering=0)
+        self._places: dict[str, tuple[int, int]] = {}  # start and length of the line
+        self._pending: dict[str, asyncio.Future[None]] = {}
+        self.drawn = self.reused = self.unreported = 0
+        self._file = path.open("a+b", buffering=0)
+        with path.open("rb") as lines:
+            start = 0
+            for line in lines:
+                with suppress(ValueError):  # blank, or torn by a stop: it is drawn again
+                    self._places[json.loads(line)["key"]] = (start, len(line))
+                start += len(line)
 
-    async def get(self, key: str, draw: Any) -> AIMessage:
+    async def get(self, key: str, draw: Callable[[], Awaitable[AIMessage]]) -> AIMessage:
         """Return the sample of that key; of several at a time one draws, the others wait."""
-        while key not in self._known:
+        while key not in self._places:
             if key in self._pending:
                 await asyncio.wait([self._pending[key]])
-                continue
-            self._pending[key] = asyncio.get_running_loop().create_future()
+                continue  # where drawing failed, one of those who waited draws
+            done = self._pending[key] = asyncio.get_running_loop().create_future()
             try:
-                message = await draw()
-                self._store(key, message)
+                self._store(key, await draw())
             finally:
-                self._pending.pop(key).set_result(message if key in self._known else None)
-            return message
+                del self._pending[key]
+                done.set_result(None)
+            return self._read(key)
         self.reused += 1
-        return self._known[key].model_copy(deep=True)
+        return self._read(key)
 
     def _store(self, key: str, message: AIMessage) -> None:
-        self.drawn += 1
-        self._known[key] = message
         kept = {
-            "content": message.content,
+            "content": str(message.text),
             "response_metadata": message.response_metadata,
             "usage_metadata": message.usage_metadata,
         }
         # The newline first, so that a torn line swallows no other.
-        self._file.write(b"\n" + orjson.dumps({"key": key, "message": kept}))
+        line = b"\n" + json.dumps({"key": key, "message": kept}, default=str).encode()
+        if self._file.write(line) != len(line):
+            raise OSError(f"a sample was not written whole to {self._file.name}: is the disk full?")
+        self._places[key] = (self._file.tell() - len(line) + 1, len(line) - 1)
+        self.drawn += 1
+
+    def _read(self, key: str) -> AIMessage:
+        start, length = self._places[key]
+        line = os.pread(self._file.fileno(), length, start)
+        message = AIMessage(**json.loads(line)["message"])
+        self.unreported += message.usage_metadata is None
+        return message
 
     def close(self) -> None:
         """Close the file."""
@@ -102,7 +117,7 @@ class RememberingChatModel(BaseChatModel):
 
     Attributes:
         inner: Whom to ask for samples that are not known.
-        name: Tells models of one evaluation apart.
+        name: Of the agent and its model: each has samples of its own.
     """
 
     inner: BaseChatModel
@@ -113,13 +128,26 @@ class RememberingChatModel(BaseChatModel):
         super().__init__(**fields)
         self._samples = samples
 
+    # What agents and critics look up in their models.
+
+    @property
+    def model_name(self) -> str | None:
+        """As the inner model has it."""
+        return getattr(self.inner, "model_name", None) or getattr(self.inner, "model", None)
+
+    @property
+    def temperature(self) -> float | None:
+        """As the inner model has it, if it has one: refinements are then sampled cooler."""
+        return self.inner.temperature  # type: ignore[attr-defined,no-any-return]
+
+    @property
+    def extra_body(self) -> Any:
+        """As the inner model has it: critics add to it."""
+        return getattr(self.inner, "extra_body", None)
+
     @property
     def _llm_type(self) -> str:
         return f"remembering-{self.inner._llm_type}"
-
-    @property
-    def _identifying_params(self) -> dict[str, Any]:
-        return dict(self.inner._identifying_params)
 
     def _generate(
         self,
@@ -142,16 +170,24 @@ class RememberingChatModel(BaseChatModel):
             raise ConfigurationError("ask within `one_question`")
         seed, asked = scope
         request = [self.name, seed, [[m.type, m.content] for m in messages], stop, kwargs]
-        content = orjson.dumps(request, option=orjson.OPT_SORT_KEYS, default=str)
-        key = hashlib.sha256(content).hexdigest()[:24]
-        number = asked[key]
-        asked[key] += 1
+        content = json.dumps(request, sort_keys=True, default=str)
+        key = hashlib.sha256(content.encode()).hexdigest()[:24]
+        number = next(n for n in itertools.count() if n not in asked[key])
+        asked[key].add(number)
 
         async def draw() -> AIMessage:
-            result = await self.inner._agenerate(messages, stop=stop, **kwargs)
-            [generation] = result.generations
+            # Not `_agenerate`, which leaves log-probabilities and the finish reason aside; and
+            # not `ainvoke`, which would report the call a second time.
+            [[generation]] = (
+                await self.inner.agenerate([messages], stop=stop, **kwargs)
+            ).generations
+            assert isinstance(generation, ChatGeneration)
             assert isinstance(generation.message, AIMessage)
             return generation.message
 
-        message = await self._samples.get(f"{key}/{number}", draw)
+        try:
+            message = await self._samples.get(f"{key}/{number}", draw)
+        except BaseException:
+            asked[key].discard(number)  # whoever tries again asks for the same sample
+            raise
         return ChatResult(generations=[ChatGeneration(message=message)])
