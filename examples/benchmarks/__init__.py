@@ -1,0 +1,1 @@
+"""Public benchmarks: their formats as questions, and every method run on them."""

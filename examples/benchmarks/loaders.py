@@ -1,0 +1,302 @@
+"""Public benchmarks in their own formats, as questions.
+
+    python examples/benchmarks/loaders.py --benchmark gsm8k --data train.jsonl --out questions.jsonl
+
+writes what `training/collect.py` reads. `--data` is a file (.jsonl, .jsonl.gz or .parquet) as the
+benchmark's authors, or the Hugging Face Hub, publish it; or a dataset's name on the Hub, where
+`datasets` is installed and the machine can reach it. Questions are asked zero-shot: the benchmark's
+text, the wording below, and the answer schema's own instructions.
+"""
+
+import gzip
+import hashlib
+import re
+import string
+import sys
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+import orjson
+import tyro
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+
+from mpdf_langgraph import (
+    AnswerSchema,
+    ChoiceAnswer,
+    CodeAnswer,
+    CodeTests,
+    ConfigurationError,
+    MathAnswer,
+    MPDFError,
+    Prompts,
+)
+from mpdf_langgraph.errors import describe_error
+from training.questions import Question, TableError, read_table, text_of
+
+Name = Literal["gsm8k", "math", "aime", "amc", "mmlu", "humaneval"]
+Row = dict[str, Any]
+
+#: For what takes thinking before an answer.
+STEP_BY_STEP = Prompts(propose="{question}\n\nReason step by step. {instructions}")
+#: For functions to complete.
+PROGRAM = Prompts(
+    propose="Complete this Python function.\n\n```python\n{question}\n```\n\n{instructions}"
+)
+_MATH = MathAnswer()
+_CHOICES = 4
+
+
+@dataclass(frozen=True)
+class Benchmark:
+    """One benchmark: where it is, how it is read, asked and graded.
+
+    Attributes:
+        convert: A row as it is published -> (question, reference).
+        schema: Makes the answer schema.
+        hub: Dataset on the Hugging Face Hub, its configuration, if it has any, and its test split.
+        max_tokens: Longest answer.
+        usual_tokens: What an answer of a model of 3 to 8 billion parameters takes, roughly; for
+            estimates.
+        prompts: How it is asked: the name of a `Prompts` in this module.
+    """
+
+    name: str
+    convert: Callable[[Row], tuple[str, str]]
+    schema: Callable[[], AnswerSchema]
+    hub: tuple[str, str | None, str]
+    max_tokens: int
+    usual_tokens: int
+    prompts: str = "STEP_BY_STEP"
+
+    def grade(self, schema: AnswerSchema, answer: str | None, question: Question) -> bool:
+        """Tell whether an answer is right; none is wrong. May take seconds for a program.
+
+        Raises:
+            SandboxError: Programs cannot be run here.
+        """
+        if answer is None or question.reference is None:
+            return False
+        if isinstance(schema, CodeAnswer):
+            return schema.passes(answer, question.reference).passed
+        return schema.equivalent(answer, question.reference)
+
+
+# --- formats --------------------------------------------------------------------------------
+
+
+def _reference(text: str) -> str:
+    answer = _MATH.parse(text)
+    if answer is None:
+        raise TableError(f"no answer in {text[-80:]!r}")
+    return answer
+
+
+def gsm8k(row: Row) -> tuple[str, str]:
+    """Convert a row of GSM8K (Cobbe et al. 2021): the answer stands after ``####``."""
+    worked = text_of(row, "answer")
+    if "####" not in worked:
+        raise TableError("'answer' does not end in '#### <number>'")
+    return text_of(row, "question"), _reference(worked)
+
+
+def math(row: Row) -> tuple[str, str]:
+    r"""Convert a row of MATH (Hendrycks et al. 2021): the answer is the solution's ``\boxed{}``."""
+    solution = text_of(row, "solution")
+    if "boxed" not in solution:
+        raise TableError("'solution' has no \\boxed{} answer")
+    return text_of(row, "problem"), _reference(solution)
+
+
+def competition(row: Row) -> tuple[str, str]:
+    """Convert a row of AIME or AMC: `problem` or `question`, and `answer`, a number."""
+    answer = row.get("answer")
+    if isinstance(answer, float) and answer.is_integer():
+        answer = int(answer)  # 27.0
+    if isinstance(answer, bool) or not isinstance(answer, int | float | str):
+        raise TableError(f"'answer' must be a number, got {answer!r:.60}")
+    return text_of(row, "problem" if "problem" in row else "question"), _reference(str(answer))
+
+
+def mmlu(row: Row) -> tuple[str, str]:
+    """Convert a row of MMLU (Hendrycks et al. 2021): `choices`, and the place of the right one."""
+    choices, answer = row.get("choices"), row.get("answer")
+    if not isinstance(choices, Sequence) or isinstance(choices, str) or len(choices) != _CHOICES:
+        raise TableError(f"'choices' must be {_CHOICES} texts, got {choices!r:.60}")
+    letters = string.ascii_uppercase[:_CHOICES]
+    if isinstance(answer, str) and len(answer) == 1 and answer in letters:
+        answer = letters.index(answer)  # as in the authors' own tables
+    if isinstance(answer, bool) or not isinstance(answer, int) or not 0 <= answer < _CHOICES:
+        raise TableError(f"'answer' must be 0 to {_CHOICES - 1}, got {answer!r:.60}")
+    lettered = (f"{letter}. {choice}" for letter, choice in zip(letters, choices, strict=True))
+    return text_of(row, "question") + "\n\n" + "\n".join(lettered), letters[answer]
+
+
+def humaneval(row: Row) -> tuple[str, str]:
+    """Convert a row of HumanEval (Chen et al. 2021): the reference is its tests, as JSON."""
+    prompt = text_of(row, "prompt")
+    return prompt, CodeTests(text_of(row, "entry_point"), text_of(row, "test"), prompt).to_json()
+
+
+BENCHMARKS: dict[str, Benchmark] = {
+    b.name: b
+    for b in (
+        Benchmark("gsm8k", gsm8k, MathAnswer, ("openai/gsm8k", "main", "test"), 512, 180),
+        Benchmark("math", math, MathAnswer, ("HuggingFaceH4/MATH-500", None, "test"), 1536, 450),
+        Benchmark(
+            "aime", competition, MathAnswer, ("HuggingFaceH4/aime_2024", None, "train"), 3072, 1100
+        ),
+        Benchmark("amc", competition, MathAnswer, ("math-ai/amc23", None, "test"), 2048, 800),
+        Benchmark(
+            "mmlu", mmlu, lambda: ChoiceAnswer(_CHOICES), ("cais/mmlu", "all", "test"), 1024, 250
+        ),
+        Benchmark(
+            "humaneval", humaneval, CodeAnswer, ("openai/openai_humaneval", None, "test"),
+            1024, 250, "PROGRAM",
+        ),
+    )
+}  # fmt: skip
+assert set(BENCHMARKS) == set(get_args(Name))
+
+
+# --- reading --------------------------------------------------------------------------------
+
+_HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+")
+
+
+def load(benchmark: Benchmark, data: str | None = None, split: str | None = None) -> list[Question]:
+    """Return a benchmark's questions.
+
+    Args:
+        benchmark: From `BENCHMARKS`.
+        data: A file; or the name of a dataset on the Hugging Face Hub, with its configuration
+            behind a colon; or a folder of a dataset downloaded from there. None: the
+            benchmark's usual place on the Hub.
+        split: Of a dataset, its test questions if None; a file is taken whole.
+
+    Raises:
+        TableError: Rows are not in the benchmark's format; the message says which and why.
+        ConfigurationError: There is no such data, or it cannot be reached.
+    """
+    questions: list[Question] = []
+    faults: list[str] = []
+    for number, row in _rows(benchmark, data, split):
+        try:
+            if isinstance(row, TableError):
+                raise row
+            question, reference = benchmark.convert(row)
+            questions.append(Question(f"{benchmark.name}/{number}", question, reference, {}))
+        except TableError as error:
+            faults.append(f"row {number}: {error}")
+    place = data or benchmark.hub[0]
+    if faults:
+        raise TableError(
+            f"{place} is not in the format of {benchmark.name} ({len(faults)} rows): "
+            f"{'; '.join(faults[:3])}"
+        )
+    if not questions:
+        raise TableError(f"{place}: there is no question in it")
+    return questions
+
+
+def _rows(
+    benchmark: Benchmark, data: str | None, split: str | None
+) -> Iterator[tuple[int, Row | TableError]]:
+    name, config, test = benchmark.hub
+    if data is not None:
+        path = Path(data)
+        if path.is_file():
+            return _zipped(path) if path.suffix == ".gz" else read_table(path)
+        given, _, configuration = data.partition(":")
+        if path.is_dir():
+            name, config, test = data, None, "test"
+        elif not _HUB_NAME.fullmatch(given):
+            raise ConfigurationError(
+                f"--data {data}: no such file, and no dataset's name (owner/name) either"
+            )
+        elif given != name or configuration:
+            name, config, test = given, configuration or None, "test"
+    return enumerate(_from_hub(name, config, split or test), 1)
+
+
+def _zipped(path: Path) -> Iterator[tuple[int, Row | TableError]]:
+    try:
+        with gzip.open(path) as lines:
+            for number, line in enumerate(lines, 1):
+                if line.strip():
+                    row = orjson.loads(line)
+                    yield number, row if isinstance(row, dict) else TableError("no JSON object")
+    except (OSError, EOFError, orjson.JSONDecodeError) as error:
+        raise TableError(f"{path}: {describe_error(error)}") from error
+
+
+def _from_hub(name: str, config: str | None, split: str) -> Iterable[Row]:
+    try:
+        import datasets  # optional: files need none of it
+    except ImportError as error:
+        raise ConfigurationError(
+            f"--data {name} is no file here, and to load it from the Hugging Face Hub takes "
+            "`pip install datasets`"
+        ) from error
+    try:
+        return datasets.load_dataset(name, config, split=split)  # type: ignore[no-any-return]
+    except Exception as error:  # of many libraries: no network, no such dataset or split, gated
+        raise ConfigurationError(
+            f"{name} ({config or 'no configuration'}, split {split}) cannot be loaded: "
+            f"{describe_error(error)}. Download a file of it where the Hub can be reached, and "
+            "give its path"
+        ) from error
+
+
+def sample(questions: Sequence[Question], limit: int | None) -> list[Question]:
+    """Return so many of the questions, the same ones every time, in their order.
+
+    They are spread over the file, which may be sorted by subject.
+    """
+    if limit is None or limit >= len(questions):
+        return list(questions)
+    if limit < 1:
+        raise ConfigurationError(f"--limit must be 1 or more, got {limit}")
+    order = sorted(
+        range(len(questions)), key=lambda k: hashlib.sha256(questions[k].id.encode()).digest()
+    )
+    return [questions[k] for k in sorted(order[:limit])]
+
+
+def as_row(question: Question) -> Mapping[str, Any]:
+    """Return a question as the commands of `training` read it."""
+    return {"id": question.id, "question": question.question, "reference": question.reference}
+
+
+@dataclass(frozen=True)
+class Options:
+    """Options of the conversion."""
+
+    benchmark: Name
+    """Which one."""
+    out: Path
+    """Where the questions go, as JSON Lines."""
+    data: str | None = None
+    """File, folder or dataset; see above. The benchmark's usual place on the Hub otherwise."""
+    split: str = "train"
+    """Split of a dataset from the Hub; a file is taken whole."""
+    limit: int | None = None
+    """Take only so many, spread over the file."""
+
+
+def main(options: Options) -> None:
+    """Write the questions."""
+    questions = load(BENCHMARKS[options.benchmark], options.data, options.split)
+    chosen = sample(questions, options.limit)
+    options.out.parent.mkdir(parents=True, exist_ok=True)
+    options.out.write_bytes(b"".join(orjson.dumps(as_row(q)) + b"\n" for q in chosen))
+    print(f"{len(chosen)} of {len(questions)} questions written to {options.out}")
+
+
+if __name__ == "__main__":
+    try:
+        main(tyro.cli(Options, description=__doc__))
+    except MPDFError as error:
+        sys.exit(f"error: {error}")
