@@ -202,14 +202,15 @@ class Agent:
     ) -> list[BaseMessage]:
         """Return the messages that, after `conversation`, ask for a refined answer."""
         own = self.prompts.no_response if own is None else own
-        rendered = "\n".join(
-            self.prompts.peer.format(name=name, response=text) for name, text in peers.items()
-        )
-        asked = self.prompts.refine.format(
-            question=question, own=own, peers=rendered, instructions=schema.instructions
-        )
+        said = [self.prompts.peer.format(name=name, response=text) for name, text in peers.items()]
         told = [self.prompts.hint.format(hint=hint) for hint in hints]
-        return [AIMessage(own), HumanMessage("\n\n".join([asked.strip(), *told]))]
+        asked = self.prompts.refine.format(
+            question=question,
+            own=own,
+            peers="\n".join([*said, *told]),
+            instructions=schema.instructions,
+        )
+        return [AIMessage(own), HumanMessage(asked.strip())]
 
     def critique_turn(self, question: str, response: str) -> list[BaseMessage]:
         """Return the messages that, after a conversation, ask for a verdict on `response`."""

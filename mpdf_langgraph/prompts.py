@@ -27,7 +27,7 @@ class Prompts:
         refine: Asks for a new answer in view of the peers. Fields: ``{question}``, ``{own}``,
             ``{peers}`` (the rendered peers, one after the other), ``{instructions}``.
         peer: One peer's response inside ``{peers}``. Fields: ``{name}``, ``{response}``.
-        hint: A person's hint, after the refine request. Fields: ``{hint}``.
+        hint: What a person added, after the peers inside ``{peers}``. Fields: ``{hint}``.
         critique: Asks for a yes/no verdict on a response. Fields: ``{question}``,
             ``{response}``.
         no_response: Stands for the own response of an agent whose proposal failed.
@@ -42,7 +42,7 @@ class Prompts:
         "and write your complete solution anew. {instructions}"
     )
     peer: str = "--- {name} ---\n{response}"
-    hint: str = "A person who follows the discussion adds: {hint}"
+    hint: str = "--- a person who follows the discussion, to all ---\n{hint}"
     critique: str = "Is the final answer of that solution correct? Answer with one word, yes or no."
     no_response: str = "I could not answer yet."
 

@@ -135,8 +135,9 @@ async def test_a_hint_is_for_one_more_round_in_which_everyone_refines(
     assert result["actions"][2:] == ["agent-1@2: REFINE", "agent-2@2: REFINE"]
     for model in models:
         assert model.kinds() == ["propose", "refine"]
-        assert model.requests[-1].last.endswith(
-            "A person who follows the discussion adds: It is not five."
+        assert (
+            "--- a person who follows the discussion, to all ---\nIt is not five.\n\n"
+            in model.requests[-1].last
         )
     assert counted(result["usage"]["total"]) == totals(models)
     [record] = TraceReader(tmp_path)
