@@ -274,6 +274,21 @@ async def test_resume(way: str, apart: bool) -> None:
     assert len(peer.requests) == 1
 
 
+@every_way
+async def test_a_person_is_asked(way: str) -> None:
+    """Who invoked the outermost graph is told how the vote stands, and has the last word."""
+    voters = [says("Four. Answer: 4"), says("Five. Answer: 5")]
+    builder = team(*voters, interrupt_when=lambda standing: standing["support"] < 0.6, max_rounds=0)
+    host = WAYS[way](builder, InMemorySaver())
+    stopped = await host.call(host.ask(QUESTION), thread="1")
+    [asked] = [one.value for one in stopped["__interrupt__"]]
+    assert asked["question"] == QUESTION
+    assert asked["votes"] == {"agent-1": "4", "agent-2": "5"}
+    out = await host.call(Command(resume={"action": "answer", "answer": "Answer: 4"}), thread="1")
+    assert "Answer: 4" in host.answer(out)
+    assert [model.kinds() for model in voters] == [["propose"]] * 2
+
+
 @pytest.mark.parametrize("apart", [False, True], ids=["sync", "async"])
 @every_way
 async def test_crash(way: str, apart: bool) -> None:
