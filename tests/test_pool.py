@@ -162,6 +162,14 @@ def test_the_control_takes_failures_as_the_graph_does() -> None:
     assert pools.replaced(played, pool, majority).calls == 2
 
 
+def test_the_control_keeps_an_answer_rather_than_none() -> None:
+    played = episode((1, 0.9), (0, 0.5), turns=[(1, 1, "REFINE")])
+    pool = episode((1, 0.9), (0, 0.5), (None, 0.3))
+    assert pools.replaced(played, pool, confidence_weighted) == pools.Outcome(
+        "1", 60, 3, {"REFINE": 1}
+    )
+
+
 # --- the real graph ---------------------------------------------------------------------------
 
 QUESTIONS = [
