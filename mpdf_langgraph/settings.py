@@ -135,4 +135,12 @@ class Settings:
             "explore": self.explore,
             "alternatives": self.alternatives,
             "feature_version": FEATURE_VERSION,
+            # Left out where it says nothing: ids of imported records are made of the options.
+            **({"interrupt_when": _name_of(when)} if (when := self.interrupt_when) else {}),
         }
+
+
+def _name_of(condition: Callable[..., Any]) -> str:
+    if isinstance(condition, Unsure):
+        return repr(condition)
+    return str(getattr(condition, "__name__", type(condition).__name__))

@@ -183,7 +183,7 @@ async def test_hints_add_up_and_the_person_is_asked_again(asynchronous: bool) ->
 
 
 unreadable = st.one_of(
-    st.booleans() | st.integers() | st.text(max_size=9),
+    st.booleans() | st.integers(-(10**9), 10**9) | st.text(max_size=9),
     st.lists(st.text(max_size=3), max_size=2),
     st.fixed_dictionaries({"action": st.sampled_from(["hint", "answer", "stop", 3, None])}),
     st.fixed_dictionaries({"action": st.just("hint"), "text": st.sampled_from(["", " ", 1, None])}),
@@ -237,6 +237,7 @@ def test_sure_groups_are_left_alone() -> None:
     result = compiled.invoke(Q, ON)["deliberation"]
     assert (result["stop_reason"], result["person"]) == ("agreement", None)
     assert episode_of(compiled).interventions == []
+    assert episode_of(compiled).options["interrupt_when"] == repr(LOW)
 
 
 def test_nobody_is_asked_before_the_agents_have_done_what_they_can() -> None:
@@ -250,6 +251,7 @@ def test_nobody_is_asked_before_the_agents_have_done_what_they_can() -> None:
     assert compiled.invoke(Q, ON)["deliberation"]["rounds"] == 3
     [standing] = standings
     assert (standing["rounds"], standing["stop_reason"]) == (3, "max_rounds")
+    assert episode_of(compiled).options["interrupt_when"] == "look"
     assert set(standing["responses"]) == {"agent-1", "agent-2"}
 
 

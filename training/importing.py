@@ -32,6 +32,7 @@ from mpdf_langgraph.router_node import situation_of
 from mpdf_langgraph.settings import Settings
 from mpdf_langgraph.state import (
     ACTIONS,
+    Clock,
     DeliberationState,
     Header,
     Response,
@@ -244,6 +245,8 @@ def build_episode(
         representatives=representatives,
         tallies=[tally],
         judge_usage=no_usage(),
+        interventions=[],
+        clock=Clock(paused=0.0, at=header["started"]),
     )
     observations = observe(situation_of(state))
     for agent, response in held.items():
@@ -291,6 +294,7 @@ def _settings(
         budget=Budget(len(answers), None, None),
         stop_when_settled=False,
         settle_confidence=None,
+        interrupt_when=None,
         explore=0.0,
         alternatives=0,
         traces=None,
