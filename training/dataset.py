@@ -16,6 +16,7 @@ from mpdf_langgraph.consensus import ConsensusRule
 from mpdf_langgraph.errors import ConfigurationError, TraceError
 from mpdf_langgraph.observation import FEATURES
 from mpdf_langgraph.state import ACTIONS
+from mpdf_langgraph.traces import TraceReader
 from training.rewards import CHEAPEST_FIRST, REFINE, TOLERANCE, Grader, Weights
 from training.segments import read_segment, unpacked
 
@@ -238,6 +239,18 @@ def load(
     report.tied = int(groups.tied(Weights()).sum())
     report.untried = int(groups.untried().sum())
     return groups, report
+
+
+def critics_of(paths: str | os.PathLike[str] | Iterable[str | os.PathLike[str]]) -> list[str]:
+    """Return the critics that traces were made with, by each segment's first sound episode.
+
+    Confidence means something else under another critic, so a router must not be run with one.
+
+    Raises:
+        TraceError: There is no such path.
+    """
+    found = (next(iter(TraceReader(segment)), None) for segment in find_segments(paths))
+    return sorted({str(episode.options.get("critic")) for episode in found if episode is not None})
 
 
 def find_segments(

@@ -30,7 +30,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from mpdf_langgraph.errors import ConfigurationError, MPDFError, describe_error
 from training import baselines, softrankpo
 from training.calibration import Calibration
-from training.dataset import load, split
+from training.dataset import critics_of, load, split
 from training.estimate import plain
 from training.options import Config, read_labels
 from training.policy import Policy
@@ -311,6 +311,7 @@ def fit(config: Config) -> dict[str, Any]:
         calibration=calibration,
         measured=measured,
         rows=log.rows,
+        critics=critics_of(config.traces),
         summary=[f"{reading}.", f"{sizes}; seed {config.seed}, {seconds:.0f} s."],
     )
 

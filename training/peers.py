@@ -10,6 +10,7 @@ from langchain_core.runnables import RunnableConfig
 
 from mpdf_langgraph import Agent, AnswerSchema, Episode, Prompts
 from mpdf_langgraph.agents import response_from
+from mpdf_langgraph.answers import schema_for
 from mpdf_langgraph.calls import Steps, arun
 from mpdf_langgraph.consensus import Vote, majority
 from mpdf_langgraph.router import PERSIST, REFINE
@@ -43,7 +44,8 @@ def php_steps(
         most: Answers at most; then the last one counts.
     """
     opening = agent.conversation(question, schema=schema, history=[], notes=notes)
-    hinted = agent.prompts == Prompts()
+    hinted = agent.prompts.refine == Prompts().refine
+    schema = schema_for(schema, question)
     messages, usage = opening, no_usage()
     answers: list[str] = []
     previous, responses = None, 0

@@ -41,6 +41,7 @@ def export_router(
     measured: tuple[NDArray[Any], NDArray[Any]],
     rows: list[dict[str, Any]],
     summary: list[str],
+    critics: list[str],
 ) -> dict[str, Any]:
     """Estimates every policy on held-out questions, and writes the router's folder.
 
@@ -58,6 +59,7 @@ def export_router(
         measured: The critic's confidences on the held-out part, and who was right.
         rows: The epochs of all stages.
         summary: What was read and trained, a line each.
+        critics: What the traces' confidences come from.
 
     Returns:
         The content of `router.json`.
@@ -116,7 +118,13 @@ def export_router(
         calibration=calibration,
         gate=gate[0],
         evidence={"why": gate[1], "one_turn": plain(turn), "whole_episodes": plain(whole)},
-        training={**asdict(config), "scale": scale, "advantage_std": spread, "summary": summary},
+        training={
+            **asdict(config),
+            "critic": critics,
+            "scale": scale,
+            "advantage_std": spread,
+            "summary": summary,
+        },
     )
     write_report(
         out,
