@@ -90,7 +90,7 @@ class Config:
             "sums": 20,
             "solve": 30,
             "simulated": 26,
-            "on_policy": 14,
+            "on_policy": 8,
         }
     )
     """Rounds per phase."""
