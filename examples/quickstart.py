@@ -3,10 +3,10 @@
     python examples/quickstart.py                                       # the bundled model
     python examples/quickstart.py --base-url http://localhost:8000/v1   # an OpenAI-like server
 
-First a handful of questions as a person would like to read them; then many questions under three
-routers side by side. The questions are from the test split. The threshold's two numbers were set
-after a look at a few of them, so its row flatters a little until `tune_threshold.py` has chosen
-them on validation questions.
+First a handful of questions as a person would like to read them; then many questions under four
+routers side by side. The questions are from the test split; the threshold's two numbers were chosen
+on validation questions, and the learned router was fitted on training questions (`reproduce.py`),
+both for the bundled model: under another they are a guess.
 """
 
 import asyncio
@@ -37,6 +37,7 @@ from mpdf_langgraph import (
     ThresholdRouter,
     check_endpoint,
     create_deliberation,
+    load_router,
     vllm_chat_model,
 )
 
@@ -56,11 +57,17 @@ CONFIGURATIONS: dict[str, dict[str, Any]] = {
         "critic": "logprob",
         "consensus": "confidence",
     },
+    "learned": {
+        "router": ROOT / "examples" / "tiny_lm" / "router",
+        "critic": "logprob",
+        "consensus": "confidence",
+    },
 }
 MEANING = {
     "always-persist": "plain vote of three",
     "always-refine": "classical debate",
-    "threshold": "deliberation",
+    "threshold": "deliberation by a rule",
+    "learned": "deliberation, SoftRankPO",
 }
 
 
@@ -210,23 +217,26 @@ def load_model(options: Options, console: Console) -> tuple[BaseChatModel, Promp
 
 
 def main(options: Options) -> None:
-    """Show a few deliberations, then compare three routers."""
+    """Show a few deliberations, then compare four routers."""
     console = Console()
     llm, prompts = load_model(options, console)
     agents = team(llm, prompts)
     questions = make_questions("hidden", "test", max(options.questions, 50))
 
-    def build(router: str) -> Any:
+    def build(name: str) -> Any:
+        settings = dict(CONFIGURATIONS[name])
+        if isinstance(settings["router"], Path):
+            settings["router"] = load_router(settings["router"], greedy=True)
         return create_deliberation(
             agents,
             answer=MATH,
             max_rounds=options.rounds,
-            traces=options.traces / router,
-            **CONFIGURATIONS[router],
+            traces=options.traces / name,
+            **settings,
         ).compile()
 
-    console.rule("A few deliberations, threshold router")
-    graph = build("threshold")
+    console.rule("A few deliberations, learned router")
+    graph = build("learned")
     for number in range(options.show):
         fitting = [q for q in questions if q["owners"] == number % 4]
         question = fitting[number // 4]
@@ -234,7 +244,7 @@ def main(options: Options) -> None:
         *_, state = graph.stream(given, stream_mode="values")
         show(console, Episode.from_state(state))
 
-    console.rule(f"{options.questions} questions, three routers")
+    console.rule(f"{options.questions} questions, four routers")
     table = Table("router", "accuracy ± s.e.", "tokens", "calls", "rounds", "failed + survived")
     asked = questions[: options.questions]
     for router in CONFIGURATIONS:

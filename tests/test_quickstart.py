@@ -20,11 +20,11 @@ def test_the_demo_shows_deliberations_and_a_table_and_leaves_traces(tmp_path):
     for expected in ("consensus:", "knows:", "(plain vote", "(classical", "accuracy"):
         assert expected in done.stdout
     counts = {}
-    for router in ("always-persist", "always-refine", "threshold"):
+    for router in ("always-persist", "always-refine", "threshold", "learned"):
         episodes = list(TraceReader(tmp_path / router))
         assert all(episode.reference for episode in episodes)
         counts[router] = len(episodes)
-    assert counts == {"always-persist": 8, "always-refine": 8, "threshold": 10}
+    assert counts == {"always-persist": 8, "always-refine": 8, "threshold": 8, "learned": 10}
 
 
 def test_a_dead_server_is_said_in_one_line():

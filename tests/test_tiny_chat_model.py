@@ -233,4 +233,4 @@ def test_bundled_model_solves_with_the_facts_at_hand():
         reply.content.endswith(f"#### {q['reference']}")
         for reply, q in zip(replies, questions, strict=True)
     ]
-    assert sum(right) >= 21
+    assert sum(right) >= 27
