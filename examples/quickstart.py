@@ -53,7 +53,7 @@ CONFIGURATIONS: dict[str, dict[str, Any]] = {
     },
     # What a high confidence is depends on the model: see examples/tune_threshold.py.
     "threshold": {
-        "router": ThresholdRouter(bar=0.975, gap=0.01),
+        "router": ThresholdRouter(bar=0.985, gap=0.0),
         "critic": "logprob",
         "consensus": "confidence",
     },
