@@ -30,8 +30,17 @@ from examples.serve_vllm import ensure_venv, server_command, serving
 from examples.tiny_lm.questions import main as write_questions
 
 Kind = Literal["hidden", "plain"]
-ALGORITHMS = {"sft": "none", "ppo": "ppo", "grpo": "grpo", "softrankpo": "softrankpo"}
+ALGORITHMS = {
+    "sft": "none",
+    "ppo": "ppo",
+    "grpo": "grpo",
+    "regression": "regression",
+    "softrankpo": "softrankpo",
+}
 """Names of the learned methods, and the second stage of each."""
+COST = 1
+"""Reward taken off per 1,000 tokens: on held-out turns a third of the tokens less than for 0, at an
+accuracy lower by .003."""
 
 
 @dataclass(frozen=True)
@@ -46,7 +55,7 @@ class Options:
     """Sets of questions."""
     train: int = 2000
     """Questions to collect traces on."""
-    validation: int = 500
+    validation: int = 300
     """Questions to tune the baselines on."""
     test: int = 1000
     """Questions to evaluate on."""
@@ -123,7 +132,7 @@ def reproduce(options: Options, kind: Kind, team: list[object]) -> None:
             if not (folder / "router.json").exists():
                 step(
                     "training/fit_router.py", "--traces", out / "traces", "--out", folder,
-                    "--algorithm", algorithm, "--seed", seed,
+                    "--algorithm", algorithm, "--seed", seed, "--cost", COST,
                 )  # fmt: skip
     step(
         "training/evaluate.py", "--questions", files["test"], "--validation", files["validation"],

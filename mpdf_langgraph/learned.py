@@ -214,7 +214,7 @@ def _read_model(folder: Path, manifest: Manifest) -> bytes:
     expected, found = manifest.sha256.get(MODEL), hashlib.sha256(model).hexdigest()
     if expected != found:
         raise RouterError(
-            f"{path} is not the file that {MANIFEST} describes (SHA-256 {found[:12]}…, expected "
+            f"{path} is not the file that {MANIFEST} describes (sha256 {found[:12]}…, expected "
             f"{str(expected)[:12]}…): it is torn or was altered; copy the whole folder again"
         )
     return model

@@ -504,6 +504,8 @@ def command(*arguments: str, **environment: str) -> subprocess.Popen[bytes]:
         env={**os.environ, **environment},
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
+        # A job in the background of a shell is started with Ctrl-C switched off, and so would this.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # noqa: PLW1509
     )
 
 
