@@ -54,7 +54,7 @@ from training.fits import Fit, Fitted, run_all
 from training.options import Algorithm, Config, read_labels
 from training.report import confidences, table
 from training.scored import EXPLANATION, HEADINGS, YARDSTICK, Scores, plot, row, score, told
-from training.source import answer_schema
+from training.source import answer_schema, grader
 
 Name = Literal[
     "reward-scale", "algorithm", "tau", "beta", "rewards", "observation", "labels",
@@ -87,7 +87,7 @@ class Options:
     """Some of the ablations; otherwise all that there are traces for."""
     labels: Path | None = None
     """JSONL of `episode` (its id) and `reference`, for traces whose truth came late."""
-    answer: Literal["math", "choice", "text"] = "math"
+    answer: Literal["math", "choice", "text", "code"] = "math"
     """How answers are compared with references."""
     seeds: int = 3
     """Fits of each variant."""
@@ -274,7 +274,7 @@ class Scorer:
         if traces not in self._groups:
             self._groups[traces] = load(
                 traces,
-                grader=answer_schema(self.options.answer).equivalent,
+                grader=grader(answer_schema(self.options.answer)),
                 labels=read_labels(self.options.labels) if self.options.labels else None,
             )[0]
         return self._groups[traces]
@@ -391,9 +391,9 @@ def transfer(scorer: Scorer, folders: Mapping[str, Path]) -> str:
 def rounds(scorer: Scorer, folders: Mapping[str, Path]) -> str:
     """Tell what whole deliberations gave after each round, for teams of any size."""
     options = scorer.options
-    grader = answer_schema(options.answer).equivalent
+    right = grader(answer_schema(options.answer))
     labels = read_labels(options.labels) if options.labels else {}
-    courses = {name: course(folder, grader, labels) for name, folder in folders.items()}
+    courses = {name: course(folder, right, labels) for name, folder in folders.items()}
     rows = []
     for name, c in courses.items():
         team = "/".join(map(str, sorted(c.agents)))

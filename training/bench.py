@@ -186,12 +186,12 @@ def read(folder: Path, options: Options) -> dict[str, float]:
 def featurise(folder: Path, options: Options) -> dict[str, float]:
     """Make tensors of the cached columns, as a fit does."""
     from training.dataset import load, split
-    from training.source import answer_schema
+    from training.source import answer_schema, grader
     from training.tensors import competences, prepare, to_data
 
     config = _config(folder, options)
     began = time.perf_counter()
-    groups, reading = load(config.traces, grader=answer_schema(config.answer).equivalent)
+    groups, reading = load(config.traces, grader=grader(answer_schema(config.answer)))
     assert reading.cached == reading.segments
     parts = split(groups, config.validation, config.seed)
     competence = competences(parts[0])

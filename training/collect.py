@@ -48,7 +48,7 @@ from mpdf_langgraph.critic import make_critic
 from mpdf_langgraph.router import Router, make_router
 from training.importing import build_episodes, read_answers
 from training.questions import Question, check_contexts, content_key, read_questions
-from training.source import Answered, Source, load_object, run_all
+from training.source import Answered, Source, check_references, load_object, run_all
 
 #: Name of the graph, by which its episodes are told from others in the folder.
 NAME = "collect"
@@ -112,6 +112,8 @@ def collect(options: Options) -> int:
     questions = read_questions(options.questions)
     agents = options.source.build_agents()
     check_contexts(questions, agents)
+    schema = options.source.answer_schema()
+    check_references(questions, schema)
     router = load(options.router)
     critic = make_critic(None if options.critic == "none" else options.critic)
     writer = TraceWriter(options.out)
@@ -119,7 +121,7 @@ def collect(options: Options) -> int:
         agents,
         router=router,
         critic=critic,
-        answer=options.source.answer_schema(),
+        answer=schema,
         consensus=options.consensus,
         max_rounds=options.rounds,
         explore=options.explore,

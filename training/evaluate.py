@@ -52,7 +52,7 @@ from training.estimate import plain
 from training.pool import Outcome
 from training.questions import Question, check_contexts, read_questions
 from training.runs import VOTES, Bench, Seeded
-from training.source import Source
+from training.source import Source, check_references
 
 
 @dataclass(frozen=True)
@@ -127,6 +127,7 @@ def questions_of(path: Path, bench: Bench, limit: int | None) -> list[Question]:
     """
     questions = read_questions(path)[:limit]
     check_contexts(questions, bench.agents)
+    check_references(questions, bench.schema)
     if missing := [question.id for question in questions if question.reference is None]:
         raise ConfigurationError(
             f"{path}: an evaluation needs a reference for every question; {missing[0]!r} has none"

@@ -37,7 +37,7 @@ from training.policy import Policy
 from training.progress import Log, begin, content_hash, save
 from training.report import confidences
 from training.router_folder import export_router
-from training.source import answer_schema
+from training.source import answer_schema, grader
 from training.tensors import (
     Data,
     competences,
@@ -243,7 +243,7 @@ def fit(config: Config) -> dict[str, Any]:
 
     groups, reading = load(
         config.traces,
-        grader=answer_schema(config.answer).equivalent,
+        grader=grader(answer_schema(config.answer)),
         labels=read_labels(config.labels) if config.labels else None,
     )
     print(reading)

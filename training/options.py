@@ -25,7 +25,7 @@ class Config:
     """The router's folder."""
     labels: Path | None = None
     """JSONL of `episode` (its id) and `reference`, for traces whose truth came late."""
-    answer: Literal["math", "choice", "text"] = "math"
+    answer: Literal["math", "choice", "text", "code"] = "math"
     """How answers are compared with references."""
     algorithm: Algorithm = "softrankpo"
     """Second stage; `none` stops after SFT."""

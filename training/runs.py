@@ -24,7 +24,7 @@ from mpdf_langgraph.router import (
 from mpdf_langgraph.state import ACTIONS
 from training.questions import Question
 from training.replay import RememberingChatModel, Samples, one_question
-from training.source import Source
+from training.source import Source, grader
 
 VOTES = (3, 5, 9, 15)
 """Sizes of the votes; the largest is the least size of the pool."""
@@ -161,7 +161,7 @@ class Bench:
             return False
         key = (answer, question.reference)
         if key not in self._verdicts:
-            self._verdicts[key] = self.schema.equivalent(*key)
+            self._verdicts[key] = grader(self.schema)(*key)
         return self._verdicts[key]
 
     async def every(

@@ -8,7 +8,7 @@ import asyncio
 import importlib
 import os
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
@@ -20,6 +20,8 @@ from mpdf_langgraph import (
     Agent,
     AnswerSchema,
     ChoiceAnswer,
+    CodeAnswer,
+    CodeTests,
     ConfigurationError,
     MathAnswer,
     Prompts,
@@ -29,6 +31,8 @@ from mpdf_langgraph import (
 )
 from mpdf_langgraph.errors import EndpointError, describe_error
 from training.questions import Question
+
+Answer = Literal["math", "choice", "text", "code"]
 
 # --- models ---------------------------------------------------------------------------------
 
@@ -57,13 +61,18 @@ class Source:
     """Longest answer in tokens; as the model was made otherwise (1024 for servers)."""
     timeout: float = 300.0
     """Seconds without a sign of life from a server before a call fails."""
-    answer: Literal["math", "choice", "text"] = "math"
-    """How answers are read and compared."""
+    answer: Answer = "math"
+    """How answers are read and compared. Code is run in a sandbox; a question's reference is then
+    what `CodeTests.to_json()` gives."""
     choices: int = 4
     """Number of choices of a multiple-choice question (--answer choice)."""
 
     def answer_schema(self) -> AnswerSchema:
-        """Return the answer schema."""
+        """Return the answer schema.
+
+        Raises:
+            SandboxError: Programs cannot be run here.
+        """
         return answer_schema(self.answer, self.choices)
 
     def build_agents(self) -> list[Agent]:
@@ -132,11 +141,43 @@ class Source:
         return models
 
 
-def answer_schema(name: Literal["math", "choice", "text"], choices: int = 4) -> AnswerSchema:
-    """Return the answer schema of that name; `choices` is for ``"choice"`` alone."""
+def answer_schema(name: Answer, choices: int = 4) -> AnswerSchema:
+    """Return the answer schema of that name; `choices` is for ``"choice"`` alone.
+
+    Raises:
+        SandboxError: Programs cannot be run here.
+    """
+    if name == "code":
+        return CodeAnswer()
     if name == "choice":
         return ChoiceAnswer(choices)
     return MathAnswer() if name == "math" else TextAnswer()
+
+
+def grader(schema: AnswerSchema) -> Callable[[str, str], bool]:
+    """Return what tells whether an answer is right, given the reference.
+
+    The reference of a program is no other program but its tests. Testing takes up to seconds.
+    """
+    if isinstance(schema, CodeAnswer):
+        return lambda answer, tests: schema.passes(answer, tests).passed
+    return schema.equivalent
+
+
+def check_references(questions: Iterable[Question], schema: AnswerSchema) -> None:
+    """See that the references of programs are tests, before the first question is asked.
+
+    Raises:
+        ConfigurationError: One is not.
+    """
+    if not isinstance(schema, CodeAnswer):
+        return
+    for question in questions:
+        if question.reference is not None:
+            try:
+                CodeTests.from_json(question.reference)
+            except ConfigurationError as error:
+                raise ConfigurationError(f"question {question.id!r}: {error}") from error
 
 
 def load_object(name: str) -> Any:

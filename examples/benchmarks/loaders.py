@@ -35,6 +35,7 @@ from mpdf_langgraph import (
 )
 from mpdf_langgraph.errors import describe_error
 from training.questions import Question, TableError, read_table, text_of
+from training.source import grader
 
 Name = Literal["gsm8k", "math", "aime", "amc", "mmlu", "humaneval"]
 Row = dict[str, Any]
@@ -79,9 +80,7 @@ class Benchmark:
         """
         if answer is None or question.reference is None:
             return False
-        if isinstance(schema, CodeAnswer):
-            return schema.passes(answer, question.reference).passed
-        return schema.equivalent(answer, question.reference)
+        return grader(schema)(answer, question.reference)
 
 
 # --- formats --------------------------------------------------------------------------------
