@@ -2,6 +2,7 @@
 
 from mpdf_langgraph.agents import Agent
 from mpdf_langgraph.answers import AnswerSchema, ChoiceAnswer, MathAnswer, TextAnswer
+from mpdf_langgraph.calibration import Calibration
 from mpdf_langgraph.code_answer import CodeAnswer, CodeTests
 from mpdf_langgraph.consensus import Vote
 from mpdf_langgraph.critic import Critic
@@ -27,6 +28,7 @@ from mpdf_langgraph.traces import Episode, TraceReader, TraceWriter
 __all__ = [
     "Agent",
     "AnswerSchema",
+    "Calibration",
     "ChoiceAnswer",
     "CodeAnswer",
     "CodeTests",

@@ -275,7 +275,8 @@ def critic_steps(settings: Settings, task: Assignment) -> Steps[dict[str, Any]]:
     responses: dict[str, Response] = {}
     failures: list[Failure] = []
     for response, verdict in zip(task["drawn"], verdicts, strict=True):
-        responses[response["id"]] = Response({**response, "critique": verdict.critique})
+        criticised = Response({**response, "critique": verdict.critique})
+        responses[response["id"]] = settings.calibrated(criticised)
         failures += [_failure(task, "critique", error) for error in verdict.errors]
         if response in followed:
             events.criticised(task["episode"], responses[response["id"]])

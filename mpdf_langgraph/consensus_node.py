@@ -71,7 +71,7 @@ def consensus_steps(
     state["held"], turns, kept = _moves(state)
     state["turns"] = [*state["turns"][: len(state["turns"]) - len(turns)], *turns]
     state["failures"] = [*state["failures"], *kept]
-    responses |= _agreement(state)
+    responses |= {i: settings.calibrated(r) for i, r in _agreement(state).items()}
     state["responses"] = {**state["responses"], **responses}
     tally = _tally(settings, state)
     state["tallies"] = [*state["tallies"], tally]
@@ -191,7 +191,12 @@ def _agreement(state: DeliberationState) -> dict[str, Response]:
             continue  # one sample agrees with itself, which says nothing
         same = 1 + sum(cluster == response["cluster"] for cluster in peers)
         share = same / (1 + len(peers))
-        filled = Critique({**critique, "confidence": share, "scores": {"agreement": share}})
+        filled = Critique(
+            confidence=share,
+            source="agreement",
+            scores={"agreement": share},
+            usage=critique["usage"],
+        )
         changed[response["id"]] = Response({**response, "critique": filled})
     return changed
 

@@ -12,6 +12,7 @@ from mpdf_langgraph.agent_node import agent_steps, critic_steps
 from mpdf_langgraph.agents import Agent
 from mpdf_langgraph.answers import AnswerSchema, TextAnswer
 from mpdf_langgraph.budget import Budget
+from mpdf_langgraph.calibration import Calibration
 from mpdf_langgraph.calls import arun, run
 from mpdf_langgraph.consensus import make_rule
 from mpdf_langgraph.consensus_node import consensus_steps
@@ -37,6 +38,7 @@ def create_deliberation(
     *,
     router: Any = "threshold",
     critic: Any = "self+logprob",
+    calibration: Calibration | None = None,
     answer: AnswerSchema | None = None,
     consensus: Any = "confidence",
     max_rounds: int = 3,
@@ -60,6 +62,8 @@ def create_deliberation(
             fitted one (`load_router`), any `Router`, or a callable of the observations.
         critic: ``"self+logprob"``, ``"self"``, ``"logprob"``, a chat model, a callable
             ``(question, response) -> Critique | float``, or None for no critic.
+        calibration: Makes the critic's confidence a probability of being right, where the router
+            brings no calibration of its own: ``load_router("routers/mine").calibration``.
         answer: How answers are read and compared; `TextAnswer()` by default.
         consensus: ``"confidence"``, ``"majority"``, or a callable from votes to a cluster.
         max_rounds: Rounds of decisions after the proposals.
@@ -113,6 +117,7 @@ def create_deliberation(
         explore=explore,
         alternatives=alternatives,
         traces=TraceWriter(traces) if isinstance(traces, str | PathLike) else traces,
+        calibration=calibration,
     )
 
     def route(state: DeliberationState, config: RunnableConfig) -> Command[Any]:

@@ -16,12 +16,14 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from mpdf_langgraph.calibration import Calibration
 from mpdf_langgraph.errors import ConfigurationError, RouterError, describe_error
 from mpdf_langgraph.observation import FEATURE_VERSION, FEATURES
 from mpdf_langgraph.router import behaviour
 from mpdf_langgraph.state import ACTIONS, Observation
 
-FORMAT = 1
+#: Routers of form 1 were fitted on confidences as the critic gave them.
+FORMATS = (1, 2)
 MODEL, MANIFEST = "policy.onnx", "router.json"
 #: Inputs (type, sizes; None: any) and the output of `MODEL`.
 _INPUTS: dict[str, tuple[str, list[int | None]]] = {
@@ -46,19 +48,21 @@ class Manifest(BaseModel):
         temperature: What the log-probabilities are divided by.
         floor: Least probability of every allowed action.
         competence: Prior competence by agent name, for agents that give none.
+        calibration: Of the confidences that it was fitted on; in form 1 there was none.
         gate: Whether the router was shown to beat the baselines.
         sha256: Hash of every file that is loaded, by name.
     """
 
     model_config = ConfigDict(frozen=True, allow_inf_nan=False, strict=True)
 
-    format: Literal[1]
+    format: Literal[1, 2]
     feature_version: int
     name: str = Field(min_length=1)
     version: str = Field(min_length=1)
     temperature: float = Field(gt=0)
     floor: float = Field(ge=0, le=1 / 3)
     competence: dict[str, Annotated[float, Field(ge=0, le=1)]]
+    calibration: Calibration
     gate: Literal["pass", "fail", "unknown"]
     sha256: dict[str, str]
 
@@ -71,6 +75,7 @@ class LearnedRouter:
         name: As the folder's ``router.json`` says.
         version: The network's content hash, and what was set otherwise than in the folder.
         competence: Prior competence by agent name, for agents that give none.
+        calibration: Of the confidences that it was fitted on; empty where they were raw.
         temperature: What the log-probabilities are divided by; below 1 decides more sharply.
         greedy: Only the likeliest allowed action (before the floor).
         floor: Least probability of every allowed action.
@@ -80,6 +85,7 @@ class LearnedRouter:
     name: str
     version: str
     competence: Mapping[str, float]
+    calibration: Calibration
     temperature: float
     greedy: bool
     floor: float
@@ -161,6 +167,7 @@ def load_router(
         name=manifest.name,
         version="+".join([manifest.version, *changed]),
         competence=manifest.competence,
+        calibration=manifest.calibration,
         temperature=manifest.temperature if temperature is None else temperature,
         greedy=greedy,
         floor=manifest.floor if floor is None else floor,
@@ -191,12 +198,15 @@ def _read_manifest(folder: Path) -> Manifest:
     if not isinstance(given, dict):
         raise RouterError(f"{path} must hold a JSON object, got {given!r:.80}")
     # First, as another version may hold anything.
-    for key, here in (("format", FORMAT), ("feature_version", FEATURE_VERSION)):
-        if given.get(key) != here:
+    for key, here in (("format", FORMATS), ("feature_version", (FEATURE_VERSION,))):
+        if given.get(key) not in here:
             raise RouterError(
                 f"{path}: {key} is {given.get(key)!r:.80}, this version of mpdf-langgraph needs "
-                f"{here}; fit the router again, or install the version that it was fitted with"
+                f"{' or '.join(map(str, here))}; fit the router again, or install the version "
+                "that it was fitted with"
             )
+    if given["format"] == 1:  # it named a calibration, for its readers alone
+        given["calibration"] = {}
     try:
         return Manifest.model_validate(given)
     except ValidationError as error:

@@ -1,7 +1,9 @@
 """Observations: what an agent's policy may see, as a fixed vector of numbers.
 
 The numbers are a pure function of the records, so that training rebuilds them from a trace.
-`FEATURE_VERSION` changes whenever their meaning does; a router refuses another version.
+`FEATURE_VERSION` changes whenever their meaning does; a router refuses another version. Where the
+graph has a calibration, "confidence" and "cluster_confidence" are of the calibrated confidences,
+as the records hold them; log-probabilities and the model's own verdict are always raw.
 """
 
 import math
@@ -32,7 +34,7 @@ FEATURES: dict[str, tuple[str, str]] = {
     "changed": ("{0, 1}", "its answer differs from the one it held a round ago"),
     "refined": ("{0, 1}", "its response came from REFINE"),
     "adopted": ("{0, 1}", "its response is a peer's"),
-    "confidence": ("[0, 1]", "z_conf, the critic's confidence; 0.5 where unknown"),
+    "confidence": ("[0, 1]", "z_conf, the confidence, calibrated or raw; 0.5 where unknown"),
     "confidence_known": ("{0, 1}", "the critic gave a confidence"),
     "logprob": ("[0, 1]", "length-normalised sequence probability; 0.5 where unknown"),
     "logprob_known": ("{0, 1}", "the endpoint gave log-probabilities"),

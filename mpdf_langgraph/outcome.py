@@ -62,7 +62,8 @@ def usage_summary(state: DeliberationState) -> dict[str, Any]:
 def outcome_of(state: DeliberationState, stop_reason: str) -> dict[str, Any]:
     """Return the `deliberation` entry of the graph's output.
 
-    `confidence` is the critic's for the response that stands for the group's answer; `support`
+    `confidence` is that of the response that stands for the group's answer: with a calibration
+    the probability that the answer is right, else as the critic gave it; `support`
     is the share of valid votes for it; `rounds` counts rounds of decisions; `seconds` leaves out
     pauses. Where a person named the answer it is theirs, of no agent and no measured confidence;
     `votes`, `support` and `tie` stay the group's. `person` is what the last one did.

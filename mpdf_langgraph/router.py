@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
 
+from mpdf_langgraph.calibration import Calibration
 from mpdf_langgraph.errors import ConfigurationError
 from mpdf_langgraph.observation import feature
 from mpdf_langgraph.state import ACTIONS, Action, Observation
@@ -19,7 +20,8 @@ class Router(Protocol):
     """What the graph asks of a router.
 
     It may also have `competence`, a mapping from agent names to prior probabilities of being
-    right, which stand in the observations of agents that give none themselves.
+    right, which stand in the observations of agents that give none themselves; and `calibration`,
+    the `Calibration` of the confidences that it was fitted on.
     """
 
     @property
@@ -76,8 +78,9 @@ class ThresholdRouter:
     5. else REFINE.
 
     Attributes:
-        bar: Confidence from which an answer is trusted. What is high depends on the model and
-            on the critic: choose it on questions of your own.
+        bar: Confidence from which an answer is trusted. With a calibration it is a probability of
+            being right; without, what is high depends on the model and on the critic: choose it
+            on questions of your own.
         gap: Lead that a peer's confidence needs.
         score: The feature that is compared: ``"confidence"``, ``"logprob"``, ``"self_verdict"``.
     """
@@ -247,6 +250,20 @@ def known_competence(router: Router) -> dict[str, float]:
             f"got {given!r:.200}"
         )
     return {name: float(p) for name, p in given.items()}
+
+
+def known_calibration(router: Router) -> Calibration | None:
+    """Return the calibration that a router brings, None where it brings none.
+
+    Raises:
+        ConfigurationError: It is something else.
+    """
+    given = getattr(router, "calibration", None)
+    if not isinstance(given, Calibration | None):
+        raise ConfigurationError(
+            f"router {router.name!r}: calibration must be a Calibration or None, got {given!r:.80}"
+        )
+    return given
 
 
 def competences(agents: Sequence[Mapping[str, Any]]) -> dict[str, float]:

@@ -8,12 +8,13 @@ from typing import Any, Protocol
 from mpdf_langgraph.agents import Agent
 from mpdf_langgraph.answers import AnswerSchema
 from mpdf_langgraph.budget import Budget
+from mpdf_langgraph.calibration import Calibration
 from mpdf_langgraph.consensus import ConsensusRule
 from mpdf_langgraph.critic import Critic
 from mpdf_langgraph.errors import ConfigurationError
 from mpdf_langgraph.observation import FEATURE_VERSION
-from mpdf_langgraph.router import Router, known_competence
-from mpdf_langgraph.state import DeliberationState
+from mpdf_langgraph.router import Router, known_calibration, known_competence
+from mpdf_langgraph.state import DeliberationState, Response
 
 
 class EpisodeSink(Protocol):
@@ -76,6 +77,7 @@ class Settings:
     explore: float
     alternatives: int
     traces: EpisodeSink | None
+    calibration: Calibration | None = None
 
     def __post_init__(self) -> None:
         if not isinstance(self.name, str) or not self.name:
@@ -89,6 +91,12 @@ class Settings:
             if not isinstance(value, int) or isinstance(value, bool) or value < 0:
                 raise ConfigurationError(f"{name} must be a whole number of 0 or more: {value!r}")
         known_competence(self.router)
+        known_calibration(self.router)
+        if not isinstance(self.calibration, Calibration | None):
+            raise ConfigurationError(
+                f"calibration={self.calibration!r:.80}: use that of a fitted router, "
+                "load_router(folder).calibration, or None"
+            )
         if not isinstance(self.explore, int | float) or not 0.0 <= self.explore <= 1 / 3:
             raise ConfigurationError(
                 "explore is the least probability of each of three actions: use 0 to 1/3, "
@@ -109,6 +117,16 @@ class Settings:
             )
         if isinstance(when, Unsure) and when.confidence_below is not None and self.critic is None:
             raise ConfigurationError("confidence_below needs a critic, and critic is None")
+
+    def calibrated(self, response: Response) -> Response:
+        """Return a criticised response with its confidence calibrated, where that is known."""
+        chosen = self._calibration()
+        return response if chosen is None else chosen.apply(response)
+
+    def _calibration(self) -> Calibration | None:
+        """The router's own goes first: it is what the router was fitted with."""
+        known = known_calibration(self.router)
+        return self.calibration if known is None else known
 
     def describe_agents(self) -> list[dict[str, Any]]:
         """Return what a trace says of the agents, each with the prior competence that is used."""
@@ -137,6 +155,7 @@ class Settings:
             "feature_version": FEATURE_VERSION,
             # Left out where it says nothing: ids of imported records are made of the options.
             **({"interrupt_when": _name_of(when)} if (when := self.interrupt_when) else {}),
+            **({"calibration": used.model_dump()} if (used := self._calibration()) else {}),
         }
 
 

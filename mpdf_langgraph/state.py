@@ -78,12 +78,14 @@ class Critique(TypedDict):
 
     Attributes:
         confidence: P(correct) in [0, 1]; None where the critic failed or had nothing to go by.
+        raw: What the critic gave, where a calibration has replaced it (see `calibration`).
         source: Which measurement `confidence` is, e.g. ``"logprob"``, ``"self"``, ``"agreement"``.
         scores: Every measurement taken, by name, each in [0, 1].
         usage: What the critic's own calls cost.
     """
 
     confidence: float | None
+    raw: NotRequired[float]
     source: str
     scores: dict[str, float]
     usage: Usage

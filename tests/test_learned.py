@@ -20,7 +20,14 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mpdf_langgraph import Agent, Episode, MathAnswer, create_deliberation, load_router
+from mpdf_langgraph import (
+    Agent,
+    Calibration,
+    Episode,
+    MathAnswer,
+    create_deliberation,
+    load_router,
+)
 from mpdf_langgraph.errors import ConfigurationError, RouterError
 from mpdf_langgraph.learned import LearnedRouter
 from mpdf_langgraph.observation import FEATURE_VERSION, FEATURES, Situation, feature, observe
@@ -249,6 +256,18 @@ def test_what_the_folder_says(folder: Path, model: bytes) -> None:
     )
 
 
+def test_the_calibration_comes_with_it(model: bytes, tmp_path: Path) -> None:
+    """A router of form 1 was fitted on raw confidences, whatever its folder says for readers."""
+    curves = {
+        "proposed": {"slope": 2.0, "shift": -9.0},
+        "refined": {"slope": 1.5, "shift": -1.0},
+    }
+    new = write(tmp_path / "new", model, format=2, calibration={"logprob": curves})
+    assert load_router(new).calibration.model_dump() == {"logprob": curves}
+    old = write(tmp_path / "old", model, calibration={"slope": 2.0, "shift": -9.0})
+    assert load_router(old).calibration == Calibration({})
+
+
 def test_temperature_and_floor_of_the_folder(model: bytes, tmp_path: Path) -> None:
     write(tmp_path, model, temperature=0.5, floor=0.05)
     router = load_router(tmp_path)
@@ -399,7 +418,14 @@ def test_numbers_kept_in_another_file_are_refused(model: bytes, tmp_path: Path) 
 @pytest.mark.parametrize(
     ("changes", "told"),
     [
-        ({"format": 2}, r"format is 2, .* needs 1"),
+        ({"format": 2}, r"calibration: Field required"),
+        ({"format": 2, "calibration": {"slope": 1.0, "shift": 0.0}}, r"calibration\.slope"),
+        ({"format": 2, "calibration": None}, r"calibration: .*\(got None\)"),
+        (
+            {"format": 2, "calibration": {"x": {"proposed": {"slope": -1.0, "shift": 0.0}}}},
+            r"calibration\.x\.proposed\.slope: .* \(got -1\.0\)",
+        ),
+        ({"format": 3}, r"format is 3, .* needs 1 or 2"),
         ({"format": None}, r"format is None"),
         ({"feature_version": FEATURE_VERSION + 1}, rf"feature_version is {FEATURE_VERSION + 1}"),
         ({"feature_version": "1"}, r"feature_version is '1'"),
