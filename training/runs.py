@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 
 from tqdm import tqdm
 
-from mpdf_langgraph import Agent, ConfigurationError, Episode, create_deliberation
+from mpdf_langgraph import Agent, Calibration, ConfigurationError, Episode, create_deliberation
 from mpdf_langgraph.errors import describe_error
 from mpdf_langgraph.router import (
     PERSIST,
@@ -19,6 +19,7 @@ from mpdf_langgraph.router import (
     behaviour,
     checked_rows,
     draw,
+    known_calibration,
     known_competence,
 )
 from mpdf_langgraph.state import ACTIONS
@@ -79,11 +80,13 @@ class Seeded:
     name: str = field(init=False)
     version: str = field(init=False)
     competence: Mapping[str, float] = field(init=False)
+    calibration: Calibration | None = field(init=False)
     played: int = 0
 
     def __post_init__(self) -> None:
         self.name, self.version = self.inner.name, self.inner.version
         self.competence = known_competence(self.inner)
+        self.calibration = known_calibration(self.inner)
 
     def decide(self, observations: Any, masks: Any) -> Sequence[Sequence[float]]:
         """See `Router.decide`."""
@@ -235,10 +238,12 @@ class Bench:
 
         return await self.every(label, questions, one)
 
-    async def pool(self, label: str, questions: Sequence[Question]) -> list[Episode | None]:
-        """Draw the pool of proposals: one vote of the whole crowd."""
+    async def pool(
+        self, label: str, questions: Sequence[Question], size: int | None = None
+    ) -> list[Episode | None]:
+        """Draw the pool of proposals: one vote of the first so many of the crowd, or of all."""
         settings = {"router": "always-persist", "consensus": "majority"}
-        return await self.run(label, questions, agents=self.crowd, **settings)
+        return await self.run(label, questions, agents=self.crowd[:size], **settings)
 
     async def oracle(
         self, label: str, questions: Sequence[Question], rounds: int
