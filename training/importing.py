@@ -20,7 +20,7 @@ from langchain_core.runnables import RunnableLambda
 
 from mpdf_langgraph import Agent, AnswerSchema, ConfigurationError, Critique, Episode
 from mpdf_langgraph.agents import Said, response_from
-from mpdf_langgraph.answers import assign_clusters
+from mpdf_langgraph.answers import assign_clusters, schema_for
 from mpdf_langgraph.budget import Budget
 from mpdf_langgraph.calls import Outcome
 from mpdf_langgraph.consensus import concession, count_votes, make_rule
@@ -208,9 +208,34 @@ def build_episode(
         consensus: ``"confidence"`` or ``"majority"``.
         max_rounds: Rounds that a team may take where the router will be used; it is a feature.
     """
-    settings = _settings(answers, schema, consensus, max_rounds)
     proposals = _proposals(answers, schema)
-    labels, representatives = assign_clusters([r["answer"] for r in proposals], [], schema)
+    return episode_of(
+        question, reference, proposals, schema=schema, consensus=consensus, max_rounds=max_rounds
+    )
+
+
+def episode_of(
+    question: str,
+    reference: str | None,
+    proposals: Sequence[Response],
+    *,
+    schema: AnswerSchema,
+    consensus: str,
+    max_rounds: int,
+) -> Episode:
+    """Return the episode of a team whose proposals are there, as `build_episode` does.
+
+    Args:
+        question: The question.
+        reference: The reference answer, if known.
+        proposals: One per agent, in the order of the team; which are equivalent is decided here.
+        schema: Compares the answers.
+        consensus: ``"confidence"`` or ``"majority"``.
+        max_rounds: See `build_episode`.
+    """
+    settings = _settings(proposals, schema, consensus, max_rounds)
+    given = [response["answer"] for response in proposals]
+    labels, representatives = assign_clusters(given, [], schema_for(schema, question))
     responses = {
         response["id"]: Response({**response, "cluster": cluster})
         for response, cluster in zip(proposals, labels, strict=True)
@@ -219,7 +244,7 @@ def build_episode(
     tally = count_votes(held, settings.consensus, representatives)
     options = settings.describe()
     header = Header(
-        id=_episode_id(question, reference, answers, options),
+        id=_episode_id(question, reference, proposals, options),
         started=time.time(),
         question=question,
         reference=reference,
@@ -273,7 +298,7 @@ def build_episode(
 
 
 def _settings(
-    answers: Sequence[Answer], schema: AnswerSchema, consensus: str, max_rounds: int
+    proposals: Sequence[Response], schema: AnswerSchema, consensus: str, max_rounds: int
 ) -> Settings:
     """Return what a graph that had heard these answers would have been built with."""
 
@@ -281,17 +306,17 @@ def _settings(
         raise AssertionError("nobody is asked: the answers are there already")
 
     consensus_name, rule = make_rule(consensus)
-    critic = make_critic(logged if any(a.confidence is not None for a in answers) else None)
+    critic = make_critic(logged if any(r["critique"] is not None for r in proposals) else None)
     return Settings(
         name=NAME,
-        agents={a.agent: Agent(a.agent, RunnableLambda(logged)) for a in answers},
+        agents={r["agent"]: Agent(r["agent"], RunnableLambda(logged)) for r in proposals},
         router=FixedRouter("logged", (1.0, 0.0, 0.0)),
         critic=critic,
         answer=schema,
         consensus_name=consensus_name,
         consensus=rule,
         max_rounds=max_rounds,
-        budget=Budget(len(answers), None, None),
+        budget=Budget(len(proposals), None, None),
         stop_when_settled=False,
         settle_confidence=None,
         interrupt_when=None,
@@ -323,9 +348,12 @@ def _proposals(answers: Sequence[Answer], schema: AnswerSchema) -> list[Response
 
 
 def _episode_id(
-    question: str, reference: str | None, answers: Sequence[Answer], options: Mapping[str, Any]
+    question: str, reference: str | None, proposals: Sequence[Response], options: Mapping[str, Any]
 ) -> str:
-    said = [[answer.agent, answer.response, answer.confidence] for answer in answers]
+    said = [
+        [r["agent"], r["text"], r["critique"]["confidence"] if r["critique"] else None]
+        for r in proposals
+    ]
     content = json.dumps([question, reference, said, options], sort_keys=True)
     return hashlib.sha256(content.encode()).hexdigest()[:32]
 
