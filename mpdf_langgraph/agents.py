@@ -16,6 +16,7 @@ from mpdf_langgraph.calls import Call, Outcome
 from mpdf_langgraph.errors import ConfigurationError, ModelOutputError
 from mpdf_langgraph.profile import logprob_summary, reasoning_profile, token_logprobs
 from mpdf_langgraph.prompts import Prompts
+from mpdf_langgraph.remote import called_remotely, is_remote
 from mpdf_langgraph.state import Response
 
 #: Refinements are sampled no hotter than this: most of the damage that refining does to right
@@ -33,8 +34,8 @@ class Agent:
 
     Attributes:
         name: Unique in the team; stands in traces, events and `contexts`.
-        runnable: A chat model; or a chain that takes a list of messages; or a compiled graph
-            with `messages` in its state (its tools and all).
+        runnable: A chat model; or a chain that takes a list of messages; or a graph with
+            `messages` in its state (its tools and all), compiled here or a `RemoteGraph`.
         system_prompt: Role or instructions, before the private context.
         context: A callable of the question (a retriever, say) whose result only this agent
             sees. Called once a question. Context given with the question comes first.
@@ -233,6 +234,8 @@ class Agent:
         if sampling:
             runnable = runnable.bind(**sampling)
         is_graph = isinstance(self.runnable, PregelProtocol)
+        if is_remote(self.runnable):
+            runnable = called_remotely(self.runnable)
         return Call(
             runnable,
             {"messages": messages} if is_graph else messages,

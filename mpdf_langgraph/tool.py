@@ -2,12 +2,13 @@
 
 from typing import Annotated, Any, cast
 
-from langchain_core.runnables import RunnableConfig
+from langchain_core.runnables import Runnable, RunnableConfig
 from langchain_core.tools import BaseTool, StructuredTool, ToolException
 from langgraph.pregel.protocol import PregelProtocol
 from pydantic import BaseModel, Field, StringConstraints
 
 from mpdf_langgraph.errors import ConfigurationError, DeliberationError
+from mpdf_langgraph.remote import called_remotely, is_remote
 
 
 class _Asked(BaseModel):
@@ -28,7 +29,7 @@ def as_tool(graph: PregelProtocol[Any, Any, Any, Any], *, name: str, description
     errors in the configuration pass through.
 
     Args:
-        graph: The compiled graph.
+        graph: The compiled graph, or a `RemoteGraph` of one on a server.
         name: What the calling model knows the tool by.
         description: When to use it, for the calling model.
 
@@ -49,16 +50,17 @@ def as_tool(graph: PregelProtocol[Any, Any, Any, Any], *, name: str, description
             f"as_tool needs a compiled graph, got {type(graph).__name__}: "
             "create_deliberation(...).compile()"
         )
+    team: Runnable[Any, Any] = called_remotely(graph) if is_remote(graph) else graph
 
     def ask(question: str, config: RunnableConfig) -> tuple[str, dict[str, Any]]:
         try:
-            return _told(graph.invoke({"question": question}, config))
+            return _told(team.invoke({"question": question}, config))
         except DeliberationError as error:
             raise ToolException(str(error)) from error
 
     async def aask(question: str, config: RunnableConfig) -> tuple[str, dict[str, Any]]:
         try:
-            return _told(await graph.ainvoke({"question": question}, config))
+            return _told(await team.ainvoke({"question": question}, config))
         except DeliberationError as error:
             raise ToolException(str(error)) from error
 

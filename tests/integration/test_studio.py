@@ -1,87 +1,30 @@
 """`langgraph dev` serves examples/studio: its drawing, form of options, runs and their streams."""
 
-import importlib.util
-import os
-import re
-import signal
-import socket
-import subprocess
-import sys
-import time
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
-import httpx
 import pytest
 from langgraph_sdk import get_sync_client
 
-STUDIO = Path(__file__).parents[2] / "examples" / "studio"
-START_SECONDS = 120
+from tests.integration.dev_server import ROOT, dev_server, needs_dev_server
+
+STUDIO = ROOT / "examples" / "studio"
 ASKED = {
     "question": "Ann has 3 times as many coins as Kim. Bo has 7 more coins than Lee. "
     "How many coins do Ann and Bo have together?",
     "contexts": {"agent-1": "Kim has 12 coins.", "agent-2": "Lee has 20 coins."},
 }
 
-pytestmark = [
-    pytest.mark.integration,
-    pytest.mark.skipif(
-        importlib.util.find_spec("langgraph_cli") is None
-        or importlib.util.find_spec("langgraph_api") is None,
-        reason='`langgraph dev` is not installed: pip install "langgraph-cli[inmem]"',
-    ),
-]
+pytestmark = [pytest.mark.integration, needs_dev_server]
 
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """Start the development server, and end it with the module.
-
-    It keeps its threads in the folder it is started in: not in the repository.
-    """
     folder = tmp_path_factory.mktemp("studio")
     for file in ("langgraph.json", "graph.py"):
         (folder / file).symlink_to(STUDIO / file)
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    options = ["--no-browser", "--no-reload", "--port", str(port)]
-    kept = {k: v for k, v in os.environ.items() if not k.startswith(("LANGSMITH", "MPDF"))}
-    log = folder / "log"
-    with log.open("wb") as out:
-        process = subprocess.Popen(
-            [sys.executable, "-m", "langgraph_cli", "dev", *options],
-            cwd=folder,
-            stdout=out,
-            stderr=subprocess.STDOUT,
-            env={**kept, "LANGGRAPH_CLI_NO_ANALYTICS": "1"},
-            start_new_session=True,
-        )
-    try:
-        yield _address(process, log)
-    finally:
-        if process.poll() is None:
-            os.killpg(process.pid, signal.SIGTERM)
-        try:
-            process.wait(10)
-        except subprocess.TimeoutExpired:
-            os.killpg(process.pid, signal.SIGKILL)
-            process.wait(10)
-
-
-def _address(process: subprocess.Popen[bytes], log: Path) -> str:
-    deadline = time.monotonic() + START_SECONDS
-    while process.poll() is None and time.monotonic() < deadline:
-        # It takes another port where its own was taken meanwhile, and says which.
-        found = re.search(r"http://127\.0\.0\.1:\d+", log.read_text(errors="replace"))
-        try:
-            if found and httpx.get(f"{found.group()}/ok", timeout=5).is_success:
-                return found.group()
-        except httpx.TransportError:
-            pass
-        time.sleep(0.2)
-    pytest.fail(f"langgraph dev did not start:\n{log.read_text(errors='replace')[-3000:]}")
+    with dev_server(folder) as address:
+        yield address
 
 
 @pytest.fixture
