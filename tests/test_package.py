@@ -18,8 +18,8 @@ OURS = ("training", "examples")
 #: From the ground up: a module may import what stands above it here, in an earlier line.
 LAYERS = [
     "state errors equality mathematics sandboxed",
-    "prompts sandbox programs",
-    "answers profile consensus calls budget traces clock",
+    "prompts sandbox programs calibration",
+    "answers profile consensus calls budget traces clock remote",
     "observation agents endpoints events outcome recorded",
     "critic router code_answer",
     "settings learned",
@@ -34,7 +34,8 @@ ONLY = {
     "traces": {"state", "errors"},
     "answers": {"equality", "errors", "mathematics", "prompts"},
     "sandboxed": set(),
-    "tool": {"errors"},
+    "tool": {"errors", "remote"},
+    "remote": {"errors"},
     "sandbox": {"errors"},
     "code_answer": {"errors", "programs", "sandbox"},
 }
