@@ -51,7 +51,7 @@ CONFIGURATIONS: dict[str, dict[str, Any]] = {
         "consensus": "majority",
         "stop_when_settled": False,
     },
-    # What a high confidence is depends on the model: see examples/tune_threshold.py.
+    # What a high confidence is depends on the model: training/evaluate.py --validation chooses it.
     "threshold": {
         "router": ThresholdRouter(bar=0.985, gap=0.0),
         "critic": "logprob",

@@ -27,11 +27,11 @@ from examples.benchmarks.loaders import (
 )
 from examples.benchmarks.loaders import Options as LoaderOptions
 from examples.benchmarks.loaders import main as convert
-from examples.benchmarks.methods import Setting, select
 from mpdf_langgraph import CodeAnswer, ConfigurationError, MathAnswer, SandboxError
 from tests import summers
 from tests.test_learned import fitted
 from tests.test_learned import write as write_router
+from training.methods import Setting, open_routers, select
 from training.policy import export
 from training.questions import TableError, read_questions
 
@@ -239,7 +239,7 @@ def test_questions_for_collecting(tmp_path: Path) -> None:
 )
 def test_no_such_method(name: str) -> None:
     with pytest.raises(ConfigurationError, match="no method is named"):
-        select([name], [], Setting(), 3)
+        select([name], {}, Setting(), 3)
 
 
 def options(tmp_path: Path, count: int = 3, **changes: Any) -> run.Options:
@@ -265,7 +265,7 @@ def test_every_method_answers_every_question(tmp_path: Path) -> None:
     assert run.main(given) == 0
     rows = rows_of(given.out)
     assert [row["id"] for row in rows] == ["gsm8k/1", "gsm8k/2", "gsm8k/3"]
-    names = {m.name for m in select(EVERY, [], given.setting(), 3)}
+    names = {m.name for m in select(EVERY, {}, given, 3, control=given.control)}
     assert len(names) == len(EVERY) + 2  # two routers have controls
     for k, row in enumerate(rows):
         runs = {name: run for name, [run] in row["methods"].items()}
@@ -526,7 +526,7 @@ def test_the_backbones_configurations_are_options(path: Path, tmp_path: Path) ->
     assert url.startswith("http://localhost:")
     assert f"vllm serve {model} " in path.read_text()
     assert f"vllm serve {model} " in (path.parents[1] / "README.md").read_text()
-    assert select(made.methods, made.router, made.setting(), made.agents)
+    assert select(made.methods, open_routers(made.router, made), made, made.agents)
 
 
 def test_there_is_one_for_every_backbone() -> None:

@@ -15,8 +15,9 @@ import tyro
 from mpdf_langgraph import ConfigurationError, load_router
 from mpdf_langgraph.errors import RouterError
 from tests import riddles
-from training.compare import Method
-from training.evaluate import Options, evaluate, families, main, summarise
+from training.compare import Method, summarise
+from training.evaluate import Options, evaluate, main
+from training.methods import families
 from training.pool import Outcome
 from training.questions import Question, TableError
 from training.runs import VOTES, Bench

@@ -1,6 +1,6 @@
 """Methods side by side: accuracy, tokens, and paired differences with their intervals."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -9,7 +9,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from training.estimate import Interval, clustered
+from training.pool import Outcome
+from training.questions import Question
 from training.report import _figure, table
+from training.runs import Bench
 
 
 @dataclass
@@ -51,6 +54,58 @@ class Method:
         """Of the accuracy, over questions; NaN with one."""
         count = len(self.right)
         return float(self.right.std(ddof=1) / np.sqrt(count)) if count > 1 else float("nan")
+
+
+def summarise(
+    bench: Bench,
+    questions: Sequence[Question],
+    name: str,
+    runs: Sequence[Sequence[Outcome | None]],
+    kind: str,
+) -> Method:
+    """Gather a method's runs (one per seed) into its results per question.
+
+    What a run took that left nothing behind is not known: it counts as the mean of the others.
+    """
+    right = np.array(
+        [
+            [
+                o is not None and bench.is_right(q, o.answer)
+                for q, o in zip(questions, run, strict=True)
+            ]
+            for run in runs
+        ],
+        dtype=float,
+    )
+    done = [o for run in runs for o in run if o is not None]
+
+    def spent(of: Callable[[Outcome], int]) -> Any:
+        usual = float(np.mean([of(o) for o in done])) if done else 0.0
+        return np.mean([[usual if o is None else of(o) for o in run] for run in runs], axis=0)
+
+    counts = {
+        action: sum(o.actions.get(action, 0) for o in done)
+        for action in ("PERSIST", "REFINE", "CONCEDE")
+    }
+    total = sum(counts.values())
+    return Method(
+        name=name,
+        right=right.mean(0),
+        tokens=spent(lambda o: o.tokens),
+        calls=spent(lambda o: o.calls),
+        kind=kind,
+        runs=len(runs),
+        failed=sum(o is None or o.failed for run in runs for o in run),
+        spread=float(right.mean(1).std(ddof=1)) if len(runs) > 1 else float("nan"),
+        actions={a: n / total for a, n in counts.items()} if total else {},
+    )
+
+
+def link_controls(methods: Mapping[str, Method]) -> None:
+    """Note with every method its control, where there is one."""
+    for name, method in methods.items():
+        if f"{name}: control" in methods:
+            method.control = f"{name}: control"
 
 
 def difference(a: Method, b: Method, seed: int = 0) -> Interval:

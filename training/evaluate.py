@@ -27,36 +27,42 @@ question and method), `tokens.png`.
 
 import asyncio
 import json
-import re
 import sys
-import warnings
-from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
-import numpy as np
 import tyro
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from mpdf_langgraph import ConfigurationError, Episode, MPDFError, ThresholdRouter, load_router
-from mpdf_langgraph.consensus import make_rule
-from mpdf_langgraph.router import Router, make_router
-from training import peers
+from mpdf_langgraph import ConfigurationError, MPDFError, ThresholdRouter
 from training import pool as pools
-from training.compare import Method, plot, results_table, verdict
+from training.compare import Method, link_controls, plot, results_table, summarise, verdict
 from training.estimate import plain
-from training.pool import Outcome
+from training.methods import (
+    Outcomes,
+    Play,
+    Setting,
+    families,
+    on_pool,
+    open_routers,
+    outcomes_of,
+    select,
+)
 from training.questions import Question, check_contexts, read_questions
-from training.runs import VOTES, Bench, Seeded
+from training.report import table
+from training.runs import VOTES, Bench
 from training.source import Source, check_references
 
+SHARES = (0.5, 0.6, 0.7, 0.8, 0.9, 0.95)
+"""Shares at which adaptive resampling may stop, to try on the validation questions."""
 
-@dataclass(frozen=True)
-class Options:
+
+@dataclass(frozen=True, kw_only=True)
+class Options(Setting):
     """Options of an evaluation."""
 
     questions: Path
@@ -76,20 +82,12 @@ class Options:
     """Debates of 1 to so many rounds."""
     oracle_rounds: int = 2
     """Oracles over actions of 1 to so many rounds."""
-    critic: Literal["logprob", "self+logprob", "self"] = "logprob"
-    """Where confidence comes from; it must be what the routers were fitted with."""
-    consensus: Literal["confidence", "majority"] = "confidence"
-    """How deliberations count their votes."""
-    sampled: bool = False
-    """Let routers draw their actions instead of taking the most probable one."""
     bars: tuple[float, ...] = (0.9, 0.93, 0.95, 0.96, 0.97, 0.98, 0.99)
     """Values of the threshold router's bar to try on the validation questions."""
     gaps: tuple[float, ...] = (0.0, 0.01, 0.03)
     """Values of its gap to try."""
     concurrency: int = 64
     """Deliberations at a time."""
-    seed: int = 0
-    """Another seed draws another pool of samples."""
 
     def check(self) -> None:
         """Refuse options that cannot work.
@@ -104,19 +102,15 @@ class Options:
         if not self.bars or not self.gaps:
             raise ConfigurationError("--bars and --gaps need a value each")
 
-
-Outcomes = list[Outcome | None]
-"""What a method made of all questions; None where it raised."""
-
-
-def outcomes_of(episodes: Sequence[Episode | None]) -> Outcomes:
-    """Return what deliberations made of their questions."""
-    return [None if e is None else pools.outcome_of(e) for e in episodes]
-
-
-def on_pool(pool: Sequence[Episode | None], method: Callable[[Episode], Outcome]) -> Outcomes:
-    """Apply a method of `pool` to every question."""
-    return [None if e is None else method(e) for e in pool]
+    def methods(self) -> list[str]:
+        """Return the names of all methods but the fitted routers; see `training/methods.py`."""
+        names = ["single"]
+        names += [f"{way}-{k}" for k in VOTES for way in ("vote", "weighted-vote", "best-of")]
+        names += ["adaptive", "greedy"]
+        names += ["greedy-vote"] if self.source.agents > 1 else []
+        names += [f"debate-{rounds}" for rounds in range(1, self.debate_rounds + 1)]
+        names += ["php", "dylan", "random", "threshold"]
+        return names + [f"oracle-{rounds}" for rounds in range(1, self.oracle_rounds + 1)]
 
 
 def questions_of(path: Path, bench: Bench, limit: int | None) -> list[Question]:
@@ -135,34 +129,84 @@ def questions_of(path: Path, bench: Bench, limit: int | None) -> list[Question]:
     return questions
 
 
-# --- routers ----------------------------------------------------------------------------------
+async def tune(bench: Bench, questions: Sequence[Question], options: Options) -> Options:
+    """Return the options with `share`, `bar` and `gap` as is best on validation questions.
+
+    That is the most accurate; with the fewest tokens at a tie.
+    """
+
+    def measured(outcomes: Outcomes) -> Method:
+        return summarise(bench, questions, "", [outcomes], "baseline")
+
+    def best(tried: Mapping[Any, Method]) -> Any:
+        return max(tried, key=lambda value: (tried[value].accuracy, -tried[value].tokens.mean()))
+
+    pool = await bench.pool("validation: pool", questions)
+    shares = {share: measured(on_pool(pool, pools.adaptive(share))) for share in SHARES}
+    pairs = {}
+    for bar in options.bars:
+        for gap in options.gaps:
+            router = ThresholdRouter(bar=bar, gap=gap)
+            label = f"validation: threshold {bar:g}, {gap:g}"
+            pairs[bar, gap] = measured(
+                outcomes_of(await bench.run(label, questions, router=router))
+            )
+    lines = [
+        [
+            f"{bar:g}, {gap:g}",
+            f"{m.accuracy:.3f} ± {m.standard_error:.3f}",
+            f"{m.tokens.mean():.0f}",
+        ]
+        for (bar, gap), m in pairs.items()
+    ]
+    share, (bar, gap) = best(shares), best(pairs)
+    print(table(["threshold's bar, gap", "accuracy ± s.e.", "tokens"], lines))
+    print(f"tuned on {len(questions)} validation questions: share {share:g}, bar, gap {(bar, gap)}")
+    return replace(options, share=share, bar=bar, gap=gap)
 
 
-def families(folders: Sequence[Path]) -> dict[str, list[Path]]:
-    """Group routers that differ in the last number of their folders alone, by a name for each."""
-    groups: dict[Path, list[Path]] = {}
-    for folder in dict.fromkeys(folder.resolve() for folder in folders):
-        stem = re.sub(r"[-_]?(seed)?[-_]?\d+$", "", folder.name)
-        groups.setdefault(folder.parent / stem, []).append(folder)  # without a stem: the parent
-    names = Counter(group.name for group in groups)
-    return {g.name if names[g.name] == 1 else str(g): folders for g, folders in groups.items()}
+async def evaluate(options: Options) -> dict[str, Method]:
+    """Run every method on the test questions, and return what each gave by name.
+
+    Raises:
+        MPDFError: An option, a file of questions or a router is wrong.
+    """
+    options.check()
+    agents = options.source.agents
+    routers = open_routers(options.router, options)
+    select(options.methods(), routers, options, agents)  # errors now, not after an hour
+    bench = Bench(
+        options.source,
+        options.out,
+        critic=options.critic,
+        consensus=options.consensus,
+        rounds=options.rounds,
+        concurrency=options.concurrency,
+        seed=options.seed,
+    )
+    with closing(bench):
+        questions = questions_of(options.questions, bench, options.limit)
+        if options.validation is not None:
+            validation = questions_of(options.validation, bench, options.limit)
+            options = await tune(bench, validation, options)
+        selected = select(options.methods(), routers, options, agents, control=True)
+        play = Play(bench, questions, selected)
+        outcomes = {m.name: [await ask(play) for _, ask in m.runs] for m in selected}
+        methods = {
+            m.name: summarise(bench, questions, m.name, outcomes[m.name], m.kind) for m in selected
+        }
+        link_controls(methods)
+        write(options, questions, methods, outcomes, bench)
+    for name, folders in families(options.router).items():
+        gate, evidence = verdict(methods[name], methods)
+        if gate == "pass" and options.validation is None:
+            gate, evidence["why"] = "unknown", "the baselines were not tuned: give --validation"
+        for folder in folders:
+            set_gate(folder, gate, evidence)
+    return methods
 
 
-def open_router(folder: Path, options: Options) -> Router:
-    """Load a router; a line on standard error where it was fitted with another critic."""
-    with warnings.catch_warnings():  # that it has not been measured yet: it is about to be
-        warnings.filterwarnings("ignore", "router .* has not been shown", UserWarning)
-        router = load_router(folder, greedy=not options.sampled)
-    training = json.loads((folder / "router.json").read_text()).get("training", {})
-    fitted = training.get("critic") if isinstance(training, dict) else None
-    critics = [fitted] if isinstance(fitted, str) else fitted or []
-    if critics and critics != [options.critic]:
-        print(
-            f"warning: {folder} was fitted with the critic {', '.join(map(str, critics))}, and "
-            f"is evaluated with {options.critic}: its features mean something else now",
-            file=sys.stderr,
-        )
-    return router
+# --- files ------------------------------------------------------------------------------------
 
 
 def set_gate(folder: Path, gate: str, evidence: dict[str, Any]) -> None:
@@ -175,220 +219,12 @@ def set_gate(folder: Path, gate: str, evidence: dict[str, Any]) -> None:
     print(f"{folder}: gate {gate}")
 
 
-# --- methods ----------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class Tuned:
-    """What was tuned on validation questions."""
-
-    share: float = 0.8
-    bar: float = ThresholdRouter.bar
-    gap: float = ThresholdRouter.gap
-
-
-async def tune(bench: Bench, questions: Sequence[Question], options: Options) -> Tuned:
-    """Choose what is most accurate on validation questions; the fewest tokens at a tie."""
-
-    def score(outcomes: Outcomes) -> tuple[float, float]:
-        method = summarise(bench, questions, "", [outcomes], "baseline")
-        return method.accuracy, -method.tokens.mean()
-
-    pool = await bench.pool("validation: pool", questions)
-    shares = (0.5, 0.6, 0.7, 0.8, 0.9, 0.95)
-    share = max(shares, key=lambda s: score(on_pool(pool, pools.adaptive(s))))
-    scores = {}
-    for bar in options.bars:
-        for gap in options.gaps:
-            router = ThresholdRouter(bar=bar, gap=gap)
-            label = f"validation: threshold {bar:g}, {gap:g}"
-            scores[bar, gap] = score(outcomes_of(await bench.run(label, questions, router=router)))
-    best = max(scores, key=lambda pair: scores[pair])
-    print(f"tuned on {len(questions)} validation questions: share {share:g}, bar, gap {best}")
-    return Tuned(share, *best)
-
-
-async def evaluate(options: Options) -> dict[str, Method]:
-    """Run every method on the test questions, and return what each gave by name.
-
-    Raises:
-        MPDFError: An option, a file of questions or a router is wrong.
-    """
-    options.check()
-    groups = families(options.router)
-    routers = {
-        name: [open_router(folder, options) for folder in folders]
-        for name, folders in groups.items()
-    }  # errors now, not after an hour
-    bench = Bench(
-        options.source,
-        options.out,
-        critic=options.critic,
-        consensus=options.consensus,
-        rounds=options.rounds,
-        concurrency=options.concurrency,
-        seed=options.seed,
-    )
-    with closing(bench):
-        questions = questions_of(options.questions, bench, options.limit)
-        tuned = Tuned()
-        if options.validation is not None:
-            validation = questions_of(options.validation, bench, options.limit)
-            tuned = await tune(bench, validation, options)
-        results = Results()
-        await play(bench, questions, options, tuned, routers, results)
-        methods = {
-            name: summarise(bench, questions, name, runs, results.kinds[name])
-            for name, runs in results.runs.items()
-        }
-        for name in methods:
-            if f"{name}: control" in methods:
-                methods[name].control = f"{name}: control"
-        write(options, questions, methods, results, bench, tuned)
-    for name, folders in groups.items():
-        gate, evidence = verdict(methods[name], methods)
-        if gate == "pass" and options.validation is None:
-            gate, evidence["why"] = "unknown", "the baselines were not tuned: give --validation"
-        for folder in folders:
-            set_gate(folder, gate, evidence)
-    return methods
-
-
-class Results:
-    """What every method made of the questions: by name, a run for each seed.
-
-    Attributes:
-        runs: Outcomes in the order of the questions.
-        kinds: See `Method.kind`.
-    """
-
-    def __init__(self) -> None:
-        self.runs: dict[str, list[Outcomes]] = {}
-        self.kinds: dict[str, str] = {}
-
-    def add(self, name: str, outcomes: Outcomes, kind: str = "baseline") -> None:
-        """Add a run.
-
-        Raises:
-            ConfigurationError: A router bears the name of another method.
-        """
-        if self.kinds.setdefault(name, kind) != kind:
-            raise ConfigurationError(f"{name!r} is another method's name: rename that router")
-        self.runs.setdefault(name, []).append(outcomes)
-
-
-async def play(
-    bench: Bench,
-    questions: Sequence[Question],
-    options: Options,
-    tuned: Tuned,
-    routers: Mapping[str, Sequence[Router]],
-    results: Results,
-) -> None:
-    """Run every method on the questions."""
-    add = results.add
-    pool = await bench.pool("pool", questions)
-    add("single sample", on_pool(pool, pools.vote(1)))
-    for k in VOTES:
-        add(f"vote of {k}", on_pool(pool, pools.vote(k)))
-        add(f"weighted vote of {k}", on_pool(pool, pools.weighted_vote(k)))
-        add(f"best of {k}", on_pool(pool, pools.best_of(k)))
-    add("adaptive resampling", on_pool(pool, pools.adaptive(tuned.share)))
-    cold = [replace(a, sampling={**a.sampling, "temperature": 0.0}) for a in bench.agents]
-    with warnings.catch_warnings():  # equal answers are what is wanted here
-        warnings.filterwarnings("ignore", "all .* agents proposed the very same", UserWarning)
-        greedy = await bench.run(
-            "greedy", questions, agents=cold, router="always-persist", consensus="majority"
-        )
-    add("greedy, one agent", on_pool(greedy, pools.vote(1)))
-    add("greedy, team vote", on_pool(greedy, pools.vote(len(cold))))
-    for rounds in range(1, options.debate_rounds + 1):
-        name = f"debate, {rounds} round{'s' * (rounds > 1)}"
-        debate = await bench.run(
-            name,
-            questions,
-            router="always-refine",
-            max_rounds=rounds,
-            stop_when_settled=False,
-            consensus="majority",
-        )
-        add(name, outcomes_of(debate))
-    add("PHP", await peers.php(bench, questions))
-    add("DyLAN", outcomes_of(await peers.dylan(bench, questions)))
-    rule = make_rule(options.consensus)[1]
-
-    async def deliberate(name: str, router: Router, kind: str, label: str) -> None:
-        seed = f"{options.seed}/{label}"
-        episodes = await bench.run(
-            label, questions, each=lambda q: {"router": Seeded(router, f"{seed}/{q.id}")}
-        )
-        add(name, outcomes_of(episodes), kind)
-        pairs = zip(episodes, pool, strict=True)
-        control = [None if e is None or p is None else pools.replaced(e, p, rule) for e, p in pairs]
-        add(f"{name}: control", control, "control")
-
-    await deliberate("random router", make_router("random"), "baseline", "random router")
-    threshold = ThresholdRouter(tuned.bar, tuned.gap)
-    await deliberate("threshold router", threshold, "baseline", "threshold router")
-    for name, seeds in routers.items():
-        for number, router in enumerate(seeds):
-            await deliberate(name, router, "learned", f"{name} {number}")
-    oracles = await bench.oracle("oracle", questions, options.oracle_rounds)
-    for rounds, episodes in enumerate(oracles, 1):
-        add(f"oracle, {rounds} round{'s' * (rounds > 1)}", outcomes_of(episodes), "oracle")
-
-
-def summarise(
-    bench: Bench, questions: Sequence[Question], name: str, runs: Sequence[Outcomes], kind: str
-) -> Method:
-    """Gather a method's runs (one per seed) into its results per question.
-
-    What a run took that left nothing behind is not known: it counts as the mean of the others.
-    """
-    right = np.array(
-        [
-            [
-                o is not None and bench.is_right(q, o.answer)
-                for q, o in zip(questions, run, strict=True)
-            ]
-            for run in runs
-        ],
-        dtype=float,
-    )
-    done = [o for run in runs for o in run if o is not None]
-
-    def spent(of: Callable[[Outcome], int]) -> Any:
-        usual = float(np.mean([of(o) for o in done])) if done else 0.0
-        return np.mean([[usual if o is None else of(o) for o in run] for run in runs], axis=0)
-
-    counts = {
-        action: sum(o.actions.get(action, 0) for o in done)
-        for action in ("PERSIST", "REFINE", "CONCEDE")
-    }
-    total = sum(counts.values())
-    return Method(
-        name=name,
-        right=right.mean(0),
-        tokens=spent(lambda o: o.tokens),
-        calls=spent(lambda o: o.calls),
-        kind=kind,
-        runs=len(runs),
-        failed=sum(o is None or o.failed for run in runs for o in run),
-        spread=float(right.mean(1).std(ddof=1)) if len(runs) > 1 else float("nan"),
-        actions={a: n / total for a, n in counts.items()} if total else {},
-    )
-
-
-# --- files ------------------------------------------------------------------------------------
-
-
 def write(
     options: Options,
     questions: Sequence[Question],
     methods: Mapping[str, Method],
-    results: Results,
+    outcomes: Mapping[str, Sequence[Outcomes]],
     bench: Bench,
-    tuned: Tuned,
 ) -> None:
     """Write the table, the figures, a line per question and method, and the plot."""
     out = options.out
@@ -400,8 +236,8 @@ def write(
         "included; failed questions count as wrong. The control of a router takes its decisions, "
         "with a fresh proposal for every REFINE. DyLAN keeps the two agents that did best, as its "
         "authors mean it (their code keeps others); the critic's confidence ranks them. Threshold "
-        f"router, {how}: bar {tuned.bar:g}, gap {tuned.gap:g}; adaptive resampling, {how}: stops "
-        f"at a share of {tuned.share:g}."
+        f"router, {how}: bar {options.bar:g}, gap {options.gap:g}; adaptive resampling, {how}: "
+        f"stops at a share of {options.share:g}."
     )
     if bench.samples.unreported:
         caption += (
@@ -427,14 +263,14 @@ def write(
     source = {**vars(options.source), "api_key": None}
     content = {
         "options": {**vars(options), "source": source},
-        "tuned": vars(tuned),
+        "tuned": {name: getattr(options, name) for name in ("share", "bar", "gap")},
         "methods": plain(summary),
     }
     (out / "results.json").write_text(json.dumps(content, indent=1, default=str) + "\n")
     with (out / "rows.jsonl").open("w") as file:
-        for name, runs in results.runs.items():
-            for run, outcomes in enumerate(runs):
-                for question, o in zip(questions, outcomes, strict=True):
+        for name, runs in outcomes.items():
+            for run, one in enumerate(runs):
+                for question, o in zip(questions, one, strict=True):
                     row: dict[str, Any] = {"method": name, "run": run, "question": question.id}
                     if o is not None:
                         row |= {"answer": o.answer, "tokens": o.tokens, "calls": o.calls}

@@ -20,8 +20,9 @@ from langchain_core.outputs import ChatGeneration, ChatResult
 from pydantic import PrivateAttr
 
 from examples.benchmarks.loaders import Benchmark
-from examples.benchmarks.methods import Asked, Method, Setting, Team
+from examples.benchmarks.team import Team
 from mpdf_langgraph import TextAnswer
+from training.methods import Method, Play, Setting
 from training.questions import Question
 from training.source import Source
 
@@ -111,10 +112,10 @@ async def _cost(
         schema = Words(benchmark.schema().instructions)
         with closing(Team(benchmark, schema, made, setting, Path(folder))) as team:
             for question in questions:
-                asked = Asked(team, question, methods)
+                play = Play(team, [question], methods)
                 for method in methods:
                     for _, ask in method.runs:
-                        await ask(asked)
+                        await ask(play)
     model: Any = team.agents[0].runnable
     return Cost(model.inner.calls, model.inner.prompt_tokens, model.inner.completion_tokens)
 
@@ -144,7 +145,7 @@ def estimate(
         benchmark: Gives the instructions in the prompts.
         source: The team; nobody in it is asked.
         setting: See `Setting`.
-        methods: From `methods.select`.
+        methods: From `training.methods.select`.
         questions: All that would be asked; a few of them are looked at.
         tokens: Length of a model's answer.
     """

@@ -6,7 +6,8 @@ r"""Public benchmarks: every method of an evaluation on the same questions, a ro
 
 `--data` is a file as the benchmark's authors publish it, or a dataset on the Hugging Face Hub.
 Methods: single, greedy, greedy-vote, vote-K, weighted-vote-K, best-of-K, adaptive-K, debate-R,
-random, threshold, php, dylan, oracle-R (see `methods.py`), and every folder given as `--router`.
+random, threshold, php, dylan, oracle-R (see `training/methods.py`), and every folder given as
+`--router`.
 A file given as `--config` holds options by name; what stands on the command line counts more.
 
 A question's row is written once all methods have answered it, every sample as soon as it is drawn,
@@ -27,9 +28,9 @@ import tomllib
 from collections import Counter
 from collections.abc import Sequence
 from contextlib import closing
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import orjson
@@ -40,11 +41,12 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from examples.benchmarks import estimate as estimates
 from examples.benchmarks.loaders import BENCHMARKS, Benchmark, Name, load, sample
-from examples.benchmarks.methods import Asked, Critic, Method, Setting, Team, select
-from mpdf_langgraph import ConfigurationError, MPDFError, ThresholdRouter
+from examples.benchmarks.team import Team
+from mpdf_langgraph import ConfigurationError, MPDFError
 from mpdf_langgraph.errors import describe_error
-from training import compare, evaluate
+from training import compare
 from training.estimate import clustered
+from training.methods import Method, Play, Setting, open_routers, select
 from training.pool import Outcome
 from training.questions import Question
 from training.report import table
@@ -53,8 +55,8 @@ from training.source import Source
 Row = dict[str, Any]
 
 
-@dataclass(frozen=True)
-class Options:
+@dataclass(frozen=True, kw_only=True)
+class Options(Setting):
     """Options of a run."""
 
     benchmark: Name
@@ -87,32 +89,16 @@ class Options:
     """module:NAME of a `Prompts`; the benchmark's own otherwise."""
     agents: int = 3
     """Agents in the team."""
-    rounds: int = 3
-    """Rounds of decisions at most."""
     temperature: float = 0.7
     """Sampling temperature of proposals; refinements are sampled at 0.6 at most."""
     max_tokens: int | None = None
     """Longest answer in tokens; by benchmark otherwise."""
     timeout: float = 300.0
     """Seconds without a sign of life from a server before a call fails."""
-    critic: Critic = "logprob"
-    """Where confidence comes from; it must be what the routers were fitted with."""
-    consensus: Literal["confidence", "majority"] = "confidence"
-    """How deliberations count their votes."""
-    bar: float = ThresholdRouter.bar
-    """The threshold router's bar; choose it on other questions than these."""
-    gap: float = ThresholdRouter.gap
-    """The threshold router's gap."""
-    share: float = 0.8
-    """Share of the summed confidence at which adaptive resampling stops."""
-    sampled: bool = False
-    """Let routers draw their actions instead of taking the most probable one."""
     control: bool = False
     """Also every router's decisions with each REFINE replaced by a fresh proposal."""
     limit: int | None = None
     """Ask only so many questions, spread over the data, the same ones every time."""
-    seed: int = 0
-    """Another seed draws other samples; give it a folder of its own."""
     concurrency: int = 32
     """Questions at a time."""
     estimate: bool = False
@@ -133,20 +119,6 @@ class Options:
             temperature=self.temperature,
             max_tokens=self.max_tokens or benchmark.max_tokens,
             timeout=self.timeout,
-        )
-
-    def setting(self) -> Setting:
-        """Return what the methods have in common."""
-        return Setting(
-            rounds=self.rounds,
-            critic=self.critic,
-            consensus=self.consensus,
-            bar=self.bar,
-            gap=self.gap,
-            share=self.share,
-            sampled=self.sampled,
-            control=self.control,
-            seed=self.seed,
         )
 
 
@@ -256,9 +228,8 @@ def keep_to_one_setting(options: Options, team: Team) -> None:
         "benchmark": options.benchmark,
         "agents": [agent.describe() for agent in team.agents],
         "prompts": vars(team.agents[0].prompts),
-        **vars(options.setting()),
+        **{part.name: getattr(options, part.name) for part in fields(Setting)},
     }
-    del now["control"]  # a method more, no other setting
     now = json.loads(json.dumps(now))
     path = options.out / "run.json"
     if path.exists():
@@ -280,13 +251,14 @@ def keep_to_one_setting(options: Options, team: Team) -> None:
 
 async def answer(team: Team, question: Question, methods: Sequence[Method]) -> dict[str, list[Row]]:
     """Run methods on one question, one after the other; an error is a result too."""
-    asked = Asked(team, question, methods)
+    play = Play(team, [question], methods)
     results: dict[str, list[Row]] = {}
     for method in methods:
         for version, ask in method.runs:
             run: Row = {} if version is None else {"router": version}
             try:
-                outcome: Outcome = await ask(asked)
+                [outcome] = await ask(play)
+                assert outcome is not None  # `Team.every` raises
                 right = await asyncio.to_thread(team.is_right, question, outcome.answer)
                 run |= {"answer": outcome.answer, "right": right, "tokens": outcome.tokens}
                 run |= {"calls": outcome.calls, "actions": outcome.actions}
@@ -340,10 +312,8 @@ def summarise(
             assert row is not None  # all were asked
             for run, found in zip(runs, row["methods"][method.name], strict=True):
                 run.append(outcome(question, found))
-        summary[method.name] = evaluate.summarise(team, questions, method.name, runs, method.kind)
-    for name, one in summary.items():
-        if f"{name}: control" in summary:
-            one.control = f"{name}: control"
+        summary[method.name] = compare.summarise(team, questions, method.name, runs, method.kind)
+    compare.link_controls(summary)
     return list(summary.values())
 
 
@@ -395,17 +365,17 @@ def main(options: Options) -> int:
     benchmark = BENCHMARKS[options.benchmark]
     if options.concurrency < 1 or options.rounds < 1:
         raise ConfigurationError("--concurrency and --rounds must be 1 or more")
-    setting, source = options.setting(), options.source(benchmark)
-    methods = select(options.methods, options.router, setting, options.agents)
+    source, routers = options.source(benchmark), open_routers(options.router, options)
+    methods = select(options.methods, routers, options, options.agents, control=options.control)
     questions = sample(load(benchmark, options.data, options.split), options.limit)
     if options.estimate:
         tokens = options.usual_tokens or benchmark.usual_tokens
-        costs = estimates.estimate(benchmark, source, setting, methods, questions, tokens=tokens)
+        costs = estimates.estimate(benchmark, source, options, methods, questions, tokens=tokens)
         print(estimates.told(*costs, len(questions), tokens))
         return 0
     schema = benchmark.schema()
     options.out.mkdir(parents=True, exist_ok=True)
-    with closing(Team(benchmark, schema, source, setting, options.out)) as team:
+    with closing(Team(benchmark, schema, source, options, options.out)) as team:
         keep_to_one_setting(options, team)
         rows = Rows(options.out / "rows.jsonl")
         try:
