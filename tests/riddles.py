@@ -17,9 +17,9 @@ from typing import Any
 import torch
 from langchain_core.messages import AIMessage
 
+from mpdf_langgraph.calibration import Calibration
 from mpdf_langgraph.observation import INDEX
 from tests.scripted import Reply, Request, Scripted, StatusError
-from training.calibration import Calibration
 from training.policy import Policy, export
 from training.report import write_json
 
@@ -101,7 +101,7 @@ def router(folder: Path, *, critic: str | None = None) -> Path:
         name=folder.name,
         temperature=1.0,
         competence={"agent-1": 0.5},
-        calibration=Calibration(1.0, 0.0),
+        calibration=Calibration({}),
         gate="unknown",
         evidence={"why": "hand-made"},
         training={} if critic is None else {"critic": critic},

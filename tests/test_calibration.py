@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.special import expit, logit
 
-from training.calibration import EDGE, Calibration, auroc, quality, reliability
+from training.calibration import EDGE, Platt, auroc, quality, reliability
 
 shares = st.floats(0, 1)
 judged = st.lists(st.tuples(shares, st.booleans()), max_size=30)
@@ -22,7 +22,7 @@ def arrays(pairs):
 
 
 def simulated(slope, shift, seed, count=20_000):
-    """Confidences of which `Calibration(slope, shift)` is the truth."""
+    """Confidences of which `Platt(slope, shift)` is the truth."""
     rng = np.random.default_rng(seed)
     confidence = rng.beta(2, 2, count)
     truth = expit(slope * logit(np.clip(confidence, EDGE, 1 - EDGE)) + shift)
@@ -33,7 +33,7 @@ def simulated(slope, shift, seed, count=20_000):
 @given(slope=st.floats(0.3, 2.5), shift=st.floats(-1, 1), seed=st.integers(0, 10**6))
 def test_fit_finds_the_slope_and_the_shift(slope, shift, seed):
     confidence, right = simulated(slope, shift, seed)
-    fitted = Calibration.fit(confidence, right)
+    fitted = Platt.fit(confidence, right)
     assert fitted.slope == pytest.approx(slope, abs=0.15)
     assert fitted.shift == pytest.approx(shift, abs=0.12)
     raw, mended = (quality(c, right) for c in (confidence, fitted.apply(confidence)))
@@ -44,14 +44,14 @@ def test_fit_finds_the_slope_and_the_shift(slope, shift, seed):
 
 def test_temperature_scaling_has_no_shift():
     confidence, right = simulated(0.5, 0.0, 0)
-    fitted = Calibration.fit(confidence, right, shift=False)
+    fitted = Platt.fit(confidence, right, shift=False)
     assert fitted.shift == 0
     assert fitted.slope == pytest.approx(0.5, abs=0.05)
 
 
 def test_a_confidence_that_says_the_opposite_is_turned_round():
     confidence, right = simulated(-1.0, 0.0, 0)
-    assert Calibration.fit(confidence, right).slope == pytest.approx(-1.0, abs=0.1)
+    assert Platt.fit(confidence, right).slope == pytest.approx(-1.0, abs=0.1)
 
 
 @pytest.mark.parametrize(
@@ -59,13 +59,13 @@ def test_a_confidence_that_says_the_opposite_is_turned_round():
     [([], []), ([0.2, 0.7], [1, 1]), ([0.2, 0.7], [0, 0]), ([0.4] * 5, [0, 1, 0, 1, 1])],
 )
 def test_nothing_to_learn_from_gives_the_identity(confidence, right):
-    fitted = Calibration.fit(np.array(confidence, float), np.array(right, float))
-    assert fitted == Calibration(1.0, 0.0)
+    fitted = Platt.fit(np.array(confidence, float), np.array(right, float))
+    assert fitted == Platt(1.0, 0.0)
 
 
 def test_perfect_separation_has_a_slope_that_ends():
     confidence = np.array([0.2, 0.3, 0.7, 0.8])
-    fitted = Calibration.fit(confidence, np.array([0.0, 0.0, 1.0, 1.0]))
+    fitted = Platt.fit(confidence, np.array([0.0, 0.0, 1.0, 1.0]))
     assert 0 < fitted.slope < 20
     # As Platt's targets have it: with two of each, (2 + 1)/(2 + 2) and its complement.
     assert np.allclose(fitted.apply(confidence)[[0, 3]], [0.25, 0.75], atol=0.15)
@@ -74,11 +74,11 @@ def test_perfect_separation_has_a_slope_that_ends():
 @given(judged, st.floats(0.1, 5), st.floats(-3, 3))
 def test_applied_confidences_keep_their_order(pairs, slope, shift):
     confidence, _ = arrays(pairs)
-    applied = Calibration(slope, shift).apply(confidence)
+    applied = Platt(slope, shift).apply(confidence)
     assert ((applied >= 0) & (applied <= 1)).all()
     order = np.argsort(confidence, kind="stable")
     assert (np.diff(applied[order]) >= 0).all()
-    assert np.allclose(Calibration().apply(confidence), np.clip(confidence, EDGE, 1 - EDGE))
+    assert np.allclose(Platt().apply(confidence), np.clip(confidence, EDGE, 1 - EDGE))
 
 
 @given(judged, st.integers(1, 20))

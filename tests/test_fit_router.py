@@ -2,6 +2,7 @@
 
 import itertools
 import json
+import operator
 import random
 import re
 import subprocess
@@ -14,7 +15,7 @@ import numpy as np
 import pytest
 import torch
 
-from mpdf_langgraph import TraceWriter, load_router
+from mpdf_langgraph import Calibration, TraceWriter, load_router
 from mpdf_langgraph.errors import ConfigurationError, MPDFError, TraceError
 from mpdf_langgraph.observation import INDEX
 from mpdf_langgraph.state import Observation, Response
@@ -23,6 +24,7 @@ from training import fit_router, progress, softrankpo
 from training.dataset import Groups, load, split
 from training.estimate import action_means, expected
 from training.fit_router import fit, second_stage_loss, sft_loss
+from training.judged import fit_calibration, read_judged
 from training.options import Config, read_labels
 from training.policy import Policy
 from training.rewards import Weights
@@ -66,8 +68,9 @@ def write(folder: Path, numbers: range, kind: type[Telling] = Telling) -> Path:
     return folder
 
 
-def read(folder: Path) -> Groups:
-    return load([folder], grader=lambda a, b: a == b, progress=False)[0]
+def read(folder: Path, calibration: Calibration | None = None) -> Groups:
+    right = operator.eq
+    return load([folder], grader=right, calibration=calibration, progress=False)[0]
 
 
 @pytest.fixture(scope="module")
@@ -308,7 +311,10 @@ def test_resume_is_refused_with_other_settings_and_other_traces(
 def test_the_folder_says_what_was_done(traces: Path, fitted: Path) -> None:
     manifest = json.loads((fitted / "router.json").read_text())
     training, evidence = manifest["training"], manifest["evidence"]
-    train, held_out = split(read(traces), 0.2, 0)
+    calibration = Calibration.model_validate(manifest["calibration"])
+    train, held_out = split(read(traces, calibration), 0.2, 0)
+    judged = read_judged(traces, operator.eq).split(0.2, 0)
+    assert calibration == fit_calibration(judged[0])
     rewards = torch.tensor(train.rewards(Weights()), dtype=torch.float64)
     mask = torch.tensor(train.rollout_mask)
     scale = softrankpo.reward_scale(rewards, mask)
@@ -370,14 +376,15 @@ def test_estimates_are_of_the_router_that_is_deployed(traces: Path, tmp_path: Pa
     )
     with pytest.warns(UserWarning, match="has not been shown"):
         router = load_router(tmp_path)
-    _, held_out = split(read(traces), 0.2, 0)
+    _, held_out = split(read(traces, router.calibration), 0.2, 0)
     groups = prepare(held_out, Config(traces=()), sharp["competence"])
     decided = np.asarray(router.decide(observations(groups), groups.action_mask.tolist()))
     assert sharp["evidence"]["one_turn"]["actions"] == pytest.approx(
         decided.mean(0).tolist(), abs=1e-3
     )
     assert np.isin(decided.round(2), (0, 1)).mean() > 0.95
-    assert sharp["calibration"]["slope"] != 1.0  # of the confidence as it is, not as hidden
+    curves = sharp["calibration"]["logprob"]
+    assert curves["proposed"]["slope"] != 1.0  # of the confidence as it is, not as hidden
 
 
 class Hopeless(Telling):

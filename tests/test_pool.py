@@ -41,6 +41,7 @@ def episode(*members: Member, turns: list[tuple[int, str, str]] = [], **fields: 
         responses={r["id"]: r for r in drawn},
         turns=[Turn(round=r, agent=f"agent-{k}", action=a) for r, k, a in turns],  # type: ignore[typeddict-item]
         failures=fields.get("failures", []),
+        options=fields.get("options", {}),
         representatives=[str(k) for k in range(9)],
         outcome={"rounds": max((r for r, _, _ in turns), default=0)},
     )

@@ -8,8 +8,9 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from mpdf_langgraph.calibration import Calibration
 from mpdf_langgraph.observation import FEATURES, INDEX
-from training.calibration import Calibration
+from training.calibration import Platt
 from training.estimate import Interval, OneTurn, WholeEpisodes
 from training.report import (
     calibration_rows,
@@ -115,6 +116,14 @@ def test_every_sign_of_trouble(arguments, text, advice):
 # --- the folder -----------------------------------------------------------------------------
 
 
+CURVES = {
+    "logprob": {
+        "proposed": {"slope": 0.5, "shift": -0.1},
+        "refined": {"slope": 1.0, "shift": 0.0},
+    }
+}
+
+
 def test_router_json(tmp_path):
     (tmp_path / "policy.onnx").write_bytes(b"a network")
     digest = hashlib.sha256(b"a network").hexdigest()
@@ -123,20 +132,20 @@ def test_router_json(tmp_path):
         name="mine",
         temperature=0.5,
         competence={"a": 0.7},
-        calibration=Calibration(0.5, -0.1),
+        calibration=Calibration.model_validate(CURVES),
         gate="unknown",
         evidence={"why": "not run"},
         training={"out": tmp_path, "tau": 0.8},
     )
     assert json.loads((tmp_path / "router.json").read_text()) == {
-        "format": 1,
+        "format": 2,
         "feature_version": 1,
         "name": "mine",
         "version": digest[:12],
         "temperature": 0.5,
         "floor": 0.0,
         "competence": {"a": 0.7},
-        "calibration": {"slope": 0.5, "shift": -0.1},
+        "calibration": CURVES,
         "gate": "unknown",
         "evidence": {"why": "not run"},
         "training": {"out": str(tmp_path), "tau": 0.8},
@@ -215,13 +224,14 @@ def test_confidences_are_those_that_the_critic_gave_of_valid_answers():
 
 def test_calibration_rows():
     confidence, right = np.array([0.9, 0.9, 0.9, 0.1]), np.array([1.0, 0.0, 1.0, 0.0])
-    raw, mended = calibration_rows(confidence, right, Calibration(0.5, 0.0))
+    raw, mended = calibration_rows(confidence, right, Platt(0.5, 0.0).apply(confidence))
     # Brier: three of 0.1, 0.9, 0.1 off, one of 0.1; ECE: 0.9 against 2/3 for three, 0.1 for one.
     assert raw == ["raw", f"{0.84 / 4:.3f}", "0.655", f"{(0.7 + 0.1) / 4:.3f}", "0.750", 4]
     assert mended[0] == "calibrated"
     assert mended[1] == f"{(3 * 0.25**2 + 0.75**2) / 4:.3f}"  # expit(logit(0.9) / 2) = 0.75
+    assert calibration_rows(confidence, right, right, "refined")[1][0] == "refined: calibrated"
     empty = np.array([])
-    assert calibration_rows(empty, empty, Calibration())[0] == ["raw", *["–"] * 4, 0]
+    assert calibration_rows(empty, empty, empty)[0] == ["raw", *["–"] * 4, 0]
 
 
 def test_plots_are_drawn_with_and_without_anything_to_draw(tmp_path):

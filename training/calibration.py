@@ -13,7 +13,7 @@ EDGE = 1e-4
 
 
 @dataclass(frozen=True)
-class Calibration:
+class Platt:
     """Platt scaling of a confidence: `expit(slope * logit(confidence) + shift)`.
 
     Attributes:
@@ -25,7 +25,7 @@ class Calibration:
     shift: float = 0.0
 
     @classmethod
-    def fit(cls, confidence: Array, right: Array, *, shift: bool = True) -> "Calibration":
+    def fit(cls, confidence: Array, right: Array, *, shift: bool = True) -> "Platt":
         """Fit by maximum likelihood.
 
         Args:

@@ -12,6 +12,7 @@ import numpy as np
 import pyarrow as pa
 from tqdm import tqdm
 
+from mpdf_langgraph.calibration import Calibration
 from mpdf_langgraph.consensus import ConsensusRule
 from mpdf_langgraph.errors import ConfigurationError, TraceError
 from mpdf_langgraph.observation import FEATURES
@@ -202,6 +203,7 @@ def load(
     grader: Grader,
     labels: Mapping[str, str] | None = None,
     rule: ConsensusRule | None = None,
+    calibration: Calibration | None = None,
     cache: bool = True,
     progress: bool = True,
 ) -> tuple[Groups, Report]:
@@ -213,6 +215,8 @@ def load(
             pair. E.g. ``MathAnswer().equivalent``.
         labels: References by episode id; they go before the episodes' own.
         rule: Consensus rule of the episodes, where it is not built in; nothing is cached then.
+        calibration: Of the confidences, as if all episodes had been recorded with it; nothing is
+            cached then. None: as they were recorded.
         cache: Keep each segment's columns in a hidden Parquet file beside it.
         progress: Show a progress bar.
 
@@ -226,7 +230,9 @@ def load(
     total = sum(path.stat().st_size for path in segments)
     with tqdm(total=total, unit="B", unit_scale=True, desc="traces", disable=not progress) as bar:
         for path in segments:
-            segment = read_segment(path, rule=rule, cache=cache, advance=bar.update)
+            segment = read_segment(
+                path, rule=rule, calibration=calibration, cache=cache, advance=bar.update
+            )
             report.cached += segment.cached
             report.problems += segment.problems
             report.dropped.update({k: n for k, n in segment.counts.items() if k != "read"})
@@ -287,14 +293,15 @@ def split(groups: Groups, validation: float = 0.2, seed: int = 0) -> tuple[Group
     """
     if not 0.0 <= validation <= 1.0:
         raise ConfigurationError(f"validation must be in [0, 1], got {validation}")
-    held_out = np.array([_fraction(q, seed) < validation for q in groups.questions], bool)
+    held_out = np.array([is_held_out(q, validation, seed) for q in groups.questions], bool)
     chosen = held_out[groups.question]
     return groups.select(~chosen), groups.select(chosen)
 
 
-def _fraction(question: str, seed: int) -> float:
+def is_held_out(question: str, validation: float, seed: int) -> bool:
+    """Tell where `split` puts a question."""
     digest = hashlib.sha256(f"{seed}\n{question}".encode(errors="surrogatepass")).digest()
-    return int.from_bytes(digest[:8], "big") / 2**64
+    return int.from_bytes(digest[:8], "big") / 2**64 < validation
 
 
 class _Joined:

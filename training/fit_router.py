@@ -3,11 +3,12 @@
     python training/fit_router.py --traces traces/ --out routers/mine
     python training/fit_router.py --traces traces/ --out routers/mine --resume   # after a stop
 
-Reads any number of trace folders, computes every turn's rewards from the responses stored in
-them (no LLM call), splits by question, trains a policy of about 15,000 parameters on a CPU in
-minutes, and writes a router folder: `policy.onnx` and `router.json` for `load_router`, and
-`report.md` with its plots, which says honestly whether the router is better than what made the
-traces. Checkpoints lie in `checkpoints/`; logs in `log.jsonl` and for TensorBoard.
+Reads any number of trace folders, calibrates the critic's confidence on them, computes every
+turn's rewards from the responses stored in them (no LLM call), splits by question, trains a
+policy of about 15,000 parameters on a CPU in minutes, and writes a router folder: `policy.onnx`
+and `router.json` for `load_router`, and `report.md` with its plots, which says honestly whether
+the router is better than what made the traces. Checkpoints lie in `checkpoints/`; logs in
+`log.jsonl` and for TensorBoard.
 """
 
 import copy
@@ -16,6 +17,7 @@ import sys
 import time
 from collections.abc import Callable
 from contextlib import closing
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -29,13 +31,12 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from mpdf_langgraph.errors import ConfigurationError, MPDFError, describe_error
 from training import baselines, softrankpo
-from training.calibration import Calibration
 from training.dataset import critics_of, load, split
 from training.estimate import plain
+from training.judged import fit_calibration, read_judged
 from training.options import Config, read_labels
 from training.policy import Policy
 from training.progress import Log, begin, content_hash, save
-from training.report import confidences
 from training.router_folder import export_router
 from training.source import answer_schema, grader
 from training.tensors import (
@@ -241,11 +242,14 @@ def fit(config: Config) -> dict[str, Any]:
         raise ConfigurationError(f"--device {config.device}: {describe_error(error)}") from error
     torch.set_num_threads(config.threads)
 
-    groups, reading = load(
-        config.traces,
-        grader=grader(answer_schema(config.answer)),
-        labels=read_labels(config.labels) if config.labels else None,
+    right = cache(grader(answer_schema(config.answer)))
+    labels = read_labels(config.labels) if config.labels else None
+    judged, measured = read_judged(config.traces, right, labels).split(
+        config.validation, config.seed
     )
+    calibration = fit_calibration(judged)
+    # From here on every confidence is a calibrated one, as it will be where the router runs.
+    groups, reading = load(config.traces, grader=right, labels=labels, calibration=calibration)
     print(reading)
     for problem in reading.problems:
         print(f"warning: {problem}", file=sys.stderr)
@@ -256,8 +260,6 @@ def fit(config: Config) -> dict[str, Any]:
             f"on and {len(held_out)} to validate on: collect more traces, in which agents disagree"
         )
     competence = competences(train)
-    calibration = Calibration.fit(*confidences(train.own, train.held_right))
-    measured = confidences(held_out.own, held_out.held_right)
     train, held_out = (prepare(part, config, competence) for part in (train, held_out))
     data, validation = (to_data(part, config, config.cost) for part in (train, held_out))
     begin(config.out, settings_of(config, data, validation), resume=config.resume)

@@ -5,9 +5,10 @@ methods follow exactly from the first k proposals of one larger vote (a test hol
 """
 
 from collections.abc import Callable, Collection, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 from mpdf_langgraph import Episode
+from mpdf_langgraph.calibration import Calibration
 from mpdf_langgraph.consensus import (
     ConsensusRule,
     Vote,
@@ -29,6 +30,7 @@ class Outcome:
         calls: LLM calls.
         actions: How often each action was taken, where there are actions.
         failed: No call gave a response.
+        confidence: Of the answer: the highest of those who give it; None where unknown.
     """
 
     answer: str | None
@@ -36,6 +38,7 @@ class Outcome:
     calls: int
     actions: dict[str, int]
     failed: bool = False
+    confidence: float | None = field(default=None, compare=False)
 
 
 def spent_on(episode: Episode, agents: Collection[str]) -> Usage:
@@ -80,7 +83,9 @@ def _drawn(pool: Episode, agents: Sequence[str]) -> list[Response | None]:
 def _outcome(
     pool: Episode, held: Sequence[Response | None], rule: ConsensusRule, used: Collection[str]
 ) -> Outcome:
-    cluster = rule(ballot(held))
+    votes = ballot(held)
+    cluster = rule(votes)
+    backing = [v.confidence for v in votes if v.cluster == cluster and v.confidence is not None]
     usage = spent_on(pool, used)
     return Outcome(
         answer=None if cluster is None else pool.representatives[cluster],
@@ -88,6 +93,7 @@ def _outcome(
         calls=usage["calls"],
         actions={},
         failed=not any(held),
+        confidence=max(backing, default=None) if cluster is not None else None,
     )
 
 
@@ -158,17 +164,19 @@ def replaced(episode: Episode, pool: Episode, rule: ConsensusRule) -> Outcome:
         episode: The deliberation whose decisions are replayed.
         pool: A vote of more agents on the same question, at least one for every agent and round;
             those at the same place in the team's turn (1, 4, 7, ... for the first of three) have
-            the same information.
+            the same information. Its confidences are taken as the episode's were calibrated.
         rule: How votes are counted.
     """
     team, crowd = _names(episode), _names(pool)
     waiting = {name: crowd[place :: len(team)] for place, name in enumerate(team)}
     used: set[str] = set()
+    calibration = Calibration.model_validate(episode.options.get("calibration", {}))
 
     def fresh(name: str) -> Response | None:
         drawn = waiting[name].pop(0)
         used.add(drawn)
-        return pool.responses.get(f"{drawn}@0")
+        response = pool.responses.get(f"{drawn}@0")
+        return None if response is None else calibration.apply(response)
 
     held = {name: fresh(name) for name in team}
     for round_ in range(1, episode.outcome["rounds"] + 1):
@@ -197,6 +205,7 @@ def outcome_of(episode: Episode) -> Outcome:
         calls=usage["calls"],
         actions=_actions(episode),
         failed=episode.outcome["stop_reason"] == "failed",
+        confidence=episode.outcome["confidence"],
     )
 
 

@@ -10,12 +10,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from mpdf_langgraph.calibration import Calibration
 from mpdf_langgraph.observation import FEATURE_VERSION, INDEX
 from mpdf_langgraph.state import ACTIONS
-from training.calibration import Calibration, quality, reliability
+from training.calibration import quality, reliability
 from training.estimate import OneTurn, WholeEpisodes
 
-FORMAT = 1
+FORMAT = 2
 EXPLANATION = (
     "Estimated from stored responses with the peers held at what they did; differences with 95 % "
     "intervals over questions. *Group*: the consensus after the turn is right; *own*: the agent's "
@@ -118,7 +119,7 @@ def write_json(
         "temperature": temperature,
         "floor": 0.0,
         "competence": dict(competence),
-        "calibration": {"slope": calibration.slope, "shift": calibration.shift},
+        "calibration": calibration.model_dump(),
         "gate": gate,
         "evidence": dict(evidence),
         "training": dict(training),
@@ -228,15 +229,15 @@ def percent(shares: Sequence[float]) -> list[str]:
 
 
 def calibration_rows(
-    confidence: NDArray[Any], right: NDArray[Any], calibration: Calibration
+    confidence: NDArray[Any], right: NDArray[Any], calibrated: NDArray[Any], of: str = ""
 ) -> list[list[Any]]:
-    """Return the critic's quality before and after correction, one row each."""
+    """Return the critic's quality before and after correction, one row each; `of` what."""
     rows = []
-    for name, values in (("raw", confidence), ("calibrated", calibration.apply(confidence))):
+    for name, values in (("raw", confidence), ("calibrated", calibrated)):
         q = quality(values, right)
         found = [q[key] for key in ("brier", "log_loss", "ece", "auroc")]
         figures = ["–" if math.isnan(value) else f"{value:.3f}" for value in found]
-        rows.append([name, *figures, int(q["count"])])
+        rows.append([f"{of}: {name}" if of else name, *figures, int(q["count"])])
     return rows
 
 
@@ -321,7 +322,7 @@ def write_report(
             [[name, *percent(shares)] for name, shares in labels.items()],
         ),
         "",
-        "## The critic's confidence, held-out questions",
+        "## The confidence of responses, held-out questions",
         "",
         table(["", "Brier", "log-loss", "ECE", "AUROC", "n"], calibration),
         "",

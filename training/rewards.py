@@ -286,7 +286,7 @@ def decisions(episode: Episode, rule: ConsensusRule | None = None) -> list[Decis
             for.
         TraceError: The record contradicts itself, or the rule its tallies.
     """
-    chosen = _rule_of(episode) if rule is None else rule
+    chosen = rule_of(episode) if rule is None else rule
     rounds: dict[int, dict[str, Turn]] = {}
     hinted = [i["round"] for i in episode.interventions if i["action"] == "hint"]
     unaided = [t for t in episode.turns if not hinted or t["round"] < min(hinted)]
@@ -300,7 +300,12 @@ def decisions(episode: Episode, rule: ConsensusRule | None = None) -> list[Decis
     return result
 
 
-def _rule_of(episode: Episode) -> ConsensusRule:
+def rule_of(episode: Episode) -> ConsensusRule:
+    """Return the built-in consensus rule that an episode names.
+
+    Raises:
+        ConfigurationError: It is not built in.
+    """
     name = episode.options.get("consensus")
     try:
         return make_rule(name)[1]
@@ -324,7 +329,7 @@ def _decisions_of_round(
     before = {n: _response(responses, turns[n]["before"]) for n in order}
     after = {n: _response(responses, turns[n]["after"]) for n in order}
     group = _Team(votes_of(after), rule, episode.representatives)
-    _check_tally(episode, round_, group.elected)
+    check_tally(episode, round_, group.elected)
     rebuilt = (
         None
         if episode.options.get("feature_version") == FEATURE_VERSION
@@ -393,7 +398,12 @@ class _Team:
         return self.answer(self._known[key])
 
 
-def _check_tally(episode: Episode, round_: int, winner: int | None) -> None:
+def check_tally(episode: Episode, round_: int, winner: int | None) -> None:
+    """Compare a consensus with the one that was recorded.
+
+    Raises:
+        TraceError: The record says otherwise.
+    """
     recorded = episode.tallies[round_]["cluster"]
     if winner != recorded:
         raise TraceError(

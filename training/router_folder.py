@@ -7,9 +7,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from training.calibration import Calibration
+from mpdf_langgraph.calibration import Calibration
 from training.dataset import Groups
 from training.estimate import one_turn, plain, whole_episodes
+from training.judged import Judged
 from training.options import Config
 from training.policy import Policy, export
 from training.report import (
@@ -38,7 +39,7 @@ def export_router(
     scale: float,
     competence: dict[str, float],
     calibration: Calibration,
-    measured: tuple[NDArray[Any], NDArray[Any]],
+    measured: Judged,
     rows: list[dict[str, Any]],
     summary: list[str],
     critics: list[str],
@@ -56,7 +57,7 @@ def export_router(
         scale: s, which the rewards were divided by for them.
         competence: Prior competence by agent.
         calibration: Of the critic's confidence, fitted on the training part.
-        measured: The critic's confidences on the held-out part, and who was right.
+        measured: The critic's confidences of responses to held-out questions.
         rows: The epochs of all stages.
         summary: What was read and trained, a line each.
         critics: What the traces' confidences come from.
@@ -104,10 +105,10 @@ def export_router(
 
     out = config.out
     export(policies[chosen], out / "policy.onnx")
-    confidence, right = measured
     plot_training(out / "training.png", rows, list(dict.fromkeys(row["stage"] for row in rows)))
     plot_rewards(out / "rewards.png", rewards, advantages)
-    plot_calibration(out / "calibration.png", confidence, right, calibration.apply(confidence))
+    mended = measured.calibrated(calibration)
+    plot_calibration(out / "calibration.png", measured.confidence, measured.right, mended)
     plot_front(out / "front.png", {n: (e.tokens, e.own.mean) for n, e in estimates.items()}, chosen)
     gate = gate_of(turn, whole)
     content = write_json(
@@ -135,7 +136,13 @@ def export_router(
         whole=whole,
         gate=gate,
         labels=shares,
-        calibration=calibration_rows(confidence, right, calibration),
+        calibration=[
+            row
+            for name, part in measured.parts().items()
+            for row in calibration_rows(
+                part.confidence, part.right, part.calibrated(calibration), name
+            )
+        ],
         warnings=warnings,
         plots=["training.png", "rewards.png", "calibration.png", "front.png"],
     )

@@ -20,11 +20,13 @@ import orjson
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from mpdf_langgraph.calibration import Calibration
 from mpdf_langgraph.consensus import ConsensusRule
 from mpdf_langgraph.errors import ConfigurationError, TraceError
 from mpdf_langgraph.observation import FEATURE_VERSION, FEATURES
 from mpdf_langgraph.state import ACTIONS
 from mpdf_langgraph.traces import READABLE_VERSIONS, SCHEMA_VERSION, Episode
+from training.recalibrated import recalibrated
 from training.rewards import Decision, decisions
 
 #: Of the cache; to be raised whenever what stands in it, or how it is computed, changes.
@@ -64,6 +66,7 @@ def read_segment(
     path: Path,
     *,
     rule: ConsensusRule | None = None,
+    calibration: Calibration | None = None,
     cache: bool = True,
     advance: Callable[[int], Any] = lambda size: None,
 ) -> Segment:
@@ -73,6 +76,7 @@ def read_segment(
         path: The segment.
         rule: Consensus rule of its episodes, where it is not built in. A cache cannot tell one
             callable from another, so none is read or written then.
+        calibration: Of the confidences (see `recalibrated`); nothing is cached either.
         cache: Use and write the cache.
         advance: Called with the bytes done since the last call.
 
@@ -80,13 +84,13 @@ def read_segment(
         ConfigurationError: An episode's consensus rule is not built in and not given.
         TraceError: The segment cannot be read.
     """
-    cache = cache and rule is None
+    cache = cache and rule is None and calibration is None
     try:
         known = _read_cache(path) if cache else None
         if known is not None:
             advance(path.stat().st_size)
             return known
-        return _read_traces(path, rule, cache, advance)
+        return _read_traces(path, rule, calibration, cache, advance)
     except OSError as error:
         raise TraceError(f"cannot read {path}: {error}") from error
 
@@ -95,7 +99,11 @@ def read_segment(
 
 
 def _read_traces(
-    path: Path, rule: ConsensusRule | None, cache: bool, advance: Callable[[int], Any]
+    path: Path,
+    rule: ConsensusRule | None,
+    calibration: Calibration | None,
+    cache: bool,
+    advance: Callable[[int], Any],
 ) -> Segment:
     segment = Segment([])
     blocks = [_Block()]
@@ -108,7 +116,7 @@ def _read_traces(
             advance(len(line))
             if not line.strip():
                 continue
-            fate, problem = _add(blocks[-1], line, rule)
+            fate, problem = _add(blocks[-1], line, rule, calibration)
             segment.counts[fate] += 1
             if problem and len(segment.problems) < MOST_PROBLEMS:
                 segment.problems.append(f"{path}:{number}: {problem}"[:500])
@@ -131,7 +139,9 @@ def _read_traces(
     return segment
 
 
-def _add(block: "_Block", line: bytes, rule: ConsensusRule | None) -> tuple[str, str]:
+def _add(
+    block: "_Block", line: bytes, rule: ConsensusRule | None, calibration: Calibration | None
+) -> tuple[str, str]:
     """Add a record to a block; return its fate, and what is wrong with it.
 
     Validating every record takes longer than all the rest: those that can be made sense of are
@@ -146,6 +156,8 @@ def _add(block: "_Block", line: bytes, rule: ConsensusRule | None) -> tuple[str,
         return "other version", f"schema version {version!r}, not one of {READABLE_VERSIONS}"
     try:
         episode = Episode.model_construct(**record)
+        if calibration is not None:
+            episode = recalibrated(episode, calibration, rule)
         block.add(episode, decisions(episode, rule))
     except _MALFORMED as error:
         try:

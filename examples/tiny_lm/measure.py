@@ -31,7 +31,7 @@ from examples.tiny_lm.questions import AGENTS, Kind, Problem, problems
 from examples.tiny_lm.scores import Rate, auroc, calibration_error, rate
 from examples.tiny_lm.skills import answer_of, is_right, stated_facts
 from examples.tiny_lm.text import prompt_tokens
-from training.calibration import Calibration, reliability
+from training.calibration import Platt, reliability
 
 START, STOP = "<!-- figures: written by measure.py -->\n", "<!-- end of figures -->"
 
@@ -186,7 +186,7 @@ def mended(groups: Sequence[Sequence[tuple[float, bool]]]) -> list[tuple[float, 
             np.array([pair for group in groups[start::2] for pair in group], dtype=float)
             for start in (1 - half, half)
         )
-        calibration = Calibration.fit(fit[:, 0], fit[:, 1])
+        calibration = Platt.fit(fit[:, 0], fit[:, 1])
         result += zip(calibration.apply(use[:, 0]).tolist(), (use[:, 1] > 0).tolist(), strict=True)
     return result
 

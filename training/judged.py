@@ -1,0 +1,186 @@
+"""What a critic said of responses, and whether they were right: what a calibration is fitted on."""
+
+import math
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, fields
+from functools import cache
+from typing import Any, NamedTuple
+
+import numpy as np
+import orjson
+from numpy.typing import NDArray
+
+from mpdf_langgraph.calibration import STAGES, Calibration, Curve, Curves, raw_confidence, stage_of
+from mpdf_langgraph.errors import TraceError
+from mpdf_langgraph.traces import READABLE_VERSIONS, Episode
+from training.calibration import Platt
+from training.dataset import find_segments, is_held_out
+from training.rewards import Grader
+
+LEAST = 20
+"""Right and wrong responses each that a stage needs for a curve of its own."""
+
+
+@dataclass(frozen=True)
+class Judged:
+    """Responses with a valid answer and a confidence, ``[R]``; alternatives included.
+
+    Attributes:
+        question: The question.
+        source: Which measurement the confidence is.
+        stage: One of `STAGES`.
+        confidence: As the critic gave it.
+        right: 1 where the answer is right, else 0.
+    """
+
+    question: NDArray[Any]
+    source: NDArray[Any]
+    stage: NDArray[Any]
+    confidence: NDArray[np.float64]
+    right: NDArray[np.float64]
+
+    def __len__(self) -> int:
+        return len(self.right)
+
+    def select(self, chosen: NDArray[np.bool_]) -> "Judged":
+        """Return some of them."""
+        return Judged(*(getattr(self, field.name)[chosen] for field in fields(self)))
+
+    def split(self, validation: float, seed: int) -> tuple["Judged", "Judged"]:
+        """Return a training and a validation part, by question as `dataset.split` does."""
+        known = cache(lambda question: is_held_out(question, validation, seed))
+        held_out = np.array([known(question) for question in self.question], bool)
+        return self.select(~held_out), self.select(held_out)
+
+    def calibrated(self, calibration: Calibration) -> NDArray[np.float64]:
+        """Return the calibrated confidences, ``[R]``."""
+        result = self.confidence.copy()
+        for source, curves in calibration.root.items():
+            for stage in STAGES:
+                curve: Curve = getattr(curves, stage)
+                chosen = (self.source == source) & (self.stage == stage)
+                result[chosen] = Platt(curve.slope, curve.shift).apply(result[chosen])
+        return result
+
+    def parts(self) -> dict[str, "Judged"]:
+        """Return them by measurement and stage, named ``"logprob, proposed"``."""
+        pairs = [(source, stage) for source in sorted(set(self.source)) for stage in STAGES]
+        chosen = {p: (self.source == p[0]) & (self.stage == p[1]) for p in pairs}
+        return {", ".join(p): self.select(c) for p, c in chosen.items() if c.any()}
+
+
+def judge(
+    episodes: Iterable[Episode], grader: Grader, references: Mapping[str, str] | None = None
+) -> Judged:
+    """Return the judged responses of episodes; those without a reference have none.
+
+    From a person's hint on there are none either: what it gave away is in no confidence.
+
+    Args:
+        episodes: Calibrated or not: the confidences are taken as the critic gave them.
+        grader: Tells whether an answer is right, given the reference.
+        references: By episode id; they go before the episodes' own.
+    """
+    return _graded([row for episode in episodes for row in _rows(episode, references)], grader)
+
+
+def read_judged(
+    paths: str | os.PathLike[str] | Iterable[str | os.PathLike[str]],
+    grader: Grader,
+    references: Mapping[str, str] | None = None,
+) -> Judged:
+    """Return the judged responses of traces; records that cannot be read are passed over.
+
+    `dataset.load` tells of those.
+
+    Raises:
+        TraceError: There is no such path, or it cannot be read.
+    """
+    rows: list[_Row] = []
+    seen: set[str] = set()
+    for segment in find_segments(paths):
+        try:
+            with segment.open("rb") as lines:
+                for line in lines:
+                    # Not validated, which would take most of the time.
+                    try:
+                        record = orjson.loads(line)
+                        if record["schema_version"] in READABLE_VERSIONS:
+                            found = _rows(Episode.model_construct(**record), references)
+                            rows += found if record["id"] not in seen else []
+                            seen.add(record["id"])
+                    except (AttributeError, KeyError, TypeError, ValueError):
+                        continue
+        except OSError as error:
+            raise TraceError(f"cannot read {segment}: {error}") from error
+    return _graded(rows, grader)
+
+
+class _Row(NamedTuple):
+    question: str
+    source: str
+    stage: str
+    confidence: float
+    answer: str
+    truth: str
+
+
+def _rows(episode: Episode, references: Mapping[str, str] | None) -> list[_Row]:
+    truth = (references or {}).get(episode.id, episode.reference)
+    hints = [i["round"] for i in episode.interventions if i["action"] == "hint"]
+    rows = []
+    for one in episode.responses.values():
+        said, answer = one["critique"], one["answer"]
+        confidence = raw_confidence(said) if said else None
+        if answer is None or one["cluster"] is None or said is None or confidence is None:
+            continue
+        if truth is not None and one["round"] < min(hints, default=math.inf):
+            rows.append(
+                _Row(
+                    episode.question,
+                    said["source"],
+                    stage_of(one),
+                    float(confidence),
+                    answer,
+                    truth,
+                )
+            )
+    return rows
+
+
+def _graded(rows: Sequence[_Row], grader: Grader) -> Judged:
+    known = cache(grader)
+    return Judged(
+        question=np.array([row.question for row in rows], object),
+        source=np.array([row.source for row in rows], object),
+        stage=np.array([row.stage for row in rows], object),
+        confidence=np.array([row.confidence for row in rows], float),
+        right=np.array([bool(known(row.answer, row.truth)) for row in rows], float),
+    )
+
+
+def fit_calibration(judged: Judged) -> Calibration:
+    """Fit a calibration: a curve for the proposals and one for the refined, of each measurement.
+
+    A stage with fewer than `LEAST` right or wrong responses takes the curve of both stages.
+    Where the less confident are more often right, confidence says nothing: the curve is flat.
+    """
+    fitted = {}
+    for source in sorted(set(judged.source)):
+        both = judged.select(judged.source == source)
+        stages = {}
+        for stage in STAGES:
+            part = both.select(both.stage == stage)
+            enough = min(part.right.sum(), len(part) - part.right.sum()) >= LEAST
+            stages[stage] = _curve(part if enough else both)
+        fitted[source] = Curves(**stages)
+    return Calibration(fitted)
+
+
+def _curve(part: Judged) -> Curve:
+    found = Platt.fit(part.confidence, part.right)
+    if found.slope < 0:
+        share = (part.right.sum() + 1) / (len(part) + 2)
+        return Curve(slope=0.0, shift=float(np.log(share / (1 - share))))
+    return Curve(slope=found.slope, shift=found.shift)
