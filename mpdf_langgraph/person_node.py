@@ -7,6 +7,7 @@ everything before, as LangGraph makes a node again from its top when it is resum
 from typing import Any, Literal, cast
 
 from langchain_core.runnables import RunnableConfig
+from langgraph.constants import CONFIG_KEY_CHECKPOINTER
 from langgraph.types import Command, interrupt
 
 from mpdf_langgraph import events
@@ -76,8 +77,9 @@ def check_checkpointer(settings: Settings, config: RunnableConfig) -> None:
     Raises:
         ConfigurationError: A person may be asked, and the graph has no checkpointer.
     """
-    # LangGraph has no public name for this; where the key is gone, nothing is refused.
-    checkpointer = config.get("configurable", {}).get("__pregel_checkpointer", True)
+    # What a node is told of the checkpointer stands under this key alone; `Runtime` says nothing
+    # of it, and its thread_id is there without one too. Where the key is gone, nothing is refused.
+    checkpointer = config.get("configurable", {}).get(CONFIG_KEY_CHECKPOINTER, True)
     if settings.interrupt_when is not None and checkpointer is None:
         raise ConfigurationError(
             "interrupt_when needs a checkpointer to wait with: compile the graph (or the graph "

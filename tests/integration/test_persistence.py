@@ -12,9 +12,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from langchain_core.runnables import RunnableConfig
 from langgraph.checkpoint.memory import InMemorySaver
 from langgraph.checkpoint.sqlite import SqliteSaver
 from langgraph.checkpoint.sqlite.aio import AsyncSqliteSaver
+from langgraph.constants import CONFIG_KEY_CHECKPOINTER
+from langgraph.graph import START, MessagesState, StateGraph
 from langgraph.types import Command
 
 from mpdf_langgraph import (
@@ -239,6 +242,28 @@ async def test_a_round_forked_with_another_action(store: Store, tmp_path: Path) 
     # The thread goes on from the fork, and the first course is still to be found.
     assert Episode.from_state((await store.state(builder, config)).values) == forked
     assert Episode.from_state((await store.state(builder, history[0].config)).values) == original
+
+
+@pytest.mark.parametrize("nested", [False, True])
+def test_langgraph_tells_a_node_of_its_checkpointer(nested: bool) -> None:
+    """What `interrupt_when` refuses to start without; if this fails, see `check_checkpointer`."""
+    seen: list[Any] = []
+
+    def look(state: MessagesState, config: RunnableConfig) -> None:
+        seen.append(config["configurable"].get(CONFIG_KEY_CHECKPOINTER, "the key is gone"))
+
+    builder = StateGraph(MessagesState)
+    builder.add_node("look", look)
+    builder.add_edge(START, "look")
+    if nested:
+        inner, builder = builder.compile(), StateGraph(MessagesState)
+        builder.add_node("inner", inner)
+        builder.add_edge(START, "inner")
+    saver = InMemorySaver()
+    config: Any = on_new_thread()  # a thread without a checkpointer is no reason to go on
+    for checkpointer in (None, saver):
+        builder.compile(checkpointer=checkpointer).invoke({"messages": []}, config)
+    assert seen == [None, saver]
 
 
 def test_all_of_it_under_strict_serialisation(request: pytest.FixtureRequest) -> None:

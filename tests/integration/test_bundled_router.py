@@ -1,0 +1,43 @@
+"""The router that comes with the small model, in a graph: on onnxruntime alone, as in an app."""
+
+import warnings
+
+import pytest
+
+from mpdf_langgraph import MathAnswer, create_deliberation, load_router
+from tests.integration.dev_server import ROOT
+from tests.scripted import says
+
+FOLDER = ROOT / "examples" / "tiny_lm" / "router"
+
+
+@pytest.mark.parametrize("apart", [False, True], ids=["sync", "async"])
+async def test_the_bundled_router_decides(apart: bool) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")  # its gate is "pass"
+        router = load_router(FOLDER)
+    sure = says("I know. #### 7", logprob=-0.001)
+    guess = says("A guess. #### 9", "Now I see. #### 7", logprob=-1.0)
+    other = says("Another guess. #### 5", "Now I see. #### 7", logprob=-1.0)
+    graph = create_deliberation(
+        [sure, guess, other],
+        router=router,
+        critic="logprob",
+        answer=MathAnswer(),
+        max_rounds=1,
+        name="team",
+    ).compile()
+    given = {"question": "What is 3 + 4?"}
+    events = (
+        [event async for event in graph.astream(given, stream_mode="custom")]
+        if apart
+        else list(graph.stream(given, stream_mode="custom"))
+    )
+    decided = {e["agent"]: e["probabilities"] for e in events if e["event"] == "decided"}
+    assert set(decided) == {"agent-1", "agent-2", "agent-3"}
+    for probabilities in decided.values():
+        assert sum(probabilities) == pytest.approx(1.0, abs=1e-6)
+        assert min(probabilities) >= 0.0
+    persist = {agent: probabilities[0] for agent, probabilities in decided.items()}
+    assert persist["agent-1"] > 0.8
+    assert max(persist["agent-2"], persist["agent-3"]) < 0.2
