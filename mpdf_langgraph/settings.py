@@ -155,7 +155,11 @@ class Settings:
             "feature_version": FEATURE_VERSION,
             # Left out where it says nothing: ids of imported records are made of the options.
             **({"interrupt_when": _name_of(when)} if (when := self.interrupt_when) else {}),
-            **({"calibration": used.model_dump()} if (used := self._calibration()) else {}),
+            **(
+                {"calibration": used.model_dump()}
+                if (used := self._calibration()) is not None and used.root
+                else {}
+            ),
         }
 
 

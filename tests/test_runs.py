@@ -1,6 +1,7 @@
 """The bench: teams and crowds, what each of them knows, what fails, and the oracle."""
 
 import itertools
+import math
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
@@ -8,7 +9,8 @@ from typing import Any
 
 import pytest
 
-from mpdf_langgraph import ConfigurationError, Episode
+from mpdf_langgraph import Calibration, ConfigurationError, Episode
+from mpdf_langgraph.consensus import confidence_weighted
 from mpdf_langgraph.router import FixedRouter
 from tests import riddles
 from training import pool as pools
@@ -209,3 +211,30 @@ async def test_the_oracle_is_never_below_always_persisting(tmp_path: Path, rule:
     assert sum(right[0]) < sum(right[1]) <= sum(right[3])
     taken = {turn["action"] for run in rounds for e in run for turn in e.turns}
     assert taken == {"PERSIST", "REFINE", "CONCEDE"}
+
+
+# --- calibration ------------------------------------------------------------------------------
+
+
+async def test_the_bench_can_be_calibrated_and_routers_keep_their_own(
+    bench: Bench, tmp_path: Path
+) -> None:
+    """Riddles A are guessed wrong and refined right, whatever the confidence: curves say so."""
+    questions = some(tmp_path, "A" * 8)
+    assert "calibration" not in there(await bench.pool("raw", questions))[0].options
+    calibration = await bench.calibrate(questions)
+    assert calibration.root.keys() == {"logprob"}
+    pool = there(await bench.pool("pool", questions))
+    debate = there(await bench.run("debate", questions, router="always-refine"))
+    for episode in pool + debate:
+        assert Calibration.model_validate(episode.options["calibration"]) == calibration
+        for response in episode.responses.values():
+            assert calibration.apply(response) == response
+    own = FixedRouter("own", (0.0, 1.0, 0.0))
+    object.__setattr__(own, "calibration", Calibration({}))
+    ran = await bench.run("own", questions, each=lambda q: {"router": Seeded(own, q.id)})
+    for episode, control in zip(there(ran), pool, strict=True):
+        assert "calibration" not in episode.options
+        # The control counts the pool's proposals with the confidences that the router had.
+        replaced = pools.replaced(episode, control, confidence_weighted)
+        assert replaced.confidence == pytest.approx(math.exp(-0.3))

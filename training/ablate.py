@@ -45,6 +45,7 @@ from tqdm import tqdm
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from mpdf_langgraph.calibration import Calibration
 from mpdf_langgraph.errors import ConfigurationError, MPDFError
 from training.calibration import quality
 from training.course import course, plot_rounds
@@ -266,32 +267,42 @@ class Scorer:
 
     def __init__(self, options: Options, failed: Mapping[str, str]) -> None:
         self.options, self.failed = options, failed
-        self._groups: dict[tuple[Path, ...], Groups] = {}
+        self._groups: dict[tuple[tuple[Path, ...], str], Groups] = {}
         self._fitted: dict[str, Fitted] = {}
 
-    def loaded(self, traces: tuple[Path, ...]) -> Groups:
-        """Return all groups of traces."""
-        if traces not in self._groups:
-            self._groups[traces] = load(
+    def loaded(self, traces: tuple[Path, ...], calibration: Calibration | None = None) -> Groups:
+        """Return all groups of traces, as recorded or with the confidences calibrated."""
+        key = traces, "" if calibration is None else calibration.model_dump_json()
+        if key not in self._groups:
+            self._groups[key] = load(
                 traces,
+                calibration=calibration,
                 grader=grader(answer_schema(self.options.answer)),
                 labels=read_labels(self.options.labels) if self.options.labels else None,
             )[0]
-        return self._groups[traces]
+        return self._groups[key]
 
-    def groups(self, traces: tuple[Path, ...] | None, seed: int) -> Groups:
+    def groups(
+        self,
+        traces: tuple[Path, ...] | None,
+        seed: int,
+        calibration: Calibration | None = None,
+    ) -> Groups:
         """Return what the fits of a seed are scored on.
 
         Args:
             traces: Their held-out questions count. None: what the command's options say.
             seed: Of the fit, which has split the questions by it.
+            calibration: Of the fit, which has seen calibrated confidences. None: as recorded.
 
         Raises:
             ConfigurationError: No question of --test is new.
         """
         if traces is not None or not self.options.test:
-            return split(self.loaded(traces or self.options.traces), seed=seed)[1]
-        test, seen = self.loaded(self.options.test), set(self.loaded(self.options.traces).questions)
+            found = self.loaded(traces or self.options.traces, calibration)
+            return split(found, seed=seed)[1]
+        test = self.loaded(self.options.test, calibration)
+        seen = set(self.loaded(self.options.traces).questions)
         new = np.array([question not in seen for question in test.questions], bool)
         if not new[test.question].any():
             raise ConfigurationError("--test has no decision on a question that is not in --traces")
@@ -307,7 +318,7 @@ class Scorer:
                 continue
             fitted = self._fitted.get(fit.key) or Fitted(fit)
             self._fitted[fit.key] = fitted
-            groups = self.groups(traces, fit.config.seed)
+            groups = self.groups(traces, fit.config.seed, fitted.calibration)
             parts.append((fit.config.seed, groups, fitted.probabilities(groups, texts)))
             spreads.append(fitted.manifest["training"]["advantage_std"])
         if not parts:

@@ -40,6 +40,7 @@ from training.estimate import clustered
 from training.fits import Fit, Fitted, run_all
 from training.importing import episode_of
 from training.options import Algorithm, Config
+from training.recalibrated import recalibrated
 from training.report import table
 from training.source import answer_schema, grader
 
@@ -267,17 +268,24 @@ class Fold:
 
     def _learned(self) -> dict[str, list[float]]:
         """Let the fitted routers decide: the mean over seeds, drawn and greedy."""
-        groups, _ = load(self.folder / "held_out.jsonl", grader=grader(self.schema), progress=False)
-        rows = {
-            (groups.episodes[groups.episode[i]], groups.agents[groups.agent[i]]): i
-            for i in range(len(groups))
-        }
         drawn, greedy = np.zeros(len(self.asked)), np.zeros(len(self.asked))
         for fit in self.fits:
-            fitted = Fitted(fit).probabilities(groups, ())
-            for k, (episode, recording) in enumerate(zip(self.asked, self.held_out, strict=True)):
+            fitted = Fitted(fit)
+            groups, _ = load(
+                self.folder / "held_out.jsonl",
+                grader=grader(self.schema),
+                calibration=fitted.calibration,
+                progress=False,
+            )
+            rows = {
+                (groups.episodes[groups.episode[i]], groups.agents[groups.agent[i]]): i
+                for i in range(len(groups))
+            }
+            chosen = fitted.probabilities(groups, ())
+            for k, (recorded, recording) in enumerate(zip(self.asked, self.held_out, strict=True)):
+                episode = recalibrated(recorded, fitted.calibration)
                 turns = {turn["agent"]: turn for turn in episode.turns}
-                concede = {n: fitted[rows[episode.id, n], CONCEDE] for n in turns}
+                concede = {n: chosen[rows[episode.id, n], CONCEDE] for n in turns}
                 sharp = {n: float(p > 0.5) for n, p in concede.items()}
                 for chances, total in ((concede, drawn), (sharp, greedy)):
                     total[k] += self._deliberated(episode, recording, chances) / len(self.fits)

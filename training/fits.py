@@ -19,11 +19,13 @@ import onnxruntime
 from numpy.typing import NDArray
 from tqdm import tqdm
 
+from mpdf_langgraph.calibration import Calibration
 from mpdf_langgraph.errors import MPDFError, describe_error
 from mpdf_langgraph.observation import FEATURE_VERSION
 from training import fit_router, raw_text
 from training.dataset import Groups, find_segments
 from training.options import Config
+from training.report import FORMAT
 from training.tensors import prepare
 
 #: Options of a fit that change nothing in what comes out.
@@ -66,7 +68,7 @@ class Fit:
             "traces": [[p.name, p.stat().st_size] for p in find_segments(self.config.traces)],
             "labels": hashlib.sha256(labels.read_bytes()).hexdigest() if labels else None,
             "raw text": self.raw_text,
-            "features": FEATURE_VERSION,
+            "features": [FORMAT, FEATURE_VERSION],
         }
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:10]
 
@@ -164,11 +166,13 @@ class Fitted:
     Attributes:
         fit: Which.
         manifest: What its ``router.json`` says.
+        calibration: Of the confidences that it was fitted on.
     """
 
     def __init__(self, fit: Fit) -> None:
         self.fit = fit
         self.manifest: Mapping[str, Any] = json.loads((fit.folder / "router.json").read_text())
+        self.calibration = Calibration.model_validate(self.manifest["calibration"])
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = options.inter_op_num_threads = 1
         self._session = onnxruntime.InferenceSession(
@@ -179,7 +183,7 @@ class Fitted:
         """Return what it would do.
 
         Args:
-            groups: As `dataset.load` gives them.
+            groups: As `dataset.load` gives them with the fit's calibration.
             traces: Where they come from, for the texts.
 
         Returns:

@@ -23,6 +23,7 @@ from mpdf_langgraph.router import (
     known_competence,
 )
 from mpdf_langgraph.state import ACTIONS
+from training.judged import fit_calibration, judge
 from training.questions import Question
 from training.replay import RememberingChatModel, Samples, one_question
 from training.source import Source, grader
@@ -167,6 +168,10 @@ class Bench:
             self._verdicts[key] = grader(self.schema)(*key)
         return self._verdicts[key]
 
+    def tell(self, label: str, question: Question, error: Exception) -> None:
+        """Say at once that a method failed on a question."""
+        tqdm.write(f"{label}: {question.id}: {describe_error(error)}", sys.stderr)
+
     async def every(
         self, label: str, questions: Sequence[Question], one: Callable[[Question], Awaitable[T]]
     ) -> list[T | None]:
@@ -185,7 +190,7 @@ class Bench:
                     with one_question(self.seed):
                         return await one(question)
                 except Exception as error:  # of any kind: the other questions must be answered
-                    tqdm.write(f"{label}: {question.id}: {describe_error(error)}", sys.stderr)
+                    self.tell(label, question, error)
                     return None
                 finally:
                     bar.update()
@@ -231,7 +236,7 @@ class Bench:
             except Exception as error:
                 if not kept:
                     raise
-                tqdm.write(f"{label}: {question.id}: {describe_error(error)}", sys.stderr)
+                self.tell(label, question, error)
             finally:
                 _finished.reset(token)
             return kept[-1]
@@ -244,6 +249,24 @@ class Bench:
         """Draw the pool of proposals: one vote of the first so many of the crowd, or of all."""
         settings = {"router": "always-persist", "consensus": "majority"}
         return await self.run(label, questions, agents=self.crowd[:size], **settings)
+
+    async def calibrate(self, questions: Sequence[Question]) -> Calibration:
+        """Fit a calibration of the confidences, and use it from now on.
+
+        Routers that bring one of their own keep it; everything else, votes and debates included,
+        gets this one.
+
+        Args:
+            questions: Others than will be tested on.
+        """
+        pool = await self.pool("calibration: proposals", questions)
+        refined = await self.run(
+            "calibration: refinements", questions, router="always-refine", stop_when_settled=False
+        )
+        episodes = [e for e in [*pool, *refined] if e is not None]
+        found = fit_calibration(judge(episodes, grader(self.schema)))
+        self._given["calibration"] = found
+        return found
 
     async def oracle(
         self, label: str, questions: Sequence[Question], rounds: int
