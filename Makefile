@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: help demo test lint test-vllm vllm tiny-lm bench-training reproduce clean
+.PHONY: help demo test test-oldest lint test-vllm vllm tiny-lm bench-training reproduce clean
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
 
@@ -20,6 +20,19 @@ demo: $(VENV)/.ready  ## three agents of a small real model deliberate (no GPU, 
 
 test: $(VENV)/.ready lint  ## ruff, mypy and the whole test suite
 	$(BIN)/python -m pytest -m "not vllm"
+
+# The plugin's own tests: those that need neither torch nor an example's or the training's packages.
+# anyio's pytest plugin is of no use here, and old ones break on new versions of pytest.
+OLDEST := .venv-oldest
+$(OLDEST)/.ready: pyproject.toml tests/oldest.txt
+	$(PYTHON) -m venv --clear $(OLDEST)
+	$(OLDEST)/bin/python -m pip install --quiet --constraint tests/oldest.txt --editable ".[test]"
+	@touch $@
+
+test-oldest: $(OLDEST)/.ready  ## the plugin's tests with the oldest versions that it supports
+	$(OLDEST)/bin/python -m pytest -m "not vllm" -p no:anyio mpdf_langgraph $$(grep -LE \
+	    '^ *(from|import) (training|examples|torch|transformers)|"examples/|-m", "build"' \
+	    tests/test_*.py tests/integration/test_*.py)
 
 lint: $(VENV)/.ready
 	$(BIN)/ruff check .
@@ -42,4 +55,4 @@ reproduce: $(VENV)/.ready  ## every figure the README quotes, on the bundled mod
 	$(BIN)/python examples/reproduce.py
 
 clean:  ## remove the virtual environments and builds; traces and training runs stay
-	rm -rf $(VENV) .venv-vllm build dist
+	rm -rf $(VENV) $(OLDEST) .venv-vllm build dist

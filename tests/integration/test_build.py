@@ -44,6 +44,15 @@ print(json.dumps({
 }))
 """
 
+HOW_QUICK = """
+import time, langgraph.graph
+
+start = time.process_time()
+import mpdf_langgraph
+
+print(time.process_time() - start)
+"""
+
 
 def run(*command: Any, cwd: Path) -> subprocess.CompletedProcess[str]:
     kept = {k: v for k, v in os.environ.items() if not k.startswith(("PYTHON", "PIP_"))}
@@ -114,9 +123,21 @@ def test_the_wheel_works_in_a_fresh_environment_without_torch(built: Path, tmp_p
     assert told["version"] == PROJECT["version"]
     assert told["typed"]
     assert told["answer"] == "42"
+    # In seconds of processor time, beyond what an app with LangGraph imports anyway.
+    assert min(float(run(python, "-I", "-c", HOW_QUICK, cwd=tmp_path).stdout) for _ in "abc") < 0.15
     view = (python, "-I", "-m", "mpdf_langgraph.view", "traces", "--out", "page.html")
     assert "1 episodes" in run(*view, cwd=tmp_path).stderr
     assert (tmp_path / "page.html").read_text().startswith("<!doctype html>")
+
+
+def test_the_oldest_versions_that_are_tested_are_the_lower_bounds() -> None:
+    needed = PROJECT["dependencies"] + PROJECT["optional-dependencies"]["router"]
+    bounds = dict(re.fullmatch(r"([\w-]+)>=([\d.]+)(?:,<.*)?", one).groups() for one in needed)  # type: ignore[union-attr]
+    pinned = re.findall(r"(?m)^([\w-]+)==([\d.]+)$", (ROOT / "tests" / "oldest.txt").read_text())
+    assert dict(pinned) == bounds
+    told = (ROOT / "README.md").read_text()
+    for name in ("langgraph", "langchain-core", "langchain-openai"):
+        assert re.search(rf"`{name}` {re.escape(bounds[name])} to \d", told), name
 
 
 def test_the_changelog_begins_with_this_version() -> None:
