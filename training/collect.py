@@ -72,8 +72,9 @@ class Options:
     router. A team that always persists stops after one round and shows nothing of later ones."""
     explore: float = 0.1
     """Least probability of every allowed action, at most 1/3."""
-    critic: Literal["self+logprob", "logprob", "self", "none"] = "self+logprob"
-    """Where confidence comes from; logprob costs no extra call."""
+    critic: str = "self+logprob"
+    """Where confidence comes from: self+logprob, logprob (which costs no extra call), self, none;
+    or module:function, which returns a chat model that is to judge every answer."""
     consensus: Literal["confidence", "majority"] = "confidence"
     """How votes are counted."""
     concurrency: int = 64
@@ -115,7 +116,8 @@ def collect(options: Options) -> int:
     schema = options.source.answer_schema()
     check_references(questions, schema)
     router = load(options.router)
-    critic = make_critic(None if options.critic == "none" else options.critic)
+    judge = load_object(options.critic)() if ":" in options.critic else options.critic
+    critic = make_critic(None if judge == "none" else judge)
     writer = TraceWriter(options.out)
     graph = create_deliberation(
         agents,

@@ -1,0 +1,161 @@
+"""Every ablation on the bundled model, by one command: after `examples/reproduce.py`.
+
+    python examples/ablations.py                                        # starts vLLM by itself
+    python examples/ablations.py --base-url http://localhost:8000/v1    # a server that runs already
+    python examples/ablations.py --print                                # only say what it would run
+
+From the traces and a router of the reproduction. Collects what needs traces of its own (teams of
+two to six, up to five rounds; a team of five, another temperature, the agents' own verdicts, an
+external judge, and with --other-url a mixed team), then runs `training/ablate.py`. Goes on where
+it was stopped; results lie in `runs/ablations/ablations.md`.
+"""
+
+import json
+import os
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+import tyro
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT))
+
+from examples.reproduce import Options as Reproduction
+from examples.reproduce import server, step
+from mpdf_langgraph import MPDFError, vllm_chat_model
+
+TEAMS = (2, 3, 4, 5, 6)
+PROMPTS = "examples.tiny_lm.prompts:PROMPTS"
+_JUDGE = "MPDF_JUDGE_URL"
+
+
+@dataclass(frozen=True)
+class Options:
+    """Options of the ablations."""
+
+    reproduction: Path = Path("runs/reproduce/hidden")
+    """What `examples/reproduce.py` has left: questions, traces and routers."""
+    out: Path = Path("runs/ablations")
+    """Folder for everything."""
+    base_url: str | None = None
+    """A server of the bundled model; one is started where none is given."""
+    other_url: str | None = None
+    """A server of another model, for the mixed team; left out where none is given."""
+    transfer: int = 400
+    """Questions of each set of traces for the transfer."""
+    runs: int = 300
+    """Test questions of each team whose rounds are told."""
+    seeds: int = 3
+    """Fits of each variant."""
+    jobs: int = 2
+    """Fits side by side."""
+    concurrency: int = 64
+    """Deliberations at a time."""
+    only_print: Annotated[bool, tyro.conf.arg(name="print")] = False
+    """Print the commands, with URL for the server, and run nothing."""
+
+
+def judge() -> Any:
+    """Return the external critic: a chat model that sees the question and an answer alone."""
+    return vllm_chat_model(os.environ[_JUDGE], max_tokens=200)
+
+
+def dealt(question: dict[str, Any], agents: int) -> dict[str, Any]:
+    """Return a question whose private notes are dealt out anew, to a team of another size.
+
+    Sentence by sentence in turn, so that a smaller team knows as much and a larger one holds it
+    more thinly; notes of a team of three stay as they are for three.
+    """
+    if agents == 3:
+        return question
+    notes = [
+        f"{sentence.rstrip('.')}."
+        for text in question["contexts"].values()
+        for sentence in text.split(". ")
+    ]
+    first = sum(map(ord, question["question"])) % agents  # not always the same agents
+    contexts: dict[str, str] = {}
+    for place, sentence in enumerate(notes):
+        name = f"agent-{(first + place) % agents + 1}"
+        contexts[name] = f"{contexts[name]} {sentence}" if name in contexts else sentence
+    return {**question, "contexts": contexts}
+
+
+def questions(source: Path, count: int, agents: int, out: Path) -> Path:
+    """Write the first questions of a file, for a team of that size; return where."""
+    lines = source.read_text().splitlines()[:count]
+    written = [json.dumps(dealt(json.loads(line), agents)) + "\n" for line in lines]
+    out.parent.mkdir(parents=True, exist_ok=True)
+    out.write_text("".join(written))
+    return out
+
+
+def plan(options: Options, url: str) -> list[list[object]]:
+    """Return the commands in their order, and write the files of questions they need."""
+    out, made = options.out, options.reproduction
+    common: list[object] = ["--prompts", PROMPTS, "--max-tokens", 200]
+    common += ["--concurrency", options.concurrency]
+    one: list[object] = ["--base-url", url, *common]
+    asked = {
+        n: questions(made / "train.jsonl", options.transfer, n, out / f"transfer-{n}.jsonl")
+        for n in (3, 5)
+    }
+    others: dict[str, tuple[int, list[object]]] = {
+        "five-agents": (5, [*one, "--agents", 5, "--critic", "logprob"]),
+        "temperature-0.5": (3, [*one, "--temperature", 0.5, "--critic", "logprob"]),
+        "self-critic": (3, [*one, "--critic", "self"]),
+        "external-critic": (3, [*one, "--critic", "examples.ablations:judge"]),
+    }
+    if options.other_url is not None:
+        mixed = ["--base-url", url, "--base-url", options.other_url, *common]
+        others["mixed-team"] = (3, [*mixed, "--critic", "logprob"])
+    commands: list[list[object]] = []
+    for name, (agents, team) in others.items():
+        commands.append(
+            ["training/collect.py", "--questions", asked[agents], *team, "--rounds", 2,
+             "--out", out / "traces" / name]
+        )  # fmt: skip
+    for n in TEAMS:
+        file = questions(made / "test.jsonl", options.runs, n, out / f"test-{n}.jsonl")
+        commands.append(
+            ["training/collect.py", "--questions", file, *one, "--agents", n, "--rounds", 5,
+             "--router", made / "routers" / "softrankpo-0", "--explore", 0, "--alternatives", 0,
+             "--critic", "logprob", "--out", out / "runs" / str(n)]
+        )  # fmt: skip
+    commands.append(
+        ["training/ablate.py", "--traces", made / "traces", "--out", out,
+         "--transfer", *(f"{name}={out / 'traces' / name}" for name in others),
+         "--runs", *(f"{n} agents={out / 'runs' / str(n)}" for n in TEAMS),
+         "--seeds", options.seeds, "--jobs", options.jobs]
+    )  # fmt: skip
+    return commands
+
+
+def main(options: Options) -> None:
+    """Run all steps."""
+    options.out.mkdir(parents=True, exist_ok=True)
+    if options.only_print:
+        show(plan(options, options.base_url or "URL"))
+        return
+    with server(Reproduction(out=options.out, base_url=options.base_url)) as url:
+        os.environ[_JUDGE] = url
+        *collecting, ablating = plan(options, url)
+        for command in collecting:
+            step(*command)
+    step(*ablating)
+
+
+def show(commands: Sequence[Sequence[object]]) -> None:
+    """Print commands."""
+    for command in commands:
+        print("python", *command)
+
+
+if __name__ == "__main__":
+    try:
+        main(tyro.cli(Options, description=__doc__))
+    except (MPDFError, OSError) as error:
+        sys.exit(f"error: {error}")
