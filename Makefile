@@ -22,7 +22,6 @@ test: $(VENV)/.ready lint  ## ruff, mypy and the whole test suite
 	$(BIN)/python -m pytest -m "not vllm"
 
 # The plugin's own tests: those that need neither torch nor an example's or the training's packages.
-# anyio's pytest plugin is of no use here, and old ones break on new versions of pytest.
 OLDEST := .venv-oldest
 $(OLDEST)/.ready: pyproject.toml tests/oldest.txt
 	$(PYTHON) -m venv --clear $(OLDEST)
@@ -30,7 +29,7 @@ $(OLDEST)/.ready: pyproject.toml tests/oldest.txt
 	@touch $@
 
 test-oldest: $(OLDEST)/.ready  ## the plugin's tests with the oldest versions that it supports
-	$(OLDEST)/bin/python -m pytest -m "not vllm" -p no:anyio mpdf_langgraph $$(grep -LE \
+	$(OLDEST)/bin/python -m pytest -m "not vllm" mpdf_langgraph $$(grep -LE \
 	    '^ *(from|import) (training|examples|torch|transformers)|"examples/|-m", "build"' \
 	    tests/test_*.py tests/integration/test_*.py)
 
