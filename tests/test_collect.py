@@ -308,6 +308,13 @@ def test_one_server_with_two_models(servers: list[Server]) -> None:
     assert [a.describe()["model"] for a in team] == ["tiny", "adapter", "tiny"]
 
 
+def test_an_answer_longer_than_the_context_is_refused_at_once(servers: list[Server]) -> None:
+    given = {"base_url": (servers[1].url,), "answer": "text"}
+    assert Source(**given, max_tokens=1024).build_agents()
+    with pytest.raises(ConfigurationError, match=r"--max-tokens 1025 .* 1024 tokens"):
+        Source(**given, max_tokens=1025).build_agents()
+
+
 def test_a_server_that_cannot_be_used_ends_it_at_once(
     tmp_path: Path, servers: list[Server], capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -8,8 +8,18 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy import stats
 
-from training.compare import Method, best_baseline, difference, plot, results_table, verdict
+from training.compare import (
+    Method,
+    best_baseline,
+    difference,
+    plot,
+    results_table,
+    told_failures,
+    verdict,
+    wilson,
+)
 
 
 def method(name: str, right: Any, tokens: float = 100.0, **fields: Any) -> Method:
@@ -168,3 +178,26 @@ def test_one_question_has_no_standard_error() -> None:
 def test_the_plot_is_a_picture(tmp_path: Path) -> None:
     plot(tmp_path / "tokens.png", [*all_kinds(), method("free", share(0.1), 0)])
     assert (tmp_path / "tokens.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_columns_without_a_value_are_left_out() -> None:
+    heading, *_ = results_table([method("one", [1.0, 0.0])]).splitlines()
+    assert heading == "| method | accuracy ± s.e. | tokens | calls |"
+
+
+def test_what_failed_is_told() -> None:
+    assert told_failures([method("fine", [1.0])]) == ""
+    told = told_failures([method("fine", [1.0]), method("a", [0.0], failed=3, survived=2)])
+    assert "Questions that failed, and count as wrong: a 3." in told
+    assert "Calls that failed, or whose response had no answer" in told
+    assert told.endswith("held: a 2.")
+    assert "fine" not in told
+
+
+@given(st.integers(1, 500), st.data())
+def test_intervals_of_accuracies_are_wilsons(count: int, data: st.DataObject) -> None:
+    right = data.draw(st.integers(0, count))
+    low, high = wilson(right / count, count)
+    known = stats.binomtest(right, count).proportion_ci(method="wilson")
+    assert (low, high) == (pytest.approx(known.low, abs=1e-4), pytest.approx(known.high, abs=1e-4))
+    assert 0 <= low <= right / count <= high <= 1

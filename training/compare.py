@@ -28,6 +28,8 @@ class Method:
             oracle are nothing that anybody could deploy.
         runs: How many seeds.
         failed: Questions that failed, over all runs.
+        survived: Calls that failed, or gave no answer, in questions that were answered all the
+            same, over all runs.
         spread: Standard deviation of the accuracy over seeds; NaN with one.
         actions: Share of each action, where there are actions.
         control: Name of its control.
@@ -40,6 +42,7 @@ class Method:
     kind: str = "baseline"
     runs: int = 1
     failed: int = 0
+    survived: int = 0
     spread: float = float("nan")
     actions: dict[str, float] = field(default_factory=dict)
     control: str | None = None
@@ -96,6 +99,7 @@ def summarise(
         kind=kind,
         runs=len(runs),
         failed=sum(o is None or o.failed for run in runs for o in run),
+        survived=sum(len(o.failures) for o in done if not o.failed),
         spread=float(right.mean(1).std(ddof=1)) if len(runs) > 1 else float("nan"),
         actions={a: n / total for a, n in counts.items()} if total else {},
     )
@@ -111,6 +115,17 @@ def link_controls(methods: Mapping[str, Method]) -> None:
 def difference(a: Method, b: Method, seed: int = 0) -> Interval:
     """Return the paired difference in accuracy, a minus b, with its interval over questions."""
     return clustered(a.right - b.right, np.arange(len(a.right)), samples=4000, seed=seed)
+
+
+def wilson(accuracy: float, questions: int) -> tuple[float, float]:
+    """Return Wilson's 95 % interval of an accuracy: of use also where all or none are right."""
+    z = 1.96
+    center = accuracy + z * z / (2 * questions)
+    half = z * float(np.sqrt(accuracy * (1 - accuracy) / questions + (z / (2 * questions)) ** 2))
+    scale = 1 + z * z / questions
+    low, high = (center - half) / scale, (center + half) / scale
+    # Rounding must leave neither the accuracy itself outside nor [0, 1].
+    return max(0.0, min(accuracy, low)), min(1.0, max(accuracy, high))
 
 
 def best_baseline(method: Method, methods: Sequence[Method]) -> Method | None:
@@ -165,11 +180,25 @@ def results_table(methods: Sequence[Method]) -> str:
                 m.failed or "",
             ]
         )
-    return table(
-        ["method", "accuracy ± s.e.", "sd over seeds", "tokens", "calls", "actions",
-         "against the best baseline at no more tokens", "against its control", "failed"],
-        rows,
-    )  # fmt: skip
+    headings = [
+        "method", "accuracy ± s.e.", "sd over seeds", "tokens", "calls", "actions",
+        "against the best baseline at no more tokens", "against its control", "failed",
+    ]  # fmt: skip
+    filled = [k for k in range(len(headings)) if any(row[k] != "" for row in rows)]
+    return table([headings[k] for k in filled], [[row[k] for k in filled] for row in rows])
+
+
+def told_failures(methods: Sequence[Method]) -> str:
+    """Return in words what failed: questions, and calls that were survived; empty if nothing."""
+    sentences = []
+    if failed := [f"{m.name} {m.failed}" for m in methods if m.failed]:
+        sentences.append(f"**Questions that failed, and count as wrong: {', '.join(failed)}.**")
+    if survived := [f"{m.name} {m.survived}" for m in methods if m.survived]:
+        sentences.append(
+            "Calls that failed, or whose response had no answer, while the agent kept what it "
+            f"held: {', '.join(survived)}."
+        )
+    return " ".join(sentences)
 
 
 def _short(interval: Interval) -> str:
@@ -186,8 +215,23 @@ def plot(path: Path, methods: Sequence[Method]) -> None:
         axis.errorbar(
             x, m.accuracy, m.standard_error, fmt=mark, color=color, ms=9 if mark == "*" else 5
         )
-        axis.annotate(
-            m.name, (x, m.accuracy), fontsize=7, xytext=(5, 3), textcoords="offset points"
-        )
     axis.set(xscale="log", xlabel="tokens per question (prompt + completion)", ylabel="accuracy")
+    axis.margins(x=0.2)  # room for the names
+    low, high = axis.get_ylim()
+    axis.set_ylim(max(low, -0.03), min(max(high, 0.1), 1.03))
+    taken: list[Any] = []
+    for m in sorted(methods, key=lambda m: m.tokens.mean()):
+        label = axis.annotate(
+            m.name,
+            (max(1.0, m.tokens.mean()), m.accuracy),
+            fontsize=7,
+            xytext=(5, 3),
+            textcoords="offset points",
+        )
+        for height in (3, -9, 13, -19, 23, -29):  # the first place where it covers no other name
+            label.set_position((5, height))
+            box = label.get_window_extent()
+            if not any(box.overlaps(other) for other in taken):
+                break
+        taken.append(label.get_window_extent())
     done()

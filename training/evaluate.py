@@ -40,7 +40,15 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from mpdf_langgraph import ConfigurationError, MPDFError, ThresholdRouter
 from training import pool as pools
-from training.compare import Method, link_controls, plot, results_table, summarise, verdict
+from training.compare import (
+    Method,
+    link_controls,
+    plot,
+    results_table,
+    summarise,
+    told_failures,
+    verdict,
+)
 from training.estimate import plain
 from training.methods import (
     Outcomes,
@@ -244,7 +252,8 @@ def write(
             f" **{bench.samples.unreported} replies came without token counts, so that tokens are "
             "too low.**"
         )
-    text = f"{results_table(list(methods.values()))}\n\n{caption}\n"
+    caption += f" {told_failures(list(methods.values()))}"
+    text = f"{results_table(list(methods.values()))}\n\n{caption.strip()}\n"
     (out / "results.md").write_text(text)
     summary = {
         name: {

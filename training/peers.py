@@ -13,6 +13,7 @@ from mpdf_langgraph.agents import response_from
 from mpdf_langgraph.answers import schema_for
 from mpdf_langgraph.calls import Steps, arun
 from mpdf_langgraph.consensus import Vote, majority
+from mpdf_langgraph.errors import describe_error
 from mpdf_langgraph.router import PERSIST, REFINE
 from mpdf_langgraph.state import add_usage, no_usage, tokens
 from training.pool import Outcome
@@ -49,6 +50,7 @@ def php_steps(
     messages, usage = opening, no_usage()
     answers: list[str] = []
     previous, responses = None, 0
+    failures: tuple[str, ...] = ()
     for number in range(most):
         call = agent.call(
             messages,
@@ -61,6 +63,7 @@ def php_steps(
         [reply] = yield [call]
         usage = add_usage(usage, reply.usage)
         if reply.cause is not None:
+            failures = (describe_error(reply.cause),)
             break
         responses += 1
         response = response_from(
@@ -86,6 +89,7 @@ def php_steps(
         calls=usage["calls"],
         actions={},
         failed=not responses,
+        failures=failures,
     )
 
 

@@ -31,6 +31,7 @@ class Outcome:
         actions: How often each action was taken, where there are actions.
         failed: No call gave a response.
         confidence: Of the answer: the highest of those who give it; None where unknown.
+        failures: What went wrong, survived or not: a line for every failure.
     """
 
     answer: str | None
@@ -39,6 +40,7 @@ class Outcome:
     actions: dict[str, int]
     failed: bool = False
     confidence: float | None = field(default=None, compare=False)
+    failures: tuple[str, ...] = field(default=(), compare=False)
 
 
 def spent_on(episode: Episode, agents: Collection[str]) -> Usage:
@@ -94,6 +96,7 @@ def _outcome(
         actions={},
         failed=not any(held),
         confidence=max(backing, default=None) if cluster is not None else None,
+        failures=tuple(f["error"] for f in pool.failures if f["agent"] in used),
     )
 
 
@@ -206,6 +209,7 @@ def outcome_of(episode: Episode) -> Outcome:
         actions=_actions(episode),
         failed=episode.outcome["stop_reason"] == "failed",
         confidence=episode.outcome["confidence"],
+        failures=tuple(failure["error"] for failure in episode.failures),
     )
 
 

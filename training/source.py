@@ -127,6 +127,12 @@ class Source:
             if not status.ok:
                 raise EndpointError(status.message)
             print(status.message)
+            if self.max_tokens and self.max_tokens > (status.max_model_len or self.max_tokens):
+                raise ConfigurationError(
+                    f"--max-tokens {self.max_tokens} is more than the {status.max_model_len} "
+                    f"tokens of {status.models[0] if name is None else name} for prompt and "
+                    "answer together: give less"
+                )
             given = {} if self.max_tokens is None else {"max_tokens": self.max_tokens}
             models.append(
                 vllm_chat_model(

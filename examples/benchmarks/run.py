@@ -32,7 +32,6 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import orjson
 import tyro
 from tqdm import tqdm
@@ -45,7 +44,6 @@ from examples.benchmarks.team import Team
 from mpdf_langgraph import ConfigurationError, MPDFError
 from mpdf_langgraph.errors import describe_error
 from training import compare
-from training.estimate import clustered
 from training.methods import Method, Play, Setting, open_routers, select
 from training.pool import Outcome
 from training.questions import Question
@@ -163,7 +161,8 @@ class Rows:
     """The rows of a run: in memory, and in a file that a stop cannot harm.
 
     A row holds a question's `id`, a `key` of its content, and under `methods` a list of runs by
-    name of the method: answer, right, tokens, calls and actions, or an `error`. While a run goes
+    name of the method: answer, right, tokens, calls, actions and, where calls failed, `failures`;
+    `error` where that was the end of it. While a run goes
     on, the last row of a question counts; in the end there is one, in the order of the questions.
 
     Attributes:
@@ -262,8 +261,10 @@ async def answer(team: Team, question: Question, methods: Sequence[Method]) -> d
                 right = await asyncio.to_thread(team.is_right, question, outcome.answer)
                 run |= {"answer": outcome.answer, "right": right, "tokens": outcome.tokens}
                 run |= {"calls": outcome.calls, "actions": outcome.actions}
+                if outcome.failures:
+                    run["failures"] = outcome.failures
                 if outcome.failed:
-                    run["error"] = "no call gave a response"
+                    run["error"] = next(iter(outcome.failures), "no call gave a response")
             except Exception as error:  # of any kind: the other questions must be answered
                 run["error"] = describe_error(error)
             results.setdefault(method.name, []).append(run)
@@ -301,8 +302,14 @@ def summarise(
         if "answer" not in run:
             return None
         team.remember(question, run["answer"], run["right"])
-        failed = "error" in run
-        return Outcome(run["answer"], run["tokens"], run["calls"], run["actions"], failed)
+        return Outcome(
+            run["answer"],
+            run["tokens"],
+            run["calls"],
+            run["actions"],
+            failed="error" in run,
+            failures=tuple(run.get("failures", ())),
+        )
 
     summary = {}
     for method in methods:
@@ -317,39 +324,42 @@ def summarise(
     return list(summary.values())
 
 
-def write(options: Options, questions: Sequence[Question], methods: list[compare.Method]) -> None:
+def write(
+    options: Options, team: Team, questions: Sequence[Question], methods: list[compare.Method]
+) -> None:
     """Write the tables, the figures and the plot."""
     first = methods[0]
-    everything = np.arange(len(questions))
     lines, figures = [], {}
     for m in methods:
-        accuracy = clustered(m.right, everything, samples=4000)
+        low, high = compare.wilson(m.accuracy, len(questions))
         gain = compare.difference(m, first)
         lines.append(
             [
                 m.name,
-                f"{accuracy.mean:.3f} [{accuracy.low:.3f}, {accuracy.high:.3f}]",
+                f"{m.accuracy:.3f} [{low:.3f}, {high:.3f}]",
                 "" if m is first else f"{gain.mean:+.3f} [{gain.low:+.3f}, {gain.high:+.3f}]",
             ]
         )
         figures[m.name] = {
-            "accuracy": accuracy.mean,
-            "interval": [accuracy.low, accuracy.high],
+            "accuracy": m.accuracy,
+            "interval": [low, high],
             f"against {first.name}": [gain.mean, gain.low, gain.high],
             "tokens": float(m.tokens.mean()),
             "calls": float(m.calls.mean()),
             "kind": m.kind,
             "runs": m.runs,
             "failed": m.failed,
+            "survived": m.survived,
             "actions": m.actions,
         }
+    models = dict.fromkeys(str(agent.describe()["model"]) for agent in team.agents)
     caption = (
         f"{options.benchmark}, {len(questions)} questions, zero-shot, {options.agents} agents "
-        f"({', '.join(options.model or options.model_factory) or 'the served model'}), up to "
-        f"{options.rounds} rounds, temperature {options.temperature:g}, critic {options.critic}, "
-        f"consensus {options.consensus}, seed {options.seed}. Intervals are 95 %, over questions, "
-        "differences paired; tokens are prompt + completion per question, the critic's included; "
-        "what failed counts as wrong."
+        f"({', '.join(models)}), up to {options.rounds} rounds, temperature "
+        f"{options.temperature:g}, critic {options.critic}, consensus {options.consensus}, seed "
+        f"{options.seed}. Intervals are 95 %, over questions: Wilson's for accuracies, paired "
+        "bootstrap for differences. Tokens are prompt + completion per question, the critic's "
+        f"included. {compare.told_failures(methods) or 'Nothing failed.'}"
     )
     intervals = table(["method", "accuracy [95 %]", f"against {first.name} [95 %]"], lines)
     text = f"{compare.results_table(methods)}\n\n{intervals}\n\n{caption}\n"
@@ -384,7 +394,7 @@ def main(options: Options) -> int:
             rows.close(questions)
         summary = summarise(team, questions, rows, methods)
     if len(questions) > 1:
-        write(options, questions, summary)
+        write(options, team, questions, summary)
     failures = Counter(
         run["error"]
         for question in questions

@@ -56,6 +56,9 @@ class Team(Bench):
         """Take over an earlier verdict: testing a program again would take its time again."""
         self._verdicts[str(answer), str(question.reference)] = right
 
+    def tell(self, label: str, question: Question, error: Exception) -> None:
+        """Say nothing: the question's row will, and the end of the run."""
+
     async def every(
         self, label: str, questions: Sequence[Question], one: Callable[[Question], Awaitable[T]]
     ) -> list[T | None]:
