@@ -259,11 +259,12 @@ def test_langgraph_tells_a_node_of_its_checkpointer(nested: bool) -> None:
         inner, builder = builder.compile(), StateGraph(MessagesState)
         builder.add_node("inner", inner)
         builder.add_edge(START, "inner")
-    saver = InMemorySaver()
     config: Any = on_new_thread()  # a thread without a checkpointer is no reason to go on
-    for checkpointer in (None, saver):
+    for checkpointer in (None, InMemorySaver()):
         builder.compile(checkpointer=checkpointer).invoke({"messages": []}, config)
-    assert seen == [None, saver]
+    without, with_one = seen  # a copy of it where types are checked strictly
+    assert without is None
+    assert isinstance(with_one, InMemorySaver)
 
 
 def test_all_of_it_under_strict_serialisation(request: pytest.FixtureRequest) -> None:
