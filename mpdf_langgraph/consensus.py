@@ -81,6 +81,8 @@ def confidence_weighted(votes: Sequence[Vote]) -> int | None:
     sums = _ranked(votes, confidence_weights(votes))
     if not sums:
         return None
+    if len(sums) == 1 or sums[0][1] > sums[1][1]:
+        return sums[0][0]
     leaders = {cluster for cluster, total in sums if total == sums[0][1]}
     held_by_leaders = [vote for vote in votes if vote.cluster in leaders]
     return _ranked(held_by_leaders, {vote.agent: 1.0 for vote in votes})[0][0]

@@ -19,8 +19,8 @@ the options of --traces, but
     another team size:      collect.py ... --agents 5
     another temperature:    collect.py ... --temperature 0.5
     a mixed team:           collect.py ... --base-url U1 --base-url U2   (or --model-factory)
-    another critic:         collect.py ... --critic self   (an external one: record episodes with
-                            create_deliberation(critic=ITS_CHAT_MODEL, alternatives=4, traces=...))
+    another critic:         collect.py ... --critic self   (or module:function, which makes the
+                            chat model of an external one)
 
     --runs "3 agents=FOLDER" "5 agents=FOLDER"
 
@@ -365,7 +365,7 @@ def on_groups(scorer: Scorer, ablation: Ablation) -> str:
     base = {variant.label: lines[variant.against or first] for variant in ablation.variants}
     if ablation.name == "algorithm" and any(isinstance(s, Scores) for s in lines.values()):
         lines |= scorer.fixed()
-    plot(options.out / f"{ablation.name}.png", lines)
+    plot(options.out / f"{ablation.name}.png", lines, base)
     rows = [row(label, scores, base.get(label)) for label, scores in lines.items()]
     return section(ablation.name, ablation.question, table(HEADINGS, rows))
 
@@ -376,13 +376,14 @@ def transfer(scorer: Scorer, folders: Mapping[str, Path]) -> str:
     For another size of team, temperature, mix of models or critic: whatever the traces are of.
     """
     options = scorer.options
-    here, lines, rows, critics = fits_of(options, Variant("")), {}, [], []
+    here, lines, base, rows, critics = fits_of(options, Variant("")), {}, {}, [], []
     for name, folder in folders.items():
         there = [Fit(options.fit(seed, {}, (folder,))) for seed in range(options.seeds)]
         own = scorer.scores(there, (folder,))
         moved = scorer.scores(here, (folder,))
         labels = f"{name}: fitted there", f"{name}: fitted on --traces"
         lines |= dict(zip(labels, (own, moved), strict=True))
+        base |= dict.fromkeys(labels, own)
         rows += [row(labels[0], own, own), row(labels[1], moved, own)]
     sources = {"--traces": options.traces, **{name: (f,) for name, f in folders.items()}}
     for name, traces in sources.items():
@@ -390,7 +391,7 @@ def transfer(scorer: Scorer, folders: Mapping[str, Path]) -> str:
         q = quality(*confidences(groups.own, groups.held_right))
         figures = [f"{q[key]:.3f}" for key in ("brier", "ece", "auroc")]
         critics.append([name, *figures, int(q["count"])])
-    plot(options.out / "transfer.png", lines)
+    plot(options.out / "transfer.png", lines, base)
     critic = table(["critic's confidence in", "Brier", "ECE", "AUROC", "n"], critics)
     return section(
         "transfer",

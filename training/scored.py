@@ -16,6 +16,8 @@ from training.rewards import Weights
 
 #: What all policies are scored by, whatever they were fitted with.
 YARDSTICK = Weights()
+#: Of differences in reward, for a plot: less is no difference to look at.
+LEAST_RANGE = 0.01
 
 
 @dataclass
@@ -130,8 +132,15 @@ def row(label: str, scores: Scores | str, base: Scores | str | None) -> list[Any
     ]
 
 
-def plot(path: Path, lines: Mapping[str, Scores | str]) -> None:
-    """Draw reward and gains with their intervals, and the mix of actions, a line per variant."""
+def plot(path: Path, lines: Mapping[str, Scores | str], base: Mapping[str, Scores | str]) -> None:
+    """Draw a line per variant: what it gains in reward and for the group, and its actions.
+
+    Args:
+        path: File to write.
+        lines: Scores by label; what failed is left out.
+        base: What a line is compared with in reward, by label. Pairs tell differences that the
+            lines' own intervals, as wide as questions differ, would hide.
+    """
     import matplotlib
 
     matplotlib.use("Agg")
@@ -140,15 +149,19 @@ def plot(path: Path, lines: Mapping[str, Scores | str]) -> None:
     shown = {label: scores for label, scores in lines.items() if isinstance(scores, Scores)}
     height = 1.2 + 0.32 * max(1, len(shown))
     figure, axes = plt.subplots(1, 3, figsize=(13, height), sharey=True)
-    for axis, name, title in (
-        (axes[0], "reward", "reward of a turn"),
-        (axes[1], "group", "group's accuracy − persisting"),
-    ):
-        for y, scores in enumerate(shown.values()):
-            found = clustered(getattr(scores, name), scores.question)
-            axis.plot([found.low, found.high], [y, y], color="#4477aa", lw=2)
-            axis.plot(found.mean, y, "o", color="#4477aa")
-        axis.set_xlabel(title)
+    widest = LEAST_RANGE
+    for y, (label, scores) in enumerate(shown.items()):
+        found = {1: clustered(scores.group, scores.question)}
+        if isinstance(other := base.get(label), Scores):
+            found[0] = compared(scores, other)[0]
+            widest = max(widest, -found[0].low, found[0].high)
+        for place, interval in found.items():
+            axes[place].plot([interval.low, interval.high], [y, y], color="#4477aa", lw=2)
+            axes[place].plot(interval.mean, y, "o", color="#4477aa")
+    axes[0].axvline(0, color="#999999", lw=1)
+    axes[0].set(xlabel="reward of a turn − that of =", xlim=(-1.1 * widest, 1.1 * widest))
+    axes[1].set_xlabel("group's accuracy − persisting")
+    for axis in axes[:2]:
         axis.locator_params(axis="x", nbins=5)
         axis.grid(alpha=0.3)
     left = np.zeros(len(shown))

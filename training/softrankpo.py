@@ -23,6 +23,8 @@ from torch import Tensor
 
 from mpdf_langgraph.errors import ConfigurationError
 
+_CHUNK = 65_536
+
 
 def real_cells(values: Tensor, mask: Tensor | None) -> Tensor:
     """Return the mask of real rollouts, all of them where `mask` is None.
@@ -138,10 +140,13 @@ def soft_ranks(rewards: Tensor, *, tau: float, scale: float, mask: Tensor | None
         raise ConfigurationError(f"tau={tau!r}, scale={scale!r}: use tau >= 0 and scale > 0")
     mask = real_cells(rewards, mask)
     r = checked_rewards(rewards, mask)
-    gap = r[:, :, None] - r[:, None, :]
-    # Divided one by one: the product may underflow, and a tie must give ½, not 0/0.
-    wins = torch.sigmoid(gap / scale / tau) if tau > 0 else (gap.sign() + 1) / 2
-    total = torch.where(mask[:, None, :], wins, 0.0).sum(-1)
+    total = torch.empty_like(r)
+    for start in range(0, len(r), _CHUNK):  # as pairs take K times the memory of the rewards
+        part = slice(start, start + _CHUNK)
+        gap = r[part, :, None] - r[part, None, :]
+        # Divided one by one: the product may underflow, and a tie must give ½, not 0/0.
+        wins = torch.sigmoid(gap / scale / tau) if tau > 0 else (gap.sign() + 1) / 2
+        total[part] = torch.where(mask[part, None, :], wins, 0.0).sum(-1)
     return torch.where(mask, total / mask.sum(-1, keepdim=True).clamp_min(1), 0.0)
 
 
