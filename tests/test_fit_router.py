@@ -531,3 +531,26 @@ def test_a_stop_by_hand_says_how_to_go_on(tmp_path: Path, monkeypatch: pytest.Mo
     monkeypatch.setattr(sys, "argv", ["fit_router.py", "--traces", str(tmp_path)])
     with pytest.raises(SystemExit, match="--resume goes on"):
         fit_router.main()
+
+
+def test_many_groups_make_larger_batches_not_more_steps(
+    traces: Path, tmp_path: Path, without_export: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sizes: list[int] = []
+    usual = fit_router.sft_loss
+
+    def noted(policy: Any, data: Any, index: Any, old: Any) -> Any:
+        sizes.append(len(index))
+        return usual(policy, data, index, old)
+
+    monkeypatch.setattr(fit_router, "sft_loss", noted)
+    fit(config(traces, tmp_path / "usual", algorithm="none", sft_epochs=1))
+    usual_sizes = [size for size in sizes if size <= 64]
+    assert len(usual_sizes) > 3
+    sizes.clear()
+    monkeypatch.setattr(fit_router, "MOST_STEPS", 3)
+    fit(config(traces, tmp_path / "few", algorithm="none", sft_epochs=1))
+    # The validation part is scored whole before and after the epoch.
+    batches = sizes[1:-1]
+    assert len(batches) == 3
+    assert sum(batches) == sum(usual_sizes)

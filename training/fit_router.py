@@ -71,13 +71,16 @@ def advantages_of(config: Config, data: Data) -> tuple[Tensor, float]:
     return found.float(), scale
 
 
-LossFunction = Callable[[Policy, Data, Tensor, Tensor], tuple[Tensor, dict[str, float]]]
-"""From the policy, the groups, a batch's indices and the log-probabilities ``[G, 3]`` that the
-policy had when the epoch began, to the loss and what to log."""
+LossFunction = Callable[[Policy, Data, Tensor, Tensor | None], tuple[Tensor, dict[str, float]]]
+"""From the policy, the groups, a batch's indices and, for PPO and GRPO alone, the
+log-probabilities ``[G, 3]`` that the policy had when the epoch began, to the loss and what to
+log."""
+MOST_STEPS = 400
+"""Steps of an epoch, at most: beyond, batches get larger, as small ones cost twice the time."""
 
 
 def sft_loss(
-    policy: Policy, data: Data, index: Tensor, old: Tensor
+    policy: Policy, data: Data, index: Tensor, old: Tensor | None
 ) -> tuple[Tensor, dict[str, float]]:
     """Weighted cross-entropy with the oracle's actions."""
     logp = policy(*(part[index] for part in data.observation))
@@ -94,7 +97,7 @@ def second_stage_loss(config: Config, reference: Policy, data: Data) -> LossFunc
     reference_logp = log_probabilities(reference, data)
     advantages, _ = advantages_of(config, data)
 
-    def softrank(policy: Policy, data: Data, index: Tensor, old: Tensor) -> Any:
+    def softrank(policy: Policy, data: Data, index: Tensor, old: Tensor | None) -> Any:
         every = policy(*(part[index] for part in data.observation))
         actions, weights = data.actions[index], data.weights[index]
         value, shown = softrankpo.loss(
@@ -108,10 +111,10 @@ def second_stage_loss(config: Config, reference: Policy, data: Data) -> LossFunc
         kl = weighted_mean(softrankpo.kl(reference_logp[index], every), weights)
         return value + config.kl_weight * kl, {**shown, "kl": kl.item()}
 
-    def baseline(policy: Policy, data: Data, index: Tensor, old: Tensor) -> Any:
+    def baseline(policy: Policy, data: Data, index: Tensor, old: Tensor | None) -> Any:
         every = policy(*(part[index] for part in data.observation))
         actions, mask = data.actions[index], data.mask[index]
-        logp, old_logp = every.gather(1, actions), old[index].gather(1, actions)
+        logp = every.gather(1, actions)
         ref_logp = reference_logp[index].gather(1, actions)
         rewards = (data.rewards[index] * config.reward_scale).float()
         share = data.weights[index][:, None]
@@ -129,6 +132,8 @@ def second_stage_loss(config: Config, reference: Policy, data: Data) -> LossFunc
                 mask=mask,
                 weights=data.weights[index],
             )
+        assert old is not None
+        old_logp = old[index].gather(1, actions)
         each = share * baselines.enumeration_weights(old_logp, actions, mask)
         if config.algorithm == "grpo":
             return baselines.grpo(
@@ -166,7 +171,7 @@ def run_stage(
     Raises:
         MPDFError: The loss is not finite.
     """
-    optimizer = torch.optim.Adam(policy.parameters(), lr=config.learning_rate)
+    optimizer = torch.optim.Adam(policy.parameters(), lr=config.learning_rate, fused=True)
     checkpoint = config.out / "checkpoints" / f"{stage}.pt"
     if config.resume and checkpoint.exists():
         state = torch.load(checkpoint, map_location=config.device, weights_only=True)
@@ -177,20 +182,22 @@ def run_stage(
     else:
         state = {"epoch": 0, "since": 0, "rows": [], "best": score_of(policy)}
         state["best_policy"] = copy.deepcopy(policy.state_dict())
-    steps = -(-len(data) // config.batch_size)
+    batch = max(config.batch_size, -(-len(data) // MOST_STEPS))
+    steps = -(-len(data) // batch)
+    on_policy = config.algorithm in ("ppo", "grpo") and stage != "sft"
     bar = tqdm(desc=stage, initial=state["epoch"], total=epochs, unit="epoch")
     while state["epoch"] < epochs and state["since"] < config.patience:
         epoch = state["epoch"]
         shuffle = torch.Generator().manual_seed(epoch_seed(config.seed, stage, epoch))
         order = torch.randperm(len(data), generator=shuffle).to(config.device)
-        old = log_probabilities(policy, data)
+        old = log_probabilities(policy, data) if on_policy else None
         policy.train()
         totals: dict[str, float] = {}
         for step in range(steps):
             done = (epoch + step / steps) / epochs
             for group in optimizer.param_groups:
                 group["lr"] = config.learning_rate * (1 + math.cos(math.pi * done)) / 2
-            index = order[step * config.batch_size : (step + 1) * config.batch_size]
+            index = order[step * batch : (step + 1) * batch]
             loss, shown = loss_of(policy, data, index, old)
             optimizer.zero_grad(set_to_none=True)
             loss.backward()
@@ -272,7 +279,7 @@ def fit(config: Config) -> dict[str, Any]:
         policy.eval()
         with torch.no_grad():
             every = torch.arange(len(validation), device=config.device)
-            return -sft_loss(policy, validation, every, every)[0].item()
+            return -sft_loss(policy, validation, every, None)[0].item()
 
     with closing(Log(config.out)) as log:
         epochs = config.sft_epochs

@@ -70,7 +70,7 @@ class Config:
     patience: int = 6
     """Epochs without a better validation before a stage stops."""
     batch_size: int = 512
-    """Groups in a batch."""
+    """Groups in a batch; more where an epoch would have more than 400 steps."""
     learning_rate: float = 1e-3
     """Of Adam, in both stages; falls to zero along a cosine."""
     width: int = 48
