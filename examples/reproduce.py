@@ -136,7 +136,8 @@ def reproduce(options: Options, kind: Kind, team: list[object]) -> None:
                 )  # fmt: skip
     step(
         "training/evaluate.py", "--questions", files["test"], "--validation", files["validation"],
-        *team, *routers, "--rounds", options.rounds, "--out", out / "evaluation",
+        *team, *routers, "--rounds", options.rounds, "--oracle-rounds", 3,
+        "--out", out / "evaluation",
     )  # fmt: skip
 
 

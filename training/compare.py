@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from training.calibration import quality
 from training.estimate import Interval, clustered
 from training.pool import Outcome
 from training.questions import Question
@@ -32,6 +33,8 @@ class Method:
             same, over all runs.
         spread: Standard deviation of the accuracy over seeds; NaN with one.
         actions: Share of each action, where there are actions.
+        confidence: How good the confidence in its answers is (`calibration.quality`), where it has
+            one.
         control: Name of its control.
     """
 
@@ -45,6 +48,7 @@ class Method:
     survived: int = 0
     spread: float = float("nan")
     actions: dict[str, float] = field(default_factory=dict)
+    confidence: dict[str, float] = field(default_factory=dict)
     control: str | None = None
 
     @property
@@ -91,6 +95,12 @@ def summarise(
         for action in ("PERSIST", "REFINE", "CONCEDE")
     }
     total = sum(counts.values())
+    pairs = [
+        (o.confidence, float(verdict))
+        for run, verdicts in zip(runs, right, strict=True)
+        for o, verdict in zip(run, verdicts, strict=True)
+        if o is not None and o.confidence is not None
+    ]
     return Method(
         name=name,
         right=right.mean(0),
@@ -102,6 +112,7 @@ def summarise(
         survived=sum(len(o.failures) for o in done if not o.failed),
         spread=float(right.mean(1).std(ddof=1)) if len(runs) > 1 else float("nan"),
         actions={a: n / total for a, n in counts.items()} if total else {},
+        confidence=quality(*np.array(pairs, float).T) if pairs else {},
     )
 
 
@@ -177,12 +188,14 @@ def results_table(methods: Sequence[Method]) -> str:
                 ", ".join(f"{a} {s:.0%}" for a, s in m.actions.items()),
                 "" if rival is None else f"{_short(difference(m, rival))} ({rival.name})",
                 "" if control is None else _short(difference(m, control)),
+                f"{m.confidence['ece']:.3f}" if m.confidence else "",
                 m.failed or "",
             ]
         )
     headings = [
         "method", "accuracy ± s.e.", "sd over seeds", "tokens", "calls", "actions",
-        "against the best baseline at no more tokens", "against its control", "failed",
+        "against the best baseline at no more tokens", "against its control",
+        "calibration error", "failed",
     ]  # fmt: skip
     filled = [k for k in range(len(headings)) if any(row[k] != "" for row in rows)]
     return table([headings[k] for k in filled], [[row[k] for k in filled] for row in rows])

@@ -8,8 +8,9 @@ All methods share one pool of samples (`samples-SEED.jsonl` in the output folder
 same thing for the n-th time gets the same n-th sample, so pairs are exact, calls are few, and a
 stopped evaluation goes on where it was. Tokens are counted in full all the same. What has to be
 tuned (the threshold router's two numbers, when adaptive resampling stops) is tuned on the
-validation questions. The file of samples belongs to its models: another model of the same name
-needs another output folder.
+validation questions, and there the confidences of votes, debates and the threshold router are
+calibrated, as a fitted router brings a calibration of its own. The file of samples belongs to its
+models: another model of the same name needs another output folder.
 
 Routers given together are seeds of one method where their folders differ in their last number
 alone (seed-0, seed-1). Each learned method comes with its *control*: the same decisions with
@@ -65,7 +66,7 @@ from training.report import table
 from training.runs import VOTES, Bench
 from training.source import Source, check_references
 
-SHARES = (0.5, 0.6, 0.7, 0.8, 0.9, 0.95)
+SHARES = (0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95)
 """Shares at which adaptive resampling may stop, to try on the validation questions."""
 
 
@@ -76,7 +77,7 @@ class Options(Setting):
     questions: Path
     """Test questions: JSON Lines or Parquet with `question`, `reference`, `contexts`."""
     validation: Path | None = None
-    """Questions to tune the threshold router and adaptive resampling on; others than the test's."""
+    """Questions to calibrate and tune the baselines on; others than the test's."""
     router: tyro.conf.UseAppendAction[tuple[Path, ...]] = ()
     """A fitted router's folder; give the option again for more."""
     source: tyro.conf.OmitArgPrefixes[Source] = Source()
@@ -90,9 +91,10 @@ class Options(Setting):
     """Debates of 1 to so many rounds."""
     oracle_rounds: int = 2
     """Oracles over actions of 1 to so many rounds."""
-    bars: tuple[float, ...] = (0.9, 0.93, 0.95, 0.96, 0.97, 0.98, 0.99)
-    """Values of the threshold router's bar to try on the validation questions."""
-    gaps: tuple[float, ...] = (0.0, 0.01, 0.03)
+    bars: tuple[float, ...] = (0.3, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95)
+    """Values of the threshold router's bar (a calibrated confidence) to try on the validation
+    questions."""
+    gaps: tuple[float, ...] = (0.0, 0.05, 0.2)
     """Values of its gap to try."""
     concurrency: int = 64
     """Deliberations at a time."""
@@ -196,6 +198,7 @@ async def evaluate(options: Options) -> dict[str, Method]:
         questions = questions_of(options.questions, bench, options.limit)
         if options.validation is not None:
             validation = questions_of(options.validation, bench, options.limit)
+            await bench.calibrate(validation)
             options = await tune(bench, validation, options)
         selected = select(options.methods(), routers, options, agents, control=True)
         play = Play(bench, questions, selected)
@@ -241,7 +244,8 @@ def write(
         f"{len(questions)} questions ({options.questions.name}), up to {options.rounds} rounds, "
         f"critic {options.critic}, consensus {options.consensus}, seed {options.seed}; "
         "intervals are 95 %, paired, over questions; tokens are prompt + completion, the critic's "
-        "included; failed questions count as wrong. The control of a router takes its decisions, "
+        "included; failed questions count as wrong; calibration error is that of the confidence in "
+        "the answer. The control of a router takes its decisions, "
         "with a fresh proposal for every REFINE. DyLAN keeps the two agents that did best, as its "
         "authors mean it (their code keeps others); the critic's confidence ranks them. Threshold "
         f"router, {how}: bar {options.bar:g}, gap {options.gap:g}; adaptive resampling, {how}: "
@@ -266,6 +270,7 @@ def write(
             "failed": m.failed,
             "spread": m.spread,
             "actions": m.actions,
+            "confidence": m.confidence,
         }
         for name, m in methods.items()
     }

@@ -259,11 +259,10 @@ class Bench:
         Args:
             questions: Others than will be tested on.
         """
-        pool = await self.pool("calibration: proposals", questions)
-        refined = await self.run(
-            "calibration: refinements", questions, router="always-refine", stop_when_settled=False
+        debates = await self.run(
+            "calibration: debate", questions, router="always-refine", stop_when_settled=False
         )
-        episodes = [e for e in [*pool, *refined] if e is not None]
+        episodes = [episode for episode in debates if episode is not None]
         found = fit_calibration(judge(episodes, grader(self.schema)))
         self._given["calibration"] = found
         return found
