@@ -35,6 +35,7 @@ ALGORITHMS = {
     "ppo": "ppo",
     "grpo": "grpo",
     "regression": "regression",
+    "awr": "awr",
     "softrankpo": "softrankpo",
 }
 """Names of the learned methods, and the second stage of each."""
