@@ -30,7 +30,7 @@ class Request:
 
     prompt: Sequence[int]
     temperature: float = 1.0
-    max_tokens: int = 160
+    max_tokens: int = 256
     seed: int | str = 0
     choices: tuple[tuple[int, ...], ...] = ()
     top_logprobs: int = 0

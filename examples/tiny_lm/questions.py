@@ -30,7 +30,7 @@ GIVERS = ("Kim", "Lee", "Max", "Sue")
 TAKERS = ("Ann", "Bo", "Cy", "Dee", "Eli", "Fay")
 """People whose number follows from others', in the order in which they appear."""
 ITEMS = ("beads", "books", "cards", "coins", "marbles", "pens", "shells", "stamps")
-FACT_RANGE = (10, 29)
+FACT_RANGE = (10, 19)
 """Range of every hidden number; who lacks one guesses within it."""
 OWNER_SHARES = {0: 0.30, 1: 0.35, 2: 0.25, 3: 0.10}
 """Share of hidden questions by the number of agents who own a missing fact."""
@@ -169,8 +169,8 @@ class Difficulty:
 
 
 DIFFICULTY: dict[Kind, Difficulty] = {
-    "hidden": Difficulty((2, 3), FACT_RANGE, (2, 4), (2, 30), (2, 9), 200),
-    "plain": Difficulty((3, 6), (10, 99), (2, 5), (2, 99), (2, 99), 999),
+    "hidden": Difficulty((2, 4), FACT_RANGE, (2, 4), (2, 60), (2, 9), 299),
+    "plain": Difficulty((3, 6), (10, 49), (2, 4), (2, 60), (2, 30), 299),
 }
 
 
@@ -183,7 +183,7 @@ def _chain(rng: random.Random, level: Difficulty, n_facts: int) -> Problem | Non
     guessable = level.fact == FACT_RANGE
     lowest = {name: FACT_RANGE[0] if guessable else value for name, value in facts.items()}
     open_ends = list(facts)
-    times_left = 1 if level.limit < 300 else 2
+    times_left = 1  # two would exceed the limit more often than not
     for i, name in enumerate(TAKERS[:n_relations]):
         left = n_relations - i
         # The question can join two open ends; the relations must have joined all others by then.

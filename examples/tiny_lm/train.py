@@ -62,9 +62,9 @@ DRILL: dict[str, tuple[float, float, tuple[int, ...]]] = {
     # Shares of bare look-ups and sums among the examples of a phase, and how large the sums are.
     "look_up": (1.0, 0.0, ()),
     "sums": (0.2, 0.8, (20, 50, 99)),
-    "solve": (0.05, 0.25, (99, 200, 999)),
-    "simulated": (0.02, 0.08, (99, 200, 999)),
-    "on_policy": (0.0, 0.15, (200, 999, 999)),
+    "solve": (0.05, 0.25, (99, 200, 299)),
+    "simulated": (0.02, 0.08, (99, 200, 299)),
+    "on_policy": (0.0, 0.1, (99, 200, 299)),
 }
 
 
@@ -89,8 +89,8 @@ class Config:
             "look_up": 12,
             "sums": 20,
             "solve": 30,
-            "simulated": 26,
-            "on_policy": 8,
+            "simulated": 28,
+            "on_policy": 12,
         }
     )
     """Rounds per phase."""
@@ -108,7 +108,7 @@ class Config:
     """Weight decay of the matrices."""
     probe_weight: float = 0.2
     """Weight of the auxiliary loss: is the solution right up to this sentence?"""
-    validate_every: int = 10
+    validate_every: int = 13
     """Rounds between validations."""
     validation_questions: int = 100
     """Questions of each kind in a validation."""
