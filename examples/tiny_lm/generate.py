@@ -191,15 +191,26 @@ def _choose(
 
 
 def sample(
-    model: LlamaForCausalLM, requests: Sequence[Request], batch_size: int = 128
+    model: LlamaForCausalLM,
+    requests: Sequence[Request],
+    batch_size: int = 128,
+    progress: Callable[[int], object] = lambda done: None,
 ) -> list[Sample]:
-    """Samples any number of requests, in batches of like length, and returns them in order."""
+    """Samples any number of requests, in batches of like length, and returns them in order.
+
+    Args:
+        model: The model.
+        requests: What to sample.
+        batch_size: Requests at a time.
+        progress: Called with the number of requests after every batch.
+    """
     order = sorted(range(len(requests)), key=lambda i: len(requests[i].prompt))
     results: dict[int, Sample] = {}
     for start in range(0, len(order), batch_size):
         indices = order[start : start + batch_size]
         for row, result in decode(model, [requests[i] for i in indices]):
             results[indices[row]] = result
+        progress(len(indices))
     return [results[i] for i in range(len(requests))]
 
 

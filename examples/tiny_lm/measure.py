@@ -20,6 +20,7 @@ from typing import Any, Literal
 import numpy as np
 import torch
 import tyro
+from tqdm import tqdm
 from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
@@ -82,6 +83,9 @@ class Team:
         self.model = LlamaForCausalLM.from_pretrained(config.folder, dtype=torch.float32).eval()
         self.seed = config.seed
         self.yes_no = self.tokenizer.convert_tokens_to_ids(["yes", "no"])
+        # Three proposals and a refinement of every agent, and one agent that knows everything.
+        samples = 2 * config.count * (4 * len(AGENTS) + 1)
+        self.bar = tqdm(total=samples, unit=" solutions", smoothing=0.05)
 
     def respond(
         self, asked: Sequence[tuple[Problem, list[Message]]], temperature: float, label: str
@@ -95,8 +99,10 @@ class Team:
             )
             for i, (_, messages) in enumerate(asked)
         ]
+        self.bar.set_description(label)
         responses = []
-        for (problem, _), result in zip(asked, sample(self.model, requests), strict=True):
+        samples = sample(self.model, requests, progress=self.bar.update)
+        for (problem, _), result in zip(asked, samples, strict=True):
             text = self.tokenizer.decode(result.content, skip_special_tokens=True)
             total = sum(result.logprobs)
             mean = total / len(result.logprobs)
@@ -117,7 +123,7 @@ class Team:
             response.verdict = yes / (yes + no)
 
     def run(self, kind: Kind, split: Literal["validation", "test"], count: int) -> list[Case]:
-        """Proposals, refinements and verdicts of a team on every question."""
+        """Proposals, refinements and verdicts of a team on every question of one kind."""
         cases = [Case(problem) for problem in islice(problems(kind, split, self.seed), count)]
         first = {
             (i, agent): solve_messages(case.problem.question, case.problem.contexts.get(agent, ""))
@@ -415,6 +421,7 @@ def measure(config: Config) -> dict[str, Any]:
     for kind in kinds:
         measured[kind] = team.run(kind, config.split, config.count)
         report[kind] = figures(measured[kind], kind == "hidden")
+    team.bar.close()
     text = tables(report)
     print(text)
     plot_calibration(config.folder / "calibration.png", measured)
