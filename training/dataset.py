@@ -18,8 +18,10 @@ from mpdf_langgraph.errors import ConfigurationError, TraceError
 from mpdf_langgraph.observation import FEATURES
 from mpdf_langgraph.state import ACTIONS
 from mpdf_langgraph.traces import TraceReader
+from training.calibrated import calibrated
+from training.columns import BY_GROUP, unpacked
 from training.rewards import CHEAPEST_FIRST, REFINE, TOLERANCE, Grader, Weights
-from training.segments import read_segment, unpacked
+from training.segments import read_segment
 
 
 @dataclass
@@ -215,8 +217,8 @@ def load(
             pair. E.g. ``MathAnswer().equivalent``.
         labels: References by episode id; they go before the episodes' own.
         rule: Consensus rule of the episodes, where it is not built in; nothing is cached then.
-        calibration: Of the confidences, as if all episodes had been recorded with it; nothing is
-            cached then. None: as they were recorded.
+        calibration: Of the confidences, as if all episodes had been recorded with it. None: as
+            they were recorded.
         cache: Keep each segment's columns in a hidden Parquet file beside it.
         progress: Show a progress bar.
 
@@ -227,17 +229,22 @@ def load(
     segments = find_segments(paths)
     report = Report(segments=len(segments))
     joined = _Joined(grader, labels or {}, report)
+    # The votes of a rule that is not built in are counted record by record, not in columns.
+    by_record, by_column = (None, calibration) if rule is None else (calibration, None)
     total = sum(path.stat().st_size for path in segments)
     with tqdm(total=total, unit="B", unit_scale=True, desc="traces", disable=not progress) as bar:
         for path in segments:
             segment = read_segment(
-                path, rule=rule, calibration=calibration, cache=cache, advance=bar.update
+                path, rule=rule, calibration=by_record, cache=cache, advance=bar.update
             )
             report.cached += segment.cached
             report.problems += segment.problems
             report.dropped.update({k: n for k, n in segment.counts.items() if k != "read"})
             for batch in segment.batches:
-                joined.add(batch)
+                columns = unpacked(batch)
+                if by_column is not None:
+                    columns = calibrated(batch, columns, by_column)
+                joined.add(batch, columns)
             bar.set_postfix(groups=joined.size, refresh=False)
     groups = joined.groups()
     report.episodes, report.groups = len(groups.episodes), len(groups)
@@ -319,9 +326,8 @@ class _Joined:
         self._vote: list[np.ndarray] = []
         self._final: list[np.ndarray] = []
 
-    def add(self, batch: pa.RecordBatch) -> None:
+    def add(self, batch: pa.RecordBatch, columns: dict[str, np.ndarray]) -> None:
         """Grade the episodes of a batch that are new and have a reference."""
-        columns = unpacked(batch)
         sizes = columns["groups"]
         keep, question, episode = self._keep(batch, sizes)
         right, start = self._graded(batch, keep)
@@ -333,9 +339,9 @@ class _Joined:
             return right[np.where(codes < 0, len(right) - 1, first + codes)]
 
         whose = np.arange(len(sizes))
-        self._vote.append(correct(columns.pop("vote"), whose)[keep])
-        self._final.append(correct(columns.pop("final"), whose)[keep])
-        del columns["groups"]
+        self._vote.append(correct(columns["vote"], whose)[keep])
+        self._final.append(correct(columns["final"], whose)[keep])
+        columns = {name: columns[name] for name in BY_GROUP}
         if not keep.all():
             chosen = keep[row]
             columns = {name: values[chosen] for name, values in columns.items()}

@@ -8,15 +8,17 @@ from functools import cache
 from typing import Any, NamedTuple
 
 import numpy as np
-import orjson
+import pyarrow as pa
 from numpy.typing import NDArray
 
 from mpdf_langgraph.calibration import STAGES, Calibration, Curve, Curves, raw_confidence, stage_of
-from mpdf_langgraph.errors import TraceError
-from mpdf_langgraph.traces import READABLE_VERSIONS, Episode
+from mpdf_langgraph.traces import Episode
+from training.calibrated import sources
 from training.calibration import Platt
+from training.columns import unpacked
 from training.dataset import find_segments, is_held_out
 from training.rewards import Grader
+from training.segments import read_segment
 
 LEAST = 20
 """Right and wrong responses each that a stage needs for a curve of its own."""
@@ -95,26 +97,44 @@ def read_judged(
     `dataset.load` tells of those.
 
     Raises:
+        ConfigurationError: An episode's consensus rule is not built in.
         TraceError: There is no such path, or it cannot be read.
     """
-    rows: list[_Row] = []
+    parts = [_graded([], grader)]
+    known = cache(grader)
     seen: set[str] = set()
     for segment in find_segments(paths):
-        try:
-            with segment.open("rb") as lines:
-                for line in lines:
-                    # Not validated, which would take most of the time.
-                    try:
-                        record = orjson.loads(line)
-                        if record["schema_version"] in READABLE_VERSIONS:
-                            found = _rows(Episode.model_construct(**record), references)
-                            rows += found if record["id"] not in seen else []
-                            seen.add(record["id"])
-                    except (AttributeError, KeyError, TypeError, ValueError):
-                        continue
-        except OSError as error:
-            raise TraceError(f"cannot read {segment}: {error}") from error
-    return _graded(rows, grader)
+        batches = read_segment(segment).batches
+        parts += [_of_batch(batch, known, references or {}, seen) for batch in batches]
+    return Judged(*(np.concatenate([getattr(p, f.name) for p in parts]) for f in fields(Judged)))
+
+
+def _of_batch(
+    batch: pa.RecordBatch, grader: Grader, references: Mapping[str, str], seen: set[str]
+) -> Judged:
+    """Return the judged responses of a batch's episodes that are not in `seen`, and add these."""
+    columns = unpacked(batch)
+    row = np.repeat(np.arange(len(batch)), columns["responses"])  # the episode of each response
+    ids = batch["id"].to_pylist()
+    truths = [
+        references.get(id_, own)
+        for id_, own in zip(ids, batch["reference"].to_pylist(), strict=True)
+    ]
+    usable = np.array([t is not None for t in truths], bool)
+    for i, id_ in enumerate(ids):
+        usable[i] &= id_ not in seen
+        seen.add(id_)
+    chosen = (columns["said"] >= 0) & ~np.isnan(columns["confidence"]) & usable[row]
+    chosen &= columns["unaided"] > 0
+    answers = batch["answers"].to_pylist()
+    said = zip(row[chosen].tolist(), columns["said"][chosen].tolist(), strict=True)
+    return Judged(
+        question=np.array(batch["question"].to_pylist(), object)[row[chosen]],
+        source=sources(batch, columns)[chosen],
+        stage=np.array(STAGES, object)[columns["refined"][chosen]],
+        confidence=columns["confidence"][chosen],
+        right=np.array([bool(grader(answers[i][k], truths[i])) for i, k in said], float),
+    )
 
 
 class _Row(NamedTuple):

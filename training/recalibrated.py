@@ -29,7 +29,7 @@ def recalibrated(
         TraceError: The record contradicts the rule.
     """
     rule = rule_of(episode) if rule is None else rule
-    for round_, held in enumerate(_holdings(episode)):
+    for round_, held in enumerate(holdings(episode)):
         check_tally(episode, round_, count_votes(held, rule, episode.representatives)["cluster"])
     options = {key: value for key, value in episode.options.items() if key != "calibration"}
     if calibration.root:
@@ -37,15 +37,15 @@ def recalibrated(
     options["feature_version"] = FEATURE_VERSION
     responses = {i: calibration.apply(one) for i, one in episode.responses.items()}
     changed = episode.model_copy(update={"responses": responses, "options": options})
-    holdings = _holdings(changed)
-    tallies = [count_votes(held, rule, episode.representatives) for held in holdings]
+    rounds = holdings(changed)
+    tallies = [count_votes(held, rule, episode.representatives) for held in rounds]
     changed = changed.model_copy(update={"tallies": tallies})
-    seen = {r: observations(changed, r) for r in range(1, len(holdings))}
-    turns = [_turn(t, holdings[t["round"] - 1], seen[t["round"]]) for t in episode.turns]
+    seen = {r: observations(changed, r) for r in range(1, len(rounds))}
+    turns = [_turn(t, rounds[t["round"] - 1], seen[t["round"]]) for t in episode.turns]
     return changed.model_copy(update={"turns": turns})
 
 
-def _holdings(episode: Episode) -> list[Held]:
+def holdings(episode: Episode) -> list[Held]:
     """Return what every agent held after each round, round 0 first."""
     names = [agent["name"] for agent in episode.agents]
     ids: list[dict[str, str | None]] = [{name: f"{name}@0" for name in names}]
