@@ -19,7 +19,7 @@ from mpdf_langgraph.observation import FEATURES
 from training import segments
 from training.dataset import _ARRAYS, Groups, find_segments, load, split
 from training.rewards import Group, Weights, groups, oracle_label, reward, soft_label
-from training.segments import cache_of
+from training.segments import cache_of, cache_segments
 from training.synthetic import synthetic_episodes
 
 
@@ -292,6 +292,28 @@ def test_a_folder_that_takes_no_cache(tmp_path: Path, monkeypatch: pytest.Monkey
     monkeypatch.undo()
     assert same(read(tmp_path, cache=False)[0], got)
     assert list(tmp_path.iterdir()) == [segment]
+
+
+def test_caches_are_written_in_several_processes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    files = [write(tmp_path, synthetic_episodes(2, seed)) for seed in range(3)]
+    cache_segments(files, 2)
+    assert not any(cache_of(file).exists() for file in files)  # so few are read sooner by one
+    monkeypatch.setattr(segments, "WORTH_PROCESSES", 1)
+    cache_segments(files, 1)
+    assert not any(cache_of(file).exists() for file in files)
+    expected = read(files, cache=False)[0]
+    read(files[0])
+    kept = cache_of(files[0]).stat()
+    cache_of(files[1]).write_bytes(b"torn")
+    cache_segments(files, 2)
+    assert cache_of(files[0]).stat() == kept
+    got, report = read(files)
+    assert report.cached == 3
+    assert same(got, expected)
+    monkeypatch.setattr(segments, "ProcessPoolExecutor", forbidden)
+    cache_segments(files, 2)
 
 
 def test_references_and_graders_may_change_after_caching(tmp_path: Path) -> None:

@@ -31,13 +31,14 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from mpdf_langgraph.errors import ConfigurationError, MPDFError, describe_error
 from training import baselines, softrankpo
-from training.dataset import critics_of, load, split
+from training.dataset import critics_of, find_segments, load, split
 from training.estimate import plain
 from training.judged import fit_calibration, read_judged
 from training.options import Config, read_labels
 from training.policy import Policy
 from training.progress import Log, begin, content_hash, save
 from training.router_folder import export_router
+from training.segments import cache_segments
 from training.source import answer_schema, grader
 from training.tensors import (
     Data,
@@ -251,6 +252,7 @@ def fit(config: Config) -> dict[str, Any]:
 
     right = cache(grader(answer_schema(config.answer)))
     labels = read_labels(config.labels) if config.labels else None
+    cache_segments(find_segments(config.traces), config.threads)
     judged, measured = read_judged(config.traces, right, labels).split(
         config.validation, config.seed
     )

@@ -8,19 +8,23 @@ import hashlib
 import os
 import warnings
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from contextlib import suppress
 from dataclasses import dataclass, field
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
 import orjson
 import pyarrow as pa
 import pyarrow.parquet as pq
+from tqdm import tqdm
 
 from mpdf_langgraph.calibration import Calibration
 from mpdf_langgraph.consensus import ConsensusRule, votes_of
-from mpdf_langgraph.errors import ConfigurationError, TraceError
+from mpdf_langgraph.errors import ConfigurationError, MPDFError, TraceError
 from mpdf_langgraph.observation import FEATURE_VERSION
 from mpdf_langgraph.traces import READABLE_VERSIONS, SCHEMA_VERSION, Episode
 from training.columns import Block, schema_of
@@ -31,9 +35,12 @@ from training.rewards import Decision, check_tally, decisions, rule_of
 CACHE_VERSION = 2
 VERSIONS = [CACHE_VERSION, SCHEMA_VERSION, FEATURE_VERSION]
 EPISODES_PER_BATCH = 1000
+#: Of segments without a cache, in bytes: below, processes take longer to start than they save.
+WORTH_PROCESSES = 1_000_000_000
 #: Problems told in full; the counts tell of the others.
 MOST_PROBLEMS = 20
 _MALFORMED = (AttributeError, IndexError, KeyError, OverflowError, TypeError, ValueError)
+_UNREADABLE = (OSError, pa.ArrowException, KeyError, TypeError, ValueError)
 _META = b"mpdf"
 
 
@@ -91,6 +98,37 @@ def read_segment(
         return _read_traces(path, rule, calibration, cache, advance)
     except OSError as error:
         raise TraceError(f"cannot read {path}: {error}") from error
+
+
+def cache_segments(paths: Sequence[Path], processes: int) -> None:
+    """Write the caches that are missing or stale, where several processes make that faster.
+
+    It only saves time: `read_segment` reads whatever has no cache then.
+
+    Raises:
+        MPDFError: A process was killed; or as `read_segment`.
+    """
+    stale = [path for path in paths if not _is_cached(path) and os.access(path.parent, os.W_OK)]
+    sizes = [path.stat().st_size for path in stale]
+    if min(processes, len(stale)) < 2 or sum(sizes) < WORTH_PROCESSES:
+        return
+    # Not forked: the threads of torch and of Arrow do not survive that.
+    with (
+        ProcessPoolExecutor(min(processes, len(stale)), get_context("spawn")) as pool,
+        tqdm(total=sum(sizes), unit="B", unit_scale=True, desc="caching traces") as bar,
+    ):
+        try:
+            for size, _ in zip(sizes, pool.map(_cache, stale), strict=True):
+                bar.update(size)
+        except BrokenProcessPool as error:
+            raise MPDFError(
+                f"a process that read traces was killed, perhaps for want of memory: {error}; "
+                "fewer threads take less"
+            ) from error
+
+
+def _cache(path: Path) -> None:
+    read_segment(path)
 
 
 # --- from the traces ------------------------------------------------------------------------
@@ -185,19 +223,38 @@ def _check_other_rounds(
 # --- cache ----------------------------------------------------------------------------------
 
 
+def _is_cached(path: Path) -> bool:
+    """Tell whether a cache of a segment's content is there; what is in it may yet be torn."""
+    try:
+        _open_cache(path)
+    except _UNREADABLE:
+        return False
+    return True
+
+
+def _open_cache(path: Path) -> tuple[pq.ParquetFile, dict[str, Any]]:
+    """Return the cache of a segment and what it says of itself.
+
+    Raises:
+        ValueError: It is stale; or another of `_UNREADABLE`.
+    """
+    file = pq.ParquetFile(cache_of(path), page_checksum_verification=True)
+    meta = orjson.loads(file.schema_arrow.metadata[_META])
+    if meta["versions"] != VERSIONS or not _unchanged(path, meta):
+        raise ValueError("of other content or of another version")
+    return file, meta
+
+
 def _read_cache(path: Path) -> Segment | None:
     """Return what the cache of a segment holds; None where it is torn, stale or not there."""
     try:
-        file = pq.ParquetFile(cache_of(path), page_checksum_verification=True)
-        meta = orjson.loads(file.schema_arrow.metadata[_META])
-        if meta["versions"] != VERSIONS or not _unchanged(path, meta):
-            return None
+        file, meta = _open_cache(path)
         batches = []
         for i in range(file.num_row_groups):
             table = file.read_row_group(i).replace_schema_metadata(None)
             batches += table.combine_chunks().to_batches()
         return Segment(batches, Counter(meta["counts"]), meta["problems"], cached=True)
-    except (OSError, pa.ArrowException, KeyError, TypeError, ValueError):
+    except _UNREADABLE:
         return None
 
 
