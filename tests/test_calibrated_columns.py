@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from mpdf_langgraph import Agent, Calibration, Episode, MathAnswer, TraceReader, create_deliberation
@@ -163,6 +163,7 @@ votes = st.lists(st.tuples(st.none() | st.integers(0, 3), confidences), min_size
 
 
 @given(votes, st.integers(0, 2))
+@example([(1, 0.3), (1, 0.2), (1, 0.1), (0, 0.1), (0, 0.2), (0, 0.3)], 0)  # 0.6 and 0.6...01
 def test_the_winner_is_the_rules(cast: list[Any], absent: int) -> None:
     """Ties and sums that float addition would round included; absent agents change nothing."""
     given = [Vote(str(i), *vote) for i, vote in enumerate(cast)]
