@@ -42,6 +42,7 @@ from mpdf_langgraph import (
 )
 
 MATH = MathAnswer()
+ROUTER = ROOT / "examples" / "tiny_lm" / "router"
 KEYS = ("question", "reference", "contexts")
 CONFIGURATIONS: dict[str, dict[str, Any]] = {
     "always-persist": {"router": "always-persist", "critic": None, "consensus": "majority"},
@@ -51,14 +52,16 @@ CONFIGURATIONS: dict[str, dict[str, Any]] = {
         "consensus": "majority",
         "stop_when_settled": False,
     },
-    # What a high confidence is depends on the model: training/evaluate.py --validation chooses it.
+    # By the calibration that lies with the fitted router, confidences are probabilities: an answer
+    # is trusted that is more probably right than not.
     "threshold": {
-        "router": ThresholdRouter(bar=0.985, gap=0.0),
+        "router": ThresholdRouter(bar=0.5, gap=0.0),
+        "calibration": ROUTER,
         "critic": "logprob",
         "consensus": "confidence",
     },
     "learned": {
-        "router": ROOT / "examples" / "tiny_lm" / "router",
+        "router": ROUTER,
         "critic": "logprob",
         "consensus": "confidence",
     },
@@ -227,6 +230,8 @@ def main(options: Options) -> None:
         settings = dict(CONFIGURATIONS[name])
         if isinstance(settings["router"], Path):
             settings["router"] = load_router(settings["router"], greedy=True)
+        if "calibration" in settings:
+            settings["calibration"] = load_router(settings["calibration"]).calibration
         return create_deliberation(
             agents,
             answer=MATH,
