@@ -201,7 +201,7 @@ def main(options: Options, console: Console, llm: BaseChatModel, prompts: Prompt
         answer=MathAnswer(),
         max_rounds=options.rounds,
         traces=options.traces,
-        **quickstart.CONFIGURATIONS["threshold"],
+        **quickstart.configuration("threshold"),
     ).compile()
     alone: Counter[str] = Counter()
     together = 0

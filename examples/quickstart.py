@@ -112,6 +112,16 @@ def team(llm: BaseChatModel, prompts: Prompts) -> list[Agent]:
     ]
 
 
+def configuration(name: str) -> dict[str, Any]:
+    """The options of `create_deliberation` by name in the table, with what lies in a folder."""
+    options = dict(CONFIGURATIONS[name])
+    if options["router"] == ROUTER:
+        options["router"] = load_router(ROUTER, greedy=True)
+    if "calibration" in options:
+        options["calibration"] = load_router(ROUTER).calibration
+    return options
+
+
 def is_right(answer: str | None, reference: str) -> bool:
     """The one grader of this script; no answer is a wrong answer."""
     return answer is not None and MATH.equivalent(answer, reference)
@@ -227,17 +237,12 @@ def main(options: Options) -> None:
     questions = make_questions("hidden", "test", max(options.questions, 50))
 
     def build(name: str) -> Any:
-        settings = dict(CONFIGURATIONS[name])
-        if isinstance(settings["router"], Path):
-            settings["router"] = load_router(settings["router"], greedy=True)
-        if "calibration" in settings:
-            settings["calibration"] = load_router(settings["calibration"]).calibration
         return create_deliberation(
             agents,
             answer=MATH,
             max_rounds=options.rounds,
             traces=options.traces / name,
-            **settings,
+            **configuration(name),
         ).compile()
 
     console.rule("A few deliberations, learned router")

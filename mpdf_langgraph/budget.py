@@ -161,5 +161,8 @@ def affordable(allowance: Allowance, cost: Cost) -> int:
     if allowance["calls"] is not None:
         times = min(times, allowance["calls"] // max(1, cost.calls))
     if allowance["tokens"] is not None:
-        times = min(times, allowance["tokens"] // max(1, cost.tokens))
+        if cost.tokens > 0:
+            times = min(times, allowance["tokens"] // cost.tokens)
+        elif allowance["tokens"] < 0:
+            return 0
     return max(0, times)

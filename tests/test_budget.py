@@ -112,6 +112,8 @@ def test_affordable(calls: int | None, left: int | None, each: int, size: int) -
 def test_what_costs_nothing_is_affordable() -> None:
     assert affordable(allowance(3, 10), Cost(0, 0)) == 3
     assert affordable(allowance(0, 10), Cost(1, 0)) == 0
+    assert affordable(allowance(3, 0), Cost(1, 0)) == 3
+    assert affordable(allowance(3, -1), Cost(1, 0)) == 0
 
 
 def test_remaining() -> None:

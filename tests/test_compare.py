@@ -194,6 +194,7 @@ def test_what_failed_is_told() -> None:
     assert "fine" not in told
 
 
+@settings(deadline=None)  # scipy's first call may take long
 @given(st.integers(1, 500), st.data())
 def test_intervals_of_accuracies_are_wilsons(count: int, data: st.DataObject) -> None:
     right = data.draw(st.integers(0, count))
