@@ -65,13 +65,15 @@ def test_only_the_forced_agent_and_only_that_round_differ() -> None:
 def test_a_fork_of_a_fork_is_an_episode_of_its_own() -> None:
     compiled = graph(max_rounds=2)
     first = run(compiled)
-    once = fork(compiled, before(compiled, 1), {"agent-1": "REFINE", "agent-2": "CONCEDE"})
+    # All are told what to do, so that two other answers are left to concede to.
+    told = {"agent-1": "REFINE", "agent-2": "CONCEDE", "agent-3": "PERSIST", "agent-4": "PERSIST"}
+    once = fork(compiled, before(compiled, 1), told)
     twice = fork(compiled, before(compiled, 2), {"agent-1": "CONCEDE"})
     assert [i["text"] for i in twice.interventions] == [
-        "agent-1: REFINE, agent-2: CONCEDE",
+        "agent-1: REFINE, agent-2: CONCEDE, agent-3: PERSIST, agent-4: PERSIST",
         "agent-1: CONCEDE",
     ]
-    assert actions(twice, 1)[:2] == ["REFINE", "CONCEDE"]
+    assert actions(twice, 1) == list(told.values())
     assert twice.id.count("~") == 1
     assert len({first.id, once.id, twice.id}) == 3
 
