@@ -12,6 +12,7 @@ from scipy import stats
 
 from training.compare import (
     Method,
+    _neighbours,
     best_baseline,
     difference,
     plot,
@@ -173,6 +174,13 @@ def test_one_question_has_no_standard_error() -> None:
     assert math.isnan(one.standard_error)
     assert "1.000 ± nan" in results_table([one])
     assert one.accuracy == 1
+
+
+def test_marks_that_cover_each_other_share_a_label() -> None:
+    a, b = method("a", share(0.5), 100), method("b", share(0.51), 104)
+    far, other = method("far", share(0.5), 120), method("other", share(0.5), 100, kind="learned")
+    groups = [[m.name for m in group] for group in _neighbours([far, b, other, a])]
+    assert sorted(groups) == [["a", "b"], ["far"], ["other"]]
 
 
 def test_the_plot_is_a_picture(tmp_path: Path) -> None:

@@ -219,8 +219,8 @@ def _short(interval: Interval) -> str:
 
 
 def plot(path: Path, methods: Sequence[Method]) -> None:
-    """Draw accuracy against tokens, with standard errors."""
-    (axis,), done = _figure(path, 1, width=8.5)
+    """Draw accuracy against tokens, with standard errors; what lies together has one label."""
+    (axis,), done = _figure(path, 1, width=8.5, height=5.5)
     marks = {"baseline": ("o", "#888888"), "learned": ("*", "#cc3311"), "control": ("x", "#cc3311")}
     for m in methods:
         mark, color = marks.get(m.kind, ("^", "#117733"))
@@ -233,10 +233,11 @@ def plot(path: Path, methods: Sequence[Method]) -> None:
     low, high = axis.get_ylim()
     axis.set_ylim(max(low, -0.03), min(max(high, 0.1), 1.03))
     taken: list[Any] = []
-    for m in sorted(methods, key=lambda m: m.tokens.mean()):
+    for together in _neighbours(methods):
+        names = [m.name for m in together]
         label = axis.annotate(
-            m.name,
-            (max(1.0, m.tokens.mean()), m.accuracy),
+            "\n".join(", ".join(names[k : k + 3]) for k in range(0, len(names), 3)),
+            (max(1.0, together[0].tokens.mean()), together[0].accuracy),
             fontsize=7,
             xytext=(5, 3),
             textcoords="offset points",
@@ -248,3 +249,18 @@ def plot(path: Path, methods: Sequence[Method]) -> None:
                 break
         taken.append(label.get_window_extent())
     done()
+
+
+def _neighbours(methods: Sequence[Method]) -> list[list[Method]]:
+    """Put methods of a kind together whose marks cover each other, in order of tokens."""
+    groups: list[list[Method]] = []
+    for m in sorted(methods, key=lambda m: m.tokens.mean()):
+        for group in groups:
+            first = group[0]
+            near = m.tokens.mean() <= 1.05 * first.tokens.mean()
+            if near and m.kind == first.kind and abs(m.accuracy - first.accuracy) <= 0.02:
+                group.append(m)
+                break
+        else:
+            groups.append([m])
+    return groups

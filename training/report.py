@@ -134,13 +134,13 @@ def write_json(
 # --- plots -------------------------------------------------------------------------------------
 
 
-def _figure(path: Path, panels: int, width: float = 4.2) -> Any:
+def _figure(path: Path, panels: int, width: float = 4.2, height: float = 3.4) -> Any:
     import matplotlib
 
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt
 
-    figure, axes = plt.subplots(1, panels, figsize=(width * panels, 3.4), squeeze=False)
+    figure, axes = plt.subplots(1, panels, figsize=(width * panels, height), squeeze=False)
 
     def done() -> None:
         for axis in axes[0]:
