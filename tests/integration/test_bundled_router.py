@@ -16,9 +16,11 @@ async def test_the_bundled_router_decides(apart: bool) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error")  # its gate is "pass"
         router = load_router(FOLDER)
-    sure = says("I know. #### 7", logprob=-0.001)
-    guess = says("A guess. #### 9", "Now I see. #### 7", logprob=-1.0)
-    other = says("Another guess. #### 5", "Now I see. #### 7", logprob=-1.0)
+    # As the small model writes, which is all that the router has seen.
+    known = "Ann: Kim(14), 3*14=42, Ann(42).\n#### 42"
+    sure = says(known, logprob=-0.001)
+    guess = says("Ann: Kim(guess 11), 3*11=33, Ann(33).\n#### 33", known, logprob=-0.08)
+    other = says("Ann: Kim(guess 17), 3*17=51, Ann(51).\n#### 51", known, logprob=-0.08)
     graph = create_deliberation(
         [sure, guess, other],
         router=router,
@@ -27,7 +29,7 @@ async def test_the_bundled_router_decides(apart: bool) -> None:
         max_rounds=1,
         name="team",
     ).compile()
-    given = {"question": "What is 3 + 4?"}
+    given = {"question": "Ann has 3 times as many coins as Kim. How many coins does Ann have?"}
     events = (
         [event async for event in graph.astream(given, stream_mode="custom")]
         if apart
