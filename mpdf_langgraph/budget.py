@@ -159,7 +159,10 @@ def affordable(allowance: Allowance, cost: Cost) -> int:
     """Return how many times `cost` fits into an allowance, at most a million."""
     times = 1_000_000
     if allowance["calls"] is not None:
-        times = min(times, allowance["calls"] // max(1, cost.calls))
+        if cost.calls > 0:
+            times = min(times, allowance["calls"] // cost.calls)
+        else:  # what makes no call fits once at least
+            times = min(times, max(1, allowance["calls"]))
     if allowance["tokens"] is not None:
         if cost.tokens > 0:
             times = min(times, allowance["tokens"] // cost.tokens)
