@@ -6,7 +6,7 @@
 
 From the traces and a router of the reproduction. Collects what needs traces of its own (teams of
 two to six, up to five rounds; a team of five, another temperature, the agents' own verdicts, an
-external judge, and with --other-url a mixed team), then runs `training/ablate.py`. Goes on where
+external judge, and with --other-model a mixed team), then runs `training/ablate.py`. Goes on where
 it was stopped; results lie in `runs/ablations/ablations.md`.
 """
 
@@ -14,6 +14,7 @@ import json
 import os
 import sys
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
@@ -23,9 +24,9 @@ import tyro
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
-from examples.reproduce import Options as Reproduction
-from examples.reproduce import server, step
-from mpdf_langgraph import MPDFError, vllm_chat_model
+from examples.reproduce import servers, step
+from examples.serve_vllm import MODEL_DIR
+from mpdf_langgraph import ConfigurationError, MPDFError, vllm_chat_model
 
 TEAMS = (2, 3, 4, 5, 6)
 PROMPTS = "examples.tiny_lm.prompts:PROMPTS"
@@ -40,10 +41,11 @@ class Options:
     """What `examples/reproduce.py` has left: questions, traces and routers."""
     out: Path = Path("runs/ablations")
     """Folder for everything."""
-    base_url: str | None = None
-    """A server of the bundled model; one is started where none is given."""
-    other_url: str | None = None
-    """A server of another model, for the mixed team; left out where none is given."""
+    other_model: Path | None = None
+    """Folder of another model, for the mixed team; left out where none is given."""
+    base_url: tyro.conf.UseAppendAction[tuple[str, ...]] = ()
+    """Servers that run already, instead of those started here: the bundled model's, and the other
+    model's if there is one."""
     transfer: int = 400
     """Questions of each set of traces for the transfer."""
     runs: int = 300
@@ -93,7 +95,7 @@ def questions(source: Path, count: int, agents: int, out: Path) -> Path:
     return out
 
 
-def plan(options: Options, url: str) -> list[list[object]]:
+def plan(options: Options, url: str, other_url: str | None = None) -> list[list[object]]:
     """Return the commands in their order, and write the files of questions they need."""
     out, made = options.out, options.reproduction
     common: list[object] = ["--prompts", PROMPTS, "--max-tokens", 200]
@@ -109,8 +111,8 @@ def plan(options: Options, url: str) -> list[list[object]]:
         "self-critic": (3, [*one, "--critic", "self"]),
         "external-critic": (3, [*one, "--critic", "examples.ablations:judge"]),
     }
-    if options.other_url is not None:
-        mixed = ["--base-url", url, "--base-url", options.other_url, *common]
+    if other_url is not None:
+        mixed = ["--base-url", url, "--base-url", other_url, *common]
         others["mixed-team"] = (3, [*mixed, "--critic", "logprob"])
     commands: list[list[object]] = []
     for name, (agents, team) in others.items():
@@ -136,13 +138,17 @@ def plan(options: Options, url: str) -> list[list[object]]:
 
 def main(options: Options) -> None:
     """Run all steps."""
+    if len(options.base_url) > 2:
+        raise ConfigurationError("--base-url: one server, and the other model's if there is one")
     options.out.mkdir(parents=True, exist_ok=True)
+    models = [MODEL_DIR, *([options.other_model] if options.other_model else [])]
     if options.only_print:
-        show(plan(options, options.base_url or "URL"))
+        show(plan(options, *(options.base_url or ("URL", "OTHER_URL")[: len(models)])))
         return
-    with server(Reproduction(out=options.out, base_url=options.base_url)) as url:
-        os.environ[_JUDGE] = url
-        *collecting, ablating = plan(options, url)
+    started = nullcontext(options.base_url) if options.base_url else servers(models, options.out)
+    with started as urls:
+        os.environ[_JUDGE] = urls[0]
+        *collecting, ablating = plan(options, *urls)
         for command in collecting:
             step(*command)
     step(*ablating)

@@ -2,6 +2,7 @@
 
     python examples/reproduce.py                                        # starts vLLM by itself
     python examples/reproduce.py --base-url http://localhost:8000/v1    # a server that runs already
+    python examples/reproduce.py --out runs/mixed --model-dir A --model-dir B   # a mixed team
 
 Makes the question files, collects traces, fits three seeds of every algorithm, and evaluates on
 test questions, on the hidden profile and on the plain set. Every step goes on where it was
@@ -15,8 +16,8 @@ import subprocess
 import sys
 import time
 import urllib.request
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -26,7 +27,7 @@ import tyro
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
-from examples.serve_vllm import ensure_venv, server_command, serving
+from examples.serve_vllm import MODEL_DIR, ensure_venv, server_command, serving
 from examples.tiny_lm.questions import main as write_questions
 
 Kind = Literal["hidden", "plain"]
@@ -50,8 +51,11 @@ class Options:
 
     out: Path = Path("runs/reproduce")
     """Folder for everything."""
-    base_url: str | None = None
-    """A server of the bundled model; one is started where none is given."""
+    model_dir: tyro.conf.UseAppendAction[tuple[Path, ...]] = ()
+    """Folders of other models than the bundled one: give the option again for a mixed team, whose
+    agents get them in turn."""
+    base_url: tyro.conf.UseAppendAction[tuple[str, ...]] = ()
+    """Servers that run already, instead of those started here; dealt out in the same way."""
     kinds: tuple[Kind, ...] = ("hidden", "plain")
     """Sets of questions."""
     train: int = 2000
@@ -80,33 +84,52 @@ def step(*command: object) -> None:
 
 
 @contextmanager
-def server(options: Options) -> Iterator[str]:
-    """The server's URL; started and stopped here where none was given."""
-    if options.base_url is not None:
-        yield options.base_url
-        return
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    log_path = options.out / "vllm.log"
-    with log_path.open("wb") as log, serving(server_command(ensure_venv(), port=port), log) as run:
-        print(f"waiting for vLLM (log: {log_path})", flush=True)
-        while run.poll() is None:
-            try:
-                urllib.request.urlopen(f"http://127.0.0.1:{port}/health", timeout=5).close()
-                break
-            except OSError:
-                time.sleep(1)
+def servers(model_dirs: Sequence[Path], logs: Path) -> Iterator[list[str]]:
+    """The URLs of a server for each model, all stopped at the end.
+
+    They start one after the other: each measures for itself how much memory is free.
+    """
+    python = ensure_venv()
+    with ExitStack() as running:
+        urls = []
+        for place, folder in enumerate(model_dirs):
+            with socket.socket() as free:
+                free.bind(("127.0.0.1", 0))
+                port = free.getsockname()[1]
+            # Other names for other models: what was measured of one is not used for another.
+            name = "tiny" if folder == MODEL_DIR else f"tiny-{place + 1}"
+            command = server_command(python, folder, served_model_name=name, port=port)
+            path = logs / f"vllm-{place + 1}.log"
+            server = running.enter_context(serving(command, running.enter_context(path.open("wb"))))
+            print(f"waiting for vLLM with {folder} (log: {path})", flush=True)
+            wait(server, port, path)
+            urls.append(f"http://127.0.0.1:{port}/v1")
+        yield urls
+
+
+def wait(server: subprocess.Popen[bytes], port: int, log: Path) -> None:
+    """Wait until a server answers; its end ends the program."""
+    while server.poll() is None:
+        try:
+            urllib.request.urlopen(f"http://127.0.0.1:{port}/health", timeout=5).close()
+        except OSError:
+            time.sleep(1)
         else:
-            sys.exit(f"vLLM ended with {run.returncode}, see {log_path}")
-        yield f"http://127.0.0.1:{port}/v1"
+            return
+    sys.exit(f"vLLM ended with {server.returncode}, see {log}")
 
 
 def main(options: Options) -> None:
     """Run all steps."""
     options.out.mkdir(parents=True, exist_ok=True)
-    with server(options) as url:
-        team = ["--base-url", url, "--prompts", "examples.tiny_lm.prompts:PROMPTS"]
+    started = (
+        nullcontext(options.base_url)
+        if options.base_url
+        else servers(options.model_dir or (MODEL_DIR,), options.out)
+    )
+    with started as urls:
+        team: list[object] = [word for url in urls for word in ("--base-url", url)]
+        team += ["--prompts", "examples.tiny_lm.prompts:PROMPTS"]
         team += ["--max-tokens", 200, "--concurrency", options.concurrency]
         for kind in options.kinds:
             reproduce(options, kind, team)
