@@ -31,6 +31,9 @@ PLAIN = {
     "random router: control", "threshold router", "threshold router: control", "oracle, 1 round",
     "oracle, 2 rounds",
 }  # fmt: skip
+ALONE = {f"strongest alone{way}" for way in ("", ", vote of 3", ", vote of 5")}
+ALONE |= {f"strongest alone, weighted vote of {k}" for k in (3, 5)}
+MIXED = ["--model-factory", "tests.riddles:make", "--model-factory", "tests.riddles:agreeable"]
 
 
 def options(folder: Path, *arguments: str, kinds: str = "AABBAABB", **about: Any) -> Options:
@@ -219,20 +222,25 @@ async def test_failed_questions_are_wrong_and_counted(
 
 
 async def test_a_mixed_team_without_contexts(tmp_path: Path) -> None:
-    factories = [
-        "--model-factory",
-        "tests.riddles:make",
-        "--model-factory",
-        "tests.riddles:agreeable",
-    ]
-    methods = await evaluate(options(tmp_path, *factories, kinds="AB", contexts=False))
-    assert set(methods) == PLAIN
+    methods = await evaluate(options(tmp_path, *MIXED, kinds="AB", contexts=False))
+    assert set(methods) == PLAIN | ALONE
     # The agreeable second agent is always right and surer than the first and the third.
     assert methods["single sample"].right.tolist() == [0, 1]
     assert methods["weighted vote of 3"].right.tolist() == [0, 1]
     assert methods["best of 3"].right.tolist() == [1, 1]
     assert methods["oracle, 1 round"].right.tolist() == [1, 1]
     assert methods["debate, 1 round"].right.tolist() == [1, 0]
+
+
+async def test_the_strongest_of_a_mixed_team_is_found_on_validation_questions(
+    tmp_path: Path,
+) -> None:
+    methods = await evaluate(options(tmp_path, *MIXED, *tuned(tmp_path), kinds="AB"))
+    assert all(methods[name].right.tolist() == [1, 1] for name in ALONE)
+    assert methods["strongest alone"].calls.tolist() == [1, 1]
+    assert methods["strongest alone, vote of 5"].calls.tolist() == [5, 5]
+    table = (tmp_path / "out/results.md").read_text()
+    assert "Strongest agent, tuned on validation questions: agent-2." in table
 
 
 async def test_other_critics_cost_what_they_cost(tmp_path: Path) -> None:
@@ -307,6 +315,7 @@ async def test_a_router_must_not_bear_a_baselines_name(tmp_path: Path) -> None:
         (["--limit", "0"], "--limit"),
         (["--concurrency", "0"], "--concurrency"),
         (["--bars"], "--bars"),
+        ([*MIXED, "--strongest", "4"], "--strongest"),
         (["--agents", "2"], "contexts names agent-3"),
     ],
 )

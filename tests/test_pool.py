@@ -56,6 +56,8 @@ POOL = episode((0, 0.9), (1, 0.5), (1, 0.3), (None, 0.9), (1, 0.2), (2, 0.95))
     ("method", "answer", "tokens", "calls"),
     [
         (pools.vote(1), "0", 10, 1),
+        (pools.member(1, 3, pools.vote(2)), "1", 70, 2),
+        (pools.member(2, 3, pools.weighted_vote(2)), "2", 90, 2),
         (pools.vote(2), "0", 30, 2),  # a tie goes to the surer one
         (pools.vote(3), "1", 60, 3),
         (pools.weighted_vote(3), "0", 60, 3),

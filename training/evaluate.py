@@ -7,10 +7,10 @@ r"""Compares routers with votes, debates and resampling: real runs, every token 
 All methods share one pool of samples (`samples-SEED.jsonl` in the output folder): whoever asks the
 same thing for the n-th time gets the same n-th sample, so pairs are exact, calls are few, and a
 stopped evaluation goes on where it was. Tokens are counted in full all the same. What has to be
-tuned (the threshold router's two numbers, when adaptive resampling stops) is tuned on the
-validation questions, and there the confidences of votes, debates and the threshold router are
-calibrated, as a fitted router brings a calibration of its own. The file of samples belongs to its
-models: another model of the same name needs another output folder.
+tuned (the threshold router's two numbers, when adaptive resampling stops, who is the strongest of
+a mixed team) is tuned on the validation questions, and there the confidences of votes, debates
+and the threshold router are calibrated, as a fitted router brings a calibration of its own. The
+file of samples belongs to its models: another model of the same name needs another output folder.
 
 Routers given together are seeds of one method where their folders differ in their last number
 alone (seed-0, seed-1). Each learned method comes with its *control*: the same decisions with
@@ -116,6 +116,11 @@ class Options(Setting):
         """Return the names of all methods but the fitted routers; see `training/methods.py`."""
         names = ["single"]
         names += [f"{way}-{k}" for k in VOTES for way in ("vote", "weighted-vote", "best-of")]
+        if self.source.mixed:
+            most = max(VOTES) // self.source.agents
+            votes = [k for k in VOTES if k <= most]
+            names += ["alone-1", *(f"alone-{k}" for k in votes)]
+            names += [f"weighted-alone-{k}" for k in votes]
         names += ["adaptive", "greedy"]
         names += ["greedy-vote"] if self.source.agents > 1 else []
         names += [f"debate-{rounds}" for rounds in range(1, self.debate_rounds + 1)]
@@ -140,9 +145,9 @@ def questions_of(path: Path, bench: Bench, limit: int | None) -> list[Question]:
 
 
 async def tune(bench: Bench, questions: Sequence[Question], options: Options) -> Options:
-    """Return the options with `share`, `bar` and `gap` as is best on validation questions.
+    """Return the options with `share`, `bar`, `gap` and `strongest` as validation questions say.
 
-    That is the most accurate; with the fewest tokens at a tie.
+    The most accurate counts; with the fewest tokens at a tie.
     """
 
     def measured(outcomes: Outcomes) -> Method:
@@ -153,6 +158,10 @@ async def tune(bench: Bench, questions: Sequence[Question], options: Options) ->
 
     pool = await bench.pool("validation: pool", questions)
     shares = {share: measured(on_pool(pool, pools.adaptive(share))) for share in SHARES}
+    team = len(bench.agents)
+    members = {
+        k + 1: measured(on_pool(pool, pools.member(k, team, pools.vote(1)))) for k in range(team)
+    }
     pairs = {}
     for bar in options.bars:
         for gap in options.gaps:
@@ -172,7 +181,9 @@ async def tune(bench: Bench, questions: Sequence[Question], options: Options) ->
     share, (bar, gap) = best(shares), best(pairs)
     print(table(["threshold's bar, gap", "accuracy ± s.e.", "tokens"], lines))
     print(f"tuned on {len(questions)} validation questions: share {share:g}, bar, gap {(bar, gap)}")
-    return replace(options, share=share, bar=bar, gap=gap)
+    alone = ", ".join(f"{bench.agents[k - 1].name} {m.accuracy:.3f}" for k, m in members.items())
+    print(f"first proposals alone: {alone}")
+    return replace(options, share=share, bar=bar, gap=gap, strongest=best(members))
 
 
 async def evaluate(options: Options) -> dict[str, Method]:
@@ -251,6 +262,8 @@ def write(
         f"router, {how}: bar {options.bar:g}, gap {options.gap:g}; adaptive resampling, {how}: "
         f"stops at a share of {options.share:g}."
     )
+    if options.source.mixed:
+        caption += f" Strongest agent, {how}: {bench.agents[options.strongest - 1].name}."
     if bench.samples.unreported:
         caption += (
             f" **{bench.samples.unreported} replies came without token counts, so that tokens are "
@@ -277,7 +290,7 @@ def write(
     source = {**vars(options.source), "api_key": None}
     content = {
         "options": {**vars(options), "source": source},
-        "tuned": {name: getattr(options, name) for name in ("share", "bar", "gap")},
+        "tuned": {name: getattr(options, name) for name in ("share", "bar", "gap", "strongest")},
         "methods": plain(summary),
     }
     (out / "results.json").write_text(json.dumps(content, indent=1, default=str) + "\n")

@@ -3,6 +3,7 @@
     single            the first proposal
     greedy            one agent at temperature 0; greedy-vote: the team, if of several models
     vote-K            plain vote of K proposals; weighted-vote-K, best-of-K: by confidence
+    alone-K           the strongest member's vote, without the others; weighted-alone-K
     adaptive          resampling until the vote is settled; adaptive-K: of K proposals at most
     debate-R          R rounds in which everybody refines, then a vote
     random, threshold routers without training
@@ -24,7 +25,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from mpdf_langgraph import ConfigurationError, Episode, ThresholdRouter, load_router
-from mpdf_langgraph.consensus import make_rule
+from mpdf_langgraph.consensus import ConsensusRule, confidence_weighted, majority, make_rule
 from mpdf_langgraph.router import Router, make_router
 from training import peers
 from training import pool as pools
@@ -50,6 +51,8 @@ class Setting:
     """The threshold router's bar, where it is not tuned; choose it on other questions."""
     gap: float = ThresholdRouter.gap
     """The threshold router's gap, likewise."""
+    strongest: int = 1
+    """Which agent of a team of unlike ones is the strongest, from 1, likewise."""
     share: float = 0.8
     """Share of the summed confidence at which adaptive resampling stops, likewise."""
     sampled: bool = False
@@ -161,6 +164,15 @@ def _on_pool(name: str, method: Callable[[Episode], Outcome], needs: int) -> Met
     return Method(name, ((None, ask),), needs=needs)
 
 
+def _alone(k: int, team: int, setting: Setting, way: str, rule: ConsensusRule) -> Method:
+    if not 1 <= setting.strongest <= team:
+        raise ConfigurationError(f"--strongest must be 1 to {team}, got {setting.strongest}")
+    place = setting.strongest - 1
+    name = "strongest alone" + (f", {way} of {k}" if k > 1 else "")
+    method = pools.member(place, team, pools.vote(k, rule))
+    return _on_pool(name, method, team * (k - 1) + place + 1)
+
+
 def _adaptive(name: str, most: int, setting: Setting) -> Method:
     return _on_pool(name, pools.adaptive(setting.share, min(3, most), most), most)
 
@@ -215,6 +227,8 @@ TABLE: dict[str, Callable[[int, int, Setting], Method]] = {
         f"weighted vote of {k}", pools.weighted_vote(k), k
     ),
     "best-of-K": lambda k, _n, _s: _on_pool(f"best of {k}", pools.best_of(k), k),
+    "alone-K": lambda k, n, s: _alone(k, n, s, "vote", majority),
+    "weighted-alone-K": lambda k, n, s: _alone(k, n, s, "weighted vote", confidence_weighted),
     "adaptive": lambda _k, _n, s: _adaptive("adaptive resampling", max(VOTES), s),
     "adaptive-K": lambda k, _n, s: _adaptive(f"adaptive resampling of {k}", k, s),
     "debate-R": lambda r, _n, _s: _debate(r),

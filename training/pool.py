@@ -128,6 +128,19 @@ def best_of(k: int) -> Callable[[Episode], Outcome]:
     return vote(k, surest)
 
 
+def member(
+    place: int, team: int, method: Callable[[Episode], Outcome]
+) -> Callable[[Episode], Outcome]:
+    """Return a method on the proposals of one member of the team alone.
+
+    Args:
+        place: The member's, from 0.
+        team: Size of the team, whose members proposed in turn.
+        method: What to do with them.
+    """
+    return lambda pool: method(pool.model_copy(update={"agents": pool.agents[place::team]}))
+
+
 def adaptive(share: float, least: int = 3, most: int = 15) -> Callable[[Episode], Outcome]:
     """Return adaptive resampling: draw until the confidence-weighted vote is settled.
 

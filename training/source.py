@@ -67,6 +67,11 @@ class Source:
     choices: int = 4
     """Number of choices of a multiple-choice question (--answer choice)."""
 
+    @property
+    def mixed(self) -> bool:
+        """Whether the agents do not all have the same model."""
+        return max(map(len, map(set, (self.base_url, self.model, self.model_factory)))) > 1
+
     def answer_schema(self) -> AnswerSchema:
         """Return the answer schema.
 
