@@ -315,6 +315,11 @@ def test_the_whole_command(
     assert isinstance(scores, Scores)
     assert len(scores.reward) == len(read(other)) < len(scorer.loaded(options.test))
 
+    # No policy is better than the oracle in any of the same groups.
+    fixed = scorer.fixed([fit])
+    assert np.all(fixed["(oracle)"].reward >= scores.reward - 1e-6)
+    assert np.all(fixed["(oracle)"].reward >= fixed["(always PERSIST)"].reward - 1e-6)
+
     # The router decides as it does when deployed.
     fitted = Fitted(fit)
     with warnings.catch_warnings():

@@ -308,6 +308,12 @@ class Scorer:
             raise ConfigurationError("--test has no decision on a question that is not in --traces")
         return test.select(new[test.question])
 
+    def fitted(self, fit: Fit) -> Fitted:
+        """Return what came of a finished fit."""
+        if fit.key not in self._fitted:
+            self._fitted[fit.key] = Fitted(fit)
+        return self._fitted[fit.key]
+
     def scores(self, fits: Sequence[Fit], traces: tuple[Path, ...] | None = None) -> Scores | str:
         """Score fits, one per seed, as `groups` says; a text says why there is none."""
         texts = traces or self.options.test or self.options.traces
@@ -316,8 +322,7 @@ class Scorer:
             if not fit.done:
                 problems.append(self.failed.get(fit.key, "not fitted"))
                 continue
-            fitted = self._fitted.get(fit.key) or Fitted(fit)
-            self._fitted[fit.key] = fitted
+            fitted = self.fitted(fit)
             groups = self.groups(traces, fit.config.seed, fitted.calibration)
             parts.append((fit.config.seed, groups, fitted.probabilities(groups, texts)))
             spreads.append(fitted.manifest["training"]["advantage_std"])
@@ -329,11 +334,18 @@ class Scorer:
             result.spread = float(np.mean(spreads))
         return result
 
-    def fixed(self) -> dict[str, Scores]:
-        """Score what needs no fit: persisting, the traces' policy and the oracle."""
+    def fixed(self, beside: Sequence[Fit]) -> dict[str, Scores]:
+        """Score what needs no fit: persisting, the traces' policy and the oracle.
+
+        Args:
+            beside: Fits on whose groups they are scored: calibration changes what a vote gives.
+        """
         found: dict[str, list[tuple[int, Groups, NDArray[Any]]]] = {}
-        for seed in range(self.options.seeds):
-            groups = self.groups(None, seed)
+        for fit in beside:
+            if not fit.done:
+                continue
+            seed = fit.config.seed
+            groups = self.groups(None, seed, self.fitted(fit).calibration)
             policies = {
                 "(always PERSIST)": np.tile([1.0, 0.0, 0.0], (len(groups), 1)),
                 "(the traces' policy)": groups.behaviour.astype(float),
@@ -363,8 +375,8 @@ def on_groups(scorer: Scorer, ablation: Ablation) -> str:
     }
     first = ablation.variants[0].label
     base = {variant.label: lines[variant.against or first] for variant in ablation.variants}
-    if ablation.name == "algorithm" and any(isinstance(s, Scores) for s in lines.values()):
-        lines |= scorer.fixed()
+    if ablation.name == "algorithm":
+        lines |= scorer.fixed(fits_of(options, ablation.variants[0]))
     plot(options.out / f"{ablation.name}.png", lines, base)
     rows = [row(label, scores, base.get(label)) for label, scores in lines.items()]
     return section(ablation.name, ablation.question, table(HEADINGS, rows))
