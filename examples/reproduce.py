@@ -89,6 +89,9 @@ def servers(model_dirs: Sequence[Path], logs: Path) -> Iterator[list[str]]:
 
     They start one after the other: each measures for itself how much memory is free.
     """
+    for folder in model_dirs:
+        if not (folder / "config.json").exists():
+            sys.exit(f"error: no model in {folder}: a config.json is missing")
     python = ensure_venv()
     with ExitStack() as running:
         urls = []
@@ -97,7 +100,7 @@ def servers(model_dirs: Sequence[Path], logs: Path) -> Iterator[list[str]]:
                 free.bind(("127.0.0.1", 0))
                 port = free.getsockname()[1]
             # Other names for other models: what was measured of one is not used for another.
-            name = "tiny" if folder == MODEL_DIR else f"tiny-{place + 1}"
+            name = "tiny" if folder.resolve() == MODEL_DIR else f"tiny-{place + 1}"
             command = server_command(python, folder, served_model_name=name, port=port)
             path = logs / f"vllm-{place + 1}.log"
             server = running.enter_context(serving(command, running.enter_context(path.open("wb"))))
