@@ -6,8 +6,8 @@
 
 From the traces and a router of the reproduction. Collects what needs traces of its own (teams of
 two to six, up to five rounds; a team of five, another temperature, the agents' own verdicts, an
-external judge, and with --other-model a mixed team), then runs `training/ablate.py`. Goes on where
-it was stopped; results lie in `runs/ablations/ablations.md`.
+external judge, and with --other-model that model by itself and a mixed team), then runs
+`training/ablate.py`. Goes on where it was stopped; results lie in `runs/ablations/ablations.md`.
 """
 
 import json
@@ -42,7 +42,7 @@ class Options:
     out: Path = Path("runs/ablations")
     """Folder for everything."""
     other_model: Path | None = None
-    """Folder of another model, for the mixed team; left out where none is given."""
+    """Folder of another model, for a team of it and a mixed one; left out where none is given."""
     base_url: tyro.conf.UseAppendAction[tuple[str, ...]] = ()
     """Servers that run already, instead of those started here: the bundled model's, and the other
     model's if there is one."""
@@ -112,8 +112,9 @@ def plan(options: Options, url: str, other_url: str | None = None) -> list[list[
         "external-critic": (3, [*one, "--critic", "examples.ablations:judge"]),
     }
     if other_url is not None:
-        mixed = ["--base-url", url, "--base-url", other_url, *common]
-        others["mixed-team"] = (3, [*mixed, "--critic", "logprob"])
+        other = ["--base-url", other_url, *common, "--critic", "logprob"]
+        others["other-model"] = (3, other)
+        others["mixed-team"] = (3, ["--base-url", url, *other])
     commands: list[list[object]] = []
     for name, (agents, team) in others.items():
         commands.append(

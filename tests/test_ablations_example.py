@@ -49,7 +49,7 @@ def reproduction(tmp_path: Path) -> Path:
 def test_every_command_is_one_that_its_script_takes(reproduction: Path, tmp_path: Path) -> None:
     options = Options(reproduction=reproduction, out=tmp_path / "out", transfer=3)
     *collecting, ablating = plan(options, "http://here/v1", "http://other/v1")
-    assert len(collecting) == 5 + len(TEAMS)
+    assert len(collecting) == 6 + len(TEAMS)
     folders = set()
     for script, *arguments in collecting:
         assert script == "training/collect.py"
