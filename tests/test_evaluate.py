@@ -141,6 +141,11 @@ def test_the_files_say_the_same(done: tuple[Path, dict[str, Method]]) -> None:
     assert (mine["accuracy"], mine["kind"], mine["runs"], mine["failed"]) == (1.0, "learned", 2, 0)
     assert mine["tokens"] == methods["hedger"].tokens.mean()
     assert summary["methods"]["PHP"]["spread"] is None
+    assert set(mine["minus"]) == set(methods) - {"hedger"}
+    for name, (mean, low, high) in mine["minus"].items():
+        assert mean == pytest.approx(1.0 - methods[name].accuracy)
+        assert low <= mean <= high
+    assert mine["minus"]["single sample"][1] > 0
     lines = rows(folder)
     assert len(lines) == 8 * (len(methods) + 2)  # the router and its control twice
     [row] = [r for r in lines if (r["method"], r["question"]) == ("debate, 1 round", "B3")]

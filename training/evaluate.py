@@ -22,8 +22,9 @@ nothing passes.
 The oracle over actions sees the references: what no router can reach. It takes the best action
 of every agent and round in turn, so that another order of moves may still do better.
 
-Written to the output folder: `results.md` (the table), `results.json`, `rows.jsonl` (a line per
-question and method), `tokens.png`.
+Written to the output folder: `results.md` (the table), `results.json` (with every learned method's
+paired difference to every other method), `rows.jsonl` (a line per question and method),
+`tokens.png`.
 """
 
 import asyncio
@@ -43,6 +44,7 @@ from mpdf_langgraph import ConfigurationError, MPDFError, ThresholdRouter
 from training import pool as pools
 from training.compare import (
     Method,
+    difference,
     link_controls,
     plot,
     results_table,
@@ -287,6 +289,10 @@ def write(
         }
         for name, m in methods.items()
     }
+    for name, m in methods.items():
+        if m.kind == "learned":
+            others = ((other, difference(m, methods[other])) for other in methods if other != name)
+            summary[name]["minus"] = {other: [d.mean, d.low, d.high] for other, d in others}
     source = {**vars(options.source), "api_key": None}
     content = {
         "options": {**vars(options), "source": source},
