@@ -130,8 +130,12 @@ def move_cost(settings: Settings, task: Assignment) -> Cost:
         cost = Cost(max(1, seen["calls"]), max(cost.tokens, charged(seen)))
     if critic is None or not critic.max_calls:
         return cost
-    asked = prompt_bound(agent.critique_turn(task["question"], "")) + critic.max_tokens
-    return Cost(cost.calls + critic.max_calls, cost.tokens + prompt + generated + asked)
+    asked = max(
+        prompt_bound(agent.critique_turn(task["question"], "", reasoning=reasoning))
+        for reasoning in (False, True)
+    )
+    judged = prompt + generated + asked + critic.max_tokens
+    return Cost(cost.calls + critic.max_calls, cost.tokens + judged)
 
 
 def read_context(value: Any) -> str:

@@ -213,9 +213,12 @@ class Agent:
         )
         return [AIMessage(own), HumanMessage(asked.strip())]
 
-    def critique_turn(self, question: str, response: str) -> list[BaseMessage]:
+    def critique_turn(
+        self, question: str, response: str, *, reasoning: bool = False
+    ) -> list[BaseMessage]:
         """Return the messages that, after a conversation, ask for a verdict on `response`."""
-        asked = self.prompts.critique.format(question=question, response=response)
+        prompt = self.prompts.critique_reasoning if reasoning else self.prompts.critique
+        asked = prompt.format(question=question, response=response)
         return [AIMessage(response), HumanMessage(asked)]
 
     def call(

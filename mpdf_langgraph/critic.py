@@ -3,6 +3,7 @@
 import inspect
 import json
 import math
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol, runtime_checkable
@@ -20,6 +21,7 @@ from mpdf_langgraph.state import Allowance, Critique, Response, add_usage, no_us
 
 _YES = {"yes", "ye", "y"}  # a tokenizer without "yes" spells it "y" + "es"
 _NO = {"no", "n"}
+_ENDS_WITH_VERDICT = re.compile(r"\b(yes|no)\W*\Z", re.IGNORECASE)
 _AROUND_A_WORD = " \t\r\n▁Ġ\"'`*_.,:;!()[]"
 #: Responses in a row without any verdict after which a model is not asked again.
 HOPELESS = 3
@@ -118,7 +120,12 @@ class LogprobCritic:
         return Verdict(_critique(scores["logprob"], "logprob", scores))
 
 
-def _top_probabilities(message: AIMessage) -> list[dict[str, float]]:
+def _spelling(token: Any) -> str:
+    return str(token).strip(_AROUND_A_WORD).casefold()
+
+
+def _top_probabilities(message: AIMessage) -> list[tuple[str, dict[str, float]]]:
+    """Return what was written at every position, and the probabilities of what could be."""
     logprobs = message.response_metadata.get("logprobs")
     content = logprobs.get("content") if isinstance(logprobs, Mapping) else None
     positions = []
@@ -131,9 +138,9 @@ def _top_probabilities(message: AIMessage) -> list[dict[str, float]]:
                 continue
             value = alternative.get("logprob")
             if isinstance(value, int | float) and -1e6 < value < 0.01:
-                spelling = str(alternative.get("token", "")).strip(_AROUND_A_WORD).casefold()
+                spelling = _spelling(alternative.get("token", ""))
                 table[spelling] = table.get(spelling, 0.0) + math.exp(min(value, 0.0))
-        positions.append(table)
+        positions.append((_spelling(entry.get("token", "")), table))
     return positions
 
 
@@ -146,12 +153,30 @@ def yes_probability(message: Any) -> float:
         EndpointError: The message bears no usable log-probabilities of yes and no.
     """
     if isinstance(message, AIMessage):
-        for table in _top_probabilities(message):
-            yes = sum(p for spelling, p in table.items() if spelling in _YES)
-            no = sum(p for spelling, p in table.items() if spelling in _NO)
-            if yes + no > 1e-9:
-                return yes / (yes + no)
+        for _, table in _top_probabilities(message):
+            if (share := _share_of_yes(table)) is not None:
+                return share
     raise EndpointError("no log-probability of yes or no in the critic's reply")
+
+
+def final_yes_probability(message: Any) -> float:
+    """Return P(yes) / (P(yes) + P(no)) where a reply that reasons first ends with one of them.
+
+    Raises:
+        EndpointError: It does not end with yes or no, or bears no log-probabilities.
+    """
+    if isinstance(message, AIMessage) and _ENDS_WITH_VERDICT.search(message.text):
+        for written, table in reversed(_top_probabilities(message)):
+            if written in _YES | _NO and (share := _share_of_yes(table)) is not None:
+                return share
+        raise EndpointError("no log-probability of yes or no in the critic's reply")
+    raise EndpointError("the critic's reply does not end with yes or no; it may have been cut")
+
+
+def _share_of_yes(table: Mapping[str, float]) -> float | None:
+    yes = sum(p for spelling, p in table.items() if spelling in _YES)
+    no = sum(p for spelling, p in table.items() if spelling in _NO)
+    return yes / (yes + no) if yes + no > 1e-9 else None
 
 
 def stated_probability(message: Any) -> float:
@@ -186,6 +211,7 @@ class _Rung:
     sampling: Mapping[str, Any]
     parse: Callable[[Any], float]
     request: str | None = None
+    reasoning: bool = False
 
 
 _LOGPROBS = {"temperature": 0.0, "max_tokens": 1, "logprobs": True, "top_logprobs": 20}
@@ -217,18 +243,41 @@ class SelfCritic:
     it does that neither, agreement among the round's samples stands in. The first way that
     works is remembered for each model.
 
+    With `reasoning_tokens` the model first writes its check, as generative verifiers do (Zhang et
+    al. 2024, arXiv 2408.15240): worth its tokens where a verdict needs steps that one token cannot
+    take. Where such a reply bears no verdict, agreement stands in.
+
     Attributes:
+        reasoning_tokens: The longest check, verdict included; 0 asks for the verdict alone.
         judge: The model to ask instead of the agent's own. It sees the question and the
             response, never the agent's private context.
     """
 
     name: str = "self"
     judge: Runnable[Any, Any] | None = None
+    reasoning_tokens: int = 0
     max_calls: int = 1
-    max_tokens: int = 40
     # By id: which rung works, and the model itself, so that its id is not given to another.
     _works: dict[int, tuple[int, Any]] = field(default_factory=dict, repr=False, compare=False)
     _failed: dict[int, int] = field(default_factory=dict, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        tokens = self.reasoning_tokens
+        if not isinstance(tokens, int) or isinstance(tokens, bool) or tokens < 0:
+            raise ConfigurationError(f"reasoning_tokens must be 0 or more, got {tokens!r}")
+
+    @property
+    def max_tokens(self) -> int:
+        """See `Critic.max_tokens`."""
+        longest: int = max(rung.sampling["max_tokens"] for rung in self._ladder)
+        return longest
+
+    @property
+    def _ladder(self) -> tuple[_Rung, ...]:
+        if not self.reasoning_tokens:
+            return _LADDER
+        sampling = {**_LOGPROBS, "max_tokens": self.reasoning_tokens}
+        return (_Rung("self_reasoning", sampling, final_yes_probability, reasoning=True),)
 
     def critique(self, subject: Subject) -> Steps[Verdict]:
         """See `Critic.critique`."""
@@ -237,7 +286,7 @@ class SelfCritic:
         usage = no_usage()
         confidence, source = None, "agreement"
         first, _ = self._works.get(id(model), (0, model))
-        for index, rung in enumerate(_LADDER[first:] if model is not None else (), first):
+        for index, rung in enumerate(self._ladder[first:] if model is not None else (), first):
             messages = self._messages(subject, rung)
             cost = Cost(1, self._prompt_bound(subject, messages) + rung.sampling["max_tokens"])
             times = affordable(remaining(subject.allowance, usage), cost)
@@ -276,11 +325,13 @@ class SelfCritic:
         if model is not None and id(model) not in self._works:
             self._failed[id(model)] = self._failed.get(id(model), 0) + 1
             if self._failed[id(model)] >= HOPELESS:
-                self._works[id(model)] = (len(_LADDER), model)
+                self._works[id(model)] = (len(self._ladder), model)
 
     def _messages(self, subject: Subject, rung: _Rung) -> list[BaseMessage]:
         before = subject.conversation if self.judge is None else [HumanMessage(subject.question)]
-        reply, asked = subject.agent.critique_turn(subject.question, subject.response["text"])
+        reply, asked = subject.agent.critique_turn(
+            subject.question, subject.response["text"], reasoning=rung.reasoning
+        )
         return [*before, reply, HumanMessage(rung.request) if rung.request else asked]
 
     def _prompt_bound(self, subject: Subject, messages: list[BaseMessage]) -> int:
@@ -317,8 +368,12 @@ class SelfLogprobCritic:
 
     name: str = "self+logprob"
     max_calls: int = 1
-    max_tokens: int = 40
     verdict: SelfCritic = field(default_factory=SelfCritic)
+
+    @property
+    def max_tokens(self) -> int:
+        """See `Critic.max_tokens`."""
+        return self.verdict.max_tokens
 
     def critique(self, subject: Subject) -> Steps[Verdict]:
         """See `Critic.critique`."""
@@ -385,6 +440,7 @@ def _two_arguments(function: Callable[[str, Response], Any]) -> Runnable[Any, An
 _BUILT_IN: dict[str, Callable[[], Critic]] = {
     "logprob": LogprobCritic,
     "self": SelfCritic,
+    "self-reasoning": lambda: SelfCritic(name="self-reasoning", reasoning_tokens=512),
     "self+logprob": SelfLogprobCritic,
 }
 
@@ -393,8 +449,9 @@ def make_critic(spec: Any) -> Critic | None:
     """Return the critic that `spec` names.
 
     Args:
-        spec: ``"logprob"``, ``"self"``, ``"self+logprob"``, a chat model (judges every agent),
-            a callable ``(question, response) -> Critique | float | None``, a `Critic`, or None.
+        spec: ``"logprob"``, ``"self"``, ``"self-reasoning"``, ``"self+logprob"``, a chat model
+            (judges every agent), a callable ``(question, response) -> Critique | float | None``,
+            a `Critic`, or None.
 
     Raises:
         ConfigurationError: It is none of these.

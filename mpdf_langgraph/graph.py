@@ -60,8 +60,8 @@ def create_deliberation(
             (named ``agent-1``, ``agent-2``, ... in order).
         router: ``"threshold"``, ``"always-persist"``, ``"always-refine"``, ``"random"``, a
             fitted one (`load_router`), any `Router`, or a callable of the observations.
-        critic: ``"self+logprob"``, ``"self"``, ``"logprob"``, a chat model, a callable
-            ``(question, response) -> Critique | float``, or None for no critic.
+        critic: ``"self+logprob"``, ``"self"``, ``"self-reasoning"``, ``"logprob"``, a chat model,
+            a callable ``(question, response) -> Critique | float``, or None for no critic.
         calibration: Makes the critic's confidence a probability of being right, where the router
             brings no calibration of its own: ``load_router("routers/mine").calibration``.
         answer: How answers are read and compared; `TextAnswer()` by default.

@@ -30,6 +30,8 @@ class Prompts:
         hint: What a person added, after the peers inside ``{peers}``. Fields: ``{hint}``.
         critique: Asks for a yes/no verdict on a response. Fields: ``{question}``,
             ``{response}``.
+        critique_reasoning: Asks for a check in writing that ends with the yes/no verdict. Fields:
+            ``{question}``, ``{response}``.
         no_response: Stands for the own response of an agent whose proposal failed.
     """
 
@@ -44,6 +46,10 @@ class Prompts:
     peer: str = "--- {name} ---\n{response}"
     hint: str = "--- a person who follows the discussion, to all ---\n{hint}"
     critique: str = "Is the final answer of that solution correct? Answer with one word, yes or no."
+    critique_reasoning: str = (
+        "Check that solution: solve the question anew, step by step, and compare. Then say whether "
+        "the final answer of that solution is correct: end with one word, yes or no."
+    )
     no_response: str = "I could not answer yet."
 
     def __post_init__(self) -> None:
@@ -64,6 +70,7 @@ _FIELDS: dict[str, tuple[str, ...]] = {
     "peer": ("name", "response"),
     "hint": ("hint",),
     "critique": ("question", "response"),
+    "critique_reasoning": ("question", "response"),
 }
 #: Asks a judge model whether two free-text answers are the same.
 SAME_MEANING = (

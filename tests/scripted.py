@@ -37,6 +37,7 @@ class Request:
         openings = {
             "Other participants": "refine",
             "Is the final answer": "critique",
+            "Check that solution": "critique",
             "Reply with JSON": "json",
         }
         return next((k for text, k in openings.items() if self.last.startswith(text)), "propose")

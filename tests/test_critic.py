@@ -13,8 +13,20 @@ from langchain_core.runnables import RunnableLambda
 from langgraph.checkpoint.memory import InMemorySaver
 
 from mpdf_langgraph import Agent, create_deliberation
-from mpdf_langgraph.critic import make_critic, stated_probability, yes_probability
-from mpdf_langgraph.errors import ConfigurationError, EndpointError, ModelOutputError
+from mpdf_langgraph.critic import (
+    SelfCritic,
+    SelfLogprobCritic,
+    final_yes_probability,
+    make_critic,
+    stated_probability,
+    yes_probability,
+)
+from mpdf_langgraph.errors import (
+    ConfigurationError,
+    DeliberationError,
+    EndpointError,
+    ModelOutputError,
+)
 from tests.scripted import Request, Scripted, StatusError, counted, says, totals, verdict, yes
 
 Q = {"question": "What is 2 + 2?"}
@@ -216,6 +228,96 @@ def test_verdict_that_does_not_fit_the_budget_is_not_asked_for() -> None:
     assert found["agent-1@0"]["critique"]["source"] == "none"
     assert len(model.requests) == 2
     assert any("budget" in failure for failure in found["result"]["failures"])
+
+
+# --- a check in writing before the verdict ---------------------------------------------------
+
+
+def checked(text: str, *positions: list[tuple[str, Any]]) -> AIMessage:
+    """A reply of which `positions` are the tokens' log-probabilities."""
+    return verdict(*positions).model_copy(update={"content": text})
+
+
+WRITTEN = checked(
+    "No: 2 + 2 = 4\nyes.",
+    [("No", 0.9), ("yes", 0.1)],
+    [("=", 1.0)],
+    [("yes", 0.7), ("no", 0.1)],
+    [(".", 0.9), ("no", 0.1)],
+)
+
+
+def test_the_verdict_after_a_check_is_its_last_word() -> None:
+    assert final_yes_probability(WRITTEN) == pytest.approx(0.7 / 0.8)
+    spelled = checked("4. **Yes**", [("4", 1.0)], [("y", 0.3), ("n", 0.1)], [("es", 1.0)])
+    assert final_yes_probability(spelled) == pytest.approx(0.75)
+
+
+@pytest.mark.parametrize(
+    "reply",
+    [
+        checked("yes, as 2 + 2 =", [("yes", 0.9), ("no", 0.1)], [("=", 1.0)]),  # cut
+        checked("I say no more than this: nono", [("no", 1.0)]),
+        AIMessage("2 + 2 = 4, yes"),
+        checked("so yes", [("so", 1.0)], [("indeed", 1.0)]),
+        AIMessage(""),
+        "yes",
+        None,
+    ],
+)
+def test_a_check_without_a_usable_verdict(reply: Any) -> None:
+    with pytest.raises(EndpointError, match="yes or no"):
+        final_yes_probability(reply)
+
+
+@pytest.mark.parametrize("judged_by", ["itself", "a judge"])
+def test_the_check_is_written_in_the_conversation_and_its_verdict_read(judged_by: str) -> None:
+    agent, judge = says("Answer: 4", critique=WRITTEN), says("?", critique=WRITTEN)
+    critic = SelfCritic(reasoning_tokens=300, judge=judge if judged_by == "a judge" else None)
+    found = critique(agent, critic)
+    assert found["source"] == "self_reasoning"
+    assert found["scores"] == {"self_reasoning": pytest.approx(0.7 / 0.8)}
+    assert found["usage"]["calls"] == 1
+    asked = (judge if judged_by == "a judge" else agent).requests[-1]
+    assert asked.last.startswith("Check that solution")
+    assert asked.kwargs["max_tokens"] == 300
+    assert asked.kwargs["logprobs"] is True
+    assert asked.kwargs["temperature"] == 0.0
+    assert "extra_body" not in asked.kwargs
+    if judged_by == "itself":
+        assert asked.messages[:-2] == agent.requests[0].messages
+
+
+def test_a_check_that_is_cut_leaves_agreement_and_says_so() -> None:
+    model = says("Answer: 4", critique=checked("2 + 2", [("2", 1.0)]))
+    found = responses([model], "self-reasoning", router="always-refine")
+    for response in ("agent-1@0", "agent-1@1"):
+        assert found[response]["critique"]["source"] == "agreement"
+        assert found[response]["critique"]["usage"]["calls"] == 1
+    assert all("may have been cut" in failure for failure in found["result"]["failures"])
+    assert len(found["result"]["failures"]) == 2
+
+
+def test_the_budget_sets_the_longest_check_aside() -> None:
+    model = says("Answer: 4", critique=WRITTEN, max_tokens=10)
+    assert critique(model, "self", max_tokens=900)["source"] == "self"
+    with pytest.raises(DeliberationError, match="may take"):
+        critique(model, "self-reasoning", max_tokens=900)
+    short = critique(model, SelfCritic(reasoning_tokens=100), max_tokens=900)
+    assert short["source"] == "self_reasoning"
+
+
+def test_sequence_probability_and_a_check_in_writing_side_by_side() -> None:
+    critic = SelfLogprobCritic(verdict=SelfCritic(reasoning_tokens=64))
+    assert critic.max_tokens == 64
+    found = critique(says("Answer: 4", critique=WRITTEN, logprob=-0.25), critic)
+    assert found["scores"].keys() == {"logprob", "logprob_raw", "self_reasoning"}
+
+
+@pytest.mark.parametrize("tokens", [-1, 1.5, True, "many"])
+def test_the_length_of_a_check_is_a_whole_number(tokens: Any) -> None:
+    with pytest.raises(ConfigurationError, match="reasoning_tokens"):
+        SelfCritic(reasoning_tokens=tokens)
 
 
 # --- sequence probability -------------------------------------------------------------------

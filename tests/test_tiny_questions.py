@@ -20,7 +20,9 @@ from examples.tiny_lm.questions import (
 )
 from examples.tiny_lm.skills import (
     answer_of,
+    check,
     critique_example,
+    guesses_in,
     is_right,
     refine,
     right_so_far,
@@ -180,6 +182,22 @@ def test_critique_examples_say_the_truth():
     for text, verdict in ((right, "yes"), (wrong, "no")):
         example = critique_example(problem, [], text, [False])
         assert example.messages[-1]["content"] == verdict
+        written = critique_example(problem, [], text, [False], working=right)
+        assert written.messages[-2]["content"] != example.messages[-2]["content"]
+        assert written.messages[-1]["content"] == f"{right}\n{verdict}"
+        assert written.right == [right_so_far(problem, text), right_so_far(problem, right)]
+
+
+@given(any_problem, st.integers(0, 10**9))
+def test_a_check_repeats_the_guesses_and_mends_the_slips(problem, seed):
+    rng = random.Random(seed)
+    notes = problem.notes("agent-1")
+    response = solve(problem, notes, rng, slip=0.5)
+    working = check(problem, notes, response, rng)
+    assert guesses_in(problem, working) == guesses_in(problem, response)
+    assert set(guesses_in(problem, working)) == set(problem.owner) - set(notes)
+    if set(notes) == set(problem.owner):
+        assert is_right(problem, working)
 
 
 def test_command_writes_the_same_questions(tmp_path):

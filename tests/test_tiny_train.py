@@ -78,7 +78,7 @@ def test_targets_are_exactly_the_learnt_assistant_messages(tokenizer, encoder, e
 @given(example=any_example)
 def test_every_sentence_and_answer_has_its_verdict(encoder, example):
     found = [label for label in encoder.encode(example).right if label != IGNORE]
-    assert found == [int(label) for turn in example.right for label in turn or []]
+    assert found == [int(label) for turn in example.right for label in turn]
 
 
 @settings(max_examples=100, deadline=None)

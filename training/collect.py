@@ -73,8 +73,9 @@ class Options:
     explore: float = 0.1
     """Least probability of every allowed action, at most 1/3."""
     critic: str = "self+logprob"
-    """Where confidence comes from: self+logprob, logprob (which costs no extra call), self, none;
-    or module:function, which returns a chat model that is to judge every answer."""
+    """Where confidence comes from: self+logprob, logprob (which costs no extra call), self,
+    self-reasoning, none; or module:function, which returns a chat model that is to judge every
+    answer."""
     consensus: Literal["confidence", "majority"] = "confidence"
     """How votes are counted."""
     concurrency: int = 64

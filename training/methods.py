@@ -43,7 +43,7 @@ class Setting:
 
     rounds: int = 3
     """Rounds of decisions at most."""
-    critic: Literal["logprob", "self+logprob", "self"] = "logprob"
+    critic: Literal["logprob", "self+logprob", "self", "self-reasoning"] = "logprob"
     """Where confidence comes from; it must be what the routers were fitted with."""
     consensus: Literal["confidence", "majority"] = "confidence"
     """How deliberations count their votes."""

@@ -9,6 +9,7 @@ questions: samples of one question are not independent.
 """
 
 import json
+import math
 import sys
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -63,6 +64,8 @@ class Response:
     total_logprob: float
     tokens: int
     verdict: float = float("nan")
+    check: float = float("nan")
+    check_tokens: int = 0
 
 
 @dataclass
@@ -83,8 +86,8 @@ class Team:
         self.model = LlamaForCausalLM.from_pretrained(config.folder, dtype=torch.float32).eval()
         self.seed = config.seed
         self.yes_no = self.tokenizer.convert_tokens_to_ids(["yes", "no"])
-        # Three proposals and a refinement of every agent, and one agent that knows everything.
-        samples = 2 * config.count * (4 * len(AGENTS) + 1)
+        # Of every agent three proposals, a refinement and two checks; and one that knows all.
+        samples = 2 * config.count * (6 * len(AGENTS) + 1)
         self.bar = tqdm(total=samples, unit=" solutions", smoothing=0.05)
 
     def respond(
@@ -110,7 +113,7 @@ class Team:
             responses.append(Response(text, right, mean, total, len(result.tokens)))
         return responses
 
-    def judge(self, judged: Sequence[tuple[Problem, list[Message], Response]]) -> None:
+    def judge(self, judged: Sequence[tuple[Problem, list[Message], Response]], label: str) -> None:
         """Fills in P(yes) of responses, each in the conversation that produced it."""
         prompts = [
             prompt_tokens(
@@ -121,6 +124,25 @@ class Team:
         table = next_token_probabilities(self.model, prompts, self.yes_no)
         for (_, _, response), (yes, no) in zip(judged, table.tolist(), strict=True):
             response.verdict = yes / (yes + no)
+        requests = [
+            Request(
+                prompt_tokens(
+                    self.tokenizer,
+                    critique_messages(conversation, problem.question, response.text, True),
+                ),
+                temperature=0.0,
+                top_logprobs=20,
+            )
+            for problem, conversation, response in judged
+        ]
+        self.bar.set_description(label)
+        checks = sample(self.model, requests, progress=self.bar.update)
+        for (_, _, response), result in zip(judged, checks, strict=True):
+            response.check_tokens = len(result.tokens)
+            if result.content and result.content[-1] in self.yes_no:
+                top = dict(result.top[len(result.content) - 1])
+                yes, no = (math.exp(top.get(token, -math.inf)) for token in self.yes_no)
+                response.check = yes / (yes + no)
 
     def run(self, kind: Kind, split: Literal["validation", "test"], count: int) -> list[Case]:
         """Proposals, refinements and verdicts of a team on every question of one kind."""
@@ -150,7 +172,7 @@ class Team:
         judged = [
             (cases[i].problem, m, cases[i].proposals[a][0]) for (i, a), m in first.items()
         ] + [(cases[i].problem, m, cases[i].refined[a]) for (i, a), m in again.items()]
-        self.judge(judged)
+        self.judge(judged, f"{kind}/check")
         everything = [
             (
                 case.problem,
@@ -210,6 +232,7 @@ SCORES: dict[str, Callable[[Response], float]] = {
     "sequence": lambda r: float(np.exp(r.mean_logprob)),
     "sequence_raw": lambda r: float(np.exp(r.total_logprob)),
     "verdict": lambda r: r.verdict,
+    "check": lambda r: 0.5 if math.isnan(r.check) else r.check,
 }
 
 
@@ -220,7 +243,7 @@ def plot_calibration(path: Path, measured: dict[str, list[Case]]) -> None:
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt
 
-    figure, axes = plt.subplots(2, len(SCORES), figsize=(11, 7), sharex=True, sharey=True)
+    figure, axes = plt.subplots(2, len(SCORES), figsize=(13, 7), sharex=True, sharey=True)
     for row, stage in zip(axes, ("proposal", "refined"), strict=True):
         for axis, source in zip(row, SCORES, strict=True):
             axis.plot([0, 1], [0, 1], color="black", lw=0.8, ls=":")
@@ -335,6 +358,8 @@ def figures(cases: list[Case], hidden: bool) -> dict[str, Rate]:
                     zip(("value", "error", "n"), curve, strict=True)
                 )
     result["proposal_tokens"] = over(lambda c, a: float(first(c, a).tokens))
+    result["check_tokens"] = over(lambda c, a: float(first(c, a).check_tokens))
+    result["check_without_verdict"] = over(lambda c, a: float(math.isnan(c.refined[a].check)))
     return result
 
 
@@ -362,11 +387,14 @@ ROWS = {
     "refine_minus_fresh_single": "REFINE minus fresh proposal, one agent",
     "refine_minus_fresh_vote_3": "REFINE minus fresh proposal, vote of 3",
     "proposal_tokens": "tokens of a proposal",
+    "check_tokens": "tokens of its check in writing",
+    "check_without_verdict": "checks of refined answers without a verdict",
 }
 SOURCES = {
     "sequence": "sequence probability, per token",
     "sequence_raw": "sequence probability",
-    "verdict": "P(yes) of the critique",
+    "verdict": "P(yes) of the critique, at once",
+    "check": "P(yes) of the critique, after a check in writing",
 }
 
 
@@ -377,7 +405,7 @@ def tables(report: dict[str, Any]) -> str:
         if name not in values or np.isnan(values[name]["value"]):
             return "–"
         value, error = values[name]["value"], values[name]["error"]
-        digits = 1 if name == "proposal_tokens" else 3
+        digits = 1 if name.endswith("_tokens") else 3
         shown = f"{value:.{digits}f}"
         return shown if np.isnan(error) else f"{shown} ± {error:.{digits}f}"
 

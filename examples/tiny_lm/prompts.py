@@ -8,6 +8,7 @@ PROMPTS = Prompts(
     refine="Others say:\n{peers}\nSolve it again.",
     peer="* {response}",
     critique="Is that right?",
+    critique_reasoning="Check it.",
     no_response="No answer.",
 )
 
@@ -33,12 +34,15 @@ def refine_messages(question: str, context: str, own: str, peers: list[str]) -> 
     ]
 
 
-def critique_messages(conversation: list[Message], question: str, response: str) -> list[Message]:
+def critique_messages(
+    conversation: list[Message], question: str, response: str, reasoning: bool = False
+) -> list[Message]:
     """The conversation that produced a response, and the question whether it is right.
 
-    The model answers with `yes` or `no`.
+    The model answers with `yes` or `no`; with `reasoning` it writes the solution anew before that.
     """
-    request = PROMPTS.critique.format(question=question, response=response)
+    prompt = PROMPTS.critique_reasoning if reasoning else PROMPTS.critique
+    request = prompt.format(question=question, response=response)
     return [
         *conversation,
         {"role": "assistant", "content": response},

@@ -37,12 +37,12 @@ class Example:
         messages: The conversation, ending with an assistant message.
         learn: For every assistant message in turn, whether its tokens are targets.
         right: For every assistant message in turn, whether each of its sentences and finally
-            its answer are right so far; None for verdicts.
+            its answer are right so far; empty where it holds no solution.
     """
 
     messages: list[Message]
     learn: list[bool]
-    right: list[list[bool] | None]
+    right: list[list[bool]]
 
 
 def answer_of(text: str) -> int | None:
@@ -63,6 +63,11 @@ def stated_facts(problem: Problem, text: str) -> dict[str, tuple[int, bool]]:
         if name in problem.owner:
             stated.setdefault(name, (int(value), bool(guess)))
     return stated
+
+
+def guesses_in(problem: Problem, text: str) -> dict[str, int]:
+    """The missing facts that a solution guesses and marks as guesses."""
+    return {name: v for name, (v, guess) in stated_facts(problem, text).items() if guess}
 
 
 def right_so_far(problem: Problem, text: str) -> list[bool]:
@@ -159,8 +164,12 @@ def refine(
         if votes and name not in known:
             truth = problem.facts[name]
             known[name] = max(votes, key=lambda v: (votes[v], v == truth))
-    guesses = {name: value for name, (value, guess) in statements[0].items() if guess}
-    return solve(problem, known, rng, guesses, slip)
+    return solve(problem, known, rng, guesses_in(problem, own), slip)
+
+
+def check(problem: Problem, notes: dict[str, int], response: str, rng: random.Random) -> str:
+    """A first solution written anew to check it: the same guesses, no slip."""
+    return solve(problem, notes, rng, guesses_in(problem, response))
 
 
 def solve_example(problem: Problem, rng: random.Random, informed: float = 0.2) -> Example:
@@ -228,23 +237,30 @@ def refine_example(
     target = refine(problem, notes, own, peers, rng)
     messages = refine_messages(problem.question, problem.contexts.get(agent, ""), own, peers)
     messages.append({"role": "assistant", "content": target})
-    right = [right_so_far(problem, own) if own else None, right_so_far(problem, target)]
+    right = [right_so_far(problem, own) if own else [], right_so_far(problem, target)]
     return Example(messages, [learn_own, True], right)
 
 
 def critique_example(
-    problem: Problem, conversation: list[Message], response: str, learn: list[bool]
+    problem: Problem,
+    conversation: list[Message],
+    response: str,
+    learn: list[bool],
+    working: str | None = None,
 ) -> Example:
     """A verdict on a solution in the conversation that produced it.
 
     `learn` says of the assistant's earlier messages, the response included, whether they are
-    targets as well.
+    targets as well. With `working`, the solution anew, the verdict comes after that.
     """
-    messages = critique_messages(conversation, problem.question, response)
+    messages = critique_messages(conversation, problem.question, response, working is not None)
     solutions = [m["content"] for m in messages if m["role"] == "assistant"]
-    verdict = {"role": "assistant", "content": "yes" if is_right(problem, response) else "no"}
     right = [right_so_far(problem, text) for text in solutions]
-    return Example([*messages, verdict], [*learn, True], [*right, None])
+    verdict = "yes" if is_right(problem, response) else "no"
+    content = verdict if working is None else f"{working}\n{verdict}"
+    messages.append({"role": "assistant", "content": content})
+    right.append([] if working is None else right_so_far(problem, working))
+    return Example(messages, [*learn, True], right)
 
 
 def simulated_example(problem: Problem, rng: random.Random) -> Example:
@@ -269,10 +285,12 @@ def simulated_example(problem: Problem, rng: random.Random) -> Example:
             return refine(problem, problem.notes(member), text, peers, rng), False
         return text, slip == 0.0
 
+    reasoning = rng.random() < 0.5
     if skill == "critique" and rng.random() < 0.6:
         response, clean = respond(agent, rate=0.2, again=0.0)
         conversation = solve_messages(problem.question, context)
-        return critique_example(problem, conversation, response, [clean])
+        working = check(problem, notes, response, rng) if reasoning else None
+        return critique_example(problem, conversation, response, [clean], working)
     own, clean = respond(agent)
     n_peers = rng.choices([1, 2, 3, 4], [0.15, 0.65, 0.1, 0.1])[0]
     members = rng.sample(others, min(n_peers, 2))
@@ -283,7 +301,8 @@ def simulated_example(problem: Problem, rng: random.Random) -> Example:
         slip = 0.2 if rng.random() < 0.4 else 0.0
         response = refine(problem, notes, own, peers, rng, slip)
         conversation = refine_messages(problem.question, context, own, peers)
-        return critique_example(problem, conversation, response, [clean, slip == 0.0])
+        working = refine(problem, notes, own, peers, rng) if reasoning else None
+        return critique_example(problem, conversation, response, [clean, slip == 0.0], working)
     if rng.random() < 0.02:  # its own proposal failed
         own, clean = "", False
     return refine_example(problem, agent, own, peers, rng, clean)

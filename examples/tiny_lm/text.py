@@ -40,7 +40,9 @@ def build_tokenizer(context: int, vocabulary: int = 512) -> PreTrainedTokenizerF
             conversation = refine_messages(
                 problem.question, " ".join(problem.contexts.values()), solution, [solution]
             )
-            texts += [m["content"] for m in critique_messages(conversation, "", solution)]
+            for reasoning in (False, True):
+                judged = critique_messages(conversation, "", solution, reasoning)
+                texts += [m["content"] for m in judged]
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
         [
@@ -98,6 +100,7 @@ class Encoder:
         self.tokenizer = tokenizer
         self.assistant, self.end = tokenizer.convert_tokens_to_ids([ROLES["assistant"], END])
         texts = [tokenizer.decode([token]) for token in range(len(tokenizer))]
+        self.verdicts = set(tokenizer.convert_tokens_to_ids(["yes", "no"]))
         self.sentence_ends = {token for token, text in enumerate(texts) if text.endswith(".")}
 
     def encode(self, example: Example) -> Encoded:
@@ -111,15 +114,15 @@ class Encoder:
         for position, token in enumerate(tokens):
             if token == self.assistant:
                 turn, inside = turn + 1, True
-                verdicts = iter(example.right[turn] or [])
-                weight = VERDICT_WEIGHT if example.right[turn] is None else 1.0
+                right_so_far = iter(example.right[turn])
                 continue
             if not inside:
                 continue
             if example.learn[turn]:
-                labels[position], weights[position] = token, weight
+                labels[position] = token
+                weights[position] = VERDICT_WEIGHT if token in self.verdicts else 1.0
             if token in self.sentence_ends or token == self.end:
-                right[position] = int(next(verdicts, IGNORE))
+                right[position] = int(next(right_so_far, IGNORE))
             inside = token != self.end
         return Encoded(tokens, labels, weights, right)
 

@@ -47,6 +47,7 @@ from examples.tiny_lm.prompts import refine_messages, solve_messages
 from examples.tiny_lm.questions import AGENTS, Kind, Problem, problems
 from examples.tiny_lm.skills import (
     Example,
+    check,
     critique_example,
     is_right,
     look_up_example,
@@ -172,11 +173,16 @@ def on_policy_examples(
 
     responses = respond_at(seats, PROPOSE_TEMPERATURE)
     redo = [seat for seat in seats if rng.random() < 1 / 3]
+    workings = {  # what a check of each response should write
+        (index, agent): check(team[index], team[index].notes(agent), own, rng)
+        for (index, agent), own in responses.items()
+    }
     for index, agent in redo:
         problem, own = team[index], responses[index, agent]
         context = problem.contexts.get(agent, "")
         peers = peers_of(index, agent)
         conversations[index, agent] = refine_messages(problem.question, context, own, peers)
+        workings[index, agent] = refine(problem, problem.notes(agent), own, peers, rng)
     responses |= respond_at(redo, REFINE_TEMPERATURE)
 
     for (index, agent), own in responses.items():
@@ -185,7 +191,8 @@ def on_policy_examples(
         yield refine_example(problem, agent, own, peers, rng, learn_own=False)
         if rng.random() < 0.65:
             learn = [False] * (2 if (index, agent) in redo else 1)
-            yield critique_example(problem, conversation, own, learn)
+            working = workings[index, agent] if rng.random() < 0.5 else None
+            yield critique_example(problem, conversation, own, learn, working)
     for problem in islice(stream, round(count * 0.35)):
         yield solve_example(problem, rng)
 
