@@ -47,8 +47,10 @@ def auroc(groups: Sequence[Sequence[tuple[float, bool]]], within: bool, seed: in
 
     everyone = np.arange(len(arrays))
     draws = [value(rng.choice(everyone, len(everyone))) for _ in range(200)]
+    drawn = [draw for draw in draws if not np.isnan(draw)]
+    error = float(np.std(drawn)) if drawn else float("nan")
     total = int(pairs[:, 1].sum()) if within else sum(len(group) for group in groups)
-    return {"value": value(everyone), "error": float(np.nanstd(draws)), "n": total}
+    return {"value": value(everyone), "error": error, "n": total}
 
 
 def calibration_error(pairs: Sequence[tuple[float, bool]], bins: int = 10) -> float:

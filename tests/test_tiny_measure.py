@@ -1,0 +1,110 @@
+import json
+import math
+import random
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from examples.tiny_lm import measure
+from examples.tiny_lm.generate import Sample
+from examples.tiny_lm.llama import CONTEXT, build_model, save_model
+from examples.tiny_lm.measure import ROWS, SCORES, Config, Response, Team
+from examples.tiny_lm.prompts import solve_messages
+from examples.tiny_lm.questions import problems
+from examples.tiny_lm.scores import auroc, calibration_error, rate
+from examples.tiny_lm.text import build_tokenizer
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """An untrained model: what it writes is noise, what is measured of it must be complete."""
+    path = tmp_path_factory.mktemp("model")
+    tokenizer = build_tokenizer(CONTEXT)
+    save_model(build_model(tokenizer, "1M", 0), tokenizer, path)
+    return path
+
+
+def test_every_figure_is_there_and_the_card_keeps_its_words(folder):
+    (folder / "README.md").write_text(f"before\n{measure.START}old\n{measure.STOP}after\n")
+    report = measure.measure(Config(folder=folder, split="validation", count=2))
+    assert json.loads((folder / "figures.json").read_text())["count"] == 2
+    card = (folder / "README.md").read_text()
+    assert card.startswith("before\n")
+    assert card.endswith("after\n")
+    assert "old" not in card
+    assert all(words in card for words in (*ROWS.values(), *measure.SOURCES.values()))
+    assert (folder / "calibration.png").read_bytes().startswith(b"\x89PNG")
+    for kind in ("hidden", "plain"):
+        assert report[kind]["single"]["value"] == 0.0  # noise
+        assert report[kind]["check_without_verdict"]["value"] == 1.0
+    assert set(report["hidden"]) >= set(ROWS)
+    assert {f"refined_{source}_auroc" for source in SCORES} <= set(report["plain"])
+
+
+@pytest.mark.parametrize(
+    ("last", "ended", "p_yes"), [("yes", True, 0.75), ("no", True, 0.75), ("yes", False, 0.75)]
+)
+def test_the_verdict_of_a_check_is_read_at_its_last_word(folder, monkeypatch, last, ended, p_yes):
+    team = Team(Config(folder=folder, count=1))
+    yes, no = team.yes_no
+    tokens = [no, 7, yes if last == "yes" else no]
+    top = [[(no, math.log(0.9))], [(7, 0.0)], [(yes, math.log(0.6)), (no, math.log(0.2))]]
+    written = Sample([*tokens, *([1] if ended else [])], [-0.1] * 4, [*top, [(1, 0.0)]], ended)
+    monkeypatch.setattr(measure, "sample", lambda *_, **__: [written])
+    problem = next(problems("plain", "validation"))
+    response = Response("#### 3", False, -0.1, -1.0, 5)
+    team.judge([(problem, solve_messages(problem.question, ""), response)], "check")
+    assert response.check == pytest.approx(p_yes)
+    assert response.check_tokens == len(written.tokens)
+    assert SCORES["check"](response) == response.check
+
+
+def test_a_check_without_a_verdict_says_nothing_either_way(folder, monkeypatch):
+    team = Team(Config(folder=folder, count=1))
+    cut = Sample([team.yes_no[0], 7], [-0.1] * 2, [[(7, 0.0)]] * 2, False)
+    monkeypatch.setattr(measure, "sample", lambda *_, **__: [cut])
+    problem = next(problems("plain", "validation"))
+    response = Response("#### 3", False, -0.1, -1.0, 5)
+    team.judge([(problem, solve_messages(problem.question, ""), response)], "check")
+    assert math.isnan(response.check)
+    assert SCORES["check"](response) == 0.5
+
+
+# --- scores -----------------------------------------------------------------------------------
+
+groups_of_pairs = st.lists(
+    st.lists(st.tuples(st.floats(0, 1), st.booleans()), min_size=1, max_size=4),
+    min_size=1,
+    max_size=8,
+)
+
+
+@given(groups_of_pairs, st.booleans())
+def test_auroc_counts_the_pairs_that_are_in_order(groups, within):
+    everyone = [groups] if within else [[[pair for group in groups for pair in group]]]
+    good = total = 0.0
+    for group in everyone[0]:
+        for score, right in group:
+            for other, other_right in group:
+                if right and not other_right:
+                    total += 1
+                    good += 1.0 if score > other else 0.5 if score == other else 0.0
+    value = auroc(groups, within)["value"]
+    assert math.isnan(value) if total == 0 else value == pytest.approx(good / total)
+
+
+def test_a_rates_error_is_over_questions():
+    rng = random.Random(0)
+    values = [float(rng.random() < 0.5) for _ in range(400)]
+    alone = rate([[v] for v in values])
+    repeated = rate([[v] * 5 for v in values])  # five copies say no more than one
+    assert repeated["error"] == pytest.approx(alone["error"])
+    assert alone["error"] == pytest.approx(np.std(values) / 20, rel=0.01)
+    assert math.isnan(rate([[], []])["value"])
+
+
+def test_calibration_error_by_hand():
+    assert calibration_error([(0.75, True), (0.75, False)]) == pytest.approx(0.25)
+    assert calibration_error([(1.0, True), (0.0, False)]) == 0.0
