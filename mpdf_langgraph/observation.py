@@ -162,7 +162,8 @@ def _of_response(response: Response, agent: str) -> dict[str, float]:
     if critique is not None:
         if critique["confidence"] is not None:
             values |= {"confidence": critique["confidence"], "confidence_known": 1.0}
-        verdict = critique["scores"].get("self", critique["scores"].get("self_json"))
-        if verdict is not None:
-            values |= {"self_verdict": verdict, "self_known": 1.0}
+        for source in ("self", "self_reasoning", "self_json"):  # a critic gives one of them
+            if source in critique["scores"]:
+                values |= {"self_verdict": critique["scores"][source], "self_known": 1.0}
+                break
     return values

@@ -148,7 +148,9 @@ critiques = st.builds(
     Critique,
     confidence=st.none() | unit,
     source=st.just("test"),
-    scores=st.dictionaries(st.sampled_from(["self", "self_json", "logprob"]), unit),
+    scores=st.dictionaries(
+        st.sampled_from(["self", "self_reasoning", "self_json", "logprob"]), unit
+    ),
     usage=usages,
 )
 

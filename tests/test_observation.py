@@ -236,6 +236,14 @@ def test_one_response_by_hand() -> None:
     assert {name: own[name] for name in expected} == pytest.approx(expected)
 
 
+@pytest.mark.parametrize("source", ["self", "self_reasoning", "self_json"])
+def test_a_verdict_counts_however_it_was_given(source: str) -> None:
+    told = response("a", 0, critique=critique(0.65, {source: 0.9}))
+    own = observe(situation({"a": told}))["a"]["own"]
+    assert feature(own, "self_verdict") == pytest.approx(0.9)
+    assert feature(own, "self_known") == 1.0
+
+
 @pytest.mark.parametrize(
     ("previous", "cluster", "changed"),
     [({}, 0, 0), ({"a": 0}, 0, 0), ({"a": 1}, 0, 1), ({"a": None}, 0, 1), ({"a": None}, None, 0)],
