@@ -184,7 +184,10 @@ def test_critique_examples_say_the_truth():
         assert example.messages[-1]["content"] == verdict
         written = critique_example(problem, [], text, [False], working=right)
         assert written.messages[-2]["content"] != example.messages[-2]["content"]
-        assert written.messages[-1]["content"] == f"{right}\n{verdict}"
+        *working, compared, word = written.messages[-1]["content"].split("\n")
+        assert "\n".join(working) == right
+        assert compared == f"{problem.answer}-{answer_of(text)}={problem.answer - answer_of(text)}"
+        assert word == verdict
         assert written.right == [right_so_far(problem, text), right_so_far(problem, right)]
 
 

@@ -13,7 +13,13 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from examples.tiny_lm.llama import CONTEXT, build_model
 from examples.tiny_lm.prompts import PROMPTS, critique_messages, refine_messages, solve_messages
 from examples.tiny_lm.questions import random_problem
-from examples.tiny_lm.skills import look_up_example, simulated_example, solve_example, sums_example
+from examples.tiny_lm.skills import (
+    checks_example,
+    look_up_example,
+    simulated_example,
+    solve_example,
+    sums_example,
+)
 from examples.tiny_lm.text import IGNORE, LENGTHS, Encoder, build_tokenizer, prompt_tokens
 from examples.tiny_lm.train import DRILL, Config, loss_on, train
 from mpdf_langgraph.agents import Agent
@@ -139,6 +145,22 @@ def test_sums_are_right_and_within_the_problems_range():
         for text, result in re.findall(r"([\d*+-]+)=(\d+)", reply["content"]):
             assert eval(text) == int(result)
             assert 1 <= int(result) <= 999
+
+
+def test_checks_of_sums_say_the_truth():
+    rng = random.Random(0)
+    verdicts = []
+    for _ in range(100):
+        turns = [message["content"] for message in checks_example(rng).messages]
+        for asked, stated, checked in zip(turns[::4], turns[1::4], turns[3::4], strict=True):
+            text, result = re.fullmatch(r"(.+)=(\d+)", stated).groups()
+            assert asked == f"Compute {text}."
+            truth = eval(text)
+            verdicts.append("yes" if int(result) == truth else "no")
+            assert (
+                checked == f"{text}={truth}\n{truth}-{result}={truth - int(result)}\n{verdicts[-1]}"
+            )
+    assert 0.4 < verdicts.count("yes") / len(verdicts) < 0.6
 
 
 def test_yes_no_and_digits_are_single_tokens(tokenizer):

@@ -17,6 +17,7 @@ from collections import Counter
 from dataclasses import dataclass
 
 from examples.tiny_lm.prompts import (
+    PROMPTS,
     Message,
     critique_messages,
     refine_messages,
@@ -27,6 +28,8 @@ from examples.tiny_lm.questions import AGENTS, FACT_RANGE, GIVERS, ITEMS, TAKERS
 VALUE = re.compile(r"(\w+)\((guess )?(-?\d+)\)")
 RESULT = re.compile(r"(\w+):.*=(-?\d+)(?:, \w+\(-?\d+\))?\.?\s*$")
 ANSWER = re.compile(r"#### (-?\d+)\s*$")
+SLIPS = (-100, -20, -10, -2, -1, 1, 2, 10, 20, 100)
+"""By how much a slip misses a result."""
 
 
 @dataclass(frozen=True)
@@ -116,8 +119,7 @@ def solve(
         return f"{name}({'guess ' if name in guessed else ''}{value})", value
 
     def slipped(result: int) -> int:
-        wrong = rng.choice([-100, -20, -10, -2, -1, 1, 2, 10, 20, 100])
-        return result + wrong if rng.random() < slip else result
+        return result + rng.choice(SLIPS) if rng.random() < slip else result
 
     sentences = []
     for relation in problem.relations:
@@ -207,26 +209,58 @@ def sums_example(rng: random.Random, limits: tuple[int, ...] = (99, 200, 999)) -
     In whole problems they are too rare among the tokens to be learnt in time, and started with
     large numbers they are not learnt at all.
     """
-    sums = []
-    for _ in range(8):
-        most = rng.choice(limits)
-        sign = rng.choices("+-*", [0.45, 0.3, 0.25])[0]
-        if sign == "+":
-            total = rng.randint(3, most)
-            first = rng.randint(1, total - 1)
-            second = total - first
-        elif sign == "-":
-            first = rng.randint(min(12, most), most)
-            second = rng.randint(2, min(99, first - 1))
-        else:
-            first = rng.randint(2, 5)
-            second = rng.randint(2, most // first)
-        result = {"+": first + second, "-": first - second, "*": first * second}[sign]
-        sums.append((f"{first}{sign}{second}", result))
+    sums = [_sum(rng, rng.choice(limits)) for _ in range(8)]
     request = f"Compute {', '.join(text for text, _ in sums)}."
     target = ", ".join(f"{text}={result}" for text, result in sums)
     messages = [{"role": "user", "content": request}, {"role": "assistant", "content": target}]
     return Example(messages, [True], [[]])
+
+
+def checks_example(rng: random.Random, limits: tuple[int, ...] = (99, 200, 999)) -> Example:
+    """Bare sums, each checked in writing: in whole problems verdicts are too rare to be learnt."""
+    messages: list[Message] = []
+    for _ in range(4):
+        most = rng.choice(limits)
+        text, result = _sum(rng, most)
+        # Any difference can occur, as an early slip goes on through a solution.
+        slipped = rng.choice([abs(result + rng.choice(SLIPS)), rng.randint(1, most)])
+        stated = rng.choice([result, slipped])
+        verdict = "yes" if stated == result else "no"
+        checked = f"{text}={result}\n{comparison(result, stated)}\n{verdict}"
+        messages += [
+            {"role": "user", "content": f"Compute {text}."},
+            {"role": "assistant", "content": f"{text}={stated}"},
+            {"role": "user", "content": PROMPTS.critique_reasoning},
+            {"role": "assistant", "content": checked},
+        ]
+    return Example(messages, [False, True] * 4, [[], []] * 4)
+
+
+def comparison(answer: int | None, stated: int | None) -> str:
+    """Two answers compared in writing: their difference, which a model that does sums can write.
+
+    Whether two numbers are the same takes it far longer to learn.
+    """
+    if answer is None or stated is None:
+        return f"{answer} or {stated}"
+    return f"{answer}-{stated}={answer - stated}"
+
+
+def _sum(rng: random.Random, most: int) -> tuple[str, int]:
+    """A sum in writing and its result, which is `most` or less."""
+    sign = rng.choices("+-*", [0.45, 0.3, 0.25])[0]
+    if sign == "+":
+        total = rng.randint(3, most)
+        first = rng.randint(1, total - 1)
+        second = total - first
+    elif sign == "-":
+        first = rng.randint(min(12, most), most)
+        second = rng.randint(2, min(99, first - 1))
+    else:
+        first = rng.randint(2, 5)
+        second = rng.randint(2, most // first)
+    result = {"+": first + second, "-": first - second, "*": first * second}[sign]
+    return f"{first}{sign}{second}", result
 
 
 def refine_example(
@@ -257,7 +291,9 @@ def critique_example(
     solutions = [m["content"] for m in messages if m["role"] == "assistant"]
     right = [right_so_far(problem, text) for text in solutions]
     verdict = "yes" if is_right(problem, response) else "no"
-    content = verdict if working is None else f"{working}\n{verdict}"
+    content = verdict
+    if working is not None:
+        content = f"{working}\n{comparison(answer_of(working), answer_of(response))}\n{verdict}"
     messages.append({"role": "assistant", "content": content})
     right.append([] if working is None else right_so_far(problem, working))
     return Example(messages, [*learn, True], right)

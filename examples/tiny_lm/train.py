@@ -8,7 +8,7 @@ and the weights alone, and checkpoints are written between rounds, so a resumed 
 interrupted one. The phases:
 
 1. *look_up*: lists of facts, and what some people have.
-2. *sums*: bare sums, with some whole problems. Without these two, whole problems leave both
+2. *sums*: bare sums, some of them checked. Without these two, whole problems leave both
    skills at chance: the loss goes on falling through everything else that is to be learnt.
 3. *solve*: whole problems, hidden and plain.
 4. *simulated*: solve, refine and critique with simulated teammates; sampling costs nothing here.
@@ -48,6 +48,7 @@ from examples.tiny_lm.questions import AGENTS, Kind, Problem, problems
 from examples.tiny_lm.skills import (
     Example,
     check,
+    checks_example,
     critique_example,
     is_right,
     look_up_example,
@@ -59,13 +60,14 @@ from examples.tiny_lm.skills import (
 )
 from examples.tiny_lm.text import IGNORE, Encoder, build_tokenizer
 
-DRILL: dict[str, tuple[float, float, tuple[int, ...]]] = {
-    # Shares of bare look-ups and sums among the examples of a phase, and how large the sums are.
-    "look_up": (1.0, 0.0, ()),
-    "sums": (0.2, 0.8, (20, 50, 99)),
-    "solve": (0.05, 0.25, (99, 200, 299)),
-    "simulated": (0.02, 0.08, (99, 200, 299)),
-    "on_policy": (0.0, 0.1, (99, 200, 299)),
+DRILL: dict[str, tuple[float, float, float, tuple[int, ...]]] = {
+    # Shares of bare look-ups, sums and checks among the examples of a phase, and how large the
+    # sums are.
+    "look_up": (1.0, 0.0, 0.0, ()),
+    "sums": (0.2, 0.7, 0.1, (20, 50, 99)),
+    "solve": (0.05, 0.2, 0.1, (99, 200, 299)),
+    "simulated": (0.02, 0.06, 0.05, (99, 200, 299)),
+    "on_policy": (0.0, 0.06, 0.05, (99, 200, 299)),
 }
 
 
@@ -91,7 +93,7 @@ class Config:
             "sums": 20,
             "solve": 30,
             "simulated": 28,
-            "on_policy": 12,
+            "on_policy": 18,
         }
     )
     """Rounds per phase."""
@@ -205,12 +207,13 @@ def round_examples(
     seed = f"{config.seed}/{index}"
     rng = random.Random(seed)
     count = config.examples_per_round
-    looking_up, sums, limits = DRILL[phase]
+    looking_up, sums, checks, limits = DRILL[phase]
     examples = [look_up_example(rng) for _ in range(round(count * looking_up))]
     examples += [sums_example(rng, limits) for _ in range(round(count * sums))]
+    examples += [checks_example(rng, limits) for _ in range(round(count * checks))]
     shares: dict[Kind, float] = {"hidden": 0.65, "plain": 0.35}
     for kind, share in shares.items():
-        problems_needed = round(count * share * (1 - looking_up - sums))
+        problems_needed = round(count * share * (1 - looking_up - sums - checks))
         stream = problems(kind, "train", seed)
         if phase == "on_policy":
             examples += on_policy_examples(stream, problems_needed, model, tokenizer, rng)
