@@ -128,7 +128,9 @@ class Team:
             Request(
                 prompt_tokens(
                     self.tokenizer,
-                    critique_messages(conversation, problem.question, response.text, True),
+                    critique_messages(
+                        conversation, problem.question, response.text, reasoning=True
+                    ),
                 ),
                 temperature=0.0,
                 top_logprobs=20,
