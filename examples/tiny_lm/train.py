@@ -1,7 +1,7 @@
 """Trains the small model from scratch: tokenizer, curriculum, three skills, one folder.
 
-    python examples/tiny_lm/train.py --out runs/tiny_lm                 # about an hour on one core
-    python examples/tiny_lm/train.py --out runs/tiny_lm --resume        # goes on after a stop
+    python examples/tiny_lm/train.py --out runs/tiny_lm            # about 1.5 hours on one core
+    python examples/tiny_lm/train.py --out runs/tiny_lm --resume   # goes on after a stop
 
 Training is counted in rounds of a fixed number of examples. Round `r` depends on the seed, `r`
 and the weights alone, and checkpoints are written between rounds, so a resumed run repeats the
