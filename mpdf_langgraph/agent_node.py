@@ -130,7 +130,7 @@ def move_cost(settings: Settings, task: Assignment) -> Cost:
         cost = Cost(max(1, seen["calls"]), max(cost.tokens, charged(seen)))
     if critic is None or not critic.max_calls:
         return cost
-    asked = max(
+    asked = max(  # which of its prompts a critic uses is its own affair
         prompt_bound(agent.critique_turn(task["question"], "", reasoning=reasoning))
         for reasoning in (False, True)
     )

@@ -43,10 +43,8 @@ def test_every_figure_is_there_and_the_card_keeps_its_words(folder):
     assert {f"refined_{source}_auroc" for source in SCORES} <= set(report["plain"])
 
 
-@pytest.mark.parametrize(
-    ("last", "ended", "p_yes"), [("yes", True, 0.75), ("no", True, 0.75), ("yes", False, 0.75)]
-)
-def test_the_verdict_of_a_check_is_read_at_its_last_word(folder, monkeypatch, last, ended, p_yes):
+@pytest.mark.parametrize(("last", "ended"), [("yes", True), ("no", True), ("yes", False)])
+def test_the_verdict_of_a_check_is_read_at_its_last_word(folder, monkeypatch, last, ended):
     team = Team(Config(folder=folder, count=1))
     yes, no = team.yes_no
     tokens = [no, 7, yes if last == "yes" else no]
@@ -56,7 +54,7 @@ def test_the_verdict_of_a_check_is_read_at_its_last_word(folder, monkeypatch, la
     problem = next(problems("plain", "validation"))
     response = Response("#### 3", False, -0.1, -1.0, 5)
     team.judge([(problem, solve_messages(problem.question, ""), response)], "check")
-    assert response.check == pytest.approx(p_yes)
+    assert response.check == pytest.approx(0.6 / 0.8)
     assert response.check_tokens == len(written.tokens)
     assert SCORES["check"](response) == response.check
 

@@ -239,7 +239,7 @@ def checks_example(rng: random.Random, limits: tuple[int, ...] = (99, 200, 999))
 def comparison(answer: int | None, stated: int | None) -> str:
     """Two answers compared in writing: their difference, which a model that does sums can write.
 
-    Whether two numbers are the same takes it far longer to learn.
+    Whether two numbers are the same it did not learn beside its other skills.
     """
     if answer is None or stated is None:
         return f"{answer} or {stated}"
