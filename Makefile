@@ -44,7 +44,7 @@ test-vllm: $(VENV)/.ready  ## the integration tests against a real vLLM server (
 vllm: $(VENV)/.ready  ## serve the small model with a real vLLM server on port 8000
 	$(BIN)/python examples/serve_vllm.py
 
-tiny-lm: $(VENV)/.ready  ## train the small model from scratch (about an hour and a half)
+tiny-lm: $(VENV)/.ready  ## train the small model from scratch, as the bundled one (45 minutes)
 	$(BIN)/python examples/tiny_lm/train.py --out runs/tiny_lm
 
 bench-training: $(VENV)/.ready  ## how fast a router is fitted: made-up traces, up to a million turns

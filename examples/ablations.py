@@ -26,6 +26,7 @@ sys.path.insert(0, str(ROOT))
 
 from examples.reproduce import servers, step
 from examples.serve_vllm import MODEL_DIR
+from examples.tiny_lm.prompts import PROPOSE_TEMPERATURE
 from mpdf_langgraph import ConfigurationError, MPDFError, vllm_chat_model
 
 TEAMS = (2, 3, 4, 5, 6)
@@ -100,6 +101,8 @@ def plan(options: Options, url: str, other_url: str | None = None) -> list[list[
     out, made = options.out, options.reproduction
     common: list[object] = ["--prompts", PROMPTS, "--max-tokens", 200]
     common += ["--concurrency", options.concurrency]
+    cold: list[object] = ["--base-url", url, *common, "--temperature", 0.5]
+    common += ["--temperature", PROPOSE_TEMPERATURE]
     one: list[object] = ["--base-url", url, *common]
     asked = {
         n: questions(made / "train.jsonl", options.transfer, n, out / f"transfer-{n}.jsonl")
@@ -107,7 +110,7 @@ def plan(options: Options, url: str, other_url: str | None = None) -> list[list[
     }
     others: dict[str, tuple[int, list[object]]] = {
         "five-agents": (5, [*one, "--agents", 5, "--critic", "logprob"]),
-        "temperature-0.5": (3, [*one, "--temperature", 0.5, "--critic", "logprob"]),
+        "temperature-0.5": (3, [*cold, "--critic", "logprob"]),
         "self-critic": (3, [*one, "--critic", "self"]),
         "external-critic": (3, [*one, "--critic", "examples.ablations:judge"]),
     }

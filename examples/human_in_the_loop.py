@@ -24,7 +24,7 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
 from examples.tiny_lm.chat_model import make
-from examples.tiny_lm.prompts import PROMPTS
+from examples.tiny_lm.prompts import PROMPTS, PROPOSE_TEMPERATURE
 from examples.tiny_lm.questions import make_questions
 from mpdf_langgraph import Agent, Episode, MathAnswer, Unsure, create_deliberation
 
@@ -76,7 +76,7 @@ def main(options: Options) -> None:
             f"agent-{number}",
             make(seed=options.seed + number),
             prompts=prompts,
-            sampling={"temperature": 1.0, "max_tokens": 200},
+            sampling={"temperature": PROPOSE_TEMPERATURE, "max_tokens": 200},
         )
         for number in (1, 2, 3)
     ]

@@ -26,7 +26,7 @@ from rich.table import Table
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
-from examples.tiny_lm.prompts import PROMPTS
+from examples.tiny_lm.prompts import PROMPTS, PROPOSE_TEMPERATURE
 from examples.tiny_lm.questions import make_questions
 from mpdf_langgraph import (
     Agent,
@@ -101,12 +101,13 @@ class Options:
 
 def team(llm: BaseChatModel, prompts: Prompts) -> list[Agent]:
     """Three agents of one model; what sets them apart is what each of them knows."""
+    temperature = PROPOSE_TEMPERATURE if prompts is PROMPTS else 1.0
     return [
         Agent(
             f"agent-{number}",
             llm,
             prompts=prompts,
-            sampling={"temperature": 1.0, "max_tokens": 200},
+            sampling={"temperature": temperature, "max_tokens": 200},
         )
         for number in (1, 2, 3)
     ]

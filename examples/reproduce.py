@@ -28,6 +28,7 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
 from examples.serve_vllm import MODEL_DIR, ensure_venv, server_command, serving
+from examples.tiny_lm.prompts import PROPOSE_TEMPERATURE
 from examples.tiny_lm.questions import main as write_questions
 
 Kind = Literal["hidden", "plain"]
@@ -133,6 +134,7 @@ def main(options: Options) -> None:
     with started as urls:
         team: list[object] = [word for url in urls for word in ("--base-url", url)]
         team += ["--prompts", "examples.tiny_lm.prompts:PROMPTS"]
+        team += ["--temperature", PROPOSE_TEMPERATURE]
         team += ["--max-tokens", 200, "--concurrency", options.concurrency]
         for kind in options.kinds:
             reproduce(options, kind, team)

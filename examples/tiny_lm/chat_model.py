@@ -27,6 +27,7 @@ from langchain_core.outputs import ChatGeneration, ChatResult
 from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
 
 from examples.tiny_lm.generate import Request, Sample, decode
+from examples.tiny_lm.prompts import PROPOSE_TEMPERATURE
 from examples.tiny_lm.text import prompt_tokens
 from mpdf_langgraph.errors import ConfigurationError, EndpointError
 
@@ -129,7 +130,7 @@ class TinyChatModel(BaseChatModel):
 
     folder: Path = MODEL_FOLDER
     model_name: str = "tiny-lm"
-    temperature: float = 1.0
+    temperature: float = PROPOSE_TEMPERATURE
     max_tokens: int = 192
     seed: int | None = None
     logprobs: bool = True

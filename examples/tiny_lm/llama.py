@@ -5,13 +5,14 @@ from pathlib import Path
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
+from examples.tiny_lm.prompts import PROPOSE_TEMPERATURE
+
 CONTEXT = 1024
 SIZES = {  # hidden size, layers, heads, feed-forward size
     "1M": (160, 3, 5, 448),
     "3M": (256, 4, 4, 704),
     "8M": (320, 6, 5, 896),
 }
-PROPOSE_TEMPERATURE, REFINE_TEMPERATURE = 1.0, 0.6
 
 
 def build_model(tokenizer: PreTrainedTokenizerFast, size: str, seed: int) -> LlamaForCausalLM:

@@ -3,7 +3,7 @@
     python examples/tiny_lm/measure.py                       # the bundled model, test split
     python examples/tiny_lm/measure.py --split validation --count 200 --folder runs/tiny_lm/model
 
-Every question goes to three agents, who propose at temperature 1.0 (three times each, for the
+Every question goes to three agents, who propose at temperature 1.2 (three times each, for the
 votes) and refine once at 0.6 in view of the peers' first proposals. Standard errors are over
 questions: samples of one question are not independent.
 """
@@ -27,8 +27,14 @@ from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from examples.tiny_lm.generate import Request, next_token_probabilities, sample
-from examples.tiny_lm.llama import PROPOSE_TEMPERATURE, REFINE_TEMPERATURE
-from examples.tiny_lm.prompts import Message, critique_messages, refine_messages, solve_messages
+from examples.tiny_lm.prompts import (
+    PROPOSE_TEMPERATURE,
+    REFINE_TEMPERATURE,
+    Message,
+    critique_messages,
+    refine_messages,
+    solve_messages,
+)
 from examples.tiny_lm.questions import AGENTS, Kind, Problem, problems
 from examples.tiny_lm.scores import Rate, auroc, calibration_error, rate
 from examples.tiny_lm.skills import answer_of, is_right, stated_facts
@@ -366,19 +372,19 @@ def figures(cases: list[Case], hidden: bool) -> dict[str, Rate]:
 
 
 ROWS = {
-    "single": "one agent, T=1.0",
+    "single": f"one agent, T={PROPOSE_TEMPERATURE}",
     "single_owners_0": "… nothing missing",
     "single_owners_1": "… missing facts with one agent",
     "single_owners_2": "… with two agents",
     "single_owners_3": "… with three agents",
-    "informed": "one agent with all facts, T=1.0",
+    "informed": f"one agent with all facts, T={PROPOSE_TEMPERATURE}",
     "guess_marked": "every guess marked where facts are missing",
     "own_fact_stated": "own facts stated rightly and unmarked",
     "vote_3": "vote of 3 (one per agent)",
     "vote_9": "vote of 9 (three per agent)",
     "weighted_vote_3": "confidence-weighted vote of 3",
     "weighted_vote_9": "confidence-weighted vote of 9",
-    "refined_single": "one agent after REFINE, T=0.6",
+    "refined_single": f"one agent after REFINE, T={REFINE_TEMPERATURE}",
     "refined_vote_3": "vote of 3 after everyone's REFINE",
     "right_to_wrong": "REFINE right -> wrong",
     "right_to_wrong_peers_agree": "… both peers right too",

@@ -1,4 +1,4 @@
-"""The compact prompts of the small model; training and serving both build their text from them."""
+"""How the small model is asked: training and serving both build their text from these prompts."""
 
 from mpdf_langgraph.prompts import Prompts
 
@@ -11,6 +11,9 @@ PROMPTS = Prompts(
     critique_reasoning="Check it.",
     no_response="No answer.",
 )
+
+PROPOSE_TEMPERATURE, REFINE_TEMPERATURE = 1.2, 0.6
+"""Proposals are sampled warm enough for plain questions to be hard; refinements are cooler."""
 
 Message = dict[str, str]
 

@@ -1,6 +1,6 @@
 """Trains the small model from scratch: tokenizer, curriculum, three skills, one folder.
 
-    python examples/tiny_lm/train.py --out runs/tiny_lm            # about 1.5 hours on one core
+    python examples/tiny_lm/train.py --out runs/tiny_lm            # about 45 minutes on one core
     python examples/tiny_lm/train.py --out runs/tiny_lm --resume   # goes on after a stop
 
 Training is counted in rounds of a fixed number of examples. Round `r` depends on the seed, `r`
@@ -36,14 +36,13 @@ from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from examples.tiny_lm.generate import respond
-from examples.tiny_lm.llama import (
-    CONTEXT,
+from examples.tiny_lm.llama import CONTEXT, build_model, save_model
+from examples.tiny_lm.prompts import (
     PROPOSE_TEMPERATURE,
     REFINE_TEMPERATURE,
-    build_model,
-    save_model,
+    refine_messages,
+    solve_messages,
 )
-from examples.tiny_lm.prompts import refine_messages, solve_messages
 from examples.tiny_lm.questions import AGENTS, Kind, Problem, problems
 from examples.tiny_lm.skills import (
     Example,
@@ -60,6 +59,8 @@ from examples.tiny_lm.skills import (
 )
 from examples.tiny_lm.text import IGNORE, Encoder, build_tokenizer
 
+OWN_TEMPERATURE = 1.0
+"""Of the samples it learns to refine and to judge; in use plain questions are to be harder."""
 DRILL: dict[str, tuple[float, float, float, tuple[int, ...]]] = {
     # Shares of bare look-ups, sums and checks among the examples of a phase, and how large the
     # sums are.
@@ -79,7 +80,7 @@ class Config:
     """Folder of the checkpoint, the log and the plot; the model itself goes to `out/model`."""
     seed: int = 0
     """Seed of weights, data and sampling."""
-    size: Literal["1M", "3M", "8M"] = "3M"
+    size: Literal["1M", "3M", "8M"] = "1M"
     """About how many parameters."""
     device: str = "cpu"
     """Torch device."""
@@ -173,7 +174,7 @@ def on_policy_examples(
         rng.shuffle(peers)
         return peers
 
-    responses = respond_at(seats, PROPOSE_TEMPERATURE)
+    responses = respond_at(seats, OWN_TEMPERATURE)
     redo = [seat for seat in seats if rng.random() < 1 / 3]
     workings = {  # what a check of each response should write
         (index, agent): check(team[index], team[index].notes(agent), own, rng)

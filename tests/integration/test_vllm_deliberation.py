@@ -11,7 +11,9 @@ import pytest
 from examples.quickstart import KEYS, MATH, is_right, team
 from examples.tiny_lm.prompts import PROMPTS
 from examples.tiny_lm.questions import make_questions
+from examples.tiny_lm.scores import auroc
 from mpdf_langgraph import Episode, TraceReader, create_deliberation, vllm_chat_model
+from mpdf_langgraph.critic import SelfCritic
 
 ROOT = Path(__file__).parents[2]
 pytestmark = pytest.mark.vllm
@@ -22,8 +24,8 @@ def agents(vllm_server):
     return team(vllm_chat_model(vllm_server), PROMPTS)
 
 
-def questions(count, split="validation"):
-    return [{key: q[key] for key in KEYS} for q in make_questions("hidden", split, count)]
+def questions(count, split="validation", kind="hidden"):
+    return [{key: q[key] for key in KEYS} for q in make_questions(kind, split, count)]
 
 
 def accuracy(asked, outcomes):
@@ -84,6 +86,38 @@ async def test_time_limit_cancels(agents):
     )
     spent = [o["deliberation"]["seconds"] for o in outcomes if isinstance(o, dict)]
     assert all(seconds < 5 for seconds in spent)
+
+
+async def test_a_check_in_writing_tells_right_from_wrong(agents, tmp_path):
+    """Where all see the same, one word cannot: it would have to redo the sums."""
+    graph = create_deliberation(
+        agents,
+        answer=MATH,
+        critic=SelfCritic(reasoning_tokens=200),
+        router="always-refine",
+        max_rounds=1,
+        stop_when_settled=False,
+        traces=tmp_path,
+    ).compile()
+    asked = questions(80, kind="plain")
+    await asyncio.gather(*(graph.ainvoke(q) for q in asked))
+
+    episodes = list(TraceReader(tmp_path))
+    responses = [r for episode in episodes for r in episode.responses.values()]
+    checked = [r for r in responses if r["critique"]["source"] == "self_reasoning"]
+    assert len(responses) == 6 * len(asked)
+    assert len(checked) >= 0.95 * len(responses)
+    # The check is as long as a solution, and its tokens are counted.
+    assert all(r["critique"]["usage"]["completion_tokens"] > 20 for r in checked)
+    judged = [
+        [
+            (r["critique"]["confidence"], is_right(r["answer"], str(episode.reference)))
+            for r in episode.responses.values()
+            if r["critique"]["source"] == "self_reasoning"
+        ]
+        for episode in episodes
+    ]
+    assert auroc(judged, within=False)["value"] > 0.7
 
 
 async def test_streamed_tokens_bear_the_agents_name_and_usage_is_counted_once(agents):
