@@ -83,8 +83,9 @@ class Config:
     """Seed of weights and batches."""
     device: str = "cpu"
     """Torch device."""
-    threads: int = 2
-    """CPU threads."""
+    threads: int = 1
+    """CPU threads. A second one makes a large fit a third faster where its core is free, and any
+    fit several times slower where it is not, as beside a server on the same machine."""
     resume: bool = False
     """Go on from the checkpoints in `out`."""
     hidden: tuple[str, ...] = ()
