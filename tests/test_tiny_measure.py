@@ -8,9 +8,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from examples.tiny_lm import measure
-from examples.tiny_lm.generate import Sample
+from examples.tiny_lm.card import ROWS, SOURCES, START, STOP
+from examples.tiny_lm.figures import SCORES, Response
+from examples.tiny_lm.generate import Request, Sample, sample, sequence_logprobs
 from examples.tiny_lm.llama import CONTEXT, build_model, save_model
-from examples.tiny_lm.measure import ROWS, SCORES, Config, Response, Team
+from examples.tiny_lm.measure import Config, Team
 from examples.tiny_lm.prompts import solve_messages
 from examples.tiny_lm.questions import problems
 from examples.tiny_lm.scores import auroc, calibration_error, rate
@@ -27,14 +29,14 @@ def folder(tmp_path_factory):
 
 
 def test_every_figure_is_there_and_the_card_keeps_its_words(folder):
-    (folder / "README.md").write_text(f"before\n{measure.START}old\n{measure.STOP}after\n")
+    (folder / "README.md").write_text(f"before\n{START}old\n{STOP}after\n")
     report = measure.measure(Config(folder=folder, split="validation", count=2))
     assert json.loads((folder / "figures.json").read_text())["count"] == 2
     card = (folder / "README.md").read_text()
     assert card.startswith("before\n")
     assert card.endswith("after\n")
     assert "old" not in card
-    assert all(words in card for words in (*ROWS.values(), *measure.SOURCES.values()))
+    assert all(words in card for words in (*ROWS.values(), *SOURCES.values()))
     assert (folder / "calibration.png").read_bytes().startswith(b"\x89PNG")
     for kind in ("hidden", "plain"):
         assert report[kind]["single"]["value"] == 0.0  # noise
@@ -52,7 +54,7 @@ def test_the_verdict_of_a_check_is_read_at_its_last_word(folder, monkeypatch, la
     written = Sample([*tokens, *([1] if ended else [])], [-0.1] * 4, [*top, [(1, 0.0)]], ended)
     monkeypatch.setattr(measure, "sample", lambda *_, **__: [written])
     problem = next(problems("plain", "validation"))
-    response = Response("#### 3", False, -0.1, -1.0, 5)
+    response = Response("#### 3", False, [5], -0.1, -1.0, -1.0)
     team.judge([(problem, solve_messages(problem.question, ""), response)], "check")
     assert response.check == pytest.approx(0.6 / 0.8)
     assert response.check_tokens == len(written.tokens)
@@ -64,10 +66,28 @@ def test_a_check_without_a_verdict_says_nothing_either_way(folder, monkeypatch):
     cut = Sample([team.yes_no[0], 7], [-0.1] * 2, [[(7, 0.0)]] * 2, False)
     monkeypatch.setattr(measure, "sample", lambda *_, **__: [cut])
     problem = next(problems("plain", "validation"))
-    response = Response("#### 3", False, -0.1, -1.0, 5)
+    response = Response("#### 3", False, [5], -0.1, -1.0, -1.0)
     team.judge([(problem, solve_messages(problem.question, ""), response)], "check")
     assert math.isnan(response.check)
     assert SCORES["check"](response) == 0.5
+
+
+def test_a_given_continuation_has_the_log_probability_it_was_sampled_with(folder):
+    team = Team(Config(folder=folder, count=1))
+    prompts = [[1, *range(5, 5 + n)] for n in (3, 9, 6)]
+    asked = [Request(p, 1.0, n, seed=n) for p, n in zip(prompts, (4, 11, 2), strict=True)]
+    samples = sample(team.model, asked)
+    given = sequence_logprobs(team.model, prompts, [s.tokens for s in samples], batch_size=2)
+    assert given == pytest.approx([sum(s.logprobs) for s in samples], abs=1e-4)
+
+
+def test_a_refined_answer_is_scored_under_its_first_prompt_too(folder):
+    [case] = Team(Config(folder=folder, count=1)).run("hidden", "validation", 1)
+    for agent, refined in case.refined.items():
+        proposal = case.proposals[agent][0]
+        assert proposal.first_logprob == proposal.total_logprob
+        assert refined.first_logprob != refined.total_logprob
+        assert 0.0 <= SCORES["sequence_first"](refined) <= 1.0
 
 
 # --- scores -----------------------------------------------------------------------------------

@@ -253,3 +253,31 @@ def next_token_probabilities(
         ).logits[:, -1]
         result[indices] = logits.float().softmax(-1)[:, list(choices)].cpu()
     return result
+
+
+@torch.inference_mode()
+def sequence_logprobs(
+    model: LlamaForCausalLM,
+    prompts: Sequence[Sequence[int]],
+    continuations: Sequence[Sequence[int]],
+    batch_size: int = 64,
+) -> list[float]:
+    """The log-probability of a given continuation of every prompt, summed over its tokens."""
+    rows = [[*prompt, *added] for prompt, added in zip(prompts, continuations, strict=True)]
+    order = sorted(range(len(rows)), key=lambda i: len(rows[i]))
+    result = [0.0] * len(rows)
+    for start in range(0, len(order), batch_size):
+        indices = order[start : start + batch_size]
+        tokens, mask = pad_left([rows[i] for i in indices], model.config.pad_token_id)
+        longest = max(len(continuations[i]) for i in indices)
+        logits = model(
+            input_ids=tokens.to(model.device),
+            attention_mask=mask.to(model.device),
+            position_ids=(mask.cumsum(1) - 1).clamp(min=0).to(model.device),
+            logits_to_keep=longest + 1,
+        ).logits[:, :-1]
+        written = tokens[:, tokens.shape[1] - longest :, None].to(model.device)
+        logprobs = logits.float().log_softmax(-1).gather(2, written)[..., 0].cpu()
+        for row, i in enumerate(indices):
+            result[i] = float(logprobs[row, longest - len(continuations[i]) :].sum())
+    return result
