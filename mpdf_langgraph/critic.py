@@ -1,28 +1,28 @@
 """Critics: P(correct) of a response, measured and never read from the agent's own words."""
 
 import inspect
-import json
 import math
-import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol, runtime_checkable
 
 from langchain_core.language_models import BaseChatModel
-from langchain_core.messages import AIMessage, BaseMessage, HumanMessage
+from langchain_core.messages import BaseMessage, HumanMessage
 from langchain_core.runnables import Runnable, RunnableBinding, RunnableConfig, RunnableLambda
 
 from mpdf_langgraph.agents import Agent
 from mpdf_langgraph.budget import Cost, affordable, prompt_bound, remaining, response_bound
 from mpdf_langgraph.calls import Call, Steps, may_pass
-from mpdf_langgraph.errors import ConfigurationError, EndpointError, ModelOutputError
+from mpdf_langgraph.errors import ConfigurationError
 from mpdf_langgraph.prompts import STATE_PROBABILITY
 from mpdf_langgraph.state import Allowance, Critique, Response, add_usage, no_usage
+from mpdf_langgraph.verdicts import (
+    checked_probability,
+    final_yes_probability,
+    stated_probability,
+    yes_probability,
+)
 
-_YES = {"yes", "ye", "y"}  # a tokenizer without "yes" spells it "y" + "es"
-_NO = {"no", "n"}
-_ENDS_WITH_VERDICT = re.compile(r"\b(yes|no)\W*\Z", re.IGNORECASE)
-_AROUND_A_WORD = " \t\r\n▁Ġ\"'`*_.,:;!()[]"
 #: Responses in a row without any verdict after which a model is not asked again.
 HOPELESS = 3
 _VERDICT_SCHEMA = {
@@ -118,89 +118,6 @@ class LogprobCritic:
         if not scores:
             return Verdict(_critique(None, "agreement"))
         return Verdict(_critique(scores["logprob"], "logprob", scores))
-
-
-def _spelling(token: Any) -> str:
-    return str(token).strip(_AROUND_A_WORD).casefold()
-
-
-def _top_probabilities(message: AIMessage) -> list[tuple[str, dict[str, float]]]:
-    """Return what was written at every position, and the probabilities of what could be."""
-    logprobs = message.response_metadata.get("logprobs")
-    content = logprobs.get("content") if isinstance(logprobs, Mapping) else None
-    positions = []
-    for entry in content or []:
-        if not isinstance(entry, Mapping):
-            continue
-        table: dict[str, float] = {}
-        for alternative in entry.get("top_logprobs") or [entry]:
-            if not isinstance(alternative, Mapping):
-                continue
-            value = alternative.get("logprob")
-            if isinstance(value, int | float) and -1e6 < value < 0.01:
-                spelling = _spelling(alternative.get("token", ""))
-                table[spelling] = table.get(spelling, 0.0) + math.exp(min(value, 0.0))
-        positions.append((_spelling(entry.get("token", "")), table))
-    return positions
-
-
-def yes_probability(message: Any) -> float:
-    """Return P(yes) / (P(yes) + P(no)), each summed over all its spellings.
-
-    Looks at the first position where either has any mass.
-
-    Raises:
-        EndpointError: The message bears no usable log-probabilities of yes and no.
-    """
-    if isinstance(message, AIMessage):
-        for _, table in _top_probabilities(message):
-            if (share := _share_of_yes(table)) is not None:
-                return share
-    raise EndpointError("no log-probability of yes or no in the critic's reply")
-
-
-def final_yes_probability(message: Any) -> float:
-    """Return P(yes) / (P(yes) + P(no)) where a reply that reasons first ends with one of them.
-
-    Raises:
-        EndpointError: It does not end with yes or no, or bears no log-probabilities.
-    """
-    if isinstance(message, AIMessage) and _ENDS_WITH_VERDICT.search(message.text):
-        for written, table in reversed(_top_probabilities(message)):
-            if written in _YES | _NO and (share := _share_of_yes(table)) is not None:
-                return share
-        raise EndpointError("no log-probability of yes or no in the critic's reply")
-    raise EndpointError("the critic's reply does not end with yes or no; it may have been cut")
-
-
-def _share_of_yes(table: Mapping[str, float]) -> float | None:
-    yes = sum(p for spelling, p in table.items() if spelling in _YES)
-    no = sum(p for spelling, p in table.items() if spelling in _NO)
-    return yes / (yes + no) if yes + no > 1e-9 else None
-
-
-def stated_probability(message: Any) -> float:
-    """Return the number in a ``{"probability": p}`` reply.
-
-    Raises:
-        EndpointError: It is not that.
-        ModelOutputError: p is not a number in [0, 1].
-    """
-    text = str(message.text) if isinstance(message, BaseMessage) else str(message)
-    start, end = text.find("{"), text.rfind("}")
-    try:
-        value = json.loads(text[start : end + 1])["probability"]
-    except (ValueError, KeyError, TypeError, RecursionError) as error:
-        raise EndpointError(f"expected a JSON probability, got {text[:80]!r}") from error
-    return _checked(value)
-
-
-def _checked(value: Any) -> float:
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        raise ModelOutputError(f"a confidence must be a number, got {value!r:.80}")
-    if not 0.0 <= value <= 1.0:
-        raise ModelOutputError(f"a confidence must be in [0, 1], got {value!r:.80}")
-    return float(value)
 
 
 @dataclass(frozen=True)
@@ -419,10 +336,15 @@ class FunctionCritic:
         if value is None:
             return _critique(None, self.name)
         if not isinstance(value, Mapping):
-            return _critique(_checked(value), self.name, {self.name: _checked(value)})
+            return _critique(
+                checked_probability(value), self.name, {self.name: checked_probability(value)}
+            )
         confidence = value.get("confidence")
-        scores = {str(name): _checked(score) for name, score in (value.get("scores") or {}).items()}
-        checked = None if confidence is None else _checked(confidence)
+        scores = {
+            str(name): checked_probability(score)
+            for name, score in (value.get("scores") or {}).items()
+        }
+        checked = None if confidence is None else checked_probability(confidence)
         return _critique(checked, str(value.get("source", self.name)), scores)
 
 

@@ -76,6 +76,21 @@ def _log(p: Any) -> Any:
     return math.log(max(p, 1e-12)) if isinstance(p, float) and not math.isnan(p) else p
 
 
+def checked(text: str, *positions: list[tuple[str, Any]]) -> AIMessage:
+    """A reply of which `positions` are the tokens' log-probabilities."""
+    return verdict(*positions).model_copy(update={"content": text})
+
+
+#: A check in writing of 2 + 2, whose verdict is yes with .7 against .1.
+WRITTEN = checked(
+    "No: 2 + 2 = 4\nyes.",
+    [("No", 0.9), ("yes", 0.1)],
+    [("=", 1.0)],
+    [("yes", 0.7), ("no", 0.1)],
+    [(".", 0.9), ("no", 0.1)],
+)
+
+
 class StatusError(Exception):
     """What HTTP clients raise for a status."""
 

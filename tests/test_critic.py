@@ -6,28 +6,26 @@ import math
 from typing import Any
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
-from langchain_core.messages import AIMessage
 from langchain_core.runnables import RunnableLambda
 from langgraph.checkpoint.memory import InMemorySaver
 
 from mpdf_langgraph import Agent, create_deliberation
-from mpdf_langgraph.critic import (
-    SelfCritic,
-    SelfLogprobCritic,
-    final_yes_probability,
-    make_critic,
-    stated_probability,
-    yes_probability,
-)
+from mpdf_langgraph.critic import SelfCritic, SelfLogprobCritic, make_critic
 from mpdf_langgraph.errors import (
     ConfigurationError,
     DeliberationError,
-    EndpointError,
-    ModelOutputError,
 )
-from tests.scripted import Request, Scripted, StatusError, counted, says, totals, verdict, yes
+from tests.scripted import (
+    WRITTEN,
+    Request,
+    Scripted,
+    StatusError,
+    checked,
+    counted,
+    says,
+    totals,
+    yes,
+)
 
 Q = {"question": "What is 2 + 2?"}
 NAN = float("nan")
@@ -47,76 +45,6 @@ def critique(model: Any, critic: Any, **options: Any) -> dict[str, Any]:
     """The critique of the proposal of an agent alone."""
     found: dict[str, Any] = responses([model], critic, **options)["agent-1@0"]["critique"]
     return found
-
-
-# --- P(yes) ---------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    ("reply", "expected"),
-    [
-        (verdict([("yes", 0.6), ("no", 0.4)]), 0.6),
-        (verdict([("yes", 0.3), ("no", 0.1)]), 0.75),
-        (verdict([(" Yes", 0.3), ("YES", 0.2), ("yes.", 0.1), ("No", 0.2)]), 0.75),
-        (verdict([("▁yes", 0.3), ("Ġno", 0.1)]), 0.75),
-        (verdict([("y", 0.4), ("n", 0.1)], [("es", 1.0)]), 0.8),
-        (verdict([("ye", 0.2), ("y", 0.2), ("no", 0.1)]), 0.8),
-        (verdict([(" \n", 1.0)], [("yes", 0.9), ("no", 0.1)]), 0.9),
-        (verdict([("yes", 0.9), ("maybe", 0.1)]), 1.0),
-        (verdict([("no", 0.9), ("maybe", 0.1)]), 0.0),
-        (verdict([("yes", NAN), ("no", 0.5)]), 0.0),
-        (verdict([("yes", 0.5), ("no", 0.5), ("noyes", 0.9), ("not", 0.9)]), 0.5),
-    ],
-)
-def test_yes_probability(reply: AIMessage, expected: float) -> None:
-    assert yes_probability(reply) == pytest.approx(expected)
-
-
-@pytest.mark.parametrize(
-    "reply",
-    [
-        verdict([("maybe", 0.9), ("sure", 0.1)]),
-        verdict([("yes", NAN), ("no", NAN)]),
-        verdict([("yes", "-0.1"), ("no", None)]),
-        verdict([]),
-        verdict(),
-        AIMessage("yes"),
-        AIMessage("yes", response_metadata={"logprobs": None}),
-        AIMessage("yes", response_metadata={"logprobs": []}),
-        AIMessage("yes", response_metadata={"logprobs": "none"}),
-        AIMessage("yes", response_metadata={"logprobs": {"content": None}}),
-        AIMessage("yes", response_metadata={"logprobs": {"content": [None, "x", 3]}}),
-        AIMessage("yes", response_metadata={"logprobs": {"content": [{"top_logprobs": [None]}]}}),
-        "yes",
-        None,
-    ],
-)
-def test_no_usable_verdict(reply: Any) -> None:
-    with pytest.raises(EndpointError, match="yes or no"):
-        yes_probability(reply)
-
-
-@given(
-    yes_mass=st.lists(st.floats(1e-6, 1), min_size=1, max_size=3),
-    no_mass=st.lists(st.floats(1e-6, 1), min_size=1, max_size=3),
-)
-def test_verdict_is_the_share_of_all_spellings(yes_mass: list[float], no_mass: list[float]) -> None:
-    pairs = list(zip(["yes", " Yes", "y"], yes_mass, strict=False))
-    pairs += zip(["no", "NO", "▁n"], no_mass, strict=False)
-    expected = sum(yes_mass) / (sum(yes_mass) + sum(no_mass))
-    assert yes_probability(verdict(pairs)) == pytest.approx(expected)
-    assert yes_probability(verdict(pairs[::-1])) == pytest.approx(expected)
-
-
-def test_stated_probability() -> None:
-    assert stated_probability(AIMessage('{"probability": 0.25}')) == 0.25
-    assert stated_probability('Sure! {"probability": 1}\n') == 1.0
-    for text in ("0.5", "", "{}", "[1]", '{"p": 1}', "{" * 9000, '{"probability": 0.5'):
-        with pytest.raises(EndpointError):
-            stated_probability(text)
-    for value in ("1.5", "-0.1", "NaN", "true", '"high"', "null"):
-        with pytest.raises(ModelOutputError):
-            stated_probability(f'{{"probability": {value}}}')
 
 
 # --- the ladder of the self-critic ----------------------------------------------------------
@@ -231,43 +159,6 @@ def test_verdict_that_does_not_fit_the_budget_is_not_asked_for() -> None:
 
 
 # --- a check in writing before the verdict ---------------------------------------------------
-
-
-def checked(text: str, *positions: list[tuple[str, Any]]) -> AIMessage:
-    """A reply of which `positions` are the tokens' log-probabilities."""
-    return verdict(*positions).model_copy(update={"content": text})
-
-
-WRITTEN = checked(
-    "No: 2 + 2 = 4\nyes.",
-    [("No", 0.9), ("yes", 0.1)],
-    [("=", 1.0)],
-    [("yes", 0.7), ("no", 0.1)],
-    [(".", 0.9), ("no", 0.1)],
-)
-
-
-def test_the_verdict_after_a_check_is_its_last_word() -> None:
-    assert final_yes_probability(WRITTEN) == pytest.approx(0.7 / 0.8)
-    spelled = checked("4. **Yes**", [("4", 1.0)], [("y", 0.3), ("n", 0.1)], [("es", 1.0)])
-    assert final_yes_probability(spelled) == pytest.approx(0.75)
-
-
-@pytest.mark.parametrize(
-    "reply",
-    [
-        checked("yes, as 2 + 2 =", [("yes", 0.9), ("no", 0.1)], [("=", 1.0)]),  # cut
-        checked("I say no more than this: nono", [("no", 1.0)]),
-        AIMessage("2 + 2 = 4, yes"),
-        checked("so yes", [("so", 1.0)], [("indeed", 1.0)]),
-        AIMessage(""),
-        "yes",
-        None,
-    ],
-)
-def test_a_check_without_a_usable_verdict(reply: Any) -> None:
-    with pytest.raises(EndpointError, match="yes or no"):
-        final_yes_probability(reply)
 
 
 @pytest.mark.parametrize("judged_by", ["itself", "a judge"])

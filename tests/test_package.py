@@ -18,7 +18,7 @@ OURS = ("training", "examples")
 #: From the ground up: a module may import what stands above it here, in an earlier line.
 LAYERS = [
     "state errors equality mathematics sandboxed",
-    "prompts sandbox programs calibration",
+    "prompts sandbox programs calibration verdicts",
     "answers profile consensus calls budget traces clock remote",
     "observation agents endpoints events outcome recorded",
     "critic router code_answer",
@@ -34,6 +34,7 @@ ONLY = {
     "traces": {"state", "errors"},
     "answers": {"equality", "errors", "mathematics", "prompts"},
     "sandboxed": set(),
+    "verdicts": {"errors"},
     "tool": {"errors", "remote"},
     "remote": {"errors"},
     "sandbox": {"errors"},

@@ -1,0 +1,104 @@
+"""Verdicts: a probability read off a critic's reply, from its tokens or its words."""
+
+import json
+import math
+import re
+from collections.abc import Mapping
+from typing import Any
+
+from langchain_core.messages import AIMessage, BaseMessage
+
+from mpdf_langgraph.errors import EndpointError, ModelOutputError
+
+_YES = {"yes", "ye", "y"}  # a tokenizer without "yes" spells it "y" + "es"
+_NO = {"no", "n"}
+_ENDS_WITH_VERDICT = re.compile(r"\b(yes|no)\W*\Z", re.IGNORECASE)
+_AROUND_A_WORD = " \t\r\n▁Ġ\"'`*_.,:;!()[]"
+
+
+def _spelling(token: Any) -> str:
+    return str(token).strip(_AROUND_A_WORD).casefold()
+
+
+def _top_probabilities(message: AIMessage) -> list[tuple[str, dict[str, float]]]:
+    """Return what was written at every position, and the probabilities of what could be."""
+    logprobs = message.response_metadata.get("logprobs")
+    content = logprobs.get("content") if isinstance(logprobs, Mapping) else None
+    positions = []
+    for entry in content or []:
+        if not isinstance(entry, Mapping):
+            continue
+        table: dict[str, float] = {}
+        for alternative in entry.get("top_logprobs") or [entry]:
+            if not isinstance(alternative, Mapping):
+                continue
+            value = alternative.get("logprob")
+            if isinstance(value, int | float) and -1e6 < value < 0.01:
+                spelling = _spelling(alternative.get("token", ""))
+                table[spelling] = table.get(spelling, 0.0) + math.exp(min(value, 0.0))
+        positions.append((_spelling(entry.get("token", "")), table))
+    return positions
+
+
+def yes_probability(message: Any) -> float:
+    """Return P(yes) / (P(yes) + P(no)), each summed over all its spellings.
+
+    Looks at the first position where either has any mass.
+
+    Raises:
+        EndpointError: The message bears no usable log-probabilities of yes and no.
+    """
+    if isinstance(message, AIMessage):
+        for _, table in _top_probabilities(message):
+            if (share := _share_of_yes(table)) is not None:
+                return share
+    raise EndpointError("no log-probability of yes or no in the critic's reply")
+
+
+def final_yes_probability(message: Any) -> float:
+    """Return P(yes) / (P(yes) + P(no)) where a reply that reasons first ends with one of them.
+
+    Raises:
+        EndpointError: It does not end with yes or no, or bears no log-probabilities.
+    """
+    if isinstance(message, AIMessage) and _ENDS_WITH_VERDICT.search(message.text):
+        for written, table in reversed(_top_probabilities(message)):
+            if written in _YES | _NO and (share := _share_of_yes(table)) is not None:
+                return share
+        raise EndpointError("no log-probability of yes or no in the critic's reply")
+    raise EndpointError("the critic's reply does not end with yes or no; it may have been cut")
+
+
+def _share_of_yes(table: Mapping[str, float]) -> float | None:
+    yes = sum(p for spelling, p in table.items() if spelling in _YES)
+    no = sum(p for spelling, p in table.items() if spelling in _NO)
+    return yes / (yes + no) if yes + no > 1e-9 else None
+
+
+def stated_probability(message: Any) -> float:
+    """Return the number in a ``{"probability": p}`` reply.
+
+    Raises:
+        EndpointError: It is not that.
+        ModelOutputError: p is not a number in [0, 1].
+    """
+    text = str(message.text) if isinstance(message, BaseMessage) else str(message)
+    start, end = text.find("{"), text.rfind("}")
+    try:
+        value = json.loads(text[start : end + 1])["probability"]
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
+        raise EndpointError(f"expected a JSON probability, got {text[:80]!r}") from error
+    return checked_probability(value)
+
+
+def checked_probability(value: Any) -> float:
+    """Return `value` as a float.
+
+    Raises:
+        ModelOutputError: It is not a number in [0, 1].
+    """
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise ModelOutputError(f"a confidence must be a number, got {value!r:.80}")
+    if not 0.0 <= value <= 1.0:
+        raise ModelOutputError(f"a confidence must be in [0, 1], got {value!r:.80}")
+    return float(value)
