@@ -18,7 +18,7 @@ from mpdf_langgraph.prompts import STATE_PROBABILITY
 from mpdf_langgraph.state import Allowance, Critique, Response, add_usage, no_usage
 from mpdf_langgraph.verdicts import (
     checked_probability,
-    final_yes_probability,
+    reasoned_yes_probability,
     stated_probability,
     yes_probability,
 )
@@ -162,7 +162,8 @@ class SelfCritic:
 
     With `reasoning_tokens` the model first writes its check, as generative verifiers do (Zhang et
     al. 2024, arXiv 2408.15240): worth its tokens where a verdict needs steps that one token cannot
-    take. Where such a reply bears no verdict, agreement stands in.
+    take. The verdict then counts as far as the check was sure of itself: it is drawn towards 1/2 by
+    the check's sequence probability. Where such a reply bears no verdict, agreement stands in.
 
     Attributes:
         reasoning_tokens: The longest check, verdict included; 0 asks for the verdict alone.
@@ -194,7 +195,7 @@ class SelfCritic:
         if not self.reasoning_tokens:
             return _LADDER
         sampling = {**_LOGPROBS, "max_tokens": self.reasoning_tokens}
-        return (_Rung("self_reasoning", sampling, final_yes_probability, reasoning=True),)
+        return (_Rung("self_reasoning", sampling, reasoned_yes_probability, reasoning=True),)
 
     def critique(self, subject: Subject) -> Steps[Verdict]:
         """See `Critic.critique`."""

@@ -9,6 +9,7 @@ from typing import Any
 from langchain_core.messages import AIMessage, BaseMessage
 
 from mpdf_langgraph.errors import EndpointError, ModelOutputError
+from mpdf_langgraph.profile import logprob_summary, token_logprobs
 
 _YES = {"yes", "ye", "y"}  # a tokenizer without "yes" spells it "y" + "es"
 _NO = {"no", "n"}
@@ -55,18 +56,31 @@ def yes_probability(message: Any) -> float:
     raise EndpointError("no log-probability of yes or no in the critic's reply")
 
 
-def final_yes_probability(message: Any) -> float:
-    """Return P(yes) / (P(yes) + P(no)) where a reply that reasons first ends with one of them.
+def discounted(verdict: float, mean_logprob: float) -> float:
+    """Return 1/2 + (verdict - 1/2) * exp(mean log-probability of the reasoning's tokens).
+
+    By the verdict alone, a check that repeats a mistake makes it look as good as a right answer;
+    its tokens know better.
+    """
+    return 0.5 + (verdict - 0.5) * math.exp(mean_logprob)
+
+
+def reasoned_yes_probability(message: Any) -> float:
+    """Return the verdict of a reply that reasons first, trusted as far as its reasoning was sure.
+
+    The verdict is P(yes) / (P(yes) + P(no)) where the reply ends with one of them, `discounted`
+    by the log-probabilities of all that it wrote.
 
     Raises:
         EndpointError: It does not end with yes or no, or bears no log-probabilities.
     """
-    if isinstance(message, AIMessage) and _ENDS_WITH_VERDICT.search(message.text):
-        for written, table in reversed(_top_probabilities(message)):
-            if written in _YES | _NO and (share := _share_of_yes(table)) is not None:
-                return share
-        raise EndpointError("no log-probability of yes or no in the critic's reply")
-    raise EndpointError("the critic's reply does not end with yes or no; it may have been cut")
+    if not isinstance(message, AIMessage) or not _ENDS_WITH_VERDICT.search(message.text):
+        raise EndpointError("the critic's reply does not end with yes or no; it may have been cut")
+    summary = logprob_summary(token_logprobs(message.response_metadata))
+    for written, table in reversed(_top_probabilities(message)):
+        if summary and written in _YES | _NO and (share := _share_of_yes(table)) is not None:
+            return discounted(share, summary["mean"])
+    raise EndpointError("no log-probability of yes or no in the critic's reply")
 
 
 def _share_of_yes(table: Mapping[str, float]) -> float | None:

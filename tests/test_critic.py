@@ -15,6 +15,7 @@ from mpdf_langgraph.errors import (
     ConfigurationError,
     DeliberationError,
 )
+from mpdf_langgraph.verdicts import reasoned_yes_probability
 from tests.scripted import (
     WRITTEN,
     Request,
@@ -167,7 +168,8 @@ def test_the_check_is_written_in_the_conversation_and_its_verdict_read(judged_by
     critic = SelfCritic(reasoning_tokens=300, judge=judge if judged_by == "a judge" else None)
     found = critique(agent, critic)
     assert found["source"] == "self_reasoning"
-    assert found["scores"] == {"self_reasoning": pytest.approx(0.7 / 0.8)}
+    assert found["scores"] == {"self_reasoning": pytest.approx(reasoned_yes_probability(WRITTEN))}
+    assert found["confidence"] == found["scores"]["self_reasoning"]
     assert found["usage"]["calls"] == 1
     asked = (judge if judged_by == "a judge" else agent).requests[-1]
     assert asked.last.startswith("Check that solution")

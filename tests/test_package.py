@@ -18,9 +18,9 @@ OURS = ("training", "examples")
 #: From the ground up: a module may import what stands above it here, in an earlier line.
 LAYERS = [
     "state errors equality mathematics sandboxed",
-    "prompts sandbox programs calibration verdicts",
+    "prompts sandbox programs calibration",
     "answers profile consensus calls budget traces clock remote",
-    "observation agents endpoints events outcome recorded",
+    "observation agents endpoints events outcome recorded verdicts",
     "critic router code_answer",
     "settings learned",
     "agent_node ending",
@@ -34,7 +34,7 @@ ONLY = {
     "traces": {"state", "errors"},
     "answers": {"equality", "errors", "mathematics", "prompts"},
     "sandboxed": set(),
-    "verdicts": {"errors"},
+    "verdicts": {"errors", "profile"},
     "tool": {"errors", "remote"},
     "remote": {"errors"},
     "sandbox": {"errors"},

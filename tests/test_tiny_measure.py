@@ -59,6 +59,8 @@ def test_the_verdict_of_a_check_is_read_at_its_last_word(folder, monkeypatch, la
     assert response.check == pytest.approx(0.6 / 0.8)
     assert response.check_tokens == len(written.tokens)
     assert SCORES["check"](response) == response.check
+    mean = sum(written.logprobs) / len(written.logprobs)
+    assert SCORES["check_sure"](response) == pytest.approx(0.5 + 0.25 * math.exp(mean))
 
 
 def test_a_check_without_a_verdict_says_nothing_either_way(folder, monkeypatch):
@@ -69,7 +71,7 @@ def test_a_check_without_a_verdict_says_nothing_either_way(folder, monkeypatch):
     response = Response("#### 3", False, [5], -0.1, -1.0, -1.0)
     team.judge([(problem, solve_messages(problem.question, ""), response)], "check")
     assert math.isnan(response.check)
-    assert SCORES["check"](response) == 0.5
+    assert SCORES["check"](response) == SCORES["check_sure"](response) == 0.5
 
 
 def test_a_given_continuation_has_the_log_probability_it_was_sampled_with(folder):

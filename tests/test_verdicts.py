@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from langchain_core.messages import AIMessage
 
 from mpdf_langgraph.errors import EndpointError, ModelOutputError
-from mpdf_langgraph.verdicts import final_yes_probability, stated_probability, yes_probability
+from mpdf_langgraph.verdicts import reasoned_yes_probability, stated_probability, yes_probability
 from tests.scripted import WRITTEN, checked, verdict
 
 NAN = float("nan")
@@ -82,9 +82,33 @@ def test_stated_probability() -> None:
 
 
 def test_the_verdict_after_a_check_is_its_last_word() -> None:
-    assert final_yes_probability(WRITTEN) == pytest.approx(0.7 / 0.8)
+    sure = (0.9 * 1.0 * 0.7 * 0.9) ** (1 / 4)
+    assert reasoned_yes_probability(WRITTEN) == pytest.approx(0.5 + (0.7 / 0.8 - 0.5) * sure)
     spelled = checked("4. **Yes**", [("4", 1.0)], [("y", 0.3), ("n", 0.1)], [("es", 1.0)])
-    assert final_yes_probability(spelled) == pytest.approx(0.75)
+    assert reasoned_yes_probability(spelled) == pytest.approx(0.5 + 0.25 * 0.3 ** (1 / 3))
+
+
+@given(
+    verdicts=st.tuples(st.floats(0.001, 0.999), st.floats(0.001, 0.999)),
+    sure=st.tuples(st.floats(0.001, 1), st.floats(0.001, 1)),
+)
+def test_an_unsure_check_counts_less_either_way(
+    verdicts: tuple[float, float], sure: tuple[float, float]
+) -> None:
+    def judged(yes: float, written: float) -> float:
+        word = "yes" if yes >= 0.5 else "no"
+        pairs = [("yes", yes), ("no", 1 - yes)]
+        last = pairs if word == "yes" else pairs[::-1]
+        return reasoned_yes_probability(checked(f"4 {word}", [("4", written)], last))
+
+    v, w = verdicts
+    found = judged(v, sure[0])
+    assert 0.0 <= found <= 1.0
+    assert (found - 0.5) * (v - 0.5) >= 0
+    less, more = sorted(sure)
+    assert abs(judged(v, less) - 0.5) <= abs(judged(v, more) - 0.5) + 1e-12
+    if min(v, w) >= 0.5:  # a surer yes is never worth less
+        assert judged(min(v, w), less) <= judged(max(v, w), more) + 1e-12
 
 
 @pytest.mark.parametrize(
@@ -94,6 +118,7 @@ def test_the_verdict_after_a_check_is_its_last_word() -> None:
         checked("I say no more than this: nono", [("no", 1.0)]),
         AIMessage("2 + 2 = 4, yes"),
         checked("so yes", [("so", 1.0)], [("indeed", 1.0)]),
+        checked("4 yes", [("4", NAN)], [("yes", 0.9), ("no", 0.1)]),
         AIMessage(""),
         "yes",
         None,
@@ -101,4 +126,4 @@ def test_the_verdict_after_a_check_is_its_last_word() -> None:
 )
 def test_a_check_without_a_usable_verdict(reply: Any) -> None:
     with pytest.raises(EndpointError, match="yes or no"):
-        final_yes_probability(reply)
+        reasoned_yes_probability(reply)

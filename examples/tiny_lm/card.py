@@ -46,6 +46,7 @@ SOURCES = {
     "sequence_first": "sequence probability under its first prompt, without its peers",
     "verdict": "P(yes) of the critique, at once",
     "check": "P(yes) of the critique, after a check in writing",
+    "check_sure": "… drawn to 1/2 as far as the check was unsure",
 }
 
 

@@ -10,6 +10,7 @@ import numpy as np
 from examples.tiny_lm.questions import AGENTS, Problem
 from examples.tiny_lm.scores import Rate, auroc, calibration_error, rate
 from examples.tiny_lm.skills import answer_of, stated_facts
+from mpdf_langgraph.verdicts import discounted
 from training.calibration import Platt
 
 
@@ -29,6 +30,7 @@ class Response:
     first_logprob: float
     verdict: float = float("nan")
     check: float = float("nan")
+    check_mean_logprob: float = float("nan")
     check_tokens: int = 0
 
 
@@ -90,6 +92,9 @@ SCORES: dict[str, Callable[[Response], float]] = {
     "sequence_first": lambda r: float(np.exp(r.first_logprob)),
     "verdict": lambda r: r.verdict,
     "check": lambda r: 0.5 if math.isnan(r.check) else r.check,
+    "check_sure": lambda r: (
+        0.5 if math.isnan(r.check) else discounted(r.check, r.check_mean_logprob)
+    ),
 }
 
 

@@ -131,6 +131,7 @@ class Team:
                 top = dict(result.top[len(result.content) - 1])
                 yes, no = (math.exp(top.get(token, -math.inf)) for token in self.yes_no)
                 response.check = yes / (yes + no)
+                response.check_mean_logprob = sum(result.logprobs) / len(result.logprobs)
 
     def run(self, kind: Kind, split: Literal["validation", "test"], count: int) -> list[Case]:
         """Proposals, refinements and verdicts of a team on every question of one kind."""
