@@ -128,14 +128,15 @@ def move_cost(settings: Settings, task: Assignment) -> Cost:
     cost = Cost(1, prompt + generated)
     if agent.chat_model is None:
         cost = Cost(max(1, seen["calls"]), max(cost.tokens, charged(seen)))
-    if critic is None or not critic.max_calls:
+    judgements = 0 if critic is None else critic.max_calls(agent)
+    if critic is None or not judgements:
         return cost
     asked = max(  # which of its prompts a critic uses is its own affair
         prompt_bound(agent.critique_turn(task["question"], "", reasoning=reasoning))
         for reasoning in (False, True)
     )
     judged = prompt + generated + asked + critic.max_tokens
-    return Cost(cost.calls + critic.max_calls, cost.tokens + judged)
+    return Cost(cost.calls + judgements, cost.tokens + judged)
 
 
 def read_context(value: Any) -> str:

@@ -283,7 +283,7 @@ def read_reply(value: Any) -> Said:
     # Lone surrogates pass through JSON parsers and break every later write.
     text = str(value.text).encode("utf-8", "replace").decode("utf-8").strip()
     metadata = value.response_metadata
-    finish_reason = metadata.get("finish_reason")
+    finish_reason = _finish_reason(metadata)
     if metadata.get("model_provider") == "openai" and finish_reason is None:
         raise ModelOutputError("the endpoint's stream ended before the response was finished")
     if not text:
@@ -295,6 +295,21 @@ def read_reply(value: Any) -> Said:
         model=model if isinstance(model, str) else None,
         token_logprobs=token_logprobs(metadata),
     )
+
+
+def _finish_reason(metadata: Mapping[str, Any]) -> Any:
+    """Return why generation ended, in the words of OpenAI's chat completions."""
+    # The Responses API gives a status instead, Anthropic a stop_reason.
+    reason = metadata.get("finish_reason") or metadata.get("stop_reason") or metadata.get("status")
+    if reason == "incomplete":
+        reason = (metadata.get("incomplete_details") or {}).get("reason", "length")
+    words = {
+        "completed": "stop",
+        "max_output_tokens": "length",
+        "max_tokens": "length",
+        "MAX_TOKENS": "length",
+    }
+    return words.get(reason, reason) if isinstance(reason, str) else reason
 
 
 def response_from(

@@ -8,6 +8,7 @@ Comparing may take a while (a worker process, a judge model), so async code call
 `assign_clusters` in a thread.
 """
 
+import inspect
 import math
 import re
 import threading
@@ -15,7 +16,7 @@ import unicodedata
 import warnings
 from collections.abc import Callable, Sequence
 from functools import lru_cache
-from typing import Protocol
+from typing import Any, Protocol
 
 from langchain_core.language_models import BaseChatModel
 
@@ -63,8 +64,19 @@ def schema_for(schema: AnswerSchema, question: str) -> AnswerSchema:
     return schema if bind is None else bind(question)
 
 
+def refuse_async(function: Any, name: str) -> None:
+    """Raise where a function that is called synchronously returns a coroutine, true as it stands.
+
+    Raises:
+        ConfigurationError: It, or its `__call__`, is a coroutine function.
+    """
+    called = getattr(function, "__call__", None)  # noqa: B004 - of an object with an async one
+    if inspect.iscoroutinefunction(function) or inspect.iscoroutinefunction(called):
+        raise ConfigurationError(f"{name} must be a plain function, not an async one: {function!r}")
+
+
 def assign_clusters(
-    answers: Sequence[str | None], representatives: Sequence[str], schema: AnswerSchema
+    answers: Sequence[str | None], representatives: Sequence[str], same: Callable[[str, str], bool]
 ) -> tuple[list[int | None], list[str]]:
     """Sort answers into clusters of equivalent ones.
 
@@ -75,14 +87,14 @@ def assign_clusters(
     Args:
         answers: Parsed answers; None for a response without one.
         representatives: One answer per cluster known so far.
-        schema: Compares the answers.
+        same: Tells whether two answers are equivalent, as `AnswerSchema.equivalent` does.
 
     Returns:
         The index of every answer's cluster, None for None, and the representatives, the new
         ones at the end.
 
     Example:
-        >>> assign_clusters(["1000", "7", None, "1,000"], [], MathAnswer())
+        >>> assign_clusters(["1000", "7", None, "1,000"], [], MathAnswer().equivalent)
         ([0, 1, None, 0], ['1000', '7'])
     """
     known = list(representatives)
@@ -95,7 +107,7 @@ def assign_clusters(
             labels.append(known.index(answer))
             continue
         for index, other in enumerate(known):
-            if schema.equivalent(answer, other) or schema.equivalent(other, answer):
+            if same(answer, other) or same(other, answer):
                 labels.append(index)
                 break
         else:
@@ -209,7 +221,7 @@ _WORKER = EqualityWorker()
 
 _BOXED_LETTER = re.compile(r"(?:\\text\w*\s?\{|[\s({*$\[])*([A-Za-z])(?![A-Za-z0-9'])")
 _ANSWER_LETTER = re.compile(
-    r"\banswer(?:\s{1,9}is)?[\s:*=$]{0,9}(?:\\text\w*\{)?"
+    r"\b(?i:answer)(?:\s{1,9}is)?[\s:*=$]{0,9}(?:(?:option|choice)\s)?(?:\\text\w*\{)?"
     r"(?:\(\s?([A-Za-z])\s?\)|([A-Z])(?![A-Za-z0-9'])|([a-z])(?=[).]|\s*$))",
 )
 _PARENTHESISED_LETTER = re.compile(r"(?<!\w)\(([A-Z])\)")
@@ -298,6 +310,7 @@ class TextAnswer:
             raise ConfigurationError(
                 f"equivalence must be a function of two answers or a chat model: {equivalence!r}"
             )
+        refuse_async(equivalence, "equivalence")
         self._equivalence = equivalence
         #: Comparisons without a verdict: the judge said neither yes nor no, or the call failed.
         self.undecided = 0

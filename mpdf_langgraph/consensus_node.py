@@ -3,13 +3,14 @@
 import math
 import time
 import warnings
+from collections.abc import Callable
 from typing import Any, Literal, cast
 
 from langchain_core.runnables import Runnable, RunnableConfig, RunnableLambda
 from langgraph.types import Command
 
 from mpdf_langgraph import events
-from mpdf_langgraph.answers import AnswerSchema, TextAnswer, assign_clusters, schema_for
+from mpdf_langgraph.answers import assign_clusters, schema_for
 from mpdf_langgraph.calls import Call, Steps
 from mpdf_langgraph.clock import began, read_clock, stamp
 from mpdf_langgraph.consensus import count_votes
@@ -47,18 +48,27 @@ def consensus_steps(
         metadata={"mpdf_episode": state["header"]["id"], "mpdf_round": state["round"]},
     )
     schema = schema_for(settings.answer, state["header"]["question"])
-    compare: Runnable[Any, Any] = RunnableLambda(lambda _: _clustered(schema, state))
     timeout = settings.budget.timeout
     limit = None if timeout is None else began(state) + timeout
     deadline = None if limit is None else max(limit, time.time() + COMPARISON_SECONDS)
+
+    def same(a: str, b: str) -> bool:
+        # A thread cannot be cancelled: this ends it, before it asks a judge once more.
+        if deadline is not None and time.time() >= deadline:
+            raise TimeoutError("the time limit has passed")
+        return schema.equivalent(a, b)
+
+    compare: Runnable[Any, Any] = RunnableLambda(lambda _: _clustered(same, state))
     call = Call(compare, None, lambda v: v, labels, is_model=False, deadline=deadline)
     [outcome] = yield [call]
     if outcome.cause is None:
         responses, representatives = outcome.value
+        survived: list[Failure] = []
     else:
-        responses, representatives = _clustered(TextAnswer(), state)
-        message = f"answers were compared as plain text only: {outcome.error}"
+        responses, representatives = _clustered(_written_alike, state)
+        message = f"only answers that are written alike count as the same: {outcome.error}"
         warnings.warn(message, RuntimeWarning, stacklevel=2)
+        survived = [_failure("consensus", state["round"], "compare", message)]
     state = cast(
         DeliberationState,
         {
@@ -69,6 +79,7 @@ def consensus_steps(
         },
     )
     state["held"], turns, kept = _moves(state)
+    kept = [*survived, *kept]
     state["turns"] = [*state["turns"][: len(state["turns"]) - len(turns)], *turns]
     state["failures"] = [*state["failures"], *kept]
     responses |= {i: settings.calibrated(r) for i, r in _agreement(state).items()}
@@ -118,8 +129,18 @@ def _tally(settings: Settings, state: DeliberationState) -> Consensus:
         ) from error
 
 
+def _failure(agent: str, round_: int, stage: Literal["refine", "compare"], error: str) -> Failure:
+    return Failure(
+        agent=agent, round=round_, stage=stage, error=error, usage=no_usage(), seconds=0.0
+    )
+
+
+def _written_alike(a: str, b: str) -> bool:
+    return a.split() == b.split()
+
+
 def _clustered(
-    schema: AnswerSchema, state: DeliberationState
+    same: Callable[[str, str], bool], state: DeliberationState
 ) -> tuple[dict[str, Response], list[str]]:
     """Give every new answer its cluster; return the changed responses and the representatives."""
     new = [
@@ -128,7 +149,7 @@ def _clustered(
         if response["cluster"] is None and response["answer"] is not None
     ]
     labels, representatives = assign_clusters(
-        [response["answer"] for response in new], state["representatives"], schema
+        [response["answer"] for response in new], state["representatives"], same
     )
     changed = {
         response["id"]: Response({**response, "cluster": label})
@@ -156,16 +177,7 @@ def _moves(
             before = responses[turn["before"]] if turn["before"] else None
             if new["cluster"] is None and before is not None and before["cluster"] is not None:
                 error = "no answer could be parsed; the agent keeps its response"
-                failures.append(
-                    Failure(
-                        agent=name,
-                        round=round_,
-                        stage="refine",
-                        error=error,
-                        usage=no_usage(),
-                        seconds=0.0,
-                    )
-                )
+                failures.append(_failure(name, round_, "refine", error))
             else:
                 held[name] = new["id"]
         turns.append(Turn({**turn, "after": held[name]}))

@@ -17,6 +17,7 @@ from mpdf_langgraph.errors import ConfigurationError
 from mpdf_langgraph.prompts import STATE_PROBABILITY
 from mpdf_langgraph.state import Allowance, Critique, Response, add_usage, no_usage
 from mpdf_langgraph.verdicts import (
+    NoVerdictError,
     checked_probability,
     reasoned_yes_probability,
     stated_probability,
@@ -69,9 +70,8 @@ class Critic(Protocol):
         """Stands in traces."""
         ...
 
-    @property
-    def max_calls(self) -> int:
-        """LLM calls per response as a rule, set aside in the budget."""
+    def max_calls(self, agent: Agent) -> int:
+        """LLM calls per response of this agent as a rule, set aside in the budget."""
         ...
 
     @property
@@ -108,8 +108,11 @@ class LogprobCritic:
     """
 
     name: str = "logprob"
-    max_calls: int = 0
     max_tokens: int = 0
+
+    def max_calls(self, agent: Agent) -> int:
+        """See `Critic.max_calls`."""
+        return 0
 
     def critique(self, subject: Subject) -> Steps[Verdict]:
         """See `Critic.critique`."""
@@ -158,7 +161,7 @@ class SelfCritic:
 
     Where the endpoint gives no log-probabilities it is asked for a probability as JSON; where
     it does that neither, agreement among the round's samples stands in. The first way that
-    works is remembered for each model.
+    works is remembered for each model, a lesser one only where the better are out of reach.
 
     With `reasoning_tokens` the model first writes its check, as generative verifiers do (Zhang et
     al. 2024, arXiv 2408.15240): worth its tokens where a verdict needs steps that one token cannot
@@ -174,7 +177,6 @@ class SelfCritic:
     name: str = "self"
     judge: Runnable[Any, Any] | None = None
     reasoning_tokens: int = 0
-    max_calls: int = 1
     # By id: which rung works, and the model itself, so that its id is not given to another.
     _works: dict[int, tuple[int, Any]] = field(default_factory=dict, repr=False, compare=False)
     _failed: dict[int, int] = field(default_factory=dict, repr=False, compare=False)
@@ -183,6 +185,15 @@ class SelfCritic:
         tokens = self.reasoning_tokens
         if not isinstance(tokens, int) or isinstance(tokens, bool) or tokens < 0:
             raise ConfigurationError(f"reasoning_tokens must be 0 or more, got {tokens!r}")
+
+    def max_calls(self, agent: Agent) -> int:
+        """See `Critic.max_calls`: none of a chain or graph, and none of a model given up on."""
+        model = self._model(agent)
+        first, _ = self._works.get(id(model), (0, model))
+        return int(model is not None and first < len(self._ladder))
+
+    def _model(self, agent: Agent) -> Any:
+        return self.judge or (agent.runnable if agent.chat_model else None)
 
     @property
     def max_tokens(self) -> int:
@@ -199,10 +210,10 @@ class SelfCritic:
 
     def critique(self, subject: Subject) -> Steps[Verdict]:
         """See `Critic.critique`."""
-        model = self.judge or (subject.agent.runnable if subject.agent.chat_model else None)
+        model = self._model(subject.agent)
         errors: list[str] = []
         usage = no_usage()
-        confidence, source = None, "agreement"
+        confidence, source, odd = None, "agreement", False
         first, _ = self._works.get(id(model), (0, model))
         for index, rung in enumerate(self._ladder[first:] if model is not None else (), first):
             messages = self._messages(subject, rung)
@@ -225,25 +236,26 @@ class SelfCritic:
             ]
             usage = add_usage(usage, outcome.usage)
             if outcome.cause is None:
-                self._works.setdefault(id(model), (index, model))
+                if not odd or self._failed_often(model):
+                    self._works.setdefault(id(model), (index, model))
                 confidence, source, errors = outcome.value, rung.source, []
                 break
             errors.append(str(outcome.error))
+            odd = odd or isinstance(outcome.cause, NoVerdictError)
             if may_pass(outcome.cause):
                 source = "none"  # the endpoint is down, not unable: no reason to ask otherwise
                 break
         else:
-            self._give_up_on(model)
+            if model is not None and id(model) not in self._works and self._failed_often(model):
+                self._works[id(model)] = (len(self._ladder), model)
         scores = {} if confidence is None else {source: confidence}
         critique = Critique(confidence=confidence, source=source, scores=scores, usage=usage)
         return Verdict(critique, errors)
 
-    def _give_up_on(self, model: Any) -> None:
-        """Stop asking a model that never gave a verdict: once may be the question's fault."""
-        if model is not None and id(model) not in self._works:
-            self._failed[id(model)] = self._failed.get(id(model), 0) + 1
-            if self._failed[id(model)] >= HOPELESS:
-                self._works[id(model)] = (len(self._ladder), model)
+    def _failed_often(self, model: Any) -> bool:
+        """Count a reply without a verdict, and tell whether the model is to blame by now."""
+        self._failed[id(model)] = self._failed.get(id(model), 0) + 1
+        return self._failed[id(model)] >= HOPELESS
 
     def _messages(self, subject: Subject, rung: _Rung) -> list[BaseMessage]:
         before = subject.conversation if self.judge is None else [HumanMessage(subject.question)]
@@ -285,8 +297,11 @@ class SelfLogprobCritic:
     """
 
     name: str = "self+logprob"
-    max_calls: int = 1
     verdict: SelfCritic = field(default_factory=SelfCritic)
+
+    def max_calls(self, agent: Agent) -> int:
+        """See `Critic.max_calls`."""
+        return self.verdict.max_calls(agent)
 
     @property
     def max_tokens(self) -> int:
@@ -313,8 +328,11 @@ class FunctionCritic:
 
     function: Callable[[str, Response], Any]
     name: str = "function"
-    max_calls: int = 0
     max_tokens: int = 0
+
+    def max_calls(self, agent: Agent) -> int:
+        """See `Critic.max_calls`: what a function does is not known before."""
+        return 0
 
     def critique(self, subject: Subject) -> Steps[Verdict]:
         """See `Critic.critique`."""

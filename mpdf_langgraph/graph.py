@@ -10,7 +10,7 @@ from langgraph.types import Command
 
 from mpdf_langgraph.agent_node import agent_steps, critic_steps
 from mpdf_langgraph.agents import Agent
-from mpdf_langgraph.answers import AnswerSchema, TextAnswer
+from mpdf_langgraph.answers import AnswerSchema, TextAnswer, refuse_async
 from mpdf_langgraph.budget import Budget
 from mpdf_langgraph.calibration import Calibration
 from mpdf_langgraph.calls import arun, run
@@ -188,4 +188,6 @@ def _checked_schema(answer: Any) -> AnswerSchema:
             f"answer={answer!r}: use MathAnswer(), ChoiceAnswer(n), TextAnswer(), or an object "
             "with name, instructions, parse(text) and equivalent(a, b)"
         )
+    for method in ("parse", "equivalent"):
+        refuse_async(getattr(answer, method), f"{method} of answer={answer!r}")
     return cast(AnswerSchema, answer)

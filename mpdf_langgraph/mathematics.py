@@ -27,8 +27,9 @@ _NUMERAL = re.compile(
 )
 # Words after a number that are no units: with them the number alone is not the answer.
 _NO_UNIT = re.compile(
-    r"\b(?:hundred|thousand|million|billion|trillion|dozen|and|or|to|times|plus|minus|over|half"
-    r"|sqrt|pi|mod|root)\b",
+    r"\b(?:(?:hundred|thousand|million|billion|trillion|dozen)(?:s|ths?)?|and|or|to|times|plus|minus"
+    r"|over|half|halves|thirds|fourths|fifths|tenths|sqrt|pi|mod|root|sin|cos|tan|cot|log|exp"
+    r"|choose|factorial)\b|^\s(?:squared|cubed)\b",
     re.IGNORECASE,
 )
 _FIND_NUMBER = re.compile(rf"(?:(?<![\w)}}\]])[-\u2212]{_CURRENCY}?)?{_NUMBER}(?:\s?\\?%)?")

@@ -42,7 +42,7 @@ def usage_summary(state: DeliberationState) -> dict[str, Any]:
             critique = response["critique"]["usage"] if response["critique"] else no_usage()
             charge(response["agent"], response["round"], response["usage"], critique)
     for failure in state["failures"]:
-        if failure["stage"] != "alternative":
+        if failure["stage"] not in ("alternative", "compare"):
             charge(failure["agent"], failure["round"], failure["usage"], no_usage())
     total = spent(state)
     limits = state["header"]["options"]

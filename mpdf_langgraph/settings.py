@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from mpdf_langgraph.agents import Agent
-from mpdf_langgraph.answers import AnswerSchema
+from mpdf_langgraph.answers import AnswerSchema, refuse_async
 from mpdf_langgraph.budget import Budget
 from mpdf_langgraph.calibration import Calibration
 from mpdf_langgraph.consensus import ConsensusRule
@@ -115,6 +115,7 @@ class Settings:
                 f"interrupt_when={when!r}: use Unsure(support_below=..., confidence_below=...), "
                 "a callable of how the deliberation stands, or None"
             )
+        refuse_async(when, "interrupt_when")
         if isinstance(when, Unsure) and when.confidence_below is not None and self.critic is None:
             raise ConfigurationError("confidence_below needs a critic, and critic is None")
 

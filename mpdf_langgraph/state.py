@@ -156,11 +156,15 @@ class Turn(TypedDict):
 
 
 class Failure(TypedDict):
-    """Something that went wrong and was survived: counted, reported, never silent."""
+    """Something that went wrong and was survived: counted, reported, never silent.
+
+    Attributes:
+        agent: Its name; "consensus" where the answers could not be compared.
+    """
 
     agent: str
     round: int
-    stage: Literal["context", "propose", "refine", "critique", "alternative"]
+    stage: Literal["context", "propose", "refine", "critique", "alternative", "compare"]
     error: str
     usage: Usage
     seconds: float

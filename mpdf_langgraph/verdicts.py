@@ -11,6 +11,11 @@ from langchain_core.messages import AIMessage, BaseMessage
 from mpdf_langgraph.errors import EndpointError, ModelOutputError
 from mpdf_langgraph.profile import logprob_summary, token_logprobs
 
+
+class NoVerdictError(EndpointError):
+    """The reply's log-probabilities are there, but none of yes or no: the question may be odd."""
+
+
 _YES = {"yes", "ye", "y"}  # a tokenizer without "yes" spells it "y" + "es"
 _NO = {"no", "n"}
 _ENDS_WITH_VERDICT = re.compile(r"\b(yes|no)\W*\Z", re.IGNORECASE)
@@ -47,12 +52,15 @@ def yes_probability(message: Any) -> float:
     Looks at the first position where either has any mass.
 
     Raises:
-        EndpointError: The message bears no usable log-probabilities of yes and no.
+        NoVerdictError: The message bears log-probabilities, but none of yes and no.
+        EndpointError: It bears no usable ones.
     """
-    if isinstance(message, AIMessage):
-        for _, table in _top_probabilities(message):
-            if (share := _share_of_yes(table)) is not None:
-                return share
+    tables = [t for _, t in _top_probabilities(message)] if isinstance(message, AIMessage) else []
+    for table in tables:
+        if (share := _share_of_yes(table)) is not None:
+            return share
+    if any(tables):
+        raise NoVerdictError("neither yes nor no is among the likely words of the critic's reply")
     raise EndpointError("no log-probability of yes or no in the critic's reply")
 
 

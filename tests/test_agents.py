@@ -252,6 +252,27 @@ def test_replies_that_are_none(reply: Any, reason: str) -> None:
         read_reply(reply)
 
 
+@pytest.mark.parametrize(
+    ("metadata", "reason"),
+    [
+        ({"finish_reason": "stop"}, "stop"),
+        ({"finish_reason": "length"}, "length"),
+        ({"finish_reason": "MAX_TOKENS"}, "length"),
+        ({"stop_reason": "max_tokens"}, "length"),
+        ({"stop_reason": "end_turn"}, "end_turn"),
+        ({"model_provider": "openai", "status": "completed"}, "stop"),
+        ({"status": "incomplete", "incomplete_details": {"reason": "max_output_tokens"}}, "length"),
+        ({"status": "incomplete", "incomplete_details": {"reason": "content_filter"}},
+         "content_filter"),
+        ({"status": "incomplete", "incomplete_details": None}, "length"),
+        ({}, None),
+    ],
+)  # fmt: skip
+def test_why_generation_ended_in_one_vocabulary(metadata: dict[str, Any], reason: Any) -> None:
+    said = read_reply(AIMessage("Answer: 4", response_metadata=metadata))
+    assert said.finish_reason == reason
+
+
 def test_null_content_from_an_endpoint_is_retried(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(calls, "LONGEST_PAUSE", 0.001)
     broken = AIMessage("")

@@ -14,8 +14,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from langchain_core.language_models.fake_chat_models import GenericFakeChatModel
 from langchain_core.messages import AIMessage
+from langchain_core.runnables import RunnableLambda
 
-from mpdf_langgraph import answers
+from mpdf_langgraph import answers, create_deliberation
 from mpdf_langgraph.answers import (
     AnswerSchema,
     ChoiceAnswer,
@@ -148,7 +149,7 @@ def test_clusters_are_the_classes_of_an_equivalence(
     schema: AnswerSchema, values: st.SearchStrategy[str], data: st.DataObject
 ) -> None:
     given_answers = data.draw(st.lists(st.none() | values, max_size=8))
-    labels, representatives = assign_clusters(given_answers, [], schema)
+    labels, representatives = assign_clusters(given_answers, [], schema.equivalent)
 
     assert [label is None for label in labels] == [a is None for a in given_answers]
     assert {label for label in labels if label is not None} == set(range(len(representatives)))
@@ -158,17 +159,20 @@ def test_clusters_are_the_classes_of_an_equivalence(
                 assert schema.equivalent(a, b) == (label == other)
 
     order = data.draw(st.permutations(range(len(given_answers))))
-    shuffled, _ = assign_clusters([given_answers[i] for i in order], [], schema)
+    shuffled, _ = assign_clusters([given_answers[i] for i in order], [], schema.equivalent)
     restored: list[int | None] = [None] * len(order)
     for position, label in zip(order, shuffled, strict=True):
         restored[position] = label
     assert partition(restored) == partition(labels)
 
     cut = data.draw(st.integers(0, len(given_answers)))
-    first, known = assign_clusters(given_answers[:cut], [], schema)
-    second, extended = assign_clusters(given_answers[cut:], known, schema)
+    first, known = assign_clusters(given_answers[:cut], [], schema.equivalent)
+    second, extended = assign_clusters(given_answers[cut:], known, schema.equivalent)
     assert (first + second, extended) == (labels, representatives)
-    assert assign_clusters(given_answers, representatives, schema) == (labels, representatives)
+    assert assign_clusters(given_answers, representatives, schema.equivalent) == (
+        labels,
+        representatives,
+    )
 
 
 def test_clusters_symmetrise_and_leave_their_input_alone() -> None:
@@ -177,13 +181,16 @@ def test_clusters_symmetrise_and_leave_their_input_alone() -> None:
             return (a, b) == ("x", "y")
 
     known = ["x"]
-    assert assign_clusters(["y", None, "z"], known, OneWay()) == ([0, None, 1], ["x", "z"])
-    assert assign_clusters(["x"], ["y"], OneWay()) == ([0], ["y"])
+    assert assign_clusters(["y", None, "z"], known, OneWay().equivalent) == (
+        [0, None, 1],
+        ["x", "z"],
+    )
+    assert assign_clusters(["x"], ["y"], OneWay().equivalent) == ([0], ["y"])
     assert known == ["x"]
 
 
 def test_equal_text_comes_before_an_equivalent_earlier_representative() -> None:
-    assert assign_clusters(["50"], ["50%", "50"], MathAnswer())[0] == [1]
+    assert assign_clusters(["50"], ["50%", "50"], MathAnswer().equivalent)[0] == [1]
 
 
 # --- mathematics ----------------------------------------------------------------------------
@@ -225,6 +232,12 @@ def test_equal_text_comes_before_an_equivalent_earlier_representative() -> None:
         ("\\boxed{.5}", "0.5"),
         ("\\boxed{007.0}", "7"),
         ("\\boxed{3 million}", "3 million"),
+        ("\\boxed{5 millions}", "5 millions"),
+        ("\\boxed{2 sin x}", "2 sin x"),
+        ("\\boxed{3 tenths}", "3 tenths"),
+        ("\\boxed{5 squared}", "5 squared"),
+        ("\\boxed{12 inches squared}", "12"),
+        ("\\boxed{30 sec}", "30"),
         ("\\boxed{2 pi}", "2 pi"),
         ("\\boxed{12 and 13}", "12 and 13"),
         (
@@ -312,6 +325,8 @@ def test_plain_answers_need_no_worker(
         ("(1,2)", "[1,2]", False),
         ("2\\pi", "6.28", False),
         ("3 million", "3", False),
+        ("5 millions", "5", False),
+        ("2 sin x", "2 cos x", False),
         ("\\frac{1}{0}", "5", False),
         ("{", "5", False),
     ],
@@ -391,6 +406,10 @@ def test_math_timeout_must_be_positive(timeout: float) -> None:
         ("Answer: B, as Answer: A fails. Answer: C", "C"),
         ("The answer is a matter of taste: (D)", "D"),
         ("Answer: E", None),
+        ("Answer: B\nOptions (A) and (C) are wrong.", "B"),
+        ("**Answer: B**. (C) fails.", "B"),
+        ("The Answer is (B), whereas (D) is not.", "B"),
+        ("The correct answer is option B. (A) is wrong", "B"),
         ("(A) is wrong, (B) is right", "B"),
         ("P(A) = 1, so C", "C"),
         ("I think it is C", "C"),
@@ -532,3 +551,23 @@ def test_text_memory_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_text_rejects_what_is_no_judge() -> None:
     with pytest.raises(ConfigurationError, match="chat model"):
         TextAnswer("gpt")  # type: ignore[arg-type]
+
+
+def test_an_asynchronous_comparison_is_refused_as_a_coroutine_is_true() -> None:
+    async def same(a: str, b: str) -> bool:
+        return False
+
+    class Asks:
+        async def __call__(self, a: str, b: str) -> bool:
+            return False
+
+    for equivalence in (same, Asks()):
+        with pytest.raises(ConfigurationError, match="plain function"):
+            TextAnswer(equivalence)  # type: ignore[arg-type]
+
+    class Schema(TextAnswer):
+        async def equivalent(self, a: str, b: str) -> bool:  # type: ignore[override]
+            return False
+
+    with pytest.raises(ConfigurationError, match="equivalent"):
+        create_deliberation([RunnableLambda(str)], answer=Schema())

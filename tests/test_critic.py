@@ -10,7 +10,7 @@ from langchain_core.runnables import RunnableLambda
 from langgraph.checkpoint.memory import InMemorySaver
 
 from mpdf_langgraph import Agent, create_deliberation
-from mpdf_langgraph.critic import SelfCritic, SelfLogprobCritic, make_critic
+from mpdf_langgraph.critic import HOPELESS, SelfCritic, SelfLogprobCritic, make_critic
 from mpdf_langgraph.errors import (
     ConfigurationError,
     DeliberationError,
@@ -25,6 +25,7 @@ from tests.scripted import (
     counted,
     says,
     totals,
+    verdict,
     yes,
 )
 
@@ -120,6 +121,47 @@ def test_the_ladder_is_remembered_per_model() -> None:
     assert [found[f"agent-{i}@1"]["critique"]["source"] for i in (1, 2)] == ["self", "self_json"]
     assert able.kinds() == ["propose", "critique", "refine", "critique"]
     assert unable.kinds() == ["propose", "critique", "critique", "json", "refine", "json"]
+
+
+def test_one_odd_first_verdict_does_not_step_down_for_good() -> None:
+    odd = ["What is 1 + 1?", "What is 2 + 1?", "What is 3 + 1?"]
+
+    def reply(request: Request) -> Any:
+        if request.kind == "critique":
+            strange = any(question in request.text for question in odd)
+            return verdict([("So", 0.9), ("The", 0.1)]) if strange else yes(0.9)
+        return '{"probability": 0.3}' if request.kind == "json" else "Answer: 4"
+
+    def sources(model: Scripted, questions: list[str]) -> list[str]:
+        graph = create_deliberation([model], critic="self", max_rounds=0)
+        compiled = graph.compile(checkpointer=InMemorySaver())
+        found = []
+        for i, question in enumerate(questions):
+            config = {"configurable": {"thread_id": str(i)}}
+            compiled.invoke({"question": question}, config)
+            responses = compiled.get_state(config).values["responses"]
+            found.append(responses["agent-1@0"]["critique"]["source"])
+        return found
+
+    assert sources(Scripted(reply=reply), [odd[0], Q["question"]]) == ["self_json", "self"]
+    often = Scripted(reply=reply)
+    assert sources(often, [*odd, Q["question"]]) == ["self_json"] * 4
+    assert often.kinds()[-2:] == ["propose", "json"]  # the third time it is remembered
+
+
+def test_no_call_is_set_aside_for_a_critic_that_will_not_ask() -> None:
+    team = [Agent(name, says(f"{name}. Answer: 4").with_retry()) for name in ("ann", "bo", "cy")]
+    found = responses(team, "self+logprob", max_calls=3)["result"]
+    assert set(found["votes"].values()) == {"4"}
+    assert found["failures"] == []
+    critic = SelfCritic()
+    model = endpoint(logprobs=False, json=False)
+    agent = Agent("ann", model)
+    assert critic.max_calls(agent) == 1
+    for _ in range(HOPELESS):
+        critique(model, critic)
+    assert critic.max_calls(agent) == 0
+    assert SelfCritic(judge=model).max_calls(team[0]) == 1
 
 
 def test_a_passing_failure_does_not_step_down() -> None:

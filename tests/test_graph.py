@@ -25,8 +25,10 @@ from mpdf_langgraph import (
     MathAnswer,
     MPDFError,
     Prompts,
+    TextAnswer,
     TraceReader,
     calls,
+    consensus_node,
     create_deliberation,
 )
 from mpdf_langgraph.errors import ConfigurationError, DeliberationError
@@ -932,6 +934,42 @@ async def test_timeout_ends_a_debate() -> None:
         assert result["stop_reason"] == "timeout"
         assert result["votes"] == {"agent-1": "4", "agent-2": "5"}
         assert time.monotonic() - began < 1.3
+
+
+def test_where_answers_cannot_be_compared_only_equal_text_agrees_and_it_is_told() -> None:
+    class Broken(TextAnswer):
+        def equivalent(self, a: str, b: str) -> bool:
+            raise RuntimeError("no sandbox")
+
+    team = [says(f"a {sign} b") for sign in "-*/"] + [says("a  - b")]
+    with pytest.warns(RuntimeWarning, match="written alike"):
+        result = deliberate(team, critic=None, answer=Broken(), max_rounds=0)
+    assert result["stop_reason"] == "max_rounds"
+    assert result["support"] == 0.5
+    assert result["answer"] == "a - b"
+    [failure] = result["failures"]
+    assert failure.startswith("consensus@0 compare: ")
+    assert "no sandbox" in failure
+
+
+@pytest.mark.filterwarnings("ignore:only answers that are written alike:RuntimeWarning")
+async def test_no_comparison_starts_after_the_time_limit(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(consensus_node, "COMPARISON_SECONDS", 0.3)
+    asked = []
+
+    def judge(a: str, b: str) -> bool:
+        asked.append((a, b))
+        time.sleep(0.2)
+        return False
+
+    team = [says(f"Answer: {i}") for i in range(5)]
+    graph = create_deliberation(team, critic=None, answer=TextAnswer(judge), timeout=0.2)
+    result = (await graph.compile().ainvoke(Q))["deliberation"]
+    assert result["stop_reason"] == "timeout"
+    assert "time limit" in result["failures"][-1]
+    before = len(asked)
+    await asyncio.sleep(0.8)
+    assert len(asked) <= before + 1  # the one comparison under way asks in both orders
 
 
 async def test_pauses_between_retries_respect_the_timeout() -> None:

@@ -255,6 +255,14 @@ def test_nobody_is_asked_before_the_agents_have_done_what_they_can() -> None:
     assert set(standing["responses"]) == {"agent-1", "agent-2"}
 
 
+def test_an_asynchronous_condition_is_refused() -> None:
+    async def look(standing: dict[str, Any]) -> bool:
+        return False
+
+    with pytest.raises(ConfigurationError, match="interrupt_when must be a plain function"):
+        graph(team(), interrupt_when=look)
+
+
 def test_a_condition_of_ones_own_that_fails_is_named() -> None:
     compiled = graph(team(), interrupt_when=lambda standing: standing["sureness"] < 1)
     with pytest.raises(ConfigurationError, match="interrupt_when failed: KeyError: 'sureness'"):

@@ -8,7 +8,12 @@ from hypothesis import strategies as st
 from langchain_core.messages import AIMessage
 
 from mpdf_langgraph.errors import EndpointError, ModelOutputError
-from mpdf_langgraph.verdicts import reasoned_yes_probability, stated_probability, yes_probability
+from mpdf_langgraph.verdicts import (
+    NoVerdictError,
+    reasoned_yes_probability,
+    stated_probability,
+    yes_probability,
+)
 from tests.scripted import WRITTEN, checked, verdict
 
 NAN = float("nan")
@@ -37,7 +42,6 @@ def test_yes_probability(reply: AIMessage, expected: float) -> None:
 @pytest.mark.parametrize(
     "reply",
     [
-        verdict([("maybe", 0.9), ("sure", 0.1)]),
         verdict([("yes", NAN), ("no", NAN)]),
         verdict([("yes", "-0.1"), ("no", None)]),
         verdict([]),
@@ -56,6 +60,14 @@ def test_yes_probability(reply: AIMessage, expected: float) -> None:
 def test_no_usable_verdict(reply: Any) -> None:
     with pytest.raises(EndpointError, match="yes or no"):
         yes_probability(reply)
+
+
+def test_neither_yes_nor_no_is_told_apart_from_no_log_probabilities() -> None:
+    with pytest.raises(NoVerdictError, match="neither yes nor no"):
+        yes_probability(verdict([("maybe", 0.9), ("sure", 0.1)]))
+    with pytest.raises(EndpointError) as found:
+        yes_probability(AIMessage("yes"))
+    assert not isinstance(found.value, NoVerdictError)
 
 
 @given(

@@ -235,7 +235,7 @@ def episode_of(
     """
     settings = _settings(proposals, schema, consensus, max_rounds)
     given = [response["answer"] for response in proposals]
-    labels, representatives = assign_clusters(given, [], schema_for(schema, question))
+    labels, representatives = assign_clusters(given, [], schema_for(schema, question).equivalent)
     responses = {
         response["id"]: Response({**response, "cluster": cluster})
         for response, cluster in zip(proposals, labels, strict=True)
