@@ -166,7 +166,7 @@ def reproduce(options: Options, kind: Kind, team: list[object]) -> None:
     step(
         "training/evaluate.py", "--questions", files["test"], "--validation", files["validation"],
         *team, *routers, "--rounds", options.rounds, "--oracle-rounds", 3,
-        "--out", out / "evaluation",
+        "--critic", "logprob", "--out", out / "evaluation",
     )  # fmt: skip
 
 

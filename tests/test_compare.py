@@ -121,6 +121,14 @@ def test_the_gate(mine: float, baseline: Any, control: Any, gate: str) -> None:
         methods["r: control"] = method("r: control", share(control), 200, kind="control")
     found, evidence = verdict(router, methods)
     assert found == gate
+    few, why = verdict(
+        method("r", np.ones(3, bool), 300, kind="learned", control="c"),
+        {
+            "c": method("c", np.zeros(3, bool), 200, kind="control"),
+            "vote": method("vote", np.zeros(3, bool), 300),
+        },
+    )
+    assert (few, why["why"]) == ("unknown", "fewer than 50 questions")
     assert evidence["questions"] == 200
     assert evidence["accuracy"] == pytest.approx(mine)
     assert evidence["tokens"] == 300

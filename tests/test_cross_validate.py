@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from mpdf_langgraph import Agent, MathAnswer, RecordedChatModel, TraceWriter, create_deliberation
+from mpdf_langgraph.consensus import Vote
 from mpdf_langgraph.errors import ConfigurationError
 from training import cross_validate
 from training.cross_validate import (
@@ -16,6 +17,7 @@ from training.cross_validate import (
     Options,
     Recording,
     dealt,
+    first_majority,
     linear_choice,
     read,
     record_of,
@@ -119,6 +121,22 @@ def test_ties_of_a_plain_majority_are_drawn(tmp_path: Path) -> None:
     asked = recordings(tmp_path / "a", {"2+2?": ("4", said)})
     fold = fold_of(tmp_path, asked, asked)
     assert fold._tied(fold.asked[0], asked[0]) == 0.5
+
+
+def test_a_majority_counts_heads_and_ties_go_to_the_first() -> None:
+    def votes(*given: tuple[int | None, float | None]) -> list[Vote]:
+        return [Vote(str(i), cluster, sure) for i, (cluster, sure) in enumerate(given)]
+
+    assert first_majority(votes((0, 0.1), (1, 0.9), (0, 0.1))) == 0
+    assert first_majority(votes((1, 0.1), (0, 0.9))) == 1
+    assert first_majority(votes((None, None), (2, None), (0, 0.9))) == 2
+    assert first_majority(votes((None, 0.5))) is None
+
+
+def test_what_is_left_out_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = write(tmp_path, {"2+2?": ("4", {"ann": "4", "bo": "5"}), "3+3?": ("6", {"bo": "6"})})
+    assert len(read((folder,), MATH.equivalent)) == 1
+    assert "1 episodes without a reference or a second proposal" in capsys.readouterr().err
 
 
 def test_a_linear_choice_finds_what_tells_answers_apart() -> None:

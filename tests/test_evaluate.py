@@ -5,6 +5,7 @@ import json
 import subprocess
 import sys
 import warnings
+from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ import tyro
 from mpdf_langgraph import ConfigurationError, load_router
 from mpdf_langgraph.errors import RouterError
 from tests import riddles
+from training import compare
 from training.compare import Method, summarise
 from training.evaluate import Options, evaluate, main
 from training.methods import families
@@ -43,6 +45,7 @@ def options(folder: Path, *arguments: str, kinds: str = "AABBAABB", **about: Any
     if "--model-factory" not in arguments:
         words += ["--model-factory", "tests.riddles:make"]
     words += ["--out", str(folder / "out"), "--debate-rounds", "2"]
+    words += ["--rounds", "2", "--critic", "logprob"]
     return tyro.cli(Options, args=[*words, *arguments])
 
 
@@ -57,6 +60,14 @@ def rows(folder: Path) -> list[dict[str, Any]]:
 
 
 # --- the whole of it --------------------------------------------------------------------------
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _few_questions_will_do() -> Iterator[None]:
+    """A riddle is right or wrong for certain: eight of them may set a gate."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(compare, "LEAST_QUESTIONS", 8)
+        yield
 
 
 @pytest.fixture(scope="module")

@@ -182,6 +182,27 @@ def test_a_batch_without_weight_is_worth_nothing(algorithm: Any) -> None:
         assert part.grad is None or torch.equal(part.grad, torch.zeros_like(part))
 
 
+def test_what_was_not_tried_is_not_taken_for_wrong() -> None:
+    groups = toy_groups([[Toy(0), Toy(2, -1.0)]] * 4 + [[Toy(0), Toy(1, -1.0), Toy(2, -1.0)]] * 4)
+    data = to_data(groups, Config(traces=()), 0.0)
+    torch.manual_seed(0)
+    policy = Policy()
+    logp = log_probabilities(policy, data)
+
+    def pushed(index: torch.Tensor) -> list[float]:
+        """What a step down the loss would do to the log-probability of every action."""
+        moved = logp[index].detach().requires_grad_()
+        stand_in: Any = lambda *_: moved.log_softmax(1)  # noqa: E731
+        sft_loss(stand_in, data, index, None)[0].backward()  # type: ignore[no-untyped-call]
+        assert moved.grad is not None
+        return [-value for value in moved.grad.sum(0).tolist()]
+
+    untried, tried = pushed(torch.arange(4)), pushed(torch.arange(4, 8))
+    assert untried[1] == pytest.approx(0.0, abs=1e-6)
+    assert tried[1] < -1e-3
+    assert untried[0] > 0 > untried[2]
+
+
 def test_labels_and_weights() -> None:
     groups = toy_groups(
         [[Toy(0), Toy(1, 1.0), Toy(1, 0.0), Toy(2, -1.0)], [Toy(0), Toy(1)]],

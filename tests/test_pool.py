@@ -108,6 +108,16 @@ def test_failures_and_critics_are_paid_for() -> None:
     assert pools.vote(3)(pool) == pools.Outcome("0", 33 + 30 + 100, 5 + 1 + 1, {})
 
 
+def test_a_verdict_beside_the_sequence_probability_costs_a_vote_nothing() -> None:
+    pool = episode(None, (1, 0.5), (0, 0.9))
+    before = pools.vote(2)(pool).tokens
+    second = pool.responses["agent-2@0"]
+    second["critique"] = Critique({**critique(0.5), "source": "logprob", "usage": usage(1, 5, 1)})
+    assert pools.vote(2)(pool).tokens == before
+    second["critique"] = Critique({**critique(0.5), "source": "self", "usage": usage(1, 5, 1)})
+    assert pools.vote(2)(pool).tokens == before + 6
+
+
 def test_a_vote_without_a_response_has_failed_and_one_without_an_answer_has_not() -> None:
     pool = episode(None, (None, 0.5), (0, 0.9))
     pool.failures.append(failure("agent-1", "propose", usage(3, 7, 0)))

@@ -87,9 +87,12 @@ class Block:
         if not all(np.isfinite(row[name]).all() for name in ("own", "peers", "behaviour")):
             raise TraceError("a number is missing or not finite")
         row |= _of_responses(episode, code, sources)
-        ids = [one["id"] if one else None for by_agent in held for one in by_agent.values()]
+        # What a person's hint gave away is not the team's own: its last answer is the one before.
+        unaided = [t for round_, t in enumerate(episode.tallies) if round_ < _hinted(episode)]
+        stood = [one for by_agent in held[: len(unaided)] for one in by_agent.values()]
+        ids = [one["id"] if one else None for one in stood]
         row["held"] = np.array([position[id_] for id_ in ids], np.int16)
-        for name, tally in (("vote", episode.tallies[0]), ("final", episode.tallies[-1])):
+        for name, tally in (("vote", episode.tallies[0]), ("final", unaided[-1])):
             row[name] = np.array([code(tally["answer"])], np.int16)
         answers = [answer for answer in codes if answer is not None]
         texts = [episode.id, episode.question, *place, *answers, *sources]
@@ -159,12 +162,17 @@ class Block:
         return pa.record_batch([arrays[name] for name in schema.names], schema=schema)
 
 
+def _hinted(episode: Episode) -> float:
+    """Return the first round that a person's hint shaped."""
+    hints = [i["round"] for i in episode.interventions if i["action"] == "hint"]
+    return min(hints, default=math.inf)
+
+
 def _of_responses(
     episode: Episode, code: Callable[[str | None], int], sources: dict[str, int]
 ) -> dict[str, np.ndarray]:
     """Return the columns by response; numbers the measurements in `sources`."""
-    hints = [i["round"] for i in episode.interventions if i["action"] == "hint"]
-    unaided = min(hints, default=math.inf)
+    unaided = _hinted(episode)
     rows: list[tuple[int, int, int, int, bool, bool]] = []
     confidences = []
     for one in episode.responses.values():

@@ -139,6 +139,10 @@ def wilson(accuracy: float, questions: int) -> tuple[float, float]:
     return max(0.0, min(accuracy, low)), min(1.0, max(accuracy, high))
 
 
+LEAST_QUESTIONS = 50
+"""Of a measurement that may set a gate."""
+
+
 def best_baseline(method: Method, methods: Sequence[Method]) -> Method | None:
     """Return the most accurate baseline that takes no more tokens than `method` does."""
     limit = method.tokens.mean()
@@ -150,7 +154,8 @@ def verdict(method: Method, methods: Mapping[str, Method]) -> tuple[str, dict[st
     """Return the gate of a learned router and its evidence.
 
     It passes where it beats the best baseline at no more tokens than its own, and its control
-    loses: both lower bounds above zero.
+    loses: both lower bounds above zero. On fewer than `LEAST_QUESTIONS` it is unknown: three that
+    are gained give a bootstrap interval of [1, 1].
     """
     rival = best_baseline(method, list(methods.values()))
     against = {"baseline": rival, "control": methods.get(method.control or "")}
@@ -164,6 +169,8 @@ def verdict(method: Method, methods: Mapping[str, Method]) -> tuple[str, dict[st
         if other is not None:
             gain = gains[key]
             evidence[key] = {"name": other.name, "difference": [gain.mean, gain.low, gain.high]}
+    if len(method.right) < LEAST_QUESTIONS:
+        return "unknown", {**evidence, "why": f"fewer than {LEAST_QUESTIONS} questions"}
     if any(d.high < 0 for d in gains.values()):
         return "fail", evidence
     if len(gains) == 2 and all(d.low > 0 for d in gains.values()):

@@ -15,6 +15,7 @@ look like) tells what those features are good for without any deliberation.
 import itertools
 import sys
 import tempfile
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,7 +32,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from mpdf_langgraph import Episode, TraceReader
 from mpdf_langgraph.answers import AnswerSchema
-from mpdf_langgraph.consensus import count_votes, make_rule
+from mpdf_langgraph.consensus import Vote, count_votes, make_rule
 from mpdf_langgraph.errors import ConfigurationError, MPDFError
 from mpdf_langgraph.observation import INDEX
 from mpdf_langgraph.state import ACTIONS, Response
@@ -108,21 +109,36 @@ def read(paths: Sequence[Path], is_right: Callable[[str, str], bool]) -> list[Re
         TraceError: There is no such path.
         ConfigurationError: None is left.
     """
-    found = []
+    found, left_out = [], 0
     for path in paths:
-        for episode in tqdm(TraceReader(path), desc=path.name, unit="episode", mininterval=1):
+        reader = TraceReader(path)
+        for episode in tqdm(reader, desc=path.name, unit="episode", mininterval=1):
             truth, ids = episode.reference, {a["name"]: f"{a['name']}@0" for a in episode.agents}
             said = {n: episode.responses[i] for n, i in ids.items() if i in episode.responses}
             if truth is None or len(said) < 2:
+                left_out += 1
                 continue
             right = {
                 name: r["answer"] is not None and is_right(r["answer"], truth)
                 for name, r in said.items()
             }
             found.append(Recording(episode.question, truth, said, right))
+        if unread := reader.counts["skipped"]:
+            print(f"{path}: {unread} records could not be read", file=sys.stderr)
+    if left_out:
+        print(
+            f"{left_out} episodes without a reference or a second proposal are left out",
+            file=sys.stderr,
+        )
     if not found:
         raise ConfigurationError("no episode has a reference and the proposals of two agents")
     return found
+
+
+def first_majority(votes: list[Vote]) -> int | None:
+    """Return the cluster with the most votes; ties go to the one that was voted for first."""
+    counted = Counter(vote.cluster for vote in votes if vote.cluster is not None)
+    return max(counted, key=counted.__getitem__, default=None)
 
 
 def dealt(recordings: Sequence[Recording], folds: int) -> NDArray[np.int64]:
@@ -214,7 +230,7 @@ class Fold:
     def answers(self) -> dict[str, NDArray[Any]]:
         """Return the probability of a right answer to each held-out question, by method."""
         best = next(iter(self.record))
-        counts, weighted = self.rule, self._by_record
+        weighted = self._by_record
         found = {
             f"single: {name}": [float(r.right.get(name, False)) for r in self.held_out]
             for name in sorted(self.record)
@@ -223,7 +239,8 @@ class Fold:
         found["majority, ties drawn"] = [
             self._tied(e, r) for e, r in zip(self.asked, self.held_out, strict=True)
         ]
-        for name, rule in (("majority, ties to the better record", counts),
+        for name, rule in (("majority, ties to the better record", first_majority),
+                           (f"vote by {self.options.consensus}", self.rule),
                            ("vote weighted by record", weighted)):  # fmt: skip
             found[name] = [
                 self._vote(e, r, rule) for e, r in zip(self.asked, self.held_out, strict=True)

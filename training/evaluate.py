@@ -34,7 +34,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import tyro
 
@@ -87,8 +87,9 @@ class Options(Setting):
     """Folder for samples and results."""
     limit: int | None = None
     """Use only so many questions of each file."""
-    rounds: int = 2
-    """Rounds of decisions at most."""
+    critic: Literal["logprob", "self+logprob", "self", "self-reasoning"] = "self+logprob"
+    """Where confidence comes from, as in `collect.py` and in the graph; it must be what the routers
+    were fitted with."""
     debate_rounds: int = 3
     """Debates of 1 to so many rounds."""
     oracle_rounds: int = 2
@@ -223,6 +224,7 @@ async def evaluate(options: Options) -> dict[str, Method]:
         write(options, questions, methods, outcomes, bench)
     for name, folders in families(options.router).items():
         gate, evidence = verdict(methods[name], methods)
+        evidence |= {"critic": options.critic, "rounds": options.rounds, "drawn": options.sampled}
         if gate == "pass" and options.validation is None:
             gate, evidence["why"] = "unknown", "the baselines were not tuned: give --validation"
         for folder in folders:

@@ -83,8 +83,13 @@ MOST_STEPS = 400
 def sft_loss(
     policy: Policy, data: Data, index: Tensor, old: Tensor | None
 ) -> tuple[Tensor, dict[str, float]]:
-    """Weighted cross-entropy with the oracle's actions."""
+    """Weighted cross-entropy with the oracle's actions, among those that were tried.
+
+    Of an action without a rollout nothing is known: it is no worse than the best of the others.
+    """
     logp = policy(*(part[index] for part in data.observation))
+    tries = torch.zeros_like(logp).scatter_add(1, data.actions[index], data.mask[index].to(logp))
+    logp = logp.masked_fill(tries == 0, -1e9).log_softmax(1)
     labels, weights = data.labels[index], data.weights[index]
     losses = -(labels * torch.where(labels > 0, logp, 0.0)).sum(1)
     return weighted_mean(losses, weights), {}

@@ -44,12 +44,16 @@ class Outcome:
 
 
 def spent_on(episode: Episode, agents: Collection[str]) -> Usage:
-    """Return what some agents of an episode took, their critiques and failures included."""
+    """Return what some agents of an episode took, their critiques and failures included.
+
+    Where confidence is the sequence probability, a verdict that was asked for beside it is left
+    out: no vote looks at it.
+    """
     parts = [f["usage"] for f in episode.failures if f["agent"] in agents]
     for response in episode.responses.values():
         if response["agent"] in agents:
             parts.append(response["usage"])
-            if response["critique"]:
+            if response["critique"] and response["critique"]["source"] != "logprob":
                 parts.append(response["critique"]["usage"])
     return add_usage(no_usage(), *parts)
 

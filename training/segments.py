@@ -32,7 +32,7 @@ from training.recalibrated import Held, holdings, recalibrated
 from training.rewards import Decision, check_tally, decisions, rule_of
 
 #: Of the cache; to be raised whenever what stands in it, or how it is computed, changes.
-CACHE_VERSION = 2
+CACHE_VERSION = 3
 VERSIONS = [CACHE_VERSION, SCHEMA_VERSION, FEATURE_VERSION]
 EPISODES_PER_BATCH = 1000
 #: Of segments without a cache, in bytes: below, processes take longer to start than they save.

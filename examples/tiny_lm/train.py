@@ -323,6 +323,17 @@ def plot(log: Path) -> None:
     plt.close(figure)
 
 
+def refuse_other_options(config: Config) -> None:
+    """Ends the program where a run was begun with options that would give another model."""
+    begun = json.loads((config.out / "config.json").read_text())
+    given = json.loads(json.dumps(asdict(config), default=str))
+    free = ("out", "resume", "device", "threads", "validate_every", "validation_questions")
+    changed = [k for k in given if k not in free and given[k] != begun.get(k)]
+    if changed:
+        told = "; ".join(f"{k} was {begun.get(k)}, now {given[k]}" for k in changed)
+        sys.exit(f"error: {config.out} was begun with other options: {told}")
+
+
 def train(config: Config) -> dict[str, Any]:
     """Runs all phases and returns the last row of the log."""
     torch.set_num_threads(config.threads)
@@ -341,6 +352,7 @@ def train(config: Config) -> dict[str, Any]:
     optimizer = torch.optim.AdamW(groups, betas=(0.9, 0.98))
     start, step, row = 0, 0, {}
     if config.resume and checkpoint.exists():
+        refuse_other_options(config)
         state = torch.load(checkpoint, map_location=config.device, weights_only=True)
         model.load_state_dict(state["model"])
         probe.load_state_dict(state["probe"])
