@@ -7,26 +7,26 @@ from typing import Any
 import numpy as np
 
 from examples.tiny_lm.figures import Case, mended, pairs_of, sources
-from examples.tiny_lm.prompts import PROPOSE_TEMPERATURE, REFINE_TEMPERATURE
+from examples.tiny_lm.prompts import REFINE_TEMPERATURE
 from examples.tiny_lm.scores import Rate
 from training.calibration import reliability
 
 START, STOP = "<!-- figures: written by measure.py -->\n", "<!-- end of figures -->"
 
 ROWS = {
-    "single": f"one agent, T={PROPOSE_TEMPERATURE}",
+    "single": "one agent",
     "single_owners_0": "… nothing missing",
     "single_owners_1": "… missing facts with one agent",
     "single_owners_2": "… with two agents",
     "single_owners_3": "… with three agents",
-    "informed": f"one agent with all facts, T={PROPOSE_TEMPERATURE}",
+    "informed": "one agent with all facts",
     "guess_marked": "every guess marked where facts are missing",
     "own_fact_stated": "own facts stated rightly and unmarked",
     "vote_3": "vote of 3 (one per agent)",
     "vote_9": "vote of 9 (three per agent)",
     "weighted_vote_3": "confidence-weighted vote of 3",
     "weighted_vote_9": "confidence-weighted vote of 9",
-    "refined_single": f"one agent after REFINE, T={REFINE_TEMPERATURE}",
+    "refined_single": "one agent after REFINE",
     "refined_vote_3": "vote of 3 after everyone's REFINE",
     "right_to_wrong": "REFINE right -> wrong",
     "right_to_wrong_peers_agree": "… both peers right too",
@@ -64,6 +64,7 @@ def tables(report: dict[str, Any]) -> str:
     kinds = ("hidden", "plain")
     caption = (
         f"{report['count']} {report['split']} questions of each kind (seed {report['seed']}), "
+        f"proposals at temperature {report['temperature']}, refinements at {REFINE_TEMPERATURE}; "
         "mean ± standard error over questions:"
     )
     lines = [caption, "", "| | hidden profile | plain |", "| --- | --- | --- |"]

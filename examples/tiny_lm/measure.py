@@ -3,9 +3,9 @@
     python examples/tiny_lm/measure.py                       # the bundled model, test split
     python examples/tiny_lm/measure.py --split validation --count 200 --folder runs/tiny_lm/model
 
-Every question goes to three agents, who propose at temperature 1.2 (three times each, for the
-votes) and refine once at 0.6 in view of the peers' first proposals. Standard errors are over
-questions: samples of one question are not independent.
+Every question goes to three agents, who propose three times each, for the votes, and refine once,
+at temperature 0.6, in view of the peers' first proposals. Standard errors are over questions:
+samples of one question are not independent.
 """
 
 import math
@@ -49,6 +49,8 @@ class Config:
     """Tune on validation; test is for reporting."""
     count: int = 600
     """Questions of each kind."""
+    temperature: float = PROPOSE_TEMPERATURE
+    """Temperature of the proposals."""
     seed: int = 0
     """Seed of the questions and of the sampling."""
     threads: int = 1
@@ -61,7 +63,7 @@ class Team:
     def __init__(self, config: Config) -> None:
         self.tokenizer = PreTrainedTokenizerFast.from_pretrained(config.folder)
         self.model = LlamaForCausalLM.from_pretrained(config.folder, dtype=torch.float32).eval()
-        self.seed = config.seed
+        self.seed, self.temperature = config.seed, config.temperature
         self.yes_no = self.tokenizer.convert_tokens_to_ids(["yes", "no"])
         # Of every agent three proposals, a refinement and two checks; and one that knows all.
         samples = 2 * config.count * (6 * len(AGENTS) + 1)
@@ -143,7 +145,7 @@ class Team:
         }
         for k in range(3):
             asked = [(cases[i].problem, messages) for (i, _), messages in first.items()]
-            responses = self.respond(asked, PROPOSE_TEMPERATURE, f"{kind}/propose/{k}")
+            responses = self.respond(asked, self.temperature, f"{kind}/propose/{k}")
             for (i, agent), response in zip(first, responses, strict=True):
                 cases[i].proposals.setdefault(agent, []).append(response)
         again = {}
@@ -172,7 +174,7 @@ class Team:
             )
             for case in cases
         ]
-        informed = self.respond(everything, PROPOSE_TEMPERATURE, f"{kind}/informed")
+        informed = self.respond(everything, self.temperature, f"{kind}/informed")
         for case, response in zip(cases, informed, strict=True):
             case.informed = response
         return cases
@@ -182,7 +184,8 @@ def measure(config: Config) -> dict[str, Any]:
     """Measures both kinds of questions and writes `figures.json` and the card's tables."""
     torch.set_num_threads(config.threads)
     team = Team(config)
-    report: dict[str, Any] = {"split": config.split, "count": config.count, "seed": config.seed}
+    names = ("split", "count", "temperature", "seed")
+    report: dict[str, Any] = {name: getattr(config, name) for name in names}
     kinds: tuple[Kind, ...] = ("hidden", "plain")
     measured: dict[str, list[Case]] = {}
     for kind in kinds:
