@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from textwrap import fill
 from typing import Any
 
 import numpy as np
@@ -114,7 +115,7 @@ def plot_calibration(path: Path, measured: dict[str, list[Case]]) -> None:
                     curve = reliability(scores, right)
                     x, y = [c[0] for c in curve], [c[1] for c in curve]
                     axis.plot(x, y, style, color=color, ms=3, label=f"{kind}, {label}")
-            axis.set_title(f"{stage}: {SOURCES[source]}", fontsize=8)
+            axis.set_title(fill(f"{stage}: {SOURCES[source]}", 34), fontsize=8)
             axis.grid(alpha=0.3)
     axes[0][0].legend(fontsize=7)
     figure.supxlabel("confidence")
