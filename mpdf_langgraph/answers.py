@@ -64,14 +64,19 @@ def schema_for(schema: AnswerSchema, question: str) -> AnswerSchema:
     return schema if bind is None else bind(question)
 
 
+def is_async(function: Any) -> bool:
+    """Tell whether calling it gives a coroutine: it, or its `__call__`, is a coroutine function."""
+    called = getattr(function, "__call__", None)  # noqa: B004 - of an object with an async one
+    return inspect.iscoroutinefunction(function) or inspect.iscoroutinefunction(called)
+
+
 def refuse_async(function: Any, name: str) -> None:
     """Raise where a function that is called synchronously returns a coroutine, true as it stands.
 
     Raises:
-        ConfigurationError: It, or its `__call__`, is a coroutine function.
+        ConfigurationError: It is asynchronous.
     """
-    called = getattr(function, "__call__", None)  # noqa: B004 - of an object with an async one
-    if inspect.iscoroutinefunction(function) or inspect.iscoroutinefunction(called):
+    if is_async(function):
         raise ConfigurationError(f"{name} must be a plain function, not an async one: {function!r}")
 
 

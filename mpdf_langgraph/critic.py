@@ -1,6 +1,5 @@
 """Critics: P(correct) of a response, measured and never read from the agent's own words."""
 
-import inspect
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -11,6 +10,7 @@ from langchain_core.messages import BaseMessage, HumanMessage
 from langchain_core.runnables import Runnable, RunnableBinding, RunnableConfig, RunnableLambda
 
 from mpdf_langgraph.agents import Agent
+from mpdf_langgraph.answers import is_async
 from mpdf_langgraph.budget import Cost, affordable, prompt_bound, remaining, response_bound
 from mpdf_langgraph.calls import Call, Steps, may_pass
 from mpdf_langgraph.errors import ConfigurationError
@@ -368,8 +368,7 @@ class FunctionCritic:
 
 
 def _two_arguments(function: Callable[[str, Response], Any]) -> Runnable[Any, Any]:
-    called = getattr(function, "__call__", None)  # noqa: B004 - of an object with an async one
-    if inspect.iscoroutinefunction(function) or inspect.iscoroutinefunction(called):
+    if is_async(function):
 
         async def acall(pair: tuple[str, Response]) -> Any:
             return await function(*pair)

@@ -16,7 +16,9 @@ from mpdf_langgraph import Episode, TraceWriter
 from mpdf_langgraph.consensus import majority
 from mpdf_langgraph.errors import ConfigurationError, TraceError
 from mpdf_langgraph.observation import FEATURES
+from mpdf_langgraph.state import Intervention
 from training import segments
+from training.columns import Block
 from training.dataset import _ARRAYS, Groups, find_segments, load, split
 from training.rewards import Group, Weights, groups, oracle_label, reward, soft_label
 from training.segments import cache_of, cache_segments
@@ -491,3 +493,17 @@ def test_split_shares_and_seeds() -> None:
     for wrong in (-0.1, 1.1, float("nan")):
         with pytest.raises(ConfigurationError, match="validation"):
             split(many, wrong)
+
+
+def test_what_a_hint_brought_about_is_not_the_teams_own_last_answer(tmp_path: Path) -> None:
+    episode = next(e for e in synthetic_episodes(40, 3) if len(e.tallies) > 2)
+    tallies = [{**tally, "answer": str(i)} for i, tally in enumerate(episode.tallies)]
+    hint = Intervention(action="hint", round=len(tallies) - 1, text="no", seconds=1.0)
+    last = str(len(tallies) - 1)
+    told = {"tallies": tallies, "reference": last}
+    for interventions, right in (([], True), ([hint], False)):
+        changed = episode.model_copy(update={**told, "interventions": interventions})
+        block = Block()
+        block.add(changed, [], [])
+        said = block.answers[0][int(block.parts["final"][0][0])]
+        assert (said == last) is right

@@ -1,22 +1,24 @@
 """The whole evaluation, on riddles of which one knows what every method makes of them."""
 
 import asyncio
+import inspect
 import json
 import subprocess
 import sys
 import warnings
 from collections.abc import Iterator
 from contextlib import suppress
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
 import pytest
 import tyro
 
-from mpdf_langgraph import ConfigurationError, load_router
+from mpdf_langgraph import ConfigurationError, create_deliberation, load_router
 from mpdf_langgraph.errors import RouterError
 from tests import riddles
-from training import compare
+from training import collect, compare
 from training.compare import Method, summarise
 from training.evaluate import Options, evaluate, main
 from training.methods import families
@@ -401,3 +403,11 @@ def test_errors_are_told_in_a_line(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(sys, "argv", ["evaluate.py", *words, "--questions", "none.jsonl"])
     with pytest.raises(SystemExit, match=r"error: none\.jsonl: no such"):
         main()
+
+
+def test_collecting_evaluating_and_the_graph_have_the_same_defaults() -> None:
+    graph = inspect.signature(create_deliberation).parameters
+    for options_of in (Options, collect.Options):
+        default = {one.name: one.default for one in fields(options_of)}
+        assert default["critic"] == graph["critic"].default
+        assert default["rounds"] == graph["max_rounds"].default

@@ -18,7 +18,7 @@ from mpdf_langgraph.observation import FEATURES
 from mpdf_langgraph.state import ACTIONS
 from mpdf_langgraph.traces import Episode
 from training.recalibrated import Held
-from training.rewards import Decision
+from training.rewards import Decision, first_hint
 
 _NONE = -1
 _TEXTS = ("answers", "sources", "agents")
@@ -88,7 +88,7 @@ class Block:
             raise TraceError("a number is missing or not finite")
         row |= _of_responses(episode, code, sources)
         # What a person's hint gave away is not the team's own: its last answer is the one before.
-        unaided = [t for round_, t in enumerate(episode.tallies) if round_ < _hinted(episode)]
+        unaided = [t for round_, t in enumerate(episode.tallies) if round_ < first_hint(episode)]
         stood = [one for by_agent in held[: len(unaided)] for one in by_agent.values()]
         ids = [one["id"] if one else None for one in stood]
         row["held"] = np.array([position[id_] for id_ in ids], np.int16)
@@ -162,17 +162,11 @@ class Block:
         return pa.record_batch([arrays[name] for name in schema.names], schema=schema)
 
 
-def _hinted(episode: Episode) -> float:
-    """Return the first round that a person's hint shaped."""
-    hints = [i["round"] for i in episode.interventions if i["action"] == "hint"]
-    return min(hints, default=math.inf)
-
-
 def _of_responses(
     episode: Episode, code: Callable[[str | None], int], sources: dict[str, int]
 ) -> dict[str, np.ndarray]:
     """Return the columns by response; numbers the measurements in `sources`."""
-    unaided = _hinted(episode)
+    unaided = first_hint(episode)
     rows: list[tuple[int, int, int, int, bool, bool]] = []
     confidences = []
     for one in episode.responses.values():

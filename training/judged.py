@@ -1,6 +1,5 @@
 """What a critic said of responses, and whether they were right: what a calibration is fitted on."""
 
-import math
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields
@@ -17,7 +16,7 @@ from training.calibrated import sources
 from training.calibration import Platt
 from training.columns import unpacked
 from training.dataset import find_segments, is_held_out
-from training.rewards import Grader
+from training.rewards import Grader, first_hint
 from training.segments import read_segment
 
 LEAST = 20
@@ -148,14 +147,13 @@ class _Row(NamedTuple):
 
 def _rows(episode: Episode, references: Mapping[str, str] | None) -> list[_Row]:
     truth = (references or {}).get(episode.id, episode.reference)
-    hints = [i["round"] for i in episode.interventions if i["action"] == "hint"]
     rows = []
     for one in episode.responses.values():
         said, answer = one["critique"], one["answer"]
         confidence = raw_confidence(said) if said else None
         if answer is None or one["cluster"] is None or said is None or confidence is None:
             continue
-        if truth is not None and one["round"] < min(hints, default=math.inf):
+        if truth is not None and one["round"] < first_hint(episode):
             rows.append(
                 _Row(
                     episode.question,

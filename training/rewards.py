@@ -272,6 +272,12 @@ def observations(episode: Episode, round_: int) -> dict[str, Observation]:
     )
 
 
+def first_hint(episode: Episode) -> float:
+    """Return the first round that a person's hint shaped; infinity without a hint."""
+    hints = [i["round"] for i in episode.interventions if i["action"] == "hint"]
+    return min(hints, default=math.inf)
+
+
 def decisions(episode: Episode, rule: ConsensusRule | None = None) -> list[Decision]:
     """Return every decision of an episode with the moves it had, ungraded.
 
@@ -288,8 +294,7 @@ def decisions(episode: Episode, rule: ConsensusRule | None = None) -> list[Decis
     """
     chosen = rule_of(episode) if rule is None else rule
     rounds: dict[int, dict[str, Turn]] = {}
-    hinted = [i["round"] for i in episode.interventions if i["action"] == "hint"]
-    unaided = [t for t in episode.turns if not hinted or t["round"] < min(hinted)]
+    unaided = [turn for turn in episode.turns if turn["round"] < first_hint(episode)]
     for turn in unaided:
         rounds.setdefault(turn["round"], {})[turn["agent"]] = turn
     result: list[Decision] = []
