@@ -119,9 +119,9 @@ def test_nothing_is_no_answer(schema: AnswerSchema, text: str) -> None:
 )
 def test_long_responses_take_linear_time(schema: AnswerSchema, unit: str) -> None:
     text = unit * ((10_000_000 if unit == "9" else 2_000_000) // len(unit))
-    start = time.perf_counter()
+    start = time.process_time()
     schema.parse(text)
-    assert time.perf_counter() - start < 1
+    assert time.process_time() - start < 5  # quadratic time would take hours
 
 
 # --- clusters -------------------------------------------------------------------------------
@@ -343,7 +343,7 @@ def test_a_comparison_without_end_is_given_up_counted_and_remembered() -> None:
     start = time.perf_counter()
     with pytest.warns(RuntimeWarning, match="count as different"):
         assert not schema.equivalent("9^{9^{9^9}}", "5x")
-    assert time.perf_counter() - start < 2
+    assert time.perf_counter() - start < 30
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         assert not schema.equivalent("5x", "9^{9^{9^9}}")  # remembered

@@ -1,6 +1,7 @@
 """Retries, deadlines, metering and the masking of secrets, with calls that go wrong."""
 
 import asyncio
+import random
 import time
 from collections.abc import Callable, Coroutine
 from typing import Any
@@ -144,9 +145,9 @@ async def test_past_deadline_starts_nothing(drive: Driver) -> None:
 async def test_deadline_cancels_an_asynchronous_call() -> None:
     began = time.monotonic()
     outcome = await in_tasks(
-        one(Call(says("hi", delay=5.0), "x", same, retries=3, deadline=time.time() + 0.1))
+        one(Call(says("hi", delay=60.0), "x", same, retries=3, deadline=time.time() + 1))
     )
-    assert time.monotonic() - began < 1.0
+    assert time.monotonic() - began < 30
     assert outcome.error == "TimeoutError: cancelled at the time limit"
     assert (outcome.attempts, outcome.usage["calls"]) == (1, 1)
 
@@ -154,32 +155,34 @@ async def test_deadline_cancels_an_asynchronous_call() -> None:
 async def test_deadline_also_where_a_model_hides_its_cancellation() -> None:
     async def stubborn(_: Any) -> None:
         try:
-            await asyncio.sleep(5)
+            await asyncio.sleep(60)
         except asyncio.CancelledError:
             raise ValueError("wrapped") from None
 
-    call = Call(RunnableLambda(stubborn), "x", same, retries=3, deadline=time.time() + 0.1)
+    call = Call(RunnableLambda(stubborn), "x", same, retries=3, deadline=time.time() + 1)
     outcome = await in_tasks(one(call))
     assert isinstance(outcome.cause, TimeoutError)
     assert outcome.attempts == 1
 
 
-async def test_no_pause_past_the_deadline(drive: Driver) -> None:
+async def test_no_pause_past_the_deadline(drive: Driver, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(random, "uniform", lambda low, high: 1000.0)  # the first takes 500 s
     began = time.monotonic()
-    call = Call(raising(*[StatusError(503)] * 9), "x", same, retries=9, deadline=time.time() + 0.1)
+    call = Call(raising(*[StatusError(503)] * 9), "x", same, retries=9, deadline=time.time() + 60)
     outcome = await drive(one(call))
-    assert time.monotonic() - began < 0.2  # the first pause takes 0.25 at least
+    assert time.monotonic() - began < 30
+    assert outcome.attempts == 1
     assert isinstance(outcome.cause, StatusError)
 
 
 async def test_calls_of_one_list_run_side_by_side(drive: Driver) -> None:
     def several() -> Steps[list[Any]]:
-        outcomes = yield [Call(says(str(i), delay=0.2), "x", same) for i in range(8)]
+        outcomes = yield [Call(says(str(i), delay=0.5), "x", same) for i in range(8)]
         return [outcome.value.text for outcome in outcomes]
 
     began = time.monotonic()
     assert await drive(several()) == [str(i) for i in range(8)]
-    assert time.monotonic() - began < 0.8
+    assert time.monotonic() - began < 3  # one after the other: four seconds
 
 
 async def test_together_keeps_results_with_their_owners(drive: Driver) -> None:

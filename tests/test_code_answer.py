@@ -101,11 +101,11 @@ def test_parse_never_raises_and_what_it_finds_equals_itself(text: str) -> None:
 
 @pytest.mark.parametrize("unit", ["```\n", "```python\n", "def f(): ", "(", " ", "\n", ">>> f("])
 def test_long_responses_take_linear_time(unit: str) -> None:
-    start = time.perf_counter()
+    start = time.process_time()
     text = unit * (1_000_000 // len(unit))
     CodeAnswer(sandbox=TRUSTED).parse(text)
     CodeAnswer(sandbox=TRUSTED).for_question(text)
-    assert time.perf_counter() - start < 2
+    assert time.process_time() - start < 5  # quadratic time would take hours
 
 
 # --- questions ------------------------------------------------------------------------------
@@ -563,7 +563,7 @@ def test_hostile_programs_fail_safely(box: Sandbox, program: str) -> None:
     assert not verdict.passed
     assert 0 < len(verdict.reason) <= 500
     schema.outputs(program)  # whatever they are
-    assert time.monotonic() - start < 5
+    assert time.monotonic() - start < 60
 
 
 def test_what_is_harmless_passes(box: Sandbox) -> None:

@@ -7,6 +7,7 @@ import random
 import re
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -911,29 +912,28 @@ def test_overshoot_that_could_not_be_known_is_reported() -> None:
 
 
 async def test_timeout_cancels_calls_under_way() -> None:
-    quick, slow = says("Answer: 4"), says("Answer: 5", delay=5.0)
-    graph = create_deliberation([quick, slow], critic=None, timeout=0.4).compile()
+    quick, slow = says("Answer: 4"), says("Answer: 5", delay=60.0)
+    graph = create_deliberation([quick, slow], critic=None, timeout=2.0).compile()
     began = time.monotonic()
     result = (await graph.ainvoke(Q))["deliberation"]
-    assert time.monotonic() - began < 1.4
     assert result["votes"] == {"agent-1": "4", "agent-2": None}
     assert "time limit" in result["failures"][0]
     with pytest.raises(DeliberationError, match="time limit"):
         await create_deliberation([slow], critic=None, timeout=0.2).compile().ainvoke(Q)
-    assert time.monotonic() - began < 2.4
+    assert time.monotonic() - began < 30
 
 
 async def test_timeout_ends_a_debate() -> None:
     team = [says(text("a", "4"), text("b", "4"), delay=0.1), says(text("c", "5"), delay=0.1)]
     graph = create_deliberation(
-        team, critic=None, timeout=0.35, router="always-refine", max_rounds=1000
+        team, critic=None, timeout=1.5, router="always-refine", max_rounds=1000
     ).compile()
     for run in (graph.ainvoke, partial(asyncio.to_thread, graph.invoke)):
         began = time.monotonic()
         result = (await run(Q))["deliberation"]
         assert result["stop_reason"] == "timeout"
         assert result["votes"] == {"agent-1": "4", "agent-2": "5"}
-        assert time.monotonic() - began < 1.3
+        assert time.monotonic() - began < 30  # a thousand rounds take a hundred seconds
 
 
 def test_where_answers_cannot_be_compared_only_equal_text_agrees_and_it_is_told() -> None:
@@ -953,46 +953,56 @@ def test_where_answers_cannot_be_compared_only_equal_text_agrees_and_it_is_told(
 
 
 @pytest.mark.filterwarnings("ignore:only answers that are written alike:RuntimeWarning")
-async def test_no_comparison_starts_after_the_time_limit(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(consensus_node, "COMPARISON_SECONDS", 0.3)
+async def test_no_comparison_starts_after_the_time_limit(jump: Callable[[float], None]) -> None:
     asked = []
 
     def judge(a: str, b: str) -> bool:
-        asked.append((a, b))
-        time.sleep(0.2)
+        asked.append({a, b})
+        jump(40)
         return False
 
     team = [says(f"Answer: {i}") for i in range(5)]
-    graph = create_deliberation(team, critic=None, answer=TextAnswer(judge), timeout=0.2)
+    graph = create_deliberation(team, critic=None, answer=TextAnswer(judge), timeout=60)
     result = (await graph.compile().ainvoke(Q))["deliberation"]
     assert result["stop_reason"] == "timeout"
     assert "time limit" in result["failures"][-1]
-    before = len(asked)
-    await asyncio.sleep(0.8)
-    assert len(asked) <= before + 1  # the one comparison under way asks in both orders
+    assert asked == [{"0", "1"}] * 2  # the one comparison under way asks in both orders
+
+
+async def test_a_comparison_under_way_is_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(consensus_node, "COMPARISON_SECONDS", 0.3)
+    over = threading.Event()
+    team = [says(f"Answer: {i}") for i in range(2)]
+    judge = TextAnswer(lambda a, b: over.wait(60))
+    graph = create_deliberation(team, critic=None, answer=judge, timeout=3.0)
+    with pytest.warns(RuntimeWarning, match="only answers that are written alike"):
+        result = (await graph.compile().ainvoke(Q))["deliberation"]
+    over.set()
+    assert result["stop_reason"] == "timeout"
+    assert result["seconds"] < 30
 
 
 async def test_pauses_between_retries_respect_the_timeout() -> None:
-    down = Agent("down", says(StatusError(503)), retries=10)
-    graph = create_deliberation([down], critic=None, timeout=0.5).compile()
+    down = Agent("down", says(StatusError(503)), retries=50)
+    graph = create_deliberation([down], critic=None, timeout=1.0).compile()
     for run in (graph.ainvoke, partial(asyncio.to_thread, graph.invoke)):
         began = time.monotonic()
         with pytest.raises(DeliberationError, match="503"):
             await run(Q)
-        assert time.monotonic() - began < 0.8
+        assert time.monotonic() - began < 30  # fifty pauses take minutes
 
 
 async def test_alternatives_respect_the_timeout() -> None:
     first, second = (says(text(name, name)) for name in "45")
     graph = create_deliberation(
-        [first, second], critic=None, timeout=0.6, router="always-persist", alternatives=1
+        [first, second], critic=None, timeout=3.0, router="always-persist", alternatives=1
     ).compile()
     stream = graph.astream(Q, stream_mode="custom")
     async for event in stream:
         if event["event"] == "proposed":
-            first.delay = second.delay = 5.0
+            first.delay = second.delay = 60.0
             began = time.monotonic()
-    assert time.monotonic() - began < 1.6
+    assert time.monotonic() - began < 30
 
 
 def test_everything_raised_is_an_mpdf_error() -> None:

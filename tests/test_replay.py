@@ -75,7 +75,7 @@ async def test_whatever_tells_requests_apart_tells_samples_apart(samples: Sample
 
 
 async def test_those_who_ask_at_once_draw_once(samples: Samples) -> None:
-    inner = counting(delay=0.02)
+    inner = counting(delay=0.5)
     model = remembering(samples, inner)
     said = await asyncio.gather(*(ask(model, "x", "x") for _ in range(5)))
     assert {tuple(map(number, one)) for one in said} == {(1, 2)}
@@ -83,7 +83,7 @@ async def test_those_who_ask_at_once_draw_once(samples: Samples) -> None:
 
 
 async def test_one_method_that_asks_at_once_gets_different_samples(samples: Samples) -> None:
-    model = remembering(samples, counting(delay=0.01))
+    model = remembering(samples, counting(delay=0.5))
     with one_question(0):
         said = await asyncio.gather(*(model.ainvoke("x") for _ in range(3)))
     assert sorted(number(str(m.text)) for m in said) == [1, 2, 3]
@@ -105,7 +105,7 @@ async def test_a_failure_is_not_kept_and_the_same_sample_is_tried_again(samples:
 
 @pytest.mark.parametrize("end", ["fails", "cancelled"])
 async def test_where_the_one_who_draws_drops_out_a_waiter_draws(samples: Samples, end: str) -> None:
-    inner = counting(delay=0.05, fail={1: StatusError(503)} if end == "fails" else {})
+    inner = counting(delay=0.5, fail={1: StatusError(503)} if end == "fails" else {})
     model = remembering(samples, inner)
     drawing = asyncio.create_task(ask(model, "x"))
     await asyncio.sleep(0.01)
@@ -123,7 +123,7 @@ async def test_where_the_one_who_draws_drops_out_a_waiter_draws(samples: Samples
 
 
 async def test_a_waiter_that_is_cancelled_stops_nobody(samples: Samples) -> None:
-    model = remembering(samples, counting(delay=0.03))
+    model = remembering(samples, counting(delay=0.5))
     drawing = asyncio.create_task(ask(model, "x"))
     await asyncio.sleep(0.01)
     waiting = asyncio.create_task(ask(model, "x"))

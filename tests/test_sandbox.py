@@ -188,11 +188,11 @@ def test_errors_are_told_by_name(program: str, kind: str) -> None:
     ],
 )
 def test_what_ends_a_program(program: str, reason: str) -> None:
-    sandbox = Sandbox(command=("env", "-i"), seconds=1)
+    sandbox = Sandbox(command=("env", "-i"), seconds=3)
     start = time.monotonic()
     with pytest.raises(ProgramEndedError, match=reason):
         answer(sandbox, program)
-    assert time.monotonic() - start < 4
+    assert time.monotonic() - start < 30
 
 
 def test_a_program_that_reads_nothing_does_not_block() -> None:

@@ -18,7 +18,7 @@ from tests.scripted import says
 
 KILLS = 20
 QUESTIONS = 60
-LIMIT_SECONDS = 60
+LIMIT_SECONDS = 240
 
 
 def graph(folder: Path, saver: Any) -> Any:

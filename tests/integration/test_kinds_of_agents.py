@@ -150,7 +150,7 @@ def test_structured_output_that_does_not_come_is_a_failure_and_no_vote() -> None
 
 async def test_a_team_of_different_samplings_one_slow_and_one_dead() -> None:
     hot, cool = says("Hot. Answer: 41"), says("Cool. Answer: 42")
-    slow, dead = says("Slow. Answer: 42", delay=30.0), says(StatusError(401, "no such key"))
+    slow, dead = says("Slow. Answer: 42", delay=60.0), says(StatusError(401, "no such key"))
     hurry = says("Quick. Answer: 42")
     team = [
         Agent("hot", hot, sampling={"temperature": 1.3, "top_p": 0.9}),
@@ -160,11 +160,11 @@ async def test_a_team_of_different_samplings_one_slow_and_one_dead() -> None:
         Agent("chain", hurry | RunnableLambda(lambda message: message.text)),
     ]
     graph = create_deliberation(
-        team, answer=MathAnswer(), critic=None, router="always-refine", timeout=1.0
+        team, answer=MathAnswer(), critic=None, router="always-refine", timeout=3.0
     ).compile()
     started = time.monotonic()
     out = (await graph.ainvoke({"question": QUESTION}))["deliberation"]
-    assert time.monotonic() - started < 5.0
+    assert time.monotonic() - started < 30
     assert out["stop_reason"] == "timeout"
     assert out["votes"] == {"hot": "41", "cool": "42", "slow": None, "dead": None, "chain": "42"}
     assert out["answer"] == "42"

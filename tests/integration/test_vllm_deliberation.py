@@ -85,7 +85,7 @@ async def test_time_limit_cancels(agents):
         *(graph.compile().ainvoke(q) for q in questions(12)), return_exceptions=True
     )
     spent = [o["deliberation"]["seconds"] for o in outcomes if isinstance(o, dict)]
-    assert all(seconds < 5 for seconds in spent)
+    assert all(seconds < 30 for seconds in spent)
 
 
 async def test_a_check_in_writing_tells_right_from_wrong(agents, tmp_path):
