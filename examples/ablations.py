@@ -12,6 +12,7 @@ external judge, and with --other-model that model by itself and a mixed team), t
 
 import json
 import os
+import shlex
 import sys
 from collections.abc import Sequence
 from contextlib import nullcontext
@@ -161,7 +162,7 @@ def main(options: Options) -> None:
 def show(commands: Sequence[Sequence[object]]) -> None:
     """Print commands."""
     for command in commands:
-        print("python", *command)
+        print("python", shlex.join(str(word) for word in command))
 
 
 if __name__ == "__main__":

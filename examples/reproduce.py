@@ -140,6 +140,12 @@ def main(options: Options) -> None:
             reproduce(options, kind, team)
 
 
+def is_newer(router: Path, traces: Path) -> bool:
+    """Tell whether a router was fitted after the last trace was written."""
+    written = (path.stat().st_mtime for path in traces.glob("*.jsonl"))
+    return router.exists() and router.stat().st_mtime >= max(written, default=0.0)
+
+
 def reproduce(options: Options, kind: Kind, team: list[object]) -> None:
     """The steps of one set of questions."""
     out = options.out / kind
@@ -158,7 +164,7 @@ def reproduce(options: Options, kind: Kind, team: list[object]) -> None:
         for seed in range(options.seeds):
             folder = out / "routers" / f"{name}-{seed}"
             routers += ["--router", folder]
-            if not (folder / "router.json").exists():
+            if not is_newer(folder / "router.json", out / "traces"):
                 step(
                     "training/fit_router.py", "--traces", out / "traces", "--out", folder,
                     "--algorithm", algorithm, "--seed", seed, "--cost", COST,

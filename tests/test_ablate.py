@@ -16,6 +16,7 @@ from mpdf_langgraph import Episode, TraceWriter, load_router
 from mpdf_langgraph.errors import ConfigurationError, MPDFError
 from mpdf_langgraph.observation import INDEX
 from mpdf_langgraph.state import Observation
+from tests.records import failure, usage
 from tests.toy_groups import Toy, toy_groups
 from training import ablate, fit_router, raw_text
 from training.ablate import ABLATIONS, Ablation, Name, Options, Variant, fits_of, named
@@ -238,6 +239,21 @@ def test_what_every_round_gave(tmp_path: Path) -> None:
             assert found.tokens[i, round_] == spent
     with pytest.raises(MPDFError, match="no episode"):
         course(write(tmp_path / "none", missing), exactly, {})
+
+
+def test_a_first_attempt_does_not_count_and_failed_calls_are_paid_for(tmp_path: Path) -> None:
+    sound, alone = (one for one in synthetic_episodes(2, 1, rounds=2))
+    paid = failure("agent-1", "refine", usage(2, 30, 4), round_=1)
+    sound = sound.model_copy(update={"failures": [paid]})
+    broken = [failure("agent-1", "propose", usage(1, 9, 0))]
+    first = sound.model_copy(update={"id": "f" * 32, "failures": broken})
+    twice = [alone.model_copy(update={"id": c * 32, "failures": broken}) for c in "de"]
+    found = course(write(tmp_path / "all", first, sound, *twice), exactly, {})
+    plain = course(write(tmp_path / "two", sound, twice[1]), exactly, {})
+    assert found.tokens.tolist() == plain.tokens.tolist()
+    free = sound.model_copy(update={"failures": []})
+    before = course(write(tmp_path / "free", free), exactly, {}).tokens[0]
+    assert (plain.tokens[0] - before).tolist() == [0, 34, 34]
 
 
 # --- the command ------------------------------------------------------------------------------

@@ -394,6 +394,8 @@ def test_other_options_need_another_folder(
     assert "critic 'self+logprob', now 'logprob'" in told
     assert "explore 0.1, now 0.2" in told
     assert len(episodes(tmp_path)) == 2
+    assert asked(tmp_path, "--model-factory", "tests.factories:other", count=3) == 2
+    assert "model_factory" in capsys.readouterr().err
     (tmp_path / "traces/collect.json").write_text("{")
     assert asked(tmp_path, count=3) == 2
     assert "is damaged" in capsys.readouterr().err
@@ -411,6 +413,7 @@ def test_a_failed_question_is_asked_once_more(
     assert "errors=4" in told.err
     assert "retry" in told.err
     assert "failed twice" not in told.out
+    assert "8 episodes" in told.out  # those of the first attempts are in the folder, too
     log = (tmp_path / "traces/failures.log").read_text().splitlines()
     entries = [json.loads(line) for line in log]
     assert sorted(entry["id"] for entry in entries) == ["q0", "q1", "q2", "q3"]
@@ -611,6 +614,9 @@ def test_importing_twice_doubles_nothing(
     more = [logged("3+1?", "ann", "4"), logged("3+1?", "bo", "6")]
     assert imported(tmp_path, *rows, *more) == 0
     assert "1 episodes written" in capsys.readouterr().out
+    again = ["--import", str(tmp_path / "answers.jsonl"), "--rounds", "2"]
+    assert collect.main(options(tmp_path, *again)) == 2
+    assert "were collected with rounds 3, now 2" in capsys.readouterr().err
     assert len(episodes(tmp_path)) == 2
     # Imported questions are not finished for a live team.
     path = str(table(tmp_path / "q.jsonl", {"question": "2+2?", "reference": "4"}))

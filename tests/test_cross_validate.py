@@ -18,6 +18,7 @@ from training.cross_validate import (
     Recording,
     dealt,
     first_majority,
+    known_in_every_fold,
     linear_choice,
     read,
     record_of,
@@ -66,6 +67,26 @@ def test_a_question_is_in_one_fold_alone(tmp_path: Path) -> None:
     assert np.bincount(folds).tolist() == [20] * 5
     with pytest.raises(ConfigurationError, match="50 questions are too few for 6 folds"):
         dealt(found, 6)
+
+
+def test_who_answered_in_one_fold_alone_is_left_out(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rows = {f"{i}?": ("1", {"a": "1", "b": "2"}) for i in range(40)}
+    rows["0?"][1]["rare"] = "1"
+    rows["1?"] = ("1", {"a": "1", "odd": "1"})
+    found = recordings(tmp_path, rows)
+    places = dealt(found, 2)
+    kept, where = known_in_every_fold(found, places)
+    assert [sorted(r.proposals) for r in kept] == [["a", "b"]] * 39
+    assert all(r.right.keys() == r.proposals.keys() for r in kept)
+    assert where.tolist() == [p for r, p in zip(found, places, strict=True) if r.question != "1?"]
+    told = capsys.readouterr().err
+    assert "fold alone: odd, rare; with them 1 episodes" in told
+    again, same = known_in_every_fold(kept, where)
+    assert again == kept
+    assert same is where
+    assert capsys.readouterr().err == ""
 
 
 def fold_of(folder: Path, rest: list[Recording], asked: list[Recording]) -> Fold:

@@ -9,10 +9,12 @@ import warnings
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import fields
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 import tyro
 
 from mpdf_langgraph import ConfigurationError, create_deliberation, load_router
@@ -22,6 +24,7 @@ from training import collect, compare
 from training.compare import Method, summarise
 from training.evaluate import Options, evaluate, main
 from training.methods import families
+from training.policy import Policy, export
 from training.pool import Outcome
 from training.questions import Question, TableError
 from training.runs import VOTES, Bench
@@ -291,6 +294,49 @@ def test_routers_that_differ_in_their_last_number_are_one_method(tmp_path: Path)
     assert named("a/r-seed0", "a/r_seed-1", "a/r2") == {"r": ["a/r-seed0", "a/r_seed-1", "a/r2"]}
     assert named("a/r-0", "b/r-0") == {"/a/r": ["a/r-0"], "/b/r": ["b/r-0"]}
     assert named("a-0", "a-0", "x/../a-0") == {"a": ["a-0"]}
+    for name, tau, seed in (("tau-0", 0.4, 0), ("tau-1", 0.4, 1), ("tau-2", 0.8, 1)):
+        (tmp_path / name).mkdir()
+        training = {"tau": tau, "seed": seed, "out": name, "advantage_std": seed / 7}
+        (tmp_path / name / "router.json").write_text(json.dumps({"training": training}))
+    assert named("tau-0", "tau-1") == {"tau": ["tau-0", "tau-1"]}
+    assert named("tau-0", "tau-2") == {"tau-0": ["tau-0"], "tau-2": ["tau-2"]}
+
+
+async def test_every_seed_has_a_gate_of_its_own(tmp_path: Path) -> None:
+    """The second of two seeds never refines: it fails, whatever their mean does."""
+    good, bad = (riddles.router(tmp_path / f"hedger-{k}") for k in range(2))
+    policy = Policy()
+    with torch.no_grad():
+        for parameter in policy.parameters():
+            parameter.zero_()
+        policy.head[2].bias[:] = torch.tensor([9.0, 0.0, 0.0])
+    export(policy, bad / "policy.onnx")
+    manifest = json.loads((bad / "router.json").read_text())
+    manifest["sha256"]["policy.onnx"] = sha256((bad / "policy.onnx").read_bytes()).hexdigest()
+    (bad / "router.json").write_text(json.dumps(manifest))
+    given = ["--router", str(good), "--router", str(bad), *tuned(tmp_path)]
+    methods = await evaluate(options(tmp_path, *given))
+    assert methods["hedger"].accuracy == 0.75
+    gates, evidence = {}, {}
+    for folder in (good, bad):
+        manifest = json.loads((folder / "router.json").read_text())
+        gates[folder.name] = manifest["gate"]
+        evidence[folder.name] = manifest["evidence"]["evaluation"]["accuracy"]
+    assert evidence == {"hedger-0": 1.0, "hedger-1": 0.5}
+    assert gates["hedger-0"] == "pass"
+    assert gates["hedger-1"] != "pass"
+
+
+async def test_repeated_questions_count_once(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    made = options(tmp_path, kinds="AB")
+    lines = made.questions.read_text().splitlines()
+    unnamed = [{k: v for k, v in json.loads(line).items() if k != "id"} for line in lines]
+    made.questions.write_text("".join(json.dumps(row) + "\n" for row in unnamed * 30))
+    methods = await evaluate(made)
+    assert len(methods["single sample"].right) == 2
+    assert "58 repeated questions are left out" in capsys.readouterr().out
 
 
 async def test_without_validation_questions_nothing_passes(tmp_path: Path) -> None:

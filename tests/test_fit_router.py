@@ -21,14 +21,14 @@ from mpdf_langgraph.observation import INDEX
 from mpdf_langgraph.state import Observation, Response
 from tests.toy_groups import Toy, toy_groups
 from training import fit_router, progress, softrankpo
-from training.dataset import Groups, load, split
+from training.dataset import Groups, check_answer, load, split
 from training.estimate import action_means, expected
 from training.fit_router import fit, second_stage_loss, sft_loss
 from training.judged import fit_calibration, read_judged
 from training.options import Config, read_labels
 from training.policy import Policy
 from training.rewards import Weights
-from training.synthetic import _Deliberation
+from training.synthetic import _Deliberation, synthetic_episodes
 from training.tensors import (
     competences,
     expected_reward,
@@ -575,3 +575,16 @@ def test_many_groups_make_larger_batches_not_more_steps(
     batches = sizes[1:-1]
     assert len(batches) == 3
     assert sum(batches) == sum(usual_sizes)
+
+
+@pytest.mark.parametrize(("made", "given"), [("text", "math"), ("choice(5)", "code")])
+def test_answers_are_graded_as_they_were_compared(tmp_path: Path, made: str, given: str) -> None:
+    writer = TraceWriter(tmp_path)
+    for episode in synthetic_episodes(3, 1):
+        writer.write(episode.model_copy(update={"options": {**episode.options, "answer": made}}))
+    writer.close()
+    stem = made.partition("(")[0]
+    with pytest.raises(ConfigurationError, match=f"--answer {stem}, not {given}"):
+        fit(Config(traces=(tmp_path,), out=tmp_path / "router", answer=given))  # type: ignore[arg-type]
+    check_answer(tmp_path, stem)
+    check_answer(tmp_path / next(tmp_path.glob("*.jsonl")), stem)

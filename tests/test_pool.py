@@ -126,6 +126,21 @@ def test_a_vote_without_a_response_has_failed_and_one_without_an_answer_has_not(
         assert method(2)(pool) == pools.Outcome(None, 27, 4, {})
 
 
+async def test_nor_does_it_cost_a_rule_anything(tmp_path: Path) -> None:
+    found = {}
+    for critic in ("logprob", "self+logprob"):
+        source = Source(model_factory=("tests.factories:make",))
+        with closing(Bench(source, tmp_path / critic, critic=critic)) as bench:
+            [one] = await bench.run("debate", QUESTIONS[:1], router="always-refine")
+        assert one is not None
+        found[critic] = pools.outcome_of(one), pools.outcome_of(one, observes=True)
+    cheap, dear = found["logprob"], found["self+logprob"]
+    assert cheap[0] == cheap[1]
+    assert (dear[0].tokens, dear[0].calls) == (cheap[0].tokens, cheap[0].calls)
+    assert dear[1].tokens > dear[0].tokens  # what a learned router pays
+    assert dear[1].calls > dear[0].calls
+
+
 # --- the control, by hand ---------------------------------------------------------------------
 
 # The team's proposals, then doubles of 1, 2, 3, 1, 2, 3.

@@ -32,6 +32,7 @@ BETTER, WORSE, OPEN = (
     Interval(-0.1, -0.15, -0.05, 50),
     Interval(0.0, -0.05, 0.05, 50),
 )
+FEW = Interval(1.0, 1.0, 1.0, 3)
 TURN = OneTurn(
     reward=BETTER,
     against_vote=BETTER,
@@ -63,6 +64,7 @@ def whole(vote, behaviour):
         ({"against_vote": WORSE}, whole(BETTER, BETTER), "fail", "one turn"),
         ({"against_behaviour": WORSE}, UNKNOWN, "fail", "one turn"),
         ({"against_vote": OPEN, "against_behaviour": OPEN}, UNKNOWN, "unknown", "cannot be"),
+        ({"against_vote": FEW}, whole(BETTER, BETTER), "unknown", "fewer than 50 held-out"),
     ],
 )
 def test_gate(turn, episodes, gate, why):

@@ -49,7 +49,7 @@ from mpdf_langgraph.calibration import Calibration
 from mpdf_langgraph.errors import ConfigurationError, MPDFError
 from training.calibration import quality
 from training.course import course, plot_rounds
-from training.dataset import Groups, load, split
+from training.dataset import Groups, check_answer, load, split
 from training.estimate import clustered
 from training.fits import Fit, Fitted, run_all
 from training.options import Algorithm, Config, read_labels
@@ -468,6 +468,8 @@ def ablate(options: Options) -> int:
     wanted = options.only or get_args(Name)
     elsewhere = named("transfer", options.transfer) if "transfer" in wanted else {}
     runs = named("runs", options.runs) if "rounds" in wanted else {}
+    given = (*options.traces, *options.test, *elsewhere.values(), *runs.values())
+    check_answer(given, options.answer)
     chosen = [ablation for ablation in ABLATIONS if ablation.name in wanted]
     fits = [fit for one in chosen for variant in one.variants for fit in fits_of(options, variant)]
     if elsewhere:

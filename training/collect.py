@@ -37,7 +37,6 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from mpdf_langgraph import (
     Agent,
     ConfigurationError,
-    Episode,
     MPDFError,
     TraceReader,
     TraceWriter,
@@ -47,7 +46,7 @@ from mpdf_langgraph import (
 from mpdf_langgraph.critic import make_critic
 from mpdf_langgraph.router import Router, make_router
 from training.importing import build_episodes, read_answers
-from training.questions import Question, check_contexts, content_key, read_questions
+from training.questions import Question, check_contexts, content_key, is_sound, read_questions
 from training.source import Answered, Source, check_references, load_object, run_all
 
 #: Name of the graph, by which its episodes are told from others in the folder.
@@ -132,17 +131,17 @@ def collect(options: Options) -> int:
         traces=writer,
         name=NAME,
     ).compile()
-    keep_to_one_setting(options, agents, router)
+    keep_to_one_setting(options.out / "collect.json", setting_of(options, agents, router))
     todo = unfinished(questions, options.out)
     nameless = sum(question.reference is None for question in questions)
     if nameless:
         print(f"{nameless} questions have no reference: fitting will need their labels")
     print(f"{len(questions)} questions, {len(questions) - len(todo)} of them finished already")
     try:
-        answered, failed = asyncio.run(ask(graph, todo, options))
+        attempts, failed = asyncio.run(ask(graph, todo, options))
     finally:
         writer.close()
-    print(summary(answered))
+    print(summary(attempts))
     if failed:
         print(f"{len(failed)} questions failed twice, see {options.out / 'failures.log'}:")
         for error, count in Counter(str(one.error) for one in failed).most_common(3):
@@ -157,16 +156,11 @@ def load(router: str) -> Router:
     return make_router(router)
 
 
-def keep_to_one_setting(options: Options, agents: Sequence[Agent], router: Router) -> None:
-    """Note in the folder how its traces are made, and refuse to mix them with others.
-
-    Otherwise a resumed run would take questions for finished that another team has answered.
-
-    Raises:
-        ConfigurationError: The folder's were made differently; the message says in what.
-    """
-    setting: dict[str, Any] = {
+def setting_of(options: Options, agents: Sequence[Agent], router: Router) -> dict[str, Any]:
+    """Return how traces are made: what all of a folder have in common."""
+    return {
         "agents": [agent.describe() for agent in agents],
+        "model_factory": options.source.model_factory,
         "prompts": options.source.prompts,
         "answer": options.source.answer_schema().name,
         "router": {"name": router.name, "version": router.version},
@@ -176,8 +170,17 @@ def keep_to_one_setting(options: Options, agents: Sequence[Agent], router: Route
         "explore": options.explore,
         "alternatives": options.alternatives,
     }
+
+
+def keep_to_one_setting(path: Path, setting: dict[str, Any]) -> None:
+    """Note in a file how the traces beside it are made, and refuse to mix them with others.
+
+    Otherwise a resumed run would take questions for finished that another team has answered.
+
+    Raises:
+        ConfigurationError: The folder's were made differently; the message says in what.
+    """
     setting = orjson.loads(orjson.dumps(setting))  # tuples become lists, as in the file
-    path = options.out / "collect.json"
     if not path.exists():
         draft = path.with_suffix(f".{os.getpid()}.tmp")
         draft.write_bytes(orjson.dumps(setting, option=orjson.OPT_INDENT_2))
@@ -187,11 +190,11 @@ def keep_to_one_setting(options: Options, agents: Sequence[Agent], router: Route
         known = orjson.loads(path.read_bytes())
     except orjson.JSONDecodeError as error:
         raise ConfigurationError(f"{path} is damaged ({error}): use another --out") from error
-    changed = [name for name in setting if known.get(name) != setting[name]]
+    changed = [name for name in setting if known.get(name, setting[name]) != setting[name]]
     if changed:
         told = "; ".join(f"{name} {known.get(name)!r}, now {setting[name]!r}" for name in changed)
         raise ConfigurationError(
-            f"the traces in {options.out} were collected with {told}. Use another --out, or the "
+            f"the traces in {path.parent} were collected with {told}. Use another --out, or the "
             "options of then"
         )
 
@@ -220,20 +223,16 @@ def unfinished(questions: Sequence[Question], folder: Path) -> list[Question]:
     return todo
 
 
-def is_sound(episode: Episode) -> bool:
-    """Tell whether every agent proposed: what failed later is survived and part of the record."""
-    return not any(failure["stage"] == "propose" for failure in episode.failures)
-
-
 async def ask(
     graph: Any, questions: Sequence[Question], options: Options
 ) -> tuple[list[Answered], list[Answered]]:
     """Ask the questions, and those that fail once more.
 
     Returns:
-        What came of every question in the end, and of it the failures.
+        What came of every attempt, and those that failed in the end.
     """
-    answered: dict[str, Answered] = {}
+    attempts: list[Answered] = []
+    failed: list[Answered] = []
     todo = list(questions)
     with (options.out / "failures.log").open("ab", buffering=0) as log:
         for attempt, label in enumerate(("collect", "retry"), 1):
@@ -247,15 +246,15 @@ async def ask(
             if not todo:
                 break
             results = await run_all(graph, todo, options.concurrency, label, note)
-            answered |= {one.question.id: one for one in results}
-            todo = [one.question for one in results if one.error is not None]
-    done = list(answered.values())
-    return done, [one for one in done if one.error is not None]
+            attempts += results
+            failed = [one for one in results if one.error is not None]
+            todo = [one.question for one in failed]
+    return attempts, failed
 
 
-def summary(answered: Sequence[Answered]) -> str:
+def summary(attempts: Sequence[Answered]) -> str:
     """Return in a line what this run has brought, and what it took."""
-    outcomes = [one.deliberation for one in answered if one.deliberation is not None]
+    outcomes = [one.deliberation for one in attempts if one.deliberation is not None]
     at_once = sum(outcome["rounds"] == 0 for outcome in outcomes)
     decisions = sum(len(outcome["actions"]) for outcome in outcomes)
     spent = [(o["usage"]["total"], o["usage"]["alternatives"]) for o in outcomes]
@@ -280,12 +279,17 @@ def import_table(options: Options) -> int:
     convert = None if options.convert is None else load_object(options.convert)
     answers = read_answers(options.import_answers, convert)
     print(answers.report())
+    schema = options.source.answer_schema()
     writer = TraceWriter(options.out)
+    keep_to_one_setting(
+        options.out / "import.json",
+        {"answer": schema.name, "consensus": options.consensus, "rounds": options.rounds},
+    )
     known = {episode.id for episode in TraceReader(options.out)}
     written = 0
     episodes = build_episodes(
         answers,
-        schema=options.source.answer_schema(),
+        schema=schema,
         consensus=options.consensus,
         max_rounds=options.rounds,
     )

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from training.calibration import quality
-from training.estimate import Interval, clustered
+from training.estimate import LEAST_QUESTIONS, Interval, clustered
 from training.pool import Outcome
 from training.questions import Question
 from training.report import _figure, table
@@ -139,10 +139,6 @@ def wilson(accuracy: float, questions: int) -> tuple[float, float]:
     return max(0.0, min(accuracy, low)), min(1.0, max(accuracy, high))
 
 
-LEAST_QUESTIONS = 50
-"""Of a measurement that may set a gate."""
-
-
 def best_baseline(method: Method, methods: Sequence[Method]) -> Method | None:
     """Return the most accurate baseline that takes no more tokens than `method` does."""
     limit = method.tokens.mean()
@@ -154,8 +150,7 @@ def verdict(method: Method, methods: Mapping[str, Method]) -> tuple[str, dict[st
     """Return the gate of a learned router and its evidence.
 
     It passes where it beats the best baseline at no more tokens than its own, and its control
-    loses: both lower bounds above zero. On fewer than `LEAST_QUESTIONS` it is unknown: three that
-    are gained give a bootstrap interval of [1, 1].
+    loses: both lower bounds above zero. On fewer than `LEAST_QUESTIONS` it is unknown.
     """
     rival = best_baseline(method, list(methods.values()))
     against = {"baseline": rival, "control": methods.get(method.control or "")}

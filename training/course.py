@@ -13,6 +13,7 @@ from mpdf_langgraph import TraceReader
 from mpdf_langgraph.errors import ConfigurationError
 from mpdf_langgraph.state import tokens
 from training.estimate import clustered
+from training.questions import without_retried
 from training.rewards import Grader
 
 
@@ -24,7 +25,8 @@ class Course:
         question: Of each episode, ``[n]``.
         right: The consensus after each round is right, ``[n, 1 + rounds]``; that of the
             proposals first, and the last one again where an episode ended earlier.
-        tokens: Prompt and completion tokens until then, critiques included, ``[n, 1 + rounds]``.
+        tokens: Prompt and completion tokens until then, ``[n, 1 + rounds]``: critiques and failed
+            calls included, and a judge of answers with the last round.
         agents: Sizes of the teams.
     """
 
@@ -37,15 +39,18 @@ class Course:
 def course(folder: Path, grader: Grader, labels: Mapping[str, str]) -> Course:
     """Read what deliberations gave after every round.
 
+    Where a proposal failed and the question was asked again, the first attempt does not count.
+
     Raises:
         MPDFError: There is no episode with a reference.
     """
     numbers: dict[str, int] = {}
     question, right, spent, agents = [], [], [], set()
-    for episode in tqdm(TraceReader(folder), desc=folder.name, unit="episode", mininterval=1):
+    bar = tqdm(TraceReader(folder), desc=folder.name, unit="episode", mininterval=1)
+    graded = [e for e in bar if labels.get(e.id, e.reference) is not None]
+    for episode in without_retried(graded):
         truth = labels.get(episode.id, episode.reference)
-        if truth is None:
-            continue
+        assert truth is not None
         question.append(numbers.setdefault(episode.question, len(numbers)))
         agents.add(len(episode.agents))
         answers = [tally["answer"] for tally in episode.tallies]
@@ -57,6 +62,11 @@ def course(folder: Path, grader: Grader, labels: Mapping[str, str]) -> Course:
                 critique = response["critique"]
                 total = tokens(response["usage"]) + (tokens(critique["usage"]) if critique else 0)
                 by_round[min(response["round"], len(answers) - 1)] += total
+        for failure in episode.failures:
+            if failure["stage"] not in ("alternative", "compare"):
+                by_round[min(failure["round"], len(answers) - 1)] += tokens(failure["usage"])
+        if judge := episode.outcome.get("usage", {}).get("judge"):
+            by_round[-1] += tokens(judge)
         spent.append([*np.cumsum(by_round)])
     if not right:
         raise ConfigurationError(f"--runs: no episode in {folder} has a reference")

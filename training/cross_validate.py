@@ -17,7 +17,7 @@ import sys
 import tempfile
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -36,7 +36,7 @@ from mpdf_langgraph.consensus import Vote, count_votes, make_rule
 from mpdf_langgraph.errors import ConfigurationError, MPDFError
 from mpdf_langgraph.observation import INDEX
 from mpdf_langgraph.state import ACTIONS, Response
-from training.dataset import load
+from training.dataset import check_answer, load
 from training.estimate import clustered
 from training.fits import Fit, Fitted, run_all
 from training.importing import episode_of
@@ -47,6 +47,7 @@ from training.source import answer_schema, grader
 
 PERSIST, _, CONCEDE = range(len(ACTIONS))
 LEARNED, GREEDY = "learned deliberation", "learned deliberation, greedy"
+CALIBRATED = "vote before deliberation, calibrated"
 #: Of the linear choice, on standardised features.
 _PENALTY = 1e-3
 
@@ -155,6 +156,38 @@ def dealt(recordings: Sequence[Recording], folds: int) -> NDArray[np.int64]:
     places = np.random.default_rng(0).permutation(len(questions)) % folds
     of = dict(zip(questions, places.tolist(), strict=True))
     return np.array([of[r.question] for r in recordings])
+
+
+def known_in_every_fold(
+    recordings: Sequence[Recording], places: NDArray[np.int64]
+) -> tuple[list[Recording], NDArray[np.int64]]:
+    """Leave out agents who answered in one fold alone: nothing can be learned of them there.
+
+    Returns:
+        The recordings of two or more of the others, with their folds.
+    """
+    folds: dict[str, set[int]] = {}
+    for recording, place in zip(recordings, places.tolist(), strict=True):
+        for name in recording.proposals:
+            folds.setdefault(name, set()).add(place)
+    rare = {name for name, those in folds.items() if len(those) < 2}
+    if not rare:
+        return list(recordings), places
+    kept = [
+        replace(
+            r,
+            proposals={n: p for n, p in r.proposals.items() if n not in rare},
+            right={n: right for n, right in r.right.items() if n not in rare},
+        )
+        for r in recordings
+    ]
+    enough = np.array([len(r.proposals) > 1 for r in kept])
+    print(
+        f"left out, as they answered questions of one fold alone: {', '.join(sorted(rare))}; "
+        f"with them {int((~enough).sum())} episodes of fewer than two others",
+        file=sys.stderr,
+    )
+    return [r for r, there in zip(kept, enough, strict=True) if there], places[enough]
 
 
 def record_of(recordings: Sequence[Recording]) -> dict[str, float]:
@@ -285,7 +318,7 @@ class Fold:
 
     def _learned(self) -> dict[str, list[float]]:
         """Let the fitted routers decide: the mean over seeds, drawn and greedy."""
-        drawn, greedy = np.zeros(len(self.asked)), np.zeros(len(self.asked))
+        drawn, greedy, still = (np.zeros(len(self.asked)) for _ in range(3))
         for fit in self.fits:
             fitted = Fitted(fit)
             groups, _ = load(
@@ -304,9 +337,11 @@ class Fold:
                 turns = {turn["agent"]: turn for turn in episode.turns}
                 concede = {n: chosen[rows[episode.id, n], CONCEDE] for n in turns}
                 sharp = {n: float(p > 0.5) for n, p in concede.items()}
-                for chances, total in ((concede, drawn), (sharp, greedy)):
+                nobody = dict.fromkeys(concede, 0.0)
+                for chances, total in ((nobody, still), (concede, drawn), (sharp, greedy)):
                     total[k] += self._deliberated(episode, recording, chances) / len(self.fits)
-        return {LEARNED: [*drawn], GREEDY: [*greedy]}
+        # What calibration gives is not deliberation's.
+        return {CALIBRATED: [*still], LEARNED: [*drawn], GREEDY: [*greedy]}
 
     def _deliberated(
         self, episode: Episode, recording: Recording, concede: Mapping[str, float]
@@ -412,9 +447,10 @@ def cross_validate(options: Options) -> dict[str, NDArray[Any]]:
         MPDFError: An option is wrong, traces cannot be read, or a fit failed.
     """
     options.check()
+    check_answer(options.traces, options.answer)
     schema = answer_schema(options.answer)
     recordings = read(options.traces, grader(schema))
-    places = dealt(recordings, options.folds)
+    recordings, places = known_in_every_fold(recordings, dealt(recordings, options.folds))
     held_out: list[Recording] = []
     with tempfile.TemporaryDirectory(prefix="folds-") as folder:
         folds = []

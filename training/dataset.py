@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import pyarrow as pa
@@ -22,6 +22,7 @@ from training.calibrated import calibrated
 from training.columns import BY_GROUP, unpacked
 from training.rewards import CHEAPEST_FIRST, REFINE, TOLERANCE, Grader, Weights
 from training.segments import read_segment
+from training.source import Answer
 
 
 @dataclass
@@ -264,6 +265,26 @@ def critics_of(paths: str | os.PathLike[str] | Iterable[str | os.PathLike[str]])
     """
     found = (next(iter(TraceReader(segment)), None) for segment in find_segments(paths))
     return sorted({str(episode.options.get("critic")) for episode in found if episode is not None})
+
+
+def check_answer(
+    paths: str | os.PathLike[str] | Iterable[str | os.PathLike[str]], answer: str
+) -> None:
+    """Refuse to grade answers otherwise than they were compared when the traces were made.
+
+    Goes by each segment's first sound episode; a schema of one's own may be anything.
+
+    Raises:
+        ConfigurationError: It was another one of those built in.
+        TraceError: There is no such path.
+    """
+    for segment in find_segments(paths):
+        episode = next(iter(TraceReader(segment)), None)
+        made = "" if episode is None else str(episode.options.get("answer")).partition("(")[0]
+        if made in get_args(Answer) and made != answer:
+            raise ConfigurationError(
+                f"{segment}: its answers were compared with --answer {made}, not {answer}"
+            )
 
 
 def find_segments(

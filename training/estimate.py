@@ -17,6 +17,8 @@ from training.dataset import Groups
 Array = NDArray[np.float64]
 LEAST_EFFECTIVE_SAMPLE = 100.0
 """Below this effective sample size a whole-episode estimate is not worth its interval."""
+LEAST_QUESTIONS = 50
+"""Of a measurement that may set a gate: the bootstrap interval of three that gain is [1, 1]."""
 MOST_UNSEEN = 0.01
 """Decisions an episode, in the mean, that the traces' policy never makes: they have no weight in
 a whole-episode estimate, so that more of them would bias it."""

@@ -13,11 +13,11 @@ and the threshold router are calibrated, as a fitted router brings a calibration
 file of samples belongs to its models: another model of the same name needs another output folder.
 
 Routers given together are seeds of one method where their folders differ in their last number
-alone (seed-0, seed-1). Each learned method comes with its *control*: the same decisions with
-every REFINE replaced by a fresh proposal. `router.json` of each router gets its gate: `pass`
-where the router beats the best baseline at no more tokens and its control loses, both with lower
-95 % bounds above zero. Without validation questions the baselines are not at their best, and
-nothing passes.
+alone (seed-0, seed-1) and they were fitted with the same options. Each learned method comes with
+its *control*: the same decisions with every REFINE replaced by a fresh proposal. `router.json` of
+each router gets its own gate: `pass` where the router beats the best baseline at no more tokens
+and its control loses, both with lower 95 % bounds above zero. Without validation questions the
+baselines are not at their best, and nothing passes.
 
 The oracle over actions sees the references: what no router can reach. It takes the best action
 of every agent and round in turn, so that another order of moves may still do better.
@@ -137,7 +137,12 @@ def questions_of(path: Path, bench: Bench, limit: int | None) -> list[Question]:
     Raises:
         MPDFError: The file has faults, a context is nobody's, or a reference is missing.
     """
-    questions = read_questions(path)[:limit]
+    questions = read_questions(path)
+    # A question asked again gets the same samples: it would count twice and say nothing new.
+    different = list({question.key: question for question in reversed(questions)}.values())[::-1]
+    if len(different) < len(questions):
+        print(f"{path}: {len(questions) - len(different)} repeated questions are left out")
+    questions = different[:limit]
     check_contexts(questions, bench.agents)
     check_references(questions, bench.schema)
     if missing := [question.id for question in questions if question.reference is None]:
@@ -222,13 +227,20 @@ async def evaluate(options: Options) -> dict[str, Method]:
         }
         link_controls(methods)
         write(options, questions, methods, outcomes, bench)
-    for name, folders in families(options.router).items():
-        gate, evidence = verdict(methods[name], methods)
-        evidence |= {"critic": options.critic, "rounds": options.rounds, "drawn": options.sampled}
-        if gate == "pass" and options.validation is None:
-            gate, evidence["why"] = "unknown", "the baselines were not tuned: give --validation"
-        for folder in folders:
-            set_gate(folder, gate, evidence)
+        for name, folders in families(options.router).items():
+            for seed, folder in enumerate(folders):
+                own = {  # a seed's gate is its own, not that of the mean
+                    m.name: summarise(bench, questions, m.name, [outcomes[m.name][seed]], m.kind)
+                    for m in (methods[name], methods[f"{name}: control"])
+                }
+                link_controls(own)
+                gate, evidence = verdict(own[name], methods | own)
+                evidence |= {"critic": options.critic, "rounds": options.rounds}
+                evidence["drawn"] = options.sampled
+                if gate == "pass" and options.validation is None:
+                    gate = "unknown"
+                    evidence["why"] = "the baselines were not tuned: give --validation"
+                set_gate(folder, gate, evidence)
     return methods
 
 

@@ -31,7 +31,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from mpdf_langgraph.errors import ConfigurationError, MPDFError, describe_error
 from training import baselines, softrankpo
-from training.dataset import critics_of, find_segments, load, split
+from training.dataset import check_answer, critics_of, find_segments, load, split
 from training.estimate import plain
 from training.judged import fit_calibration, read_judged
 from training.options import Config, read_labels
@@ -255,6 +255,7 @@ def fit(config: Config) -> dict[str, Any]:
         raise ConfigurationError(f"--device {config.device}: {describe_error(error)}") from error
     torch.set_num_threads(config.threads)
 
+    check_answer(config.traces, config.answer)
     right = cache(grader(answer_schema(config.answer)))
     labels = read_labels(config.labels) if config.labels else None
     cache_segments(find_segments(config.traces), config.threads)

@@ -20,7 +20,7 @@ import sys
 import warnings
 from collections import Counter
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -29,6 +29,7 @@ from mpdf_langgraph.consensus import ConsensusRule, confidence_weighted, majorit
 from mpdf_langgraph.router import Router, make_router
 from training import peers
 from training import pool as pools
+from training.options import Config
 from training.pool import Outcome
 from training.questions import Question
 from training.runs import VOTES, Bench, Seeded
@@ -103,9 +104,17 @@ class Play:
         return self._oracles[rounds - 1]
 
     async def routed(
-        self, label: str, router: Router, setting: Setting, *, control: bool
+        self, label: str, router: Router, setting: Setting, *, control: bool, observes: bool
     ) -> tuple[Outcomes, Outcomes]:
-        """Return what a router gives, and if wanted its control (else nothing)."""
+        """Return what a router gives, and if wanted its control (else nothing).
+
+        Args:
+            label: Stands before the progress bar, and in the seed of its draws.
+            router: Who decides.
+            setting: What all methods have in common.
+            control: Make the control, too.
+            observes: See `pool.outcome_of`.
+        """
         if label not in self._routed:
             seed = f"{setting.seed}/{label}"
             episodes = await self.run(
@@ -118,13 +127,13 @@ class Play:
                 controls = [
                     None if e is None or p is None else pools.replaced(e, p, rule) for e, p in pairs
                 ]
-            self._routed[label] = outcomes_of(episodes), controls
+            self._routed[label] = outcomes_of(episodes, observes=observes), controls
         return self._routed[label]
 
 
-def outcomes_of(episodes: Sequence[Episode | None]) -> Outcomes:
-    """Return what deliberations made of their questions."""
-    return [None if e is None else pools.outcome_of(e) for e in episodes]
+def outcomes_of(episodes: Sequence[Episode | None], *, observes: bool = False) -> Outcomes:
+    """Return what deliberations made of their questions; see `pool.outcome_of`."""
+    return [None if e is None else pools.outcome_of(e, observes=observes) for e in episodes]
 
 
 def on_pool(pool: Sequence[Episode | None], method: Callable[[Episode], Outcome]) -> Outcomes:
@@ -306,7 +315,9 @@ def _of_router(
 
     def asks(label: str, router: Router) -> tuple[Ask, Ask]:
         async def both(play: Play) -> tuple[Outcomes, Outcomes]:
-            return await play.routed(label, router, setting, control=controlled > 0)
+            return await play.routed(
+                label, router, setting, control=controlled > 0, observes=kind == "learned"
+            )
 
         async def deliberate(play: Play) -> Outcomes:
             return (await both(play))[0]
@@ -329,13 +340,36 @@ def _of_router(
 
 
 def families(folders: Sequence[Path]) -> dict[str, list[Path]]:
-    """Group routers that differ in the last number of their folders alone, by a name for each."""
-    groups: dict[Path, list[Path]] = {}
+    """Group routers that are seeds of one method, by a name for each.
+
+    Their folders differ in their last number alone, and their options in none but the seed.
+    """
+    alike: dict[Path, list[Path]] = {}
     for folder in dict.fromkeys(folder.resolve() for folder in folders):
         stem = re.sub(r"[-_]?(seed)?[-_]?\d+$", "", folder.name)
-        groups.setdefault(folder.parent / stem, []).append(folder)  # without a stem: the parent
+        alike.setdefault(folder.parent / stem, []).append(folder)  # without a stem: the parent
+    groups: dict[Path, list[Path]] = {}
+    for stem_folder, members in alike.items():
+        options = [_options_of(folder) for folder in members]
+        same = all(one == options[0] for one in options)
+        groups |= {stem_folder: members} if same else {folder: [folder] for folder in members}
     names = Counter(group.name for group in groups)
     return {g.name if names[g.name] == 1 else str(g): folders for g, folders in groups.items()}
+
+
+def _training(folder: Path) -> dict[str, Any]:
+    """What a router's file says of its fit; empty where it says nothing."""
+    try:
+        found = json.loads((folder / "router.json").read_text()).get("training", {})
+    except (OSError, ValueError, AttributeError):
+        return {}  # `load_router` says what is wrong with it
+    return found if isinstance(found, dict) else {}
+
+
+def _options_of(folder: Path) -> dict[str, Any]:
+    options = {field.name for field in fields(Config)}
+    apart = {"seed", "out", "device", "threads", "resume"}
+    return {k: v for k, v in _training(folder).items() if k in options - apart}
 
 
 def open_routers(folders: Sequence[Path], setting: Setting) -> dict[str, list[Router]]:
@@ -352,8 +386,7 @@ def _open(folder: Path, setting: Setting) -> Router:
     with warnings.catch_warnings():  # that it has not been measured yet: it is about to be
         warnings.filterwarnings("ignore", "router .* has not been shown", UserWarning)
         router = load_router(folder, greedy=not setting.sampled)
-    training = json.loads((folder / "router.json").read_text()).get("training", {})
-    fitted = training.get("critic") if isinstance(training, dict) else None
+    fitted = _training(folder).get("critic")
     critics = [fitted] if isinstance(fitted, str) else fitted or []
     if critics and critics != [setting.critic]:
         print(

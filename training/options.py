@@ -80,7 +80,7 @@ class Config:
     temperature: float = 1.0
     """Temperature at which the deployed router draws; `load_router` can override it."""
     seed: int = 0
-    """Seed of weights and batches."""
+    """Seed of weights and batches, and of which questions are held out."""
     device: str = "cpu"
     """Torch device."""
     threads: int = 1

@@ -17,7 +17,7 @@ from mpdf_langgraph.consensus import (
     confidence_weights,
     majority,
 )
-from mpdf_langgraph.state import Response, Usage, add_usage, no_usage, tokens
+from mpdf_langgraph.state import Critique, Response, Usage, add_usage, no_usage, tokens
 
 
 @dataclass(frozen=True)
@@ -44,18 +44,22 @@ class Outcome:
 
 
 def spent_on(episode: Episode, agents: Collection[str]) -> Usage:
-    """Return what some agents of an episode took, their critiques and failures included.
-
-    Where confidence is the sequence probability, a verdict that was asked for beside it is left
-    out: no vote looks at it.
-    """
+    """Return what some agents of an episode took, failures and critiques that count included."""
     parts = [f["usage"] for f in episode.failures if f["agent"] in agents]
     for response in episode.responses.values():
         if response["agent"] in agents:
             parts.append(response["usage"])
-            if response["critique"] and response["critique"]["source"] != "logprob":
+            if response["critique"] and not _is_beside(response["critique"]):
                 parts.append(response["critique"]["usage"])
     return add_usage(no_usage(), *parts)
+
+
+def _is_beside(critique: Critique) -> bool:
+    """Tell whether its verdict was asked for beside the sequence probability, the confidence.
+
+    Only a learned router looks at it, among its observations; no vote and no rule does.
+    """
+    return critique["source"] == "logprob"
 
 
 def ballot(drawn: Sequence[Response | None]) -> list[Vote]:
@@ -216,13 +220,23 @@ def replaced(episode: Episode, pool: Episode, rule: ConsensusRule) -> Outcome:
     return replace(outcome, actions=_actions(episode))
 
 
-def outcome_of(episode: Episode) -> Outcome:
-    """Return what a deliberation made of its question."""
+def outcome_of(episode: Episode, *, observes: bool = False) -> Outcome:
+    """Return what a deliberation made of its question.
+
+    Args:
+        episode: The deliberation.
+        observes: Its router goes by its observations, as a learned one does: it pays for verdicts
+            asked for beside the confidence, too.
+    """
     usage = episode.outcome["usage"]["total"]
+    critiques = [response["critique"] for response in episode.responses.values()]
+    unread = add_usage(
+        no_usage(), *(c["usage"] for c in critiques if c and _is_beside(c) and not observes)
+    )
     return Outcome(
         answer=episode.outcome["answer"],
-        tokens=usage["tokens"],
-        calls=usage["calls"],
+        tokens=usage["tokens"] - tokens(unread),
+        calls=usage["calls"] - unread["calls"],
         actions=_actions(episode),
         failed=episode.outcome["stop_reason"] == "failed",
         confidence=episode.outcome["confidence"],

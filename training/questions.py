@@ -11,7 +11,7 @@ from typing import Any
 
 import orjson
 
-from mpdf_langgraph import Agent, MPDFError
+from mpdf_langgraph import Agent, Episode, MPDFError
 from mpdf_langgraph.errors import describe_error
 
 #: Faults of a file that an error names one by one.
@@ -55,6 +55,22 @@ def content_key(question: str, reference: str | None, contexts: Mapping[str, str
     """Return a hash of all that makes a question, 16 hexadecimal digits."""
     content = json.dumps([question, reference, sorted(contexts.items())])
     return hashlib.sha256(content.encode()).hexdigest()[:16]
+
+
+def is_sound(episode: Episode) -> bool:
+    """Tell whether every agent proposed: what failed later is survived and part of the record."""
+    return not any(failure["stage"] == "propose" for failure in episode.failures)
+
+
+def without_retried(episodes: Sequence[Episode]) -> list[Episode]:
+    """Leave out episodes that are not sound where their question was asked again."""
+
+    def key(episode: Episode) -> str:
+        return content_key(episode.question, episode.reference, episode.contexts)
+
+    last = {key(e): e.id for e in episodes}
+    last |= {key(e): "" for e in episodes if is_sound(e)}
+    return [e for e in episodes if is_sound(e) or last[key(e)] == e.id]
 
 
 def read_table(path: Path) -> Iterator[tuple[int, dict[str, Any] | TableError]]:

@@ -14,7 +14,7 @@ from mpdf_langgraph.calibration import Calibration
 from mpdf_langgraph.observation import FEATURE_VERSION, INDEX
 from mpdf_langgraph.state import ACTIONS
 from training.calibration import quality, reliability
-from training.estimate import OneTurn, WholeEpisodes
+from training.estimate import LEAST_QUESTIONS, OneTurn, WholeEpisodes
 
 FORMAT = 2
 EXPLANATION = (
@@ -32,6 +32,8 @@ def gate_of(turn: OneTurn, whole: WholeEpisodes) -> tuple[str, str]:
     estimated; as a rule that takes real runs (`evaluate.py`, which rewrites the gate).
     """
     differences = [turn.against_vote, turn.against_behaviour]
+    if min(d.questions for d in differences) < LEAST_QUESTIONS:
+        return "unknown", f"fewer than {LEAST_QUESTIONS} held-out questions"
     if any(d.high < 0 for d in differences):
         return "fail", "one turn of it is worse than a vote or than the policy in the traces"
     if whole.against_vote is None or whole.against_behaviour is None:

@@ -97,7 +97,10 @@ def prepare(groups: Groups, config: Config, competence: dict[str, float]) -> Gro
 
 
 def competences(groups: Groups) -> dict[str, float]:
-    """Estimates each agent's prior competence: its share of right proposals, smoothed."""
+    """Estimates each agent's prior competence: its share of right proposals, smoothed.
+
+    Of the questions that leave something to decide: on those that all agree on, it tells nothing.
+    """
     result = {}
     right = groups.held_right
     for index, name in enumerate(groups.agents):
