@@ -198,7 +198,8 @@ def agent_steps(settings: Settings, task: Assignment) -> Steps[Command[Literal["
     calls = []
     if task["act"]:
         cost = move_cost(settings, task)
-        times = affordable(remaining(task["allowance"], retrieval), cost)
+        allowance = remaining(task["allowance"], retrieval)
+        times = affordable(allowance, cost)
         if times:
             labels = _labels(stage, task, silent=False)
             ids.append((f"{name}@{round_}", stage))
@@ -210,6 +211,7 @@ def agent_steps(settings: Settings, task: Assignment) -> Steps[Command[Literal["
                     bound=cost.tokens,
                     deadline=deadline,
                     config=labels,
+                    calls=allowance["calls"],
                 )
             )
         else:

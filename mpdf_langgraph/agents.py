@@ -97,6 +97,12 @@ class Agent:
             )
         if self.retries < 0:
             raise ConfigurationError(f"agent {self.name!r}: retries must be 0 or more")
+        if getattr(self.runnable, "checkpointer", None) is True:
+            raise ConfigurationError(
+                f"agent {self.name!r}: compile it without checkpointer=True, or agents would "
+                "remember one another's private messages; the outer graph's checkpointer serves "
+                "its interrupts"
+            )
 
     @property
     def chat_model(self) -> BaseChatModel | None:
@@ -230,6 +236,7 @@ class Agent:
         bound: int,
         deadline: float | None,
         config: RunnableConfig,
+        calls: int | None = None,
     ) -> Call:
         """Return the call that answers `messages`; its outcome's value is a `Said`."""
         runnable = self.runnable
@@ -247,6 +254,7 @@ class Agent:
             retries=min(self.retries, retries),
             bound=bound,
             deadline=deadline,
+            calls=calls,
         )
 
 
@@ -267,7 +275,8 @@ def read_reply(value: Any) -> Said:
         value: A message, a string, or a graph's output with `messages`.
 
     Raises:
-        ModelOutputError: It holds no text, or its stream broke off.
+        ModelOutputError: It holds no text, its stream broke off, or a graph's last message is
+            the one it was asked with.
     """
     if isinstance(value, Mapping):
         messages = value.get("messages")
@@ -276,6 +285,9 @@ def read_reply(value: Any) -> Said:
                 f"expected a graph's output with 'messages', got the keys {sorted(value)}"
             )
         value = messages[-1]
+        unnamed = isinstance(value, HumanMessage) and not value.name
+        if unnamed or isinstance(value, SystemMessage):
+            raise ModelOutputError("the graph added no message to what it was asked")
     if isinstance(value, str):
         value = AIMessage(value)
     if not isinstance(value, BaseMessage):

@@ -5,6 +5,7 @@ same token twice, and a resumed run computes the same figures from the records.
 """
 
 import json
+import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
@@ -43,7 +44,9 @@ class Budget:
     def __post_init__(self) -> None:
         for name in ("max_calls", "max_tokens", "timeout"):
             value = getattr(self, name)
-            if value is not None and not (isinstance(value, int | float) and value > 0):
+            if value is None:
+                continue
+            if not isinstance(value, int | float) or not (value > 0 and math.isfinite(value)):
                 raise ConfigurationError(f"{name} must be a positive number or None, got {value!r}")
 
 

@@ -6,21 +6,28 @@ of errors live here and nowhere else.
 """
 
 import asyncio
+import contextvars
 import random
 import threading
 import time
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 from langchain_core.callbacks import BaseCallbackHandler
 from langchain_core.messages import AIMessage, HumanMessage
 from langchain_core.outputs import LLMResult
-from langchain_core.runnables import Runnable, RunnableConfig
+from langchain_core.runnables import Runnable, RunnableConfig, RunnableLambda
 from langchain_core.runnables.config import ContextThreadPoolExecutor, merge_configs
-from langgraph.errors import GraphBubbleUp
+from langgraph.errors import GraphBubbleUp, GraphRecursionError, ParentCommand
 
-from mpdf_langgraph.errors import ConfigurationError, EndpointError, describe_error
+from mpdf_langgraph.errors import (
+    ConfigurationError,
+    EndpointError,
+    ModelOutputError,
+    describe_error,
+)
 from mpdf_langgraph.state import Usage, add_usage, no_usage
 
 LONGEST_PAUSE = 8.0
@@ -42,6 +49,8 @@ class Call:
             model reports to the callbacks (a remote graph). False: only reported calls count.
         deadline: Epoch seconds after which the call is pointless. Asynchronous calls are
             cancelled then; synchronous ones are no longer started.
+        calls: LLM calls that all tries may make; a chain that makes several a try is not tried
+            again where they would be exceeded. None: any number.
     """
 
     runnable: Runnable[Any, Any]
@@ -52,6 +61,7 @@ class Call:
     bound: int = 0
     is_model: bool = True
     deadline: float | None = None
+    calls: int | None = None
 
 
 @dataclass(frozen=True)
@@ -89,7 +99,34 @@ def may_pass(error: Exception) -> bool:
         return status in _PASSING_STATUS
     if isinstance(error, TypeError) and "keyword argument" in str(error):
         return False
-    return not isinstance(error, ConfigurationError | EndpointError | NotImplementedError)
+    return not isinstance(
+        error, ConfigurationError | EndpointError | NotImplementedError | GraphRecursionError
+    )
+
+
+def _handover(command: ParentCommand) -> ConfigurationError:
+    """Return the error of an agent that hands over: the deliberation has nobody to go on with."""
+    goto = getattr(command.args[0] if command.args else None, "goto", None)
+    return ConfigurationError(
+        f"it handed over to {goto!r} (Command.PARENT) instead of answering; leave out its "
+        "handoff tools"
+    )
+
+
+def in_a_thread(function: Callable[[Any], Any]) -> Runnable[Any, Any]:
+    """Return a Runnable that runs a plain function in a thread of its own where it is awaited.
+
+    asyncio's threads are few, and models without an asynchronous side may hold them all.
+    """
+
+    async def awaited(value: Any) -> Any:
+        pool = ThreadPoolExecutor(max_workers=1)
+        context = contextvars.copy_context()
+        done = asyncio.get_running_loop().run_in_executor(pool, context.run, function, value)
+        pool.shutdown(wait=False)
+        return await done
+
+    return RunnableLambda(function, awaited)
 
 
 def _was_refused(error: BaseException) -> bool:
@@ -100,14 +137,13 @@ def _was_refused(error: BaseException) -> bool:
 
 def message_usage(message: AIMessage) -> Usage:
     """Return the usage that a chat model's message reports."""
-    reported = message.usage_metadata
-    if reported is None:
-        return Usage({**no_usage(), "calls": 1, "unreported": 1})
+    reported: Mapping[str, Any] = message.usage_metadata or {}
+    given, generated = reported.get("input_tokens"), reported.get("output_tokens")
     return Usage(
         calls=1,
-        prompt_tokens=reported["input_tokens"],
-        completion_tokens=reported["output_tokens"],
-        unreported=0,
+        prompt_tokens=given or 0,
+        completion_tokens=generated or 0,
+        unreported=int(given is None or generated is None),
         estimated=0,
     )
 
@@ -192,6 +228,9 @@ class _Attempts:
         self.cause = error
         if self.made > self.call.retries or not may_pass(error):
             return None
+        again = self.meter.started * (self.made + 1) // self.made
+        if self.call.calls is not None and again > self.call.calls:
+            return None
         pause: float = min(LONGEST_PAUSE, 0.25 * 2**self.made) * random.uniform(0.5, 1.0)
         remaining = self.remaining()
         return pause if remaining is None or pause < remaining else None
@@ -210,6 +249,8 @@ def _perform(call: Call, config: RunnableConfig) -> Outcome:
             attempts.raw = call.runnable.invoke(call.payload, attempts.config)
             value = call.parse(attempts.raw)
             return attempts.outcome(value, ok=True)
+        except ParentCommand as command:
+            pause = attempts.failed(_handover(command))
         except GraphBubbleUp:  # interrupts and drains of a surrounding graph are no failures
             raise
         except Exception as error:
@@ -229,8 +270,15 @@ async def _aperform(call: Call, config: RunnableConfig) -> Outcome:
                 attempts.raw = await call.runnable.ainvoke(call.payload, attempts.config)
                 value = call.parse(attempts.raw)
             return attempts.outcome(value, ok=True)
+        except ParentCommand as command:
+            pause = attempts.failed(_handover(command))
         except GraphBubbleUp:
             raise
+        except asyncio.CancelledError:
+            task = asyncio.current_task()
+            if task is None or task.cancelling():
+                raise
+            pause = attempts.failed(ModelOutputError("it was cancelled from within"))
         except Exception as error:
             if limit.expired():  # also where the model wrapped the cancellation in its own error
                 attempts.cause = TimeoutError("cancelled at the time limit")

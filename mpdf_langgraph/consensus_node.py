@@ -6,12 +6,12 @@ import warnings
 from collections.abc import Callable
 from typing import Any, Literal, cast
 
-from langchain_core.runnables import Runnable, RunnableConfig, RunnableLambda
+from langchain_core.runnables import RunnableConfig
 from langgraph.types import Command
 
 from mpdf_langgraph import events
 from mpdf_langgraph.answers import assign_clusters, schema_for
-from mpdf_langgraph.calls import Call, Steps
+from mpdf_langgraph.calls import Call, Steps, in_a_thread
 from mpdf_langgraph.clock import began, read_clock, stamp
 from mpdf_langgraph.consensus import count_votes
 from mpdf_langgraph.ending import finish
@@ -58,7 +58,7 @@ def consensus_steps(
             raise TimeoutError("the time limit has passed")
         return schema.equivalent(a, b)
 
-    compare: Runnable[Any, Any] = RunnableLambda(lambda _: _clustered(same, state))
+    compare = in_a_thread(lambda _: _clustered(same, state))
     call = Call(compare, None, lambda v: v, labels, is_model=False, deadline=deadline)
     [outcome] = yield [call]
     if outcome.cause is None:

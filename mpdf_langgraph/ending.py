@@ -3,9 +3,9 @@
 import warnings
 from typing import Any
 
-from langchain_core.runnables import Runnable, RunnableConfig, RunnableLambda
+from langchain_core.runnables import RunnableConfig
 
-from mpdf_langgraph.calls import Call, Steps
+from mpdf_langgraph.calls import Call, Steps, in_a_thread
 from mpdf_langgraph.clock import stamp
 from mpdf_langgraph.outcome import final_message, outcome_of
 from mpdf_langgraph.settings import EpisodeSink, Settings
@@ -26,7 +26,7 @@ def finish(settings: Settings, state: DeliberationState, stop_reason: str) -> St
 
 def _store(sink: EpisodeSink, state: DeliberationState) -> Steps[dict[str, str]]:
     """Write the trace; where that fails the answer is still given, and says so."""
-    write: Runnable[Any, Any] = RunnableLambda(lambda _: sink.write_state(state))
+    write = in_a_thread(lambda _: sink.write_state(state))
     labels = RunnableConfig(
         run_name="write trace", metadata={"mpdf_episode": state["header"]["id"]}
     )

@@ -124,6 +124,9 @@ def create_deliberation(
         check_checkpointer(settings, config)
         return router_step(settings, state)
 
+    async def aroute(state: DeliberationState, config: RunnableConfig) -> Command[Any]:
+        return route(state, config)
+
     def propose_or_refine(task: Assignment, config: RunnableConfig) -> Command[Any]:
         return run(agent_steps(settings, task), config)
 
@@ -151,7 +154,7 @@ def create_deliberation(
     builder: Builder = StateGraph(
         DeliberationState, input_schema=DeliberationInput, output_schema=DeliberationOutput
     )
-    builder.add_node("router", route, destinations=("agent", "consensus"))
+    builder.add_node("router", RunnableLambda(route, aroute), destinations=("agent", "consensus"))
     builder.add_node(
         "agent",
         RunnableLambda(propose_or_refine, apropose_or_refine),

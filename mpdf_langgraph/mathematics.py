@@ -43,7 +43,7 @@ _SENTENCE_END = re.compile(r"\n|[.!?](?=\s|$)")
 _COMMAND_WITH_WORDS = re.compile(
     r"\\(?:begin|end|text|mbox|mathrm|mathbf|textbf|operatorname)\s?\{[^{}]*\}"
 )
-_WORD = re.compile(r"(?<![\\A-Za-z])[A-Za-z]{3,}")
+_WORD = re.compile(r"(?<![\\A-Za-z])(?:[A-Za-z]{3,}|(?i:it|is|so|we|hm)(?![A-Za-z]))")
 _ONLY_WORDS = re.compile(r"[A-Za-z][A-Za-z\s.,'()-]*")
 _NO_EXPRESSION = re.compile(r"\n|[A-Za-z]:|\\(?:boxed|fbox|framebox)")
 _ASSIGNED = re.compile(r"[A-Za-z]\s?=")

@@ -138,11 +138,14 @@ def _private_contexts(settings: Settings, given: Any) -> dict[str, str]:
 def _start(settings: Settings, state: DeliberationState) -> Command[NextOfRouter]:
     question, history, added = _asked(state)
     contexts = _private_contexts(settings, state.get("contexts"))
+    reference = state.get("reference")
+    if not isinstance(reference, str | None):
+        raise ConfigurationError(f"reference must be text or None, got {reference!r:.80}")
     header = Header(
         id=uuid.uuid4().hex,
         started=time.time(),
         question=question,
-        reference=state.get("reference"),
+        reference=reference,
         history=cast(Any, history),
         graph=settings.name,
         agents=settings.describe_agents(),

@@ -4,6 +4,7 @@ from typing import Annotated, Any, cast
 
 from langchain_core.runnables import Runnable, RunnableConfig
 from langchain_core.tools import BaseTool, StructuredTool, ToolException
+from langgraph.errors import GraphInterrupt
 from langgraph.pregel.protocol import PregelProtocol
 from pydantic import BaseModel, Field, StringConstraints
 
@@ -77,4 +78,6 @@ def as_tool(graph: PregelProtocol[Any, Any, Any, Any], *, name: str, description
 
 def _told(out: Any) -> tuple[str, dict[str, Any]]:
     state = cast(dict[str, Any], out)
+    if asked := state.get("__interrupt__"):  # the graph has a checkpointer of its own
+        raise GraphInterrupt(asked)
     return str(state["messages"][-1].text), state["deliberation"]

@@ -184,7 +184,7 @@ class TraceWriter:
         try:
             descriptor = self._descriptor()
             written = os.write(descriptor, line)
-            os.fdatasync(descriptor)
+            getattr(os, "fdatasync", os.fsync)(descriptor)  # macOS has the latter alone
         except OSError as error:
             raise TraceError(f"cannot write a trace to {self.folder}: {error}") from error
         if written != len(line):
@@ -198,6 +198,10 @@ class TraceWriter:
 
     def _descriptor(self) -> int:
         pid = os.getpid()
+        if pid in self._segments and not os.fstat(self._segments[pid]).st_nlink:
+            # Somebody has removed the segment. Not closed: another thread may be about to write.
+            self._segments.pop(pid, None)
+            self.folder.mkdir(parents=True, exist_ok=True)
         if pid not in self._segments:  # a fork gets a segment of its own
             stamp = time.strftime("%Y%m%dT%H%M%S", time.gmtime())
             path = self.folder / f"{stamp}-{pid}-{uuid.uuid4().hex[:8]}.jsonl"

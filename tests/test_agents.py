@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 from langchain.agents import create_agent
-from langchain_core.messages import AIMessage, BaseMessage, HumanMessage
+from langchain_core.messages import AIMessage, BaseMessage, HumanMessage, SystemMessage
 from langchain_core.output_parsers import StrOutputParser
 from langchain_core.prompts import ChatPromptTemplate, MessagesPlaceholder
 from langchain_core.runnables import RunnableLambda
@@ -99,6 +99,13 @@ def test_every_kind_of_runnable_proposes_and_refines(asynchronous: bool) -> None
     assert chained.requests[0].messages[0].text == "Be kind."
 
 
+def remembering() -> Any:
+    builder = StateGraph(MessagesState)
+    builder.add_node("agent", says("4"))
+    builder.set_entry_point("agent")
+    return builder.compile(checkpointer=True)
+
+
 @pytest.mark.parametrize(
     ("arguments", "advice"),
     [
@@ -112,6 +119,8 @@ def test_every_kind_of_runnable_proposes_and_refines(asynchronous: bool) -> None
         ({"competence": 1.5}, r"\[0, 1\]"),
         ({"competence": float("nan")}, r"\[0, 1\]"),
         ({"retries": -1}, "0 or more"),
+        ({"runnable": remembering()}, "without checkpointer=True"),
+        ({"runnable": remembering().with_config(tags=["x"])}, "without checkpointer=True"),
     ],
 )
 def test_wrong_agents_say_what_to_do(arguments: dict[str, Any], advice: str) -> None:
@@ -221,6 +230,7 @@ def test_refine_request_quotes_own_and_peers() -> None:
         (AIMessage([{"type": "text", "text": "a"}, {"type": "text", "text": "b"}]), "ab"),
         (AIMessage([{"type": "reasoning", "reasoning": "hm"}, "4"]), "4"),
         ({"messages": [HumanMessage("Q"), AIMessage("4")]}, "4"),
+        ({"messages": [HumanMessage("Q"), HumanMessage("4", name="worker")]}, "4"),
         (AIMessage("caf\ud83d"), "caf?"),
     ],
 )
@@ -241,6 +251,8 @@ CALL = {"name": "add", "args": {}, "id": "1"}
         (AIMessage("", response_metadata={"finish_reason": "length"}), "'length'"),
         (AIMessage("half a", response_metadata={"model_provider": "openai"}), "ended before"),
         ({"messages": []}, "'messages'"),
+        ({"messages": [AIMessage("4"), HumanMessage("And 2 + 2?")]}, "added no message"),
+        ({"messages": [SystemMessage("You are ann.")]}, "added no message"),
         ({"output": "4"}, r"\['output'\]"),
         (None, "NoneType"),
         (4, "int"),

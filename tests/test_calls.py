@@ -13,8 +13,9 @@ from langchain_core.messages import AIMessage
 from langchain_core.output_parsers import StrOutputParser
 from langchain_core.prompts import ChatPromptTemplate
 from langchain_core.runnables import RunnableConfig, RunnableLambda
-from langgraph.errors import GraphInterrupt
+from langgraph.errors import GraphInterrupt, GraphRecursionError
 from langgraph.graph import START, MessagesState, StateGraph
+from langgraph.types import Command
 
 from mpdf_langgraph import calls
 from mpdf_langgraph.calls import Call, Outcome, Steps, arun, describe_error, run, together
@@ -96,6 +97,7 @@ def openai_error(status: int) -> openai.APIStatusError:
         (ModelOutputError("the response is empty"), True),
         (ConfigurationError("wrong option"), False),
         (EndpointError("no log-probabilities"), False),
+        (GraphRecursionError("limit of 9 reached"), False),
     ],
     ids=lambda value: f"{type(value).__name__}-{value}"[:40],
 )
@@ -134,6 +136,79 @@ async def test_interrupts_of_a_surrounding_graph_pass_through(drive: Driver) -> 
         await drive(one(Call(raising(GraphInterrupt(())), "x", same, retries=3)))
 
 
+async def test_who_hands_over_has_not_answered(drive: Driver) -> None:
+    def hand_over(state: MessagesState) -> Command[Any]:
+        return Command(goto="bob", graph=Command.PARENT, update={"messages": "transferred"})
+
+    builder = StateGraph(MessagesState)
+    builder.add_node("agent", hand_over)
+    builder.add_edge(START, "agent")
+    outcome = await drive(one(Call(builder.compile(), {"messages": "hi"}, same, retries=3)))
+    assert outcome.attempts == 1
+    assert "it handed over to 'bob'" in outcome.error
+
+
+async def test_a_cancellation_from_within_is_a_failure() -> None:
+    async def stray(_: Any) -> str:
+        task = asyncio.create_task(asyncio.sleep(60))
+        task.cancel()
+        await task
+        return "never"
+
+    call = Call(RunnableLambda(lambda _: "", stray), "x", same)
+    outcome = await in_tasks(one(call))
+    assert outcome.error == "ModelOutputError: it was cancelled from within"
+
+
+async def test_a_cancellation_from_without_is_none() -> None:
+    began = asyncio.Event()
+
+    async def slow(_: Any) -> None:
+        began.set()
+        await asyncio.sleep(60)
+
+    task = asyncio.create_task(in_tasks(one(Call(RunnableLambda(slow), "x", same, retries=3))))
+    await began.wait()
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+
+
+@pytest.mark.usefixtures("no_pauses")
+@pytest.mark.parametrize(("left", "attempts"), [(None, 3), (6, 3), (5, 2), (4, 2), (3, 1), (1, 1)])
+async def test_a_chain_is_not_tried_again_beyond_its_calls(
+    drive: Driver, left: int | None, attempts: int
+) -> None:
+    model = says("a")
+    chain = model | (lambda m: m.text) | model
+    call = Call(chain, "x", raising_parse, retries=2, calls=left)
+    outcome = await drive(one(call))
+    assert (outcome.attempts, outcome.usage["calls"]) == (attempts, 2 * attempts)
+
+
+def raising_parse(_: Any) -> None:
+    raise ModelOutputError("unusable")
+
+
+@pytest.mark.parametrize(
+    "reported",
+    [{"input_tokens": 7, "total_tokens": 7}, {"input_tokens": None, "output_tokens": 3}, {}],
+)
+async def test_usage_that_is_not_whole_is_unreported(
+    drive: Driver, reported: dict[str, Any]
+) -> None:
+    def reply(_: Any) -> AIMessage:
+        message = AIMessage("hi")
+        message.usage_metadata = reported  # type: ignore[assignment]
+        return message
+
+    model = Scripted(reply=reply, reports_usage=False)
+    outcome = await drive(one(Call(model, "x", same, bound=50)))
+    assert outcome.error is None
+    assert (outcome.usage["calls"], outcome.usage["unreported"]) == (1, 1)
+    assert outcome.usage["estimated"] == 50
+
+
 async def test_past_deadline_starts_nothing(drive: Driver) -> None:
     model = says("hi")
     outcome = await drive(one(Call(model, "x", same, deadline=time.time() - 1)))
@@ -145,7 +220,7 @@ async def test_past_deadline_starts_nothing(drive: Driver) -> None:
 async def test_deadline_cancels_an_asynchronous_call() -> None:
     began = time.monotonic()
     outcome = await in_tasks(
-        one(Call(says("hi", delay=60.0), "x", same, retries=3, deadline=time.time() + 1))
+        one(Call(says("hi", delay=60.0), "x", same, retries=3, deadline=time.time() + 3))
     )
     assert time.monotonic() - began < 30
     assert outcome.error == "TimeoutError: cancelled at the time limit"
@@ -159,7 +234,7 @@ async def test_deadline_also_where_a_model_hides_its_cancellation() -> None:
         except asyncio.CancelledError:
             raise ValueError("wrapped") from None
 
-    call = Call(RunnableLambda(stubborn), "x", same, retries=3, deadline=time.time() + 1)
+    call = Call(RunnableLambda(stubborn), "x", same, retries=3, deadline=time.time() + 3)
     outcome = await in_tasks(one(call))
     assert isinstance(outcome.cause, TimeoutError)
     assert outcome.attempts == 1

@@ -6,8 +6,9 @@ import pytest
 from langchain.agents import create_agent
 from langchain_core.messages import AIMessage, ToolMessage
 from langgraph.checkpoint.memory import InMemorySaver
+from langgraph.errors import GraphInterrupt
 
-from mpdf_langgraph import ConfigurationError, as_tool, create_deliberation
+from mpdf_langgraph import ConfigurationError, Unsure, as_tool, create_deliberation
 from tests.integration.test_ways import Boss, messages
 from tests.scripted import Request, says
 
@@ -73,6 +74,20 @@ async def test_a_failed_deliberation_is_told_to_the_calling_model() -> None:
         assert told.status == "error"
         assert "every agent's proposal failed" in last.text
         assert "no power" in last.text
+
+
+@pytest.mark.parametrize("asynchronous", [False, True])
+async def test_an_interrupt_is_no_answer(asynchronous: bool) -> None:
+    graph = create_deliberation(
+        [says("Answer: 4"), says("Answer: 5")],
+        critic=None,
+        max_rounds=0,
+        interrupt_when=Unsure(support_below=0.9),
+    ).compile(checkpointer=InMemorySaver())
+    tool = as_tool(graph, name="ask_team", description="Ask a team of experts.")
+    asked: Any = {"question": "2 + 2?"}, {"configurable": {"thread_id": "1"}}
+    with pytest.raises(GraphInterrupt):
+        await tool.ainvoke(*asked) if asynchronous else tool.invoke(*asked)
 
 
 @pytest.mark.parametrize("arguments", [{"question": " "}, {}, {"query": "2 + 2?"}])

@@ -1,6 +1,7 @@
 """Episode records: written, torn, mixed up, read back."""
 
 import os
+import shutil
 import subprocess
 import sys
 from collections import Counter
@@ -289,6 +290,32 @@ def test_a_record_is_on_disk_before_write_returns(
     writer.write(episodes[0])
     assert synced == [len(episodes[0].to_json()) + 1]
     writer.close()
+
+
+def test_without_fdatasync_a_record_is_on_disk_all_the_same(
+    tmp_path: Path, episodes: list[Episode], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delattr(os, "fdatasync")  # as on macOS
+    writer = TraceWriter(tmp_path)
+    writer.write(episodes[0])
+    writer.close()
+    assert len(list(TraceReader(tmp_path))) == 1
+
+
+@pytest.mark.parametrize("whole_folder", [False, True])
+def test_a_removed_segment_takes_no_later_record_with_it(
+    tmp_path: Path, episodes: list[Episode], whole_folder: bool
+) -> None:
+    folder = tmp_path / "traces"
+    writer = TraceWriter(folder)
+    writer.write(episodes[0])
+    if whole_folder:
+        shutil.rmtree(folder)
+    else:
+        next(folder.glob("*.jsonl")).unlink()
+    writer.write(episodes[1])
+    writer.close()
+    assert [e.id for e in TraceReader(folder)] == [episodes[1].id]
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full here")

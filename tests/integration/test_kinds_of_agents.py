@@ -160,7 +160,7 @@ async def test_a_team_of_different_samplings_one_slow_and_one_dead() -> None:
         Agent("chain", hurry | RunnableLambda(lambda message: message.text)),
     ]
     graph = create_deliberation(
-        team, answer=MathAnswer(), critic=None, router="always-refine", timeout=3.0
+        team, answer=MathAnswer(), critic=None, router="always-refine", timeout=5.0
     ).compile()
     started = time.monotonic()
     out = (await graph.ainvoke({"question": QUESTION}))["deliberation"]
