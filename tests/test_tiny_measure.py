@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from examples.tiny_lm import measure
 from examples.tiny_lm.card import ROWS, SOURCES, START, STOP
-from examples.tiny_lm.figures import SCORES, Response
+from examples.tiny_lm.figures import SCORES, Case, Response, note_backing
 from examples.tiny_lm.generate import Request, Sample, sample, sequence_logprobs
 from examples.tiny_lm.llama import CONTEXT, build_model, save_model
 from examples.tiny_lm.measure import Config, Team
@@ -90,6 +90,25 @@ def test_a_refined_answer_is_scored_under_its_first_prompt_too(folder):
         assert proposal.first_logprob == proposal.total_logprob
         assert refined.first_logprob != refined.total_logprob
         assert 0.0 <= SCORES["sequence_first"](refined) <= 1.0
+
+
+def test_a_sure_proposal_of_the_same_answer_backs_a_refined_one():
+    def said(answer, probability):
+        total = math.log(probability)
+        return Response(f"#### {answer}", False, [5], total, total, total)
+
+    case = Case(next(problems("plain", "validation")))
+    case.proposals = {
+        "agent-1": [said(7, 0.2), said(8, 0.9)],
+        "agent-2": [said(7, 0.6)],
+        "agent-3": [said("none", 0.8)],
+    }
+    case.refined = {"agent-1": said(7, 0.5), "agent-2": said(8, 0.5), "agent-3": said("?", 0.5)}
+    note_backing(case)
+    backing = [response.backing for response in case.refined.values()]
+    assert backing == pytest.approx([0.6, 0.0, 0.0])  # second proposals are for votes alone
+    scores = [SCORES["sequence_backed"](response) for response in case.refined.values()]
+    assert scores == pytest.approx([0.5 * 1.1 / 1.5, 0.5 / 3, 0.5 / 3])
 
 
 # --- scores -----------------------------------------------------------------------------------

@@ -44,6 +44,7 @@ ROWS = {
 SOURCES = {
     "sequence": "sequence probability, per token",
     "sequence_raw": "sequence probability",
+    "sequence_backed": "sequence probability, with that of the surest proposal of the same answer",
     "sequence_first": "sequence probability under its first prompt, without its peers",
     "verdict": "P(yes) of the critique, at once",
     "check": "P(yes) of the critique, after a check in writing",
@@ -100,7 +101,7 @@ def plot_calibration(path: Path, measured: dict[str, list[Case]]) -> None:
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt
 
-    figure, axes = plt.subplots(2, len(SOURCES), figsize=(15, 7), sharex=True, sharey=True)
+    figure, axes = plt.subplots(2, len(SOURCES), figsize=(17, 7), sharex=True, sharey=True)
     for row, stage in zip(axes, ("proposal", "refined"), strict=True):
         for axis, source in zip(row, SOURCES, strict=True):
             if source not in sources(stage):

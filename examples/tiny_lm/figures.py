@@ -19,7 +19,8 @@ class Response:
     """One response with everything that is measured of it.
 
     Log-probabilities are those of the conversation that produced it; `first_logprob` is the total
-    under the agent's first prompt, before it saw its peers.
+    under the agent's first prompt, before it saw its peers. `backing` is the highest sequence
+    probability among the team's first proposals of the same answer, 0 where there is none.
     """
 
     text: str
@@ -28,6 +29,7 @@ class Response:
     mean_logprob: float
     total_logprob: float
     first_logprob: float
+    backing: float = 0.0
     verdict: float = float("nan")
     check: float = float("nan")
     check_mean_logprob: float = float("nan")
@@ -90,6 +92,7 @@ SCORES: dict[str, Callable[[Response], float]] = {
     "sequence": lambda r: float(np.exp(r.mean_logprob)),
     "sequence_raw": lambda r: float(np.exp(r.total_logprob)),
     "sequence_first": lambda r: float(np.exp(r.first_logprob)),
+    "sequence_backed": lambda r: backed(float(np.exp(r.total_logprob)), r.backing),
     "verdict": lambda r: r.verdict,
     "check": lambda r: 0.5 if math.isnan(r.check) else r.check,
     "check_sure": lambda r: (
@@ -99,8 +102,31 @@ SCORES: dict[str, Callable[[Response], float]] = {
 
 
 def sources(stage: str) -> list[str]:
-    """The names of a stage's scores: a proposal has no other prompt than its first."""
-    return [name for name in SCORES if stage == "refined" or name != "sequence_first"]
+    """The names of a stage's scores: a proposal has no other prompt, and none before it."""
+    later = ("sequence_first", "sequence_backed")
+    return [name for name in SCORES if stage == "refined" or name not in later]
+
+
+def backed(probability: float, backing: float) -> float:
+    """A refined answer's sequence probability, trusted more where a sure proposal said the same.
+
+    Two sources in which different mistakes show: where the context that produced an answer led it
+    astray, nobody who did not see that context is sure of it; and where a proposal could not know
+    the answer, the context is sure. The constants were chosen on validation questions.
+    """
+    return probability * (0.5 + backing) / 1.5
+
+
+def note_backing(case: Case) -> None:
+    """Fill in the backing of a case's refined responses."""
+    sure: dict[int, float] = {}
+    for proposals in case.proposals.values():
+        answer = answer_of(proposals[0].text)
+        if answer is not None:
+            sure[answer] = max(sure.get(answer, 0.0), float(np.exp(proposals[0].total_logprob)))
+    for response in case.refined.values():
+        answer = answer_of(response.text)
+        response.backing = 0.0 if answer is None else sure.get(answer, 0.0)
 
 
 def figures(cases: list[Case], hidden: bool) -> dict[str, Rate]:

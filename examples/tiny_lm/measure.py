@@ -24,7 +24,7 @@ from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from examples.tiny_lm.card import tables, write_card
-from examples.tiny_lm.figures import Case, Response, figures
+from examples.tiny_lm.figures import Case, Response, figures, note_backing
 from examples.tiny_lm.generate import Request, next_token_probabilities, sample, sequence_logprobs
 from examples.tiny_lm.prompts import (
     PROPOSE_TEMPERATURE,
@@ -160,6 +160,8 @@ class Team:
         responses = self.respond(asked, REFINE_TEMPERATURE, f"{kind}/refine")
         for (i, agent), response in zip(again, responses, strict=True):
             cases[i].refined[agent] = response
+        for case in cases:
+            note_backing(case)
         self.score_under(
             [(first[i, agent], cases[i].refined[agent]) for i, agent in again], f"{kind}/score"
         )
