@@ -17,6 +17,7 @@ from mpdf_langgraph.consensus import count_votes
 from mpdf_langgraph.ending import finish
 from mpdf_langgraph.errors import ConfigurationError, DeliberationError, describe_error
 from mpdf_langgraph.outcome import standing_of
+from mpdf_langgraph.router_node import asked_again
 from mpdf_langgraph.settings import Settings
 from mpdf_langgraph.state import (
     Consensus,
@@ -40,7 +41,12 @@ COMPARISON_SECONDS = 1.0
 def consensus_steps(
     settings: Settings, state: DeliberationState
 ) -> Steps[Command[NextOfConsensus]]:
-    """Carry out the round's moves, count the votes, and end, go on, or ask a person."""
+    """Carry out the round's moves, count the votes, and end, go on, or ask a person.
+
+    Resumed after every proposal had failed, it has the question asked again.
+    """
+    if not state["responses"] and not state.get("running"):
+        return Command(update=asked_again(state), goto="router")
     state = cast(DeliberationState, {**state, "clock": read_clock(state)})
     labels = RunnableConfig(
         run_name="compare answers",

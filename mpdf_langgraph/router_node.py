@@ -6,7 +6,7 @@ import warnings
 from collections.abc import Mapping
 from typing import Any, Literal, cast
 
-from langchain_core.messages import BaseMessage, HumanMessage
+from langchain_core.messages import BaseMessage, HumanMessage, RemoveMessage
 from langgraph.types import Command, Overwrite, Send
 
 from mpdf_langgraph import events
@@ -113,6 +113,18 @@ def _asked(state: DeliberationState) -> tuple[str, list[BaseMessage], list[BaseM
     raise ConfigurationError(
         "nothing was asked: give a `question`, or `messages` with a human message that has text"
     )
+
+
+def asked_again(state: DeliberationState) -> dict[str, Any]:
+    """Return the update after which the router starts the standing question anew."""
+    header, messages = state["header"], list(state.get("messages") or [])
+    recorded = [m for m in messages[-1:] if str(m.id).startswith(_QUESTION)]
+    return {
+        "messages": [RemoveMessage(id=str(message.id)) for message in recorded],
+        "question": header["question"],
+        "reference": header["reference"],
+        "contexts": {name: notes for name, notes in state["notes"].items() if notes},
+    }
 
 
 def _is_no_text(block: Any) -> bool:

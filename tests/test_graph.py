@@ -21,6 +21,7 @@ from hypothesis import strategies as st
 from langchain_core.messages import AIMessage, HumanMessage, SystemMessage
 from langchain_core.runnables import RunnableLambda
 from langgraph.checkpoint.memory import InMemorySaver
+from langgraph.graph import START, StateGraph
 
 from mpdf_langgraph import (
     Agent,
@@ -34,6 +35,7 @@ from mpdf_langgraph import (
     create_deliberation,
 )
 from mpdf_langgraph.errors import ConfigurationError, DeliberationError
+from mpdf_langgraph.state import DeliberationInput, DeliberationOutput
 from tests.scripted import Request, Scripted, StatusError, counted, says, totals, yes
 
 Q = {"question": "What is 2 + 2?"}
@@ -594,6 +596,48 @@ def test_the_last_human_message_is_the_question() -> None:
     graph.invoke({"messages": [HumanMessage("Old?"), HumanMessage("New?"), AIMessage("Hm.")]})
     assert "New?" in team[0].requests[0].last
     assert "Old?" not in team[0].requests[0].last
+
+
+@pytest.mark.parametrize("nested", [False, True])
+@pytest.mark.parametrize(
+    "given",
+    [
+        {**Q, "reference": "4", "contexts": {"agent-1": "psst"}},
+        {"messages": [("user", "What is 2 + 2?")], "reference": "4"},
+    ],
+)
+def test_resumed_after_all_have_failed_it_asks_again(
+    tmp_path: Path, nested: bool, given: Any
+) -> None:
+    down = True
+
+    def reply(_: Request) -> Any:
+        return StatusError(400) if down else f"Take {next(numbers)}. Answer: 4"
+
+    numbers = itertools.count()
+    team = [Scripted(reply=reply) for _ in range(2)]
+    builder: Any = create_deliberation(team, critic=None, traces=tmp_path)
+    if nested:
+        outer = StateGraph(DeliberationInput, output_schema=DeliberationOutput)
+        outer.add_node("team", builder.compile())
+        outer.add_edge(START, "team")
+        builder = outer
+    graph = builder.compile(checkpointer=InMemorySaver())
+    config: Any = {"configurable": {"thread_id": "1"}}
+    for ask in (given, None):
+        with pytest.raises(DeliberationError, match="every agent's proposal failed"):
+            graph.invoke(ask, config)
+    assert [len(model.requests) for model in team] == [2, 2]
+    down = False
+    out = graph.invoke(None, config)
+    assert out["deliberation"]["answer"] == "4"
+    assert [m.type for m in out["messages"]][-2:] == ["human", "ai"]
+    for model in team:
+        first, last = model.requests[0], model.requests[-1]
+        assert [m.text for m in first.messages] == [m.text for m in last.messages]
+    assert {episode.reference for episode in TraceReader(tmp_path)} == {"4"}
+    stops = [episode.outcome["stop_reason"] for episode in TraceReader(tmp_path)]
+    assert stops == ["failed", "failed", "agreement"]
 
 
 def test_a_reference_that_is_no_text_is_refused_before_anything_is_paid() -> None:
