@@ -13,7 +13,7 @@ from mpdf_langgraph import TraceReader
 from mpdf_langgraph.errors import ConfigurationError
 from mpdf_langgraph.state import tokens
 from training.estimate import clustered
-from training.questions import without_retried
+from training.questions import superseded
 from training.rewards import Grader
 
 
@@ -46,11 +46,11 @@ def course(folder: Path, grader: Grader, labels: Mapping[str, str]) -> Course:
     """
     numbers: dict[str, int] = {}
     question, right, spent, agents = [], [], [], set()
-    bar = tqdm(TraceReader(folder), desc=folder.name, unit="episode", mininterval=1)
-    graded = [e for e in bar if labels.get(e.id, e.reference) is not None]
-    for episode in without_retried(graded):
+    retried = superseded(TraceReader(folder))
+    for episode in tqdm(TraceReader(folder), desc=folder.name, unit="episode", mininterval=1):
         truth = labels.get(episode.id, episode.reference)
-        assert truth is not None
+        if truth is None or episode.id in retried:
+            continue
         question.append(numbers.setdefault(episode.question, len(numbers)))
         agents.add(len(episode.agents))
         answers = [tally["answer"] for tally in episode.tallies]

@@ -62,15 +62,17 @@ def is_sound(episode: Episode) -> bool:
     return not any(failure["stage"] == "propose" for failure in episode.failures)
 
 
-def without_retried(episodes: Sequence[Episode]) -> list[Episode]:
-    """Leave out episodes that are not sound where their question was asked again."""
-
-    def key(episode: Episode) -> str:
-        return content_key(episode.question, episode.reference, episode.contexts)
-
-    last = {key(e): e.id for e in episodes}
-    last |= {key(e): "" for e in episodes if is_sound(e)}
-    return [e for e in episodes if is_sound(e) or last[key(e)] == e.id]
+def superseded(episodes: Iterable[Episode]) -> set[str]:
+    """Return the ids of episodes that are not sound and whose question was asked again."""
+    attempts: dict[str, list[str]] = {}  # not sound, by question; the last of them stays
+    answered: set[str] = set()
+    for episode in episodes:
+        key = content_key(episode.question, episode.reference, episode.contexts)
+        if is_sound(episode):
+            answered.add(key)
+        else:
+            attempts.setdefault(key, []).append(episode.id)
+    return {id_ for key, ids in attempts.items() for id_ in (ids if key in answered else ids[:-1])}
 
 
 def read_table(path: Path) -> Iterator[tuple[int, dict[str, Any] | TableError]]:
