@@ -9,10 +9,9 @@ from examples.tiny_lm.prompts import PROPOSE_TEMPERATURE
 
 CONTEXT = 1024
 SIZES = {  # hidden size, layers, heads, feed-forward size
-    # Heads of 32 throughout: with wider, and so fewer, ones larger models learn sums far later.
     "1M": (160, 3, 5, 448),
-    "3M": (256, 4, 8, 704),
-    "8M": (320, 6, 10, 896),
+    "3M": (256, 4, 4, 704),
+    "8M": (320, 6, 5, 896),
 }
 
 
