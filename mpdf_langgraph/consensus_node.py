@@ -17,7 +17,7 @@ from mpdf_langgraph.consensus import count_votes
 from mpdf_langgraph.ending import finish
 from mpdf_langgraph.errors import ConfigurationError, DeliberationError, describe_error
 from mpdf_langgraph.outcome import standing_of
-from mpdf_langgraph.router_node import asked_again
+from mpdf_langgraph.question import asked_again
 from mpdf_langgraph.settings import Settings
 from mpdf_langgraph.state import (
     Consensus,

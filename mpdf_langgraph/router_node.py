@@ -2,11 +2,9 @@
 
 import time
 import uuid
-import warnings
 from collections.abc import Mapping
 from typing import Any, Literal, cast
 
-from langchain_core.messages import BaseMessage, HumanMessage, RemoveMessage
 from langgraph.types import Command, Overwrite, Send
 
 from mpdf_langgraph import events
@@ -16,6 +14,7 @@ from mpdf_langgraph.clock import began, read_clock, stamp
 from mpdf_langgraph.consensus import concession
 from mpdf_langgraph.errors import ConfigurationError, DeliberationError
 from mpdf_langgraph.observation import Situation, observe
+from mpdf_langgraph.question import asked
 from mpdf_langgraph.router import behaviour, checked_rows, competences, draw
 from mpdf_langgraph.settings import Settings
 from mpdf_langgraph.state import (
@@ -37,8 +36,6 @@ from mpdf_langgraph.state import (
 NextOfRouter = Literal["agent", "consensus"]
 #: Sets the id of a fork apart from that of the deliberation it was forked from.
 _FORK = "~"
-#: How the id of a message begins that was made from a `question`.
-_QUESTION = "question-"
 
 
 def router_step(settings: Settings, state: DeliberationState) -> Command[NextOfRouter]:
@@ -89,48 +86,6 @@ def force_actions(actions: Mapping[str, Action]) -> Command[Any]:
     return Command(update={"phase": "decide", "forced": dict(actions)}, goto="router")
 
 
-def _asked(state: DeliberationState) -> tuple[str, list[BaseMessage], list[BaseMessage]]:
-    """Return the question, the conversation before it, and messages to add for the record.
-
-    A human message that nobody has answered yet is newer than any `question`, which a parent
-    graph may have kept from an earlier turn; unless it is itself the record of a `question` that
-    was given up for this one.
-    """
-    messages: list[BaseMessage] = list(state.get("messages") or [])
-    unanswered = bool(messages) and isinstance(messages[-1], HumanMessage)
-    unanswered = unanswered and not str(messages[-1].id).startswith(_QUESTION)
-    given = (state.get("question") or "").strip()
-    if given and not unanswered:
-        return given, messages, [HumanMessage(given, id=f"{_QUESTION}{uuid.uuid4().hex}")]
-    for index in range(len(messages) - 1, -1, -1):
-        if isinstance(messages[index], HumanMessage):
-            content = messages[index].content
-            if isinstance(content, list) and any(_is_no_text(block) for block in content):
-                warnings.warn("only the text of the question reaches the agents", stacklevel=2)
-            if question := str(messages[index].text).strip():
-                return question, messages[:index], []
-            break
-    raise ConfigurationError(
-        "nothing was asked: give a `question`, or `messages` with a human message that has text"
-    )
-
-
-def asked_again(state: DeliberationState) -> dict[str, Any]:
-    """Return the update after which the router starts the standing question anew."""
-    header, messages = state["header"], list(state.get("messages") or [])
-    recorded = [m for m in messages[-1:] if str(m.id).startswith(_QUESTION)]
-    return {
-        "messages": [RemoveMessage(id=str(message.id)) for message in recorded],
-        "question": header["question"],
-        "reference": header["reference"],
-        "contexts": {name: notes for name, notes in state["notes"].items() if notes},
-    }
-
-
-def _is_no_text(block: Any) -> bool:
-    return isinstance(block, dict) and block.get("type") != "text"
-
-
 def _private_contexts(settings: Settings, given: Any) -> dict[str, str]:
     """Return the input's `contexts`, checked: a misspelt name would hide what an agent needs."""
     if not given:
@@ -148,7 +103,7 @@ def _private_contexts(settings: Settings, given: Any) -> dict[str, str]:
 
 
 def _start(settings: Settings, state: DeliberationState) -> Command[NextOfRouter]:
-    question, history, added = _asked(state)
+    question, history, added = asked(state)
     contexts = _private_contexts(settings, state.get("contexts"))
     reference = state.get("reference")
     if not isinstance(reference, str | None):

@@ -23,7 +23,7 @@ LAYERS = [
     "observation agents endpoints events outcome recorded verdicts",
     "critic router code_answer",
     "settings learned",
-    "agent_node ending",
+    "agent_node ending question",
     "router_node consensus_node person_node",
     "graph tool",
     "__init__",
