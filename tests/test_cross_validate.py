@@ -11,6 +11,7 @@ from mpdf_langgraph.consensus import Vote
 from mpdf_langgraph.errors import ConfigurationError
 from training import cross_validate
 from training.cross_validate import (
+    CALIBRATED,
     GREEDY,
     LEARNED,
     Fold,
@@ -191,3 +192,21 @@ def test_it_learns_whom_to_follow(tmp_path: Path, capsys: pytest.CaptureFixture[
     text = (tmp_path / "out" / "results.md").read_text()
     assert text in capsys.readouterr().out
     assert "200 questions" in text
+
+
+def test_what_calibration_gives_is_told_apart(tmp_path: Path) -> None:
+    """Two who are wrong and half sure outvote one who is right and sure, until calibrated."""
+    rng = np.random.default_rng(0)
+    writer = TraceWriter(tmp_path / "traces")
+    for i in range(100):
+        truth = int(rng.integers(100))
+        known = rng.random() < 0.9
+        said = [("ann", truth + 500, 0.6), ("bo", truth + 500, 0.6)]
+        said += [("cy", truth, 0.99) if known else ("cy", truth + 900, 0.7)]
+        answers = [Answer(name, f"#### {number}", sure) for name, number, sure in said]
+        writer.write(build_episode(f"Question {i}?", str(truth), answers, schema=MATH))
+    writer.close()
+    options = Options((tmp_path / "traces",), out=tmp_path / "out", folds=2, seeds=1)
+    right = {n: float(v.mean()) for n, v in cross_validate.cross_validate(options).items()}
+    assert right["vote by confidence"] == 0.0
+    assert right[CALIBRATED] == pytest.approx(right["single: cy"], abs=0.02)
