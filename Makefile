@@ -48,7 +48,7 @@ tiny-lm: $(VENV)/.ready  ## train the small model from scratch, as the bundled o
 	$(BIN)/python examples/tiny_lm/train.py --out runs/tiny_lm
 
 bench-training: $(VENV)/.ready  ## how fast a router is fitted: made-up traces, up to a million turns
-	$(BIN)/python training/bench.py
+	$(BIN)/python training/studies/fit_speed.py
 
 reproduce: $(VENV)/.ready  ## every figure the README quotes, on the bundled model under vLLM (hours)
 	$(BIN)/python examples/reproduce.py

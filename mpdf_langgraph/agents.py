@@ -10,13 +10,13 @@ from langchain_core.messages import AIMessage, BaseMessage, HumanMessage, System
 from langchain_core.runnables import Runnable, RunnableBinding, RunnableConfig
 from langgraph.pregel.protocol import PregelProtocol
 
-from mpdf_langgraph.answers import AnswerSchema
-from mpdf_langgraph.budget import text_bound
-from mpdf_langgraph.calls import Call, Outcome
+from mpdf_langgraph.answers.schema import AnswerSchema
 from mpdf_langgraph.errors import ConfigurationError, ModelOutputError
-from mpdf_langgraph.profile import logprob_summary, reasoning_profile, token_logprobs
+from mpdf_langgraph.models.remote import called_remotely, is_remote
 from mpdf_langgraph.prompts import Prompts
-from mpdf_langgraph.remote import called_remotely, is_remote
+from mpdf_langgraph.response_profile import logprob_summary, reasoning_profile, token_logprobs
+from mpdf_langgraph.runtime.budget import text_bound
+from mpdf_langgraph.runtime.calls import Call, Outcome
 from mpdf_langgraph.state import Response
 
 #: Refinements are sampled no hotter than this: most of the damage that refining does to right

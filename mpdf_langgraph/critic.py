@@ -10,11 +10,11 @@ from langchain_core.messages import BaseMessage, HumanMessage
 from langchain_core.runnables import Runnable, RunnableBinding, RunnableConfig, RunnableLambda
 
 from mpdf_langgraph.agents import Agent
-from mpdf_langgraph.answers import is_async
-from mpdf_langgraph.budget import Cost, affordable, prompt_bound, remaining, response_bound
-from mpdf_langgraph.calls import Call, Steps, may_pass
+from mpdf_langgraph.answers.schema import is_async
 from mpdf_langgraph.errors import ConfigurationError
 from mpdf_langgraph.prompts import STATE_PROBABILITY
+from mpdf_langgraph.runtime.budget import Cost, affordable, prompt_bound, remaining, response_bound
+from mpdf_langgraph.runtime.calls import Call, Steps, may_pass
 from mpdf_langgraph.state import Allowance, Critique, Response, add_usage, no_usage
 from mpdf_langgraph.verdicts import (
     NoVerdictError,

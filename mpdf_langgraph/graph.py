@@ -8,27 +8,29 @@ from langchain_core.runnables import Runnable, RunnableConfig, RunnableLambda
 from langgraph.graph import START, StateGraph
 from langgraph.types import Command
 
-from mpdf_langgraph.agent_node import agent_steps, critic_steps
 from mpdf_langgraph.agents import Agent
-from mpdf_langgraph.answers import AnswerSchema, TextAnswer, refuse_async
-from mpdf_langgraph.budget import Budget
+from mpdf_langgraph.answers.schema import AnswerSchema, refuse_async
+from mpdf_langgraph.answers.text_answer import TextAnswer
 from mpdf_langgraph.calibration import Calibration
-from mpdf_langgraph.calls import arun, run
 from mpdf_langgraph.consensus import make_rule
-from mpdf_langgraph.consensus_node import consensus_steps
 from mpdf_langgraph.critic import make_critic
 from mpdf_langgraph.errors import ConfigurationError
-from mpdf_langgraph.person_node import check_checkpointer, person_steps
+from mpdf_langgraph.nodes.agent import agent_steps
+from mpdf_langgraph.nodes.consensus import consensus_steps
+from mpdf_langgraph.nodes.critic import critic_steps
+from mpdf_langgraph.nodes.person import check_checkpointer, person_steps
+from mpdf_langgraph.nodes.router import router_step
+from mpdf_langgraph.nodes.settings import Settings
 from mpdf_langgraph.router import make_router
-from mpdf_langgraph.router_node import router_step
-from mpdf_langgraph.settings import Settings
+from mpdf_langgraph.runtime.budget import Budget
+from mpdf_langgraph.runtime.calls import arun, run
 from mpdf_langgraph.state import (
     Assignment,
     DeliberationInput,
     DeliberationOutput,
     DeliberationState,
 )
-from mpdf_langgraph.traces import TraceWriter
+from mpdf_langgraph.traces.writer import TraceWriter
 
 Builder = StateGraph[DeliberationState, Any, DeliberationInput, DeliberationOutput]
 

@@ -9,7 +9,7 @@ from langgraph.pregel.protocol import PregelProtocol
 from pydantic import BaseModel, Field, StringConstraints
 
 from mpdf_langgraph.errors import ConfigurationError, DeliberationError
-from mpdf_langgraph.remote import called_remotely, is_remote
+from mpdf_langgraph.models.remote import called_remotely, is_remote
 
 
 class _Asked(BaseModel):

@@ -9,7 +9,7 @@ from typing import Any
 from langchain_core.messages import AIMessage, BaseMessage
 
 from mpdf_langgraph.errors import EndpointError, ModelOutputError
-from mpdf_langgraph.profile import logprob_summary, token_logprobs
+from mpdf_langgraph.response_profile import logprob_summary, token_logprobs
 
 
 class NoVerdictError(EndpointError):

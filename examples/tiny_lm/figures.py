@@ -11,7 +11,7 @@ from examples.tiny_lm.questions import AGENTS, Problem
 from examples.tiny_lm.scores import Rate, auroc, calibration_error, rate
 from examples.tiny_lm.skills import answer_of, stated_facts
 from mpdf_langgraph.verdicts import discounted
-from training.calibration import Platt
+from training.learn.calibrate import Platt
 
 
 @dataclass

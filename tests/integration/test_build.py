@@ -125,7 +125,7 @@ def test_the_wheel_works_in_a_fresh_environment_without_torch(built: Path, tmp_p
     assert told["answer"] == "42"
     # In seconds of processor time, beyond what an app with LangGraph imports anyway.
     assert min(float(run(python, "-I", "-c", HOW_QUICK, cwd=tmp_path).stdout) for _ in "abc") < 0.15
-    view = (python, "-I", "-m", "mpdf_langgraph.view", "traces", "--out", "page.html")
+    view = (python, "-I", "-m", "mpdf_langgraph.traces.view.page", "traces", "--out", "page.html")
     assert "1 episodes" in run(*view, cwd=tmp_path).stderr
     assert (tmp_path / "page.html").read_text().startswith("<!doctype html>")
 

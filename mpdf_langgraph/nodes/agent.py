@@ -1,0 +1,145 @@
+"""The `agent` node: it proposes and refines.
+
+A generator of calls, so that the graph can run it synchronously and asynchronously.
+"""
+
+from dataclasses import replace
+from typing import Any, Literal, cast
+
+from langchain_core.runnables import RunnableLambda
+from langgraph.types import Command, Send
+
+from mpdf_langgraph.agents import response_from
+from mpdf_langgraph.errors import ConfigurationError
+from mpdf_langgraph.nodes.settings import Settings
+from mpdf_langgraph.nodes.task import (
+    Stage,
+    move_cost,
+    opening_messages,
+    refine_messages,
+    resume_task,
+    task_failure,
+    trace_labels,
+)
+from mpdf_langgraph.runtime import events
+from mpdf_langgraph.runtime.budget import (
+    affordable,
+    remaining,
+)
+from mpdf_langgraph.runtime.calls import Call, Steps
+from mpdf_langgraph.runtime.clock import stamp
+from mpdf_langgraph.state import (
+    Assignment,
+    Failure,
+    Response,
+    add_usage,
+    no_usage,
+)
+
+
+def read_context(value: Any) -> str:
+    """Return what an agent's `context` gave as text; of documents, their contents alone."""
+    if value is None or isinstance(value, str):
+        return value or ""
+    items = value if isinstance(value, list | tuple) else [value]
+    parts = [getattr(item, "page_content", item) for item in items]
+    if not all(isinstance(part, str) for part in parts):
+        raise ConfigurationError(
+            f"context must return text or documents, got {type(value).__name__}: {value!r:.80}"
+        )
+    return "\n\n".join(str(part) for part in parts)
+
+
+def agent_steps(settings: Settings, task: Assignment) -> Steps[Command[Literal["critic"]]]:
+    """Propose (round 0) or refine, and draw the alternatives; then go on to the critic."""
+    task = resume_task(task)
+    agent, name, round_ = settings.agents[task["agent"]], task["agent"], task["round"]
+    stage: Stage = "propose" if round_ == 0 else "refine"
+    failures: list[Failure] = []
+    update: dict[str, Any] = {}
+    deadline = task["allowance"]["deadline"]
+    retrieval = no_usage()  # what `context` spent on models of its own, charged to the proposal
+
+    if task["notes"] is None and agent.context is not None:
+        retrieve = RunnableLambda(agent.context) if callable(agent.context) else agent.context
+        labels = trace_labels("context", task, silent=True)
+        [outcome] = yield [
+            Call(
+                retrieve,
+                task["question"],
+                read_context,
+                labels,
+                retries=agent.retries,
+                is_model=False,
+                deadline=deadline,
+            )
+        ]
+        if outcome.cause is None:
+            task = Assignment({**task, "notes": outcome.value})
+            update["notes"] = {name: outcome.value}
+            retrieval = outcome.usage
+        else:  # without its context the agent would answer another question
+            failures.append(task_failure(task, "context", str(outcome.error), outcome))
+            task = Assignment({**task, "act": False, "alternatives": 0})
+
+    messages = [*opening_messages(settings, task), *refine_messages(settings, task)]
+    ids: list[tuple[str, Stage]] = []
+    calls = []
+    if task["act"]:
+        cost = move_cost(settings, task)
+        allowance = remaining(task["allowance"], retrieval)
+        times = affordable(allowance, cost)
+        if times:
+            labels = trace_labels(stage, task, silent=False)
+            ids.append((f"{name}@{round_}", stage))
+            calls.append(
+                agent.call(
+                    messages,
+                    refine=round_ > 0,
+                    retries=times - 1,
+                    bound=cost.tokens,
+                    deadline=deadline,
+                    config=labels,
+                    calls=allowance["calls"],
+                )
+            )
+        else:
+            error = (
+                f"not started: it may take {cost.calls} call(s) and {cost.tokens} tokens, more "
+                "than the budget has left"
+            )
+            failures.append(Failure({**task_failure(task, stage, error), "usage": retrieval}))
+    for k in range(1, task["alternatives"] + 1):
+        labels = trace_labels("alternative", task, silent=True)
+        ids.append((f"{name}@{round_}+{k}", "alternative"))
+        calls.append(
+            agent.call(
+                messages,
+                refine=True,
+                retries=agent.retries,
+                bound=0,  # outside the budget
+                deadline=deadline,
+                config=labels,
+            )
+        )
+
+    drawn: list[Response] = []
+    outcomes = (yield calls) if calls else []
+    if ids and ids[0][1] != "alternative":
+        outcomes[0] = replace(outcomes[0], usage=add_usage(retrieval, outcomes[0].usage))
+    for (response_id, kind), outcome in zip(ids, outcomes, strict=True):
+        if outcome.cause is not None:
+            failures.append(task_failure(task, kind, str(outcome.error), outcome))
+            continue
+        response = response_from(
+            outcome, response_id=response_id, agent=name, round_=round_, schema=settings.answer
+        )
+        drawn.append(response)
+        if kind != "alternative":
+            events.responded(task["episode"], response)
+    for failure in failures:
+        events.failed(task["episode"], failure)
+    time = stamp(task["clock"])
+    update |= {"responses": {r["id"]: r for r in drawn}, "failures": failures, **time}
+    sent = cast(Assignment, {**task, "drawn": drawn, **time})
+    return Command(update=update, goto=Send("critic", sent))

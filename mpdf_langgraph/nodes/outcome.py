@@ -1,0 +1,170 @@
+"""What a caller gets back: the final message and the outcome as a plain dict."""
+
+import time
+import warnings
+from typing import Any
+
+from langchain_core.messages import AIMessage
+from langchain_core.runnables import RunnableConfig
+
+from mpdf_langgraph.nodes.settings import EpisodeSink, Settings
+from mpdf_langgraph.runtime.budget import is_alternative, spent
+from mpdf_langgraph.runtime.calls import Call, Steps, in_a_thread
+from mpdf_langgraph.runtime.clock import began, stamp
+from mpdf_langgraph.state import (
+    DeliberationState,
+    Usage,
+    add_usage,
+    charged,
+    held_responses,
+    no_usage,
+    tokens,
+)
+
+NO_ANSWER = "The agents reached no answer."
+
+
+def usage_summary(state: DeliberationState) -> dict[str, Any]:
+    """Return what the deliberation cost: in total, per agent, critic and round.
+
+    `alternatives` (drawn only to learn from) are counted apart; `overshoot_calls` and
+    `overshoot_tokens` are what was spent beyond the budget because it could not be known before:
+    by chains, graphs and judges that make calls of their own, or without a largest output.
+    """
+    agents = {agent["name"]: no_usage() for agent in state["header"]["agents"]}
+    rounds = [no_usage() for _ in range(state["round"] + 1)]
+    critic = no_usage()
+
+    def charge(agent: str, round_: int, usage: Usage, critique: Usage) -> None:
+        nonlocal critic
+        agents[agent] = add_usage(agents[agent], usage)
+        critic = add_usage(critic, critique)
+        rounds[round_] = add_usage(rounds[round_], usage, critique)
+
+    for response in state["responses"].values():
+        if not is_alternative(response):
+            critique = response["critique"]["usage"] if response["critique"] else no_usage()
+            charge(response["agent"], response["round"], response["usage"], critique)
+    for failure in state["failures"]:
+        if failure["stage"] not in ("alternative", "compare"):
+            charge(failure["agent"], failure["round"], failure["usage"], no_usage())
+    total = spent(state)
+    limits = state["header"]["options"]
+    max_calls, max_tokens = limits["max_calls"], limits["max_tokens"]
+    return {
+        "total": {**total, "tokens": tokens(total)},
+        "agents": agents,
+        "critic": critic,
+        "judge": state["judge_usage"],
+        "rounds": rounds,
+        "alternatives": spent(state, alternatives=True),
+        "overshoot_calls": 0 if max_calls is None else max(0, total["calls"] - max_calls),
+        "overshoot_tokens": 0 if max_tokens is None else max(0, charged(total) - max_tokens),
+    }
+
+
+def outcome_of(state: DeliberationState, stop_reason: str) -> dict[str, Any]:
+    """Return the `deliberation` entry of the graph's output.
+
+    `confidence` is that of the response that stands for the group's answer: with a calibration
+    the probability that the answer is right, else as the critic gave it; `support`
+    is the share of valid votes for it; `rounds` counts rounds of decisions; `seconds` leaves out
+    pauses. Where a person named the answer it is theirs, of no agent and no measured confidence;
+    `votes`, `support` and `tie` stay the group's. `person` is what the last one did.
+    """
+    tally = state["tallies"][-1]
+    winner = state["responses"][tally["response"]] if tally["response"] else None
+    critique = winner["critique"] if winner else None
+    answers = state["representatives"]
+    named, said = _named_answer(state), [i["action"] for i in state["interventions"]]
+    if named is not None:
+        winner = critique = None
+    return {
+        "episode": state["header"]["id"],
+        "answer": tally["answer"] if named is None else named,
+        "confidence": critique["confidence"] if critique else None,
+        "support": tally["support"],
+        "tie": tally["tie"],
+        "votes": {
+            agent: None if cluster is None else answers[cluster]
+            for agent, cluster in tally["votes"].items()
+        },
+        "agent": winner["agent"] if winner else None,
+        "rounds": state["round"],
+        "actions": [f"{t['agent']}@{t['round']}: {t['action']}" for t in state["turns"]],
+        "stop_reason": stop_reason,
+        "person": next((action for action in reversed(said) if action != "force"), None),
+        "seconds": max(0.0, time.time() - began(state)),
+        "usage": usage_summary(state),
+        "failures": [
+            f"{f['agent']}@{f['round']} {f['stage']}: {f['error']}" for f in state["failures"]
+        ],
+    }
+
+
+def final_message(state: DeliberationState) -> AIMessage:
+    """Return the winning response, or the answer that a person named, as the graph's message.
+
+    It carries no usage of its own: the agents' calls have reported theirs already.
+    """
+    chosen = state["tallies"][-1]["response"]
+    text = state["responses"][chosen]["text"] if chosen else NO_ANSWER
+    text = _named_answer(state) or text
+    header = state["header"]
+    return AIMessage(text, name=header["graph"], id=f"deliberation-{header['id']}")
+
+
+def _named_answer(state: DeliberationState) -> str | None:
+    """Return the answer that a person named, None where none did."""
+    last = state["interventions"][-1:]
+    return last[0]["text"] if last and last[0]["action"] == "answer" else None
+
+
+def standing_of(state: DeliberationState, stop_reason: str) -> dict[str, Any]:
+    """Return how a deliberation stands that would end now: what a person is shown, plain data.
+
+    `question`, what `deliberation` in the output would say of `episode`, `answer`, `confidence`,
+    `support`, `tie`, `votes`, `agent`, `rounds` and `stop_reason`, and `responses`: by agent name,
+    the `text`, `answer` and `confidence` of what it holds, or None.
+    """
+    outcome = outcome_of(state, stop_reason)
+    keys = (
+        "episode", "answer", "confidence", "support", "tie", "votes", "agent", "rounds",
+        "stop_reason",
+    )  # fmt: skip
+    responses = {
+        name: response
+        and {
+            "text": response["text"],
+            "answer": response["answer"],
+            "confidence": response["critique"]["confidence"] if response["critique"] else None,
+        }
+        for name, response in held_responses(state).items()
+    }
+    shown = {key: outcome[key] for key in keys}
+    return {"question": state["header"]["question"], **shown, "responses": responses}
+
+
+def finish(settings: Settings, state: DeliberationState, stop_reason: str) -> Steps[dict[str, Any]]:
+    """Write the trace of a finished deliberation; return the state update that ends it."""
+    state["deliberation"] = outcome_of(state, stop_reason)
+    if settings.traces is not None:
+        state["deliberation"] |= yield from _store(settings.traces, state)
+    return {
+        "deliberation": state["deliberation"],
+        "messages": [final_message(state)],
+        **stamp(state["clock"]),
+    }
+
+
+def _store(sink: EpisodeSink, state: DeliberationState) -> Steps[dict[str, str]]:
+    """Write the trace; where that fails the answer is still given, and says so."""
+    write = in_a_thread(lambda _: sink.write_state(state))
+    labels = RunnableConfig(
+        run_name="write trace", metadata={"mpdf_episode": state["header"]["id"]}
+    )
+    [outcome] = yield [Call(write, None, lambda value: value, labels, is_model=False)]
+    if outcome.cause is None:
+        return {}
+    warnings.warn(f"the trace was not stored: {outcome.error}", RuntimeWarning, stacklevel=2)
+    return {"trace_error": str(outcome.error)}

@@ -1,0 +1,170 @@
+"""What a deliberation graph was built with: checked once, then only read by the nodes."""
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from mpdf_langgraph.agents import Agent
+from mpdf_langgraph.answers.schema import AnswerSchema, refuse_async
+from mpdf_langgraph.calibration import Calibration
+from mpdf_langgraph.consensus import ConsensusRule
+from mpdf_langgraph.critic import Critic
+from mpdf_langgraph.errors import ConfigurationError
+from mpdf_langgraph.observation import FEATURE_VERSION
+from mpdf_langgraph.router import Router, known_calibration, known_competence
+from mpdf_langgraph.runtime.budget import Budget
+from mpdf_langgraph.state import DeliberationState, Response
+
+
+class EpisodeSink(Protocol):
+    """Where finished deliberations go."""
+
+    def write_state(self, state: DeliberationState) -> None:
+        """Store the episode that a finished state describes."""
+        ...
+
+
+@dataclass(frozen=True)
+class Unsure:
+    """Tells when a group is not sure enough of its answer: for `interrupt_when`.
+
+    Attributes:
+        support_below: The share of the valid votes for the answer is less than this.
+        confidence_below: The confidence in the answer is less than this, or is not known.
+
+    Example:
+        >>> Unsure(support_below=2 / 3)({"support": 0.5, "confidence": 0.9})
+        True
+    """
+
+    support_below: float | None = None
+    confidence_below: float | None = None
+
+    def __post_init__(self) -> None:
+        bars = [self.support_below, self.confidence_below]
+        given = [bar for bar in bars if bar is not None]
+        if not given or not all(math.isfinite(bar) and 0.0 <= bar <= 1.0 for bar in given):
+            raise ConfigurationError(
+                f"{self!r}: give support_below, confidence_below or both, each in [0, 1]"
+            )
+
+    def __call__(self, standing: Mapping[str, Any]) -> bool:
+        """Tell whether a person should look at `standing` (see `create_deliberation`)."""
+        support, confidence = standing["support"], standing["confidence"]
+        if self.support_below is not None and support < self.support_below:
+            return True
+        bar = self.confidence_below
+        return bar is not None and (confidence is None or confidence < bar)
+
+
+@dataclass(frozen=True)
+class Settings:
+    """The options of `create_deliberation`, resolved."""
+
+    name: str
+    agents: Mapping[str, Agent]
+    router: Router
+    critic: Critic | None
+    answer: AnswerSchema
+    consensus_name: str
+    consensus: ConsensusRule
+    max_rounds: int
+    budget: Budget
+    stop_when_settled: bool
+    settle_confidence: float | None
+    interrupt_when: Callable[[dict[str, Any]], bool] | None
+    explore: float
+    alternatives: int
+    traces: EpisodeSink | None
+    calibration: Calibration | None = None
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.name, str) or not self.name:
+            raise ConfigurationError(f"name must be a non-empty string, got {self.name!r}")
+        if self.traces is not None and not hasattr(self.traces, "write_state"):
+            raise ConfigurationError(
+                f"traces={self.traces!r}: give a folder, a TraceWriter or None"
+            )
+        for name in ("max_rounds", "alternatives"):
+            value = getattr(self, name)
+            if not isinstance(value, int) or isinstance(value, bool) or value < 0:
+                raise ConfigurationError(f"{name} must be a whole number of 0 or more: {value!r}")
+        known_competence(self.router)
+        known_calibration(self.router)
+        if not isinstance(self.calibration, Calibration | None):
+            raise ConfigurationError(
+                f"calibration={self.calibration!r:.80}: use that of a fitted router, "
+                "load_router(folder).calibration, or None"
+            )
+        if not isinstance(self.explore, int | float) or not 0.0 <= self.explore <= 1 / 3:
+            raise ConfigurationError(
+                "explore is the least probability of each of three actions: use 0 to 1/3, "
+                f"got {self.explore!r}"
+            )
+        if self.settle_confidence is not None:
+            if not 0.0 <= self.settle_confidence <= 1.0:
+                raise ConfigurationError(
+                    f"settle_confidence must be in [0, 1], got {self.settle_confidence}"
+                )
+            if self.critic is None:
+                raise ConfigurationError("settle_confidence needs a critic, and critic is None")
+        when = self.interrupt_when
+        if when is not None and (not callable(when) or isinstance(when, type)):
+            raise ConfigurationError(
+                f"interrupt_when={when!r}: use Unsure(support_below=..., confidence_below=...), "
+                "a callable of how the deliberation stands, or None"
+            )
+        refuse_async(when, "interrupt_when")
+        if isinstance(when, Unsure) and when.confidence_below is not None and self.critic is None:
+            raise ConfigurationError("confidence_below needs a critic, and critic is None")
+
+    def calibrated(self, response: Response) -> Response:
+        """Return a criticised response with its confidence calibrated, where that is known."""
+        chosen = self._calibration()
+        return response if chosen is None else chosen.apply(response)
+
+    def _calibration(self) -> Calibration | None:
+        """The router's own goes first: it is what the router was fitted with."""
+        known = known_calibration(self.router)
+        return self.calibration if known is None else known
+
+    def describe_agents(self) -> list[dict[str, Any]]:
+        """Return what a trace says of the agents, each with the prior competence that is used."""
+        known = known_competence(self.router)
+        described = [agent.describe() for agent in self.agents.values()]
+        for agent in described:
+            if agent["competence"] is None:
+                agent["competence"] = known.get(agent["name"], 0.5)
+        return described
+
+    def describe(self) -> dict[str, Any]:
+        """Return what a trace says of the options: plain data."""
+        return {
+            "router": {"name": self.router.name, "version": self.router.version},
+            "critic": self.critic.name if self.critic else None,
+            "answer": self.answer.name,
+            "consensus": self.consensus_name,
+            "max_rounds": self.max_rounds,
+            "max_calls": self.budget.max_calls,
+            "max_tokens": self.budget.max_tokens,
+            "timeout": self.budget.timeout,
+            "stop_when_settled": self.stop_when_settled,
+            "settle_confidence": self.settle_confidence,
+            "explore": self.explore,
+            "alternatives": self.alternatives,
+            "feature_version": FEATURE_VERSION,
+            # Left out where it says nothing: ids of imported records are made of the options.
+            **({"interrupt_when": _name_of(when)} if (when := self.interrupt_when) else {}),
+            **(
+                {"calibration": used.model_dump()}
+                if (used := self._calibration()) is not None and used.root
+                else {}
+            ),
+        }
+
+
+def _name_of(condition: Callable[..., Any]) -> str:
+    if isinstance(condition, Unsure):
+        return repr(condition)
+    return str(getattr(condition, "__name__", type(condition).__name__))
