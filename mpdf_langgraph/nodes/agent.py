@@ -9,7 +9,6 @@ from typing import Any, Literal, cast
 from langchain_core.runnables import RunnableLambda
 from langgraph.types import Command, Send
 
-from mpdf_langgraph.agents import response_from
 from mpdf_langgraph.errors import ConfigurationError
 from mpdf_langgraph.nodes.settings import Settings
 from mpdf_langgraph.nodes.task import (
@@ -21,6 +20,7 @@ from mpdf_langgraph.nodes.task import (
     task_failure,
     trace_labels,
 )
+from mpdf_langgraph.replies import response_from
 from mpdf_langgraph.runtime import events
 from mpdf_langgraph.runtime.budget import (
     affordable,

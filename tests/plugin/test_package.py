@@ -21,7 +21,8 @@ OURS = ("training", "examples")
 LAYERS = [
     "errors state",
     "prompts calibration consensus response_profile models runtime fork",
-    "answers observation verdicts traces",
+    "answers observation traces",
+    "history replies verdicts",
     "agents router tool",
     "critic learned_router",
     "nodes",

@@ -19,7 +19,6 @@ from typing import Any
 from langchain_core.runnables import RunnableLambda
 
 from mpdf_langgraph import Agent, AnswerSchema, ConfigurationError, Critique, Episode
-from mpdf_langgraph.agents import Said, response_from
 from mpdf_langgraph.answers.schema import assign_clusters, schema_for
 from mpdf_langgraph.consensus import concession, count_votes, make_rule
 from mpdf_langgraph.critic import make_critic
@@ -27,6 +26,7 @@ from mpdf_langgraph.nodes.outcome import outcome_of
 from mpdf_langgraph.nodes.router import situation_of
 from mpdf_langgraph.nodes.settings import Settings
 from mpdf_langgraph.observation import observe
+from mpdf_langgraph.replies import Reply, response_from
 from mpdf_langgraph.router import FixedRouter, behaviour
 from mpdf_langgraph.runtime.budget import Budget
 from mpdf_langgraph.runtime.calls import Outcome
@@ -330,9 +330,9 @@ def _proposals(answers: Sequence[Answer], schema: AnswerSchema) -> list[Response
     criticised = any(answer.confidence is not None for answer in answers)
     proposals = []
     for answer in answers:
-        said = Said(answer.response, finish_reason=None, model=None, token_logprobs=[])
+        reply = Reply(answer.response, finish_reason=None, model=None, token_logprobs=[])
         response = response_from(
-            Outcome(said, None, attempts=1, seconds=0.0, usage=_LOGGED),
+            Outcome(reply, None, attempts=1, seconds=0.0, usage=_LOGGED),
             response_id=f"{answer.agent}@0",
             agent=answer.agent,
             round_=0,

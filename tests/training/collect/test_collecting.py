@@ -33,9 +33,9 @@ from mpdf_langgraph import (
 )
 from mpdf_langgraph.errors import EndpointError
 from mpdf_langgraph.observation import feature
-from tests.plugin.models.test_endpoints import Server, cards, completion
 from tests.support.paths import DATA, ROOT
 from tests.support.scripted import says
+from tests.support.server import Server, cards, completion
 from training.collect import collecting
 from training.collect.importing import Answer, build_episode, gsm8k_solutions, read_answers
 from training.collect.questions import (
