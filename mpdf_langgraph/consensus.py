@@ -6,7 +6,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from mpdf_langgraph.errors import ConfigurationError
-from mpdf_langgraph.state import Consensus, Response
+from mpdf_langgraph.rounds import Held, confidence_of
+from mpdf_langgraph.state import Consensus
 
 #: Stands for a confidence that no critic gave, where none of the others has one either.
 NO_CONFIDENCE = 1.0
@@ -110,21 +111,17 @@ def make_rule(spec: Any) -> tuple[str, ConsensusRule]:
     )
 
 
-def votes_of(held: Mapping[str, Response | None]) -> list[Vote]:
+def votes_of(held: Held) -> list[Vote]:
     """Return the votes of a team in its order, from the response that each agent holds."""
     return [
         Vote(agent, None)
         if response is None
-        else Vote(
-            agent,
-            response["cluster"],
-            response["critique"]["confidence"] if response["critique"] else None,
-        )
+        else Vote(agent, response["cluster"], confidence_of(response))
         for agent, response in held.items()
     ]
 
 
-def strongest(held: Mapping[str, Response | None], cluster: int | None) -> str | None:
+def strongest(held: Held, cluster: int | None) -> str | None:
     """Return the id of a cluster's response with the highest confidence, first in the team."""
     weights = confidence_weights(votes_of(held))
     members = [
@@ -135,9 +132,7 @@ def strongest(held: Mapping[str, Response | None], cluster: int | None) -> str |
     return max(members, key=lambda item: item[0])[1] if members else None
 
 
-def count_votes(
-    held: Mapping[str, Response | None], rule: ConsensusRule, representatives: Sequence[str]
-) -> Consensus:
+def count_votes(held: Held, rule: ConsensusRule, representatives: Sequence[str]) -> Consensus:
     """Return the consensus of a team.
 
     Args:
@@ -174,9 +169,7 @@ def count_votes(
     )
 
 
-def leave_one_out(
-    held: Mapping[str, Response | None], agent: str, rule: ConsensusRule
-) -> int | None:
+def leave_one_out(held: Held, agent: str, rule: ConsensusRule) -> int | None:
     """Return the winning cluster had `agent` abstained, ties included (for r_global).
 
     With three agents this ties whenever the other two differ; the rule's tie rule decides.
@@ -184,7 +177,7 @@ def leave_one_out(
     return rule(votes_of({name: None if name == agent else r for name, r in held.items()}))
 
 
-def concession(held: Mapping[str, Response | None], agent: str) -> str | None:
+def concession(held: Held, agent: str) -> str | None:
     """Return the id of the response that `agent` would adopt by CONCEDE, None where there is none.
 
     Among the peers' answers other than its own: the cluster with the largest summed confidence,

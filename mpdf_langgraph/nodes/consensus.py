@@ -15,6 +15,7 @@ from mpdf_langgraph.errors import ConfigurationError, DeliberationError, describ
 from mpdf_langgraph.nodes.outcome import finish, standing_of
 from mpdf_langgraph.nodes.question import asked_again
 from mpdf_langgraph.nodes.settings import Settings
+from mpdf_langgraph.rounds import complete_turn, find_stop_reason
 from mpdf_langgraph.runtime import events
 from mpdf_langgraph.runtime.calls import Call, Steps, in_a_thread
 from mpdf_langgraph.runtime.clock import began, read_clock, stamp
@@ -83,7 +84,7 @@ def consensus_steps(
             "judge_usage": add_usage(state["judge_usage"], outcome.usage),
         },
     )
-    state["held"], turns, kept = _moves(state)
+    state["held"], turns, kept = _carry_out_moves(state)
     kept = [*survived, *kept]
     state["turns"] = [*state["turns"][: len(state["turns"]) - len(turns)], *turns]
     state["failures"] = [*state["failures"], *kept]
@@ -163,7 +164,7 @@ def _clustered(
     return changed, representatives
 
 
-def _moves(
+def _carry_out_moves(
     state: DeliberationState,
 ) -> tuple[dict[str, str | None], list[Turn], list[Failure]]:
     """Return what each agent holds after the round, the completed turns, and useless REFINEs."""
@@ -171,21 +172,16 @@ def _moves(
     if round_ == 0:
         drawn = {name: f"{name}@0" for name in state["held"]}
         return {n: i if i in responses else None for n, i in drawn.items()}, [], []
-    held, turns, failures = dict(state["held"]), [], []
-    for turn in state["turns"]:
-        if turn["round"] != round_:
-            continue
-        name = turn["agent"]
-        if turn["action"] == "CONCEDE":
-            held[name] = turn["target"]
-        elif turn["action"] == "REFINE" and (new := responses.get(f"{name}@{round_}")):
-            before = responses[turn["before"]] if turn["before"] else None
-            if new["cluster"] is None and before is not None and before["cluster"] is not None:
-                error = "no answer could be parsed; the agent keeps its response"
-                failures.append(_failure(name, round_, "refine", error))
-            else:
-                held[name] = new["id"]
-        turns.append(Turn({**turn, "after": held[name]}))
+    turns = [complete_turn(t, responses) for t in state["turns"] if t["round"] == round_]
+    held = {**state["held"], **{turn["agent"]: turn["after"] for turn in turns}}
+    error = "no answer could be parsed; the agent keeps its response"
+    failures = [
+        _failure(turn["agent"], round_, "refine", error)
+        for turn in turns
+        if turn["action"] == "REFINE"
+        and (new := f"{turn['agent']}@{round_}") in responses
+        and turn["after"] != new
+    ]
     return held, turns, failures
 
 
@@ -236,32 +232,13 @@ def _warn_of_identical_proposals(state: DeliberationState) -> None:
 
 
 def _stop_reason(settings: Settings, state: DeliberationState, tally: Consensus) -> str | None:
-    """Return why to stop now; None to go on."""
-    turns = [turn for turn in state["turns"] if turn["round"] == state["round"]]
-    if not any(state["held"].values()):
-        return "failed"
-    if settings.stop_when_settled and _agreed(settings, state, tally):
-        return "agreement"
-    if turns and all(turn["blocked"] for turn in turns):
-        return turns[0]["blocked"]
-    if settings.stop_when_settled and turns and all(t["action"] == "PERSIST" for t in turns):
-        return "all_persisted"
     timeout = settings.budget.timeout
-    if timeout is not None and time.time() >= began(state) + timeout:
-        return "timeout"
-    return "max_rounds" if state["round"] >= settings.max_rounds else None
-
-
-def _agreed(settings: Settings, state: DeliberationState, tally: Consensus) -> bool:
-    held = held_responses(state)
-    live = [r for r in held.values() if r is not None and r["cluster"] is not None]
-    # Agents that failed may still refine or concede: a minority does not settle for them.
-    if 2 * len(live) <= len(held) or any(
-        response["cluster"] != tally["cluster"] for response in live
-    ):
-        return False
-    bar = settings.settle_confidence
-    if bar is None:
-        return True
-    confidences = [r["critique"]["confidence"] if r["critique"] else None for r in live]
-    return all(confidence is not None and confidence >= bar for confidence in confidences)
+    return find_stop_reason(
+        held_responses(state),
+        [turn for turn in state["turns"] if turn["round"] == state["round"]],
+        tally["cluster"],
+        last_round=state["round"] >= settings.max_rounds,
+        out_of_time=timeout is not None and time.time() >= began(state) + timeout,
+        stop_when_settled=settings.stop_when_settled,
+        settle_confidence=settings.settle_confidence,
+    )

@@ -8,6 +8,7 @@ from langchain_core.messages import AIMessage
 from langchain_core.runnables import RunnableConfig
 
 from mpdf_langgraph.nodes.settings import EpisodeSink, Settings
+from mpdf_langgraph.rounds import confidence_of
 from mpdf_langgraph.runtime.budget import is_alternative, spent
 from mpdf_langgraph.runtime.calls import Call, Steps, in_a_thread
 from mpdf_langgraph.runtime.clock import began, stamp
@@ -74,15 +75,14 @@ def outcome_of(state: DeliberationState, stop_reason: str) -> dict[str, Any]:
     """
     tally = state["tallies"][-1]
     winner = state["responses"][tally["response"]] if tally["response"] else None
-    critique = winner["critique"] if winner else None
     answers = state["representatives"]
     named, said = _named_answer(state), [i["action"] for i in state["interventions"]]
     if named is not None:
-        winner = critique = None
+        winner = None
     return {
         "episode": state["header"]["id"],
         "answer": tally["answer"] if named is None else named,
-        "confidence": critique["confidence"] if critique else None,
+        "confidence": confidence_of(winner) if winner else None,
         "support": tally["support"],
         "tie": tally["tie"],
         "votes": {
@@ -137,7 +137,7 @@ def standing_of(state: DeliberationState, stop_reason: str) -> dict[str, Any]:
         and {
             "text": response["text"],
             "answer": response["answer"],
-            "confidence": response["critique"]["confidence"] if response["critique"] else None,
+            "confidence": confidence_of(response),
         }
         for name, response in held_responses(state).items()
     }

@@ -20,7 +20,8 @@ OURS = ("training", "examples")
 #: The longest name that fits a module counts.
 LAYERS = [
     "errors state",
-    "prompts calibration consensus response_profile models runtime fork",
+    "prompts calibration response_profile models rounds runtime fork",
+    "consensus",
     "answers observation traces",
     "history replies verdicts",
     "agents router tool",

@@ -3,6 +3,7 @@
 from mpdf_langgraph.calibration import Calibration
 from mpdf_langgraph.consensus import ConsensusRule, concession, count_votes
 from mpdf_langgraph.observation import FEATURE_VERSION
+from mpdf_langgraph.rounds import held_by_round
 from mpdf_langgraph.state import Observation, Response, Turn
 from mpdf_langgraph.traces.records import Episode
 from training.learn.rewards import check_tally, observations, rule_of
@@ -48,12 +49,7 @@ def recalibrated(
 def holdings(episode: Episode) -> list[Held]:
     """Return what every agent held after each round, round 0 first."""
     names = [agent["name"] for agent in episode.agents]
-    ids: list[dict[str, str | None]] = [{name: f"{name}@0" for name in names}]
-    for turn in episode.turns:
-        if turn["round"] == len(ids):
-            ids.append(dict.fromkeys(names))
-        ids[turn["round"]][turn["agent"]] = turn["after"]
-    return [{name: episode.responses.get(i) if i else None for name, i in h.items()} for h in ids]
+    return held_by_round(names, episode.responses, episode.turns)
 
 
 def _turn(turn: Turn, before: Held, seen: dict[str, Observation]) -> Turn:

@@ -39,7 +39,7 @@ from training.collect.team import answer_schema, grader
 from training.learn.dataset import check_answer, load
 from training.learn.fit_config import Algorithm, Config
 from training.learn.off_policy import clustered
-from training.learn.recalibrate import recalibrated
+from training.learn.recalibrate import holdings, recalibrated
 from training.learn.report import table
 from training.studies.fits import Fit, Fitted, run_all
 
@@ -286,9 +286,7 @@ class Fold:
 
     def _vote(self, episode: Episode, recording: Recording, rule: Any, moved: Any = None) -> float:
         """Tell whether the consensus is right once agents have moved to others' responses."""
-        held = {a["name"]: episode.responses[f"{a['name']}@0"] for a in episode.agents} | (
-            moved or {}
-        )
+        held = {**holdings(episode)[0], **(moved or {})}
         tally = count_votes(held, rule, episode.representatives)
         if tally["response"] is None:
             return 0.0

@@ -20,6 +20,7 @@ from mpdf_langgraph.answers.choice_answer import ChoiceAnswer
 from mpdf_langgraph.answers.math_answer import MathAnswer
 from mpdf_langgraph.answers.text_answer import TextAnswer
 from mpdf_langgraph.errors import TraceError
+from mpdf_langgraph.rounds import held_by_round
 from mpdf_langgraph.runtime.budget import is_alternative
 from mpdf_langgraph.state import Response, Usage, add_usage
 from mpdf_langgraph.traces.reader import TraceReader
@@ -175,22 +176,17 @@ class _Course:
         names = [str(agent["name"]) for agent in episode.agents]
         if not names:
             raise ValueError("no agents")
-        known = episode.responses
-        first = (f"{name}@0" for name in names)
-        held: list[list[str | None]] = [[i if i in known else None for i in first]]
         rounds = len(episode.tallies) - 1
         if rounds < 0 or any(not 1 <= turn["round"] <= rounds for turn in episode.turns):
             raise ValueError("a turn of a round without a tally, or no tally at all")
         moves = [["-"] * len(names) for _ in range(rounds)]
-        for round_ in range(1, rounds + 1):
-            held.append(list(held[-1]))
-            for turn in episode.turns:
-                if turn["round"] == round_:
-                    position = names.index(turn["agent"])
-                    held[-1][position] = turn["after"]
-                    moves[round_ - 1][position] = turn["action"][0]
-        for response_id in filter(None, (i for after in held for i in after)):
-            known[response_id]  # a KeyError tells which one is missing
+        for turn in episode.turns:
+            moves[turn["round"] - 1][names.index(turn["agent"])] = turn["action"][0]
+        known = episode.responses
+        held = [
+            [response["id"] if response else None for response in after.values()]
+            for after in held_by_round(names, known, episode.turns, rounds)
+        ]
         clusters = [r["cluster"] for r in known.values()] + [t["cluster"] for t in episode.tallies]
         if any(c is not None and not 0 <= c < len(episode.representatives) for c in clusters):
             raise ValueError("a cluster has no representative")
