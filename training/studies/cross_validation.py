@@ -34,7 +34,7 @@ from mpdf_langgraph.consensus import Vote, count_votes, make_rule
 from mpdf_langgraph.errors import ConfigurationError, MPDFError
 from mpdf_langgraph.observation import INDEX
 from mpdf_langgraph.state import ACTIONS, Response
-from training.collect.importing import episode_of
+from training.collect.importing import Replay
 from training.collect.team import answer_schema, grader
 from training.learn.dataset import check_answer, load
 from training.learn.fit_config import Algorithm, Config
@@ -224,6 +224,7 @@ class Fold:
         self.rest, self.held_out, self.folder = rest, held_out, folder
         self.options, self.schema = options, schema
         self.rule = make_rule(options.consensus)[1]
+        self.replay = Replay(schema, options.consensus, max_rounds=1)
         self.learnable = self._write("rest", rest)
         self.asked = self._write("held_out", held_out)
         self.fits = [
@@ -243,13 +244,10 @@ class Fold:
     def _write(self, name: str, recordings: Sequence[Recording]) -> list[Episode]:
         """Write recordings as episodes of the team, the best agent first."""
         episodes = [
-            episode_of(
+            self.replay.play(
                 recording.question,
                 recording.reference,
                 [recording.proposals[a] for a in self.record if a in recording.proposals],
-                schema=self.schema,
-                consensus=self.options.consensus,
-                max_rounds=1,
             )
             for recording in recordings
         ]
