@@ -12,7 +12,7 @@ from langgraph.pregel.protocol import PregelProtocol
 
 from mpdf_langgraph.answers.schema import AnswerSchema
 from mpdf_langgraph.errors import ConfigurationError
-from mpdf_langgraph.models.remote import called_remotely, is_remote
+from mpdf_langgraph.models.remote import is_remote, remote_runnable
 from mpdf_langgraph.prompts import Prompts
 from mpdf_langgraph.replies import read_reply
 from mpdf_langgraph.runtime.budget import text_bound
@@ -112,7 +112,7 @@ class Agent:
         return inner if isinstance(inner, BaseChatModel) else None
 
     @property
-    def _bound(self) -> dict[str, Any]:
+    def _bound_arguments(self) -> dict[str, Any]:
         """The keyword arguments that bindings give to the chat model already."""
         inner: Any = self.runnable
         bound: dict[str, Any] = {}
@@ -130,13 +130,13 @@ class Agent:
         model = self.chat_model
         if model is None or not hasattr(model, "temperature"):
             return dict(self.sampling)
-        own = {**self._bound, **self.sampling}.get("temperature", model.temperature)
+        own = {**self._bound_arguments, **self.sampling}.get("temperature", model.temperature)
         cooled = REFINE_TEMPERATURE if own is None else min(own, REFINE_TEMPERATURE)
         return {**self.sampling, "temperature": cooled}
 
     def largest_output(self, *, refine: bool) -> int | None:
         """Return the most tokens that one call may generate, None where nothing says so."""
-        sampling = {**self._bound, **self.sampling_for(refine=refine)}
+        sampling = {**self._bound_arguments, **self.sampling_for(refine=refine)}
         for key in ("max_completion_tokens", "max_tokens"):
             value = sampling.get(key, getattr(self.chat_model, key, None))
             if isinstance(value, int):
@@ -145,7 +145,7 @@ class Agent:
 
     def schema_bound(self) -> int:
         """Return an upper bound on what bound tools and formats add to every prompt."""
-        made = {**self._bound, **self.sampling}
+        made = {**self._bound_arguments, **self.sampling}
         parts = [made.get(key) for key in ("tools", "functions", "response_format")]
         return sum(text_bound(json.dumps(part, default=str)) for part in parts if part)
 
@@ -156,8 +156,8 @@ class Agent:
         kept = {
             key: {k: v for k, v in sampling.items() if k in _SAMPLING_IN_TRACES}
             for key, sampling in (
-                ("sampling", self._effective(refine=False)),
-                ("refine_sampling", self._effective(refine=True)),
+                ("sampling", self._effective_sampling(refine=False)),
+                ("refine_sampling", self._effective_sampling(refine=True)),
             )
         }
         return {
@@ -167,13 +167,13 @@ class Agent:
             **kept,
         }
 
-    def _effective(self, *, refine: bool) -> dict[str, Any]:
+    def _effective_sampling(self, *, refine: bool) -> dict[str, Any]:
         made = {
             key: value
             for key in _SAMPLING_IN_TRACES
             if isinstance(value := getattr(self.chat_model, key, None), int | float | str)
         }
-        return {**made, **self._bound, **self.sampling_for(refine=refine)}
+        return {**made, **self._bound_arguments, **self.sampling_for(refine=refine)}
 
     def conversation(
         self, question: str, *, schema: AnswerSchema, history: Sequence[BaseMessage], notes: str
@@ -244,7 +244,7 @@ class Agent:
             runnable = runnable.bind(**sampling)
         is_graph = isinstance(self.runnable, PregelProtocol)
         if is_remote(self.runnable):
-            runnable = called_remotely(self.runnable)
+            runnable = remote_runnable(self.runnable)
         return Call(
             runnable,
             {"messages": messages} if is_graph else messages,

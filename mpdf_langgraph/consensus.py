@@ -42,7 +42,7 @@ def confidence_weights(votes: Iterable[Vote]) -> dict[str, float]:
     return {v.agent: fill if v.confidence is None else v.confidence for v in valid}
 
 
-def _ranked(votes: Sequence[Vote], weights: Mapping[str, float]) -> list[tuple[int, float]]:
+def _rank_clusters(votes: Sequence[Vote], weights: Mapping[str, float]) -> list[tuple[int, float]]:
     """Return (cluster, summed weight), heaviest first; ties in order of the team."""
     sums: dict[int, list[float]] = {}
     for vote in votes:
@@ -62,11 +62,12 @@ def majority(votes: Sequence[Vote]) -> int | None:
         >>> majority([Vote("a", 0), Vote("b", 1), Vote("c", 1)])
         1
     """
-    counts = _ranked(votes, {vote.agent: 1.0 for vote in votes})
+    counts = _rank_clusters(votes, {vote.agent: 1.0 for vote in votes})
     if not counts:
         return None
     leaders = {cluster for cluster, count in counts if count == counts[0][1]}
-    return _ranked([v for v in votes if v.cluster in leaders], confidence_weights(votes))[0][0]
+    held_by_leaders = [vote for vote in votes if vote.cluster in leaders]
+    return _rank_clusters(held_by_leaders, confidence_weights(votes))[0][0]
 
 
 def confidence_weighted(votes: Sequence[Vote]) -> int | None:
@@ -79,14 +80,14 @@ def confidence_weighted(votes: Sequence[Vote]) -> int | None:
         >>> confidence_weighted([Vote("a", 0, 0.9), Vote("b", 1, 0.3), Vote("c", 1, 0.4)])
         0
     """
-    sums = _ranked(votes, confidence_weights(votes))
+    sums = _rank_clusters(votes, confidence_weights(votes))
     if not sums:
         return None
     if len(sums) == 1 or sums[0][1] > sums[1][1]:
         return sums[0][0]
     leaders = {cluster for cluster, total in sums if total == sums[0][1]}
     held_by_leaders = [vote for vote in votes if vote.cluster in leaders]
-    return _ranked(held_by_leaders, {vote.agent: 1.0 for vote in votes})[0][0]
+    return _rank_clusters(held_by_leaders, {vote.agent: 1.0 for vote in votes})[0][0]
 
 
 _RULES: dict[str, ConsensusRule] = {"majority": majority, "confidence": confidence_weighted}
@@ -121,7 +122,7 @@ def votes_of(held: Held) -> list[Vote]:
     ]
 
 
-def strongest(held: Held, cluster: int | None) -> str | None:
+def strongest_response(held: Held, cluster: int | None) -> str | None:
     """Return the id of a cluster's response with the highest confidence, first in the team."""
     weights = confidence_weights(votes_of(held))
     members = [
@@ -156,8 +157,8 @@ def count_votes(held: Held, rule: ConsensusRule, representatives: Sequence[str])
     counted = confidence_weights(votes)
     if rule is not confidence_weighted:
         counted = dict.fromkeys(counted, 1.0)
-    sums = [total for _, total in _ranked(votes, counted)]
-    response = strongest(held, winner)
+    sums = [total for _, total in _rank_clusters(votes, counted)]
+    response = strongest_response(held, winner)
     return Consensus(
         answer=None if winner is None else representatives[winner],
         cluster=winner,
@@ -192,4 +193,4 @@ def concession(held: Held, agent: str) -> str | None:
         and response["cluster"] is not None
         and (own is None or response["cluster"] != own["cluster"])
     }
-    return strongest(others, confidence_weighted(votes_of(others)))
+    return strongest_response(others, confidence_weighted(votes_of(others)))

@@ -9,7 +9,7 @@ from langchain_core.messages import AIMessage, BaseMessage, HumanMessage, System
 from mpdf_langgraph.answers.schema import AnswerSchema
 from mpdf_langgraph.errors import ModelOutputError
 from mpdf_langgraph.response_profile import logprob_summary, reasoning_profile, token_logprobs
-from mpdf_langgraph.runtime.calls import Outcome
+from mpdf_langgraph.runtime.calls import CallResult
 from mpdf_langgraph.state import Response
 
 
@@ -80,7 +80,7 @@ def _finish_reason(metadata: Mapping[str, Any]) -> Any:
 
 
 def response_from(
-    outcome: Outcome, *, response_id: str, agent: str, round_: int, schema: AnswerSchema
+    outcome: CallResult, *, response_id: str, agent: str, round_: int, schema: AnswerSchema
 ) -> Response:
     """Return the record of a successful call's reply, not yet clustered or critiqued."""
     reply: Reply = outcome.value

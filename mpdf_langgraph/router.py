@@ -183,7 +183,7 @@ def make_router(spec: Any) -> Router:
     )
 
 
-def checked_rows(rows: Any, count: int, name: str) -> list[list[float]]:
+def check_rows(rows: Any, count: int, name: str) -> list[list[float]]:
     """Return a router's output as ``[count, 3]`` floats.
 
     Raises:

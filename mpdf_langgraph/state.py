@@ -382,7 +382,7 @@ def tokens(usage: Usage) -> int:
     return usage["prompt_tokens"] + usage["completion_tokens"]
 
 
-def charged(usage: Usage) -> int:
+def charged_tokens(usage: Usage) -> int:
     """Return what a token budget is charged: reported tokens plus estimates for the others."""
     return tokens(usage) + usage["estimated"]
 

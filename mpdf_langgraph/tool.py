@@ -9,10 +9,10 @@ from langgraph.pregel.protocol import PregelProtocol
 from pydantic import BaseModel, Field, StringConstraints
 
 from mpdf_langgraph.errors import ConfigurationError, DeliberationError
-from mpdf_langgraph.models.remote import called_remotely, is_remote
+from mpdf_langgraph.models.remote import is_remote, remote_runnable
 
 
-class _Asked(BaseModel):
+class _ToolInput(BaseModel):
     """What the calling model fills in; its description is part of the prompt."""
 
     question: Annotated[str, StringConstraints(strip_whitespace=True, min_length=1)] = Field(
@@ -51,17 +51,17 @@ def as_tool(graph: PregelProtocol[Any, Any, Any, Any], *, name: str, description
             f"as_tool needs a compiled graph, got {type(graph).__name__}: "
             "create_deliberation(...).compile()"
         )
-    team: Runnable[Any, Any] = called_remotely(graph) if is_remote(graph) else graph
+    team: Runnable[Any, Any] = remote_runnable(graph) if is_remote(graph) else graph
 
     def ask(question: str, config: RunnableConfig) -> tuple[str, dict[str, Any]]:
         try:
-            return _told(team.invoke({"question": question}, config))
+            return _read_output(team.invoke({"question": question}, config))
         except DeliberationError as error:
             raise ToolException(str(error)) from error
 
     async def aask(question: str, config: RunnableConfig) -> tuple[str, dict[str, Any]]:
         try:
-            return _told(await team.ainvoke({"question": question}, config))
+            return _read_output(await team.ainvoke({"question": question}, config))
         except DeliberationError as error:
             raise ToolException(str(error)) from error
 
@@ -70,13 +70,13 @@ def as_tool(graph: PregelProtocol[Any, Any, Any, Any], *, name: str, description
         aask,
         name=name,
         description=description,
-        args_schema=_Asked,
+        args_schema=_ToolInput,
         response_format="content_and_artifact",
         handle_tool_error=True,
     )
 
 
-def _told(out: Any) -> tuple[str, dict[str, Any]]:
+def _read_output(out: Any) -> tuple[str, dict[str, Any]]:
     state = cast(dict[str, Any], out)
     if asked := state.get("__interrupt__"):  # the graph has a checkpointer of its own
         raise GraphInterrupt(asked)

@@ -64,7 +64,7 @@ def yes_probability(message: Any) -> float:
     raise EndpointError("no log-probability of yes or no in the critic's reply")
 
 
-def discounted(verdict: float, mean_logprob: float) -> float:
+def discount_verdict(verdict: float, mean_logprob: float) -> float:
     """Return 1/2 + (verdict - 1/2) * exp(mean log-probability of the reasoning's tokens).
 
     By the verdict alone, a check that repeats a mistake makes it look as good as a right answer;
@@ -76,8 +76,8 @@ def discounted(verdict: float, mean_logprob: float) -> float:
 def reasoned_yes_probability(message: Any) -> float:
     """Return the verdict of a reply that reasons first, trusted as far as its reasoning was sure.
 
-    The verdict is P(yes) / (P(yes) + P(no)) where the reply ends with one of them, `discounted`
-    by the log-probabilities of all that it wrote.
+    The verdict is P(yes) / (P(yes) + P(no)) if the reply ends with one of them. `discount_verdict`
+    then applies the log-probabilities of all that it wrote.
 
     Raises:
         EndpointError: It does not end with yes or no, or bears no log-probabilities.
@@ -87,7 +87,7 @@ def reasoned_yes_probability(message: Any) -> float:
     summary = logprob_summary(token_logprobs(message.response_metadata))
     for written, table in reversed(_top_probabilities(message)):
         if summary and written in _YES | _NO and (share := _share_of_yes(table)) is not None:
-            return discounted(share, summary["mean"])
+            return discount_verdict(share, summary["mean"])
     raise EndpointError("no log-probability of yes or no in the critic's reply")
 
 
@@ -110,10 +110,10 @@ def stated_probability(message: Any) -> float:
         value = json.loads(text[start : end + 1])["probability"]
     except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise EndpointError(f"expected a JSON probability, got {text[:80]!r}") from error
-    return checked_probability(value)
+    return check_probability(value)
 
 
-def checked_probability(value: Any) -> float:
+def check_probability(value: Any) -> float:
     """Return `value` as a float.
 
     Raises:

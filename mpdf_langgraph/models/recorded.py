@@ -63,12 +63,12 @@ class RecordedChatModel(BaseChatModel):
         run_manager: CallbackManagerForLLMRun | None = None,
         **kwargs: Any,
     ) -> ChatResult:
-        said = self._recorded(messages)
+        said = self._find_answer(messages)
         message = AIMessage(said) if isinstance(said, str) else said.model_copy(deep=True)
         message.response_metadata = {"model_name": self.agent, **message.response_metadata}
         return ChatResult(generations=[ChatGeneration(message=message)])
 
-    def _recorded(self, messages: list[BaseMessage]) -> str | AIMessage:
+    def _find_answer(self, messages: list[BaseMessage]) -> str | AIMessage:
         *before, asked = [str(m.text) for m in messages if isinstance(m, HumanMessage)] or [""]
         question = self._question_in(asked)
         # A request to refine or to judge comes after the question, or repeats it.

@@ -23,11 +23,11 @@ from mpdf_langgraph.nodes.task import (
 from mpdf_langgraph.replies import response_from
 from mpdf_langgraph.runtime import events
 from mpdf_langgraph.runtime.budget import (
-    affordable,
-    remaining,
+    count_affordable,
+    remaining_allowance,
 )
 from mpdf_langgraph.runtime.calls import Call, Steps
-from mpdf_langgraph.runtime.clock import stamp
+from mpdf_langgraph.runtime.clock import clock_update
 from mpdf_langgraph.state import (
     Assignment,
     Failure,
@@ -87,8 +87,8 @@ def agent_steps(settings: Settings, task: Assignment) -> Steps[Command[Literal["
     calls = []
     if task["act"]:
         cost = move_cost(settings, task)
-        allowance = remaining(task["allowance"], retrieval)
-        times = affordable(allowance, cost)
+        allowance = remaining_allowance(task["allowance"], retrieval)
+        times = count_affordable(allowance, cost)
         if times:
             labels = trace_labels(stage, task, silent=False)
             ids.append((f"{name}@{round_}", stage))
@@ -136,10 +136,10 @@ def agent_steps(settings: Settings, task: Assignment) -> Steps[Command[Literal["
         )
         drawn.append(response)
         if kind != "alternative":
-            events.responded(task["episode"], response)
+            events.emit_response(task["episode"], response)
     for failure in failures:
-        events.failed(task["episode"], failure)
-    time = stamp(task["clock"])
+        events.emit_failure(task["episode"], failure)
+    time = clock_update(task["clock"])
     update |= {"responses": {r["id"]: r for r in drawn}, "failures": failures, **time}
     sent = cast(Assignment, {**task, "drawn": drawn, **time})
     return Command(update=update, goto=Send("critic", sent))

@@ -12,13 +12,13 @@ from langgraph.types import Command
 from mpdf_langgraph.answers.schema import assign_clusters, schema_for
 from mpdf_langgraph.consensus import count_votes
 from mpdf_langgraph.errors import ConfigurationError, DeliberationError, describe_error
-from mpdf_langgraph.nodes.outcome import finish, standing_of
-from mpdf_langgraph.nodes.question import asked_again
+from mpdf_langgraph.nodes.outcome import describe_standing, finish
+from mpdf_langgraph.nodes.question import repeat_question
 from mpdf_langgraph.nodes.settings import Settings
 from mpdf_langgraph.rounds import complete_turn, find_stop_reason
 from mpdf_langgraph.runtime import events
-from mpdf_langgraph.runtime.calls import Call, Steps, in_a_thread
-from mpdf_langgraph.runtime.clock import began, read_clock, stamp
+from mpdf_langgraph.runtime.calls import Call, Steps, threaded_runnable
+from mpdf_langgraph.runtime.clock import clock_update, read_clock, started_at
 from mpdf_langgraph.state import (
     Consensus,
     Critique,
@@ -46,7 +46,7 @@ def consensus_steps(
     Resumed after every proposal had failed, it has the question asked again.
     """
     if not state["responses"] and not state.get("running"):
-        return Command(update=asked_again(state), goto="router")
+        return Command(update=repeat_question(state), goto="router")
     state = cast(DeliberationState, {**state, "clock": read_clock(state)})
     labels = RunnableConfig(
         run_name="compare answers",
@@ -55,7 +55,7 @@ def consensus_steps(
     )
     schema = schema_for(settings.answer, state["header"]["question"])
     timeout = settings.budget.timeout
-    limit = None if timeout is None else began(state) + timeout
+    limit = None if timeout is None else started_at(state) + timeout
     deadline = None if limit is None else max(limit, time.time() + COMPARISON_SECONDS)
 
     def same(a: str, b: str) -> bool:
@@ -64,14 +64,14 @@ def consensus_steps(
             raise TimeoutError("the time limit has passed")
         return schema.equivalent(a, b)
 
-    compare = in_a_thread(lambda _: _clustered(same, state))
+    compare = threaded_runnable(lambda _: _cluster_answers(same, state))
     call = Call(compare, None, lambda v: v, labels, is_model=False, deadline=deadline)
     [outcome] = yield [call]
     if outcome.cause is None:
         responses, representatives = outcome.value
         survived: list[Failure] = []
     else:
-        responses, representatives = _clustered(_written_alike, state)
+        responses, representatives = _cluster_answers(_is_same_text, state)
         message = f"only answers that are written alike count as the same: {outcome.error}"
         warnings.warn(message, RuntimeWarning, stacklevel=2)
         survived = [_failure("consensus", state["round"], "compare", message)]
@@ -88,7 +88,7 @@ def consensus_steps(
     kept = [*survived, *kept]
     state["turns"] = [*state["turns"][: len(state["turns"]) - len(turns)], *turns]
     state["failures"] = [*state["failures"], *kept]
-    responses |= {i: settings.calibrated(r) for i, r in _agreement(state).items()}
+    responses |= {i: settings.calibrate(r) for i, r in _measure_agreement(state).items()}
     state["responses"] = {**state["responses"], **responses}
     tally = _tally(settings, state)
     state["tallies"] = [*state["tallies"], tally]
@@ -96,17 +96,17 @@ def consensus_steps(
         _warn_of_identical_proposals(state)
 
     stop_reason = _stop_reason(settings, state, tally)
-    events.voted(state["header"]["id"], state["round"], tally, stop_reason)
+    events.emit_vote(state["header"]["id"], state["round"], tally, stop_reason)
     update: dict[str, Any] = {
         key: state[key] for key in ("representatives", "judge_usage", "held", "turns", "tallies")
     }
     update |= {"responses": responses, "failures": kept}
     if stop_reason is None:
-        update |= {"phase": "decide", **stamp(state["clock"])}
+        update |= {"phase": "decide", **clock_update(state["clock"])}
         return Command(update=update, goto="router")
-    if stop_reason != "failed" and _asks(settings, state, stop_reason):
-        events.handed_over(state["header"]["id"], state["round"], tally)
-        update |= {"stopped": stop_reason, **stamp(state["clock"])}
+    if stop_reason != "failed" and _should_ask_person(settings, state, stop_reason):
+        events.emit_handover(state["header"]["id"], state["round"], tally)
+        update |= {"stopped": stop_reason, **clock_update(state["clock"])}
         return Command(update=update, goto="person")
     update |= yield from finish(settings, state, stop_reason)
     if stop_reason == "failed":
@@ -115,11 +115,11 @@ def consensus_steps(
     return Command(update=update, goto="__end__")
 
 
-def _asks(settings: Settings, state: DeliberationState, stop_reason: str) -> bool:
+def _should_ask_person(settings: Settings, state: DeliberationState, stop_reason: str) -> bool:
     if settings.interrupt_when is None:
         return False
     try:
-        return bool(settings.interrupt_when(standing_of(state, stop_reason)))
+        return bool(settings.interrupt_when(describe_standing(state, stop_reason)))
     except Exception as error:
         raise ConfigurationError(f"interrupt_when failed: {describe_error(error)}") from error
 
@@ -141,11 +141,11 @@ def _failure(agent: str, round_: int, stage: Literal["refine", "compare"], error
     )
 
 
-def _written_alike(a: str, b: str) -> bool:
+def _is_same_text(a: str, b: str) -> bool:
     return a.split() == b.split()
 
 
-def _clustered(
+def _cluster_answers(
     same: Callable[[str, str], bool], state: DeliberationState
 ) -> tuple[dict[str, Response], list[str]]:
     """Give every new answer its cluster; return the changed responses and the representatives."""
@@ -185,7 +185,7 @@ def _carry_out_moves(
     return held, turns, failures
 
 
-def _agreement(state: DeliberationState) -> dict[str, Response]:
+def _measure_agreement(state: DeliberationState) -> dict[str, Response]:
     """Fill in confidences that nothing but agreement can give.
 
     The share of the samples at hand, what the agent's peers hold and the response itself, that
@@ -238,7 +238,7 @@ def _stop_reason(settings: Settings, state: DeliberationState, tally: Consensus)
         [turn for turn in state["turns"] if turn["round"] == state["round"]],
         tally["cluster"],
         last_round=state["round"] >= settings.max_rounds,
-        out_of_time=timeout is not None and time.time() >= began(state) + timeout,
+        out_of_time=timeout is not None and time.time() >= started_at(state) + timeout,
         stop_when_settled=settings.stop_when_settled,
         settle_confidence=settings.settle_confidence,
     )

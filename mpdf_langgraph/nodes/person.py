@@ -11,11 +11,11 @@ from langgraph.constants import CONFIG_KEY_CHECKPOINTER
 from langgraph.types import Command, interrupt
 
 from mpdf_langgraph.errors import ConfigurationError
-from mpdf_langgraph.nodes.outcome import finish, standing_of
+from mpdf_langgraph.nodes.outcome import describe_standing, finish
 from mpdf_langgraph.nodes.settings import Settings
 from mpdf_langgraph.runtime import events
 from mpdf_langgraph.runtime.calls import Steps
-from mpdf_langgraph.runtime.clock import read_clock, stamp
+from mpdf_langgraph.runtime.clock import clock_update, read_clock
 from mpdf_langgraph.state import DeliberationState, Header, Intervention
 
 NextOfPerson = Literal["router", "__end__"]
@@ -30,7 +30,7 @@ _TEXT = {"settle": None, "hint": "text", "answer": "answer"}
 
 def person_steps(settings: Settings, state: DeliberationState) -> Steps[Command[NextOfPerson]]:
     """Wait for a person's reply; then end, or go on for one more round with their hint."""
-    action, text = _reply(state)
+    action, text = _wait_for_reply(state)
     clock = read_clock(state)
     intervention = Intervention(
         action=action,
@@ -43,20 +43,20 @@ def person_steps(settings: Settings, state: DeliberationState) -> Steps[Command[
         {**state, "clock": clock, "interventions": [*state["interventions"], intervention]},
     )
     header = state["header"]
-    events.intervened(header["id"], intervention)
+    events.emit_intervention(header["id"], intervention)
     update: dict[str, Any] = {"interventions": state["interventions"]}
     if action == "hint":
-        return Command(update={**update, "phase": "decide", **stamp(clock)}, goto="router")
+        return Command(update={**update, "phase": "decide", **clock_update(clock)}, goto="router")
     if action == "answer":
         state["header"] = update["header"] = Header({**header, "reference": text})
     update |= yield from finish(settings, state, state["stopped"])
     return Command(update=update, goto="__end__")
 
 
-def _reply(state: DeliberationState) -> tuple[Literal["settle", "hint", "answer"], str]:
+def _wait_for_reply(state: DeliberationState) -> tuple[Literal["settle", "hint", "answer"], str]:
     """Ask until the reply can be understood; return its action and its text."""
     asked: dict[str, Any] = {
-        **standing_of(state, state["stopped"]),
+        **describe_standing(state, state["stopped"]),
         "replies": [dict(reply) for reply in REPLIES],
     }
     while True:

@@ -42,7 +42,7 @@ def asked(state: DeliberationState) -> tuple[str, list[BaseMessage], list[BaseMe
     )
 
 
-def asked_again(state: DeliberationState) -> dict[str, Any]:
+def repeat_question(state: DeliberationState) -> dict[str, Any]:
     """Return the update after which the router starts the standing question anew."""
     header, messages = state["header"], list(state.get("messages") or [])
     recorded = [m for m in messages[-1:] if str(m.id).startswith(_QUESTION)]

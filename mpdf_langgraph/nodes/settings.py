@@ -119,7 +119,7 @@ class Settings:
         if isinstance(when, Unsure) and when.confidence_below is not None and self.critic is None:
             raise ConfigurationError("confidence_below needs a critic, and critic is None")
 
-    def calibrated(self, response: Response) -> Response:
+    def calibrate(self, response: Response) -> Response:
         """Return a criticised response with its confidence calibrated, where that is known."""
         chosen = self._calibration()
         return response if chosen is None else chosen.apply(response)

@@ -18,7 +18,7 @@ from mpdf_langgraph.state import (
     Response,
     Usage,
     add_usage,
-    charged,
+    charged_tokens,
     no_usage,
 )
 
@@ -63,7 +63,7 @@ def is_alternative(response: Response) -> bool:
     return "+" in response["id"]
 
 
-def spent(state: DeliberationState, *, alternatives: bool = False) -> Usage:
+def total_usage(state: DeliberationState, *, alternatives: bool = False) -> Usage:
     """Return what the deliberation cost so far; or what its alternatives cost."""
     usages = [] if alternatives else [state["judge_usage"]]
     for response in state["responses"].values():
@@ -111,12 +111,14 @@ def response_bound(response: Response, model: str | None) -> int:
     return bound
 
 
-class Purse:
+class BudgetShares:
     """What is left of a budget while the router deals it out to the agents, one by one."""
 
     def __init__(self, budget: Budget, used: Usage, started: float) -> None:
         self._calls = None if budget.max_calls is None else budget.max_calls - used["calls"]
-        self._tokens = None if budget.max_tokens is None else budget.max_tokens - charged(used)
+        self._tokens = (
+            None if budget.max_tokens is None else budget.max_tokens - charged_tokens(used)
+        )
         self._deadline = None if budget.timeout is None else started + budget.timeout
         self._reserved: list[Cost] = []
 
@@ -149,16 +151,16 @@ class Purse:
             )
 
 
-def remaining(allowance: Allowance, used: Usage) -> Allowance:
+def remaining_allowance(allowance: Allowance, used: Usage) -> Allowance:
     """Return what is left of an allowance."""
     return Allowance(
         calls=None if allowance["calls"] is None else allowance["calls"] - used["calls"],
-        tokens=None if allowance["tokens"] is None else allowance["tokens"] - charged(used),
+        tokens=None if allowance["tokens"] is None else allowance["tokens"] - charged_tokens(used),
         deadline=allowance["deadline"],
     )
 
 
-def affordable(allowance: Allowance, cost: Cost) -> int:
+def count_affordable(allowance: Allowance, cost: Cost) -> int:
     """Return how many times `cost` fits into an allowance, at most a million."""
     times = 1_000_000
     if allowance["calls"] is not None:

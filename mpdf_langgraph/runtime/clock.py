@@ -19,11 +19,11 @@ def read_clock(work: DeliberationState | Assignment) -> Clock:
     return Clock(paused=clock["paused"] + pause, at=now)
 
 
-def stamp(clock: Clock) -> dict[str, Any]:
+def clock_update(clock: Clock) -> dict[str, Any]:
     """Return the state update with which a step ends."""
     return {"clock": Clock(paused=clock["paused"], at=time.time()), "running": True}
 
 
-def began(state: DeliberationState) -> float:
+def started_at(state: DeliberationState) -> float:
     """Return when the question would have come, in epoch seconds, had nothing been paused."""
     return state["header"]["started"] + state["clock"]["paused"]

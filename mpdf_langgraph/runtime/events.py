@@ -22,7 +22,7 @@ def _emit(event: str, episode: str, round_: int, text: str, **keys: Any) -> None
     get_stream_writer()({"event": event, "episode": episode, "round": round_, "text": text, **keys})
 
 
-def responded(episode: str, response: Response) -> None:
+def emit_response(episode: str, response: Response) -> None:
     """`proposed` or `refined`: `agent`, `answer`."""
     event, verb = ("proposed", "proposes") if response["round"] == 0 else ("refined", "now says")
     text = f"{response['agent']} {verb} {_short(response['answer'])}"
@@ -30,7 +30,7 @@ def responded(episode: str, response: Response) -> None:
     _emit(event, episode, response["round"], text, **keys)
 
 
-def criticised(episode: str, response: Response) -> None:
+def emit_critique(episode: str, response: Response) -> None:
     """`criticised`: `agent`, `answer`, `confidence`."""
     critique = response["critique"]
     confidence = critique["confidence"] if critique else None
@@ -40,7 +40,7 @@ def criticised(episode: str, response: Response) -> None:
     _emit("criticised", episode, response["round"], text, **keys)
 
 
-def decided(episode: str, turn: Turn, held: dict[str, Response | None]) -> None:
+def emit_decision(episode: str, turn: Turn, held: dict[str, Response | None]) -> None:
     """`decided`: `agent`, `action`, `probabilities`, and `adopts` (an agent) on CONCEDE."""
     agent, action = turn["agent"], turn["action"]
     own = held[agent]
@@ -62,14 +62,14 @@ def decided(episode: str, turn: Turn, held: dict[str, Response | None]) -> None:
     _emit("decided", episode, turn["round"], text, **keys)
 
 
-def failed(episode: str, failure: Failure) -> None:
+def emit_failure(episode: str, failure: Failure) -> None:
     """`failed`: `agent`, `stage`, `error`."""
     text = f"{failure['agent']}: {failure['stage']} failed ({failure['error']})"
     keys = {"agent": failure["agent"], "stage": failure["stage"], "error": failure["error"]}
     _emit("failed", episode, failure["round"], text, **keys)
 
 
-def voted(episode: str, round_: int, tally: Consensus, stop_reason: str | None) -> None:
+def emit_vote(episode: str, round_: int, tally: Consensus, stop_reason: str | None) -> None:
     """`consensus`: `answer`, `support`, `stop_reason` (None: another round follows)."""
     cast = sum(vote is not None for vote in tally["votes"].values())
     backers = sum(v == tally["cluster"] for v in tally["votes"].values() if v is not None)
@@ -80,14 +80,14 @@ def voted(episode: str, round_: int, tally: Consensus, stop_reason: str | None) 
     _emit("consensus", episode, round_, text, **keys)
 
 
-def handed_over(episode: str, round_: int, tally: Consensus) -> None:
+def emit_handover(episode: str, round_: int, tally: Consensus) -> None:
     """`handed_over`: `answer`, `support`; a person is asked next."""
     text = f"a person is asked about {_short(tally['answer'])}"
     keys = {"answer": tally["answer"], "support": tally["support"]}
     _emit("handed_over", episode, round_, text, **keys)
 
 
-def intervened(episode: str, intervention: Intervention) -> None:
+def emit_intervention(episode: str, intervention: Intervention) -> None:
     """`person`: `action` ("settle", "hint", "answer"), `said` (the hint or the answer)."""
     action, said = intervention["action"], intervention["text"]
     text = {

@@ -9,7 +9,7 @@ from mpdf_langgraph import Agent, TextAnswer, create_deliberation
 from mpdf_langgraph.errors import ModelOutputError
 from mpdf_langgraph.replies import read_reply, response_from
 from mpdf_langgraph.runtime import calls
-from mpdf_langgraph.runtime.calls import Outcome
+from mpdf_langgraph.runtime.calls import CallResult
 from mpdf_langgraph.state import no_usage
 from tests.support.scripted import says
 
@@ -115,7 +115,7 @@ def test_response_record() -> None:
         "logprobs": {"content": [{"logprob": -0.2}, {"logprob": -0.4}]},
     }
     reply = read_reply(AIMessage("Perhaps so. Answer: 4", response_metadata=metadata))
-    outcome = Outcome(reply, None, 1, 0.5, no_usage())
+    outcome = CallResult(reply, None, 1, 0.5, no_usage())
     record = response_from(outcome, response_id="ann@1", agent="ann", round_=1, schema=TextAnswer())
     assert (record["answer"], record["cluster"], record["critique"]) == ("4", None, None)
     assert record["profile"]["truncated"]

@@ -28,7 +28,7 @@ from mpdf_langgraph import (
 )
 from mpdf_langgraph.replies import Reply, response_from
 from mpdf_langgraph.router import FixedRouter
-from mpdf_langgraph.runtime.calls import Outcome
+from mpdf_langgraph.runtime.calls import CallResult
 from mpdf_langgraph.state import Response, Usage, no_usage
 from training.collect.questions import TableError, read_table, reference_of, text_of
 
@@ -260,7 +260,7 @@ def make_proposals(answers: Sequence[Answer], schema: AnswerSchema) -> list[Resp
     for answer in answers:
         reply = Reply(answer.response, finish_reason=None, model=None, token_logprobs=[])
         response = response_from(
-            Outcome(reply, None, attempts=1, seconds=0.0, usage=_LOGGED),
+            CallResult(reply, None, attempts=1, seconds=0.0, usage=_LOGGED),
             response_id=f"{answer.agent}@0",
             agent=answer.agent,
             round_=0,

@@ -10,7 +10,7 @@ from pathlib import Path
 from mpdf_langgraph.errors import MPDFError
 from mpdf_langgraph.traces.view.page import write_page
 
-_TOLD = 5  # unreadable records that the command names one by one
+_LISTED = 5  # unreadable records that the command names one by one
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -38,19 +38,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if options.out.suffix.lower() not in (".html", ".htm"):
         parser.error(f"--out {options.out}: the page is an HTML file, name it so (*.html)")
     try:
-        report = write_page(options.traces, options.out, progress=_progress())
+        summary = write_page(options.traces, options.out, progress=_progress())
     except MPDFError as error:
         sys.stderr.write(f"{error}\n")
         return 1
-    for line in report.unreadable[:_TOLD]:
+    for line in summary.unreadable[:_LISTED]:
         sys.stderr.write(f"left out: {line}\n")
-    if len(report.unreadable) > _TOLD:
-        sys.stderr.write(f"left out: {len(report.unreadable) - _TOLD:,} more, see the page\n")
-    counts = f"{report.episodes:,} episodes, {report.size / 1e6:.1f} MB"
-    if report.duplicates:
-        counts += f"; {report.duplicates:,} duplicates left out"
-    if report.unreadable:
-        counts += f"; {len(report.unreadable):,} torn or invalid records left out"
+    if len(summary.unreadable) > _LISTED:
+        sys.stderr.write(f"left out: {len(summary.unreadable) - _LISTED:,} more, see the page\n")
+    counts = f"{summary.episodes:,} episodes, {summary.size / 1e6:.1f} MB"
+    if summary.duplicates:
+        counts += f"; {summary.duplicates:,} duplicates left out"
+    if summary.unreadable:
+        counts += f"; {len(summary.unreadable):,} torn or invalid records left out"
     sys.stderr.write(f"{options.out}: {counts}\n")
     if options.open and not webbrowser.open(options.out.resolve().as_uri()):
         sys.stderr.write(f"no browser found: open {options.out} yourself\n")

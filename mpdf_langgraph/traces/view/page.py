@@ -39,7 +39,7 @@ _NO_CLUSTER = "-"
 
 
 @dataclass(frozen=True)
-class Report:
+class PageSummary:
     """What became of the records.
 
     Attributes:
@@ -57,7 +57,7 @@ class Report:
 
 def write_page(
     traces: Path, out: Path, *, progress: Callable[[int], None] = lambda count: None
-) -> Report:
+) -> PageSummary:
     """Write the page of all episodes in `traces`.
 
     Args:
@@ -83,7 +83,7 @@ def write_page(
             duplicates = reader.counts["duplicate"]
             about = {"source": str(traces), "duplicates": duplicates, "unreadable": unreadable}
             size = page.write(out, about)
-            return Report(len(page), duplicates, unreadable, size)
+            return PageSummary(len(page), duplicates, unreadable, size)
     except OSError as error:
         raise TraceError(f"cannot make {out} of {traces}: {error}") from error
 
@@ -108,9 +108,9 @@ class _Page:
     def add(self, episode: Episode) -> None:
         """Take in one episode; one that does not hang together is counted as unreadable."""
         try:
-            course = _Course.of(episode)
-            row = _row(episode, course)
-            record = _dump(_record(episode, course))
+            holdings = _Holdings.of(episode)
+            row = _row(episode, holdings)
+            record = _dump(_record(episode, holdings))
         except (KeyError, IndexError, TypeError, ValueError) as error:
             name = type(error).__name__
             self.unreadable.append(f"episode {episode.id}: inconsistent: {name}: {error}"[:500])
@@ -151,7 +151,7 @@ class _Page:
 
 
 @dataclass(frozen=True)
-class _Course:
+class _Holdings:
     """Who held what after every round.
 
     Attributes:
@@ -167,7 +167,7 @@ class _Course:
     moves: Sequence[str]
 
     @classmethod
-    def of(cls, episode: Episode) -> "_Course":
+    def of(cls, episode: Episode) -> "_Holdings":
         """Follow the turns.
 
         Raises:
@@ -190,10 +190,10 @@ class _Course:
         clusters = [r["cluster"] for r in known.values()] + [t["cluster"] for t in episode.tallies]
         if any(c is not None and not 0 <= c < len(episode.representatives) for c in clusters):
             raise ValueError("a cluster has no representative")
-        return cls(names, held, _graded(episode), ["".join(move) for move in moves])
+        return cls(names, held, _grade_clusters(episode), ["".join(move) for move in moves])
 
 
-def _graded(episode: Episode) -> list[bool] | None:
+def _grade_clusters(episode: Episode) -> list[bool] | None:
     """Tell for every cluster whether it is the reference answer; None where that is unknown.
 
     Clusters of mathematics and of choices are made by comparing with their representative, so
@@ -227,7 +227,7 @@ def _equivalent(schema: str, answer: str, reference: str) -> bool:
     return _TEXT.equivalent(answer, reference)
 
 
-def _row(episode: Episode, course: _Course) -> dict[str, Any]:
+def _row(episode: Episode, holdings: _Holdings) -> dict[str, Any]:
     """Return what the list and the totals need of an episode.
 
     Clusters are single characters (`_sign`): `held` has one per agent, round after round with
@@ -237,8 +237,10 @@ def _row(episode: Episode, course: _Course) -> dict[str, Any]:
     responses = episode.responses
     own = [r for r in responses.values() if not is_alternative(r)]
     extra = [r for r in responses.values() if is_alternative(r)]
-    spent = _spent(own, [f["usage"] for f in episode.failures if f["stage"] != "alternative"])
-    learning = _spent(extra, [f["usage"] for f in episode.failures if f["stage"] == "alternative"])
+    spent = _sum_usage(own, [f["usage"] for f in episode.failures if f["stage"] != "alternative"])
+    learning = _sum_usage(
+        extra, [f["usage"] for f in episode.failures if f["stage"] == "alternative"]
+    )
     router = episode.options.get("router")
     clusters = {None: None} | {i: response["cluster"] for i, response in responses.items()}
     return {
@@ -248,12 +250,12 @@ def _row(episode: Episode, course: _Course) -> dict[str, Any]:
         "answers": "\n".join(episode.representatives)[:_EXCERPT],
         "reference": episode.reference,
         "started": round(episode.started),
-        "agents": len(course.names),
-        "held": "/".join("".join(_sign(clusters[i]) for i in after) for after in course.held),
-        "moves": "/".join(course.moves),
+        "agents": len(holdings.names),
+        "held": "/".join("".join(_sign(clusters[i]) for i in after) for after in holdings.held),
+        "moves": "/".join(holdings.moves),
         "votes": "".join(_sign(tally["cluster"]) for tally in episode.tallies),
         "ties": sum(tally["tie"] for tally in episode.tallies[-1:]),
-        "right": course.right and "".join("01"[right] for right in course.right),
+        "right": holdings.right and "".join("01"[right] for right in holdings.right),
         "prompt": spent["prompt_tokens"],
         "completion": spent["completion_tokens"],
         "learning": learning["prompt_tokens"] + learning["completion_tokens"],
@@ -261,7 +263,7 @@ def _row(episode: Episode, course: _Course) -> dict[str, Any]:
         "failures": len(episode.failures),
         "router": str(router.get("name", "") if isinstance(router, dict) else router or ""),
         "stop": str(episode.outcome.get("stop_reason") or ""),
-        "marks": _marks(own, course.right),
+        "marks": _marks(own, holdings.right),
     }
 
 
@@ -269,7 +271,7 @@ def _sign(cluster: int | None) -> str:
     return _NO_CLUSTER if cluster is None else chr(ord("0") + cluster)
 
 
-def _spent(responses: Iterable[Response], others: Iterable[Usage]) -> Usage:
+def _sum_usage(responses: Iterable[Response], others: Iterable[Usage]) -> Usage:
     """Return what responses, their critiques and other calls cost."""
     listed = list(responses)
     critiques = (r["critique"]["usage"] for r in listed if r["critique"])
@@ -293,12 +295,12 @@ def _marks(responses: Iterable[Response], right: Sequence[bool] | None) -> list[
     ]
 
 
-def _record(episode: Episode, course: _Course) -> dict[str, Any]:
+def _record(episode: Episode, holdings: _Holdings) -> dict[str, Any]:
     """Return what the page shows of an episode: all of it but the numbers that routers see."""
     record = episode.model_dump(exclude={"schema_version"})
     for turn in record["turns"]:
         del turn["observation"]
-    return {**record, "names": course.names, "held": course.held, "right": course.right}
+    return {**record, "names": holdings.names, "held": holdings.held, "right": holdings.right}
 
 
 def _dump(value: Any) -> bytes:
