@@ -39,7 +39,7 @@ from training.collect.team import answer_schema, grader
 from training.learn.dataset import check_answer, load
 from training.learn.fit_config import Algorithm, Config
 from training.learn.off_policy import clustered
-from training.learn.recalibrate import holdings, recalibrated
+from training.learn.recalibrate import holdings, recalibrate
 from training.learn.report import table
 from training.studies.fits import Fit, Fitted, run_all
 
@@ -327,7 +327,7 @@ class Fold:
             }
             chosen = fitted.probabilities(groups, ())
             for k, (recorded, recording) in enumerate(zip(self.asked, self.held_out, strict=True)):
-                episode = recalibrated(recorded, fitted.calibration)
+                episode = recalibrate(recorded, fitted.calibration)
                 turns = {turn["agent"]: turn for turn in episode.turns}
                 concede = {n: chosen[rows[episode.id, n], CONCEDE] for n in turns}
                 sharp = {n: float(p > 0.5) for n, p in concede.items()}
