@@ -3,7 +3,7 @@
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 from mpdf_langgraph.errors import ConfigurationError
 from mpdf_langgraph.rounds import Held, confidence_of
@@ -27,7 +27,11 @@ class Vote:
     confidence: float | None = None
 
 
-ConsensusRule = Callable[[Sequence[Vote]], int | None]
+#: From the votes of a team to the winning cluster, or None.
+ConsensusRule = Callable[[list[Vote]], int | None]
+ConsensusName = Literal["confidence", "majority"]
+#: What `create_deliberation` takes for a consensus rule.
+ConsensusLike = ConsensusName | ConsensusRule
 
 
 def confidence_weights(votes: Iterable[Vote]) -> dict[str, float]:

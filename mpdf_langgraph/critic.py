@@ -1,9 +1,9 @@
 """Critics: P(correct) of a response, measured and never read from the agent's own words."""
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, Literal, Protocol, runtime_checkable
 
 from langchain_core.language_models import BaseChatModel
 from langchain_core.messages import BaseMessage, HumanMessage
@@ -67,9 +67,29 @@ class CritiqueResult:
     errors: list[str] = field(default_factory=list)
 
 
-@runtime_checkable
 class Critic(Protocol):
-    """What the graph asks of a critic."""
+    """A critic of your own: any callable, plain or async, of a question and a response.
+
+    It returns the confidence that the response is right, or a `Critique` with more measurements,
+    or None if it cannot tell. Where it asks a chat model, the call and its tokens are counted as
+    the critic's.
+
+    Example:
+        >>> def short_is_sure(question: str, response: Response) -> float:
+        ...     return 0.9 if response["profile"]["length"] < 200 else 0.5
+    """
+
+    def __call__(self, question: str, response: Response, /) -> "CriticReply":
+        """Return P(correct) of a response, in [0, 1]."""
+        ...
+
+
+CriticReply = Mapping[str, Any] | float | None | Awaitable[Mapping[str, Any] | float | None]
+
+
+@runtime_checkable
+class BudgetedCritic(Protocol):
+    """A critic as the graph runs it: it says beforehand what it may cost."""
 
     @property
     def name(self) -> str:
@@ -117,11 +137,11 @@ class LogprobCritic:
     max_tokens: int = 0
 
     def max_calls(self, agent: Agent) -> int:
-        """See `Critic.max_calls`."""
+        """See `BudgetedCritic.max_calls`."""
         return 0
 
     def critique(self, subject: Subject) -> Steps[CritiqueResult]:
-        """See `Critic.critique`."""
+        """See `BudgetedCritic.critique`."""
         yield from ()
         scores = sequence_scores(subject.response)
         if not scores:
@@ -193,7 +213,7 @@ class SelfCritic:
             raise ConfigurationError(f"reasoning_tokens must be 0 or more, got {tokens!r}")
 
     def max_calls(self, agent: Agent) -> int:
-        """See `Critic.max_calls`: none of a chain or graph, and none of a model given up on."""
+        """Return 1, or 0 for a chain, a graph and a model that gives no verdicts."""
         model = self._model(agent)
         first, _ = self._working.get(id(model), (0, model))
         return int(model is not None and first < len(self._requests))
@@ -203,7 +223,7 @@ class SelfCritic:
 
     @property
     def max_tokens(self) -> int:
-        """See `Critic.max_tokens`."""
+        """See `BudgetedCritic.max_tokens`."""
         longest: int = max(request.sampling["max_tokens"] for request in self._requests)
         return longest
 
@@ -217,7 +237,7 @@ class SelfCritic:
         )
 
     def critique(self, subject: Subject) -> Steps[CritiqueResult]:
-        """See `Critic.critique`."""
+        """See `BudgetedCritic.critique`."""
         model = self._model(subject.agent)
         errors: list[str] = []
         usage = no_usage()
@@ -308,16 +328,16 @@ class SelfLogprobCritic:
     verdict: SelfCritic = field(default_factory=SelfCritic)
 
     def max_calls(self, agent: Agent) -> int:
-        """See `Critic.max_calls`."""
+        """See `BudgetedCritic.max_calls`."""
         return self.verdict.max_calls(agent)
 
     @property
     def max_tokens(self) -> int:
-        """See `Critic.max_tokens`."""
+        """See `BudgetedCritic.max_tokens`."""
         return self.verdict.max_tokens
 
     def critique(self, subject: Subject) -> Steps[CritiqueResult]:
-        """See `Critic.critique`."""
+        """See `BudgetedCritic.critique`."""
         verdict = yield from self.verdict.critique(subject)
         scores = sequence_scores(subject.response)
         if not scores:
@@ -334,16 +354,16 @@ class SelfLogprobCritic:
 class FunctionCritic:
     """A callable ``(question, response) -> Critique | float | None``, plain or async."""
 
-    function: Callable[[str, Response], Any]
+    function: Critic
     name: str = "function"
     max_tokens: int = 0
 
     def max_calls(self, agent: Agent) -> int:
-        """See `Critic.max_calls`: what a function does is not known before."""
+        """See `BudgetedCritic.max_calls`: what a function does is not known before."""
         return 0
 
     def critique(self, subject: Subject) -> Steps[CritiqueResult]:
-        """See `Critic.critique`."""
+        """See `BudgetedCritic.critique`."""
         call = Call(
             _critic_runnable(self.function),
             (subject.question, subject.response),
@@ -385,7 +405,11 @@ def _critic_runnable(function: Callable[[str, Response], Any]) -> Runnable[Any, 
     return RunnableLambda(lambda pair: function(*pair))
 
 
-_BUILT_IN: dict[str, Callable[[], Critic]] = {
+CriticName = Literal["self+logprob", "self", "self-reasoning", "logprob"]
+#: What `create_deliberation` takes for a critic.
+CriticLike = CriticName | Critic | BudgetedCritic | BaseChatModel | RunnableBinding[Any, Any] | None
+
+_BUILT_IN: dict[str, Callable[[], BudgetedCritic]] = {
     "logprob": LogprobCritic,
     "self": SelfCritic,
     "self-reasoning": lambda: SelfCritic(name="self-reasoning", reasoning_tokens=512),
@@ -393,18 +417,17 @@ _BUILT_IN: dict[str, Callable[[], Critic]] = {
 }
 
 
-def make_critic(spec: Any) -> Critic | None:
+def make_critic(spec: Any) -> BudgetedCritic | None:
     """Return the critic that `spec` names.
 
     Args:
         spec: ``"logprob"``, ``"self"``, ``"self-reasoning"``, ``"self+logprob"``, a chat model
-            (judges every agent), a callable ``(question, response) -> Critique | float | None``,
-            a `Critic`, or None.
+            (judges every agent), a callable (see `Critic`), a built-in critic, or None.
 
     Raises:
         ConfigurationError: It is none of these.
     """
-    if spec is None or (isinstance(spec, Critic) and not isinstance(spec, type)):
+    if spec is None or (isinstance(spec, BudgetedCritic) and not isinstance(spec, type)):
         return spec
     if isinstance(spec, str) and spec in _BUILT_IN:
         return _BUILT_IN[spec]()

@@ -4,7 +4,7 @@ import math
 import random
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, Literal, Protocol, runtime_checkable
 
 from mpdf_langgraph.calibration import Calibration
 from mpdf_langgraph.errors import ConfigurationError
@@ -122,11 +122,16 @@ class ThresholdRouter:
         return REFINE
 
 
+#: From the observations of a team to one row for each: the probabilities of `ACTIONS`, or the
+#: name of an action.
+RouterFunction = Callable[[list[Observation]], Sequence[Sequence[float]] | Sequence[str]]
+
+
 @dataclass(frozen=True)
 class FunctionRouter:
     """A callable from observations to probabilities, or to names of actions."""
 
-    function: Callable[[Sequence[Observation]], Sequence[Any]]
+    function: RouterFunction
     name: str = "function"
     version: str = "1"
 
@@ -136,7 +141,7 @@ class FunctionRouter:
         """See `Router.decide`."""
         named: dict[Any, list[float]] = dict(zip(ACTIONS, (PERSIST, REFINE, CONCEDE), strict=True))
         rows = []
-        given = self.function(observations)
+        given: Any = self.function(list(observations))
         if isinstance(given, str) or not isinstance(given, Iterable):
             raise ConfigurationError(
                 f"router {self.name!r} returned {given!r:.80}; expected a list with one row of "
@@ -150,6 +155,10 @@ class FunctionRouter:
             rows.append(named[row] if isinstance(row, str) else row)
         return rows
 
+
+RouterName = Literal["threshold", "always-persist", "always-refine", "random"]
+#: What `create_deliberation` takes for a router.
+RouterLike = RouterName | Router | RouterFunction
 
 _BUILT_IN: dict[str, Callable[[], Router]] = {
     "always-persist": lambda: FixedRouter("always-persist", (1.0, 0.0, 0.0)),

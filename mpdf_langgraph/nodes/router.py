@@ -4,11 +4,13 @@ import time
 import uuid
 from typing import Any, Literal, cast
 
+from langgraph.config import get_config
 from langgraph.types import Command, Overwrite, Send
 
 from mpdf_langgraph.consensus import concession
 from mpdf_langgraph.errors import ConfigurationError, DeliberationError
 from mpdf_langgraph.fork import FORK_MARK, forced_action, fork_state
+from mpdf_langgraph.nodes.person import check_checkpointer
 from mpdf_langgraph.nodes.question import asked
 from mpdf_langgraph.nodes.settings import Settings
 from mpdf_langgraph.nodes.task import move_cost
@@ -16,6 +18,7 @@ from mpdf_langgraph.observation import Situation, observe
 from mpdf_langgraph.router import behaviour, check_rows, competences, draw
 from mpdf_langgraph.runtime import events
 from mpdf_langgraph.runtime.budget import BudgetShares, total_usage
+from mpdf_langgraph.runtime.calls import Steps
 from mpdf_langgraph.runtime.clock import clock_update, read_clock, started_at
 from mpdf_langgraph.state import (
     ACTIONS,
@@ -34,8 +37,10 @@ from mpdf_langgraph.state import (
 NextOfRouter = Literal["agent", "consensus"]
 
 
-def router_step(settings: Settings, state: DeliberationState) -> Command[NextOfRouter]:
+def router_steps(settings: Settings, state: DeliberationState) -> Steps[Command[NextOfRouter]]:
     """Start a new question, or decide the next round of the standing one."""
+    yield from ()  # it calls nobody
+    check_checkpointer(settings, get_config())
     if state.get("phase") == "decide":
         state = cast(DeliberationState, {**state, "clock": read_clock(state)})
         return _decide(settings, state)

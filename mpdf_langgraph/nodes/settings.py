@@ -9,7 +9,7 @@ from mpdf_langgraph.agents import Agent
 from mpdf_langgraph.answers.schema import AnswerSchema, refuse_async
 from mpdf_langgraph.calibration import Calibration
 from mpdf_langgraph.consensus import ConsensusRule
-from mpdf_langgraph.critic import Critic
+from mpdf_langgraph.critic import BudgetedCritic
 from mpdf_langgraph.errors import ConfigurationError
 from mpdf_langgraph.observation import FEATURE_VERSION
 from mpdf_langgraph.router import Router, known_calibration, known_competence
@@ -65,7 +65,7 @@ class Settings:
     name: str
     agents: Mapping[str, Agent]
     router: Router
-    critic: Critic | None
+    critic: BudgetedCritic | None
     answer: AnswerSchema
     consensus_name: str
     consensus: ConsensusRule

@@ -26,6 +26,7 @@ from mpdf_langgraph import (
     RecordedChatModel,
     create_deliberation,
 )
+from mpdf_langgraph.consensus import ConsensusName
 from mpdf_langgraph.replies import Reply, response_from
 from mpdf_langgraph.router import FixedRouter
 from mpdf_langgraph.runtime.calls import CallResult
@@ -187,7 +188,9 @@ class Replay:
         ConfigurationError: `max_rounds` leaves no room for the round of decisions.
     """
 
-    def __init__(self, schema: AnswerSchema, consensus: str = "confidence", max_rounds: int = 3):
+    def __init__(
+        self, schema: AnswerSchema, consensus: ConsensusName = "confidence", max_rounds: int = 3
+    ):
         if max_rounds < 1:
             raise ConfigurationError(
                 "--rounds must be 1 or more: the decisions are what is learned"
