@@ -18,8 +18,8 @@ class Vote:
     """What one agent holds when the votes are counted.
 
     Attributes:
-        cluster: Equivalence class of the answer; None abstains (no valid answer).
-        confidence: The critic's, None where unknown.
+        cluster: Equivalence class of the answer. None: no valid answer, the agent abstains.
+        confidence: The critic's confidence, None if it is unknown.
     """
 
     agent: str
@@ -37,8 +37,8 @@ ConsensusLike = ConsensusName | ConsensusRule
 def confidence_weights(votes: Iterable[Vote]) -> dict[str, float]:
     """Return each valid vote's confidence.
 
-    Where a confidence is unknown it counts as the mean of those known, and 1 where none is,
-    so that a dead critic turns the weighted vote into a plain one.
+    An unknown confidence counts as the mean of the known ones. If none is known, each counts as
+    1, so a failed critic turns the weighted vote into a plain vote.
     """
     valid = [vote for vote in votes if vote.cluster is not None]
     known = [vote.confidence for vote in valid if vote.confidence is not None]
@@ -47,12 +47,12 @@ def confidence_weights(votes: Iterable[Vote]) -> dict[str, float]:
 
 
 def _rank_clusters(votes: Sequence[Vote], weights: Mapping[str, float]) -> list[tuple[int, float]]:
-    """Return (cluster, summed weight), heaviest first; ties in order of the team."""
+    """Return (cluster, summed weight), the heaviest first. Ties keep the order of the team."""
     sums: dict[int, list[float]] = {}
     for vote in votes:
         if vote.cluster is not None:
             sums.setdefault(vote.cluster, []).append(weights[vote.agent])
-    # fsum: the order of the peers must not decide a tie through rounding.
+    # fsum rounds once, so the order of the peers does not decide a tie.
     return sorted(((c, math.fsum(w)) for c, w in sums.items()), key=lambda item: -item[1])
 
 
@@ -141,7 +141,7 @@ def count_votes(held: Held, rule: ConsensusRule, representatives: Sequence[str])
     """Return the consensus of a team.
 
     Args:
-        held: The response each agent holds, in the order of the team; None abstains.
+        held: The response each agent holds, in the order of the team. None abstains.
         rule: Picks the winning cluster.
         representatives: The answer that stands for each cluster.
 
@@ -153,11 +153,11 @@ def count_votes(held: Held, rule: ConsensusRule, representatives: Sequence[str])
     winner = rule(list(votes))  # a rule may sort its list
     if winner is not None and winner not in clusters:
         raise ConfigurationError(
-            f"the consensus rule returned {winner!r}; expected None or one of "
+            f"the consensus rule returned {winner!r}, expected None or one of "
             f"{sorted(set(clusters))}"
         )
     if winner is not None:
-        winner = clusters[clusters.index(winner)]  # a plain int, also for one of numpy's
+        winner = clusters[clusters.index(winner)]  # a plain int, also if the rule gave numpy's
     counted = confidence_weights(votes)
     if rule is not confidence_weighted:
         counted = dict.fromkeys(counted, 1.0)
@@ -177,16 +177,16 @@ def count_votes(held: Held, rule: ConsensusRule, representatives: Sequence[str])
 def leave_one_out(held: Held, agent: str, rule: ConsensusRule) -> int | None:
     """Return the winning cluster had `agent` abstained, ties included (for r_global).
 
-    With three agents this ties whenever the other two differ; the rule's tie rule decides.
+    With three agents, this ties if the other two differ. Then the rule's tie rule decides.
     """
     return rule(votes_of({name: None if name == agent else r for name, r in held.items()}))
 
 
 def concession(held: Held, agent: str) -> str | None:
-    """Return the id of the response that `agent` would adopt by CONCEDE, None where there is none.
+    """Return the id of the response that `agent` would adopt by CONCEDE, None if there is none.
 
-    Among the peers' answers other than its own: the cluster with the largest summed confidence,
-    and in it the response with the highest confidence.
+    It is chosen among the peers' answers that differ from its own: the cluster with the largest
+    summed confidence, and in it the response with the highest confidence.
     """
     own = held[agent]
     others = {

@@ -1,4 +1,4 @@
-"""The deliberation graph: wires the four nodes, and nothing else."""
+"""The deliberation graph: four nodes, and how they are wired."""
 
 from collections.abc import Callable, Sequence
 from os import PathLike
@@ -60,39 +60,41 @@ def create_deliberation(
         agents: Agents, or anything that can be one: chat models, chains, compiled graphs
             (named ``agent-1``, ``agent-2``, ... in order).
         router: ``"threshold"``, ``"always-persist"``, ``"always-refine"``, ``"random"``, a
-            fitted one (`load_router`), any `Router`, or a callable of the observations.
+            fitted router (`load_router`), any `Router`, or a callable of the observations.
         critic: ``"self+logprob"``, ``"self"``, ``"self-reasoning"``, ``"logprob"``, a chat model,
-            a callable ``(question, response) -> Critique | float``, or None for no critic.
-        calibration: Makes the critic's confidence a probability of being right, where the router
-            brings no calibration of its own: ``load_router("routers/mine").calibration``.
-        answer: How answers are read and compared; `TextAnswer()` by default.
+            a callable of the question and the response (`Critic`), or None for no critic.
+        calibration: Turns the critic's confidence into the probability that the answer is right:
+            ``load_router("routers/mine").calibration``. The router's own calibration, if it has
+            one, comes first.
+        answer: How answers are read and compared. Default: `TextAnswer()`.
         consensus: ``"confidence"``, ``"majority"``, or a callable from votes to a cluster.
         max_rounds: Rounds of decisions after the proposals.
         max_calls: Budget of LLM calls per question, the critic's included.
         max_tokens: Budget of prompt plus completion tokens per question, the critic's included.
-        timeout: Budget of seconds per question. Asynchronous calls are cancelled when it is
-            spent; synchronous ones already under way are waited for.
+        timeout: Budget of seconds per question. When it is spent, asynchronous calls are
+            cancelled. Synchronous calls that have started are waited for.
         stop_when_settled: Stop once the agents agree or all persist. False: a classical debate.
         settle_confidence: Agreement settles only if every agent's confidence is at least this.
-        interrupt_when: `Unsure(support_below=..., confidence_below=...)`, or a callable of how the
-            deliberation stands when it is about to end: a dict with `question`, `answer`,
-            `confidence`, `support`, `votes`, `responses`, `stop_reason`, ... Where it says True
-            the graph is interrupted with that dict, and resumed with a person's reply,
-            ``Command(resume={"action": "settle"})``, ``{"action": "hint", "text": ...}`` for one
-            more round, beyond `max_rounds` if need be, in which everyone refines, or
-            ``{"action": "answer", "answer": ...}``, which the trace keeps as the reference.
-            A reply that cannot be read is asked for again. Needs a checkpointer.
+        interrupt_when: `Unsure(support_below=..., confidence_below=...)`, or a callable. It is
+            called when the deliberation is about to end, with a dict of `question`, `answer`,
+            `confidence`, `support`, `votes`, `responses`, `stop_reason`, ... If it returns True,
+            the graph is interrupted with that dict. A person's reply resumes it:
+            ``Command(resume={"action": "settle"})`` ends it. ``{"action": "hint", "text": ...}``
+            adds one round in which everyone refines, also after `max_rounds`.
+            ``{"action": "answer", "answer": ...}`` ends it with that answer, which the trace
+            keeps as the reference. A reply that cannot be read is asked for again. Needs a
+            checkpointer.
         explore: Least probability of every allowed action, for collecting traces.
-        alternatives: Extra REFINE samples per turn, drawn only to learn from. Counted apart,
-            outside `max_calls` and `max_tokens`.
+        alternatives: Extra REFINE samples per turn, drawn only to learn from. They do not count
+            towards `max_calls` and `max_tokens`.
         traces: Folder (or writer) for one record per deliberation.
         name: The name that the final message bears.
 
     Returns:
-        A builder: `.compile()` it, with a checkpointer or store where wanted.
+        A builder. Call `.compile()` on it, with a checkpointer or a store if you want one.
 
     Raises:
-        ConfigurationError: An option is wrong; the message says what to change.
+        ConfigurationError: An option is wrong. The message says what to change.
 
     Example:
         >>> from langchain_core.language_models import FakeListChatModel

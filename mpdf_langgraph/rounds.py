@@ -44,7 +44,7 @@ def after_move(
     Args:
         action: The move.
         before: The response held at the decision.
-        drawn: What the REFINE call gave; None if it failed.
+        drawn: The response of the REFINE call, None if it failed.
         target: The response that CONCEDE adopts.
     """
     if action == "CONCEDE" and target is not None:
@@ -139,7 +139,7 @@ def find_stop_reason(
 
     Args:
         held: The response each agent holds after the round.
-        turns: The decisions of the round; none after the proposals.
+        turns: The decisions of the round. Empty after the proposals.
         winner: The cluster that the consensus rule elected.
         last_round: No further round is allowed.
         out_of_time: The time budget is spent.

@@ -1,7 +1,7 @@
 """Hard budgets per question: what is left, what a call may cost, and who may spend it.
 
-The router hands every task an `Allowance` of its own, so concurrent tasks can never spend the
-same token twice, and a resumed run computes the same figures from the records.
+The router gives every task its own `Allowance`, so concurrent tasks never spend the same token
+twice. A resumed run computes the same figures from the records.
 """
 
 import json
@@ -64,7 +64,7 @@ def is_alternative(response: Response) -> bool:
 
 
 def total_usage(state: DeliberationState, *, alternatives: bool = False) -> Usage:
-    """Return what the deliberation cost so far; or what its alternatives cost."""
+    """Return what the deliberation cost so far, or what its alternatives cost."""
     usages = [] if alternatives else [state["judge_usage"]]
     for response in state["responses"].values():
         if is_alternative(response) is alternatives:
@@ -85,9 +85,9 @@ def text_bound(text: str) -> int:
 
 
 def prompt_bound(messages: Sequence[BaseMessage]) -> int:
-    """Return an upper bound on the tokens of a prompt nothing is known about.
+    """Return an upper bound on the tokens of a prompt that was not measured yet.
 
-    Text and tool calls are counted; what an image takes is for its model to say.
+    It counts text and tool calls. It cannot count images, as each model has its own rule.
     """
     return TEMPLATE_TOKENS + sum(
         MESSAGE_TOKENS + text_bound(str(m.text)) + text_bound(_tool_calls(m)) for m in messages
@@ -102,7 +102,7 @@ def _tool_calls(message: BaseMessage) -> str:
 def response_bound(response: Response, model: str | None) -> int:
     """Return an upper bound on a response's tokens inside the prompt of `model`.
 
-    Known where the same model generated it in one call; its bytes elsewhere.
+    It is known if the same model generated the response in one call. Else its bytes are counted.
     """
     usage, bound = response["usage"], text_bound(response["text"])
     measured = usage["calls"] == 1 and not usage["unreported"] and usage["completion_tokens"]
@@ -112,7 +112,7 @@ def response_bound(response: Response, model: str | None) -> int:
 
 
 class BudgetShares:
-    """What is left of a budget while the router deals it out to the agents, one by one."""
+    """What is left of a budget while the router gives shares of it to the agents, one by one."""
 
     def __init__(self, budget: Budget, used: Usage, started: float) -> None:
         self._calls = None if budget.max_calls is None else budget.max_calls - used["calls"]
@@ -166,7 +166,7 @@ def count_affordable(allowance: Allowance, cost: Cost) -> int:
     if allowance["calls"] is not None:
         if cost.calls > 0:
             times = min(times, allowance["calls"] // cost.calls)
-        else:  # what makes no call fits once at least
+        else:  # a move without a call fits at least once
             times = min(times, max(1, allowance["calls"]))
     if allowance["tokens"] is not None:
         if cost.tokens > 0:

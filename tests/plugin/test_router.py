@@ -184,7 +184,7 @@ def test_functions_give_names_or_probabilities() -> None:
 
 
 def test_functions_that_return_something_else() -> None:
-    with pytest.raises(ConfigurationError, match=r"'f' returned 'GIVE UP'; expected one of PERS"):
+    with pytest.raises(ConfigurationError, match=r"'f' returned 'GIVE UP', expected one of PERS"):
         FunctionRouter(lambda o: ["GIVE UP"], "f").decide(SEEN, [])
     for wrong in (None, 1.0, "PERSIST"):
         with pytest.raises(ConfigurationError, match=r"'f' returned .* expected a list with one"):
