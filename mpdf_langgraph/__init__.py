@@ -25,6 +25,7 @@ from mpdf_langgraph.graph import create_deliberation
 from mpdf_langgraph.learned_router import load_router
 from mpdf_langgraph.models.endpoints import EndpointStatus, check_endpoint, vllm_chat_model
 from mpdf_langgraph.models.recorded import RecordedChatModel
+from mpdf_langgraph.nodes.outcome import merge_deliberations
 from mpdf_langgraph.nodes.settings import Unsure
 from mpdf_langgraph.prompts import Prompts
 from mpdf_langgraph.router import Router, ThresholdRouter
@@ -89,5 +90,6 @@ __all__ = [
     "create_deliberation",
     "force_actions",
     "load_router",
+    "merge_deliberations",
     "vllm_chat_model",
 ]

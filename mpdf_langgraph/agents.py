@@ -12,6 +12,7 @@ from langgraph.pregel.protocol import PregelProtocol
 
 from mpdf_langgraph.answers.schema import AnswerSchema
 from mpdf_langgraph.errors import ConfigurationError
+from mpdf_langgraph.history import readable_history, with_question
 from mpdf_langgraph.models.remote import is_remote, remote_runnable
 from mpdf_langgraph.prompts import Prompts
 from mpdf_langgraph.replies import read_reply
@@ -176,26 +177,27 @@ class Agent:
         return {**made, **self._bound_arguments, **self.sampling_for(refine=refine)}
 
     def conversation(
-        self, question: str, *, schema: AnswerSchema, history: Sequence[BaseMessage], notes: str
+        self,
+        question: str,
+        *,
+        schema: AnswerSchema,
+        history: Sequence[BaseMessage],
+        notes: str,
+        attachments: Sequence[dict[str, Any]] = (),
     ) -> list[BaseMessage]:
         """Return the messages that ask for a proposal.
 
         Args:
             question: The question.
             schema: Its instructions are filled into the prompt.
-            history: The conversation before the question.
+            history: The conversation before the question; reduced to what a model can read.
             notes: What only this agent knows about the question; may be empty.
+            attachments: Content blocks of the question that are no text, such as images.
         """
         private = self.prompts.context.format(context=notes) if notes else ""
-        # One system message and first, or many a chat template refuses the conversation.
-        given = [str(m.text) for m in history if isinstance(m, SystemMessage)]
-        system = "\n\n".join(part for part in (self.system_prompt, *given, private) if part)
+        told = [SystemMessage(self.system_prompt), *history, SystemMessage(private)]
         asked = self.prompts.propose.format(question=question, instructions=schema.instructions)
-        return [
-            *([SystemMessage(system)] if system else []),
-            *(m for m in history if not isinstance(m, SystemMessage)),
-            HumanMessage(asked.strip()),
-        ]
+        return with_question(readable_history(told), asked.strip(), attachments)
 
     def refine_turn(
         self,

@@ -1,7 +1,7 @@
 """Critics: P(correct) of a response, measured and never read from the agent's own words."""
 
 import math
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol, runtime_checkable
 
@@ -12,6 +12,7 @@ from langchain_core.runnables import Runnable, RunnableBinding, RunnableConfig, 
 from mpdf_langgraph.agents import Agent
 from mpdf_langgraph.answers.schema import is_async
 from mpdf_langgraph.errors import ConfigurationError
+from mpdf_langgraph.history import unreadable_kinds, with_question
 from mpdf_langgraph.prompts import STATE_PROBABILITY
 from mpdf_langgraph.runtime.budget import (
     Cost,
@@ -49,6 +50,7 @@ class Subject:
 
     Attributes:
         conversation: The messages that the agent answered with this response.
+        attachments: Content blocks of the question that are no text, such as images.
     """
 
     question: str
@@ -57,6 +59,7 @@ class Subject:
     conversation: list[BaseMessage]
     allowance: Allowance
     config: RunnableConfig
+    attachments: Sequence[dict[str, Any]] = ()
 
 
 @dataclass(frozen=True)
@@ -286,7 +289,10 @@ class SelfCritic:
         return self._failures[id(model)] >= FAILURES_TO_GIVE_UP
 
     def _messages(self, subject: Subject, request: VerdictRequest) -> list[BaseMessage]:
-        before = subject.conversation if self.judge is None else [HumanMessage(subject.question)]
+        before = subject.conversation
+        if self.judge is not None:
+            shown = () if unreadable_kinds(self.judge, subject.attachments) else subject.attachments
+            before = with_question([], subject.question, shown)
         reply, asked = subject.agent.critique_turn(
             subject.question, subject.response["text"], reasoning=request.reasoning
         )

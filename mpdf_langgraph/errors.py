@@ -26,6 +26,10 @@ class ModelOutputError(MPDFError, ValueError):
     """A model returned something that cannot be used as a response."""
 
 
+class OutOfTokensError(ModelOutputError):
+    """A response was cut at its length limit before its answer began. A new try would be, too."""
+
+
 class DeliberationError(MPDFError, RuntimeError):
     """A deliberation could not produce anything, e.g. every proposal failed."""
 

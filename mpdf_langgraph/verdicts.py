@@ -8,6 +8,7 @@ from typing import Any
 
 from langchain_core.messages import AIMessage, BaseMessage
 
+from mpdf_langgraph.answers.thoughts import split_thought
 from mpdf_langgraph.errors import EndpointError, ModelOutputError
 from mpdf_langgraph.response_profile import logprob_summary, token_logprobs
 
@@ -82,7 +83,8 @@ def reasoned_yes_probability(message: Any) -> float:
     Raises:
         EndpointError: It does not end with yes or no, or bears no log-probabilities.
     """
-    if not isinstance(message, AIMessage) or not _ENDS_WITH_VERDICT.search(message.text):
+    answer = split_thought(message.text)[1] if isinstance(message, AIMessage) else ""
+    if not _ENDS_WITH_VERDICT.search(answer):
         raise EndpointError("the critic's reply does not end with yes or no; it may have been cut")
     summary = logprob_summary(token_logprobs(message.response_metadata))
     for written, table in reversed(_top_probabilities(message)):
@@ -104,7 +106,7 @@ def stated_probability(message: Any) -> float:
         EndpointError: It is not that.
         ModelOutputError: p is not a number in [0, 1].
     """
-    text = str(message.text) if isinstance(message, BaseMessage) else str(message)
+    _, text = split_thought(str(message.text if isinstance(message, BaseMessage) else message))
     start, end = text.find("{"), text.rfind("}")
     try:
         value = json.loads(text[start : end + 1])["probability"]

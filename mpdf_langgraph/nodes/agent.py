@@ -10,6 +10,7 @@ from langchain_core.runnables import RunnableLambda
 from langgraph.types import Command, Send
 
 from mpdf_langgraph.errors import ConfigurationError
+from mpdf_langgraph.history import unreadable_kinds
 from mpdf_langgraph.nodes.settings import Settings
 from mpdf_langgraph.nodes.task import (
     Stage,
@@ -50,6 +51,15 @@ def read_context(value: Any) -> str:
     return "\n\n".join(str(part) for part in parts)
 
 
+def _cannot_read(kinds: list[str]) -> str:
+    flags = ", ".join(f'"{kind}_inputs": True' for kind in kinds)
+    return (
+        f"not asked: the question holds {' and '.join(kinds)} content, which the model does not "
+        f"take, as its profile says. Ask in text, use another model, or correct the profile: "
+        f"profile={{{flags}}}"
+    )
+
+
 def agent_steps(settings: Settings, task: Assignment) -> Steps[Command[Literal["critic"]]]:
     """Propose (round 0) or refine, and draw the alternatives; then go on to the critic."""
     task = resume_task(task)
@@ -60,7 +70,10 @@ def agent_steps(settings: Settings, task: Assignment) -> Steps[Command[Literal["
     deadline = task["allowance"]["deadline"]
     retrieval = no_usage()  # what `context` spent on models of its own, charged to the proposal
 
-    if task["notes"] is None and agent.context is not None:
+    if unread := unreadable_kinds(agent.chat_model, task.get("attachments", [])):
+        failures.append(task_failure(task, stage, _cannot_read(unread)))
+        task = Assignment({**task, "act": False, "alternatives": 0})
+    elif task["notes"] is None and agent.context is not None:
         retrieve = RunnableLambda(agent.context) if callable(agent.context) else agent.context
         labels = trace_labels("context", task, silent=True)
         [outcome] = yield [

@@ -50,6 +50,7 @@ def critic_steps(settings: Settings, task: Assignment) -> Steps[dict[str, Any]]:
                 conversation=conversation,
                 allowance=left if response in followed else unlimited,
                 config=trace_labels("critique", task, silent=True),
+                attachments=task.get("attachments", []),
             )
         )
         for response in task["drawn"]

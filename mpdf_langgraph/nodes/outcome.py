@@ -2,6 +2,7 @@
 
 import time
 import warnings
+from collections.abc import Mapping
 from typing import Any
 
 from langchain_core.messages import AIMessage
@@ -67,6 +68,7 @@ def usage_summary(state: DeliberationState) -> dict[str, Any]:
 def describe_outcome(state: DeliberationState, stop_reason: str) -> dict[str, Any]:
     """Return the `deliberation` entry of the graph's output.
 
+    `name` is the graph's, by which `merge_deliberations` tells several outcomes apart;
     `confidence` is that of the response that stands for the group's answer: with a calibration
     the probability that the answer is right, else as the critic gave it; `support`
     is the share of valid votes for it; `rounds` counts rounds of decisions; `seconds` leaves out
@@ -81,6 +83,7 @@ def describe_outcome(state: DeliberationState, stop_reason: str) -> dict[str, An
         winner = None
     return {
         "episode": state["header"]["id"],
+        "name": state["header"]["graph"],
         "answer": tally["answer"] if named is None else named,
         "confidence": confidence_of(winner) if winner else None,
         "support": tally["support"],
@@ -94,12 +97,50 @@ def describe_outcome(state: DeliberationState, stop_reason: str) -> dict[str, An
         "actions": [f"{t['agent']}@{t['round']}: {t['action']}" for t in state["turns"]],
         "stop_reason": stop_reason,
         "person": next((action for action in reversed(said) if action != "force"), None),
+        "started": state["header"]["started"],
         "seconds": max(0.0, time.time() - started_at(state)),
         "usage": usage_summary(state),
         "failures": [
             f"{f['agent']}@{f['round']} {f['stage']}: {f['error']}" for f in state["failures"]
         ],
     }
+
+
+def merge_deliberations(
+    left: Mapping[str, Any] | None, right: Mapping[str, Any] | None
+) -> dict[str, Any]:
+    """Gather the outcomes of several deliberations in one graph, by their names (reducer).
+
+    For the state of a graph in which more than one deliberation runs, side by side or one after
+    the other. Give each its own ``name=``: a later outcome replaces an earlier one of its name.
+
+    Args:
+        left: What was gathered so far.
+        right: An outcome (`deliberation` in a graph's output), or several by name.
+
+    Warns:
+        RuntimeWarning: Two of one name ran at the same time, and one outcome is lost.
+
+    Example:
+        ```python
+        class State(MessagesState):
+            deliberation: Annotated[dict, merge_deliberations]
+        ```
+    """
+    gathered, new = dict(left or {}), dict(right or {})
+    for name, outcome in {new["name"]: new}.items() if "episode" in new else new.items():
+        pair = (gathered.get(name, outcome), outcome)
+        first, second = sorted(pair, key=lambda one: float(one["started"]))
+        at_once = second["started"] < first["started"] + first["seconds"]
+        if at_once and first["episode"] != second["episode"]:
+            warnings.warn(
+                f"two deliberations named {name!r} ran side by side, and the outcome of one is "
+                "lost: give each its own name=",
+                RuntimeWarning,
+                stacklevel=2,
+            )
+        gathered[name] = outcome
+    return gathered
 
 
 def final_message(state: DeliberationState) -> AIMessage:

@@ -10,8 +10,9 @@ from langgraph.types import Command, Overwrite, Send
 from mpdf_langgraph.consensus import concession
 from mpdf_langgraph.errors import ConfigurationError, DeliberationError
 from mpdf_langgraph.fork import FORK_MARK, forced_action, fork_state
+from mpdf_langgraph.history import readable_history
 from mpdf_langgraph.nodes.person import check_checkpointer
-from mpdf_langgraph.nodes.question import asked
+from mpdf_langgraph.nodes.question import find_question
 from mpdf_langgraph.nodes.settings import Settings
 from mpdf_langgraph.nodes.task import move_cost
 from mpdf_langgraph.observation import Situation, observe
@@ -64,7 +65,7 @@ def _private_contexts(settings: Settings, given: Any) -> dict[str, str]:
 
 
 def _start(settings: Settings, state: DeliberationState) -> Command[NextOfRouter]:
-    question, history, added = asked(state)
+    asked = find_question(state)
     contexts = _private_contexts(settings, state.get("contexts"))
     reference = state.get("reference")
     if not isinstance(reference, str | None):
@@ -72,15 +73,16 @@ def _start(settings: Settings, state: DeliberationState) -> Command[NextOfRouter
     header = Header(
         id=uuid.uuid4().hex,
         started=time.time(),
-        question=question,
+        question=asked.text,
         reference=reference,
-        history=cast(Any, history),
+        history=cast(Any, readable_history(asked.history)),
         graph=settings.name,
         agents=settings.describe_agents(),
         options=settings.describe(),
+        attachments=asked.attachments,
     )
     fresh: dict[str, Any] = {
-        "messages": added,
+        "messages": asked.added,
         "deliberation": {},
         "header": header,
         "notes": Overwrite(contexts),
@@ -144,6 +146,7 @@ def _assignment(settings: Settings, state: DeliberationState, name: str) -> Assi
         episode=header["id"],
         question=header["question"],
         history=header["history"],
+        attachments=header.get("attachments", []),
         agent=name,
         round=state["round"],
         notes=notes,

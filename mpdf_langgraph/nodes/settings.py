@@ -1,6 +1,7 @@
 """What a deliberation graph was built with: checked once, then only read by the nodes."""
 
 import math
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -15,6 +16,9 @@ from mpdf_langgraph.observation import FEATURE_VERSION
 from mpdf_langgraph.router import Router, known_calibration, known_competence
 from mpdf_langgraph.runtime.budget import Budget
 from mpdf_langgraph.state import DeliberationState, Response
+
+#: What OpenAI's API takes for the name of a message's author.
+_MESSAGE_NAME = re.compile(r"[a-zA-Z0-9_-]{1,64}")
 
 
 class EpisodeSink(Protocol):
@@ -80,8 +84,11 @@ class Settings:
     calibration: Calibration | None = None
 
     def __post_init__(self) -> None:
-        if not isinstance(self.name, str) or not self.name:
-            raise ConfigurationError(f"name must be a non-empty string, got {self.name!r}")
+        if not isinstance(self.name, str) or not _MESSAGE_NAME.fullmatch(self.name):
+            raise ConfigurationError(
+                f"name={self.name!r}: use 1 to 64 letters, digits, '_' and '-'. The final message "
+                "bears the name, and endpoints refuse a conversation with any other"
+            )
         if self.traces is not None and not hasattr(self.traces, "write_state"):
             raise ConfigurationError(
                 f"traces={self.traces!r}: give a folder, a TraceWriter or None"

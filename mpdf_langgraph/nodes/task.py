@@ -65,6 +65,7 @@ def opening_messages(settings: Settings, task: Assignment) -> list[BaseMessage]:
         schema=settings.answer,
         history=task["history"],
         notes=task["notes"] or "",
+        attachments=task.get("attachments", []),
     )
 
 

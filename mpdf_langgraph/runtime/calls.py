@@ -26,6 +26,7 @@ from mpdf_langgraph.errors import (
     ConfigurationError,
     EndpointError,
     ModelOutputError,
+    OutOfTokensError,
     describe_error,
 )
 from mpdf_langgraph.state import Usage, add_usage, no_usage
@@ -99,9 +100,8 @@ def is_transient(error: Exception) -> bool:
         return status in _PASSING_STATUS
     if isinstance(error, TypeError) and "keyword argument" in str(error):
         return False
-    return not isinstance(
-        error, ConfigurationError | EndpointError | NotImplementedError | GraphRecursionError
-    )
+    hopeless = ConfigurationError | EndpointError | OutOfTokensError
+    return not isinstance(error, hopeless | NotImplementedError | GraphRecursionError)
 
 
 def _handover_error(command: ParentCommand) -> ConfigurationError:

@@ -184,7 +184,7 @@ def test_wrong_teams_fail_when_the_graph_is_built() -> None:
 
 # --- ways of running ------------------------------------------------------------------------
 
-ONCE = re.compile(r"episode|seconds")
+ONCE = re.compile(r"episode|started|seconds")
 
 
 def comparable(result: dict[str, Any]) -> dict[str, Any]:
@@ -596,7 +596,7 @@ def test_the_last_human_message_is_the_question() -> None:
     graph = create_deliberation(team, critic=None).compile()
     graph.invoke({"messages": [HumanMessage("Old?"), HumanMessage("New?"), AIMessage("Hm.")]})
     assert "New?" in team[0].requests[0].last
-    assert "Old?" not in team[0].requests[0].last
+    assert team[0].requests[0].last.startswith("Old?\n\nNew?")  # no template takes two in a row
 
 
 @pytest.mark.parametrize("nested", [False, True])

@@ -730,7 +730,7 @@ def test_an_imported_record_is_what_the_graph_writes(
         record = episode.model_dump(exclude={"id", "started", "graph", "agents"})
         for response in record["responses"].values():
             del response["seconds"], response["usage"]["estimated"]
-        for key in ("episode", "seconds", "usage"):
+        for key in ("episode", "name", "started", "seconds", "usage"):
             del record["outcome"][key]
         record["options"]["router"] = "persists"
         return record
