@@ -13,26 +13,26 @@ from mpdf_langgraph.errors import DeliberationError, EndpointError
 
 _MESSAGE: TypeAdapter[AnyMessage] = TypeAdapter(AnyMessage)
 _NO_RESUME = (
-    "the remote graph was interrupted, and as every call of it begins anew it cannot be resumed: "
-    "interrupt in a graph that is compiled here, or use interrupt_when"
+    "the remote graph was interrupted. It cannot be resumed, as every call starts it anew. "
+    "Interrupt in a graph that is compiled here, or use interrupt_when"
 )
 
 
 def is_remote(runnable: Runnable[Any, Any]) -> TypeGuard[PregelProtocol[Any, Any, Any, Any]]:
-    """Tell whether a graph runs elsewhere (`RemoteGraph`)."""
+    """Tell whether a graph runs on a server (`RemoteGraph`)."""
     return isinstance(runnable, PregelProtocol) and not isinstance(runnable, Pregel)
 
 
 def remote_runnable(graph: PregelProtocol[Any, Any, Any, Any]) -> Runnable[Any, Any]:
-    """Return a remote graph that begins anew with every call and returns messages, not JSON.
+    """Return a remote graph that starts anew with every call and returns messages, not JSON.
 
-    Raises, when it is called:
+    A call raises:
         DeliberationError: A deliberation there raised it.
         EndpointError: It was interrupted.
     """
 
     def drop_thread(config: RunnableConfig) -> RunnableConfig:
-        # On the caller's thread the server would run all calls as turns of one conversation.
+        # On the caller's thread, the server would run all calls as turns of one conversation.
         given = config.get("configurable", {})
         return {**config, "configurable": {k: v for k, v in given.items() if k != "thread_id"}}
 

@@ -34,7 +34,7 @@ from mpdf_langgraph.state import (
 NextOfConsensus = Literal["router", "person", "__end__"]
 #: Identical proposals at least this likely under independent sampling get no warning.
 LIKELY_COINCIDENCE = 0.01
-#: What comparing answers may take even where the time limit has passed.
+#: Seconds that comparing answers may take even after the time limit.
 COMPARISON_SECONDS = 1.0
 
 
@@ -43,7 +43,7 @@ def consensus_steps(
 ) -> Steps[Command[NextOfConsensus]]:
     """Carry out the round's moves, count the votes, and end, go on, or ask a person.
 
-    Resumed after every proposal had failed, it has the question asked again.
+    If the run is resumed after every proposal had failed, the question is asked again.
     """
     if not state["responses"] and not state.get("running"):
         return Command(update=repeat_question(state), goto="router")
@@ -59,7 +59,7 @@ def consensus_steps(
     deadline = None if limit is None else max(limit, time.time() + COMPARISON_SECONDS)
 
     def same(a: str, b: str) -> bool:
-        # A thread cannot be cancelled: this ends it, before it asks a judge once more.
+        # A thread cannot be cancelled. This ends it before it asks a judge again.
         if deadline is not None and time.time() >= deadline:
             raise TimeoutError("the time limit has passed")
         return schema.equivalent(a, b)
@@ -148,7 +148,7 @@ def _is_same_text(a: str, b: str) -> bool:
 def _cluster_answers(
     same: Callable[[str, str], bool], state: DeliberationState
 ) -> tuple[dict[str, Response], list[str]]:
-    """Give every new answer its cluster; return the changed responses and the representatives."""
+    """Give every new answer its cluster. Return the changed responses and the representatives."""
     new = [
         response
         for response in state["responses"].values()
@@ -167,14 +167,14 @@ def _cluster_answers(
 def _carry_out_moves(
     state: DeliberationState,
 ) -> tuple[dict[str, str | None], list[Turn], list[Failure]]:
-    """Return what each agent holds after the round, the completed turns, and useless REFINEs."""
+    """Return what each agent holds after the round, the completed turns, and failed REFINEs."""
     responses, round_ = state["responses"], state["round"]
     if round_ == 0:
         drawn = {name: f"{name}@0" for name in state["held"]}
         return {n: i if i in responses else None for n, i in drawn.items()}, [], []
     turns = [complete_turn(t, responses) for t in state["turns"] if t["round"] == round_]
     held = {**state["held"], **{turn["agent"]: turn["after"] for turn in turns}}
-    error = "no answer could be parsed; the agent keeps its response"
+    error = "no answer could be parsed, so the agent keeps its response"
     failures = [
         _failure(turn["agent"], round_, "refine", error)
         for turn in turns
@@ -186,10 +186,10 @@ def _carry_out_moves(
 
 
 def _measure_agreement(state: DeliberationState) -> dict[str, Response]:
-    """Fill in confidences that nothing but agreement can give.
+    """Return this round's responses that have no other confidence, with agreement as confidence.
 
-    The share of the samples at hand, what the agent's peers hold and the response itself, that
-    answer the same; unknown where there is no other sample.
+    Agreement is the share of samples with the same answer, among the response itself and those
+    that the agent's peers hold. It is unknown if there is no other sample.
     """
     held = held_responses(state)
     changed = {}
@@ -201,7 +201,7 @@ def _measure_agreement(state: DeliberationState) -> dict[str, Response]:
             continue
         peers = [r["cluster"] for name, r in held.items() if r and name != response["agent"]]
         if not peers:
-            continue  # one sample agrees with itself, which says nothing
+            continue  # a single sample always agrees with itself
         same = 1 + sum(cluster == response["cluster"] for cluster in peers)
         share = same / (1 + len(peers))
         filled = Critique(
@@ -215,17 +215,17 @@ def _measure_agreement(state: DeliberationState) -> dict[str, Response]:
 
 
 def _warn_of_identical_proposals(state: DeliberationState) -> None:
-    """Warn where all agents wrote the same text though independent samples hardly would."""
+    """Warn if all agents wrote the same text, although independent samples rarely do."""
     proposals = [response for response in held_responses(state).values() if response]
     if len(proposals) < 2 or len({response["text"] for response in proposals}) > 1:
         return
-    # Short, sure answers coincide honestly: the chance is p(text) for each agent but the first.
+    # Short, sure answers may coincide: the chance is p(text) for each agent but the first.
     logprobs = proposals[0]["logprobs"]
     if logprobs and math.exp(logprobs["total"] * (len(proposals) - 1)) > LIKELY_COINCIDENCE:
         return
     warnings.warn(
         f"all {len(proposals)} agents proposed the very same text, so there is nothing to "
-        "deliberate: raise the sampling temperature, check for a cache in front of the "
+        "deliberate. Raise the sampling temperature, check for a cache in front of the "
         "model, or give the agents different information",
         stacklevel=2,
     )

@@ -10,11 +10,11 @@ from pathlib import Path
 from mpdf_langgraph.errors import MPDFError
 from mpdf_langgraph.traces.view.page import write_page
 
-_LISTED = 5  # unreadable records that the command names one by one
+_LISTED = 5  # number of unreadable records that the command names one by one
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command; return its exit status: 0, or 1 with the reason on stderr."""
+    """Run the command. Return its exit status: 0, or 1 with the reason on stderr."""
     parser = argparse.ArgumentParser(
         prog="python -m mpdf_langgraph.view",
         description="Make one HTML page of traces: a list of the episodes to filter and search, "
@@ -24,14 +24,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
         epilog="example: python -m mpdf_langgraph.view traces/ --out page.html --open",
     )
     parser.add_argument(
-        "traces", type=Path, help="folder of *.jsonl segments (the graph's traces=), or one of them"
+        "traces", type=Path, help="folder of *.jsonl segments, sub-folders included, or one segment"
     )
     parser.add_argument(
         "--out",
         type=Path,
         default=Path("episodes.html"),
         metavar="FILE.html",
-        help="where to write the page (default: %(default)s); an older one is replaced",
+        help="where to write the page (default: %(default)s), an older page is replaced",
     )
     parser.add_argument("--open", action="store_true", help="show it in the browser")
     options = parser.parse_args(arguments)

@@ -1,4 +1,4 @@
-"""The page: traces as one HTML file, for people who would rather look than read."""
+"""The page: traces as one HTML file."""
 
 import base64
 import hashlib
@@ -40,13 +40,13 @@ _NO_CLUSTER = "-"
 
 @dataclass(frozen=True)
 class PageSummary:
-    """What became of the records.
+    """What is on the page.
 
     Attributes:
-        episodes: On the page.
-        duplicates: Left out: the same episode again.
+        episodes: Number of episodes on the page.
+        duplicates: Number of records left out, as they repeat an episode.
         unreadable: Torn or invalid records, where and why, one line each.
-        size: Of the page, in bytes.
+        size: Size of the page in bytes.
     """
 
     episodes: int
@@ -61,9 +61,9 @@ def write_page(
     """Write the page of all episodes in `traces`.
 
     Args:
-        traces: A folder of ``*.jsonl`` segments, or one segment.
-        out: The HTML file; an older one is replaced when the new one is complete.
-        progress: Told the number of episodes so far, after each.
+        traces: A folder of ``*.jsonl`` segments, sub-folders included, or one segment.
+        out: The HTML file. An older one is replaced when the new one is complete.
+        progress: Called after each episode with the number of episodes so far.
 
     Raises:
         TraceError: There is no such path, it holds no record at all, or `out` cannot be written.
@@ -89,10 +89,10 @@ def write_page(
 
 
 class _Page:
-    """Takes episodes one by one, keeping only their index in memory.
+    """Takes episodes one by one and keeps only their index in memory.
 
     Args:
-        blocks: Where their compressed blocks are put by until the page is written.
+        blocks: Keeps their compressed blocks until the page is written.
     """
 
     def __init__(self, blocks: IO[bytes]) -> None:
@@ -106,7 +106,7 @@ class _Page:
         return len(self.columns["id"])
 
     def add(self, episode: Episode) -> None:
-        """Take in one episode; one that does not hang together is counted as unreadable."""
+        """Add one episode. An inconsistent one is counted as unreadable."""
         try:
             holdings = _Holdings.of(episode)
             row = _row(episode, holdings)
@@ -122,7 +122,7 @@ class _Page:
             self._close_block()
 
     def write(self, out: Path, about: Mapping[str, Any]) -> int:
-        """Write the page by way of a neighbouring file; return its size in bytes."""
+        """Write the page to a file beside it, then rename that. Return its size in bytes."""
         self._close_block()
         unreadable = about["unreadable"]
         about = {**about, "unreadable": unreadable[:_LISTED], "unreadable_count": len(unreadable)}
@@ -157,7 +157,7 @@ class _Holdings:
     Attributes:
         names: The agents, in the team's order.
         held: Id of the response each agent holds, by round (0 first) and position in the team.
-        right: For every cluster whether it is the reference answer; None where unknown.
+        right: For every cluster, whether it is the reference answer. None: unknown.
         moves: First letters of the team's actions, by round (1 first).
     """
 
@@ -171,7 +171,7 @@ class _Holdings:
         """Follow the turns.
 
         Raises:
-            LookupError, ValueError: They name agents, responses or clusters that are not there.
+            LookupError, ValueError: They name agents, responses or clusters that do not exist.
         """
         names = [str(agent["name"]) for agent in episode.agents]
         if not names:
@@ -194,12 +194,12 @@ class _Holdings:
 
 
 def _grade_clusters(episode: Episode) -> list[bool] | None:
-    """Tell for every cluster whether it is the reference answer; None where that is unknown.
+    """Tell for every cluster whether it is the reference answer, or return None if unknown.
 
-    Clusters of mathematics and of choices are made by comparing with their representative, so
-    that one is compared with the reference. Any other comparison, such as a judge's, is not to
-    be had here: a cluster is right where one of its answers reads like the reference. The
-    reference of a program is its tests, which are not run here: that is as good as none.
+    A cluster of mathematics or of choices was built by comparing answers with its representative,
+    so the representative is compared with the reference. Other comparisons, such as a judge's, are
+    not available here. Such a cluster is right if one of its answers reads like the reference. The
+    reference of a program is its tests. They are not run here, so the result is unknown.
     """
     schema = str(episode.options.get("answer"))
     if episode.reference is None or schema == "code":
@@ -230,9 +230,9 @@ def _equivalent(schema: str, answer: str, reference: str) -> bool:
 def _row(episode: Episode, holdings: _Holdings) -> dict[str, Any]:
     """Return what the list and the totals need of an episode.
 
-    Clusters are single characters (`_sign`): `held` has one per agent, round after round with
-    "/" in between, `votes` the group's one per round; `moves` has the first letters of the
-    actions. `marks` is 2 * round(1000 * confidence) + right, for every response but alternatives.
+    A cluster is a single character (`_sign`). `held` has one per agent, with "/" between rounds.
+    `votes` has the group's cluster per round. `moves` has the first letters of the actions.
+    `marks` has 2 * round(1000 * confidence) + right for every response but alternatives.
     """
     responses = episode.responses
     own = [r for r in responses.values() if not is_alternative(r)]
@@ -296,7 +296,7 @@ def _marks(responses: Iterable[Response], right: Sequence[bool] | None) -> list[
 
 
 def _record(episode: Episode, holdings: _Holdings) -> dict[str, Any]:
-    """Return what the page shows of an episode: all of it but the numbers that routers see."""
+    """Return what the page shows of an episode: everything but the observations."""
     record = episode.model_dump(exclude={"schema_version"})
     for turn in record["turns"]:
         del turn["observation"]
@@ -316,7 +316,7 @@ def _pack(data: bytes) -> bytes:
 
 
 def _template(index: bytes) -> tuple[bytes, bytes]:
-    """Return what stands before and after the blocks."""
+    """Return the page before and after the blocks."""
     folder = resources.files(__package__) / "assets"
     style = (folder / "page.css").read_text(encoding="utf-8")
     parts = [(folder / name).read_text(encoding="utf-8") for name in SCRIPTS]
@@ -329,7 +329,7 @@ def _template(index: bytes) -> tuple[bytes, bytes]:
     values = {"policy": policy, "style": style, "script": script, "index": index.decode()}
     page = (folder / "page.html").read_text(encoding="utf-8")
     head, _, tail = page.partition("{{blocks}}\n")
-    # One pass: what is put in is not looked at again.
+    # One pass: inserted text is not searched again.
     return re.sub(r"{{(\w+)}}", lambda match: values[match[1]], head).encode(), tail.encode()
 
 

@@ -26,6 +26,7 @@ from mpdf_langgraph.state import Consensus, Turn
 from mpdf_langgraph.traces.records import SCHEMA_VERSION, Episode
 from mpdf_langgraph.traces.view.__main__ import main
 from mpdf_langgraph.traces.view.page import SCRIPTS, write_page
+from mpdf_langgraph.traces.writer import TraceWriter
 from tests.support.paths import ROOT
 from tests.support.records import critique, failure, response, usage
 from training.studies.synthetic import synthetic_episodes
@@ -408,6 +409,12 @@ def test_duplicates_are_counted_apart(tmp_path: Path, capsys: pytest.CaptureFixt
     assert report.size == out.stat().st_size
     assert main([str(folder), "--out", str(out)]) == 0
     assert "2 duplicates left out" in capsys.readouterr().err
+
+
+def test_episodes_in_sub_folders_are_shown(tmp_path: Path) -> None:
+    for folder in ("vote", "debate/again"):
+        TraceWriter(tmp_path / folder).write(episode(folder.replace("/", "-")))
+    assert write_page(tmp_path, tmp_path / "page.html").episodes == 2
 
 
 def test_many_broken_records_do_not_flood_the_terminal(
