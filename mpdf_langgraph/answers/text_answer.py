@@ -14,6 +14,7 @@ from mpdf_langgraph.answers.math_notation import (
     last_match,
 )
 from mpdf_langgraph.answers.schema import refuse_async
+from mpdf_langgraph.answers.thoughts import split_thought
 from mpdf_langgraph.answers.verdict_memory import VerdictMemory
 from mpdf_langgraph.errors import ConfigurationError, describe_error
 from mpdf_langgraph.prompts import SAME_MEANING
@@ -93,7 +94,8 @@ class TextAnswer:
         reply = self._equivalence.invoke(
             SAME_MEANING.format(a=a, b=b), {"tags": ["nostream"]}, temperature=0
         )
-        word = re.match(r"\W*(yes|no)\b", str(reply.text), re.IGNORECASE)
+        _, verdict = split_thought(str(reply.text))
+        word = re.match(r"\W*(yes|no)\b", verdict, re.IGNORECASE)
         if word is None:
             self._count_undecided()
             return False

@@ -758,6 +758,21 @@ def test_a_hostile_answer_is_text(opened: Open) -> None:
     page.complaints.clear()  # of that refusal
 
 
+def test_a_thought_is_there_to_unfold(opened: Open) -> None:
+    shown = episode(attachments=["image"])
+    shown.responses["ann@0"]["thought"] = "Six? No."
+    shown.responses["bob@0"]["refused"] = True
+    page = opened(shown)
+    page.tab.click("#cell-0-0")
+    folded = page.tab.locator("details", has_text="Six? No.")
+    assert folded.count() == 1
+    assert not folded.evaluate("e => e.open")
+    assert "What is 6 * 7?\n[image]" in page.tab.evaluate("document.body.textContent")
+    page.tab.click("#cell-1-0")
+    assert "refused to answer" in page.text("#episode")
+    assert page.tab.locator("details", has_text="Six? No.").count() == 0
+
+
 def test_it_reports_what_was_left_out(opened: Open) -> None:
     page = opened(b"{torn", episode(), episode(), BROKEN["unknown response"])
     assert page.text("#unreadable") == "⚠ 2 records left out"
