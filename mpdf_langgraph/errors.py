@@ -27,15 +27,15 @@ class ModelOutputError(MPDFError, ValueError):
 
 
 class OutOfTokensError(ModelOutputError):
-    """A response was cut at its length limit before its answer began. A new try would be, too."""
+    """A response reached its length limit before its answer began. A new try would too."""
 
 
 class DeliberationError(MPDFError, RuntimeError):
-    """A deliberation could not produce anything, e.g. every proposal failed."""
+    """A deliberation gave no result, for example as every proposal failed."""
 
 
 class RouterError(MPDFError, ValueError):
-    """A learned router cannot be loaded, or cannot decide on what it was given."""
+    """A learned router cannot be loaded, or cannot decide on its input."""
 
 
 class SandboxError(MPDFError, RuntimeError):

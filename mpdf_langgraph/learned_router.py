@@ -19,6 +19,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from mpdf_langgraph.calibration import Calibration
 from mpdf_langgraph.errors import ConfigurationError, RouterError, describe_error
 from mpdf_langgraph.observation import FEATURE_VERSION, FEATURES
+from mpdf_langgraph.options import check_number
 from mpdf_langgraph.router import behaviour
 from mpdf_langgraph.state import ACTIONS, Observation
 
@@ -142,15 +143,8 @@ def load_router(
     Warns:
         UserWarning: The router has not been shown to beat the baselines.
     """
-    given = (temperature, floor)
-    if not all(one is None or isinstance(one, int | float) for one in given):
-        raise ConfigurationError(f"temperature and floor must be numbers, got {given!r}")
-    if temperature is not None and not 0.0 < temperature < math.inf:
-        raise ConfigurationError(f"temperature must be a number above 0, got {temperature!r}")
-    if floor is not None and not 0.0 <= floor <= 1 / 3:
-        raise ConfigurationError(
-            f"floor is the least probability of each of three actions: use 0 to 1/3, got {floor!r}"
-        )
+    check_number("temperature", temperature, 0, above=True, optional=True)
+    check_number("floor", floor, 0, 1 / 3, optional=True)
     folder = Path(folder)
     manifest = _read_manifest(folder)
     session = _open(_read_model(folder, manifest), folder / MODEL)

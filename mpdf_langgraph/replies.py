@@ -24,9 +24,9 @@ class Reply:
     """A model's reply, checked: what it said and what the endpoint said about it.
 
     Attributes:
-        text: Its answer without the thought before it; of a refusal the words of the refusal.
-        token_logprobs: Natural logarithms, one per token of the answer; [] where unknown.
-        thought: What the model thought before it answered, where that can be seen.
+        text: Its answer without the thought before it, or the words of its refusal.
+        token_logprobs: Natural logarithms, one per token of the answer. Empty if unknown.
+        thought: The model's thought before the answer, if it can be seen.
         refused: The model refused to answer.
     """
 
@@ -105,14 +105,14 @@ def _separate_thought(message: BaseMessage) -> str | None:
 
 
 def _refusal(message: BaseMessage, text: str, finish_reason: Any) -> str | None:
-    """Return the words of a refusal; None where the reply is none."""
+    """Return the words of a refusal, None if the reply is not a refusal."""
     blocks = message.content if isinstance(message.content, list) else []
     said = [message.additional_kwargs.get("refusal")]
     said += [b.get("refusal") for b in blocks if isinstance(b, dict) and b.get("type") == "refusal"]
     for words in said:
         if isinstance(words, str) and words.strip():
             return writable(words.strip())
-    # Anthropic's word for it, and what OpenAI's filter leaves where it leaves nothing.
+    # Anthropic's word for a refusal, and OpenAI's word for a reply that its filter emptied.
     if finish_reason == "refusal" or (finish_reason == "content_filter" and not text):
         return text or NO_WORDS
     return None

@@ -12,6 +12,7 @@ import httpx2
 from pydantic import SecretStr
 
 from mpdf_langgraph.errors import ConfigurationError, EndpointError
+from mpdf_langgraph.options import check_number
 
 if TYPE_CHECKING:
     from langchain_openai import ChatOpenAI
@@ -97,11 +98,10 @@ def vllm_chat_model(
     from mpdf_langgraph.models.reasoning import ReasoningChatOpenAI
 
     url, key = _base_url(base_url), _api_key(api_key)
-    _check_number("timeout", timeout, above=0)
-    _check_number("temperature", temperature, at_least=0)
-    _check_number("max_retries", max_retries, at_least=0)
-    if max_tokens is not None:
-        _check_number("max_tokens", max_tokens, at_least=1)
+    check_number("timeout", timeout, 0, above=True)
+    check_number("temperature", temperature, 0)
+    check_number("max_retries", max_retries, 0, whole=True)
+    check_number("max_tokens", max_tokens, 1, whole=True, optional=True)
     if model is None:
         with _Probe(url, key, min(timeout, _DISCOVERY_SECONDS)) as probe:
             model = _only_model(url, probe.models())
@@ -169,7 +169,7 @@ def check_endpoint(
         ```
     """
     url, key = _base_url(base_url), _api_key(api_key)
-    _check_number("timeout", timeout, above=0)
+    check_number("timeout", timeout, 0, above=True)
     served: dict[str, int | None] = {}
     try:
         with _Probe(url, key, timeout) as probe:
@@ -378,15 +378,6 @@ def _api_key(api_key: str | SecretStr | None) -> str:
     if " " in key:
         raise ConfigurationError("api_key must not contain spaces")
     return key
-
-
-def _check_number(
-    name: str, value: float, *, above: float = -math.inf, at_least: float = -math.inf
-) -> None:
-    number = isinstance(value, int | float) and not isinstance(value, bool)
-    if not number or not math.isfinite(value) or value <= above or value < at_least:
-        bound = f"above {above:g}" if above > -math.inf else f"of at least {at_least:g}"
-        raise ConfigurationError(f"{name} must be a finite number {bound}, not {value!r}")
 
 
 def _names(served: dict[str, int | None]) -> str:

@@ -1,6 +1,6 @@
 """The `critic` node: it criticises what an agent's task drew.
 
-A generator of calls, so that the graph can run it synchronously and asynchronously.
+It is a generator of calls, so the graph can run it synchronously and asynchronously.
 """
 
 from typing import Any

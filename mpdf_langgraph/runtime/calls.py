@@ -1,8 +1,8 @@
 """Calls to models: described once, carried out synchronously or asynchronously.
 
-What a node does is written once, as a generator that yields lists of `Call`s and receives
-the list of their `CallResult`s; `run` and `arun` drive it. Retries, deadlines and the catching
-of errors live here and nowhere else.
+What a node does is written once, as a generator. It yields lists of `Call`s and receives the lists
+of their `CallResult`s. `run` and `arun` drive it. Retries, deadlines and the catching of errors
+are here and nowhere else.
 """
 
 import asyncio
@@ -41,17 +41,17 @@ class Call:
 
     Attributes:
         runnable: What to invoke.
-        payload: With what.
-        parse: Turns the raw result into a value; where it raises, the call has failed.
+        payload: Its input.
+        parse: Turns the raw result into a value. If it raises, the call has failed.
         config: Run name, tags and metadata for tracing.
-        retries: How often to try again after a failure that may pass.
-        bound: The most tokens that one try may take, charged where none are reported.
-        is_model: The runnable is an LLM, so that a try counts as a call even where no chat
-            model reports to the callbacks (a remote graph). False: only reported calls count.
-        deadline: Epoch seconds after which the call is pointless. Asynchronous calls are
-            cancelled then; synchronous ones are no longer started.
-        calls: LLM calls that all tries may make; a chain that makes several a try is not tried
-            again where they would be exceeded. None: any number.
+        retries: Further tries after a transient failure.
+        bound: The most tokens that one try may take. It is charged if no usage is reported.
+        is_model: The runnable is an LLM. A try then counts as a call, even if no chat model
+            reports to the callbacks (a remote graph). False: only reported calls count.
+        deadline: Epoch seconds after which the call is useless. Asynchronous calls are then
+            cancelled, and synchronous ones are not started any more.
+        calls: LLM calls that all tries together may make. A chain that makes several per try is
+            not tried again if it would exceed them. None: any number.
     """
 
     runnable: Runnable[Any, Any]
@@ -67,12 +67,12 @@ class Call:
 
 @dataclass(frozen=True)
 class CallResult:
-    """What came of a call: a `value`, or the `cause` of its failure.
+    """The result of a call: a `value`, or the `cause` of its failure.
 
     Attributes:
-        attempts: Tries made; 0 where the deadline had already passed.
+        attempts: Number of tries. 0: the deadline had already passed.
         seconds: Wall-clock time, pauses between tries included.
-        usage: Everything spent on it, failed tries and calls nested inside included.
+        usage: Everything spent on it, failed tries and nested calls included.
     """
 
     value: Any
@@ -83,7 +83,7 @@ class CallResult:
 
     @property
     def error(self) -> str | None:
-        """The cause in one line without secrets; None where the call succeeded."""
+        """The cause in one line without secrets. None if the call succeeded."""
         return None if self.cause is None else describe_error(self.cause)
 
 
@@ -92,7 +92,7 @@ Steps = Generator[list[Call], list[CallResult], T]
 
 
 def is_transient(error: Exception) -> bool:
-    """Tell whether trying again could help: not where the request or the endpoint is wrong."""
+    """Tell whether a new try could help. It cannot if the request or the endpoint is wrong."""
     status = getattr(error, "status_code", None)
     if status is None:  # httpx keeps it in the response
         status = getattr(getattr(error, "response", None), "status_code", None)
@@ -105,10 +105,10 @@ def is_transient(error: Exception) -> bool:
 
 
 def _handover_error(command: ParentCommand) -> ConfigurationError:
-    """Return the error of an agent that hands over: the deliberation has nobody to go on with."""
+    """Return the error of an agent that hands over to another one instead of answering."""
     goto = getattr(command.args[0] if command.args else None, "goto", None)
     return ConfigurationError(
-        f"it handed over to {goto!r} (Command.PARENT) instead of answering; leave out its "
+        f"it handed over to {goto!r} (Command.PARENT) instead of answering. Leave out its "
         "handoff tools"
     )
 
@@ -116,7 +116,7 @@ def _handover_error(command: ParentCommand) -> ConfigurationError:
 def threaded_runnable(function: Callable[[Any], Any]) -> Runnable[Any, Any]:
     """Return a Runnable that, if it is awaited, runs a plain function in a thread of its own.
 
-    asyncio's threads are few, and models without an asynchronous side may hold them all.
+    asyncio has few threads, and models without an asynchronous side may hold them all.
     """
 
     async def run_in_own_thread(value: Any) -> Any:
@@ -224,7 +224,7 @@ class _Attempts:
         return remaining is None or remaining > 0
 
     def note_failure(self, error: Exception) -> float | None:
-        """Record a failure; return the pause before the next try, None for no more."""
+        """Record a failure. Return the pause before the next try, or None for no more."""
         self.cause = error
         if self.made > self.call.retries or not is_transient(error):
             return None
@@ -251,7 +251,7 @@ def _perform(call: Call, config: RunnableConfig) -> CallResult:
             return attempts.result(value, ok=True)
         except ParentCommand as command:
             pause = attempts.note_failure(_handover_error(command))
-        except GraphBubbleUp:  # interrupts and drains of a surrounding graph are no failures
+        except GraphBubbleUp:  # an interrupt of a surrounding graph is not a failure
             raise
         except Exception as error:
             pause = attempts.note_failure(error)
@@ -291,7 +291,7 @@ async def _aperform(call: Call, config: RunnableConfig) -> CallResult:
 
 
 def run(steps: Steps[T], config: RunnableConfig) -> T:
-    """Drive `steps` synchronously; the calls of one list run side by side in threads."""
+    """Drive `steps` synchronously. The calls of one list run side by side in threads."""
     try:
         calls = next(steps)
         while True:
@@ -306,14 +306,14 @@ def run(steps: Steps[T], config: RunnableConfig) -> T:
 
 
 async def arun(steps: Steps[T], config: RunnableConfig) -> T:
-    """Drive `steps` asynchronously; the calls of one list run concurrently."""
+    """Drive `steps` asynchronously. The calls of one list run concurrently."""
     try:
         calls = next(steps)
         while True:
             tasks = [asyncio.create_task(_aperform(call, config)) for call in calls]
             try:
                 outcomes = await asyncio.gather(*tasks)
-            finally:  # an interrupt of one, or a cancellation of all, must leave none running
+            finally:  # after an interrupt or a cancellation, none may go on
                 for task in tasks:
                     task.cancel()
             calls = steps.send(list(outcomes))

@@ -13,7 +13,7 @@ from mpdf_langgraph.errors import TraceError
 from mpdf_langgraph.history import kinds_of
 from mpdf_langgraph.state import Consensus, DeliberationState, Failure, Intervention, Response, Turn
 
-#: Version 2 added `interventions`; records without it are read as if nobody had intervened.
+#: Version 2 added `interventions`. Records without it are read as if nobody had intervened.
 #: Version 3 added `attachments`, and `thought` and `refused` to responses that have them.
 SCHEMA_VERSION = 3
 
@@ -25,7 +25,7 @@ class Episode(BaseModel):
 
     Attributes:
         schema_version: Version of this form.
-        id: Drawn when the question arrived; a resumed run keeps it.
+        id: Drawn when the question arrived. A resumed run keeps it.
         started: Epoch seconds at which the question arrived.
         graph: Name of the graph.
         question: The question.
@@ -93,7 +93,7 @@ class Episode(BaseModel):
         header, outcome = state.get("header"), state.get("deliberation")
         if not header or not outcome:
             raise TraceError(
-                "the state holds no finished deliberation; give all of the graph's channels "
+                "the state holds no finished deliberation. Give all of the graph's channels "
                 "(graph.get_state(config).values), after the run has ended"
             )
         history: Sequence[BaseMessage] = header["history"]
@@ -135,7 +135,9 @@ class Episode(BaseModel):
         version = record.get("schema_version") if isinstance(record, dict) else None
         if version not in READABLE_VERSIONS:
             last = READABLE_VERSIONS[-1]
-            raise TraceError(f"schema version {version!r}; this release reads versions 1 to {last}")
+            raise TraceError(
+                f"schema version {version!r}, but this release reads versions 1 to {last}"
+            )
         try:
             return cls.model_validate(record)
         except ValidationError as error:

@@ -20,6 +20,7 @@ OURS = ("training", "examples")
 #: The longest name that fits a module counts.
 LAYERS = [
     "errors state",
+    "options",
     "prompts calibration response_profile models rounds runtime fork",
     "consensus",
     "answers observation",

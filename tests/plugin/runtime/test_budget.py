@@ -130,7 +130,7 @@ def test_remaining() -> None:
 @pytest.mark.parametrize("name", ["max_calls", "max_tokens", "timeout"])
 def test_wrong_limits(name: str) -> None:
     for wrong in (0, -1, math.nan, math.inf, "100"):
-        with pytest.raises(ConfigurationError, match=f"{name} must be a positive number or None"):
+        with pytest.raises(ConfigurationError, match=f"{name} must be a number above 0 or None"):
             Budget(**{name: wrong})
     assert getattr(Budget(**{name: 1}), name) == 1
     assert Budget() == Budget(None, None, None)
