@@ -4,6 +4,7 @@ The order matters. The limits are set first, so they hold for bubblewrap's own p
 root, another user is taken next. The filter of system calls comes last, when all is mounted.
 """
 
+import contextlib
 import json
 import os
 import platform
@@ -66,8 +67,8 @@ def start_bubblewrap(
 
     Returns:
         The process of bubblewrap outside, and a pidfd of the first process inside: where that
-        one dies, the kernel kills all others inside before its end is told. None where it is
-        gone already.
+        one dies, the kernel kills all others inside before its end is told. None where it
+        cannot be had: nothing must then run inside.
 
     Raises:
         SandboxError: A program that it takes is not installed.
@@ -108,14 +109,12 @@ def _first_inside(outside: int, told: int) -> int | None:
     try:
         number = json.loads(text)["child-pid"]
         first = os.pidfd_open(number)
-    except (ValueError, ProcessLookupError):
-        return None  # it did not start, and says why on its standard error
-    try:
+    except (ValueError, OSError):
+        return None  # where nothing was started, standard error says why
+    with contextlib.suppress(OSError):
         # Field 4 is the parent. The number of a process that is gone may be another's by now.
         if Path(f"/proc/{number}/stat").read_text().rpartition(")")[2].split()[1] == str(outside):
             return first
-    except (FileNotFoundError, ProcessLookupError):
-        pass
     os.close(first)
     return None
 

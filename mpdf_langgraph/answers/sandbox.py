@@ -98,9 +98,17 @@ class Sandbox:
         Raises:
             SandboxError: The sandbox does not work here; the message says what it said.
         """
-        process = SandboxedProcess(*self._start())
+        try:
+            process = SandboxedProcess(*self._start())
+        except OSError as error:
+            raise SandboxError(f"The sandbox cannot be started: {error}") from error
         try:
             process.greet()
+            if self.command is None and not process.can_be_killed:
+                raise SandboxError(
+                    "The sandbox does not work here: its first process cannot be watched, which "
+                    "takes Linux 5.3 and a /proc that shows it"
+                )
             yield process
         finally:
             process.kill()
@@ -134,6 +142,11 @@ class SandboxedProcess:
         self._input, self._output = process.stdin.fileno(), process.stdout.fileno()
         os.set_blocking(self._input, False)
         self._buffer = b""
+
+    @property
+    def can_be_killed(self) -> bool:
+        """Whether all in the sandbox can be killed at once, and seen to be gone."""
+        return self._first is not None
 
     def greet(self) -> None:
         """Wait for the first sign of life, before any foreign code runs.

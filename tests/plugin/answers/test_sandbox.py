@@ -469,6 +469,25 @@ def test_a_program_that_does_not_end_is_told(box: Sandbox, monkeypatch: pytest.M
         pass
 
 
+def test_what_cannot_be_watched_does_not_run(box: Sandbox, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*args: Any) -> int:
+        raise OSError(38, "Function not implemented")
+
+    before = children()
+    monkeypatch.setattr(os, "pidfd_open", refuse)
+    with pytest.raises(SandboxError, match="cannot be watched"), box.start():
+        pass
+    monkeypatch.setattr(module, "start_bubblewrap", refuse)
+    with pytest.raises(SandboxError, match=r"cannot be started: .*not implemented"), box.start():
+        pass
+    for _ in range(500):  # it ends when the one outside does, and was not waited for
+        if not children() - before:
+            break
+        time.sleep(0.02)
+    else:
+        pytest.fail("a process outlived its sandbox")
+
+
 def test_many_open_files_do_no_harm(box: Sandbox) -> None:
     """Above descriptor 1023 `select` gives up; a process with many connections is there soon."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
