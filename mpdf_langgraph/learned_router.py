@@ -252,7 +252,7 @@ def _open(model: bytes, path: Path) -> Any:
     outputs = [one.name for one in session.get_outputs()]
     if inputs != _INPUTS or outputs != [_OUTPUT]:
         raise RouterError(
-            f"{path} has inputs {inputs} and outputs {outputs}; expected {_INPUTS} (None: any "
+            f"{path} has inputs {inputs} and outputs {outputs}, expected {_INPUTS} (None: any "
             f"size) and [{_OUTPUT!r}]"
         )
     features, allowed = [0.5] * len(FEATURES), [True] * len(ACTIONS)

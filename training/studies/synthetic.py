@@ -12,6 +12,7 @@ from typing import Any
 from mpdf_langgraph.consensus import concession, count_votes, make_rule
 from mpdf_langgraph.errors import ConfigurationError
 from mpdf_langgraph.observation import FEATURE_VERSION, Situation, observe
+from mpdf_langgraph.rounds import after_move
 from mpdf_langgraph.router import behaviour, competences, draw
 from mpdf_langgraph.state import (
     Consensus,
@@ -137,12 +138,13 @@ class _Deliberation:
             extra = [f"{name}@{round_}+{k}" for k in range(1, alternatives + 1)]
             for response_id in extra:
                 self._respond(response_id, name, round_, chance)
-            if action == "REFINE":
-                new = self._respond(f"{name}@{round_}", name, round_, chance)
-                keeps = new["cluster"] is None and own is not None and own["cluster"] is not None
-                after[name] = own if keeps else new
-            elif action == "CONCEDE" and target is not None:
-                after[name] = self.responses[target]
+            refined = action == "REFINE"
+            after[name] = after_move(
+                action,
+                own,
+                drawn=self._respond(f"{name}@{round_}", name, round_, chance) if refined else None,
+                target=self.responses[target] if target else None,
+            )
             now = after[name]
             turns.append(
                 Turn(
