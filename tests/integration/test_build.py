@@ -44,15 +44,6 @@ print(json.dumps({
 }))
 """
 
-HOW_QUICK = """
-import time, langgraph.graph
-
-start = time.process_time()
-import mpdf_langgraph
-
-print(time.process_time() - start)
-"""
-
 
 def run(*command: Any, cwd: Path) -> subprocess.CompletedProcess[str]:
     kept = {k: v for k, v in os.environ.items() if not k.startswith(("PYTHON", "PIP_"))}
@@ -123,8 +114,6 @@ def test_the_wheel_works_in_a_fresh_environment_without_torch(built: Path, tmp_p
     assert told["version"] == PROJECT["version"]
     assert told["typed"]
     assert told["answer"] == "42"
-    # In seconds of processor time, beyond what an app with LangGraph imports anyway.
-    assert min(float(run(python, "-I", "-c", HOW_QUICK, cwd=tmp_path).stdout) for _ in "abc") < 0.15
     view = (python, "-I", "-m", "mpdf_langgraph.traces.view.page", "traces", "--out", "page.html")
     assert "1 episodes" in run(*view, cwd=tmp_path).stderr
     assert (tmp_path / "page.html").read_text().startswith("<!doctype html>")
@@ -135,7 +124,7 @@ def test_the_oldest_versions_that_are_tested_are_the_lower_bounds() -> None:
     bounds = dict(re.fullmatch(r"([\w-]+)>=([\d.]+)(?:,<.*)?", one).groups() for one in needed)  # type: ignore[union-attr]
     pinned = re.findall(r"(?m)^([\w-]+)==([\d.]+)$", (ROOT / "tests" / "oldest.txt").read_text())
     assert dict(pinned) == bounds
-    told = (ROOT / "README.md").read_text()
+    told = (ROOT / "docs" / "reference.md").read_text()
     for name in ("langgraph", "langchain-core", "langchain-openai"):
         assert re.search(rf"`{name}` {re.escape(bounds[name])} to \d", told), name
 

@@ -2,8 +2,10 @@
 
 import asyncio
 import random
+import threading
 import time
 from collections.abc import Callable, Coroutine
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import httpx
@@ -259,13 +261,24 @@ async def test_no_pause_past_the_deadline(drive: Driver, monkeypatch: pytest.Mon
 
 
 async def test_calls_of_one_list_run_side_by_side(drive: Driver) -> None:
-    def several() -> Steps[list[Any]]:
-        outcomes = yield [Call(says(str(i), delay=0.5), "x", same) for i in range(8)]
-        return [outcome.value.text for outcome in outcomes]
+    """Every call waits until all have started."""
+    barrier = threading.Barrier(8)
 
-    began = time.monotonic()
-    assert await drive(several()) == [str(i) for i in range(8)]
-    assert time.monotonic() - began < 3  # one after the other: four seconds
+    async def wait_for_the_others(number: int) -> int:
+        await asyncio.to_thread(barrier.wait, 60)
+        return number
+
+    def wait_in_a_thread(number: int) -> int:
+        barrier.wait(60)
+        return number
+
+    def several() -> Steps[list[Any]]:
+        model = RunnableLambda(wait_in_a_thread, wait_for_the_others)
+        outcomes = yield [Call(model, i, same) for i in range(8)]
+        return [outcome.value for outcome in outcomes]
+
+    asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor(16))
+    assert await drive(several()) == list(range(8))
 
 
 async def test_together_keeps_results_with_their_owners(drive: Driver) -> None:
