@@ -34,10 +34,10 @@ lint: $(VENV)/.ready  ## ruff and mypy alone
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-# The plugin's own tests. They need no torch, no examples and no training code.
-PLUGIN_TESTS = mpdf_langgraph tests/plugin $$(grep -LE \
+# The plugin's own tests: those that need no torch, no examples and no training code.
+PLUGIN_TESTS = mpdf_langgraph $$(grep -rLE --include='test_*.py' \
 	'^ *(from|import) (training|examples|torch|transformers)|"examples/|-m", "build"' \
-	tests/integration/test_*.py)
+	tests/plugin tests/integration)
 
 # $(call install-plugin,FOLDER,OPTIONS OF PIP) fills a virtual environment for these tests.
 define install-plugin
@@ -97,7 +97,7 @@ tiny-lm: $(VENV)/.ready  ## train the small model from scratch, as the bundled o
 	$(BIN)/python examples/tiny_lm/train.py --out runs/tiny_lm
 
 bench-training: $(VENV)/.ready  ## how fast a router is fitted: made-up traces, up to a million turns
-	$(BIN)/python training/bench.py
+	$(BIN)/python training/studies/fit_speed.py
 
 reproduce: $(VENV)/.ready  ## every figure the README quotes, on the bundled model under vLLM (hours)
 	$(BIN)/python examples/reproduce.py

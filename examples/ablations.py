@@ -7,7 +7,8 @@
 From the traces and a router of the reproduction. Collects what needs traces of its own (teams of
 two to six, up to five rounds; a team of five, another temperature, the agents' own verdicts, an
 external judge, and with --other-model that model by itself and a mixed team), then runs
-`training/ablate.py`. Goes on where it was stopped; results lie in `runs/ablations/ablations.md`.
+`training/studies/ablations.py`. Goes on where it was stopped. The results lie in
+`runs/ablations/ablations.md`.
 """
 
 import json
@@ -23,7 +24,6 @@ from typing import Annotated, Any
 import tyro
 
 ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT))
 
 from examples.reproduce import servers, step
 from examples.serve_vllm import MODEL_DIR
@@ -133,7 +133,7 @@ def plan(options: Options, url: str, other_url: str | None = None) -> list[list[
              "--critic", "logprob", "--out", out / "runs" / str(n)]
         )  # fmt: skip
     commands.append(
-        ["training/ablate.py", "--traces", made / "traces", "--out", out,
+        ["training/studies/ablations.py", "--traces", made / "traces", "--out", out,
          "--transfer", *(f"{name}={out / 'traces' / name}" for name in others),
          "--runs", *(f"{n} agents={out / 'runs' / str(n)}" for n in TEAMS),
          "--seeds", options.seeds, "--jobs", options.jobs]

@@ -14,7 +14,6 @@ calls (vLLM: `--enable-auto-tool-choice --tool-call-parser ...`).
 import math
 import re
 import sqlite3
-import sys
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -30,7 +29,6 @@ from langchain_core.tools import tool
 from rich.console import Console
 
 ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT))
 
 from examples import quickstart
 from mpdf_langgraph import Agent, Episode, MathAnswer, Prompts, create_deliberation

@@ -11,7 +11,6 @@ training: it may read it and slip all the same.
 """
 
 import dataclasses
-import sys
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -21,7 +20,6 @@ from langgraph.checkpoint.memory import InMemorySaver
 from langgraph.types import Command
 
 ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT))
 
 from examples.tiny_lm.chat_model import make
 from examples.tiny_lm.prompts import PROMPTS, PROPOSE_TEMPERATURE

@@ -23,8 +23,6 @@ from rich.console import Console
 from rich.table import Table
 from tqdm import tqdm
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-
 from mpdf_langgraph import (
     Agent,
     MathAnswer,
@@ -34,8 +32,8 @@ from mpdf_langgraph import (
     create_deliberation,
 )
 from mpdf_langgraph.observation import feature
-from training.importing import gsm8k_solutions
-from training.questions import TableError, read_table
+from training.collect.importing import gsm8k_solutions
+from training.collect.questions import TableError, read_table
 
 MATH = MathAnswer()
 

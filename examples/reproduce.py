@@ -25,7 +25,6 @@ from typing import Literal
 import tyro
 
 ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT))
 
 from examples.serve_vllm import MODEL_DIR, ensure_venv, server_command, serving
 from examples.tiny_lm.prompts import PROPOSE_TEMPERATURE

@@ -20,7 +20,6 @@ from rich.console import Console
 from rich.table import Table
 
 ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT))
 
 from examples.tiny_lm.chat_model import make
 from examples.tiny_lm.prompts import PROMPTS

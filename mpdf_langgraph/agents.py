@@ -10,14 +10,15 @@ from langchain_core.messages import AIMessage, BaseMessage, HumanMessage, System
 from langchain_core.runnables import Runnable, RunnableBinding, RunnableConfig
 from langgraph.pregel.protocol import PregelProtocol
 
-from mpdf_langgraph.answers import AnswerSchema
-from mpdf_langgraph.budget import text_bound
-from mpdf_langgraph.calls import Call, Outcome
-from mpdf_langgraph.errors import ConfigurationError, ModelOutputError
-from mpdf_langgraph.profile import logprob_summary, reasoning_profile, token_logprobs
+from mpdf_langgraph.answers.schema import AnswerSchema
+from mpdf_langgraph.errors import ConfigurationError
+from mpdf_langgraph.history import readable_history, with_question
+from mpdf_langgraph.models.remote import is_remote, remote_runnable
+from mpdf_langgraph.options import check_number
 from mpdf_langgraph.prompts import Prompts
-from mpdf_langgraph.remote import called_remotely, is_remote
-from mpdf_langgraph.state import Response
+from mpdf_langgraph.replies import read_reply
+from mpdf_langgraph.runtime.budget import text_bound
+from mpdf_langgraph.runtime.calls import Call
 
 #: Refinements are sampled no hotter than this: most of the damage that refining does to right
 #: answers is sampling heat.
@@ -33,21 +34,21 @@ class Agent:
     """A named model with its own prompt, private context and sampling.
 
     Attributes:
-        name: Unique in the team; stands in traces, events and `contexts`.
-        runnable: A chat model; or a chain that takes a list of messages; or a graph with
-            `messages` in its state (its tools and all), compiled here or a `RemoteGraph`.
+        name: Unique in the team. It stands in traces, events and `contexts`.
+        runnable: A chat model, or a chain that takes a list of messages, or a graph with
+            `messages` in its state. A graph may use tools. It is compiled here or a `RemoteGraph`.
         system_prompt: Role or instructions, before the private context.
-        context: A callable of the question (a retriever, say) whose result only this agent
-            sees. Called once a question. Context given with the question comes first.
+        context: A callable of the question, such as a retriever. Only this agent sees its
+            result. It is called once per question, unless the input's `contexts` has the agent.
         prompts: The agent's own wording.
         sampling: Keyword arguments bound to a chat model for proposing, e.g.
-            ``{"temperature": 1.0, "max_tokens": 512}``. Nothing: as the model was made.
+            ``{"temperature": 1.0, "max_tokens": 512}``. Empty: as the model was made.
         refine_sampling: The same for refining. None: as `sampling`, at a temperature of at
             most 0.6. ``{}``: as the model was made, for models that refuse a temperature.
         competence: Prior probability that the agent is right, for the observation. None: what
             the router knows of an agent of that name, else 0.5.
-        retries: Further tries after a failure that may pass (connection, 429, 5xx, unusable
-            output). Give the client itself none (`max_retries=0`), or they multiply.
+        retries: Further tries after a transient failure (connection, 429, 5xx, unusable
+            output). Give the client itself none (`max_retries=0`), or the two multiply.
 
     Example:
         >>> from langchain_core.language_models import FakeListChatModel
@@ -73,48 +74,44 @@ class Agent:
         if not isinstance(self.runnable, Runnable):
             raise ConfigurationError(
                 f"agent {self.name!r}: expected a LangChain Runnable (chat model, chain or "
-                f"compiled graph), got {type(self.runnable).__name__}; wrap a plain function in "
+                f"compiled graph), got {type(self.runnable).__name__}. Wrap a plain function in "
                 "RunnableLambda, and compile a graph builder first"
             )
         if self.chat_model is None and (self.sampling or self.refine_sampling):
             raise ConfigurationError(
-                f"agent {self.name!r}: sampling can only be set for a chat model; set it inside "
+                f"agent {self.name!r}: sampling can only be set for a chat model. Set it inside "
                 f"the {type(self.runnable).__name__}"
             )
-        if self.competence is not None and not 0.0 <= self.competence <= 1.0:
-            raise ConfigurationError(
-                f"agent {self.name!r}: competence must be in [0, 1], got {self.competence}"
-            )
+        check_number(f"agent {self.name!r}: competence", self.competence, 0, 1, optional=True)
+        check_number(f"agent {self.name!r}: retries", self.retries, 0, whole=True)
         if self.context is not None and not isinstance(self.context, Runnable | Callable):
             raise ConfigurationError(
                 f"agent {self.name!r}: context is a callable of the question, such as a "
-                "retriever; give fixed text as system_prompt, or per question as "
+                "retriever. Give fixed text as system_prompt, or per question as "
                 "`contexts` in the graph's input"
             )
         if any(dict(s or {}).get("n", 1) != 1 for s in (self.sampling, self.refine_sampling)):
             raise ConfigurationError(
-                f"agent {self.name!r}: leave out n; more samples are more agents or alternatives"
+                f"agent {self.name!r}: leave out n. More agents or alternatives give more samples"
             )
-        if self.retries < 0:
-            raise ConfigurationError(f"agent {self.name!r}: retries must be 0 or more")
         if getattr(self.runnable, "checkpointer", None) is True:
             raise ConfigurationError(
                 f"agent {self.name!r}: compile it without checkpointer=True, or agents would "
-                "remember one another's private messages; the outer graph's checkpointer serves "
+                "remember one another's private messages. The outer graph's checkpointer serves "
                 "its interrupts"
             )
 
     @property
     def chat_model(self) -> BaseChatModel | None:
-        """The chat model below any bindings; None for chains and graphs."""
+        """The chat model below any bindings. None for chains and graphs."""
         inner: Any = self.runnable
         while isinstance(inner, RunnableBinding):
             inner = inner.bound
         return inner if isinstance(inner, BaseChatModel) else None
 
     @property
-    def _bound(self) -> dict[str, Any]:
-        """The keyword arguments that bindings give to the chat model already."""
+    def _bound_arguments(self) -> dict[str, Any]:
+        """The keyword arguments that the given bindings pass to the chat model."""
         inner: Any = self.runnable
         bound: dict[str, Any] = {}
         while isinstance(inner, RunnableBinding):
@@ -131,13 +128,13 @@ class Agent:
         model = self.chat_model
         if model is None or not hasattr(model, "temperature"):
             return dict(self.sampling)
-        own = {**self._bound, **self.sampling}.get("temperature", model.temperature)
+        own = {**self._bound_arguments, **self.sampling}.get("temperature", model.temperature)
         cooled = REFINE_TEMPERATURE if own is None else min(own, REFINE_TEMPERATURE)
         return {**self.sampling, "temperature": cooled}
 
     def largest_output(self, *, refine: bool) -> int | None:
-        """Return the most tokens that one call may generate, None where nothing says so."""
-        sampling = {**self._bound, **self.sampling_for(refine=refine)}
+        """Return the most tokens that one call may generate, None if nothing says so."""
+        sampling = {**self._bound_arguments, **self.sampling_for(refine=refine)}
         for key in ("max_completion_tokens", "max_tokens"):
             value = sampling.get(key, getattr(self.chat_model, key, None))
             if isinstance(value, int):
@@ -146,7 +143,7 @@ class Agent:
 
     def schema_bound(self) -> int:
         """Return an upper bound on what bound tools and formats add to every prompt."""
-        made = {**self._bound, **self.sampling}
+        made = {**self._bound_arguments, **self.sampling}
         parts = [made.get(key) for key in ("tools", "functions", "response_format")]
         return sum(text_bound(json.dumps(part, default=str)) for part in parts if part)
 
@@ -157,8 +154,8 @@ class Agent:
         kept = {
             key: {k: v for k, v in sampling.items() if k in _SAMPLING_IN_TRACES}
             for key, sampling in (
-                ("sampling", self._effective(refine=False)),
-                ("refine_sampling", self._effective(refine=True)),
+                ("sampling", self._effective_sampling(refine=False)),
+                ("refine_sampling", self._effective_sampling(refine=True)),
             )
         }
         return {
@@ -168,35 +165,36 @@ class Agent:
             **kept,
         }
 
-    def _effective(self, *, refine: bool) -> dict[str, Any]:
+    def _effective_sampling(self, *, refine: bool) -> dict[str, Any]:
         made = {
             key: value
             for key in _SAMPLING_IN_TRACES
             if isinstance(value := getattr(self.chat_model, key, None), int | float | str)
         }
-        return {**made, **self._bound, **self.sampling_for(refine=refine)}
+        return {**made, **self._bound_arguments, **self.sampling_for(refine=refine)}
 
     def conversation(
-        self, question: str, *, schema: AnswerSchema, history: Sequence[BaseMessage], notes: str
+        self,
+        question: str,
+        *,
+        schema: AnswerSchema,
+        history: Sequence[BaseMessage],
+        notes: str,
+        attachments: Sequence[dict[str, Any]] = (),
     ) -> list[BaseMessage]:
         """Return the messages that ask for a proposal.
 
         Args:
             question: The question.
             schema: Its instructions are filled into the prompt.
-            history: The conversation before the question.
-            notes: What only this agent knows about the question; may be empty.
+            history: The conversation before the question. It is reduced to what a model can read.
+            notes: What only this agent knows about the question. May be empty.
+            attachments: Content blocks of the question that are not text, such as images.
         """
         private = self.prompts.context.format(context=notes) if notes else ""
-        # One system message and first, or many a chat template refuses the conversation.
-        given = [str(m.text) for m in history if isinstance(m, SystemMessage)]
-        system = "\n\n".join(part for part in (self.system_prompt, *given, private) if part)
+        told = [SystemMessage(self.system_prompt), *history, SystemMessage(private)]
         asked = self.prompts.propose.format(question=question, instructions=schema.instructions)
-        return [
-            *([SystemMessage(system)] if system else []),
-            *(m for m in history if not isinstance(m, SystemMessage)),
-            HumanMessage(asked.strip()),
-        ]
+        return with_question(readable_history(told), asked.strip(), attachments)
 
     def refine_turn(
         self,
@@ -238,14 +236,14 @@ class Agent:
         config: RunnableConfig,
         calls: int | None = None,
     ) -> Call:
-        """Return the call that answers `messages`; its outcome's value is a `Said`."""
+        """Return the call that answers `messages`. The value of its result is a `Reply`."""
         runnable = self.runnable
         sampling = self.sampling_for(refine=refine)
         if sampling:
             runnable = runnable.bind(**sampling)
         is_graph = isinstance(self.runnable, PregelProtocol)
         if is_remote(self.runnable):
-            runnable = called_remotely(self.runnable)
+            runnable = remote_runnable(self.runnable)
         return Call(
             runnable,
             {"messages": messages} if is_graph else messages,
@@ -256,91 +254,3 @@ class Agent:
             deadline=deadline,
             calls=calls,
         )
-
-
-@dataclass(frozen=True)
-class Said:
-    """A model's reply, checked: its text and what the endpoint said about it."""
-
-    text: str
-    finish_reason: str | None
-    model: str | None
-    token_logprobs: list[float]
-
-
-def read_reply(value: Any) -> Said:
-    """Read what a Runnable returned.
-
-    Args:
-        value: A message, a string, or a graph's output with `messages`.
-
-    Raises:
-        ModelOutputError: It holds no text, its stream broke off, or a graph's last message is
-            the one it was asked with.
-    """
-    if isinstance(value, Mapping):
-        messages = value.get("messages")
-        if not isinstance(messages, Sequence) or not messages:
-            raise ModelOutputError(
-                f"expected a graph's output with 'messages', got the keys {sorted(value)}"
-            )
-        value = messages[-1]
-        unnamed = isinstance(value, HumanMessage) and not value.name
-        if unnamed or isinstance(value, SystemMessage):
-            raise ModelOutputError("the graph added no message to what it was asked")
-    if isinstance(value, str):
-        value = AIMessage(value)
-    if not isinstance(value, BaseMessage):
-        raise ModelOutputError(f"expected a message or a string, got {type(value).__name__}")
-    # Lone surrogates pass through JSON parsers and break every later write.
-    text = str(value.text).encode("utf-8", "replace").decode("utf-8").strip()
-    metadata = value.response_metadata
-    finish_reason = _finish_reason(metadata)
-    if metadata.get("model_provider") == "openai" and finish_reason is None:
-        raise ModelOutputError("the endpoint's stream ended before the response was finished")
-    if not text:
-        raise ModelOutputError(f"the response is empty (finish_reason {finish_reason!r})")
-    model = metadata.get("model_name")
-    return Said(
-        text=text,
-        finish_reason=finish_reason if isinstance(finish_reason, str) else None,
-        model=model if isinstance(model, str) else None,
-        token_logprobs=token_logprobs(metadata),
-    )
-
-
-def _finish_reason(metadata: Mapping[str, Any]) -> Any:
-    """Return why generation ended, in the words of OpenAI's chat completions."""
-    # The Responses API gives a status instead, Anthropic a stop_reason.
-    reason = metadata.get("finish_reason") or metadata.get("stop_reason") or metadata.get("status")
-    if reason == "incomplete":
-        reason = (metadata.get("incomplete_details") or {}).get("reason", "length")
-    words = {
-        "completed": "stop",
-        "max_output_tokens": "length",
-        "max_tokens": "length",
-        "MAX_TOKENS": "length",
-    }
-    return words.get(reason, reason) if isinstance(reason, str) else reason
-
-
-def response_from(
-    outcome: Outcome, *, response_id: str, agent: str, round_: int, schema: AnswerSchema
-) -> Response:
-    """Return the record of a successful call's reply, not yet clustered or critiqued."""
-    said: Said = outcome.value
-    return Response(
-        id=response_id,
-        agent=agent,
-        round=round_,
-        text=said.text,
-        answer=schema.parse(said.text),
-        cluster=None,
-        profile=reasoning_profile(said.text, said.finish_reason),
-        logprobs=logprob_summary(said.token_logprobs),
-        critique=None,
-        finish_reason=said.finish_reason,
-        model=said.model,
-        usage=outcome.usage,
-        seconds=outcome.seconds,
-    )

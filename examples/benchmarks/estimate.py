@@ -22,9 +22,9 @@ from pydantic import PrivateAttr
 from examples.benchmarks.loaders import Benchmark
 from examples.benchmarks.team import Team
 from mpdf_langgraph import TextAnswer
-from training.methods import Method, Play, Setting
-from training.questions import Question
-from training.source import Source
+from training.collect.questions import Question
+from training.collect.team import Source
+from training.evaluate.methods import Method, Play, Setting
 
 BYTES_PER_TOKEN = 4
 LOOKED_AT = 8
@@ -145,7 +145,7 @@ def estimate(
         benchmark: Gives the instructions in the prompts.
         source: The team; nobody in it is asked.
         setting: See `Setting`.
-        methods: From `training.methods.select`.
+        methods: From `training.evaluate.methods.select`.
         questions: All that would be asked; a few of them are looked at.
         tokens: Length of a model's answer.
     """

@@ -21,8 +21,6 @@ from typing import Any, Literal, get_args
 import orjson
 import tyro
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
-
 from mpdf_langgraph import (
     AnswerSchema,
     ChoiceAnswer,
@@ -34,8 +32,8 @@ from mpdf_langgraph import (
     Prompts,
 )
 from mpdf_langgraph.errors import describe_error
-from training.questions import Question, TableError, read_table, text_of
-from training.source import grader
+from training.collect.questions import Question, TableError, read_table, text_of
+from training.collect.team import grader
 
 Name = Literal["gsm8k", "math", "aime", "amc", "mmlu", "humaneval"]
 Row = dict[str, Any]

@@ -6,7 +6,7 @@ r"""Public benchmarks: every method of an evaluation on the same questions, a ro
 
 `--data` is a file as the benchmark's authors publish it, or a dataset on the Hugging Face Hub.
 Methods: single, greedy, greedy-vote, vote-K, weighted-vote-K, best-of-K, adaptive-K, debate-R,
-random, threshold, php, dylan, oracle-R (see `training/methods.py`), and every folder given as
+random, threshold, php, dylan, oracle-R (see `training.evaluate.methods`), and every folder given as
 `--router`.
 A file given as `--config` holds options by name; what stands on the command line counts more.
 
@@ -36,19 +36,17 @@ import orjson
 import tyro
 from tqdm import tqdm
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
-
 from examples.benchmarks import estimate as estimates
 from examples.benchmarks.loaders import BENCHMARKS, Benchmark, Name, load, sample
 from examples.benchmarks.team import Team
 from mpdf_langgraph import ConfigurationError, MPDFError
 from mpdf_langgraph.errors import describe_error
-from training import compare
-from training.methods import Method, Play, Setting, open_routers, select
-from training.pool import Outcome
-from training.questions import Question
-from training.report import table
-from training.source import Source
+from training.collect.questions import Question
+from training.collect.team import Source
+from training.evaluate import compare
+from training.evaluate.methods import Method, Play, Setting, open_routers, select
+from training.evaluate.votes import Outcome
+from training.learn.report import table
 
 Row = dict[str, Any]
 

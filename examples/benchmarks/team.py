@@ -6,11 +6,11 @@ from typing import TypeVar
 
 from examples.benchmarks.loaders import Benchmark
 from mpdf_langgraph import AnswerSchema
-from training.methods import Setting
-from training.questions import Question
-from training.replay import one_question
-from training.runs import Bench
-from training.source import Source
+from training.collect.questions import Question
+from training.collect.team import Source
+from training.evaluate.methods import Setting
+from training.evaluate.runner import Bench
+from training.evaluate.shared_samples import one_question
 
 T = TypeVar("T")
 

@@ -9,14 +9,10 @@ serves more than one model, MPDF_MODEL) in the environment it is three of that s
 """
 
 import os
-import sys
-from pathlib import Path
 from typing import Any, Literal
 
 from langgraph_sdk.runtime import ServerRuntime
 from pydantic import BaseModel, Field
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from mpdf_langgraph import Agent, MathAnswer, ThresholdRouter, create_deliberation, vllm_chat_model
 

@@ -9,7 +9,6 @@ samples of one question are not independent.
 """
 
 import math
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import islice
@@ -20,8 +19,6 @@ import torch
 import tyro
 from tqdm import tqdm
 from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from examples.tiny_lm.card import tables, write_card
 from examples.tiny_lm.figures import Case, Response, figures, note_backing

@@ -33,8 +33,6 @@ from torch.nn import functional
 from tqdm import tqdm
 from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
-
 from examples.tiny_lm.generate import respond
 from examples.tiny_lm.llama import CONTEXT, build_model, save_model
 from examples.tiny_lm.prompts import (

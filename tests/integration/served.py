@@ -9,7 +9,7 @@ from langgraph.types import interrupt
 from typing_extensions import TypedDict
 
 from mpdf_langgraph import create_deliberation
-from tests.scripted import Request, Scripted, StatusError, says
+from tests.support.scripted import Request, Scripted, StatusError, says
 
 
 def _one_node(node: Any, state: Any = MessagesState) -> Any:

@@ -6,7 +6,7 @@ import pytest
 
 from mpdf_langgraph import MathAnswer, create_deliberation, load_router
 from tests.integration.dev_server import ROOT
-from tests.scripted import says
+from tests.support.scripted import says
 
 FOLDER = ROOT / "examples" / "tiny_lm" / "router"
 

@@ -18,7 +18,7 @@ from langgraph.types import Command, interrupt
 from typing_extensions import TypedDict
 
 from mpdf_langgraph import Agent, create_deliberation
-from tests.scripted import Request, Scripted, says
+from tests.support.scripted import Request, Scripted, says
 
 
 def counting(request: Request) -> str:

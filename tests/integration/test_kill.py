@@ -14,7 +14,7 @@ from typing import Any
 from langgraph.checkpoint.sqlite import SqliteSaver
 
 from mpdf_langgraph import Episode, TraceReader, create_deliberation
-from tests.scripted import says
+from tests.support.scripted import says
 
 KILLS = 20
 QUESTIONS = 60

@@ -14,7 +14,7 @@ from pydantic import BaseModel
 
 from mpdf_langgraph import Agent, MathAnswer, create_deliberation
 from tests.integration.test_ways import Boss
-from tests.scripted import Request, StatusError, says, totals
+from tests.support.scripted import Request, StatusError, says, totals
 
 QUESTION = "How many apples are in the barn and in the cellar together?"
 STOCK = {"barn": 30, "cellar": 12}

@@ -16,7 +16,7 @@ from typing_extensions import TypedDict
 
 from mpdf_langgraph import create_deliberation
 from tests.integration.test_ways import boss, messages, team
-from tests.scripted import says
+from tests.support.scripted import says
 
 with warnings.catch_warnings():  # built on what langgraph 1 calls deprecated
     warnings.simplefilter("ignore", DeprecationWarning)

@@ -28,7 +28,7 @@ from mpdf_langgraph import (
     create_deliberation,
     force_actions,
 )
-from tests.scripted import Scripted, counted, says, totals
+from tests.support.scripted import Scripted, counted, says, totals
 
 KINDS = [f"{kind}-{way}" for kind in ("memory", "sqlite", "postgres") for way in ("sync", "async")]
 Q: Any = {"question": "What is 2 + 2?", "reference": "4", "contexts": {"agent-1": "a note"}}
@@ -138,7 +138,7 @@ def comparable(episode: Episode) -> dict[str, Any]:
     record = episode.model_dump(exclude={"id", "started"})
     for response in record["responses"].values():
         del response["seconds"]
-    for key in ("episode", "seconds"):
+    for key in ("episode", "started", "seconds"):
         del record["outcome"][key]
     return record
 

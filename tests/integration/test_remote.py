@@ -20,7 +20,7 @@ from mpdf_langgraph import Agent, as_tool, create_deliberation
 from tests.integration.dev_server import ROOT, dev_server, needs_dev_server
 from tests.integration.served import GRAPHS
 from tests.integration.test_ways import Boss, boss, messages
-from tests.scripted import counted, says, totals
+from tests.support.scripted import counted, says, totals
 
 pytestmark = [pytest.mark.integration, needs_dev_server]
 BOTH = pytest.mark.parametrize("apart", [False, True], ids=["sync", "async"])

@@ -9,7 +9,7 @@ import pytest
 from langchain_core.messages import AIMessage, AIMessageChunk
 from langchain_openai import ChatOpenAI
 
-from mpdf_langgraph.endpoints import check_endpoint, vllm_chat_model
+from mpdf_langgraph.models.endpoints import check_endpoint, vllm_chat_model
 
 pytestmark = pytest.mark.vllm
 

@@ -24,7 +24,7 @@ from typing_extensions import TypedDict
 
 from mpdf_langgraph import Agent, ConfigurationError, as_tool, create_deliberation
 from mpdf_langgraph.state import DeliberationState
-from tests.scripted import Request, Scripted, says
+from tests.support.scripted import Request, Scripted, says
 
 with warnings.catch_warnings():  # built on what langgraph 1 calls deprecated
     warnings.simplefilter("ignore", DeprecationWarning)

@@ -1,0 +1,93 @@
+"""Numbers and mathematical expressions as answers."""
+
+import math
+import threading
+import warnings
+
+from mpdf_langgraph.answers.math_equality import EqualityWorker
+from mpdf_langgraph.answers.math_notation import (
+    MAX_LENGTH,
+    canonical,
+    find_answer,
+    quick_verdict,
+)
+from mpdf_langgraph.answers.verdict_memory import VerdictMemory
+from mpdf_langgraph.errors import ConfigurationError
+
+
+class MathAnswer:
+    r"""Numbers and mathematical expressions.
+
+    `parse` takes the last complete ``\boxed{}``, else what follows the last ``####``, else
+    what follows "the answer is" or "answer:", else a response that is nothing but one short
+    expression, else the last number. A box cut off by the token limit is ignored with what
+    stands in it: half a number is a wrong answer. Numbers come back in one form ("1,000",
+    ``\$1000`` and "1000.0 dollars" as "1000", ``\frac24`` as "1/2"), other expressions almost
+    as they stand.
+
+    `equivalent` compares numbers exactly; a decimal of six digits or more also equals what it
+    rounds. A percentage equals its value and its bare number, as in "what percentage ..." with
+    the answer 50: the one place where numbers are not transitive. Everything else goes to
+    math-verify, in a worker process (`math_equality`) that is shared by all schemas
+    and killed at the time limit. Units are not compared.
+
+    Args:
+        timeout: Seconds that math-verify may take for one comparison; answers that take longer
+            are not equivalent, and `undecided` counts them.
+
+    Example:
+        >>> schema = MathAnswer()
+        >>> schema.parse(r"so we get \boxed{\frac{1}{2}}."), schema.parse("#### 1,250")
+        ('1/2', '1250')
+        >>> schema.equivalent("1/2", "0.5"), schema.equivalent("2x+x", "3x")
+        (True, True)
+    """
+
+    name = "math"
+    instructions = "Put the final answer in \\boxed{}."
+
+    def __init__(self, timeout: float = 1.0) -> None:
+        if not (timeout > 0 and math.isfinite(timeout)):
+            raise ConfigurationError(f"timeout must be a positive number of seconds: {timeout!r}")
+        self.timeout = timeout
+        #: Comparisons given up at the time limit, or because the worker died of them.
+        self.undecided = 0
+        self._lock = threading.Lock()
+        self._verdicts = VerdictMemory()
+
+    def parse(self, text: str) -> str | None:
+        """Read the answer out of a response; None where there is none."""
+        answer = find_answer(text)
+        return answer if answer and len(answer) <= MAX_LENGTH else None
+
+    def equivalent(self, a: str, b: str) -> bool:
+        """Tell whether two answers have the same value."""
+        if a == b:
+            return True
+        if max(len(a), len(b)) > MAX_LENGTH:
+            return False
+        a, b = canonical(a), canonical(b)
+        quick = quick_verdict(a, b)
+        if quick is None:
+            quick = self._verdicts.get(a, b)
+        return self._ask_worker(a, b) if quick is None else quick
+
+    def _ask_worker(self, a: str, b: str) -> bool:
+        try:
+            verdict = _WORKER.compare(a, b, self.timeout)
+        except (TimeoutError, ChildProcessError) as error:
+            verdict = False
+            with self._lock:
+                self.undecided += 1
+                first = self.undecided == 1
+            if first:
+                warnings.warn(
+                    f"Two answers could not be compared and count as different: {error} "
+                    "Further ones are only counted, in MathAnswer.undecided.",
+                    RuntimeWarning,
+                    stacklevel=3,
+                )
+        return self._verdicts.put(a, b, verdict)
+
+
+_WORKER = EqualityWorker()

@@ -1,0 +1,24 @@
+"""A bounded memory of verdicts on pairs of answers."""
+
+import threading
+
+
+class VerdictMemory:
+    """A bounded, thread-safe memory of verdicts on unordered pairs."""
+
+    _CAPACITY = 10_000
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._known: dict[tuple[str, str], bool] = {}
+
+    def get(self, a: str, b: str) -> bool | None:
+        """Return the verdict on a pair, None where there is none."""
+        return self._known.get((min(a, b), max(a, b)))
+
+    def put(self, a: str, b: str, verdict: bool) -> bool:
+        """Remember a verdict; where another thread was faster, its verdict stands."""
+        with self._lock:
+            if len(self._known) >= self._CAPACITY:
+                del self._known[next(iter(self._known))]
+            return self._known.setdefault((min(a, b), max(a, b)), verdict)

@@ -1,0 +1,321 @@
+"""The learned router: a policy fitted by `training`, run by onnxruntime. No torch, no pickle.
+
+A router is a folder with two files: the network ``policy.onnx`` and its description
+``router.json``. `load_router` imports numpy and onnxruntime, so importing the package stays quick.
+"""
+
+import hashlib
+import json
+import math
+import os
+import warnings
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from mpdf_langgraph.calibration import Calibration
+from mpdf_langgraph.errors import ConfigurationError, RouterError, describe_error
+from mpdf_langgraph.observation import FEATURE_VERSION, FEATURES
+from mpdf_langgraph.options import check_number
+from mpdf_langgraph.router import behaviour
+from mpdf_langgraph.state import ACTIONS, Observation
+
+#: Routers of format 1 were fitted on confidences as the critic gave them.
+FORMATS = (1, 2)
+MODEL, MANIFEST = "policy.onnx", "router.json"
+#: Inputs of `MODEL` (type and sizes, None: any size), and its output.
+_INPUTS: dict[str, tuple[str, list[int | None]]] = {
+    "own": ("tensor(float)", [None, len(FEATURES)]),
+    "peers": ("tensor(float)", [None, None, len(FEATURES)]),
+    "peer_mask": ("tensor(bool)", [None, None]),
+    "action_mask": ("tensor(bool)", [None, len(ACTIONS)]),
+}
+_OUTPUT = "log_probabilities"
+# If several actions are equally likely, greedy takes the cheapest.
+_CHEAPEST_FIRST = sorted(range(len(ACTIONS)), key=lambda i: ACTIONS[i] == "REFINE")
+
+
+class Manifest(BaseModel):
+    """What ``router.json`` must hold. It may hold more, for people who read it.
+
+    Attributes:
+        format: Version of the folder's format.
+        feature_version: `observation.FEATURE_VERSION` of the traces it was fitted on.
+        name: Name of the router in traces.
+        version: Content hash of the network, its version in traces.
+        temperature: Divides the log-probabilities.
+        floor: Least probability of every allowed action.
+        competence: Prior competence by agent name, for agents that give none.
+        calibration: Calibration of the confidences that it was fitted on. Format 1 had none.
+        gate: Whether the router was shown to beat the baselines.
+        sha256: Hash of every file that is loaded, by name.
+    """
+
+    model_config = ConfigDict(frozen=True, allow_inf_nan=False, strict=True)
+
+    format: Literal[1, 2]
+    feature_version: int
+    name: str = Field(min_length=1)
+    version: str = Field(min_length=1)
+    temperature: float = Field(gt=0)
+    floor: float = Field(ge=0, le=1 / 3)
+    competence: dict[str, Annotated[float, Field(ge=0, le=1)]]
+    calibration: Calibration
+    gate: Literal["pass", "fail", "unknown"]
+    sha256: dict[str, str]
+
+
+@dataclass(frozen=True)
+class LearnedRouter:
+    """A fitted policy (`Router`). `load_router` makes one.
+
+    Attributes:
+        name: As the folder's ``router.json`` says.
+        version: The network's content hash, and the options that differ from the folder's.
+        competence: Prior competence by agent name, for agents that give none.
+        calibration: Calibration of the confidences that it was fitted on. Empty if they were raw.
+        temperature: Divides the log-probabilities. Below 1, the router decides more sharply.
+        greedy: Take the likeliest allowed action only (before the floor).
+        floor: Least probability of every allowed action.
+        session: The onnxruntime session.
+    """
+
+    name: str
+    version: str
+    competence: Mapping[str, float]
+    calibration: Calibration
+    temperature: float
+    greedy: bool
+    floor: float
+    session: Any = field(repr=False, compare=False)
+
+    def decide(
+        self, observations: Sequence[Observation], masks: Sequence[Sequence[bool]]
+    ) -> Sequence[Sequence[float]]:
+        """See `Router.decide`. It is one call of the network, also for teams of several sizes.
+
+        Raises:
+            RouterError: An observation has another size, or is not finite.
+        """
+        if not observations:
+            return []
+        logs = _run(self.session, *_pad(observations, masks), name=self.name)
+        return [self._behaviour(row, mask) for row, mask in zip(logs, masks, strict=True)]
+
+    def _behaviour(self, logs: list[float], mask: Sequence[bool]) -> list[float]:
+        best = max((i for i in _CHEAPEST_FIRST if mask[i]), key=logs.__getitem__, default=0)
+        if self.greedy:
+            row = [float(i == best) for i in range(len(ACTIONS))]
+        else:
+            # Allowed actions get at most 0 here, so no temperature overflows.
+            row = [math.exp(min(0.0, p - logs[best]) / self.temperature) for p in logs]
+        return behaviour(row, mask, self.floor)
+
+
+def load_router(
+    folder: str | os.PathLike[str],
+    *,
+    temperature: float | None = None,
+    greedy: bool = False,
+    floor: float | None = None,
+) -> LearnedRouter:
+    """Load a router that ``training/fit_router.py`` has written.
+
+    It knows the prior competences by the agents' names. Give the agents the names that they had
+    when the traces were collected, or give each `Agent` a competence.
+
+    Args:
+        folder: Holds ``policy.onnx`` and ``router.json``.
+        temperature: Divides the log-probabilities. None: as fitted.
+        greedy: Always take the likeliest action.
+        floor: Least probability of every allowed action, 0 to 1/3. None: as fitted.
+
+    Returns:
+        A `Router`, for `create_deliberation(..., router=...)`.
+
+    Raises:
+        ConfigurationError: An option is wrong, or onnxruntime is not installed.
+        RouterError: The folder is incomplete or altered, or does not fit this version.
+
+    Warns:
+        UserWarning: The router has not been shown to beat the baselines.
+    """
+    check_number("temperature", temperature, 0, above=True, optional=True)
+    check_number("floor", floor, 0, 1 / 3, optional=True)
+    folder = Path(folder)
+    manifest = _read_manifest(folder)
+    session = _open(_read_model(folder, manifest), folder / MODEL)
+    if manifest.gate != "pass":
+        warnings.warn(
+            f"router {manifest.name!r} has not been shown to beat the baselines (gate: "
+            f"{manifest.gate}). Measure it on your own questions with training/evaluate.py, "
+            'or use router="threshold"',
+            stacklevel=2,
+        )
+    options = {"temperature": temperature, "greedy": greedy or None, "floor": floor}
+    changed = [f"{key}={value}" for key, value in options.items() if value is not None]
+    return LearnedRouter(
+        name=manifest.name,
+        version="+".join([manifest.version, *changed]),
+        competence=manifest.competence,
+        calibration=manifest.calibration,
+        temperature=manifest.temperature if temperature is None else temperature,
+        greedy=greedy,
+        floor=manifest.floor if floor is None else floor,
+        session=session,
+    )
+
+
+# --- the folder -----------------------------------------------------------------------------
+
+
+def _read(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise RouterError(
+            f"no router in {str(path.parent)!r}: {path.name} cannot be read "
+            f"({error.strerror}). Give the folder that training/fit_router.py wrote"
+        ) from error
+
+
+def _read_manifest(folder: Path) -> Manifest:
+    path = folder / MANIFEST
+    raw = _read(path)
+    try:
+        given = json.loads(raw)
+    except (ValueError, RecursionError) as error:
+        raise RouterError(f"{path} is not valid JSON: {describe_error(error)}") from error
+    if not isinstance(given, dict):
+        raise RouterError(f"{path} must hold a JSON object, got {given!r:.80}")
+    # Checked first, as another version may hold anything.
+    for key, here in (("format", FORMATS), ("feature_version", (FEATURE_VERSION,))):
+        if given.get(key) not in here:
+            raise RouterError(
+                f"{path}: {key} is {given.get(key)!r:.80}, this version of mpdf-langgraph needs "
+                f"{' or '.join(map(str, here))}. Fit the router again, or install the version "
+                "that it was fitted with"
+            )
+    if given["format"] == 1:  # its calibration was for people to read only
+        given["calibration"] = {}
+    try:
+        return Manifest.model_validate(given)
+    except ValidationError as error:
+        wrong = "; ".join(
+            f"{'.'.join(map(str, e['loc']))}: {e['msg']} (got {e['input']!r:.40})"
+            for e in error.errors()
+        )
+        raise RouterError(f"{path}: {wrong:.500}") from error
+
+
+def _read_model(folder: Path, manifest: Manifest) -> bytes:
+    """Return the network's bytes, read once: the bytes that were hashed are the bytes that run."""
+    path = folder / MODEL
+    model = _read(path)
+    expected, found = manifest.sha256.get(MODEL), hashlib.sha256(model).hexdigest()
+    if expected != found:
+        raise RouterError(
+            f"{path} is not the file that {MANIFEST} describes (sha256 {found[:12]}…, expected "
+            f"{str(expected)[:12]}…): it is torn or was altered. Copy the whole folder again"
+        )
+    return model
+
+
+# --- the network ----------------------------------------------------------------------------
+
+
+def _open(model: bytes, path: Path) -> Any:
+    """Return a session of one thread, after a check of the network's inputs and its output."""
+    # Without it, onnxruntime >= 1.31 sends usage to its makers and leaves an identifier in the
+    # home directory. A value that the user has set stays.
+    os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
+    try:
+        import onnxruntime  # type: ignore[import-untyped]
+    except ImportError as error:
+        raise ConfigurationError(
+            'a learned router needs onnxruntime: pip install "mpdf-langgraph[router]"'
+        ) from error
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = options.inter_op_num_threads = 1
+    options.log_severity_level = 4  # errors are raised, and its log would go to stderr
+    try:
+        session = onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+    except Exception as error:  # onnxruntime's errors have no common base class
+        raise RouterError(f"{path} is not a usable network: {describe_error(error)}") from error
+    inputs = {
+        one.name: (one.type, [size if isinstance(size, int) else None for size in one.shape])
+        for one in session.get_inputs()
+    }
+    outputs = [one.name for one in session.get_outputs()]
+    if inputs != _INPUTS or outputs != [_OUTPUT]:
+        raise RouterError(
+            f"{path} has inputs {inputs} and outputs {outputs}; expected {_INPUTS} (None: any "
+            f"size) and [{_OUTPUT!r}]"
+        )
+    features, allowed = [0.5] * len(FEATURES), [True] * len(ACTIONS)
+    alone = Observation(own=features, peers=[])
+    for team in (0, 1, 3):
+        given = [alone, Observation(own=features, peers=[features] * team)]
+        _run(session, *_pad(given, [allowed, allowed]), name=str(path))
+    return session
+
+
+def _pad(
+    observations: Sequence[Observation], masks: Sequence[Sequence[bool]]
+) -> tuple[Any, Any, Any, Any]:
+    """Return the network's inputs. Every team is padded to the size of the largest.
+
+    Raises:
+        RouterError: An observation or mask has another size, or a feature is not finite.
+    """
+    import numpy as np
+
+    count, size = len(observations), len(FEATURES)
+    most = max(len(observation["peers"]) for observation in observations)
+    peers = np.zeros((count, most, size), np.float32)
+    peer_mask = np.zeros((count, most), np.bool_)
+    try:
+        with np.errstate(over="ignore"):  # it becomes infinity, which is refused below
+            own = np.array([o["own"] for o in observations], np.float32).reshape(count, size)
+            for row, observation in enumerate(observations):
+                if there := len(observation["peers"]):
+                    peers[row, :there] = np.array(observation["peers"], np.float32).reshape(
+                        there, size
+                    )
+                    peer_mask[row, :there] = True
+        action_mask = np.array([list(mask) for mask in masks], np.bool_)
+        action_mask = action_mask.reshape(count, len(ACTIONS))
+    except (TypeError, ValueError, OverflowError) as error:
+        raise RouterError(
+            f"a learned router takes {size} features of an agent and of each peer, and 3 "
+            f"allowed actions, for every observation: {describe_error(error)}"
+        ) from error
+    finite = np.isfinite(np.concatenate([own, peers.reshape(-1, size)]))
+    if not finite.all():
+        right = finite.all(axis=0).tolist()
+        wrong = ", ".join(name for name, ok in zip(FEATURES, right, strict=True) if not ok)
+        raise RouterError(f"features must be finite, and are not: {wrong}")
+    return own, peers, peer_mask, action_mask
+
+
+def _run(
+    session: Any, own: Any, peers: Any, peer_mask: Any, action_mask: Any, *, name: str
+) -> list[list[float]]:
+    """Return the network's log-probabilities, shape ``[n, 3]``.
+
+    Raises:
+        RouterError: They are not log-probabilities.
+    """
+    given = {"own": own, "peers": peers, "peer_mask": peer_mask, "action_mask": action_mask}
+    try:
+        logs: list[list[float]] = session.run([_OUTPUT], given)[0].tolist()
+        totals = [math.fsum(map(math.exp, row)) for row in logs]
+        sound = all(len(row) == len(ACTIONS) for row in logs) and len(logs) == len(own)
+    except Exception as error:  # onnxruntime's errors have no common base class
+        raise RouterError(f"{name}: the network failed: {describe_error(error)}") from error
+    if not sound or not all(abs(total - 1.0) < 1e-3 for total in totals):
+        raise RouterError(f"{name}: the network did not return log-probabilities: {logs!r:.200}")
+    return logs

@@ -1,0 +1,1 @@
+"""Models: vLLM endpoints, recorded answers, graphs on a LangGraph server."""

@@ -1,0 +1,211 @@
+"""What a caller gets back: the final message and the outcome as a plain dict."""
+
+import time
+import warnings
+from collections.abc import Mapping
+from typing import Any
+
+from langchain_core.messages import AIMessage
+from langchain_core.runnables import RunnableConfig
+
+from mpdf_langgraph.nodes.settings import EpisodeSink, Settings
+from mpdf_langgraph.rounds import confidence_of
+from mpdf_langgraph.runtime.budget import is_alternative, total_usage
+from mpdf_langgraph.runtime.calls import Call, Steps, threaded_runnable
+from mpdf_langgraph.runtime.clock import clock_update, started_at
+from mpdf_langgraph.state import (
+    DeliberationState,
+    Usage,
+    add_usage,
+    charged_tokens,
+    held_responses,
+    no_usage,
+    tokens,
+)
+
+NO_ANSWER = "The agents reached no answer."
+
+
+def usage_summary(state: DeliberationState) -> dict[str, Any]:
+    """Return what the deliberation cost: in total, per agent, critic and round.
+
+    `alternatives` (drawn only to learn from) are counted apart. `overshoot_calls` and
+    `overshoot_tokens` are what was spent beyond the budget, as it could not be known before: by
+    chains, graphs and judges that make calls of their own, or by models without a largest output.
+    """
+    agents = {agent["name"]: no_usage() for agent in state["header"]["agents"]}
+    rounds = [no_usage() for _ in range(state["round"] + 1)]
+    critic = no_usage()
+
+    def charge(agent: str, round_: int, usage: Usage, critique: Usage) -> None:
+        nonlocal critic
+        agents[agent] = add_usage(agents[agent], usage)
+        critic = add_usage(critic, critique)
+        rounds[round_] = add_usage(rounds[round_], usage, critique)
+
+    for response in state["responses"].values():
+        if not is_alternative(response):
+            critique = response["critique"]["usage"] if response["critique"] else no_usage()
+            charge(response["agent"], response["round"], response["usage"], critique)
+    for failure in state["failures"]:
+        if failure["stage"] not in ("alternative", "compare"):
+            charge(failure["agent"], failure["round"], failure["usage"], no_usage())
+    total = total_usage(state)
+    limits = state["header"]["options"]
+    max_calls, max_tokens = limits["max_calls"], limits["max_tokens"]
+    return {
+        "total": {**total, "tokens": tokens(total)},
+        "agents": agents,
+        "critic": critic,
+        "judge": state["judge_usage"],
+        "rounds": rounds,
+        "alternatives": total_usage(state, alternatives=True),
+        "overshoot_calls": 0 if max_calls is None else max(0, total["calls"] - max_calls),
+        "overshoot_tokens": 0 if max_tokens is None else max(0, charged_tokens(total) - max_tokens),
+    }
+
+
+def describe_outcome(state: DeliberationState, stop_reason: str) -> dict[str, Any]:
+    """Return the `deliberation` entry of the graph's output.
+
+    `name` is the graph's name. `merge_deliberations` tells several outcomes apart by it.
+    `confidence` is that of the response that stands for the group's answer: with a calibration
+    the probability that the answer is right, else as the critic gave it. `support` is the share of
+    valid votes for it. `rounds` counts rounds of decisions. `seconds` leaves out pauses. If a
+    person named the answer, `answer` is theirs, without an agent and a confidence, and `votes`,
+    `support` and `tie` stay the group's. `person` is the last action of a person.
+    """
+    tally = state["tallies"][-1]
+    winner = state["responses"][tally["response"]] if tally["response"] else None
+    answers = state["representatives"]
+    named, said = _answer_of_person(state), [i["action"] for i in state["interventions"]]
+    if named is not None:
+        winner = None
+    return {
+        "episode": state["header"]["id"],
+        "name": state["header"]["graph"],
+        "answer": tally["answer"] if named is None else named,
+        "confidence": confidence_of(winner) if winner else None,
+        "support": tally["support"],
+        "tie": tally["tie"],
+        "votes": {
+            agent: None if cluster is None else answers[cluster]
+            for agent, cluster in tally["votes"].items()
+        },
+        "agent": winner["agent"] if winner else None,
+        "rounds": state["round"],
+        "actions": [f"{t['agent']}@{t['round']}: {t['action']}" for t in state["turns"]],
+        "stop_reason": stop_reason,
+        "person": next((action for action in reversed(said) if action != "force"), None),
+        "started": state["header"]["started"],
+        "seconds": max(0.0, time.time() - started_at(state)),
+        "usage": usage_summary(state),
+        "failures": [
+            f"{f['agent']}@{f['round']} {f['stage']}: {f['error']}" for f in state["failures"]
+        ],
+    }
+
+
+def merge_deliberations(
+    left: Mapping[str, Any] | None, right: Mapping[str, Any] | None
+) -> dict[str, Any]:
+    """Gather the outcomes of several deliberations in one graph, by their names (reducer).
+
+    For the state of a graph in which more than one deliberation runs, side by side or one after
+    the other. Give each its own ``name=``: a later outcome replaces an earlier one of its name.
+
+    Args:
+        left: What was gathered so far.
+        right: An outcome (`deliberation` in a graph's output), or several by name.
+
+    Warns:
+        RuntimeWarning: Two of one name ran at the same time, and one outcome is lost.
+
+    Example:
+        ```python
+        class State(MessagesState):
+            deliberation: Annotated[dict, merge_deliberations]
+        ```
+    """
+    gathered, new = dict(left or {}), dict(right or {})
+    for name, outcome in {new["name"]: new}.items() if "episode" in new else new.items():
+        pair = (gathered.get(name, outcome), outcome)
+        first, second = sorted(pair, key=lambda one: float(one["started"]))
+        at_once = second["started"] < first["started"] + first["seconds"]
+        if at_once and first["episode"] != second["episode"]:
+            warnings.warn(
+                f"two deliberations named {name!r} ran side by side, and the outcome of one is "
+                "lost: give each its own name=",
+                RuntimeWarning,
+                stacklevel=2,
+            )
+        gathered[name] = outcome
+    return gathered
+
+
+def final_message(state: DeliberationState) -> AIMessage:
+    """Return the winning response, or the answer that a person named, as the graph's message.
+
+    It has no usage of its own, as the agents' calls have reported theirs.
+    """
+    chosen = state["tallies"][-1]["response"]
+    text = state["responses"][chosen]["text"] if chosen else NO_ANSWER
+    text = _answer_of_person(state) or text
+    header = state["header"]
+    return AIMessage(text, name=header["graph"], id=f"deliberation-{header['id']}")
+
+
+def _answer_of_person(state: DeliberationState) -> str | None:
+    """Return the answer that a person named, None if none did."""
+    last = state["interventions"][-1:]
+    return last[0]["text"] if last and last[0]["action"] == "answer" else None
+
+
+def describe_standing(state: DeliberationState, stop_reason: str) -> dict[str, Any]:
+    """Return the state of a deliberation that would end now, as plain data for a person.
+
+    It has `question`, and `episode`, `answer`, `confidence`, `support`, `tie`, `votes`, `agent`,
+    `rounds` and `stop_reason` as in the outcome. `responses` has the `text`, `answer` and
+    `confidence` of the response that each agent holds, or None, by agent name.
+    """
+    outcome = describe_outcome(state, stop_reason)
+    keys = (
+        "episode", "answer", "confidence", "support", "tie", "votes", "agent", "rounds",
+        "stop_reason",
+    )  # fmt: skip
+    responses = {
+        name: response
+        and {
+            "text": response["text"],
+            "answer": response["answer"],
+            "confidence": confidence_of(response),
+        }
+        for name, response in held_responses(state).items()
+    }
+    shown = {key: outcome[key] for key in keys}
+    return {"question": state["header"]["question"], **shown, "responses": responses}
+
+
+def finish(settings: Settings, state: DeliberationState, stop_reason: str) -> Steps[dict[str, Any]]:
+    """Write the trace of a finished deliberation. Return the state update that ends it."""
+    state["deliberation"] = describe_outcome(state, stop_reason)
+    if settings.traces is not None:
+        state["deliberation"] |= yield from _store(settings.traces, state)
+    return {
+        "deliberation": state["deliberation"],
+        "messages": [final_message(state)],
+        **clock_update(state["clock"]),
+    }
+
+
+def _store(sink: EpisodeSink, state: DeliberationState) -> Steps[dict[str, str]]:
+    """Write the trace. If that fails, warn, and return the error for the outcome."""
+    write = threaded_runnable(lambda _: sink.write_state(state))
+    labels = RunnableConfig(
+        run_name="write trace", metadata={"mpdf_episode": state["header"]["id"]}
+    )
+    [outcome] = yield [Call(write, None, lambda value: value, labels, is_model=False)]
+    if outcome.cause is None:
+        return {}
+    warnings.warn(f"the trace was not stored: {outcome.error}", RuntimeWarning, stacklevel=2)
+    return {"trace_error": str(outcome.error)}

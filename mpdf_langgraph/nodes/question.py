@@ -1,0 +1,69 @@
+"""The question: how it is found in a graph's input, recorded and repeated."""
+
+import uuid
+from typing import Any, NamedTuple
+
+from langchain_core.messages import BaseMessage, HumanMessage, RemoveMessage
+
+from mpdf_langgraph.errors import ConfigurationError
+from mpdf_langgraph.history import attachments_of, plain_text
+from mpdf_langgraph.state import DeliberationState
+
+#: How the id of a message begins that was made from a `question`.
+_QUESTION = "question-"
+
+
+class Question(NamedTuple):
+    """What is asked.
+
+    Attributes:
+        text: The question.
+        history: The conversation before it, as it is.
+        added: Messages to add for the record.
+        attachments: Images and the like that the human message holds beside its text.
+    """
+
+    text: str
+    history: list[BaseMessage]
+    added: list[BaseMessage]
+    attachments: list[dict[str, Any]]
+
+
+def find_question(state: DeliberationState) -> Question:
+    """Return what is asked.
+
+    `question` is used only if the last message is not from a human. A parent graph may have kept
+    an older `question`, so an unanswered human message is newer. One exception: the message is the
+    record of an earlier `question` that nobody answered.
+
+    Raises:
+        ConfigurationError: Nothing is.
+    """
+    messages: list[BaseMessage] = list(state.get("messages") or [])
+    unanswered = bool(messages) and isinstance(messages[-1], HumanMessage)
+    unanswered = unanswered and not str(messages[-1].id).startswith(_QUESTION)
+    given = (state.get("question") or "").strip()
+    if given and not unanswered:
+        record = HumanMessage(given, id=f"{_QUESTION}{uuid.uuid4().hex}")
+        return Question(given, messages, [record], [])
+    for index in range(len(messages) - 1, -1, -1):
+        if isinstance(messages[index], HumanMessage):
+            if question := plain_text(messages[index]):
+                attachments = attachments_of(messages[index])
+                return Question(question, messages[:index], [], attachments)
+            break
+    raise ConfigurationError(
+        "nothing was asked: give a `question`, or `messages` with a human message that has text"
+    )
+
+
+def repeat_question(state: DeliberationState) -> dict[str, Any]:
+    """Return the update after which the router starts the standing question anew."""
+    header, messages = state["header"], list(state.get("messages") or [])
+    recorded = [m for m in messages[-1:] if str(m.id).startswith(_QUESTION)]
+    return {
+        "messages": [RemoveMessage(id=str(message.id)) for message in recorded],
+        "question": header["question"],
+        "reference": header["reference"],
+        "contexts": {name: notes for name, notes in state["notes"].items() if notes},
+    }

@@ -1,0 +1,258 @@
+"""The `router` node: it starts a question and decides every round of it."""
+
+import time
+import uuid
+from typing import Any, Literal, cast
+
+from langgraph.config import get_config
+from langgraph.types import Command, Overwrite, Send
+
+from mpdf_langgraph.consensus import concession
+from mpdf_langgraph.errors import ConfigurationError, DeliberationError
+from mpdf_langgraph.fork import FORK_MARK, forced_action, fork_state
+from mpdf_langgraph.history import readable_history
+from mpdf_langgraph.nodes.person import check_checkpointer
+from mpdf_langgraph.nodes.question import find_question
+from mpdf_langgraph.nodes.settings import Settings
+from mpdf_langgraph.nodes.task import move_cost
+from mpdf_langgraph.observation import Situation, observe
+from mpdf_langgraph.router import behaviour, check_rows, competences, draw
+from mpdf_langgraph.runtime import events
+from mpdf_langgraph.runtime.budget import BudgetShares, total_usage
+from mpdf_langgraph.runtime.calls import Steps
+from mpdf_langgraph.runtime.clock import clock_update, read_clock, started_at
+from mpdf_langgraph.state import (
+    ACTIONS,
+    Allowance,
+    Assignment,
+    Clock,
+    DeliberationState,
+    Failure,
+    Header,
+    Turn,
+    held_responses,
+    largest_usage,
+    no_usage,
+)
+
+NextOfRouter = Literal["agent", "consensus"]
+
+
+def router_steps(settings: Settings, state: DeliberationState) -> Steps[Command[NextOfRouter]]:
+    """Start a new question, or decide the next round of the standing one."""
+    yield from ()  # it calls nobody
+    check_checkpointer(settings, get_config())
+    if state.get("phase") == "decide":
+        state = cast(DeliberationState, {**state, "clock": read_clock(state)})
+        return _decide(settings, state)
+    return _start(settings, state)
+
+
+def _private_contexts(settings: Settings, given: Any) -> dict[str, str]:
+    """Return the input's `contexts` after a check of the agents' names."""
+    if not given:
+        return {}
+    if not isinstance(given, dict) or not all(isinstance(text, str) for text in given.values()):
+        raise ConfigurationError(
+            f"contexts must be a dict from agent names to text, got {given!r:.80}"
+        )
+    if unknown := set(given) - set(settings.agents):
+        raise ConfigurationError(
+            f"contexts names {', '.join(sorted(map(str, unknown)))}, but the agents are "
+            f"{', '.join(settings.agents)}"
+        )
+    return dict(given)
+
+
+def _start(settings: Settings, state: DeliberationState) -> Command[NextOfRouter]:
+    asked = find_question(state)
+    contexts = _private_contexts(settings, state.get("contexts"))
+    reference = state.get("reference")
+    if not isinstance(reference, str | None):
+        raise ConfigurationError(f"reference must be text or None, got {reference!r:.80}")
+    header = Header(
+        id=uuid.uuid4().hex,
+        started=time.time(),
+        question=asked.text,
+        reference=reference,
+        history=cast(Any, readable_history(asked.history)),
+        graph=settings.name,
+        agents=settings.describe_agents(),
+        options=settings.describe(),
+        attachments=asked.attachments,
+    )
+    fresh: dict[str, Any] = {
+        "messages": asked.added,
+        "deliberation": {},
+        "header": header,
+        "notes": Overwrite(contexts),
+        "round": 0,
+        "responses": Overwrite({}),
+        "failures": Overwrite([]),
+        "held": dict.fromkeys(settings.agents),
+        "turns": [],
+        "representatives": [],
+        "tallies": [],
+        "judge_usage": no_usage(),
+        "interventions": [],
+    }
+    clock = Clock(paused=0.0, at=header["started"])
+    blank = cast(
+        DeliberationState,
+        {**state, **fresh, "notes": contexts, "responses": {}, "clock": clock},
+    )
+    shares = BudgetShares(settings.budget, no_usage(), header["started"])
+    tasks: list[Assignment] = []
+    failures: list[Failure] = []
+    for name in settings.agents:
+        task = _assignment(settings, blank, name)
+        cost = move_cost(settings, task)
+        limit = shares.lacks(cost, time.time())
+        if limit is None:
+            shares.reserve(cost)
+            tasks.append(task)
+            continue
+        error = (
+            f"not started: {limit} is {getattr(settings.budget, limit)}, and its call may take "
+            f"{cost.tokens} tokens in {cost.calls} call(s)"
+        )
+        failures.append(
+            Failure(
+                agent=name, round=0, stage="propose", error=error, usage=no_usage(), seconds=0.0
+            )
+        )
+    if not tasks:
+        raise DeliberationError(
+            f"the budget does not allow a single proposal: {failures[0]['error']}"
+        )
+    fresh["failures"] = Overwrite(failures)
+    for failure in failures:
+        events.emit_failure(header["id"], failure)
+    fresh |= clock_update(clock)
+    fresh["clock"] = Overwrite(fresh["clock"])
+    return Command(update=fresh, goto=_sends(tasks, shares))
+
+
+def _assignment(settings: Settings, state: DeliberationState, name: str) -> Assignment:
+    header, agent = state["header"], settings.agents[name]
+    mine = [r for r in state["responses"].values() if r["agent"] == name]
+    first = state["responses"].get(f"{name}@0")
+    measured = first and first["usage"]["calls"] == 1 and not first["usage"]["unreported"]
+    notes, timeout = state["notes"].get(name), settings.budget.timeout
+    if notes is None and agent.context is None:
+        notes = ""
+    held = held_responses(state)
+    return Assignment(
+        episode=header["id"],
+        question=header["question"],
+        history=header["history"],
+        attachments=header.get("attachments", []),
+        agent=name,
+        round=state["round"],
+        notes=notes,
+        own=held[name],
+        peers={peer: r for peer, r in held.items() if peer != name and r is not None},
+        act=True,
+        alternatives=0,
+        prefix_tokens=first["usage"]["prompt_tokens"] if first and measured else None,
+        largest_usage=largest_usage(*(r["usage"] for r in mine)),
+        allowance=Allowance(
+            calls=None,
+            tokens=None,
+            deadline=None if timeout is None else started_at(state) + timeout,
+        ),
+        drawn=[],
+        hints=[i["text"] for i in state["interventions"] if i["action"] == "hint"],
+        clock=state["clock"],
+    )
+
+
+def _sends(tasks: list[Assignment], shares: BudgetShares) -> list[Send]:
+    """Return the sends of all tasks with their allowances. Alternatives only have a deadline."""
+    allowances = iter(shares.allowances())
+    sends = []
+    for task in tasks:
+        allowance = next(allowances) if task["act"] else task["allowance"]
+        sends.append(Send("agent", {**task, "allowance": allowance, **clock_update(task["clock"])}))
+    return sends
+
+
+def current_situation(state: DeliberationState) -> Situation:
+    """Return what the observations of round ``state["round"]`` are computed from."""
+    tallies = state["tallies"]
+    return Situation(
+        held=held_responses(state),
+        previous=tallies[-2]["votes"] if len(tallies) > 1 else {},
+        competence=competences(state["header"]["agents"]),
+        round=state["round"],
+        max_rounds=state["header"]["options"]["max_rounds"],
+    )
+
+
+def _decide(settings: Settings, state: DeliberationState) -> Command[NextOfRouter]:
+    state = fork_state(
+        settings.agents, cast(DeliberationState, {**state, "round": state["round"] + 1})
+    )
+    header, round_ = state["header"], state["round"]
+    held = held_responses(state)
+    observations = observe(current_situation(state))
+    targets = {name: concession(held, name) for name in settings.agents}
+    shares = BudgetShares(settings.budget, total_usage(state), started_at(state))
+    seed = header["id"].partition(FORK_MARK)[0]
+    assignments = {name: _assignment(settings, state, name) for name in settings.agents}
+    costs = {name: move_cost(settings, task) for name, task in assignments.items()}
+
+    def mask_of(name: str) -> tuple[list[bool], str | None]:
+        limit = shares.lacks(costs[name], time.time())
+        return [True, limit is None, targets[name] is not None], limit
+
+    rows = check_rows(
+        settings.router.decide(
+            [observations[name] for name in settings.agents],
+            [mask_of(name)[0] for name in settings.agents],
+        ),
+        len(settings.agents),
+        settings.router.name,
+    )
+    turns: list[Turn] = []
+    tasks: list[Assignment] = []
+    # One by one, as each REFINE leaves less of the budget for the agents after it.
+    for name, row in zip(settings.agents, rows, strict=True):
+        mask, limit = mask_of(name)
+        probabilities = behaviour(row, mask, settings.explore)
+        forced = forced_action(state, name, mask)
+        if forced is not None:
+            probabilities = [float(action == forced) for action in ACTIONS]
+        action = draw(probabilities, f"{seed}/{round_}/{name}")
+        if action == "REFINE":
+            shares.reserve(costs[name])
+        extra = settings.alternatives if mask[1] else 0
+        if action == "REFINE" or extra:
+            task = assignments[name]
+            tasks.append(Assignment({**task, "act": action == "REFINE", "alternatives": extra}))
+        turns.append(
+            Turn(
+                agent=name,
+                round=round_,
+                observation=observations[name],
+                mask=mask,
+                probabilities=probabilities,
+                action=action,
+                before=state["held"][name],
+                after=None,
+                target=targets[name],
+                alternatives=[f"{name}@{round_}+{k}" for k in range(1, extra + 1)],
+                blocked=limit,
+            )
+        )
+    for turn in turns:
+        events.emit_decision(header["id"], turn, held)
+    update = {
+        "round": round_,
+        "turns": [*state["turns"], *turns],
+        "header": header,
+        "interventions": state["interventions"],
+        **clock_update(state["clock"]),
+    }
+    goto: list[Send] | Literal["consensus"] = _sends(tasks, shares) if tasks else "consensus"
+    return Command(update=update, goto=goto)

@@ -1,0 +1,165 @@
+"""The options of a deliberation graph: checked once, then only read by the nodes."""
+
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from mpdf_langgraph.agents import Agent
+from mpdf_langgraph.answers.schema import AnswerSchema, refuse_async
+from mpdf_langgraph.calibration import Calibration
+from mpdf_langgraph.consensus import ConsensusRule
+from mpdf_langgraph.critic import BudgetedCritic
+from mpdf_langgraph.errors import ConfigurationError
+from mpdf_langgraph.observation import FEATURE_VERSION
+from mpdf_langgraph.options import check_number
+from mpdf_langgraph.router import Router, known_calibration, known_competence
+from mpdf_langgraph.runtime.budget import Budget
+from mpdf_langgraph.state import DeliberationState, Response
+
+#: What OpenAI's API takes for the name of a message's author.
+_MESSAGE_NAME = re.compile(r"[a-zA-Z0-9_-]{1,64}")
+
+
+class EpisodeSink(Protocol):
+    """A store of finished deliberations."""
+
+    def write_state(self, state: DeliberationState) -> None:
+        """Store the episode that a finished state describes."""
+        ...
+
+
+@dataclass(frozen=True)
+class Unsure:
+    """Tells whether a group is too unsure of its answer, for `interrupt_when`.
+
+    Attributes:
+        support_below: The share of the valid votes for the answer is less than this.
+        confidence_below: The confidence in the answer is less than this or unknown.
+
+    Example:
+        >>> Unsure(support_below=2 / 3)({"support": 0.5, "confidence": 0.9})
+        True
+    """
+
+    support_below: float | None = None
+    confidence_below: float | None = None
+
+    def __post_init__(self) -> None:
+        check_number("support_below", self.support_below, 0, 1, optional=True)
+        check_number("confidence_below", self.confidence_below, 0, 1, optional=True)
+        if self.support_below is None and self.confidence_below is None:
+            raise ConfigurationError("Unsure() needs support_below, confidence_below or both")
+
+    def __call__(self, standing: Mapping[str, Any]) -> bool:
+        """Tell whether a person should look at `standing` (see `create_deliberation`)."""
+        support, confidence = standing["support"], standing["confidence"]
+        if self.support_below is not None and support < self.support_below:
+            return True
+        bar = self.confidence_below
+        return bar is not None and (confidence is None or confidence < bar)
+
+
+@dataclass(frozen=True)
+class Settings:
+    """The options of `create_deliberation`, resolved."""
+
+    name: str
+    agents: Mapping[str, Agent]
+    router: Router
+    critic: BudgetedCritic | None
+    answer: AnswerSchema
+    consensus_name: str
+    consensus: ConsensusRule
+    max_rounds: int
+    budget: Budget
+    stop_when_settled: bool
+    settle_confidence: float | None
+    interrupt_when: Callable[[dict[str, Any]], bool] | None
+    explore: float
+    alternatives: int
+    traces: EpisodeSink | None
+    calibration: Calibration | None = None
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.name, str) or not _MESSAGE_NAME.fullmatch(self.name):
+            raise ConfigurationError(
+                f"name={self.name!r}: use 1 to 64 letters, digits, '_' and '-'. The final message "
+                "bears the name, and endpoints refuse a conversation with any other"
+            )
+        if self.traces is not None and not hasattr(self.traces, "write_state"):
+            raise ConfigurationError(
+                f"traces={self.traces!r}: give a folder, a TraceWriter or None"
+            )
+        check_number("max_rounds", self.max_rounds, 0, whole=True)
+        check_number("alternatives", self.alternatives, 0, whole=True)
+        check_number("explore", self.explore, 0, 1 / 3)  # of each of three actions
+        check_number("settle_confidence", self.settle_confidence, 0, 1, optional=True)
+        known_competence(self.router)
+        known_calibration(self.router)
+        if not isinstance(self.calibration, Calibration | None):
+            raise ConfigurationError(
+                f"calibration={self.calibration!r:.80}: use that of a fitted router, "
+                "load_router(folder).calibration, or None"
+            )
+        if self.settle_confidence is not None and self.critic is None:
+            raise ConfigurationError("settle_confidence needs a critic, and critic is None")
+        when = self.interrupt_when
+        if when is not None and (not callable(when) or isinstance(when, type)):
+            raise ConfigurationError(
+                f"interrupt_when={when!r}: use Unsure(support_below=..., confidence_below=...), "
+                "a callable of how the deliberation stands, or None"
+            )
+        refuse_async(when, "interrupt_when")
+        if isinstance(when, Unsure) and when.confidence_below is not None and self.critic is None:
+            raise ConfigurationError("confidence_below needs a critic, and critic is None")
+
+    def calibrate(self, response: Response) -> Response:
+        """Return a response with its confidence calibrated, if there is a calibration."""
+        chosen = self._calibration()
+        return response if chosen is None else chosen.apply(response)
+
+    def _calibration(self) -> Calibration | None:
+        """Return the router's own calibration, if it has one, else the given one."""
+        known = known_calibration(self.router)
+        return self.calibration if known is None else known
+
+    def describe_agents(self) -> list[dict[str, Any]]:
+        """Return the agents' descriptions for the trace, prior competences included."""
+        known = known_competence(self.router)
+        described = [agent.describe() for agent in self.agents.values()]
+        for agent in described:
+            if agent["competence"] is None:
+                agent["competence"] = known.get(agent["name"], 0.5)
+        return described
+
+    def describe(self) -> dict[str, Any]:
+        """Return the options for the trace, as plain data."""
+        return {
+            "router": {"name": self.router.name, "version": self.router.version},
+            "critic": self.critic.name if self.critic else None,
+            "answer": self.answer.name,
+            "consensus": self.consensus_name,
+            "max_rounds": self.max_rounds,
+            "max_calls": self.budget.max_calls,
+            "max_tokens": self.budget.max_tokens,
+            "timeout": self.budget.timeout,
+            "stop_when_settled": self.stop_when_settled,
+            "settle_confidence": self.settle_confidence,
+            "explore": self.explore,
+            "alternatives": self.alternatives,
+            "feature_version": FEATURE_VERSION,
+            # Left out if it says nothing, as the ids of imported records depend on the options.
+            **({"interrupt_when": _name_of(when)} if (when := self.interrupt_when) else {}),
+            **(
+                {"calibration": used.model_dump()}
+                if (used := self._calibration()) is not None and used.root
+                else {}
+            ),
+        }
+
+
+def _name_of(condition: Callable[..., Any]) -> str:
+    if isinstance(condition, Unsure):
+        return repr(condition)
+    return str(getattr(condition, "__name__", type(condition).__name__))

@@ -1,0 +1,140 @@
+"""The messages of an agent's task, an upper bound on their tokens, and their labels."""
+
+from typing import Literal
+
+from langchain_core.messages import BaseMessage
+from langchain_core.runnables import RunnableConfig
+
+from mpdf_langgraph.nodes.settings import Settings
+from mpdf_langgraph.runtime.budget import (
+    Cost,
+    prompt_bound,
+    response_bound,
+    text_bound,
+)
+from mpdf_langgraph.runtime.calls import CallResult
+from mpdf_langgraph.runtime.clock import read_clock
+from mpdf_langgraph.state import (
+    Allowance,
+    Assignment,
+    Failure,
+    charged_tokens,
+    no_usage,
+)
+
+Stage = Literal["context", "propose", "refine", "critique", "alternative"]
+
+
+def task_failure(
+    task: Assignment, stage: Stage, error: str, outcome: CallResult | None = None
+) -> Failure:
+    """Return the record of something that went wrong in a task."""
+    return Failure(
+        agent=task["agent"],
+        round=task["round"],
+        stage=stage,
+        error=error,
+        usage=outcome.usage if outcome else no_usage(),
+        seconds=outcome.seconds if outcome else 0.0,
+    )
+
+
+def trace_labels(stage: Stage, task: Assignment, *, silent: bool) -> RunnableConfig:
+    """Return run name, tags and metadata for tracing. `silent` keeps tokens out of streams."""
+    agent, round_ = task["agent"], task["round"]
+    tags = [f"mpdf:{stage}", f"mpdf:agent:{agent}", f"mpdf:round:{round_}"]
+    metadata = {
+        "mpdf_episode": task["episode"],
+        "mpdf_agent": agent,
+        "mpdf_stage": stage,
+        "mpdf_round": round_,
+    }
+    if round_ > 0:  # later rounds only refine, and round 0 has no decision
+        tags.append("mpdf:action:REFINE")
+        metadata["mpdf_action"] = "REFINE"
+    if silent:
+        tags.append("nostream")
+    return RunnableConfig(run_name=f"{agent} {stage}", tags=tags, metadata=metadata)
+
+
+def opening_messages(settings: Settings, task: Assignment) -> list[BaseMessage]:
+    """Return the messages that ask for a proposal."""
+    agent = settings.agents[task["agent"]]
+    return agent.conversation(
+        task["question"],
+        schema=settings.answer,
+        history=task["history"],
+        notes=task["notes"] or "",
+        attachments=task.get("attachments", []),
+    )
+
+
+def refine_messages(settings: Settings, task: Assignment) -> list[BaseMessage]:
+    """Return the messages after the opening: none in round 0, the refine request later."""
+    if task["round"] == 0:
+        return []
+    return settings.agents[task["agent"]].refine_turn(
+        task["question"],
+        schema=settings.answer,
+        own=task["own"]["text"] if task["own"] else None,
+        peers={name: response["text"] for name, response in task["peers"].items()},
+        hints=task["hints"],
+    )
+
+
+def prompt_tokens(settings: Settings, task: Assignment) -> int:
+    """Return an upper bound on the tokens of the prompt that `task` sends.
+
+    The opening is known after it was sent once. A response that the same model wrote has as many
+    tokens as were generated. The rest is bounded by its bytes.
+    """
+    known = task["prefix_tokens"]
+    if known is None:
+        agent = settings.agents[task["agent"]]
+        opening = prompt_bound(opening_messages(settings, task)) + agent.schema_bound()
+    else:
+        opening = known
+    rest = refine_messages(settings, task)
+    if not rest:
+        return opening
+    model = task["own"]["model"] if task["own"] else None
+    quoted = [*([task["own"]] if task["own"] else []), *task["peers"].values()]
+    rendered = "\n".join(str(message.text) for message in rest)
+    saved = sum(
+        text_bound(r["text"]) - response_bound(r, model) for r in quoted if r["text"] in rendered
+    )
+    return opening + prompt_bound(rest) - saved
+
+
+def move_cost(settings: Settings, task: Assignment) -> Cost:
+    """Return an upper bound on what proposing or refining takes, the critique included.
+
+    If nothing limits the output, the largest one so far is used as the limit. A chain or graph
+    counts as its most expensive run so far.
+    """
+    agent, critic = settings.agents[task["agent"]], settings.critic
+    seen = task["largest_usage"]
+    output = agent.largest_output(refine=task["round"] > 0)
+    generated = seen["completion_tokens"] if output is None else output
+    prompt = prompt_tokens(settings, task)
+    cost = Cost(1, prompt + generated)
+    if agent.chat_model is None:
+        cost = Cost(max(1, seen["calls"]), max(cost.tokens, charged_tokens(seen)))
+    judgements = 0 if critic is None else critic.max_calls(agent)
+    if critic is None or not judgements:
+        return cost
+    asked = max(  # the critic uses one of its prompts
+        prompt_bound(agent.critique_turn(task["question"], "", reasoning=reasoning))
+        for reasoning in (False, True)
+    )
+    judged = prompt + generated + asked + critic.max_tokens
+    return Cost(cost.calls + judgements, cost.tokens + judged)
+
+
+def resume_task(task: Assignment) -> Assignment:
+    """Return the task with its deadline moved by the pause before it, if there was one."""
+    clock, allowance = read_clock(task), task["allowance"]
+    if allowance["deadline"] is not None:
+        moved = allowance["deadline"] + clock["paused"] - task["clock"]["paused"]
+        allowance = Allowance({**allowance, "deadline": moved})
+    return Assignment({**task, "clock": clock, "allowance": allowance})

@@ -1,0 +1,1 @@
+"""Traces: one record per deliberation, its writer and reader, and the page that shows them."""

@@ -1,0 +1,152 @@
+"""The trace record: one `Episode` per deliberation."""
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar
+
+import orjson
+from langchain_core.messages import BaseMessage
+from pydantic import BaseModel, ConfigDict, ValidationError, field_validator
+
+from mpdf_langgraph.errors import TraceError
+from mpdf_langgraph.history import kinds_of
+from mpdf_langgraph.state import Consensus, DeliberationState, Failure, Intervention, Response, Turn
+
+#: Version 2 added `interventions`. Records without it are read as if nobody had intervened.
+#: Version 3 added `attachments`, and `thought` and `refused` to responses that have them.
+SCHEMA_VERSION = 3
+
+READABLE_VERSIONS = (1, 2, 3)
+
+
+class Episode(BaseModel):
+    """The record of one deliberation.
+
+    Attributes:
+        schema_version: Version of this form.
+        id: Drawn when the question arrived. A resumed run keeps it.
+        started: Epoch seconds at which the question arrived.
+        graph: Name of the graph.
+        question: The question.
+        reference: The reference answer, where one was given.
+        contexts: What only one agent knew, by agent name.
+        history: The conversation before the question, as role and text.
+        agents: Name, model, sampling and prior competence of each agent, in the team's order.
+        options: What the graph was built with: router and its version, critic, answer schema,
+            consensus rule, limits, exploration, feature version.
+        responses: Every response by id, alternatives (``...+k``) included.
+        turns: Every decision, in order.
+        failures: Everything that went wrong and was survived.
+        representatives: One answer per cluster.
+        tallies: The consensus after every round, round 0 first.
+        interventions: What a person did, and actions forced at a fork.
+        attachments: What came with the question beside its text, such as ``"image"``; the record
+            does not hold them.
+        outcome: What the caller got (`deliberation` in the graph's output).
+    """
+
+    model_config = ConfigDict(frozen=True, allow_inf_nan=False, extra="forbid")
+    version: ClassVar[int] = SCHEMA_VERSION
+
+    schema_version: int
+    id: str
+    started: float
+    graph: str
+    question: str
+    reference: str | None
+    contexts: dict[str, str]
+    history: list[dict[str, str]]
+    agents: list[dict[str, Any]]
+    options: dict[str, Any]
+    responses: dict[str, Response]
+    turns: list[Turn]
+    failures: list[Failure]
+    representatives: list[str]
+    tallies: list[Consensus]
+    interventions: list[Intervention] = []
+    attachments: list[str] = []
+    outcome: dict[str, Any]
+
+    @field_validator("agents", "options", "outcome")
+    @classmethod
+    def _finite(cls, value: Any) -> Any:
+        """Reject what `allow_inf_nan` does not see below `Any`: orjson would write null."""
+        if isinstance(value, float) and not math.isfinite(value):
+            raise ValueError("a number is not finite")
+        if isinstance(value, Mapping | list):
+            for part in value.values() if isinstance(value, Mapping) else value:
+                cls._finite(part)
+        return value
+
+    @classmethod
+    def from_state(cls, state: Mapping[str, Any] | DeliberationState) -> "Episode":
+        """Return the episode that a finished graph state holds.
+
+        Args:
+            state: All channels, e.g. ``graph.get_state(config).values``, so that a
+                checkpointer is as good a source as a trace folder.
+
+        Raises:
+            TraceError: No finished deliberation is in it, or a number is not finite.
+        """
+        header, outcome = state.get("header"), state.get("deliberation")
+        if not header or not outcome:
+            raise TraceError(
+                "the state holds no finished deliberation. Give all of the graph's channels "
+                "(graph.get_state(config).values), after the run has ended"
+            )
+        history: Sequence[BaseMessage] = header["history"]
+        try:
+            return cls(
+                schema_version=SCHEMA_VERSION,
+                id=header["id"],
+                started=header["started"],
+                graph=header["graph"],
+                question=header["question"],
+                reference=header["reference"],
+                contexts=state["notes"],
+                history=[{"role": m.type, "text": str(m.text)} for m in history],
+                agents=header["agents"],
+                options=header["options"],
+                responses=state["responses"],
+                turns=state["turns"],
+                failures=state["failures"],
+                representatives=state["representatives"],
+                tallies=state["tallies"],
+                interventions=state.get("interventions", []),
+                attachments=kinds_of(header.get("attachments", [])),
+                outcome=outcome,
+            )
+        except ValidationError as error:
+            raise TraceError(f"the state is not a valid episode: {error}") from error
+
+    @classmethod
+    def from_json(cls, line: bytes | str) -> "Episode":
+        """Read one record.
+
+        Raises:
+            TraceError: It is torn, of another version, or not an episode.
+        """
+        try:
+            record = orjson.loads(line)
+        except orjson.JSONDecodeError as error:
+            raise TraceError(f"torn record: {error}") from error
+        version = record.get("schema_version") if isinstance(record, dict) else None
+        if version not in READABLE_VERSIONS:
+            last = READABLE_VERSIONS[-1]
+            raise TraceError(
+                f"schema version {version!r}, but this release reads versions 1 to {last}"
+            )
+        try:
+            return cls.model_validate(record)
+        except ValidationError as error:
+            raise TraceError(f"invalid record: {error}") from error
+
+    def to_json(self) -> bytes:
+        """Return the record as one line without a newline."""
+        try:
+            return orjson.dumps(self.model_dump())
+        except TypeError:  # a lone surrogate in user text, which no UTF-8 can hold
+            text = json.dumps(self.model_dump(), ensure_ascii=False)
+            return text.encode(errors="replace")

@@ -1,0 +1,1 @@
+"""The page: traces as one HTML file."""

@@ -1,0 +1,86 @@
+"""Writes episodes so that kill -9 loses none.
+
+A folder of traces holds one segment (JSON Lines) per writing process. Every record is one write,
+with its newline first. So a torn record never swallows the next one. A record counts as written
+when it is on disk.
+"""
+
+import os
+import time
+import uuid
+from contextlib import suppress
+from pathlib import Path
+
+from mpdf_langgraph.errors import TraceError
+from mpdf_langgraph.state import DeliberationState
+from mpdf_langgraph.traces.records import Episode
+
+
+class TraceWriter:
+    """Appends episodes to a folder. Each process writes a segment of its own.
+
+    Args:
+        folder: Created if it does not exist.
+
+    Raises:
+        TraceError: The folder cannot be made or written to.
+    """
+
+    def __init__(self, folder: str | os.PathLike[str]) -> None:
+        self.folder = Path(folder)
+        self._segments: dict[int, int] = {}  # file descriptors by process id
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise TraceError(f"cannot make the trace folder {self.folder}: {error}") from error
+        if not os.access(self.folder, os.W_OK):
+            raise TraceError(f"cannot write to the trace folder {self.folder}")
+
+    def write(self, episode: Episode) -> None:
+        """Append one record. It is on disk when this returns.
+
+        Raises:
+            TraceError: The disk refused it.
+        """
+        line = b"\n" + episode.to_json()
+        try:
+            descriptor = self._descriptor()
+            written = os.write(descriptor, line)
+            getattr(os, "fdatasync", os.fsync)(descriptor)  # macOS has the latter alone
+        except OSError as error:
+            raise TraceError(f"cannot write a trace to {self.folder}: {error}") from error
+        if written != len(line):
+            raise TraceError(
+                f"the disk took {written} of {len(line)} bytes of a trace: is {self.folder} full?"
+            )
+
+    def write_state(self, state: DeliberationState) -> None:
+        """Append the episode that a finished state describes."""
+        self.write(Episode.from_state(state))
+
+    def _descriptor(self) -> int:
+        pid = os.getpid()
+        if pid in self._segments and not os.fstat(self._segments[pid]).st_nlink:
+            # Somebody removed the segment. It stays open, as another thread may be about to write.
+            self._segments.pop(pid, None)
+            self.folder.mkdir(parents=True, exist_ok=True)
+        if pid not in self._segments:  # a fork gets a segment of its own
+            stamp = time.strftime("%Y%m%dT%H%M%S", time.gmtime())
+            path = self.folder / f"{stamp}-{pid}-{uuid.uuid4().hex[:8]}.jsonl"
+            flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC
+            opened = os.open(path, flags, 0o644)
+            # The first of several threads wins. A lock could stay held across a fork for ever.
+            if self._segments.setdefault(pid, opened) != opened:
+                os.close(opened)
+                path.unlink()
+        return self._segments[pid]
+
+    def close(self) -> None:
+        """Close the segment. A later write opens another one."""
+        descriptor = self._segments.pop(os.getpid(), None)
+        if descriptor is not None:
+            os.close(descriptor)
+
+    def __del__(self) -> None:
+        with suppress(OSError):  # the descriptor may be gone at interpreter exit
+            self.close()

@@ -1,0 +1,503 @@
+"""The sandbox: what a program can do in it, and what it cannot get out of it."""
+
+import json
+import os
+import shutil
+import socket
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from mpdf_langgraph.answers import sandbox as module
+from mpdf_langgraph.answers.sandbox import ProgramEndedError, Sandbox
+from mpdf_langgraph.answers.sandbox_inside import decode, encode
+from mpdf_langgraph.errors import ConfigurationError, SandboxError
+
+#: Keeps nothing in: for the programs of these tests that do no harm.
+TRUSTED = Sandbox(command=("env", "-i"), seconds=5)
+
+
+@pytest.fixture(scope="module")
+def box() -> Sandbox:
+    try:
+        sandbox = Sandbox(seconds=5)
+        with sandbox.start():
+            return sandbox
+    except SandboxError as error:
+        pytest.skip(f"needs bubblewrap: {error}")
+
+
+def answer(sandbox: Sandbox, program: str, *args: Any) -> Any:
+    """What `f` of a program gives, or the name and text of the error it raises."""
+    with sandbox.start() as process:
+        deadline = time.monotonic() + sandbox.seconds
+        process.send({"program": program}, deadline)
+        reply = process.receive(deadline)
+        if "ready" in reply:
+            call = {"name": "f", "args": encode(list(args)), "kwargs": encode({})}
+            process.send(call, deadline)
+            reply = process.receive(deadline)
+    return decode(reply["value"]) if "value" in reply else (reply["raised"], reply["text"])
+
+
+# --- plain values ---------------------------------------------------------------------------
+
+plain = st.recursive(
+    st.none()
+    | st.booleans()
+    | st.integers()
+    | st.floats(allow_nan=False)
+    | st.text(st.characters(exclude_categories=()))
+    | st.binary()
+    | st.complex_numbers(allow_nan=False),
+    lambda inner: (
+        st.lists(inner, max_size=4)
+        | st.lists(inner, max_size=4).map(tuple)
+        | st.dictionaries(st.text() | st.integers(), inner, max_size=4)
+        | st.sets(st.integers() | st.text(), max_size=4)
+        | st.frozensets(st.integers() | st.text(), max_size=4)
+    ),
+    max_leaves=10,
+)
+
+
+def same(a: Any, b: Any) -> bool:
+    """Equal, and of the same types all the way down."""
+    if isinstance(a, list | tuple):
+        return type(a) is type(b) and len(a) == len(b) and all(map(same, a, b))
+    if isinstance(a, dict):
+        return type(b) is dict and same(list(a.items()), list(b.items()))
+    return type(a) is type(b) and a == b
+
+
+@given(value=plain)
+def test_plain_values_travel(value: Any) -> None:
+    assert same(decode(json.loads(json.dumps(encode(value)))), value)
+
+
+def test_what_is_built_on_plain_values_arrives_plain() -> None:
+    class Always(int):
+        def __eq__(self, other: object) -> bool:
+            return True
+
+        __hash__ = int.__hash__
+
+    class Text(str):
+        def __str__(self) -> str:
+            return "other"
+
+    value = decode(encode([Always(3), Text("ab"), {Always(1): Text("c")}, bytearray(b"x")]))
+    assert value == [3, "ab", {1: "c"}, b"x"]
+    assert [type(item) for item in value] == [int, str, dict, bytes]
+    assert decode(json.loads(json.dumps(encode(float("nan"))))) != 0
+    assert decode(encode(2**70000)) == 2**70000
+
+
+def test_what_is_not_plain_cannot_travel() -> None:
+    for value in (object(), len, [iter([])], {"a": range(3)}, {1: {2: print}}):
+        with pytest.raises(TypeError, match="not plain data"):
+            encode(value)
+    endless: list[Any] = []
+    endless.append(endless)
+    with pytest.raises(RecursionError):
+        encode(endless)
+
+
+@pytest.mark.parametrize(
+    "data", [{}, {"a": 1, "b": 2}, {"module": "os"}, {"int": "x"}, {"dict": [1]}, {"set": [[1]]}]
+)
+def test_other_forms_are_refused(data: Any) -> None:
+    with pytest.raises((ValueError, TypeError, KeyError)):
+        decode(data)
+
+
+# --- without bubblewrap ---------------------------------------------------------------------
+
+
+def test_a_program_answers() -> None:
+    assert answer(TRUSTED, "def f(x, y): return [x + y, {x: (y,)}]", 1, 2) == [3, {1: (2,)}]
+    assert answer(TRUSTED, "def f(): return g()\ndef g(): return __name__") == "program"
+
+
+def test_a_program_has_the_standard_library_and_its_dataclasses() -> None:
+    program = """
+from __future__ import annotations
+from dataclasses import dataclass
+import collections, heapq, math, re
+@dataclass
+class Point:
+    x: int
+    y: int = 2
+def f(x):
+    return collections.Counter([Point(x).y, 2]), math.sqrt(4)
+"""
+    assert answer(TRUSTED, program, 1) == ({2: 2}, 2.0)
+
+
+def test_printing_and_reading_are_no_part_of_the_conversation() -> None:
+    program = "import sys\nprint(1)\ndef f():\n print('{}')\n return sys.stdin.read()"
+    assert answer(TRUSTED, program) == ""
+
+
+@pytest.mark.parametrize(
+    ("program", "kind"),
+    [
+        ("def f(:", "SyntaxError"),
+        ("1 / 0", "ZeroDivisionError"),
+        ("raise SystemExit(0)", "SystemExit"),
+        ("def g(): pass", "NameError"),
+        ("f = 3", "NameError"),
+        ("def f(): raise KeyError(1)", "KeyError"),
+        ("import sys\ndef f(): sys.exit(0)", "SystemExit"),
+        ("def f(): return f", "TypeError"),
+        ("def f():\n a = []\n a.append(a)\n return a", "RecursionError"),
+        ("class E(Exception):\n def __str__(self): 1 / 0\ndef f(): raise E", "E"),
+        ("def f(): return f()", "RecursionError"),
+        ("\0", "ValueError"),
+    ],
+)
+def test_errors_are_told_by_name(program: str, kind: str) -> None:
+    raised, text = answer(TRUSTED, program)
+    # Null characters are another error since Python 3.12.
+    assert raised == kind or {raised, kind} == {"SyntaxError", "ValueError"}
+    assert isinstance(text, str)
+
+
+@pytest.mark.parametrize(
+    ("program", "reason"),
+    [
+        ("import os\nos._exit(0)", "ended by itself"),
+        ("import os\ndef f(): os._exit(0)", "ended by itself"),
+        ("import os, signal\ndef f(): os.kill(os.getpid(), signal.SIGKILL)", "ended by itself"),
+        ("import os, time\nos.closerange(0, 64)\ntime.sleep(60)", "fell silent"),
+        ("while True: pass", "too long"),
+        ("def f():\n while True: print('x' * 1000)", "too long"),
+        ("def f(): return 'x' * 2_000_000", "at once"),
+        ("import os\nwhile True: os.write(4, b'x' * 10000)", "at once"),
+        ("import os\nos.write(4, b'x\\n' * 10000)", "cannot be read"),
+        ("import os\nos.write(4, b'[' * 100000 + b'\\n')", "cannot be read"),
+        ("import os\nos.write(4, b'[1]\\n')", "cannot be read"),
+    ],
+)
+def test_what_ends_a_program(program: str, reason: str) -> None:
+    sandbox = Sandbox(command=("env", "-i"), seconds=3)
+    start = time.monotonic()
+    with pytest.raises(ProgramEndedError, match=reason):
+        answer(sandbox, program)
+    assert time.monotonic() - start < 30
+
+
+def test_a_program_that_reads_nothing_does_not_block() -> None:
+    sandbox = Sandbox(command=("env", "-i"), seconds=0.5)
+    with sandbox.start() as process:
+        deadline = time.monotonic() + 0.5
+        process.send({"program": "while True: pass"}, deadline)
+        with pytest.raises(ProgramEndedError, match="too long"):
+            process.send({"name": "f", "args": ["x" * 10_000_000], "kwargs": {}}, deadline)
+
+
+def test_a_sandbox_that_does_not_work_says_why() -> None:
+    with (
+        pytest.raises(SandboxError, match=r"status 3.*no user namespaces"),
+        Sandbox(command=("sh", "-c", "echo no user namespaces >&2; exit 3")).start(),
+    ):
+        pass
+    with (
+        pytest.raises(SandboxError, match="something else"),
+        Sandbox(command=("sh", "-c", "echo {}")).start(),
+    ):
+        pass
+
+
+def test_without_a_sandbox_nothing_runs(monkeypatch: pytest.MonkeyPatch) -> None:
+    module._bubblewrap.cache_clear()
+    monkeypatch.setattr(shutil, "which", lambda name: None)
+    with pytest.raises(SandboxError, match=r"apt install bubblewrap.*command="):
+        Sandbox()
+    with pytest.raises(SandboxError, match="firejail is not installed"):
+        Sandbox(command=["firejail", "--quiet"])
+    module._bubblewrap.cache_clear()
+
+
+def test_root_needs_a_python_that_others_may_run(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    ours = tmp_path / "bin" / f"python{sys.version_info[0]}.{sys.version_info[1]}"
+    ours.parent.mkdir()
+    ours.touch()
+    monkeypatch.setattr(sys, "base_prefix", str(tmp_path))
+    tmp_path.chmod(0o700)
+    assert module._python(root=False) == ours
+    system = module._python(root=True) if Path("/usr/bin/python3").exists() else None
+    assert system is None or system.is_relative_to("/usr")
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"seconds": 0},
+        {"seconds": float("nan")},
+        {"seconds": "5"},
+        {"memory": 1},
+        {"memory": 1e9},
+        {"command": "firejail --quiet"},
+        {"command": ()},
+    ],
+)
+def test_wrong_options(options: dict[str, Any]) -> None:
+    with pytest.raises(ConfigurationError, match=next(iter(options))):
+        Sandbox(**options)
+
+
+# --- the sandbox itself ---------------------------------------------------------------------
+
+
+@pytest.fixture
+def listener() -> Iterator[tuple[int, list[Any]]]:
+    """A server of the host's, and who came."""
+    came: list[Any] = []
+    with socket.create_server(("127.0.0.1", 0)) as server:
+
+        def listen() -> None:
+            try:
+                while True:
+                    visitor, address = server.accept()
+                    visitor.close()
+                    came.append(address)
+            except OSError:
+                pass
+
+        thread = threading.Thread(target=listen, daemon=True)
+        thread.start()
+        port = server.getsockname()[1]
+        socket.create_connection(("127.0.0.1", port)).close()  # it can be reached from here
+        yield port, came
+        server.shutdown(socket.SHUT_RDWR)
+    thread.join(5)
+
+
+def test_no_network(box: Sandbox, listener: tuple[int, list[Any]]) -> None:
+    port, came = listener
+    program = """
+import socket
+def f(port):
+    reached = []
+    for address in (("127.0.0.1", port), ("1.1.1.1", 53), ("10.0.2.2", 80)):
+        for kind in (socket.SOCK_STREAM, socket.SOCK_DGRAM):
+            with socket.socket(socket.AF_INET, kind) as it:
+                it.settimeout(0.2)
+                try:
+                    it.connect(address)
+                    it.send(b"x")
+                    if kind == socket.SOCK_STREAM or address[0] != "127.0.0.1":
+                        reached.append(address)
+                except OSError:
+                    pass
+    try:
+        reached.append(socket.gethostbyname("example.com"))
+    except OSError:
+        pass
+    return reached, [name for _, name in socket.if_nameindex()]
+"""
+    reached, interfaces = answer(box, program, port)
+    assert reached == []
+    assert interfaces == ["lo"]
+    time.sleep(0.05)
+    assert len(came) == 1
+
+
+def test_no_files_of_the_host(box: Sandbox) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        Path(folder).chmod(0o755)  # anybody may read it, so that it is not the user who fails
+        secret = Path(folder, "secret")
+        secret.write_text("secret")
+        secret.chmod(0o666)
+        look_for_files(box, secret)
+        assert secret.read_text() == "secret"
+
+
+def look_for_files(box: Sandbox, secret: Path) -> None:
+    program = """
+import os
+def f(paths):
+    found = []
+    for path in paths:
+        for mode in "r", "a":
+            try:
+                open(path, mode).close()
+                found.append((path, mode))
+            except OSError:
+                pass
+    return found, sorted(os.listdir("/")), os.listdir("/tmp"), os.listdir(".")
+"""
+    paths = [str(secret), __file__, str(Path.home() / "x"), "/etc/passwd", "/etc/shadow", "/x"]
+    paths += ["/usr/bin/x", "/usr/x", "/dev/x", "/dev/shm/x", "/proc/sysrq-trigger", "/var/x"]
+    paths += ["/proc/1/mem", "/proc/sys/kernel/hostname", sys.executable + "x"]
+    found, root, temporary, here = answer(box, program, paths)
+    assert [(path, mode) for path, mode in found if path[:6] != "/proc/" or mode == "a"] == []
+    assert not {"home", "root", "etc", "var", "mnt", "opt", "srv", "run"} & set(root)
+    assert temporary == here == []
+
+
+def test_the_disk_is_small_and_gone_afterwards(box: Sandbox) -> None:
+    program = """
+import os
+def f():
+    before, written = os.listdir("/tmp"), 0
+    try:
+        for number in range(1000):
+            with open(f"/tmp/{number}", "wb") as file:
+                written += file.write(b"x" * 1_000_000)
+    except OSError:
+        pass
+    return before, written
+"""
+    for _ in range(2):
+        before, written = answer(box, program)
+        assert before == []
+        assert written <= 17_000_000
+
+
+def test_no_environment(box: Sandbox, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OPENAI_API_KEY", "sk-very-secret")
+    program = """
+import glob, os
+def f():
+    text = repr(dict(os.environ))
+    for path in glob.glob("/proc/[0-9]*/environ") + glob.glob("/proc/[0-9]*/cmdline"):
+        try:
+            text += open(path).read()
+        except OSError:
+            pass
+    return text
+"""
+    text = answer(box, program)
+    assert "secret" not in text
+    assert "PATH=" not in text
+
+
+def test_no_processes_and_no_power(box: Sandbox) -> None:
+    program = """
+import ctypes, os
+def f(pid):
+    done = []
+    for name, act in {
+        "fork": os.fork, "root": lambda: os.setuid(0), "mount": lambda: os.chroot("/tmp"),
+        "kill": lambda: os.kill(pid, 0), "nice": lambda: os.nice(-5),
+        "unshare": lambda: None if ctypes.CDLL(None).unshare(0x10000000) == 0 else 1 / 0,
+    }.items():
+        try:
+            act()
+            done.append(name)
+        except (OSError, ZeroDivisionError):
+            pass
+    processes = [name for name in os.listdir("/proc") if name.isdigit()]
+    return done, len(processes), os.getuid(), os.uname().nodename
+"""
+    done, processes, user, host = answer(box, program, os.getpid())
+    assert done == []
+    assert processes <= 2
+    assert user != 0
+    assert host == "sandbox"
+
+
+def test_nobody_else_can_be_killed(box: Sandbox) -> None:
+    program = """
+import os
+def f():
+    try:
+        os.kill(-1, 9)
+    except OSError:
+        return "there is nobody else"
+"""
+    assert answer(box, program) == "there is nobody else"
+
+
+def test_memory_is_bounded(box: Sandbox) -> None:
+    raised, _ = answer(box, "def f(): return len(bytearray(2 * 10**9))")
+    assert raised == "MemoryError"
+    assert answer(box, "def f(): return len(bytearray(10**8))") == 10**8
+    raised, _ = answer(box, "import threading\ndef f(): threading.Thread(target=f).start()")
+    assert raised == "RuntimeError"
+
+
+def children() -> set[str]:
+    """The processes that this one, or one of its children, has started."""
+    found: set[str] = set()
+    parents = {str(os.getpid())}
+    while parents:
+        status = {p.parent.name: p for p in Path("/proc").glob("[0-9]*/status")}
+        new = set()
+        for pid, path in status.items():
+            try:
+                lines = dict(line.split(":\t", 1) for line in path.read_text().splitlines())
+            except (OSError, ValueError):
+                continue
+            if lines.get("PPid") in parents and pid not in found:
+                new.add(pid)
+        found |= new
+        parents = new
+    return found
+
+
+def is_alive(pid: str) -> bool:
+    """Whether a process is more than an entry that its new parent has not collected yet."""
+    try:
+        return Path("/proc", pid, "stat").read_text().rpartition(")")[2].split()[0] not in "ZX"
+    except OSError:
+        return False
+
+
+IGNORING_SIGNALS = """
+import signal
+for number in range(1, 65):
+    try:
+        signal.signal(number, lambda *a: None)
+    except (OSError, ValueError):
+        pass
+while True: pass
+"""
+
+
+@pytest.mark.parametrize(
+    "program",
+    [
+        "while True: pass",
+        IGNORING_SIGNALS,
+    ],
+)
+def test_nothing_is_left_behind(box: Sandbox, program: str) -> None:
+    before = children()
+    sandbox = Sandbox(seconds=0.5)
+    with sandbox.start() as process:
+        process.send({"program": program}, time.monotonic() + 1)
+        started = children() - before
+        assert started
+        with pytest.raises(ProgramEndedError, match="too long"):
+            process.receive(time.monotonic() + 0.5)
+    assert not children() - before
+    for _ in range(100):  # what was in there goes with its first process
+        if not any(map(is_alive, started)):
+            break
+        time.sleep(0.02)
+    else:
+        pytest.fail("a process outlived its sandbox")
+
+
+@given(source=st.text(st.characters(exclude_categories=())) | st.binary().map(repr))
+@settings(max_examples=15)
+def test_no_text_of_a_program_breaks_anything(source: str) -> None:
+    try:
+        raised, text = answer(TRUSTED, source)
+        assert isinstance(raised, str)
+        assert isinstance(text, str)
+    except ProgramEndedError:
+        pass

@@ -1,0 +1,63 @@
+"""The examples in which somebody steps in: a person, and a fork."""
+
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from mpdf_langgraph import TraceReader
+from tests.support.paths import ROOT
+
+
+def run(name: str, *arguments: str, given: str = "") -> Any:
+    return subprocess.run(
+        [sys.executable, f"examples/{name}.py", *arguments],
+        cwd=ROOT,
+        input=given,
+        capture_output=True,
+        text=True,
+        timeout=200,
+        check=False,
+    )
+
+
+@pytest.mark.parametrize(
+    ("replies", "given"),
+    [
+        (["--replies", "hint", "answer"], ""),
+        # At the terminal: what makes no sense is asked for again, and answers end it.
+        ([], "what?\nh Add them up.\n" + "a 7\n" * 9),
+    ],
+    ids=["by itself", "at the terminal"],
+)
+def test_a_person_is_asked(replies: list[str], given: str, tmp_path: Path) -> None:
+    done = run("human_in_the_loop", "--traces", str(tmp_path), *replies, given=given)
+    assert done.returncode == 0, done.stderr
+    assert "the answer would be" in done.stdout
+    assert bool(given) == ("cannot read {'action': 'what?'" in done.stdout)
+    episodes = list(TraceReader(tmp_path))
+    assert len(episodes) == 3
+    stepped_in = [episode for episode in episodes if episode.interventions]
+    assert stepped_in
+    assert stepped_in[0].interventions[0]["action"] == "hint"
+    for episode in stepped_in:
+        last = episode.interventions[-1]
+        if last["action"] == "answer":
+            assert episode.reference == episode.outcome["answer"] == last["text"]
+        else:
+            assert (last["action"], episode.outcome["support"]) == ("hint", 1.0)
+
+
+def test_a_round_is_forked_three_ways(tmp_path: Path) -> None:
+    done = run("time_travel", "--agent", "agent-2", "--traces", str(tmp_path))
+    assert done.returncode == 0, done.stderr
+    *_, first, persist, refine, concede = TraceReader(tmp_path)
+    assert first.interventions == []
+    for action, fork in {"PERSIST": persist, "REFINE": refine, "CONCEDE": concede}.items():
+        assert f"agent-2: {action}" in done.stdout
+        assert fork.id.startswith(f"{first.id}~")
+        turns = {turn["agent"]: turn for turn in fork.turns if turn["round"] == 1}
+        assert turns["agent-2"]["action"] == action
+        assert fork.tallies[0] == first.tallies[0]

@@ -1,0 +1,104 @@
+"""Prompts: the documented fields, and text that looks like a field."""
+
+import dataclasses
+import inspect
+import re
+from string import Formatter
+
+import pytest
+from langchain_core.language_models import FakeListChatModel
+from langchain_core.messages import AIMessage, HumanMessage
+
+from mpdf_langgraph import Agent, MathAnswer, Prompts
+
+TEMPLATES = [field.name for field in dataclasses.fields(Prompts)]
+HOSTILE = r"Let {x} be \frac{1}{2}, {0} and {question!r}} %s"
+
+
+def fields_of(template: str) -> set[str]:
+    return {name for _, name, _, _ in Formatter().parse(template) if name is not None}
+
+
+def documented(name: str) -> set[str]:
+    """Return the fields that the class's documentation gives a template."""
+    doc = inspect.cleandoc(Prompts.__doc__ or "").split("Attributes:")[1]
+    entry = re.search(rf"^    {name}: (.*?)(?=^    \w+: |\Z)", doc, re.MULTILINE | re.DOTALL)
+    assert entry, f"{name} is not documented"
+    return set(re.findall(r"``\{(\w+)\}``", entry[1]))
+
+
+@pytest.mark.parametrize("name", TEMPLATES)
+def test_templates_use_documented_fields_only(name: str) -> None:
+    template = getattr(Prompts(), name)
+    if name == "no_response":
+        assert template.strip()
+        return
+    assert fields_of(template) <= documented(name)
+
+
+def test_what_a_prompt_cannot_do_without() -> None:
+    prompts = Prompts()
+    assert fields_of(prompts.propose) == {"question", "instructions"}
+    assert {"peers", "instructions"} <= fields_of(prompts.refine)
+    assert fields_of(prompts.peer) == {"name", "response"}
+    assert fields_of(prompts.context) == {"context"}
+    for answer in ("yes", "no"):  # the critic looks for these two words
+        assert re.search(rf"\b{answer}\b", prompts.critique)
+
+
+def test_they_cannot_be_changed_in_place() -> None:
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        Prompts().propose = "?"  # type: ignore[misc]
+    assert dataclasses.replace(Prompts(), propose="{question}?").refine == Prompts().refine
+
+
+@pytest.fixture
+def agent() -> Agent:
+    return Agent("ann", FakeListChatModel(responses=["x"]), system_prompt="You are {ann}.")
+
+
+def test_text_is_filled_in_as_it_stands(agent: Agent) -> None:
+    schema = MathAnswer()
+    system, asked = agent.conversation(HOSTILE, schema=schema, history=[], notes=HOSTILE)
+    assert str(system.text).startswith("You are {ann}.")
+    assert HOSTILE in system.text
+    assert HOSTILE in asked.text
+    assert schema.instructions in asked.text
+    own, refine = agent.refine_turn(HOSTILE, schema=schema, own=HOSTILE, peers={"bob": HOSTILE})
+    assert own.text == HOSTILE
+    assert HOSTILE in refine.text
+    assert "bob" in refine.text
+    assert agent.critique_turn(HOSTILE, HOSTILE)[0].text == HOSTILE
+
+
+def test_the_three_tasks_share_one_prefix(agent: Agent) -> None:
+    """What a server's prefix cache relies on: later prompts only append."""
+    schema = MathAnswer()
+    opening = agent.conversation("Q?", schema=schema, history=[HumanMessage("Hi")], notes="")
+    assert [type(m).__name__ for m in opening] == ["SystemMessage", "HumanMessage"]
+    assert opening[1].text.startswith("Hi\n\nQ?")
+    later = agent.refine_turn("Q?", schema=schema, own="mine", peers={"bob": "his", "cid": "hers"})
+    assert [type(m) for m in later] == [AIMessage, HumanMessage]
+    assert "his" in later[1].text
+    assert "hers" in later[1].text
+    assert "mine" not in later[1].text  # it stands in the assistant's turn already
+    judged = agent.critique_turn("Q?", "mine")
+    assert judged[0] == later[0]
+    absent = agent.refine_turn("Q?", schema=schema, own=None, peers={})
+    assert absent[0].text == Prompts().no_response
+
+
+def test_no_empty_system_message() -> None:
+    bare = Agent("ann", FakeListChatModel(responses=["x"]))
+    assert len(bare.conversation("Q?", schema=MathAnswer(), history=[], notes="")) == 1
+    noted = bare.conversation("Q?", schema=MathAnswer(), history=[], notes="fact")
+    assert [m.type for m in noted] == ["system", "human"]
+
+
+def test_an_agent_brings_its_own(agent: Agent) -> None:
+    compact = Prompts(propose="Q: {question}", refine="{peers}\nQ: {question}", peer="{response}")
+    mine = dataclasses.replace(agent, prompts=compact)
+    schema = MathAnswer()
+    assert mine.conversation("1+1", schema=schema, history=[], notes="")[-1].text == "Q: 1+1"
+    turn = mine.refine_turn("1+1", schema=schema, own="2", peers={"b": "3", "c": "4"})
+    assert turn[-1].text == "3\n4\nQ: 1+1"

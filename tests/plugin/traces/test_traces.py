@@ -1,0 +1,392 @@
+"""Episode records: written, torn, mixed up, read back."""
+
+import os
+import shutil
+import subprocess
+import sys
+from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import orjson
+import pytest
+from langchain_openai import ChatOpenAI
+from langgraph.checkpoint.memory import InMemorySaver
+from pydantic import SecretStr
+
+from mpdf_langgraph import Agent, Episode, TraceReader, TraceWriter, create_deliberation
+from mpdf_langgraph.errors import DeliberationError, TraceError
+from tests.support.scripted import StatusError, says, yes
+
+
+class Kept:
+    """Keeps the finished states instead of writing them."""
+
+    def __init__(self) -> None:
+        self.states: list[Any] = []
+
+    def write_state(self, state: Any) -> None:
+        self.states.append(state)
+
+
+def graph(sink: Any, **options: Any) -> Any:
+    """Three agents with every kind of record: a failure, alternatives, scores, both verdicts."""
+    team = [
+        Agent("ann", says(*(f"ann{i}. Answer: {i}" for i in (1, 2, 3)), logprob=-0.4)),
+        Agent("bob", says("bob. Answer: 2", StatusError(400), critique=yes(0.3), logprob=-0.1)),
+        Agent("cy", says(StatusError(400), "cy. Answer: 3"), context=lambda q: f"notes on {q}"),
+    ]
+    return create_deliberation(
+        team, router="always-refine", max_rounds=2, alternatives=1, traces=sink, **options
+    )
+
+
+QUESTION = {
+    "messages": [("user", "Hello."), ("ai", "Hi."), ("user", "Which — été?")],
+    "reference": "2",
+    "contexts": {"ann": "private\nto Ann"},
+}
+
+
+@pytest.fixture(scope="module")
+def states() -> list[Any]:
+    sink = Kept()
+    compiled = graph(sink).compile()
+    for _ in range(6):
+        compiled.invoke(QUESTION)
+    return sink.states
+
+
+@pytest.fixture(scope="module")
+def episodes(states: list[Any]) -> list[Episode]:
+    return [Episode.from_state(state) for state in states]
+
+
+def segments(folder: Path) -> list[Path]:
+    return sorted(folder.glob("*.jsonl"))
+
+
+def ids(episodes: Any) -> list[str]:
+    return [episode.id for episode in episodes]
+
+
+def test_what_is_written_is_read(tmp_path: Path, episodes: list[Episode]) -> None:
+    writer = TraceWriter(tmp_path / "new" / "folder")
+    for episode in episodes:
+        writer.write(episode)
+    reader = TraceReader(writer.folder)
+    assert list(reader) == episodes
+    assert list(reader) == episodes  # a reader can be used again
+    assert reader.counts == {"read": 6}
+    [segment] = segments(writer.folder)
+    assert list(TraceReader(segment)) == episodes
+    assert segment.read_bytes().startswith(b"\n{")
+    writer.close()
+    writer.write(episodes[0])
+    assert len(segments(writer.folder)) == 2
+    writer.close()
+
+
+def test_a_record_holds_all_that_happened(episodes: list[Episode]) -> None:
+    episode = episodes[0]
+    assert (episode.question, episode.reference) == ("Which — été?", "2")
+    assert episode.history == [
+        {"role": "human", "text": "Hello."},
+        {"role": "ai", "text": "Hi."},
+    ]
+    assert episode.contexts == {"ann": "private\nto Ann", "cy": "notes on Which — été?"}
+    assert [agent["name"] for agent in episode.agents] == ["ann", "bob", "cy"]
+    assert episode.options["router"] == {"name": "always-refine", "version": "1"}
+    assert len(episode.turns) == 6
+    assert all(len(turn["observation"]["peers"]) == 2 for turn in episode.turns)
+    assert len(episode.tallies) == 3
+    assert {"ann@0", "ann@1", "ann@1+1", "ann@2", "ann@2+1"} <= set(episode.responses)
+    assert "cy@0" not in episode.responses
+    stages = Counter(failure["stage"] for failure in episode.failures)
+    assert stages["propose"] == 1
+    assert stages["refine"] == 2
+    assert episode.outcome["episode"] == episode.id
+    assert episode.responses["bob@0"]["critique"]["scores"].keys() == {
+        "logprob",
+        "logprob_raw",
+        "self",
+    }
+
+
+def test_torn_tail_costs_only_itself(tmp_path: Path, episodes: list[Episode]) -> None:
+    first, torn, later = episodes[:3]
+    whole = b"\n" + first.to_json() + b"\n" + torn.to_json()
+    last = whole.rindex(b"\n")
+    segment = tmp_path / "segment.jsonl"
+    # Every byte near both ends, and a sample of those between.
+    cuts = {*range(last, last + 30), *range(len(whole) - 30, len(whole))}
+    for cut in sorted(cuts | set(range(last, len(whole), 499))):
+        segment.write_bytes(whole[:cut])
+        reader = TraceReader(tmp_path)
+        assert ids(reader) == [first.id]
+        assert reader.counts["skipped"] == (1 if cut > last + 1 else 0)
+        # The next writer's record is not swallowed by it.
+        segment.write_bytes(whole[:cut] + b"\n" + later.to_json())
+        assert ids(TraceReader(tmp_path)) == [first.id, later.id]
+
+
+def test_duplicates_are_dropped_and_counted(tmp_path: Path, episodes: list[Episode]) -> None:
+    for written in ([0, 1, 1], [1, 0, 2]):
+        writer = TraceWriter(tmp_path)
+        for i in written:
+            writer.write(episodes[i])
+        writer.close()
+    reader = TraceReader(tmp_path)
+    assert sorted(ids(reader)) == sorted(ids(episodes[:3]))
+    assert reader.counts == {"read": 3, "duplicate": 3}
+
+
+@pytest.mark.parametrize(
+    ("line", "reason"),
+    [
+        (b"garbage", "torn record"),
+        (b"\xff\xfe\x00", "torn record"),
+        (b"\x00" * 50, "torn record"),
+        (b"[" * 5000, "torn record"),
+        (b"[]", "schema version None"),
+        (b"null", "schema version None"),
+        (b'{"schema_version": 99}', "schema version 99, but this release reads versions 1 to 3"),
+        (b'{"schema_version": 1, "id": "x"}', "invalid record"),
+    ],
+    ids=["word", "bytes", "zeros", "deep", "list", "null", "version", "incomplete"],
+)
+def test_bad_lines_are_skipped_and_reported(
+    tmp_path: Path, episodes: list[Episode], line: bytes, reason: str
+) -> None:
+    segment = tmp_path / "segment.jsonl"
+    segment.write_bytes(
+        b"\n" + episodes[0].to_json() + b"\n" + line + b"\n" + episodes[1].to_json()
+    )
+    reader = TraceReader(tmp_path)
+    assert ids(reader) == ids(episodes[:2])
+    assert reader.counts == {"read": 2, "skipped": 1}
+    [report] = reader.skipped
+    assert report.startswith(f"{segment}:3: {reason}")
+
+
+def test_numbers_that_json_has_no_word_for_are_rejected(states: list[Any]) -> None:
+    state = states[0]
+    for bad in (float("nan"), float("inf")):
+        response = state["responses"]["ann@0"]
+        for part in (
+            {"responses": {**state["responses"], "ann@0": {**response, "seconds": bad}}},
+            {"deliberation": {**state["deliberation"], "confidence": bad}},
+            {"header": {**state["header"], "options": {"deep": [{"explore": bad}]}}},
+        ):
+            with pytest.raises(TraceError, match=r"finite|valid episode"):
+                Episode.from_state({**state, **part})
+
+
+def test_unfinished_state_is_no_episode(states: list[Any]) -> None:
+    for state in ({}, {**states[0], "deliberation": {}}, {"deliberation": {"answer": "2"}}):
+        with pytest.raises(TraceError, match="no finished deliberation"):
+            Episode.from_state(state)
+
+
+def test_lone_surrogates_do_not_cost_the_record(tmp_path: Path) -> None:
+    odd = "caf\ud83d 2 + 2?"
+    given = {
+        "messages": [("user", odd), ("ai", odd), ("user", odd)],
+        "reference": odd,
+        "contexts": {"agent-1": odd},
+    }
+    team = [says("Answer: 4"), says("It is so. Answer: 4")]
+    graph = create_deliberation(team, critic=None, traces=tmp_path).compile()
+    result = graph.invoke(given)
+    reader = TraceReader(tmp_path)
+    episodes = list(reader)
+    assert reader.skipped == []
+    [episode] = episodes
+    assert episode.id == result["deliberation"]["episode"]
+    assert episode.question == episode.reference == episode.contexts["agent-1"] == "caf? 2 + 2?"
+
+
+def test_several_threads_share_a_writer(tmp_path: Path, episodes: list[Episode]) -> None:
+    writer = TraceWriter(tmp_path)
+    copies = [e.model_copy(update={"id": f"{e.id}-{i}"}) for i in range(20) for e in episodes]
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(writer.write, copies))
+    reader = TraceReader(tmp_path)
+    assert sorted(ids(reader)) == sorted(ids(copies))
+    assert reader.counts == {"read": 120}
+    assert len(segments(tmp_path)) == 1
+    writer.close()
+
+
+WRITE_IN_PROCESSES = """
+import os, sys
+from mpdf_langgraph import Episode, TraceWriter
+folder, record = sys.argv[1:]
+episode = Episode.from_json(open(record, "rb").read())
+writer = TraceWriter(folder)
+
+def write():
+    for i in range(25):
+        writer.write(episode.model_copy(update={"id": f"{os.getpid()}-{i}"}))
+
+write()
+children = [os.fork() for _ in range(1)]
+if children == [0]:
+    write()
+    os._exit(0)
+write()
+os.waitpid(children[0], 0)
+"""
+
+
+def test_several_processes_share_a_folder(tmp_path: Path, episodes: list[Episode]) -> None:
+    (tmp_path / "record").write_bytes(episodes[0].to_json())
+    folder = tmp_path / "traces"
+    writers = [
+        subprocess.Popen(
+            [sys.executable, "-c", WRITE_IN_PROCESSES, str(folder), str(tmp_path / "record")]
+        )
+        for _ in range(2)
+    ]
+    assert [writer.wait() for writer in writers] == [0, 0]
+    reader = TraceReader(folder)
+    assert len(ids(reader)) == 2 * 2 * 25
+    assert reader.counts == {"read": 100, "duplicate": 50}  # parents write theirs twice
+    assert len(segments(folder)) == 4  # a fork gets a segment of its own
+
+
+def test_folders_that_cannot_be_written(
+    tmp_path: Path, episodes: list[Episode], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "file").write_text("")
+    for path in (tmp_path / "file", tmp_path / "file" / "folder"):
+        with pytest.raises(TraceError, match="cannot make the trace folder"):
+            TraceWriter(path)
+    writer = TraceWriter(tmp_path / "gone")
+    writer.folder.rmdir()
+    with pytest.raises(TraceError, match="cannot write a trace"):
+        writer.write(episodes[0])
+    with monkeypatch.context() as patched:  # root may write everywhere
+        patched.setattr(os, "access", lambda *_: False)
+        with pytest.raises(TraceError, match="cannot write to the trace folder"):
+            TraceWriter(tmp_path)
+    with pytest.raises(TraceError, match="no such file or folder"):
+        TraceReader(tmp_path / "nowhere")
+
+
+def test_a_record_is_on_disk_before_write_returns(
+    tmp_path: Path, episodes: list[Episode], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    synced: list[int] = []
+    fdatasync = os.fdatasync
+
+    def watch(descriptor: int) -> None:
+        synced.append(os.fstat(descriptor).st_size)
+        fdatasync(descriptor)
+
+    monkeypatch.setattr(os, "fdatasync", watch)
+    writer = TraceWriter(tmp_path)
+    writer.write(episodes[0])
+    assert synced == [len(episodes[0].to_json()) + 1]
+    writer.close()
+
+
+def test_without_fdatasync_a_record_is_on_disk_all_the_same(
+    tmp_path: Path, episodes: list[Episode], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delattr(os, "fdatasync")  # as on macOS
+    writer = TraceWriter(tmp_path)
+    writer.write(episodes[0])
+    writer.close()
+    assert len(list(TraceReader(tmp_path))) == 1
+
+
+@pytest.mark.parametrize("whole_folder", [False, True])
+def test_a_removed_segment_takes_no_later_record_with_it(
+    tmp_path: Path, episodes: list[Episode], whole_folder: bool
+) -> None:
+    folder = tmp_path / "traces"
+    writer = TraceWriter(folder)
+    writer.write(episodes[0])
+    if whole_folder:
+        shutil.rmtree(folder)
+    else:
+        next(folder.glob("*.jsonl")).unlink()
+    writer.write(episodes[1])
+    writer.close()
+    assert [e.id for e in TraceReader(folder)] == [episodes[1].id]
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full here")
+def test_full_disk_is_an_error(
+    tmp_path: Path, episodes: list[Episode], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    writer = TraceWriter(tmp_path)
+    full = os.open("/dev/full", os.O_WRONLY)
+    monkeypatch.setattr(writer, "_segments", {os.getpid(): full})
+    with pytest.raises(TraceError, match="No space left"):
+        writer.write(episodes[0])
+    writer.close()
+
+
+def test_a_checkpointer_is_as_good_a_source(tmp_path: Path) -> None:
+    compiled = graph(tmp_path).compile(checkpointer=InMemorySaver())
+    config = {"configurable": {"thread_id": "1"}}
+    compiled.invoke(QUESTION, config)
+    compiled.invoke({"question": "And now?"}, config)
+    *_, last = TraceReader(tmp_path)
+    assert last.question == "And now?"
+    assert Episode.from_state(compiled.get_state(config).values) == last
+
+
+def test_record_is_plain_json(episodes: list[Episode]) -> None:
+    record = orjson.loads(episodes[0].to_json())
+    assert record["schema_version"] == 3
+    assert Episode.model_validate(record) == episodes[0]
+
+
+@pytest.mark.parametrize("version", [1, 2])
+def test_records_of_earlier_versions_are_read(
+    tmp_path: Path, episodes: list[Episode], version: int
+) -> None:
+    """Those were written before anybody could intervene or attach an image."""
+    added = {1: ["interventions", "attachments"], 2: ["attachments"]}[version]
+    lines = []
+    for episode in episodes:
+        record = orjson.loads(episode.to_json())
+        assert [record.pop(key) for key in added] == [[]] * len(added)
+        lines.append(orjson.dumps({**record, "schema_version": version}))
+    (tmp_path / "old.jsonl").write_bytes(b"\n" + b"\n".join(lines))
+    reader = TraceReader(tmp_path)
+    assert [e.model_copy(update={"schema_version": 3}) for e in reader] == episodes
+    assert reader.counts == {"read": len(episodes)}
+
+
+def test_no_secret_reaches_a_trace(tmp_path: Path) -> None:
+    secrets = ["sk-verysecretkey123", "hunter2pw", "headersecret1", "contextkey99"]
+    model = ChatOpenAI(
+        base_url="http://ada:hunter2pw@127.0.0.1:9/v1",
+        api_key=SecretStr("sk-verysecretkey123"),
+        model="m",
+        temperature=0.7,
+        max_retries=0,
+        default_headers={"X-Token": "headersecret1"},
+    )
+    remote = Agent("remote", model, sampling={"extra_headers": {"X": "headersecret1"}}, retries=0)
+    errors = [
+        StatusError(401, "Incorrect API key provided: sk-verysecretkey123"),
+        StatusError(
+            500, "http://ada:hunter2pw@host/v1 said no; Authorization: Bearer contextkey99"
+        ),
+    ]
+    local = Agent("local", says(errors), retries=1)
+    config = {"configurable": {"api_key": "contextkey99"}, "metadata": {"k": "contextkey99"}}
+    compiled = create_deliberation([remote, local], traces=tmp_path).compile()
+    with pytest.raises(DeliberationError) as raised:
+        compiled.invoke({"question": "2 + 2?"}, config)
+    [segment] = segments(tmp_path)
+    written = segment.read_text() + str(raised.value)
+    assert "ConnectionError" in written
+    assert "***" in written
+    assert [secret for secret in secrets if secret in written] == []

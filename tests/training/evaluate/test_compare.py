@@ -1,0 +1,219 @@
+"""Comparisons: the best baseline at no more tokens, paired intervals, the gate."""
+
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy import stats
+
+from training.evaluate.compare import (
+    Method,
+    _neighbours,
+    best_baseline,
+    difference,
+    plot,
+    results_table,
+    told_failures,
+    verdict,
+    wilson,
+)
+
+
+def method(name: str, right: Any, tokens: float = 100.0, **fields: Any) -> Method:
+    right = np.array(right, dtype=float)
+    return Method(name, right, np.full(len(right), tokens), np.ones(len(right)), **fields)
+
+
+def share(p: float, count: int = 200) -> list[float]:
+    """The first p of `count` questions right."""
+    return [float(k < p * count) for k in range(count)]
+
+
+# --- the best baseline ------------------------------------------------------------------------
+
+
+def test_the_best_baseline_takes_no_more_tokens() -> None:
+    mine = method("mine", share(0.7), 300, kind="learned")
+    cheap = method("cheap", share(0.5), 100)
+    equal = method("equal", share(0.6), 300)
+    dear = method("dear", share(0.9), 300.5)
+    twin = method("twin", share(0.6), 250)
+    others = [
+        method("oracle", share(1.0), 100, kind="oracle"),
+        method("control", share(0.9), 100, kind="control"),
+        method("learned", share(0.9), 100, kind="learned"),
+    ]
+    assert best_baseline(mine, [*others, cheap, equal, dear]) is equal
+    assert best_baseline(mine, [*others, equal, twin, mine]) is twin  # as good for less
+    assert best_baseline(method("m", share(0.7), 300.4), [cheap, equal, dear]) is equal
+    assert best_baseline(mine, [*others, dear]) is None
+
+
+counts = st.lists(st.tuples(st.integers(0, 4), st.integers(1, 5)), min_size=1, max_size=8)
+
+
+@given(counts)
+def test_no_allowed_baseline_is_better_than_the_best(given_: list[tuple[int, int]]) -> None:
+    mine = method("mine", [1, 0, 1, 0], 3)
+    others = [
+        method(str(k), [float(i < right) for i in range(4)], cost)
+        for k, (right, cost) in enumerate(given_)
+    ]
+    best = best_baseline(mine, others)
+    allowed = [m for m in others if m.tokens.mean() <= 3]
+    assert (best is None) == (not allowed)
+    if best is not None:
+        assert best in allowed
+        assert best.accuracy == max(m.accuracy for m in allowed)
+
+
+# --- differences ------------------------------------------------------------------------------
+
+
+def test_the_difference_is_paired() -> None:
+    # Alike but for a tenth: far surer than the accuracies by themselves, whose errors are 0.035.
+    a, b = method("a", share(0.6)), method("b", share(0.5))
+    gain = difference(a, b)
+    assert gain.mean == pytest.approx(0.1)
+    assert 0.05 < gain.low < 0.075 < 0.125 < gain.high < 0.15  # 1.96 sqrt(0.09 / 200) = 0.042
+    unpaired = difference(a, method("c", share(0.5)[::-1]))
+    assert unpaired.mean == pytest.approx(0.1)
+    assert unpaired.low < 0 < 0.2 < unpaired.high
+    assert gain == difference(a, b)
+
+
+@settings(max_examples=20)
+@given(st.lists(st.tuples(st.booleans(), st.booleans()), min_size=2, max_size=30))
+def test_differences_reversed_are_reversed(pairs: list[tuple[bool, bool]]) -> None:
+    a, b = (method("x", side) for side in zip(*pairs, strict=True))
+    forth, back = difference(a, b), difference(b, a)
+    assert forth.mean == pytest.approx(-back.mean)
+    assert forth.low == pytest.approx(-back.high)
+    assert forth.low <= forth.mean + 1e-9 <= forth.high + 2e-9
+    assert difference(a, a).low == difference(a, a).high == 0
+
+
+# --- the gate ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("mine", "baseline", "control", "gate"),
+    [
+        (0.8, 0.6, 0.6, "pass"),
+        (0.8, 0.6, 0.8, "unknown"),  # the control does as well
+        (0.8, 0.8, 0.6, "unknown"),
+        (0.8, 0.795, 0.6, "unknown"),  # by one question of 200
+        (0.8, 0.9, 0.6, "fail"),
+        (0.8, 0.6, 0.9, "fail"),
+        (0.8, 0.6, None, "unknown"),
+        (0.8, None, 0.6, "unknown"),  # no baseline is as cheap
+    ],
+)
+def test_the_gate(mine: float, baseline: Any, control: Any, gate: str) -> None:
+    router = method("r", share(mine), 300, kind="learned", control="r: control")
+    methods = {"r": router, "oracle": method("oracle", share(1.0), 10, kind="oracle")}
+    methods["vote"] = method("vote", share(baseline or 0.9), 300 if baseline else 301)
+    if control is not None:
+        methods["r: control"] = method("r: control", share(control), 200, kind="control")
+    found, evidence = verdict(router, methods)
+    assert found == gate
+    few, why = verdict(
+        method("r", np.ones(3, bool), 300, kind="learned", control="c"),
+        {
+            "c": method("c", np.zeros(3, bool), 200, kind="control"),
+            "vote": method("vote", np.zeros(3, bool), 300),
+        },
+    )
+    assert (few, why["why"]) == ("unknown", "fewer than 50 questions")
+    assert evidence["questions"] == 200
+    assert evidence["accuracy"] == pytest.approx(mine)
+    assert evidence["tokens"] == 300
+    assert ("baseline" in evidence) == (baseline is not None)
+    assert ("control" in evidence) == (control is not None)
+    if baseline is not None:
+        assert evidence["baseline"]["name"] == "vote"
+        mean, low, high = evidence["baseline"]["difference"]
+        assert mean == pytest.approx(mine - baseline)
+        assert low <= mean <= high
+
+
+# --- the table and the plot -------------------------------------------------------------------
+
+
+def all_kinds() -> list[Method]:
+    return [
+        method("dear", share(0.9), 900),
+        method("vote", share(0.5), 100, failed=2),
+        method(
+            "mine",
+            share(0.8),
+            300,
+            kind="learned",
+            control="mine: control",
+            runs=2,
+            spread=0.0123,
+            actions={"PERSIST": 0.25, "REFINE": 0.75},
+        ),
+        method("mine: control", share(0.6), 200, kind="control"),
+        method("oracle", share(1.0), 250, kind="oracle"),
+    ]
+
+
+def test_the_table_stands_in_order_of_tokens() -> None:
+    lines = results_table(all_kinds()).splitlines()
+    names = ["vote", "mine: control", "oracle", "**mine**", "dear"]
+    cells = [[cell.strip() for cell in line.strip("| ").split("|")] for line in lines]
+    assert [row[0] for row in cells[2:]] == names
+    vote, mine = cells[2], cells[5]
+    assert vote[1] == "0.500 ± 0.035"
+    assert vote[-1] == "2"
+    assert mine[2:6] == ["0.012", "300", "1.0", "PERSIST 25%, REFINE 75%"]
+    assert mine[6].startswith("+0.300 [+0.2")
+    assert mine[6].endswith("(vote)")
+    assert mine[7].startswith("+0.200 [+0.1")
+
+
+def test_one_question_has_no_standard_error() -> None:
+    one = method("one", [1.0])
+    assert math.isnan(one.standard_error)
+    assert "1.000 ± nan" in results_table([one])
+    assert one.accuracy == 1
+
+
+def test_marks_that_cover_each_other_share_a_label() -> None:
+    a, b = method("a", share(0.5), 100), method("b", share(0.51), 104)
+    far, other = method("far", share(0.5), 120), method("other", share(0.5), 100, kind="learned")
+    groups = [[m.name for m in group] for group in _neighbours([far, b, other, a])]
+    assert sorted(groups) == [["a", "b"], ["far"], ["other"]]
+
+
+def test_the_plot_is_a_picture(tmp_path: Path) -> None:
+    plot(tmp_path / "tokens.png", [*all_kinds(), method("free", share(0.1), 0)])
+    assert (tmp_path / "tokens.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_columns_without_a_value_are_left_out() -> None:
+    heading, *_ = results_table([method("one", [1.0, 0.0])]).splitlines()
+    assert heading == "| method | accuracy ± s.e. | tokens | calls |"
+
+
+def test_what_failed_is_told() -> None:
+    assert told_failures([method("fine", [1.0])]) == ""
+    told = told_failures([method("fine", [1.0]), method("a", [0.0], failed=3, survived=2)])
+    assert "Questions that failed, and count as wrong: a 3." in told
+    assert "Calls that failed, or whose response had no answer" in told
+    assert told.endswith("held: a 2.")
+    assert "fine" not in told
+
+
+@given(st.integers(1, 500), st.data())
+def test_intervals_of_accuracies_are_wilsons(count: int, data: st.DataObject) -> None:
+    right = data.draw(st.integers(0, count))
+    low, high = wilson(right / count, count)
+    known = stats.binomtest(right, count).proportion_ci(method="wilson")
+    assert (low, high) == (pytest.approx(known.low, abs=1e-4), pytest.approx(known.high, abs=1e-4))
+    assert 0 <= low <= right / count <= high <= 1

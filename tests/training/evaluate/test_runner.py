@@ -1,0 +1,242 @@
+"""The bench: teams and crowds, what each of them knows, what fails, and the oracle."""
+
+import itertools
+import math
+from collections.abc import Iterator
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from mpdf_langgraph import Calibration, ConfigurationError, Episode
+from mpdf_langgraph.consensus import confidence_weighted
+from mpdf_langgraph.router import FixedRouter
+from tests.support import riddles
+from training.collect.questions import Question, read_questions
+from training.collect.team import Source
+from training.evaluate import votes as pools
+from training.evaluate.runner import Bench, Script, Seeded
+
+RIDDLES = Source(model_factory=("tests.support.riddles:make",))
+
+
+def bench_of(folder: Path, source: Source = RIDDLES, **options: Any) -> Bench:
+    return Bench(source, folder, **options)
+
+
+@pytest.fixture
+def bench(tmp_path: Path) -> Iterator[Bench]:
+    with closing(bench_of(tmp_path)) as opened:
+        yield opened
+
+
+def some(folder: Path, kinds: str, **options: Any) -> list[Question]:
+    return read_questions(riddles.questions(folder / "riddles.jsonl", kinds, **options))
+
+
+def there(episodes: list[Episode | None]) -> list[Episode]:
+    found = [e for e in episodes if e is not None]
+    assert len(found) == len(episodes)
+    return found
+
+
+def answers(episodes: list[Episode | None]) -> list[str | None]:
+    return [episode.outcome["answer"] for episode in there(episodes)]
+
+
+# --- the team and the crowd -------------------------------------------------------------------
+
+
+def test_the_crowd_is_the_team_and_doubles_enough_for_every_refinement(tmp_path: Path) -> None:
+    for agents, rounds, size in ((3, 2, 15), (2, 1, 15), (5, 3, 20), (16, 1, 32)):
+        source = Source(model_factory=RIDDLES.model_factory, agents=agents)
+        with closing(bench_of(tmp_path, source, rounds=rounds)) as bench:
+            assert [a.name for a in bench.crowd] == [f"agent-{k + 1}" for k in range(size)]
+            assert bench.agents == bench.crowd[:agents]
+
+
+async def test_doubles_know_what_their_originals_do(bench: Bench, tmp_path: Path) -> None:
+    [episode] = there(await bench.pool("pool", some(tmp_path, "A")))
+    said = [episode.responses[f"agent-{k}@0"]["answer"] for k in range(1, 16)]
+    assert said == ["100", "200", "300"] * 5
+    assert episode.contexts["agent-5"] == "You are number 2."
+
+
+async def test_a_mixed_team_keeps_its_models_apart_even_of_one_name(tmp_path: Path) -> None:
+    both = Source(model_factory=("tests.support.riddles:make", "tests.support.riddles:agreeable"))
+    with closing(bench_of(tmp_path, both)) as bench:
+        [episode] = there(await bench.pool("pool", some(tmp_path, "A", contexts=False)))
+    # Agents 1 and 3 are of the first make, agent 2 of the other; the doubles likewise.
+    assert [episode.responses[f"agent-{k}@0"]["answer"] for k in range(1, 7)] == [
+        *("100", "1", "100"),
+        *("100", "1", "100"),
+    ]
+
+
+async def test_another_model_of_one_name_has_samples_of_its_own(tmp_path: Path) -> None:
+    questions = some(tmp_path, "AB", contexts=False)
+    for factory, expected in (("make", ["100", "2"]), ("agreeable", ["1", "2"])):
+        with closing(
+            bench_of(tmp_path, Source(model_factory=(f"tests.support.riddles:{factory}",)))
+        ) as b:
+            assert answers(await b.run("x", questions, router="always-persist")) == expected
+            assert b.samples.drawn == 6
+
+
+def test_chains_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(ConfigurationError, match="plain chat models"):
+        bench_of(tmp_path, Source(model_factory=("tests.support.factories:chain",)))
+    assert not list(tmp_path.iterdir())
+
+
+# --- runs -------------------------------------------------------------------------------------
+
+
+async def test_a_failed_question_leaves_its_episode_and_stops_no_other(
+    bench: Bench, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    episodes = there(await bench.run("x", some(tmp_path, "XBU"), router="always-persist"))
+    outcomes = [pools.outcome_of(episode) for episode in episodes]
+    assert [o.failed for o in outcomes] == [True, False, False]
+    assert [o.answer for o in outcomes] == [None, "2", None]
+    assert [o.calls for o in outcomes] == [3, 3, 3]
+    assert "x: X1: DeliberationError" in capsys.readouterr().err
+
+
+async def test_what_raises_without_an_episode_is_none(
+    bench: Bench, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def broken(question: Question) -> dict[str, Any]:
+        if question.id == "A1":
+            raise ZeroDivisionError("of my own")
+        return {"router": "always-persist"}
+
+    first, second = await bench.run("x", some(tmp_path, "AB"), each=broken)
+    assert first is None
+    assert second is not None
+    assert "ZeroDivisionError: of my own" in capsys.readouterr().err
+
+
+def test_grading(bench: Bench) -> None:
+    question = Question("q", "?", "0.5", {})
+    assert [bench.is_right(question, a) for a in ("1/2", "1/2", "2", None)] == [1, 1, 0, 0]
+    assert not bench.is_right(Question("q", "?", None, {}), "1")
+
+
+async def test_a_seeded_router_decides_the_same_again(bench: Bench, tmp_path: Path) -> None:
+    router = FixedRouter("r", (1 / 3, 1 / 3, 1 / 3))
+    questions = some(tmp_path, "AAAABBBB")
+    settings = {"stop_when_settled": False}
+
+    def each(seed: str) -> Any:
+        return lambda q: {"router": Seeded(router, f"{seed}/{q.id}")}
+
+    async def actions(seed: str) -> list[str]:
+        episodes = await bench.run("x", questions, each=each(seed), **settings)
+        return [turn["action"] for e in there(episodes) for turn in e.turns]
+
+    first = await actions("0")
+    assert len(first) == 3 * 2 * len(questions)
+    assert set(first) == {"PERSIST", "REFINE", "CONCEDE"}
+    drawn = bench.samples.drawn
+    assert await actions("0") == first
+    assert bench.samples.drawn == drawn
+    assert await actions("1") != first
+
+
+def test_a_seeded_router_keeps_to_masks_and_brings_its_competence() -> None:
+    class Knowing(FixedRouter):
+        @property
+        def competence(self) -> dict[str, float]:
+            return {"agent-1": 0.7}
+
+    router = Seeded(Knowing("k", (0.0, 0.5, 0.5)), "s")
+    assert router.competence == {"agent-1": 0.7}
+    assert router.decide([None] * 20, [[True, False, True]] * 20) == [[0.0, 0.0, 1.0]] * 20
+    rows = router.decide([None] * 20, [[True, True, True]] * 20)
+    assert {tuple(row) for row in rows} == {(0.0, 1.0, 0.0), (0.0, 0.0, 1.0)}
+
+
+def test_a_script_plays_its_rounds_and_goes_on() -> None:
+    script = Script([{"b": "CONCEDE"}, {}], ["a", "b"], [0.0, 1.0, 0.0])
+    played = [script.decide([None] * 2, []) for _ in range(3)]
+    persist, refine, concede = [1.0, 0.0, 0.0], [0.0, 1.0, 0.0], [0.0, 0.0, 1.0]
+    assert played == [[persist, concede], [persist, persist], [refine, refine]]
+
+
+# --- the oracle -------------------------------------------------------------------------------
+
+
+async def test_the_oracle_by_hand(bench: Bench, tmp_path: Path) -> None:
+    questions = some(tmp_path, "ABXU")
+    one, two = await bench.oracle("oracle", questions, 2)
+    riddle_a, riddle_b, failed, hopeless = there(one)
+    # All are wrong of A, and refining helps; of B the third goes over to the surest of the others.
+    assert riddle_a.outcome["actions"] == [f"agent-{k}@1: REFINE" for k in (1, 2, 3)]
+    assert riddle_b.outcome["actions"] == [
+        "agent-1@1: PERSIST",
+        "agent-2@1: PERSIST",
+        "agent-3@1: CONCEDE",
+    ]
+    assert hopeless.outcome["actions"] == [f"agent-{k}@1: PERSIST" for k in (1, 2, 3)]
+    assert failed.outcome["answer"] is None
+    assert answers(one) == answers(two) == ["1", "2", None, None]
+    # All is well after the first round: in the second everyone persists, for nothing.
+    for first, second in zip(there(one), there(two), strict=True):
+        assert (
+            second.outcome["usage"]["total"]["tokens"] == first.outcome["usage"]["total"]["tokens"]
+        )
+        assert all(turn["action"] == "PERSIST" for turn in second.turns if turn["round"] == 2)
+    persist = await bench.run("x", questions, router="always-persist")
+    assert answers(persist) == ["100", "2", None, None]
+
+
+@pytest.mark.parametrize("rule", ["majority", "confidence"])
+async def test_the_oracle_is_never_below_always_persisting(tmp_path: Path, rule: str) -> None:
+    questions = [
+        Question(f"q{n}", f"Question {n}?", "1", {"agent-2": "You are number 2."} if n % 3 else {})
+        for n in range(12)
+    ]
+    source = Source(model_factory=("tests.support.riddles:motley",))
+    with closing(bench_of(tmp_path, source, consensus=rule)) as bench:
+        persist = there(await bench.run("x", questions, router="always-persist"))
+        rounds = [there(found) for found in await bench.oracle("oracle", questions, 3)]
+        right = [
+            [bench.is_right(q, e.outcome["answer"]) for q, e in zip(questions, run, strict=True)]
+            for run in (persist, *rounds)
+        ]
+    # It repeats itself: what the trial drew is what the real run has.
+    assert all(e.outcome["rounds"] == k for k, run in enumerate(rounds, 1) for e in run)
+    for fewer, more in itertools.pairwise(right):
+        assert all(a <= b for a, b in zip(fewer, more, strict=True))
+    assert sum(right[0]) < sum(right[1]) <= sum(right[3])
+    taken = {turn["action"] for run in rounds for e in run for turn in e.turns}
+    assert taken == {"PERSIST", "REFINE", "CONCEDE"}
+
+
+# --- calibration ------------------------------------------------------------------------------
+
+
+async def test_the_bench_can_be_calibrated_and_routers_keep_their_own(
+    bench: Bench, tmp_path: Path
+) -> None:
+    """Riddles A are guessed wrong and refined right, whatever the confidence: curves say so."""
+    questions = some(tmp_path, "A" * 8)
+    assert "calibration" not in there(await bench.pool("raw", questions))[0].options
+    calibration = await bench.calibrate(questions)
+    assert calibration.root.keys() == {"logprob"}
+    pool = there(await bench.pool("pool", questions))
+    debate = there(await bench.run("debate", questions, router="always-refine"))
+    for episode in pool + debate:
+        assert Calibration.model_validate(episode.options["calibration"]) == calibration
+        for response in episode.responses.values():
+            assert calibration.apply(response) == response
+    own = FixedRouter("own", (0.0, 1.0, 0.0))
+    object.__setattr__(own, "calibration", Calibration({}))
+    ran = await bench.run("own", questions, each=lambda q: {"router": Seeded(own, q.id)})
+    for episode, control in zip(there(ran), pool, strict=True):
+        assert "calibration" not in episode.options
+        # The control counts the pool's proposals with the confidences that the router had.
+        replaced = pools.replaced(episode, control, confidence_weighted)
+        assert replaced.confidence == pytest.approx(math.exp(-0.3))

@@ -1,0 +1,256 @@
+"""Votes and controls from a pool: equal to the real graph, and to what one computes by hand."""
+
+from collections.abc import Iterator
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from mpdf_langgraph import Episode
+from mpdf_langgraph.consensus import confidence_weighted, majority
+from mpdf_langgraph.router import FixedRouter
+from mpdf_langgraph.state import Critique, Response, Turn
+from tests.support.records import critique, failure, response, usage
+from training.collect.questions import Question
+from training.collect.team import Source
+from training.evaluate import votes as pools
+from training.evaluate.runner import Bench, Seeded
+
+Member = tuple[int | None, float | None] | None
+
+
+def held(name: str, member: Member, tokens: int, round_: int = 0) -> Response:
+    assert member is not None
+    return response(name, *member, round_=round_, usage=usage(1, tokens - 1, 1))
+
+
+def episode(*members: Member, turns: list[tuple[int, str, str]] = [], **fields: Any) -> Episode:  # noqa: B006
+    """An episode of agent-1, ...; their proposals took 10, 20, ... tokens; None: it failed.
+
+    Turns are (round, agent, action).
+    """
+    names = [f"agent-{k}" for k in range(1, len(members) + 1)]
+    drawn = [
+        held(name, member, 10 * k)
+        for k, (name, member) in enumerate(zip(names, members, strict=True), 1)
+        if member is not None
+    ]
+    return Episode.model_construct(
+        agents=[{"name": name} for name in names],
+        responses={r["id"]: r for r in drawn},
+        turns=[Turn(round=r, agent=f"agent-{k}", action=a) for r, k, a in turns],  # type: ignore[typeddict-item]
+        failures=fields.get("failures", []),
+        options=fields.get("options", {}),
+        representatives=[str(k) for k in range(9)],
+        outcome={"rounds": max((r for r, _, _ in turns), default=0)},
+    )
+
+
+# --- votes, by hand ---------------------------------------------------------------------------
+
+POOL = episode((0, 0.9), (1, 0.5), (1, 0.3), (None, 0.9), (1, 0.2), (2, 0.95))
+
+
+@pytest.mark.parametrize(
+    ("method", "answer", "tokens", "calls"),
+    [
+        (pools.vote(1), "0", 10, 1),
+        (pools.member(1, 3, pools.vote(2)), "1", 70, 2),
+        (pools.member(2, 3, pools.weighted_vote(2)), "2", 90, 2),
+        (pools.vote(2), "0", 30, 2),  # a tie goes to the surer one
+        (pools.vote(3), "1", 60, 3),
+        (pools.weighted_vote(3), "0", 60, 3),
+        (pools.weighted_vote(5), "1", 150, 5),
+        (pools.best_of(5), "0", 150, 5),
+        (pools.best_of(6), "2", 210, 6),
+        (pools.adaptive(0.52), "0", 60, 3),  # 0.9 of 1.7 are 0.529
+        (pools.adaptive(0.53), "1", 210, 6),  # nor 1.0 of 1.9, which is 0.526
+        (pools.adaptive(0.53, most=5), "1", 150, 5),
+        (pools.adaptive(0.6, least=1), "0", 10, 1),
+    ],
+)
+def test_methods_by_hand(method: Any, answer: str, tokens: int, calls: int) -> None:
+    outcome = method(POOL)
+    assert (outcome.answer, outcome.tokens, outcome.calls) == (answer, tokens, calls)
+    assert not outcome.failed
+
+
+def test_adaptive_resampling_stops_in_the_middle() -> None:
+    pool = episode((0, 0.5), (1, 0.5), (0, 0.5), (0, 0.5), (0, 0.5), (1, 0.5))
+    assert pools.adaptive(0.75)(pool) == pools.weighted_vote(4)(pool)
+    assert pools.adaptive(0.8)(pool) == pools.weighted_vote(5)(pool)
+
+
+def test_without_confidences_weights_are_equal() -> None:
+    pool = episode((0, None), (1, None), (1, None), (1, None), (0, None))
+    for method in (pools.vote(5), pools.weighted_vote(5), pools.best_of(5)):
+        assert method(pool).answer == "1"
+    assert pools.adaptive(0.74)(pool).calls == 4  # 3 of 4 say so
+    assert pools.adaptive(0.76)(pool).calls == 5
+
+
+def test_agreement_within_the_pool_is_not_known_to_a_smaller_vote() -> None:
+    pool = episode((0, 0.2), (1, 0.8), (1, 0.8), (1, 0.8))
+    for one in pool.responses.values():
+        assert one["critique"]
+        one["critique"]["source"] = "agreement"
+    assert pools.best_of(2)(pool).answer == pools.weighted_vote(2)(pool).answer == "0"
+
+
+def test_failures_and_critics_are_paid_for() -> None:
+    pool = episode(None, (1, 0.5), (0, 0.9))
+    second = pool.responses["agent-2@0"]
+    second["critique"] = Critique({**critique(0.5), "usage": usage(1, 5, 1)})
+    pool.failures.append(failure("agent-1", "propose", usage(3, 7, 0)))
+    pool.failures.append(failure("agent-3", "critique", usage(1, 100, 0)))
+    assert pools.vote(2)(pool) == pools.Outcome("1", 7 + 20 + 6, 3 + 1 + 1, {})
+    assert pools.vote(3)(pool) == pools.Outcome("0", 33 + 30 + 100, 5 + 1 + 1, {})
+
+
+def test_a_verdict_beside_the_sequence_probability_costs_a_vote_nothing() -> None:
+    pool = episode(None, (1, 0.5), (0, 0.9))
+    before = pools.vote(2)(pool).tokens
+    second = pool.responses["agent-2@0"]
+    second["critique"] = Critique({**critique(0.5), "source": "logprob", "usage": usage(1, 5, 1)})
+    assert pools.vote(2)(pool).tokens == before
+    second["critique"] = Critique({**critique(0.5), "source": "self", "usage": usage(1, 5, 1)})
+    assert pools.vote(2)(pool).tokens == before + 6
+
+
+def test_a_vote_without_a_response_has_failed_and_one_without_an_answer_has_not() -> None:
+    pool = episode(None, (None, 0.5), (0, 0.9))
+    pool.failures.append(failure("agent-1", "propose", usage(3, 7, 0)))
+    for method in (pools.vote, pools.weighted_vote, pools.best_of):
+        assert method(1)(pool) == pools.Outcome(None, 7, 3, {}, failed=True)
+        assert method(2)(pool) == pools.Outcome(None, 27, 4, {})
+
+
+async def test_nor_does_it_cost_a_rule_anything(tmp_path: Path) -> None:
+    found = {}
+    for critic in ("logprob", "self+logprob"):
+        source = Source(model_factory=("tests.support.factories:make",))
+        with closing(Bench(source, tmp_path / critic, critic=critic)) as bench:
+            [one] = await bench.run("debate", QUESTIONS[:1], router="always-refine")
+        assert one is not None
+        found[critic] = pools.outcome_of(one), pools.outcome_of(one, observes=True)
+    cheap, dear = found["logprob"], found["self+logprob"]
+    assert cheap[0] == cheap[1]
+    assert (dear[0].tokens, dear[0].calls) == (cheap[0].tokens, cheap[0].calls)
+    assert dear[1].tokens > dear[0].tokens  # what a learned router pays
+    assert dear[1].calls > dear[0].calls
+
+
+# --- the control, by hand ---------------------------------------------------------------------
+
+# The team's proposals, then doubles of 1, 2, 3, 1, 2, 3.
+CROWD: list[Member] = [
+    *((0, 0.6), (1, 0.5), (2, 0.4)),
+    *((3, 0.3), (1, 0.2), (4, 0.9)),
+    *((4, 0.8), (None, 0.1), (5, 0.7)),
+]
+
+
+@pytest.mark.parametrize(
+    ("turns", "answer", "tokens"),
+    [
+        ([], "0", 60),
+        # 3 and 1 and 2: the surest of three.
+        ([(1, 1, "REFINE")], "1", 60 + 40),
+        ([(1, 3, "REFINE"), (1, 1, "PERSIST")], "4", 60 + 60),
+        # Agent 3 goes over to the surest of the others as they were: 0, not the new 3.
+        ([(1, 1, "REFINE"), (1, 3, "CONCEDE")], "0", 60 + 40),
+        # Everyone twice; agent 2's second sample has no answer: it keeps its 1.
+        (
+            [(r, k, "REFINE") for r in (1, 2) for k in (1, 2, 3)],
+            "4",
+            60 + 40 + 50 + 60 + 70 + 80 + 90,
+        ),
+        # Over to 4, in which agents 1 and 3 agree after the second round.
+        ([(1, 3, "REFINE"), (2, 1, "CONCEDE"), (2, 2, "CONCEDE")], "4", 60 + 60),
+    ],
+)
+def test_the_control_by_hand(turns: list[Any], answer: str, tokens: int) -> None:
+    played, pool = episode((0, 0.6), (1, 0.5), (2, 0.4), turns=turns), episode(*CROWD)
+    before = pool.model_dump()
+    outcome = pools.replaced(played, pool, confidence_weighted)
+    assert (outcome.answer, outcome.tokens) == (answer, tokens)
+    assert sum(outcome.actions.values()) == len(turns)
+    assert outcome.calls == 3 + outcome.actions.get("REFINE", 0)
+    assert pool.model_dump() == before
+
+
+def test_the_control_takes_failures_as_the_graph_does() -> None:
+    turns = [(1, 1, "REFINE"), (1, 2, "REFINE"), (2, 2, "CONCEDE")]
+    played = episode((0, 0.6), None, turns=turns)
+    pool = episode((0, 0.6), None, None, (None, 0.3))
+    # Agent 1 keeps its 0, as the fresh one failed; agent 2 takes the one without an answer, as it
+    # had none, and then goes over to 0.
+    assert pools.replaced(played, pool, majority).answer == "0"
+    assert pools.replaced(played, pool, majority).calls == 2
+
+
+def test_the_control_keeps_an_answer_rather_than_none() -> None:
+    played = episode((1, 0.9), (0, 0.5), turns=[(1, 1, "REFINE")])
+    pool = episode((1, 0.9), (0, 0.5), (None, 0.3))
+    assert pools.replaced(played, pool, confidence_weighted) == pools.Outcome(
+        "1", 60, 3, {"REFINE": 1}
+    )
+
+
+# --- the real graph ---------------------------------------------------------------------------
+
+QUESTIONS = [
+    Question(f"q{n}", f"Question {n}?", "1", {f"agent-{k}": f"You are number {k}." for k in (1, 2)})
+    for n in range(6)
+]
+
+
+@pytest.fixture
+def bench(tmp_path: Path) -> Iterator[Bench]:
+    source = Source(model_factory=("tests.support.riddles:motley",))
+    with closing(Bench(source, tmp_path)) as opened:
+        yield opened
+
+
+@pytest.mark.parametrize("rule", ["majority", "confidence"])
+@pytest.mark.parametrize("k", [1, 2, 3, 5, 9])
+async def test_a_vote_from_the_pool_is_the_graph_of_k_that_persist(
+    bench: Bench, k: int, rule: str
+) -> None:
+    pool = await bench.pool("pool", QUESTIONS)
+    drawn = bench.samples.drawn
+    graph = await bench.run(
+        "graph", QUESTIONS, agents=bench.crowd[:k], router="always-persist", consensus=rule
+    )
+    assert bench.samples.drawn == drawn == 10 * len(QUESTIONS)  # a third of 15 fails
+    method = pools.vote(k) if rule == "majority" else pools.weighted_vote(k)
+    answers = set()
+    for one, large in zip(graph, pool, strict=True):
+        assert one is not None
+        assert large is not None
+        real, computed = pools.outcome_of(one), method(large)
+        assert (real.answer, real.tokens, real.calls) == (
+            computed.answer,
+            computed.tokens,
+            computed.calls,
+        )
+        answers.add(real.answer)
+    assert len(answers) > 1
+
+
+async def test_a_control_without_refinements_is_the_deliberation_itself(bench: Bench) -> None:
+    """The team's proposals are the first of the pool, and CONCEDE does what the graph does."""
+    concede = FixedRouter("concede", (0.5, 0.0, 0.5))
+    pool = await bench.pool("pool", QUESTIONS)
+    played = await bench.run("x", QUESTIONS, each=lambda q: {"router": Seeded(concede, q.id)})
+    moved = 0
+    for one, large in zip(played, pool, strict=True):
+        assert one is not None
+        assert large is not None
+        control = pools.replaced(one, large, confidence_weighted)
+        assert control == pools.outcome_of(one)
+        moved += control.actions.get("CONCEDE", 0)
+        for response_id, drawn in one.responses.items():
+            assert drawn["text"] == large.responses[response_id]["text"]
+    assert moved > 1

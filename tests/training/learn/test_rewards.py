@@ -1,0 +1,492 @@
+"""Rewards: by hand, against the graph's own records, and as properties of made-up episodes."""
+
+import zlib
+from collections.abc import Mapping
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from langgraph.checkpoint.memory import InMemorySaver
+
+from mpdf_langgraph import Agent, Episode, MathAnswer, create_deliberation
+from mpdf_langgraph.consensus import Vote, count_votes, make_rule
+from mpdf_langgraph.errors import ConfigurationError, TraceError
+from mpdf_langgraph.observation import FEATURE_VERSION, FEATURES, observe
+from mpdf_langgraph.state import ACTIONS, Failure, Observation, Response, Turn
+from tests.support.records import critique, response, usage
+from tests.support.scripted import Reply, Request, Scripted, StatusError
+from training.learn.rewards import (
+    CONCEDE,
+    PERSIST,
+    REFINE,
+    Group,
+    Weights,
+    decisions,
+    groups,
+    next_situation,
+    next_situations,
+    observations,
+    oracle_label,
+    reward,
+    soft_label,
+)
+from training.studies.synthetic import synthetic_episodes
+
+BOTH = Weights()
+
+
+def exactly(answer: str, reference: str) -> bool:
+    return answer == reference
+
+
+# --- by hand --------------------------------------------------------------------------------
+
+
+def said(id_: str, cluster: int | None, confidence: float, tokens: int = 0) -> Response:
+    """A response to clusters "4" (0) and "5" (1) that took `tokens`, and its critique 2 more."""
+    agent, round_ = id_.split("+")[0].split("@")
+    return response(
+        agent,
+        cluster,
+        round_=int(round_),
+        id=id_,
+        answer=None if cluster is None else ("4", "5")[cluster],
+        critique=critique(confidence, cost=usage(prompt=1, completion=1)),
+        usage=usage(prompt=tokens // 2, completion=tokens - tokens // 2),
+    )
+
+
+def turn(agent: str, action: Any, after: str | None, **fields: Any) -> Turn:
+    nothing = [0.0] * len(FEATURES)
+    plain = Turn(
+        agent=agent,
+        round=1,
+        observation=Observation(own=nothing, peers=[nothing, nothing]),
+        mask=[True, True, True],
+        probabilities=[0.2, 0.3, 0.5],
+        action=action,
+        before=f"{agent}@0",
+        after=after,
+        target=None,
+        alternatives=[],
+        blocked=None,
+    )
+    return Turn(**{**plain, **fields})
+
+
+def by_hand(
+    consensus: str = "majority", refined: float = 0.7, **changes: Mapping[str, Any]
+) -> Episode:
+    """Ann is wrong and refines, bob persists, cy concedes to what ann held; the answer is 5.
+
+    `changes` are those of the agents' turns.
+    """
+    told = [
+        said("ann@0", 0, 0.9),
+        said("bob@0", 1, 0.6),
+        said("cy@0", 1, 0.5),
+        said("ann@1", 1, refined, tokens=10),
+        said("ann@1+1", 0, 0.8, tokens=20),
+        said("ann@1+2", None, 0.1, tokens=30),
+    ]
+    responses = {r["id"]: r for r in told}
+    turns = [
+        turn("ann", "REFINE", "ann@1", target="bob@0", alternatives=[f"ann@1+{k}" for k in "123"]),
+        turn("bob", "PERSIST", "bob@0", target="ann@0", mask=[True, False, True]),
+        turn("cy", "CONCEDE", "ann@0", target="ann@0"),
+    ]
+    turns = [Turn(**{**t, **changes.get(t["agent"], {})}) for t in turns]
+    rule = make_rule(consensus)[1]
+    before = {t["agent"]: responses[f"{t['agent']}@0"] for t in turns}
+    after = {t["agent"]: responses[t["after"]] if t["after"] else None for t in turns}
+    return Episode(
+        schema_version=1,
+        id="e",
+        started=0.0,
+        graph="g",
+        question="2 + 3?",
+        reference="5",
+        contexts={},
+        history=[],
+        agents=[{"name": name, "competence": 0.5} for name in ("ann", "bob", "cy")],
+        options={"consensus": consensus, "max_rounds": 1, "feature_version": FEATURE_VERSION},
+        responses=responses,
+        turns=turns,
+        failures=[],
+        representatives=["4", "5"],
+        tallies=[count_votes(held, rule, ["4", "5"]) for held in (before, after)],
+        outcome={},
+    )
+
+
+def seen(group: Group) -> list[tuple[int, int, int, int, str | None, bool]]:
+    return [(r.action, r.local, r.global_, r.tokens, r.response, r.taken) for r in group.rollouts]
+
+
+@pytest.mark.parametrize("consensus", ["majority", "confidence"])
+def test_three_agents_by_hand(consensus: str) -> None:
+    """Afterwards ann holds 5 (.7), bob 5 (.6), cy 4 (.9, ann's old response)."""
+    ann, bob, cy = groups(by_hand(consensus), exactly)
+
+    # Without ann 5 (.6) ties with 4 (.9): the tie goes to 4, which is wrong.
+    assert seen(ann) == [
+        (PERSIST, 0, 0, 0, "ann@0", False),  # 4, 5, 4
+        (REFINE, 1, 1, 12, "ann@1", True),  # 5, 5, 4
+        (REFINE, 0, 0, 22, "ann@1+1", False),  # 4, 5, 4
+        (REFINE, 0, 0, 32, "ann@0", False),  # no answer: it keeps its own
+        (CONCEDE, 1, 1, 0, "bob@0", False),  # 5, 5, 4
+    ]
+    assert (ann.correct_before, ann.disagreement, ann.action) == (False, True, REFINE)
+    assert (ann.episode, ann.question, ann.agent, ann.round) == ("e", "2 + 3?", "ann", 1)
+    assert ann.behaviour == [0.2, 0.3, 0.5]
+    assert [r.correct for r in ann.rollouts] == [False, True, False, False, True]
+    assert [r.consensus_correct for r in ann.rollouts] == [False, True, False, False, True]
+
+    # Without bob 5 (.7) ties with 4 (.9), which wins. REFINE was not allowed.
+    assert seen(bob) == [
+        (PERSIST, 0, 1, 0, "bob@0", True),
+        (CONCEDE, -1, 0, 0, "ann@0", False),  # ann's response before, not the one she has now
+    ]
+    assert bob.mask == [True, False, True]
+
+    # Without cy both others say 5. REFINE was allowed, but nobody knows what it would have said.
+    assert seen(cy) == [
+        (PERSIST, 0, 0, 0, "cy@0", False),
+        (CONCEDE, -1, 0, 0, "ann@0", True),
+    ]
+    labels = [oracle_label(group, BOTH) for group in (ann, bob, cy)]
+    assert labels == [CONCEDE, PERSIST, PERSIST]
+
+
+def test_the_consensus_is_the_episodes_own() -> None:
+    """Refined to a confidence of .2 only, ann and bob have .8 against cy's .9."""
+    taken = {
+        name: groups(by_hand(name, refined=0.2), exactly)[0].rollouts[1]
+        for name in ("majority", "confidence")
+    }
+    assert {name: r.global_ for name, r in taken.items()} == {"majority": 1, "confidence": 0}
+    assert {r.local for r in taken.values()} == {1}
+
+
+def test_weights_by_hand() -> None:
+    ann = groups(by_hand(), exactly)[0]
+    _, refine, worse, _, concede = ann.rollouts
+    assert reward(refine, BOTH) == 2
+    assert reward(refine, Weights(local=0.5, global_=3)) == 3.5
+    assert reward(refine, Weights(cost=10)) == pytest.approx(2 - 0.12)
+    assert reward(worse, Weights(cost=10)) == pytest.approx(-0.22)
+    assert reward(concede, Weights(cost=10)) == 2
+    # Means: PERSIST 0, REFINE 2/3, CONCEDE 2.
+    total = 1 + 2.718281828459045 ** (2 / 3) + 2.718281828459045**2
+    assert soft_label(ann, BOTH, 1.0) == pytest.approx(
+        [1 / total, 2.718281828459045 ** (2 / 3) / total, 2.718281828459045**2 / total]
+    )
+    cy = groups(by_hand(), exactly)[2]
+    assert soft_label(cy, BOTH, 0.5)[REFINE] == 0.0
+    for wrong in (0.0, -1.0, float("nan")):
+        with pytest.raises(ConfigurationError, match="temperature"):
+            soft_label(cy, BOTH, wrong)
+
+
+def test_ties_go_to_the_cheapest() -> None:
+    nothing = Weights(local=0.0, global_=0.0)
+    assert [oracle_label(g, nothing) for g in groups(by_hand(), exactly)] == [PERSIST] * 3
+    # Equal at the top without PERSIST: both REFINE and CONCEDE lead to 5.
+    alone = groups(by_hand(ann={"alternatives": []}), exactly)[0]
+    assert [r.action for r in alone.rollouts] == [PERSIST, REFINE, CONCEDE]
+    assert oracle_label(alone, BOTH) == CONCEDE
+    assert oracle_label(alone, Weights(local=1 / 3, global_=0.1)) == CONCEDE
+
+
+def test_a_failed_refine_keeps_the_response_and_is_a_rollout() -> None:
+    failed = by_hand(ann={"after": "ann@0", "alternatives": []})
+    cost = Failure(
+        agent="ann",
+        round=1,
+        stage="refine",
+        error="x",
+        usage=usage(prompt=7, completion=4),
+        seconds=0.0,
+    )
+    other = Failure(**{**cost, "stage": "alternative"})
+    lost = {k: r for k, r in failed.responses.items() if k != "ann@1"}
+    failed = failed.model_copy(update={"responses": lost, "failures": [cost, other]})
+    assert seen(groups(failed, exactly)[0])[1] == (REFINE, 0, 0, 11, "ann@0", True)
+
+    # It was drawn, but no answer could be parsed: the tokens are known.
+    useless = by_hand(ann={"after": "ann@0", "alternatives": []})
+    useless.responses["ann@1"] = said("ann@1", None, 0.4, tokens=10)
+    assert seen(groups(useless, exactly)[0])[1] == (REFINE, 0, 0, 12, "ann@0", True)
+
+
+def test_without_votes_the_consensus_is_wrong() -> None:
+    silent = by_hand(ann={"after": None, "before": None, "action": "PERSIST", "alternatives": []})
+    for name in ("bob", "cy"):
+        silent.responses[f"{name}@0"] = said(f"{name}@0", None, 0.5)
+    persists = {"action": "PERSIST", "mask": [True, False, False], "target": None}
+    turns = [Turn(**{**t, **persists, "after": t["before"]}) for t in silent.turns]
+    nobody = count_votes(dict.fromkeys("abc"), make_rule("majority")[1], [])
+    silent = silent.model_copy(update={"turns": turns, "tallies": [nobody, nobody]})
+    asked = []
+    for group in groups(silent, lambda *pair: bool(asked.append(pair))):
+        assert [(r.local, r.global_, r.consensus_correct) for r in group.rollouts] == [
+            (0, 0, False)
+        ]
+        assert not group.disagreement
+    assert asked == []  # there is no answer to grade
+
+
+def test_the_reference_may_come_from_outside() -> None:
+    unknown = by_hand().model_copy(update={"reference": None})
+    with pytest.raises(ConfigurationError, match=r"no reference answer: give reference="):
+        groups(unknown, exactly)
+    assert groups(unknown, exactly, "5") == groups(by_hand(), exactly)
+    assert groups(by_hand(), exactly, "4") != groups(by_hand(), exactly)
+    pairs = []
+    groups(by_hand(), lambda *pair: bool(pairs.append(pair)), "7")
+    assert sorted(pairs) == [("4", "7"), ("5", "7")]  # each once, the answer first
+
+
+def first_valid(votes: Any) -> int | None:
+    return next((vote.cluster for vote in votes if vote.cluster is not None), None)
+
+
+def test_a_rule_of_ones_own_has_to_be_given() -> None:
+    mine = by_hand()
+    held = [{"ann": c, "bob": 1, "cy": d} for c, d in ((0, 1), (1, 0))]
+    tallies = [
+        {**tally, "cluster": first_valid([Vote(a, c) for a, c in votes.items()])}
+        for tally, votes in zip(mine.tallies, held, strict=True)
+    ]
+    mine = mine.model_copy(
+        update={"options": {**mine.options, "consensus": "first_valid"}, "tallies": tallies}
+    )
+    with pytest.raises(ConfigurationError, match=r"'first_valid', which is not built in.*rule="):
+        groups(mine, exactly)
+    ann, bob, cy = groups(mine, exactly, rule=first_valid)
+    assert [r.global_ for r in ann.rollouts] == [-1, 0, -1, -1, 0]  # without her bob's 5 stands
+    assert {r.global_ for g in (bob, cy) for r in g.rollouts} == {0}  # ann's 5 stands anyway
+    with pytest.raises(ConfigurationError, match=r"returned 9, for which nobody voted"):
+        groups(mine, exactly, rule=lambda votes: 9)
+
+
+@pytest.mark.parametrize(
+    ("changes", "reason"),
+    [
+        ({"ann": {"after": "bob@0"}, "cy": {"after": "bob@0"}}, "cannot lead to"),
+        ({"bob": {"action": "REFINE"}}, "REFINE .* cannot lead to"),  # masked
+        ({"bob": {"target": None}}, "CONCEDE without a target"),
+        ({"cy": {"observation": Observation(own=[0.0], peers=[])}}, "another shape"),
+        ({"cy": {"agent": "dan"}}, "turns of ann, bob, dan"),
+        ({"cy": {"agent": "bob"}}, "turns of ann, bob; the team is"),
+    ],
+)
+def test_contradictions_are_errors(changes: Any, reason: str) -> None:
+    wrong = by_hand()
+    turns = [Turn(**{**t, **changes.get(t["agent"], {})}) for t in wrong.turns]
+    with pytest.raises(TraceError, match=reason):
+        groups(wrong.model_copy(update={"turns": turns}), exactly)
+
+
+def test_another_rule_than_the_records_is_an_error() -> None:
+    with pytest.raises(TraceError, match="was decided by another rule"):
+        groups(by_hand(), exactly, rule=lambda votes: 0)
+
+
+# --- against the graph ----------------------------------------------------------------------
+
+
+def wavering(request: Request) -> Reply:
+    """An answer, no answer or an error, by the words and the number of the request."""
+    drawn = zlib.crc32(f"{request.number} {request.text}".encode()) % 10
+    if drawn == 0:
+        return StatusError(400)
+    return "no idea" if drawn == 1 else f"Answer: {drawn % 3}"
+
+
+def deliberate(router: Any, consensus: Any, seed: int, **options: Any) -> Episode:
+    team = [
+        Agent(name, Scripted(reply=wavering, logprob=-0.1 * i), retries=0)
+        for i, name in enumerate(("ann", "bob", "cy", "dan"), 1)
+    ]
+    graph = create_deliberation(
+        team,
+        router=router,
+        critic="logprob",
+        answer=MathAnswer(),
+        consensus=consensus,
+        stop_when_settled=False,
+        **options,
+    ).compile(checkpointer=InMemorySaver())
+    config: Any = {"configurable": {"thread_id": "1"}}
+    graph.invoke({"question": f"Question {seed}?", "reference": "1"}, config)
+    return Episode.from_state(graph.get_state(config).values)
+
+
+@pytest.mark.parametrize("router", ["random", "always-refine", "always-persist"])
+@pytest.mark.parametrize("consensus", ["majority", "confidence"])
+@pytest.mark.parametrize("alternatives", [0, 2])
+def test_what_was_done_is_what_the_graph_recorded(
+    router: str, consensus: str, alternatives: int
+) -> None:
+    grade = MathAnswer().equivalent
+    for seed in range(3):
+        episode = deliberate(router, consensus, seed, alternatives=alternatives)
+        episode = Episode.from_json(episode.to_json())
+        check(episode, groups(episode, grade), alternatives)
+
+
+def test_a_budget_that_forbids_refine() -> None:
+    episode = deliberate("random", "majority", 1, alternatives=2, max_calls=4)
+    made = groups(episode, exactly)
+    assert made
+    assert {group.mask[REFINE] for group in made} == {False}
+    check(episode, made, 0)
+
+
+def check(episode: Episode, made: list[Group], alternatives: int) -> None:
+    """Check groups against the record, the counterfactuals by a count of the votes from it."""
+    rule = make_rule(episode.options["consensus"])[1]
+
+    def right(answer: str | None) -> bool:
+        return answer == episode.reference
+
+    def holding(held: dict[str, str | None]) -> str | None:
+        told = {n: episode.responses[i] if i else None for n, i in held.items()}
+        return count_votes(told, rule, episode.representatives)["answer"]
+
+    def answer_of(response_id: str | None) -> str | None:
+        return episode.responses[response_id]["answer"] if response_id else None
+
+    assert [(g.agent, g.round) for g in made] == [(t["agent"], t["round"]) for t in episode.turns]
+    for group, recorded in zip(made, episode.turns, strict=True):
+        assert group.observation == recorded["observation"]
+        assert group.observation == observations(episode, group.round)[group.agent]
+        [taken] = [r for r in group.rollouts if r.taken]
+        assert ACTIONS[taken.action] == recorded["action"]
+        assert taken.action == group.action
+        assert taken.response == recorded["after"]
+        assert taken.consensus_correct == right(episode.tallies[group.round]["answer"])
+        actions = [r.action for r in group.rollouts]
+        assert actions[0] == PERSIST
+        assert actions.count(PERSIST) == 1
+        assert actions.count(CONCEDE) == group.mask[CONCEDE]
+        if not group.mask[REFINE]:
+            assert REFINE not in actions
+        drawn = [i for i in recorded["alternatives"] if i in episode.responses]
+        assert actions.count(REFINE) == len(drawn) + (recorded["action"] == "REFINE")
+        assert len(drawn) <= alternatives
+
+        after = {t["agent"]: t["after"] for t in episode.turns if t["round"] == group.round}
+        without = right(holding({**after, group.agent: None}))
+        assert group.correct_before == right(answer_of(recorded["before"]))
+        for rollout in group.rollouts:
+            consensus = right(holding({**after, group.agent: rollout.response}))
+            assert rollout.consensus_correct == consensus
+            assert rollout.global_ == consensus - without
+            assert rollout.correct == right(answer_of(rollout.response))
+            assert rollout.local == rollout.correct - group.correct_before
+            assert (rollout.tokens > 0) <= (rollout.action == REFINE)
+
+    # r_local telescopes: over the rounds an agent gains what it ended with.
+    for agent in {g.agent for g in made}:
+        own = [g for g in made if g.agent == agent]
+        gained = sum(r.local for g in own for r in g.rollouts if r.taken)
+        last = next(r.correct for r in own[-1].rollouts if r.taken)
+        assert gained == last - own[0].correct_before
+
+
+# --- made-up episodes -----------------------------------------------------------------------
+
+some_episode = st.builds(
+    lambda **options: next(synthetic_episodes(1, **options)),
+    seed=st.integers(0, 10**6),
+    agents=st.integers(1, 5),
+    rounds=st.integers(0, 3),
+    alternatives=st.integers(0, 4),
+    consensus=st.sampled_from(["majority", "confidence"]),
+)
+
+
+@given(some_episode)
+def test_made_up_episodes_are_as_the_graph_would_record_them(episode: Episode) -> None:
+    assert Episode.from_json(episode.to_json()) == episode
+    check(episode, groups(episode, exactly), episode.options["alternatives"])
+
+
+@given(some_episode)
+def test_nothing_but_the_answers_depends_on_the_grader(episode: Episode) -> None:
+    assert decisions(episode) == decisions(episode.model_copy(update={"reference": None}))
+    always = groups(episode, lambda answer, reference: True)
+    never = groups(episode, lambda answer, reference: False)
+    assert all(not r.correct and not r.local and not r.global_ for g in never for r in g.rollouts)
+    for group, decision in zip(always, decisions(episode), strict=True):
+        for rollout, move in zip(group.rollouts, decision.moves, strict=True):
+            assert rollout.correct == (move.answer is not None)
+            assert rollout.consensus_correct == (move.consensus is not None)
+
+
+@given(
+    some_episode,
+    st.floats(-2, 2),
+    st.floats(-2, 2),
+    st.floats(0, 5),
+    st.floats(0.05, 5),
+)
+def test_labels(
+    episode: Episode, local: float, global_: float, cost: float, temperature: float
+) -> None:
+    weights = Weights(local, global_, cost)
+    for group in groups(episode, exactly):
+        means = {
+            action: sum(values) / len(values)
+            for action in range(3)
+            if (values := [reward(r, weights) for r in group.rollouts if r.action == action])
+        }
+        label = oracle_label(group, weights)
+        assert means[label] == pytest.approx(max(means.values()), abs=1e-5)
+        if means[PERSIST] == max(means.values()):
+            assert label == PERSIST
+        soft = soft_label(group, weights, temperature)
+        assert sum(soft) == pytest.approx(1)
+        assert {action for action in range(3) if soft[action] == 0} >= {0, 1, 2} - set(means)
+        assert soft[label] == pytest.approx(max(soft), rel=1e-3)
+
+
+@pytest.mark.parametrize(("hinted", "left"), [(None, 3), (2, 3), (1, 0)])
+def test_rounds_from_a_hint_on_are_not_learned_from(hinted: int | None, left: int) -> None:
+    plain = by_hand("majority")
+    told = [{"action": "settle", "round": 1, "text": "", "seconds": 1.0}]
+    if hinted is not None:
+        told.insert(0, {"action": "hint", "round": hinted, "text": "not 4", "seconds": 1.0})
+    episode = plain.model_copy(update={"interventions": told})
+    assert groups(episode, exactly) == groups(plain, exactly)[:left]
+
+
+def test_observations_of_another_version_are_rebuilt() -> None:
+    episode = next(synthetic_episodes(1, seed=3))
+    blank = Observation(own=[], peers=[])
+    turns = [Turn(**{**t, "observation": blank}) for t in episode.turns]
+    old = episode.model_copy(
+        update={"turns": turns, "options": {**episode.options, "feature_version": 0}}
+    )
+    assert groups(old, exactly) == groups(episode, exactly)
+
+
+def test_the_situations_after_a_move_and_without_it() -> None:
+    [episode] = synthetic_episodes(1, 8)
+    made = decisions(episode)
+    for decision in made:
+        for move in decision.moves:
+            moved, stayed = next_situations(episode, decision, move)
+            assert moved.round == stayed.round == decision.round + 1
+            assert moved.previous == stayed.previous == episode.tallies[decision.round - 1]["votes"]
+            held = moved.held[decision.agent]
+            assert (held["id"] if held else None) == move.response
+            if move.taken and decision.round < episode.options["max_rounds"]:
+                assert observe(moved) == observations(episode, moved.round)
+            others = {n: r for n, r in moved.held.items() if n != decision.agent}
+            assert others == {n: r for n, r in stayed.held.items() if n != decision.agent}
+        assert next_situations(episode, decision, decision.moves[PERSIST])[0] == stayed
+    assert next_situation(episode, made[0], None).held[made[0].agent] is None

@@ -1,0 +1,1 @@
+"""Collects traces: from questions and a team, or from answers that were recorded elsewhere."""

@@ -1,0 +1,1 @@
+"""Compares methods on the same questions and samples, every token counted."""

@@ -1,0 +1,268 @@
+"""Methods side by side: accuracy, tokens, and paired differences with their intervals."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from training.collect.questions import Question
+from training.evaluate.runner import Bench
+from training.evaluate.votes import Outcome
+from training.learn.calibrate import quality
+from training.learn.off_policy import LEAST_QUESTIONS, Interval, clustered
+from training.learn.report import _figure, table
+
+
+@dataclass
+class Method:
+    """A method's results on the same questions as all others'.
+
+    Attributes:
+        name: Stands in the table.
+        right: Share of its runs that were right, per question, ``[Q]``; failures are wrong.
+        tokens: Mean tokens per question, ``[Q]``.
+        calls: Mean calls per question, ``[Q]``.
+        kind: ``"baseline"``, ``"learned"``, ``"control"`` or ``"oracle"``: a control and an
+            oracle are nothing that anybody could deploy.
+        runs: How many seeds.
+        failed: Questions that failed, over all runs.
+        survived: Calls that failed, or gave no answer, in questions that were answered all the
+            same, over all runs.
+        spread: Standard deviation of the accuracy over seeds; NaN with one.
+        actions: Share of each action, where there are actions.
+        confidence: How good the confidence in its answers is (`calibration.quality`), where it has
+            one.
+        control: Name of its control.
+    """
+
+    name: str
+    right: NDArray[np.float64]
+    tokens: NDArray[np.float64]
+    calls: NDArray[np.float64]
+    kind: str = "baseline"
+    runs: int = 1
+    failed: int = 0
+    survived: int = 0
+    spread: float = float("nan")
+    actions: dict[str, float] = field(default_factory=dict)
+    confidence: dict[str, float] = field(default_factory=dict)
+    control: str | None = None
+
+    @property
+    def accuracy(self) -> float:
+        """Share of questions answered right."""
+        return float(self.right.mean())
+
+    @property
+    def standard_error(self) -> float:
+        """Of the accuracy, over questions; NaN with one."""
+        count = len(self.right)
+        return float(self.right.std(ddof=1) / np.sqrt(count)) if count > 1 else float("nan")
+
+
+def summarise(
+    bench: Bench,
+    questions: Sequence[Question],
+    name: str,
+    runs: Sequence[Sequence[Outcome | None]],
+    kind: str,
+) -> Method:
+    """Gather a method's runs (one per seed) into its results per question.
+
+    What a run took that left nothing behind is not known: it counts as the mean of the others.
+    """
+    right = np.array(
+        [
+            [
+                o is not None and bench.is_right(q, o.answer)
+                for q, o in zip(questions, run, strict=True)
+            ]
+            for run in runs
+        ],
+        dtype=float,
+    )
+    done = [o for run in runs for o in run if o is not None]
+
+    def spent(of: Callable[[Outcome], int]) -> Any:
+        usual = float(np.mean([of(o) for o in done])) if done else 0.0
+        return np.mean([[usual if o is None else of(o) for o in run] for run in runs], axis=0)
+
+    counts = {
+        action: sum(o.actions.get(action, 0) for o in done)
+        for action in ("PERSIST", "REFINE", "CONCEDE")
+    }
+    total = sum(counts.values())
+    pairs = [
+        (o.confidence, float(verdict))
+        for run, verdicts in zip(runs, right, strict=True)
+        for o, verdict in zip(run, verdicts, strict=True)
+        if o is not None and o.confidence is not None
+    ]
+    return Method(
+        name=name,
+        right=right.mean(0),
+        tokens=spent(lambda o: o.tokens),
+        calls=spent(lambda o: o.calls),
+        kind=kind,
+        runs=len(runs),
+        failed=sum(o is None or o.failed for run in runs for o in run),
+        survived=sum(len(o.failures) for o in done if not o.failed),
+        spread=float(right.mean(1).std(ddof=1)) if len(runs) > 1 else float("nan"),
+        actions={a: n / total for a, n in counts.items()} if total else {},
+        confidence=quality(*np.array(pairs, float).T) if pairs else {},
+    )
+
+
+def link_controls(methods: Mapping[str, Method]) -> None:
+    """Note with every method its control, where there is one."""
+    for name, method in methods.items():
+        if f"{name}: control" in methods:
+            method.control = f"{name}: control"
+
+
+def difference(a: Method, b: Method, seed: int = 0) -> Interval:
+    """Return the paired difference in accuracy, a minus b, with its interval over questions."""
+    return clustered(a.right - b.right, np.arange(len(a.right)), samples=4000, seed=seed)
+
+
+def wilson(accuracy: float, questions: int) -> tuple[float, float]:
+    """Return Wilson's 95 % interval of an accuracy: of use also where all or none are right."""
+    z = 1.96
+    center = accuracy + z * z / (2 * questions)
+    half = z * float(np.sqrt(accuracy * (1 - accuracy) / questions + (z / (2 * questions)) ** 2))
+    scale = 1 + z * z / questions
+    low, high = (center - half) / scale, (center + half) / scale
+    # Rounding must leave neither the accuracy itself outside nor [0, 1].
+    return max(0.0, min(accuracy, low)), min(1.0, max(accuracy, high))
+
+
+def best_baseline(method: Method, methods: Sequence[Method]) -> Method | None:
+    """Return the most accurate baseline that takes no more tokens than `method` does."""
+    limit = method.tokens.mean()
+    rivals = [m for m in methods if m.kind == "baseline" and m.tokens.mean() <= limit]
+    return max(rivals, key=lambda m: (m.accuracy, -m.tokens.mean()), default=None)
+
+
+def verdict(method: Method, methods: Mapping[str, Method]) -> tuple[str, dict[str, Any]]:
+    """Return the gate of a learned router and its evidence.
+
+    It passes where it beats the best baseline at no more tokens than its own, and its control
+    loses: both lower bounds above zero. On fewer than `LEAST_QUESTIONS` it is unknown.
+    """
+    rival = best_baseline(method, list(methods.values()))
+    against = {"baseline": rival, "control": methods.get(method.control or "")}
+    gains = {k: difference(method, other) for k, other in against.items() if other is not None}
+    evidence: dict[str, Any] = {
+        "questions": len(method.right),
+        "accuracy": method.accuracy,
+        "tokens": float(method.tokens.mean()),
+    }
+    for key, other in against.items():
+        if other is not None:
+            gain = gains[key]
+            evidence[key] = {"name": other.name, "difference": [gain.mean, gain.low, gain.high]}
+    if len(method.right) < LEAST_QUESTIONS:
+        return "unknown", {**evidence, "why": f"fewer than {LEAST_QUESTIONS} questions"}
+    if any(d.high < 0 for d in gains.values()):
+        return "fail", evidence
+    if len(gains) == 2 and all(d.low > 0 for d in gains.values()):
+        return "pass", evidence
+    return "unknown", evidence
+
+
+def results_table(methods: Sequence[Method]) -> str:
+    """Return all methods as a Markdown table, in order of tokens."""
+    rows = []
+    everything = {m.name: m for m in methods}
+    for m in sorted(methods, key=lambda m: m.tokens.mean()):
+        rival = best_baseline(m, methods) if m.kind != "baseline" else None
+        control = everything.get(m.control or "")
+        rows.append(
+            [
+                f"**{m.name}**" if m.kind == "learned" else m.name,
+                f"{m.accuracy:.3f} ± {m.standard_error:.3f}",
+                "" if np.isnan(m.spread) else f"{m.spread:.3f}",
+                f"{m.tokens.mean():.0f}",
+                f"{m.calls.mean():.1f}",
+                ", ".join(f"{a} {s:.0%}" for a, s in m.actions.items()),
+                "" if rival is None else f"{_short(difference(m, rival))} ({rival.name})",
+                "" if control is None else _short(difference(m, control)),
+                f"{m.confidence['ece']:.3f}" if m.confidence else "",
+                m.failed or "",
+            ]
+        )
+    headings = [
+        "method", "accuracy ± s.e.", "sd over seeds", "tokens", "calls", "actions",
+        "against the best baseline at no more tokens", "against its control",
+        "calibration error", "failed",
+    ]  # fmt: skip
+    filled = [k for k in range(len(headings)) if any(row[k] != "" for row in rows)]
+    return table([headings[k] for k in filled], [[row[k] for k in filled] for row in rows])
+
+
+def told_failures(methods: Sequence[Method]) -> str:
+    """Return in words what failed: questions, and calls that were survived; empty if nothing."""
+    sentences = []
+    if failed := [f"{m.name} {m.failed}" for m in methods if m.failed]:
+        sentences.append(f"**Questions that failed, and count as wrong: {', '.join(failed)}.**")
+    if survived := [f"{m.name} {m.survived}" for m in methods if m.survived]:
+        sentences.append(
+            "Calls that failed, or whose response had no answer, while the agent kept what it "
+            f"held: {', '.join(survived)}."
+        )
+    return " ".join(sentences)
+
+
+def _short(interval: Interval) -> str:
+    return f"{interval.mean:+.3f} [{interval.low:+.3f}, {interval.high:+.3f}]"
+
+
+def plot(path: Path, methods: Sequence[Method]) -> None:
+    """Draw accuracy against tokens, with standard errors; what lies together has one label."""
+    (axis,), done = _figure(path, 1, width=8.5, height=5.5)
+    marks = {"baseline": ("o", "#888888"), "learned": ("*", "#cc3311"), "control": ("x", "#cc3311")}
+    for m in methods:
+        mark, color = marks.get(m.kind, ("^", "#117733"))
+        x = max(1.0, m.tokens.mean())
+        axis.errorbar(
+            x, m.accuracy, m.standard_error, fmt=mark, color=color, ms=9 if mark == "*" else 5
+        )
+    axis.set(xscale="log", xlabel="tokens per question (prompt + completion)", ylabel="accuracy")
+    axis.margins(x=0.2)  # room for the names
+    low, high = axis.get_ylim()
+    axis.set_ylim(max(low, -0.03), min(max(high, 0.1), 1.03))
+    taken: list[Any] = []
+    for together in _neighbours(methods):
+        names = [m.name for m in together]
+        label = axis.annotate(
+            "\n".join(", ".join(names[k : k + 3]) for k in range(0, len(names), 3)),
+            (max(1.0, together[0].tokens.mean()), together[0].accuracy),
+            fontsize=7,
+            xytext=(5, 3),
+            textcoords="offset points",
+        )
+        for height in (3, -9, 13, -19, 23, -29):  # the first place where it covers no other name
+            label.set_position((5, height))
+            box = label.get_window_extent()
+            if not any(box.overlaps(other) for other in taken):
+                break
+        taken.append(label.get_window_extent())
+    done()
+
+
+def _neighbours(methods: Sequence[Method]) -> list[list[Method]]:
+    """Put methods of a kind together whose marks cover each other, in order of tokens."""
+    groups: list[list[Method]] = []
+    for m in sorted(methods, key=lambda m: m.tokens.mean()):
+        for group in groups:
+            first = group[0]
+            near = m.tokens.mean() <= 1.05 * first.tokens.mean()
+            if near and m.kind == first.kind and abs(m.accuracy - first.accuracy) <= 0.02:
+                group.append(m)
+                break
+        else:
+            groups.append([m])
+    return groups

@@ -1,0 +1,194 @@
+"""A chat model that remembers: methods that ask the same thing get the same sample.
+
+The n-th time that one method asks an agent one thing about one question it gets the n-th sample
+of it, which is drawn only if no method has drawn it before. So all methods share their first
+proposals, pairs are exact, calls are few, and a stopped evaluation goes on from the file of
+samples.
+"""
+
+import asyncio
+import hashlib
+import itertools
+import json
+import os
+from collections import defaultdict
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager, suppress
+from contextvars import ContextVar
+from pathlib import Path
+from typing import Any
+
+from langchain_core.callbacks import AsyncCallbackManagerForLLMRun, CallbackManagerForLLMRun
+from langchain_core.language_models import BaseChatModel
+from langchain_core.messages import AIMessage, BaseMessage
+from langchain_core.outputs import ChatGeneration, ChatResult
+from pydantic import PrivateAttr
+
+from mpdf_langgraph.errors import ConfigurationError
+
+_asked: ContextVar[tuple[int, dict[str, set[int]]] | None] = ContextVar("asked", default=None)
+
+
+@contextmanager
+def one_question(seed: int) -> Iterator[None]:
+    """Count what is asked within as one method's handling of one question.
+
+    Args:
+        seed: Another seed has samples of its own.
+    """
+    token = _asked.set((seed, defaultdict(set)))
+    try:
+        yield
+    finally:
+        _asked.reset(token)
+
+
+class Samples:
+    """The samples drawn so far, in a file; only where each stands is kept in memory.
+
+    Whoever asks is given what stands in the file, also the first time: a stopped evaluation that
+    goes on sees exactly what one without a stop does.
+
+    Args:
+        path: JSON Lines; made if it does not exist. Torn lines are passed over.
+
+    Attributes:
+        drawn: Samples drawn anew since this was made.
+        reused: Samples given again.
+        unreported: Samples given of which the endpoint did not say how many tokens they took.
+    """
+
+    def __init__(self, path: Path) -> None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        self._places: dict[str, tuple[int, int]] = {}  # start and length of the line
+        self._pending: dict[str, asyncio.Future[None]] = {}
+        self.drawn = self.reused = self.unreported = 0
+        self._file = path.open("a+b", buffering=0)
+        with path.open("rb") as lines:
+            start = 0
+            for line in lines:
+                with suppress(ValueError):  # blank, or torn by a stop: it is drawn again
+                    self._places[json.loads(line)["key"]] = (start, len(line))
+                start += len(line)
+
+    async def get(self, key: str, draw: Callable[[], Awaitable[AIMessage]]) -> AIMessage:
+        """Return the sample of that key; of several at a time one draws, the others wait."""
+        while key not in self._places:
+            if key in self._pending:
+                await asyncio.wait([self._pending[key]])
+                continue  # where drawing failed, one of those who waited draws
+            done = self._pending[key] = asyncio.get_running_loop().create_future()
+            try:
+                self._store(key, await draw())
+            finally:
+                del self._pending[key]
+                done.set_result(None)
+            return self._read(key)
+        self.reused += 1
+        return self._read(key)
+
+    def _store(self, key: str, message: AIMessage) -> None:
+        kept = {
+            "content": str(message.text),
+            "additional_kwargs": message.additional_kwargs,
+            "response_metadata": message.response_metadata,
+            "usage_metadata": message.usage_metadata,
+        }
+        # The newline first, so that a torn line swallows no other.
+        line = b"\n" + json.dumps({"key": key, "message": kept}, default=str).encode()
+        if self._file.write(line) != len(line):
+            raise OSError(f"a sample was not written whole to {self._file.name}: is the disk full?")
+        self._places[key] = (self._file.tell() - len(line) + 1, len(line) - 1)
+        self.drawn += 1
+
+    def _read(self, key: str) -> AIMessage:
+        start, length = self._places[key]
+        line = os.pread(self._file.fileno(), length, start)
+        message = AIMessage(**json.loads(line)["message"])
+        self.unreported += message.usage_metadata is None
+        return message
+
+    def close(self) -> None:
+        """Close the file."""
+        self._file.close()
+
+
+class RememberingChatModel(BaseChatModel):
+    """Wraps a chat model; see the module.
+
+    Attributes:
+        inner: Whom to ask for samples that are not known.
+        name: Of the agent and its model: each has samples of its own.
+    """
+
+    inner: BaseChatModel
+    name: str = "model"
+    _samples: Samples = PrivateAttr()
+
+    def __init__(self, samples: Samples, **fields: Any) -> None:
+        super().__init__(**fields)
+        self._samples = samples
+
+    # What agents and critics look up in their models.
+
+    @property
+    def model_name(self) -> str | None:
+        """As the inner model has it."""
+        return getattr(self.inner, "model_name", None) or getattr(self.inner, "model", None)
+
+    @property
+    def temperature(self) -> float | None:
+        """As the inner model has it, if it has one: refinements are then sampled cooler."""
+        return self.inner.temperature  # type: ignore[attr-defined,no-any-return]
+
+    @property
+    def extra_body(self) -> Any:
+        """As the inner model has it: critics add to it."""
+        return getattr(self.inner, "extra_body", None)
+
+    @property
+    def _llm_type(self) -> str:
+        return f"remembering-{self.inner._llm_type}"
+
+    def _generate(
+        self,
+        messages: list[BaseMessage],
+        stop: list[str] | None = None,
+        run_manager: CallbackManagerForLLMRun | None = None,
+        **kwargs: Any,
+    ) -> ChatResult:
+        raise ConfigurationError("a remembering model is for asynchronous runs")
+
+    async def _agenerate(
+        self,
+        messages: list[BaseMessage],
+        stop: list[str] | None = None,
+        run_manager: AsyncCallbackManagerForLLMRun | None = None,
+        **kwargs: Any,
+    ) -> ChatResult:
+        scope = _asked.get()
+        if scope is None:
+            raise ConfigurationError("ask within `one_question`")
+        seed, asked = scope
+        request = [self.name, seed, [[m.type, m.content] for m in messages], stop, kwargs]
+        content = json.dumps(request, sort_keys=True, default=str)
+        key = hashlib.sha256(content.encode()).hexdigest()[:24]
+        number = next(n for n in itertools.count() if n not in asked[key])
+        asked[key].add(number)
+
+        async def draw() -> AIMessage:
+            # Not `_agenerate`, which leaves log-probabilities and the finish reason aside; and
+            # not `ainvoke`, which would report the call a second time.
+            [[generation]] = (
+                await self.inner.agenerate([messages], stop=stop, **kwargs)
+            ).generations
+            assert isinstance(generation, ChatGeneration)
+            assert isinstance(generation.message, AIMessage)
+            return generation.message
+
+        try:
+            message = await self._samples.get(f"{key}/{number}", draw)
+        except BaseException:
+            asked[key].discard(number)  # whoever tries again asks for the same sample
+            raise
+        return ChatResult(generations=[ChatGeneration(message=message)])

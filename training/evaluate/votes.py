@@ -1,0 +1,251 @@
+"""What can be had from proposals alone, computed from one pool of samples per question.
+
+A vote of k is the graph with k agents that always persist; as it makes no decision, all of these
+methods follow exactly from the first k proposals of one larger vote (a test holds the two equal).
+"""
+
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass, field, replace
+
+from mpdf_langgraph import Episode
+from mpdf_langgraph.calibration import Calibration
+from mpdf_langgraph.consensus import (
+    ConsensusRule,
+    Vote,
+    concession,
+    confidence_weighted,
+    confidence_weights,
+    majority,
+)
+from mpdf_langgraph.rounds import after_move
+from mpdf_langgraph.state import Critique, Response, Usage, add_usage, no_usage, tokens
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a method made of one question.
+
+    Attributes:
+        answer: The group's answer; None where there is none.
+        tokens: Prompt and completion tokens, the critic's included.
+        calls: LLM calls.
+        actions: How often each action was taken, where there are actions.
+        failed: No call gave a response.
+        confidence: Of the answer: the highest of those who give it; None where unknown.
+        failures: What went wrong, survived or not: a line for every failure.
+    """
+
+    answer: str | None
+    tokens: int
+    calls: int
+    actions: dict[str, int]
+    failed: bool = False
+    confidence: float | None = field(default=None, compare=False)
+    failures: tuple[str, ...] = field(default=(), compare=False)
+
+
+def spent_on(episode: Episode, agents: Collection[str]) -> Usage:
+    """Return what some agents of an episode took, failures and critiques that count included."""
+    parts = [f["usage"] for f in episode.failures if f["agent"] in agents]
+    for response in episode.responses.values():
+        if response["agent"] in agents:
+            parts.append(response["usage"])
+            if response["critique"] and not _is_beside(response["critique"]):
+                parts.append(response["critique"]["usage"])
+    return add_usage(no_usage(), *parts)
+
+
+def _is_beside(critique: Critique) -> bool:
+    """Tell whether its verdict was asked for beside the sequence probability, the confidence.
+
+    Only a learned router looks at it, among its observations; no vote and no rule does.
+    """
+    return critique["source"] == "logprob"
+
+
+def ballot(drawn: Sequence[Response | None]) -> list[Vote]:
+    """Return the votes of some responses, each an agent's.
+
+    A confidence that is the agreement within the whole pool tells of samples that a smaller vote
+    has not drawn: it counts as unknown.
+    """
+    votes = []
+    for number, response in enumerate(drawn):
+        critique = response["critique"] if response else None
+        known = critique is not None and critique["source"] != "agreement"
+        votes.append(
+            Vote(
+                str(number),
+                response["cluster"] if response else None,
+                critique["confidence"] if critique and known else None,
+            )
+        )
+    return votes
+
+
+def _names(pool: Episode) -> list[str]:
+    return [agent["name"] for agent in pool.agents]
+
+
+def _drawn(pool: Episode, agents: Sequence[str]) -> list[Response | None]:
+    return [pool.responses.get(f"{name}@0") for name in agents]
+
+
+def _outcome(
+    pool: Episode, held: Sequence[Response | None], rule: ConsensusRule, used: Collection[str]
+) -> Outcome:
+    votes = ballot(held)
+    cluster = rule(votes)
+    backing = [v.confidence for v in votes if v.cluster == cluster and v.confidence is not None]
+    usage = spent_on(pool, used)
+    return Outcome(
+        answer=None if cluster is None else pool.representatives[cluster],
+        tokens=tokens(usage),
+        calls=usage["calls"],
+        actions={},
+        failed=not any(held),
+        confidence=max(backing, default=None) if cluster is not None else None,
+        failures=tuple(f["error"] for f in pool.failures if f["agent"] in used),
+    )
+
+
+def vote(k: int, rule: ConsensusRule = majority) -> Callable[[Episode], Outcome]:
+    """Return the vote of the first k proposals (self-consistency, Wang et al. 2022)."""
+
+    def method(pool: Episode) -> Outcome:
+        agents = _names(pool)[:k]
+        return _outcome(pool, _drawn(pool, agents), rule, agents)
+
+    return method
+
+
+def weighted_vote(k: int) -> Callable[[Episode], Outcome]:
+    """Return the confidence-weighted vote of the first k proposals."""
+    return vote(k, confidence_weighted)
+
+
+def best_of(k: int) -> Callable[[Episode], Outcome]:
+    """Return the most confident of the first k proposals; their vote where none has a confidence.
+
+    The first in order at a tie.
+    """
+
+    def surest(votes: Sequence[Vote]) -> int | None:
+        known = [v for v in votes if v.cluster is not None and v.confidence is not None]
+        return max(known, key=lambda v: v.confidence or 0.0).cluster if known else majority(votes)
+
+    return vote(k, surest)
+
+
+def member(
+    place: int, team: int, method: Callable[[Episode], Outcome]
+) -> Callable[[Episode], Outcome]:
+    """Return a method on the proposals of one member of the team alone.
+
+    Args:
+        place: The member's, from 0.
+        team: Size of the team, whose members proposed in turn.
+        method: What to do with them.
+    """
+    return lambda pool: method(pool.model_copy(update={"agents": pool.agents[place::team]}))
+
+
+def adaptive(share: float, least: int = 3, most: int = 15) -> Callable[[Episode], Outcome]:
+    """Return adaptive resampling: draw until the confidence-weighted vote is settled.
+
+    Adaptive consistency (Aggarwal et al. 2023) with confidences as weights.
+
+    Args:
+        share: The leading answer's share of the summed confidence from which it is settled.
+        least: Proposals drawn at first.
+        most: Proposals drawn at most.
+    """
+
+    def settled(votes: Sequence[Vote]) -> bool:
+        leader = confidence_weighted(votes)
+        if leader is None:
+            return False
+        weights = confidence_weights(votes)
+        backing = sum(weights[v.agent] for v in votes if v.cluster == leader)
+        return backing >= share * sum(weights.values())
+
+    def method(pool: Episode) -> Outcome:
+        agents = _names(pool)[:most]
+        ballots = ((k, ballot(_drawn(pool, agents[:k]))) for k in range(least, len(agents)))
+        enough = next((k for k, votes in ballots if settled(votes)), len(agents))
+        return weighted_vote(enough)(pool)
+
+    return method
+
+
+def replaced(episode: Episode, pool: Episode, rule: ConsensusRule) -> Outcome:
+    """Replay an episode's decisions with every REFINE replaced by a fresh proposal.
+
+    The control: where it does as well, refining was worth no more than another sample. The
+    agents hold their proposals from the pool at first; CONCEDE goes to whoever is strongest
+    among what is held then.
+
+    Args:
+        episode: The deliberation whose decisions are replayed.
+        pool: A vote of more agents on the same question, at least one for every agent and round;
+            those at the same place in the team's turn (1, 4, 7, ... for the first of three) have
+            the same information. Its confidences are taken as the episode's were calibrated.
+        rule: How votes are counted.
+    """
+    team, crowd = _names(episode), _names(pool)
+    waiting = {name: crowd[place :: len(team)] for place, name in enumerate(team)}
+    used: set[str] = set()
+    calibration = Calibration.model_validate(episode.options.get("calibration", {}))
+
+    def fresh(name: str) -> Response | None:
+        drawn = waiting[name].pop(0)
+        used.add(drawn)
+        response = pool.responses.get(f"{drawn}@0")
+        return None if response is None else calibration.apply(response)
+
+    held = {name: fresh(name) for name in team}
+    for round_ in range(1, episode.outcome["rounds"] + 1):
+        before = dict(held)
+        by_id = {r["id"]: r for r in before.values() if r is not None}
+        for turn in (turn for turn in episode.turns if turn["round"] == round_):
+            name, action = turn["agent"], turn["action"]
+            target = concession(before, name)
+            held[name] = after_move(
+                action,
+                before[name],
+                drawn=fresh(name) if action == "REFINE" else None,
+                target=by_id[target] if target else None,
+            )
+    outcome = _outcome(pool, list(held.values()), rule, used)
+    return replace(outcome, actions=_actions(episode))
+
+
+def outcome_of(episode: Episode, *, observes: bool = False) -> Outcome:
+    """Return what a deliberation made of its question.
+
+    Args:
+        episode: The deliberation.
+        observes: Its router goes by its observations, as a learned one does: it pays for verdicts
+            asked for beside the confidence, too.
+    """
+    usage = episode.outcome["usage"]["total"]
+    critiques = [response["critique"] for response in episode.responses.values()]
+    unread = add_usage(
+        no_usage(), *(c["usage"] for c in critiques if c and _is_beside(c) and not observes)
+    )
+    return Outcome(
+        answer=episode.outcome["answer"],
+        tokens=usage["tokens"] - tokens(unread),
+        calls=usage["calls"] - unread["calls"],
+        actions=_actions(episode),
+        failed=episode.outcome["stop_reason"] == "failed",
+        confidence=episode.outcome["confidence"],
+        failures=tuple(failure["error"] for failure in episode.failures),
+    )
+
+
+def _actions(episode: Episode) -> dict[str, int]:
+    actions: dict[str, int] = {}
+    for turn in episode.turns:
+        actions[turn["action"]] = actions.get(turn["action"], 0) + 1
+    return actions

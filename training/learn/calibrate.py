@@ -1,0 +1,281 @@
+"""What a critic said of responses, and whether they were right: what a calibration is fitted on."""
+
+import os
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, fields
+from functools import cache
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mpdf_langgraph.calibration import STAGES, Calibration, Curve, Curves, raw_confidence, stage_of
+from mpdf_langgraph.traces.records import Episode
+from training.learn.dataset import is_held_out
+from training.learn.rewards import Grader, first_hint
+from training.learn.trace_rows import Row, Rows, find_references, look_up, read_rows, stack_rows
+
+LEAST = 20
+"""Right and wrong responses each that a stage needs for a curve of its own."""
+
+
+@dataclass(frozen=True)
+class Judged:
+    """Responses with a valid answer and a confidence, ``[R]``; alternatives included.
+
+    Attributes:
+        question: The question.
+        source: Which measurement the confidence is.
+        stage: One of `STAGES`.
+        confidence: As the critic gave it.
+        right: 1 where the answer is right, else 0.
+    """
+
+    question: NDArray[Any]
+    source: NDArray[Any]
+    stage: NDArray[Any]
+    confidence: NDArray[np.float64]
+    right: NDArray[np.float64]
+
+    def __len__(self) -> int:
+        return len(self.right)
+
+    def select(self, chosen: NDArray[np.bool_]) -> "Judged":
+        """Return some of them."""
+        return Judged(*(getattr(self, field.name)[chosen] for field in fields(self)))
+
+    def split(self, validation: float, seed: int) -> tuple["Judged", "Judged"]:
+        """Return a training and a validation part, by question as `dataset.split` does."""
+        known = cache(lambda question: is_held_out(question, validation, seed))
+        held_out = np.array([known(question) for question in self.question], bool)
+        return self.select(~held_out), self.select(held_out)
+
+    def calibrated(self, calibration: Calibration) -> NDArray[np.float64]:
+        """Return the calibrated confidences, ``[R]``."""
+        result = self.confidence.copy()
+        for source, curves in calibration.root.items():
+            for stage in STAGES:
+                curve: Curve = getattr(curves, stage)
+                chosen = (self.source == source) & (self.stage == stage)
+                result[chosen] = Platt(curve.slope, curve.shift).apply(result[chosen])
+        return result
+
+    def parts(self) -> dict[str, "Judged"]:
+        """Return them by measurement and stage, named ``"logprob, proposed"``."""
+        pairs = [(source, stage) for source in sorted(set(self.source)) for stage in STAGES]
+        chosen = {p: (self.source == p[0]) & (self.stage == p[1]) for p in pairs}
+        return {", ".join(p): self.select(c) for p, c in chosen.items() if c.any()}
+
+
+def judge(
+    episodes: Iterable[Episode], grader: Grader, references: Mapping[str, str] | None = None
+) -> Judged:
+    """Return the judged responses of episodes. An episode without a reference has none.
+
+    From a person's hint on there are none either: what it gave away is in no confidence.
+
+    Args:
+        episodes: Calibrated or not: the confidences are taken as the critic gave them.
+        grader: Tells whether an answer is right, given the reference.
+        references: By episode id. They go before the episodes' own.
+    """
+    return _judge_rows(stack_rows(map(_make_row, episodes)), grader, references)
+
+
+def read_judged(
+    paths: str | os.PathLike[str] | Iterable[str | os.PathLike[str]],
+    grader: Grader,
+    references: Mapping[str, str] | None = None,
+    processes: int = 1,
+) -> Judged:
+    """Return the judged responses of traces. Records that cannot be read are passed over.
+
+    `dataset.load` tells of those.
+
+    Raises:
+        TraceError: There is no such path, or it cannot be read.
+    """
+    rows = read_rows(paths, "responses", _make_row, processes=processes)
+    return _judge_rows(rows, grader, references)
+
+
+def _make_row(episode: Episode) -> Row:
+    """Return the answers with a known confidence, as positions in the text ``"answers"``."""
+    answers: dict[str, int] = {}
+    sources: dict[str, int] = {}
+    found = []
+    for one in episode.responses.values():
+        said, answer = one["critique"], one["answer"]
+        confidence = raw_confidence(said) if said else None
+        if answer is None or one["cluster"] is None or said is None or confidence is None:
+            continue
+        if one["round"] < first_hint(episode):
+            code = answers.setdefault(answer, len(answers))
+            source = sources.setdefault(said["source"], len(sources))
+            found.append((code, source, STAGES.index(stage_of(one)), confidence))
+    codes = np.array([row[:3] for row in found], np.int16).reshape(-1, 3)
+    arrays = {
+        "count": np.array([len(found)]),
+        "codes": codes,
+        "confidence": np.array([row[3] for row in found], float),
+    }
+    texts = {
+        "id": episode.id,
+        "question": episode.question,
+        "reference": episode.reference,
+        "answers": [*answers],
+        "sources": [*sources],
+    }
+    return Row(arrays, texts)
+
+
+def _judge_rows(rows: Rows, grader: Grader, references: Mapping[str, str] | None) -> Judged:
+    texts = rows.texts
+    count, codes, confidence = (
+        rows.arrays.get(name, np.zeros(shape, dtype))
+        for name, shape, dtype in (
+            ("count", 0, int), ("codes", (0, 3), int), ("confidence", 0, float)
+        )
+    )  # fmt: skip
+    truths, first = find_references(texts, references or {})
+    usable = first & np.array([truth is not None for truth in truths], bool)
+    of = np.repeat(np.arange(len(count)), count)  # the episode of every response
+    codes, confidence, of = (part[usable[of]] for part in (codes, confidence, of))
+    known = cache(grader)
+
+    def look_up_text(name: str, column: int) -> NDArray[Any]:
+        lists = texts.get(name, [])
+        flat = np.array([text for those in lists for text in those] + [None], object)
+        return look_up(flat, np.cumsum([0, *map(len, lists)])[of], codes[:, column])
+
+    answers = zip(look_up_text("answers", 0), of.tolist(), strict=True)
+    return Judged(
+        question=np.array(texts.get("question", []), object)[of],
+        source=look_up_text("sources", 1),
+        stage=np.array(STAGES, object)[codes[:, 2]],
+        confidence=confidence,
+        right=np.array([bool(known(answer, truths[i])) for answer, i in answers], float),
+    )
+
+
+def fit_calibration(judged: Judged) -> Calibration:
+    """Fit a calibration: a curve for the proposals and one for the refined, of each measurement.
+
+    A stage with fewer than `LEAST` right or wrong responses takes the curve of both stages.
+    Where the less confident are more often right, confidence says nothing: the curve is flat.
+    """
+    fitted = {}
+    for source in sorted(set(judged.source)):
+        both = judged.select(judged.source == source)
+        stages = {}
+        for stage in STAGES:
+            part = both.select(both.stage == stage)
+            enough = min(part.right.sum(), len(part) - part.right.sum()) >= LEAST
+            stages[stage] = _curve(part if enough else both)
+        fitted[source] = Curves(**stages)
+    return Calibration(fitted)
+
+
+def _curve(part: Judged) -> Curve:
+    found = Platt.fit(part.confidence, part.right)
+    if found.slope < 0:
+        share = (part.right.sum() + 1) / (len(part) + 2)
+        return Curve(slope=0.0, shift=float(np.log(share / (1 - share))))
+    return Curve(slope=found.slope, shift=found.shift)
+
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.optimize import minimize
+from scipy.special import expit, logit
+
+Array = NDArray[np.float64]
+
+EDGE = 1e-4
+
+
+@dataclass(frozen=True)
+class Platt:
+    """Platt scaling of a confidence: `expit(slope * logit(confidence) + shift)`.
+
+    Attributes:
+        slope: 1 / temperature; below 1 the raw confidence is overconfident.
+        shift: Moves the whole curve; 0 is plain temperature scaling.
+    """
+
+    slope: float = 1.0
+    shift: float = 0.0
+
+    @classmethod
+    def fit(cls, confidence: Array, right: Array, *, shift: bool = True) -> "Platt":
+        """Fit by maximum likelihood.
+
+        Args:
+            confidence: Raw confidences in [0, 1], shape ``[n]``.
+            right: 1 where the answer was right, else 0, shape ``[n]``.
+            shift: Fit the shift too; False is temperature scaling (Guo et al. 2017).
+
+        Returns:
+            The identity where there is nothing to learn from: none, all right, all wrong, or all
+            equally confident.
+        """
+        good = float(np.sum(right))
+        bad = len(right) - good
+        if not good or not bad or np.ptp(confidence) == 0:
+            return cls()
+        x = logit(np.clip(confidence, EDGE, 1 - EDGE))
+        # Platt's targets: short of 0 and 1, or a few well separated answers give an endless slope.
+        target = np.where(right > 0.5, (good + 1) / (good + 2), 1 / (bad + 2))
+
+        def loss(parameters: Array) -> tuple[float, Array]:
+            """Return the mean log-loss and its gradient."""
+            z = parameters[0] * x + parameters[1]
+            gap = expit(z) - target
+            slope = np.array([np.mean(gap * x), np.mean(gap) if shift else 0.0])
+            return float(np.mean(np.logaddexp(0, z) - target * z)), slope
+
+        # Not by Nelder-Mead, which stops in the flat valley before the minimum.
+        best = minimize(loss, np.array([1.0, 0.0]), jac=True, method="BFGS").x
+        return cls(float(best[0]), float(best[1]))
+
+    def apply(self, confidence: Array) -> Array:
+        """Return the calibrated confidences, shape ``[n]``."""
+        clipped = np.clip(confidence, EDGE, 1 - EDGE)
+        return np.asarray(expit(self.slope * logit(clipped) + self.shift))
+
+
+def reliability(confidence: Array, right: Array, bins: int = 10) -> list[tuple[float, float, int]]:
+    """Return (mean confidence, share right, count) of every filled bin of equal width."""
+    index = np.minimum((confidence * bins).astype(int), bins - 1)
+    return [
+        (float(confidence[chosen].mean()), float(right[chosen].mean()), int(chosen.sum()))
+        for chosen in (index == b for b in range(bins))
+        if chosen.any()
+    ]
+
+
+def auroc(score: Array, right: Array) -> float:
+    """Return the probability that a right answer scores above a wrong one; NaN without both."""
+    good, bad = score[right > 0.5], np.sort(score[right < 0.5])
+    if not len(good) or not len(bad):
+        return float("nan")
+    below = np.searchsorted(bad, good, "left") + np.searchsorted(bad, good, "right")
+    return float(below.sum() / 2 / (len(good) * len(bad)))
+
+
+def quality(confidence: Array, right: Array) -> dict[str, float]:
+    """Return Brier score, log-loss, expected calibration error, AUROC and count."""
+    if not len(right):
+        nan = float("nan")
+        return {"brier": nan, "log_loss": nan, "ece": nan, "auroc": nan, "count": 0}
+    p = np.clip(confidence, EDGE, 1 - EDGE)
+    gaps = [abs(mean - share) * count for mean, share, count in reliability(confidence, right)]
+    return {
+        "brier": float(np.mean((confidence - right) ** 2)),
+        "log_loss": float(-np.mean(right * np.log(p) + (1 - right) * np.log(1 - p))),
+        "ece": float(sum(gaps) / len(right)),
+        "auroc": auroc(confidence, right),
+        "count": len(right),
+    }

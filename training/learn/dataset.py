@@ -1,0 +1,507 @@
+"""Traces as arrays: the graded groups of any number of segments, and how they are split."""
+
+import hashlib
+import os
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field, fields, replace
+from functools import cache, partial
+from typing import Any, get_args
+
+import numpy as np
+
+from mpdf_langgraph.calibration import Calibration
+from mpdf_langgraph.consensus import ConsensusRule
+from mpdf_langgraph.errors import ConfigurationError
+from mpdf_langgraph.observation import FEATURES
+from mpdf_langgraph.state import ACTIONS
+from mpdf_langgraph.traces.reader import TraceReader, find_segments
+from mpdf_langgraph.traces.records import Episode
+from training.collect.team import Answer
+from training.learn.recalibrate import recalibrate
+from training.learn.rewards import (
+    CHEAPEST_FIRST,
+    REFINE,
+    TOLERANCE,
+    Decision,
+    Grader,
+    Move,
+    Weights,
+    decisions,
+    first_hint,
+)
+from training.learn.trace_rows import (
+    Arrays,
+    Row,
+    Rows,
+    find_references,
+    look_up,
+    read_rows,
+    stack_rows,
+)
+
+
+@dataclass
+class Episodes:
+    """What became of each episode, in the order of `Groups.episodes`.
+
+    Attributes:
+        vote: The consensus on the proposals, before any deliberation, is correct, ``[E]`` bool.
+        final: The consensus at the end is, ``[E]`` bool.
+    """
+
+    vote: np.ndarray
+    final: np.ndarray
+
+
+@dataclass
+class Groups:
+    """Groups of rollouts as arrays: G groups of up to K rollouts, teams of up to P + 1 agents.
+
+    Attributes:
+        own: Features of the deciding agent, ``[G, F]`` float32.
+        peers: Features of its peers, ``[G, P, F]`` float32, zero where there is none.
+        peer_mask: There is a peer, ``[G, P]`` bool.
+        action_mask: The action was allowed, ``[G, 3]`` bool, in the order of `ACTIONS`.
+        actions: Index of each rollout's action, ``[G, K]`` int8; PERSIST is always the first.
+        local: r_local of each rollout, ``[G, K]`` float32.
+        global_: r_global of each rollout, ``[G, K]`` float32.
+        tokens: What each rollout took, ``[G, K]`` float32.
+        rollout_mask: There is a rollout, ``[G, K]`` bool; elsewhere everything is 0.
+        consensus: The consensus after the rollout is correct, ``[G, K]`` bool.
+        correct: The agent's answer after the rollout is correct, ``[G, K]`` bool; that of the
+            first is the answer it held before.
+        taken: Index of the action that the episode took, ``[G]`` int8.
+        behaviour: Probabilities that it was drawn from, ``[G, 3]`` float32.
+        disagreement: The team held different valid answers at the decision, ``[G]`` bool.
+        question: Index into `questions`, ``[G]`` int64.
+        episode: Index into `episodes`, ``[G]`` int32.
+        agent: Index of the deciding agent into `agents`, ``[G]`` int16; where all episodes are
+            of one team, its position there.
+        peer_agent: The same of its peers, ``[G, P]`` int16; 0 where there is none.
+        round: Round of decisions, from 1, ``[G]`` int16.
+        questions: Every question text once.
+        episodes: Ids of the episodes, those without a decision included.
+        agents: Every name of an agent once.
+        outcomes: What became of the episodes.
+    """
+
+    own: np.ndarray
+    peers: np.ndarray
+    peer_mask: np.ndarray
+    action_mask: np.ndarray
+    actions: np.ndarray
+    local: np.ndarray
+    global_: np.ndarray
+    tokens: np.ndarray
+    rollout_mask: np.ndarray
+    consensus: np.ndarray
+    correct: np.ndarray
+    taken: np.ndarray
+    behaviour: np.ndarray
+    disagreement: np.ndarray
+    question: np.ndarray
+    episode: np.ndarray
+    agent: np.ndarray
+    peer_agent: np.ndarray
+    round: np.ndarray
+    questions: list[str]
+    episodes: list[str]
+    agents: list[str]
+    outcomes: Episodes
+
+    def __len__(self) -> int:
+        return len(self.own)
+
+    @property
+    def held_right(self) -> np.ndarray:
+        """The answer held at the decision is correct, ``[G]`` bool."""
+        return np.asarray(self.correct[:, 0]) if len(self) else np.zeros(0, bool)
+
+    def rewards(self, weights: Weights) -> np.ndarray:
+        """Return the reward of every rollout, ``[G, K]`` float32; 0 where there is none."""
+        gain = weights.local * self.local + weights.global_ * self.global_
+        return np.asarray(gain - weights.cost / 1000 * self.tokens, np.float32)
+
+    def mean_rewards(self, weights: Weights) -> np.ndarray:
+        """Return the mean reward by action, ``[G, 3]`` float64; -inf without a rollout."""
+        rewards = self.rewards(weights)
+        means = np.full((len(self), len(ACTIONS)), -np.inf)
+        for action in range(len(ACTIONS)):
+            drawn = self.rollout_mask & (self.actions == action)
+            total = np.sum(rewards, axis=1, where=drawn, dtype=np.float64)
+            np.divide(total, drawn.sum(axis=1), out=means[:, action], where=drawn.any(axis=1))
+        return means
+
+    def labels(self, weights: Weights) -> np.ndarray:
+        """Return the best action by mean reward, ``[G]`` int8; ties as in `oracle_label`."""
+        means = self.mean_rewards(weights)[:, CHEAPEST_FIRST]
+        best = means.max(axis=1, keepdims=True) - TOLERANCE
+        return np.array(CHEAPEST_FIRST, np.int8)[np.argmax(means >= best, axis=1)]
+
+    def soft_labels(self, weights: Weights, temperature: float) -> np.ndarray:
+        """Return softmax(mean reward / temperature), ``[G, 3]`` float32; see `soft_label`.
+
+        Raises:
+            ConfigurationError: The temperature is not positive.
+        """
+        if not temperature > 0:
+            raise ConfigurationError(f"temperature must be above 0, got {temperature}")
+        means = self.mean_rewards(weights)
+        powers = np.exp((means - means.max(axis=1, keepdims=True)) / temperature)
+        return np.asarray(powers / powers.sum(axis=1, keepdims=True), np.float32)
+
+    def tied(self, weights: Weights) -> np.ndarray:
+        """Tell which groups have nothing to choose: all rewards equal, ``[G]`` bool."""
+        rewards = self.rewards(weights)
+        return np.all((rewards == rewards[:, :1]) | ~self.rollout_mask, axis=1)
+
+    def untried(self) -> np.ndarray:
+        """Tell which groups allowed REFINE and have no rollout of it, ``[G]`` bool."""
+        refined = np.any(self.rollout_mask & (self.actions == REFINE), axis=1)
+        return self.action_mask[:, REFINE] & ~refined
+
+    def select(self, index: Any) -> "Groups":
+        """Return some groups: by indices, a boolean mask or a slice.
+
+        What they are indices into stays whole, so that these keep their meaning.
+        """
+        chosen = {name: getattr(self, name)[index] for name in _ARRAYS}
+        return replace(self, **chosen)
+
+
+_ARRAYS = tuple(f.name for f in fields(Groups) if f.type is np.ndarray)
+
+
+@dataclass
+class Report:
+    """What became of the records.
+
+    Attributes:
+        segments: Segments read.
+        cached: Of these, read from their caches.
+        episodes: Episodes kept.
+        undecided: Of these, settled without a decision: they have no groups.
+        duplicates: Records of an episode that was there already.
+        dropped: Records dropped, by reason: ``"unreadable"`` (torn, of another version, not an
+            episode), ``"contradictory"``, ``"no reference"``.
+        groups: Groups kept.
+        rollouts: Their rollouts.
+        tied: Groups whose rollouts all have the same reward (weights 1, no cost): kept, but
+            there is nothing to learn from them.
+        untried: Groups that allowed REFINE and have no rollout of it.
+        problems: Where and why records were dropped, the first of each segment.
+    """
+
+    segments: int = 0
+    cached: int = 0
+    episodes: int = 0
+    undecided: int = 0
+    duplicates: int = 0
+    dropped: Counter[str] = field(default_factory=Counter)
+    groups: int = 0
+    rollouts: int = 0
+    tied: int = 0
+    untried: int = 0
+    problems: list[str] = field(default_factory=list)
+
+    def __str__(self) -> str:
+        dropped = ", ".join(f"{count} {reason}" for reason, count in self.dropped.items())
+        return (
+            f"{self.episodes} episodes ({self.undecided} without a decision) from "
+            f"{self.segments} segments ({self.cached} cached); "
+            f"{self.duplicates} duplicates; dropped: {dropped or 'none'}; "
+            f"{self.groups} groups of {self.rollouts} rollouts, {self.tied} all tied, "
+            f"{self.untried} without the REFINE they allowed"
+        )
+
+
+def load(
+    paths: str | os.PathLike[str] | Iterable[str | os.PathLike[str]],
+    *,
+    grader: Grader,
+    labels: Mapping[str, str] | None = None,
+    rule: ConsensusRule | None = None,
+    calibration: Calibration | None = None,
+    cached: bool = True,
+    processes: int = 1,
+    progress: bool = True,
+) -> tuple[Groups, Report]:
+    """Return the graded groups of traces, and what became of every record.
+
+    Args:
+        paths: Segments, or folders of them, sub-folders included.
+        grader: Tells whether an answer is correct, given the reference. It is asked once for
+            each pair. E.g. ``MathAnswer().equivalent``.
+        labels: References by episode id. They go before the episodes' own.
+        rule: Consensus rule of the episodes if it is not built in. Nothing is cached then.
+        calibration: Of the confidences, as if all episodes had been recorded with it. None: as
+            they were recorded.
+        cached: Keep what is read in a hidden file beside each segment, for each calibration.
+            Other labels or another grader need no new one.
+        processes: Read large traces in so many processes.
+        progress: Show a progress bar.
+
+    Raises:
+        ConfigurationError: An episode's consensus rule is not built in and not given.
+        TraceError: There is no such path, or it cannot be read.
+    """
+    name = "" if calibration is None else calibration.model_dump_json()
+    kind = f"groups-{hashlib.sha256(name.encode()).hexdigest()[:8]}"
+    rows = read_rows(
+        paths,
+        kind if cached and rule is None else "",
+        partial(make_row, rule=rule, calibration=calibration),
+        processes=processes if rule is None else 1,
+        progress=progress,
+    )
+    return grade_rows(rows, grader, labels)
+
+
+def make_groups(
+    episodes: Iterable[Episode],
+    grader: Grader,
+    labels: Mapping[str, str] | None = None,
+    rule: ConsensusRule | None = None,
+    calibration: Calibration | None = None,
+) -> Groups:
+    """Return the graded groups of episodes, as `load` does.
+
+    Raises:
+        ConfigurationError: The consensus rule is not built in and not given.
+        TraceError: A record contradicts itself or the rule.
+    """
+    rows = stack_rows(make_row(e, rule=rule, calibration=calibration) for e in episodes)
+    return grade_rows(rows, grader, labels)[0]
+
+
+def make_row(
+    episode: Episode,
+    *,
+    rule: ConsensusRule | None = None,
+    calibration: Calibration | None = None,
+) -> Row:
+    """Return the groups of an episode, not graded.
+
+    Answers are positions in the text ``"answers"``, -1 for none. Agents are positions in the team.
+    """
+    if calibration is not None:
+        episode = recalibrate(episode, calibration, rule)
+    codes: dict[str | None, int] = {None: -1}
+
+    def code(answer: str | None) -> int:
+        return codes.setdefault(answer, len(codes) - 1)
+
+    team = [agent["name"] for agent in episode.agents]
+    arrays = _arrays_of_groups(decisions(episode, rule), team, code)
+    # A person's hint gives something away: the team's own last answer is the one before it.
+    unaided = [t for round_, t in enumerate(episode.tallies) if round_ < first_hint(episode)]
+    arrays["groups"] = np.array([len(arrays["round"])])
+    arrays["vote"] = np.array([code(episode.tallies[0]["answer"])])
+    arrays["final"] = np.array([code(unaided[-1]["answer"])])
+    texts = {
+        "id": episode.id,
+        "question": episode.question,
+        "reference": episode.reference,
+        "answers": list(codes)[1:],
+        "agents": team,
+    }
+    return Row(arrays, texts)
+
+
+def _arrays_of_groups(
+    made: list[Decision], team: list[str], code: Callable[[str | None], int]
+) -> Arrays:
+    """Return the arrays by group of an episode's decisions; see `Groups` and `make_row`."""
+    sizes = np.array([len(decision.moves) for decision in made], np.int64)
+    there = np.arange(sizes.max(initial=0)) < sizes[:, None]
+
+    def by_group(value: Callable[[Decision], Any], dtype: Any, *shape: int) -> np.ndarray:
+        return np.array([value(decision) for decision in made], dtype).reshape(len(made), *shape)
+
+    def by_rollout(value: Callable[[Move], Any], dtype: Any) -> np.ndarray:
+        array = np.zeros(there.shape, dtype)
+        array[there] = [value(move) for decision in made for move in decision.moves]
+        return array
+
+    peers = max(0, len(team) - 1)
+    place = {name: i for i, name in enumerate(team)}
+    others = {name: [i for peer, i in place.items() if peer != name] for name in team}
+    return {
+        "own": by_group(lambda d: d.observation["own"], np.float32, len(FEATURES)),
+        "peers": by_group(lambda d: d.observation["peers"], np.float32, peers, len(FEATURES)),
+        "peer_mask": np.ones((len(made), peers), bool),
+        "action_mask": by_group(lambda d: d.mask, bool, len(ACTIONS)),
+        "actions": by_rollout(lambda m: m.action, np.int8),
+        "answer": by_rollout(lambda m: code(m.answer), np.int16),
+        "agreed": by_rollout(lambda m: code(m.consensus), np.int16),
+        "tokens": by_rollout(lambda m: m.tokens, np.float32),
+        "rollout_mask": there,
+        "before": by_group(lambda d: code(d.before), np.int16),
+        "without": by_group(lambda d: code(d.without), np.int16),
+        "taken": by_group(lambda d: d.action, np.int8),
+        "behaviour": by_group(lambda d: d.behaviour, np.float32, len(ACTIONS)),
+        "disagreement": by_group(lambda d: d.disagreement, bool),
+        "agent": by_group(lambda d: place[d.agent], np.int16),
+        "peer_agent": by_group(lambda d: others[d.agent], np.int16, peers),
+        "round": by_group(lambda d: d.round, np.int16),
+    }
+
+
+def grade_rows(
+    rows: Rows, grader: Grader, labels: Mapping[str, str] | None = None
+) -> tuple[Groups, Report]:
+    """Grade rows that `make_row` has made, and empty them.
+
+    Args:
+        rows: Of any number of episodes.
+        grader: See `load`.
+        labels: See `load`.
+    """
+    nobody = _arrays_of_groups([], [], lambda _: -1) | {
+        name: np.zeros(0, int) for name in ("groups", "vote", "final")
+    }
+    arrays, texts = rows.arrays or nobody, rows.texts
+    answers, teams = texts.get("answers", []), texts.get("agents", [])
+    truths, first = find_references(texts, labels or {})
+    keep = first & np.array([truth is not None for truth in truths], bool)
+    known = cache(grader)
+    right = np.array(
+        [
+            truth is not None and bool(known(answer, truth))
+            for truth, those in zip(truths, answers, strict=True)
+            for answer in those
+        ]
+        + [False]
+    )
+    agents: dict[str, int] = {}
+    named = np.array([agents.setdefault(n, len(agents)) for team in teams for n in team] + [0])
+    questions: dict[str, int] = {}
+    asked = np.array(
+        [
+            questions.setdefault(question, len(questions)) if kept else -1
+            for question, kept in zip(texts.get("question", []), keep, strict=True)
+        ],
+        np.int64,
+    )
+
+    sizes = arrays.pop("groups")
+    of = np.repeat(np.arange(len(sizes)), sizes)  # the episode of every group
+    if not keep.all():
+        arrays = {n: a if n in ("vote", "final") else a[keep[of]] for n, a in arrays.items()}
+        of = of[keep[of]]
+    answers_from = np.cumsum([0, *map(len, answers)])
+    team_from = np.cumsum([0, *map(len, teams)])[of]
+
+    def grade(name: str, episodes: np.ndarray) -> np.ndarray:
+        return look_up(right, answers_from[episodes], arrays.pop(name))
+
+    every = np.arange(len(sizes))
+    outcomes = Episodes(vote=grade("vote", every)[keep], final=grade("final", every)[keep])
+    drawn = arrays["rollout_mask"] = _trim(arrays["rollout_mask"])
+    peer_mask = arrays["peer_mask"] = _trim(arrays["peer_mask"])
+    for name in ("actions", "answer", "agreed", "tokens"):
+        arrays[name] = arrays[name][:, : drawn.shape[1]]
+    for name in ("peers", "peer_agent"):
+        arrays[name] = arrays[name][:, : peer_mask.shape[1]]
+    peers = np.where(peer_mask, arrays["peer_agent"], -1)
+    for name, places in (("agent", arrays["agent"]), ("peer_agent", peers)):
+        arrays[name] = look_up(named, team_from, places).astype(np.int16)
+    correct, consensus = grade("answer", of) & drawn, grade("agreed", of) & drawn
+    before, without = grade("before", of), grade("without", of)
+    groups = Groups(
+        **arrays,  # type: ignore[arg-type]
+        local=_subtract(correct, before) * drawn,
+        global_=_subtract(consensus, without) * drawn,
+        consensus=consensus,
+        correct=correct,
+        question=asked[of],
+        episode=(np.cumsum(keep) - 1)[of].astype(np.int32),
+        questions=list(questions),
+        episodes=[id_ for id_, kept in zip(texts.get("id", []), keep, strict=True) if kept],
+        agents=list(agents),
+        outcomes=outcomes,
+    )
+    missing = int((first & ~keep).sum())
+    report = Report(
+        segments=rows.segments,
+        cached=rows.cached,
+        episodes=len(groups.episodes),
+        undecided=int((sizes[keep] == 0).sum()),
+        duplicates=int((~first).sum()),
+        dropped=rows.dropped + Counter({"no reference": missing}),
+        groups=len(groups),
+        rollouts=int(drawn.sum()),
+        tied=int(groups.tied(Weights()).sum()),
+        untried=int(groups.untried().sum()),
+        problems=rows.problems,
+    )
+    return groups, report
+
+
+def _trim(mask: np.ndarray) -> np.ndarray:
+    """Return a mask without the last columns that are False everywhere."""
+    return mask[:, : int(mask.any(axis=0).sum())]
+
+
+def _subtract(after: np.ndarray, before: np.ndarray) -> np.ndarray:
+    return after.astype(np.float32) - before.astype(np.float32)[:, None]
+
+
+def critics_of(paths: str | os.PathLike[str] | Iterable[str | os.PathLike[str]]) -> list[str]:
+    """Return the critics that traces were made with, by each segment's first sound episode.
+
+    Confidence means something else under another critic, so a router must not be run with one.
+
+    Raises:
+        TraceError: There is no such path.
+    """
+    found = (next(iter(TraceReader(segment)), None) for segment in find_segments(paths))
+    return sorted({str(episode.options.get("critic")) for episode in found if episode is not None})
+
+
+def check_answer(
+    paths: str | os.PathLike[str] | Iterable[str | os.PathLike[str]], answer: str
+) -> None:
+    """Refuse to grade answers otherwise than they were compared when the traces were made.
+
+    Goes by each segment's first sound episode; a schema of one's own may be anything.
+
+    Raises:
+        ConfigurationError: It was another one of those built in.
+        TraceError: There is no such path.
+    """
+    for segment in find_segments(paths):
+        episode = next(iter(TraceReader(segment)), None)
+        made = "" if episode is None else str(episode.options.get("answer")).partition("(")[0]
+        if made in get_args(Answer) and made != answer:
+            raise ConfigurationError(
+                f"{segment}: its answers were compared with --answer {made}, not {answer}"
+            )
+
+
+def split(groups: Groups, validation: float = 0.2, seed: int = 0) -> tuple[Groups, Groups]:
+    """Return a training and a validation part that share no question.
+
+    A question's text alone (and the seed) decides where it goes, so that more traces, or the
+    same in another order, move none.
+
+    Args:
+        groups: What to split.
+        validation: Share of the questions that is held out, in [0, 1].
+        seed: Another one gives another split.
+
+    Raises:
+        ConfigurationError: The share is outside of [0, 1].
+    """
+    if not 0.0 <= validation <= 1.0:
+        raise ConfigurationError(f"validation must be in [0, 1], got {validation}")
+    held_out = np.array([is_held_out(q, validation, seed) for q in groups.questions], bool)
+    chosen = held_out[groups.question]
+    return groups.select(~chosen), groups.select(chosen)
+
+
+def is_held_out(question: str, validation: float, seed: int) -> bool:
+    """Tell where `split` puts a question."""
+    digest = hashlib.sha256(f"{seed}\n{question}".encode(errors="surrogatepass")).digest()
+    return int.from_bytes(digest[:8], "big") / 2**64 < validation

@@ -1,0 +1,59 @@
+"""An episode as its graph would have recorded it with another calibration of the confidences."""
+
+from mpdf_langgraph.calibration import Calibration
+from mpdf_langgraph.consensus import ConsensusRule, concession, count_votes, votes_of
+from mpdf_langgraph.observation import FEATURE_VERSION
+from mpdf_langgraph.rounds import held_by_round
+from mpdf_langgraph.state import Observation, Response, Turn
+from mpdf_langgraph.traces.records import Episode
+from training.learn.rewards import check_tally, observations, rule_of
+
+Held = dict[str, Response | None]
+
+
+def recalibrate(
+    episode: Episode, calibration: Calibration, rule: ConsensusRule | None = None
+) -> Episode:
+    """Return the episode with its confidences calibrated, and all that follows from them.
+
+    That is the consensus after every round, whom CONCEDE would have adopted, and what the router
+    would have seen. What was done stays done: who did concede holds the response that it adopted,
+    and the outcome is what the caller got.
+
+    Args:
+        episode: Recorded with whatever calibration, or none.
+        calibration: ``Calibration({})`` gives the confidences back as the critic gave them.
+        rule: The episode's consensus rule; default the built-in one that it names.
+
+    Raises:
+        ConfigurationError: The rule is not built in and not given.
+        TraceError: The record contradicts the rule.
+    """
+    rule = rule_of(episode) if rule is None else rule
+    for round_, held in enumerate(holdings(episode)):
+        check_tally(episode, round_, rule(votes_of(held)))
+    options = {key: value for key, value in episode.options.items() if key != "calibration"}
+    if calibration.root:
+        options["calibration"] = calibration.model_dump()
+    options["feature_version"] = FEATURE_VERSION
+    responses = {i: calibration.apply(one) for i, one in episode.responses.items()}
+    changed = episode.model_copy(update={"responses": responses, "options": options})
+    rounds = holdings(changed)
+    tallies = [count_votes(held, rule, episode.representatives) for held in rounds]
+    changed = changed.model_copy(update={"tallies": tallies})
+    seen = {r: observations(changed, r) for r in range(1, len(rounds))}
+    turns = [_turn(t, rounds[t["round"] - 1], seen[t["round"]]) for t in episode.turns]
+    return changed.model_copy(update={"turns": turns})
+
+
+def holdings(episode: Episode) -> list[Held]:
+    """Return what every agent held after each round, round 0 first."""
+    names = [agent["name"] for agent in episode.agents]
+    return held_by_round(names, episode.responses, episode.turns)
+
+
+def _turn(turn: Turn, before: Held, seen: dict[str, Observation]) -> Turn:
+    target = turn["target"]
+    if target is not None and turn["action"] != "CONCEDE":
+        target = concession(before, turn["agent"])
+    return Turn({**turn, "observation": seen[turn["agent"]], "target": target})

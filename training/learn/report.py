@@ -1,0 +1,335 @@
+"""The router's folder: `policy.onnx`, `router.json`, and a report that people would rather read."""
+
+import hashlib
+import json
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mpdf_langgraph.calibration import Calibration
+from mpdf_langgraph.observation import FEATURE_VERSION, INDEX
+from mpdf_langgraph.state import ACTIONS
+from training.learn.calibrate import quality, reliability
+from training.learn.off_policy import LEAST_QUESTIONS, OneTurn, WholeEpisodes
+
+FORMAT = 2
+EXPLANATION = (
+    "Estimated from stored responses with the peers held at what they did; differences with 95 % "
+    "intervals over questions. *Group*: the consensus after the turn is right; *own*: the agent's "
+    "answer is. The oracle knows the answers: no router has a higher reward."
+)
+COLORS = {"PERSIST": "#4477aa", "REFINE": "#ee6677", "CONCEDE": "#ccbb44"}
+
+
+def gate_of(turn: OneTurn, whole: WholeEpisodes) -> tuple[str, str]:
+    """Return the gate, and why: `pass`, `fail` or `unknown`.
+
+    Stored traces alone can fail a router, but pass one only where whole deliberations could be
+    estimated; as a rule that takes real runs (`evaluate.py`, which rewrites the gate).
+    """
+    differences = [turn.against_vote, turn.against_behaviour]
+    if min(d.questions for d in differences) < LEAST_QUESTIONS:
+        return "unknown", f"fewer than {LEAST_QUESTIONS} held-out questions"
+    if any(d.high < 0 for d in differences):
+        return "fail", "one turn of it is worse than a vote or than the policy in the traces"
+    if whole.against_vote is None or whole.against_behaviour is None:
+        return "unknown", (
+            f"whole deliberations cannot be estimated ({whole.unknown}); run training/evaluate.py"
+        )
+    differences = [whole.against_vote, whole.against_behaviour]
+    if any(d.high < 0 for d in differences):
+        return "fail", "whole deliberations are estimated to get worse"
+    if all(d.low > 0 for d in differences):
+        return "pass", "whole deliberations are estimated to gain, lower bounds above zero"
+    return "unknown", "the intervals of whole deliberations hold zero; run training/evaluate.py"
+
+
+def signs_of_trouble(
+    turn: OneTurn,
+    disagreeing_label_shares: Sequence[float],
+    rollouts: float,
+    spread: float,
+    gain: float,
+) -> list[str]:
+    """Return warnings with what to do, from the signs that the method's authors name.
+
+    Args:
+        turn: The estimate on held-out turns.
+        disagreeing_label_shares: Share of each action among the oracle's labels over turns whose
+            team disagrees.
+        rollouts: Mean number of rollouts of the groups that allow REFINE.
+        spread: Standard deviation of the advantages where not all are tied; 0 if all are.
+        gain: Expected reward of a held-out turn under the oracle, minus that of PERSIST.
+    """
+    warnings = []
+    persist, refine, _ = turn.actions
+    if refine > 0.8 and turn.own.low <= 0:
+        warnings.append(
+            f"REFINE takes {refine:.0%} of the turns without a gain in accuracy: redundant edits "
+            "go unpunished. Give tokens a cost (--cost 0.1)."
+        )
+    disagreeing = turn.actions_disagreeing[0]
+    if disagreeing > disagreeing_label_shares[0] + 0.3:
+        warnings.append(
+            f"PERSIST takes {disagreeing:.0%} of the turns in disagreement, where the oracle "
+            f"persists in {disagreeing_label_shares[0]:.0%}: collapse. Lower --tied-weight or "
+            "--beta, or raise --disagreement-weight."
+        )
+    if persist < 0.02:
+        warnings.append("PERSIST is hardly ever taken; raise --tied-weight or give tokens a cost.")
+    if rollouts < 5:
+        warnings.append(
+            f"groups that allow REFINE hold {rollouts:.1f} rollouts on average, below 5: ranks "
+            "are coarse. Collect with --alternatives 4."
+        )
+    if 0 < spread < 0.1:
+        warnings.append(
+            f"the advantages' standard deviation is {spread:.3f} even where rewards differ: ranks "
+            "this smooth hardly move the policy. Lower --tau."
+        )
+    if gain < 0.01:
+        warnings.append(
+            f"even the best action of every turn gains only {gain:.3f} over persisting: there is "
+            "little to decide here. Agents that hold different information, models or tools "
+            "disagree more usefully."
+        )
+    return warnings
+
+
+def write_json(
+    folder: Path,
+    *,
+    name: str,
+    temperature: float,
+    competence: Mapping[str, float],
+    calibration: Calibration,
+    gate: str,
+    evidence: Mapping[str, Any],
+    training: Mapping[str, Any],
+) -> dict[str, Any]:
+    """Write `router.json` beside `policy.onnx` and return it."""
+    digest = hashlib.sha256((folder / "policy.onnx").read_bytes()).hexdigest()
+    content = {
+        "format": FORMAT,
+        "feature_version": FEATURE_VERSION,
+        "name": name,
+        "version": digest[:12],
+        "temperature": temperature,
+        "floor": 0.0,
+        "competence": dict(competence),
+        "calibration": calibration.model_dump(),
+        "gate": gate,
+        "evidence": dict(evidence),
+        "training": dict(training),
+        "sha256": {"policy.onnx": digest},
+    }
+    target = folder / "router.json"
+    target.with_suffix(".tmp").write_text(json.dumps(content, indent=1, default=str) + "\n")
+    target.with_suffix(".tmp").replace(target)
+    return content
+
+
+# --- plots -------------------------------------------------------------------------------------
+
+
+def _figure(path: Path, panels: int, width: float = 4.2, height: float = 3.4) -> Any:
+    import matplotlib
+
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+
+    figure, axes = plt.subplots(1, panels, figsize=(width * panels, height), squeeze=False)
+
+    def done() -> None:
+        for axis in axes[0]:
+            axis.grid(alpha=0.3)
+        figure.tight_layout()
+        figure.savefig(path, dpi=110)
+        plt.close(figure)
+
+    return axes[0], done
+
+
+def plot_training(path: Path, rows: Sequence[Mapping[str, Any]], stages: Sequence[str]) -> None:
+    """Draw losses, held-out scores and the action mix by epoch, the stages one after another."""
+    (loss, score, mix), done = _figure(path, 3)
+    start = 0
+    for number, stage in enumerate(stages):
+        chosen = [row for row in rows if row["stage"] == stage]
+        x = [start + row["epoch"] for row in chosen]
+        loss.plot(x, [row["loss"] for row in chosen], label=stage)
+        score.plot(x, [row["validation"] for row in chosen], label=stage)
+        for action in ACTIONS:
+            label = action if number == 0 else None
+            mix.plot(x, [row[action.lower()] for row in chosen], color=COLORS[action], label=label)
+        start = x[-1] if x else start
+        if number < len(stages) - 1:
+            mix.axvline(start + 0.5, color="black", lw=0.8, ls=":")
+    loss.set(xlabel="epoch", ylabel="training loss")
+    score.set(xlabel="epoch", ylabel="held out: -cross-entropy (SFT), reward")
+    mix.set(xlabel="epoch", ylabel="share of held-out turns", ylim=(0, 1))
+    for axis in (loss, score, mix):
+        if axis.lines:
+            axis.legend(fontsize=7)
+    done()
+
+
+def plot_rewards(path: Path, rewards: NDArray[Any], advantages: NDArray[Any]) -> None:
+    """Draw the histograms of rewards and advantages over all rollouts that are not tied."""
+    (left, right), done = _figure(path, 2)
+    left.hist(rewards, bins=41, color="#4477aa")
+    left.set(xlabel="reward of a rollout", ylabel="count")
+    if len(rewards):
+        left.set_yscale("log")
+    right.hist(advantages, bins=41, color="#ee6677")
+    right.set(xlabel=f"advantage (sd {np.std(advantages):.3f})" if len(advantages) else "advantage")
+    done()
+
+
+def plot_calibration(
+    path: Path, confidence: NDArray[Any], right: NDArray[Any], calibrated: NDArray[Any]
+) -> None:
+    """Draw the reliability curves of the critic's confidence before and after correction."""
+    (axis,), done = _figure(path, 1, width=4.6)
+    axis.plot([0, 1], [0, 1], color="black", lw=0.8, ls=":")
+    for values, label in ((confidence, "raw"), (calibrated, "calibrated")):
+        if len(values):
+            curve = reliability(values, right)
+            axis.plot([c for c, _, _ in curve], [r for _, r, _ in curve], "o-", label=label)
+    axis.set(xlabel="confidence", ylabel="share right", xlim=(0, 1), ylim=(0, 1))
+    if len(confidence):
+        axis.legend()
+    done()
+
+
+def plot_front(path: Path, points: Mapping[str, tuple[float, float]], chosen: str) -> None:
+    """Draw expected accuracy against tokens of a turn, the chosen point marked."""
+    (axis,), done = _figure(path, 1, width=5.2)
+    for name, (tokens, gain) in points.items():
+        axis.plot(tokens, gain, "*" if name == chosen else "o", ms=13 if name == chosen else 6)
+        axis.annotate(name, (tokens, gain), fontsize=7, xytext=(4, 4), textcoords="offset points")
+    axis.set(xlabel="expected tokens of a turn", ylabel="gain in the agent's accuracy over PERSIST")
+    done()
+
+
+# --- report ------------------------------------------------------------------------------------
+
+
+def table(headings: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
+    """Return a Markdown table."""
+    lines = [f"| {' | '.join(headings)} |", f"|{' --- |' * len(headings)}"]
+    return "\n".join([*lines, *(f"| {' | '.join(map(str, row))} |" for row in rows)])
+
+
+def percent(shares: Sequence[float]) -> list[str]:
+    """Return shares as percentages, a dash where there is nothing to share."""
+    return ["–" if math.isnan(share) else f"{share:.1%}" for share in shares]
+
+
+def calibration_rows(
+    confidence: NDArray[Any], right: NDArray[Any], calibrated: NDArray[Any], of: str = ""
+) -> list[list[Any]]:
+    """Return the critic's quality before and after correction, one row each; `of` what."""
+    rows = []
+    for name, values in (("raw", confidence), ("calibrated", calibrated)):
+        q = quality(values, right)
+        found = [q[key] for key in ("brier", "log_loss", "ece", "auroc")]
+        figures = ["–" if math.isnan(value) else f"{value:.3f}" for value in found]
+        rows.append([f"{of}: {name}" if of else name, *figures, int(q["count"])])
+    return rows
+
+
+def confidences(own: NDArray[Any], held_right: NDArray[Any]) -> tuple[Any, Any]:
+    """Return the critic's confidences of the responses held, where known, and who was right."""
+    known = (own[:, INDEX["confidence_known"]] > 0) & (own[:, INDEX["answer_valid"]] > 0)
+    return (
+        own[known, INDEX["confidence"]].astype(float),
+        held_right[known].astype(float),
+    )
+
+
+def write_report(
+    folder: Path,
+    *,
+    title: str,
+    summary: Sequence[str],
+    estimates: Mapping[str, OneTurn],
+    chosen: str,
+    whole: WholeEpisodes,
+    gate: tuple[str, str],
+    labels: Mapping[str, Sequence[float]],
+    calibration: Sequence[Sequence[Any]],
+    warnings: Sequence[str],
+    plots: Sequence[str],
+) -> None:
+    """Write `report.md`.
+
+    Args:
+        folder: The router's folder.
+        title: The router's name.
+        summary: What was read and trained, a line each.
+        estimates: One-turn estimates on held-out questions, by policy.
+        chosen: The policy that was exported.
+        whole: The whole-episode estimate of the chosen one.
+        gate: The gate and why.
+        labels: Shares of PERSIST, REFINE and CONCEDE among the oracle's labels, by subset.
+        calibration: Rows of the critic's quality.
+        warnings: Signs of trouble.
+        plots: File names of the plots.
+    """
+    lines = [
+        f"# Router `{title}`",
+        "",
+        f"**Gate: {gate[0]}** ({gate[1]}).",
+        "",
+        *[f"- {line}" for line in summary],
+        "",
+        "## Signs of trouble",
+        "",
+        *([f"- {warning}" for warning in warnings] or ["None was seen."]),
+        "",
+        "## One turn, held-out questions",
+        "",
+        EXPLANATION,
+        "",
+        table(
+            ["policy", "group − persisting", "group − traces' policy", "own − persisting",
+             "reward", "tokens", *ACTIONS, "PERSIST where the team disagrees"],
+            [
+                [f"**{name}**" if name == chosen else name, e.against_vote, e.against_behaviour,
+                 e.own, f"{e.reward.mean:.4f}", f"{e.tokens:.0f}", *percent(e.actions),
+                 *percent(e.actions_disagreeing[:1])]
+                for name, e in estimates.items()
+            ],
+        ),
+        "",
+        "## Whole deliberations, held-out questions",
+        "",
+        f"Effective sample size {whole.effective_sample:.0f}: "
+        + (
+            f"accuracy {whole.against_vote} against the vote of the proposals, "
+            f"{whole.against_behaviour} against the policy in the traces (doubly robust)."
+            if whole.against_vote
+            else f"accuracy unknown ({whole.unknown})."
+        ),
+        "",
+        "## What the oracle would do",
+        "",
+        table(
+            ["turns", *ACTIONS],
+            [[name, *percent(shares)] for name, shares in labels.items()],
+        ),
+        "",
+        "## The confidence of responses, held-out questions",
+        "",
+        table(["", "Brier", "log-loss", "ECE", "AUROC", "n"], calibration),
+        "",
+        "## Plots",
+        "",
+        *[f"![{name}]({name})\n" for name in plots],
+    ]  # fmt: skip
+    (folder / "report.md").write_text("\n".join(lines).rstrip() + "\n")

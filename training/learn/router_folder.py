@@ -1,0 +1,150 @@
+"""Writes a router's folder: what every fitted policy would give, and the chosen one."""
+
+import sys
+from dataclasses import asdict
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mpdf_langgraph.calibration import Calibration
+from training.learn.calibrate import Judged
+from training.learn.dataset import Groups
+from training.learn.fit_config import Config
+from training.learn.off_policy import one_turn, plain, whole_episodes
+from training.learn.policy import Policy, export
+from training.learn.report import (
+    calibration_rows,
+    gate_of,
+    plot_calibration,
+    plot_front,
+    plot_rewards,
+    plot_training,
+    signs_of_trouble,
+    write_json,
+    write_report,
+)
+from training.learn.tensors import Data, log_probabilities
+
+
+def export_router(
+    config: Config,
+    policies: dict[str, Policy],
+    chosen: str,
+    *,
+    held_out: Groups,
+    validation: Data,
+    rewards: NDArray[Any],
+    advantages: NDArray[Any],
+    scale: float,
+    competence: dict[str, float],
+    calibration: Calibration,
+    measured: Judged,
+    rows: list[dict[str, Any]],
+    summary: list[str],
+    critics: list[str],
+) -> dict[str, Any]:
+    """Estimates every policy on held-out questions, and writes the router's folder.
+
+    Args:
+        config: The fit's options.
+        policies: Every fitted policy, by name.
+        chosen: The one that becomes the router.
+        held_out: Groups to estimate on, as the policies see them.
+        validation: The same as tensors.
+        rewards: Of the training rollouts that are not tied, shape ``[n]``.
+        advantages: SoftRankPO's advantages of the same.
+        scale: s, which the rewards were divided by for them.
+        competence: Prior competence by agent.
+        calibration: Of the critic's confidence, fitted on the training part.
+        measured: The critic's confidences of responses to held-out questions.
+        rows: The epochs of all stages.
+        summary: What was read and trained, a line each.
+        critics: What the traces' confidences come from.
+
+    Returns:
+        The content of `router.json`.
+    """
+    held_rewards = validation.rewards.cpu().numpy()
+    labels = np.eye(3)[held_out.labels(config.weights())]
+    probabilities = {
+        "always PERSIST": np.tile([1.0, 0.0, 0.0], (len(held_out), 1)),
+        "the traces' policy": held_out.behaviour.astype(float),
+    }
+    for name, policy in policies.items():
+        logs = log_probabilities(policy, validation).double() / config.temperature
+        probabilities[name] = logs.softmax(-1).cpu().numpy()
+    probabilities["oracle"] = labels
+    estimates = {name: one_turn(held_out, p, held_rewards) for name, p in probabilities.items()}
+    turn = estimates[chosen]
+    whole = whole_episodes(held_out, probabilities[chosen])
+    shares = {"all": labels.mean(0)}
+    for name, subset in (
+        ("not tied", ~validation.tied.cpu().numpy()),
+        ("in disagreement", held_out.disagreement),
+    ):
+        shares[f"{name} ({subset.mean():.0%} of all)"] = (
+            labels[subset].mean(0) if subset.any() else np.full(3, np.nan)
+        )
+    free = held_out.action_mask[:, 1]
+    spread = float(advantages.std()) if len(advantages) else 0.0
+    contested = held_out.disagreement
+    warnings = signs_of_trouble(
+        turn,
+        labels[contested].mean(0) if contested.any() else shares["all"],
+        float(held_out.rollout_mask[free].sum(1).mean()) if free.any() else 5.0,
+        spread,
+        estimates["oracle"].reward.mean - estimates["always PERSIST"].reward.mean,
+    )
+    ranks = (
+        f"SoftRankPO's advantages on the training turns that are not tied: tau {config.tau:g}, "
+        f"reward scale s {scale:.4f}, standard deviation {spread:.4f}."
+    )
+    for warning in warnings:
+        print(f"warning: {warning}", file=sys.stderr)
+
+    out = config.out
+    export(policies[chosen], out / "policy.onnx")
+    plot_training(out / "training.png", rows, list(dict.fromkeys(row["stage"] for row in rows)))
+    plot_rewards(out / "rewards.png", rewards, advantages)
+    mended = measured.calibrated(calibration)
+    plot_calibration(out / "calibration.png", measured.confidence, measured.right, mended)
+    plot_front(out / "front.png", {n: (e.tokens, e.own.mean) for n, e in estimates.items()}, chosen)
+    gate = gate_of(turn, whole)
+    content = write_json(
+        out,
+        name=out.resolve().name,
+        temperature=config.temperature,
+        competence=competence,
+        calibration=calibration,
+        gate=gate[0],
+        evidence={"why": gate[1], "one_turn": plain(turn), "whole_episodes": plain(whole)},
+        training={
+            **asdict(config),
+            "critic": critics,
+            "scale": scale,
+            "advantage_std": spread,
+            "summary": summary,
+        },
+    )
+    write_report(
+        out,
+        title=out.resolve().name,
+        summary=[*summary, ranks],
+        estimates=estimates,
+        chosen=chosen,
+        whole=whole,
+        gate=gate,
+        labels=shares,
+        calibration=[
+            row
+            for name, part in measured.parts().items()
+            for row in calibration_rows(
+                part.confidence, part.right, part.calibrated(calibration), name
+            )
+        ],
+        warnings=warnings,
+        plots=["training.png", "rewards.png", "calibration.png", "front.png"],
+    )
+    print(f"{out}: gate {gate[0]} ({gate[1]}); against the vote, one turn: {turn.against_vote}")
+    return content

@@ -1,0 +1,126 @@
+"""Groups as tensors, and what a policy makes of them."""
+
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from mpdf_langgraph.observation import INDEX
+from training.learn.dataset import Groups
+from training.learn.fit_config import Config
+from training.learn.off_policy import action_means, expected
+from training.learn.policy import Policy
+from training.learn.rewards import TOLERANCE
+
+
+@dataclass
+class Data:
+    """Groups as tensors; ``G`` groups, up to ``P`` peers and ``K`` rollouts.
+
+    Attributes:
+        observation: own ``[G, F]``, peers ``[G, P, F]``, peer mask ``[G, P]``, action mask
+            ``[G, 3]``: the policy's arguments.
+        actions: Action of every rollout, ``[G, K]``.
+        mask: Which rollouts are real, ``[G, K]``.
+        rewards: ``[G, K]``, without `Config.reward_scale`, which is for the losses alone.
+        labels: SFT targets, ``[G, 3]``.
+        weights: Weight of each group, ``[G]``.
+        tied: Every rollout is worth the same, ``[G]``.
+    """
+
+    observation: tuple[Tensor, Tensor, Tensor, Tensor]
+    actions: Tensor
+    mask: Tensor
+    rewards: Tensor
+    labels: Tensor
+    weights: Tensor
+    tied: Tensor
+
+    def __len__(self) -> int:
+        return len(self.actions)
+
+    @property
+    def untied(self) -> Tensor:
+        """Which rollouts are real and of groups that are not tied, ``[G, K]``."""
+        return self.mask & ~self.tied[:, None]
+
+
+def to_data(groups: Groups, config: Config, cost: float) -> Data:
+    """Turns groups into tensors with rewards, labels and weights."""
+    weights = config.weights(cost)
+    rewards = groups.rewards(weights)
+    low = np.where(groups.rollout_mask, rewards, np.inf).min(1)
+    high = np.where(groups.rollout_mask, rewards, -np.inf).max(1)
+    tied = high - low < TOLERANCE
+    labels = np.eye(3, dtype=np.float32)[groups.labels(weights)]
+    if not config.hard_labels:
+        soft = groups.soft_labels(weights, config.label_temperature)
+        labels = np.where(tied[:, None], labels, soft)
+    group_weights = np.where(tied, config.tied_weight, 1.0)
+    group_weights = group_weights * np.where(groups.disagreement, config.disagreement_weight, 1.0)
+
+    def tensor(array: Any, dtype: torch.dtype) -> Tensor:
+        return torch.as_tensor(np.ascontiguousarray(array)).to(config.device, dtype)
+
+    return Data(
+        observation=(
+            tensor(groups.own, torch.float32),
+            tensor(groups.peers, torch.float32),
+            tensor(groups.peer_mask, torch.bool),
+            tensor(groups.action_mask, torch.bool),
+        ),
+        actions=tensor(groups.actions, torch.long).clamp(min=0),
+        mask=tensor(groups.rollout_mask, torch.bool),
+        rewards=tensor(rewards, torch.float64),
+        labels=tensor(labels, torch.float32),
+        weights=tensor(group_weights, torch.float32),
+        tied=tensor(tied, torch.bool),
+    )
+
+
+def prepare(groups: Groups, config: Config, competence: dict[str, float]) -> Groups:
+    """Fills in the agents' competence, and blanks out what an ablation hides.
+
+    A feature that is always 0 has no spread, which the policy ignores for good: the router of an
+    ablation stays blind to it when it runs.
+    """
+    own, peers = groups.own.copy(), groups.peers.copy()
+    names = np.array([competence.get(name, 0.5) for name in groups.agents], dtype=np.float32)
+    if len(names):
+        own[:, INDEX["competence"]] = names[groups.agent]
+        peers[:, :, INDEX["competence"]] = names[groups.peer_agent]
+    for name in config.hidden:
+        own[:, INDEX[name]] = peers[:, :, INDEX[name]] = 0.0
+    return replace(groups, own=own, peers=np.zeros_like(peers) if config.blind else peers)
+
+
+def competences(groups: Groups) -> dict[str, float]:
+    """Estimates each agent's prior competence: its share of right proposals, smoothed.
+
+    Of the questions that leave something to decide: on those that all agree on, it tells nothing.
+    """
+    result = {}
+    right = groups.held_right
+    for index, name in enumerate(groups.agents):
+        chosen = (groups.agent == index) & (groups.round == 1)
+        result[name] = float((right[chosen].sum() + 1) / (chosen.sum() + 2))
+    return result
+
+
+@torch.no_grad()
+def log_probabilities(policy: Policy, data: Data, chunk: int = 65_536) -> Tensor:
+    """The policy's log-probabilities of the three actions, ``[G, 3]``."""
+    policy.eval()
+    parts = [
+        policy(*(part[start : start + chunk] for part in data.observation))
+        for start in range(0, max(1, len(data)), chunk)
+    ]
+    return torch.cat(parts)
+
+
+def expected_reward(policy: Policy, data: Data, groups: Groups) -> float:
+    """Expected reward of a turn on held-out groups, the second stage's yardstick."""
+    probabilities = log_probabilities(policy, data).exp().double().cpu().numpy()
+    return float(expected(action_means(groups, data.rewards.cpu().numpy()), probabilities).mean())

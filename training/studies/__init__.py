@@ -1,0 +1,1 @@
+"""Studies of the training: ablations, cross-validation, speed."""

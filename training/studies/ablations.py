@@ -1,0 +1,508 @@
+"""The ablations: what in a fit matters, each with a table and a plot, by one command.
+
+    python training/studies/ablations.py --traces traces/ --out runs/ablations
+    python training/studies/ablations.py --traces traces/ --test other/ --only tau beta --seeds 5
+
+Those that stored groups can answer need nothing else, and go first: reward scale and algorithm,
+τ, β, the parts of the reward, parts of the observation (and raw text in its place), labels. Each
+variant is fitted with several seeds (other weights, batches and held-out questions) and scored
+turn by turn on held-out questions, always by the same yardstick: r_local + r_global, without
+cost. As a fit chooses its best epoch by its held-out questions, scores on them are a little high,
+for all alike; --test takes traces of questions that no fit has seen.
+
+Others need traces of their own, which any team can record:
+
+    --transfer "5 agents=FOLDER" "hot=FOLDER" "mixed=FOLDER"
+
+scores the router fitted on --traces on other groups, beside one fitted there. Collect them with
+the options of --traces, but
+    another team size:      collect.py ... --agents 5
+    another temperature:    collect.py ... --temperature 0.5
+    a mixed team:           collect.py ... --base-url U1 --base-url U2   (or --model-factory)
+    another critic:         collect.py ... --critic self   (or module:function, which makes the
+                            chat model of an external one)
+
+    --runs "3 agents=FOLDER" "5 agents=FOLDER"
+
+tells what whole deliberations gave after every round; teams of 2 to 6, 1 to 5 rounds. Record them
+with the router to be judged:
+    collect.py ... --agents 5 --rounds 5 --router routers/mine --explore 0 --alternatives 0
+
+Stopped, the same command goes on where it was: fits that are finished (their folders are named by
+a hash of options and traces) are not run again. After a change of the code remove OUT/fits.
+"""
+
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated, Any, Literal, get_args
+
+import numpy as np
+import tyro
+from numpy.typing import NDArray
+from tqdm import tqdm
+
+from mpdf_langgraph.calibration import Calibration
+from mpdf_langgraph.errors import ConfigurationError, MPDFError
+from training.collect.team import answer_schema, grader
+from training.learn.calibrate import quality
+from training.learn.dataset import Groups, check_answer, load, split
+from training.learn.fit_config import Algorithm, Config, read_labels
+from training.learn.off_policy import clustered
+from training.learn.report import confidences, table
+from training.studies.accuracy_by_round import course, plot_rounds
+from training.studies.fits import Fit, Fitted, run_all
+from training.studies.score import EXPLANATION, HEADINGS, YARDSTICK, Scores, plot, row, score, told
+
+Name = Literal[
+    "reward-scale", "algorithm", "tau", "beta", "rewards", "observation", "labels",
+    "transfer", "rounds",
+]  # fmt: skip
+PROFILE = ("steps", "operators", "length", "hedges", "claimed_confidence", "claim_given",
+           "truncated")  # fmt: skip
+CONFIDENCE = ("cluster_confidence", "confidence", "confidence_known", "logprob", "logprob_known",
+              "logprob_raw", "lowest_window", "self_verdict", "self_known")  # fmt: skip
+#: What an agent's own features tell of its peers.
+SEEN_OF_PEERS = ("support", "plurality", "margin", "cluster_confidence", "distinct_answers")
+
+
+@dataclass
+class Options:
+    """Options of the ablations."""
+
+    traces: tuple[Path, ...]
+    """Folders of traces (or single segments) to fit on."""
+    out: Path = Path("runs/ablations")
+    """Folder for tables, plots and fits."""
+    test: tuple[Path, ...] = ()
+    """Traces to score on, as far as their questions are not in --traces; otherwise each fit's
+    held-out questions."""
+    transfer: Annotated[tuple[str, ...], tyro.conf.arg(metavar="NAME=FOLDER ...")] = ()
+    """Traces collected otherwise, for the router fitted on --traces to be scored on."""
+    runs: Annotated[tuple[str, ...], tyro.conf.arg(metavar="NAME=FOLDER ...")] = ()
+    """Traces of whole deliberations, to tell what every round gave."""
+    only: tuple[Name, ...] = ()
+    """Some of the ablations; otherwise all that there are traces for."""
+    labels: Path | None = None
+    """JSONL of `episode` (its id) and `reference`, for traces whose truth came late."""
+    answer: Literal["math", "choice", "text", "code"] = "math"
+    """How answers are compared with references."""
+    seeds: int = 3
+    """Fits of each variant."""
+    epochs: int = 30
+    """Most epochs of each stage of a fit."""
+    jobs: int = 2
+    """Fits side by side, each on one core."""
+
+    def check(self) -> None:
+        """Refuse options that cannot work.
+
+        Raises:
+            ConfigurationError: Says which one, and what to give instead.
+        """
+        for name in ("seeds", "epochs", "jobs"):
+            if getattr(self, name) < 1:
+                raise ConfigurationError(f"--{name} must be 1 or more, got {getattr(self, name)}")
+        for name, option in (("transfer", "transfer"), ("rounds", "runs")):
+            if name in self.only and not getattr(self, option):
+                raise ConfigurationError(f"--only {name} needs --{option} NAME=FOLDER")
+
+    def fit(self, seed: int, changes: Mapping[str, Any], traces: tuple[Path, ...] = ()) -> Config:
+        """Return a fit's options; `changes` differ from the defaults."""
+        return Config(
+            traces=traces or self.traces,
+            out=self.out / "fits",
+            labels=self.labels,
+            answer=self.answer,
+            sft_epochs=self.epochs,
+            epochs=self.epochs,
+            seed=seed,
+            threads=1,
+            **changes,
+        )
+
+
+@dataclass(frozen=True)
+class Variant:
+    """One line of an ablation.
+
+    Attributes:
+        label: Its name.
+        changes: Options of the fit that are not the defaults.
+        raw_text: The policy sees texts instead of the structured state.
+        against: Label of the variant that it is compared with; None: the ablation's first.
+    """
+
+    label: str
+    changes: Mapping[str, Any] = field(default_factory=dict)
+    raw_text: bool = False
+    against: str | None = None
+
+
+@dataclass(frozen=True)
+class Ablation:
+    """Variants that answer one question from stored groups."""
+
+    name: Name
+    question: str
+    variants: tuple[Variant, ...]
+
+
+def _scaled(name: str, algorithm: str) -> list[Variant]:
+    unscaled = f"{name}, rewards × 1"
+    return [
+        Variant(
+            f"{name}, rewards × {scale:g}",
+            {"algorithm": algorithm, "reward_scale": scale},
+            against=unscaled,
+        )
+        for scale in (1.0, 0.1, 10.0)
+    ]
+
+
+def _swept(option: str, symbol: str, *values: float) -> tuple[Variant, ...]:
+    default = getattr(DEFAULT, option)
+    return tuple(
+        Variant(
+            f"{symbol} = {value:g}",
+            {"algorithm": "softrankpo", option: value},
+            against=f"{symbol} = {default:g}",
+        )
+        for value in sorted({default, *values})
+    )
+
+
+DEFAULT = Config(traces=())
+ALGORITHMS = {"softrankpo": "SoftRankPO", "grpo": "GRPO", "ppo": "PPO", "awr": "AWR"}
+ABLATIONS = (
+    Ablation(
+        "reward-scale",
+        "Does a fit depend on the unit of the rewards? SoftRankPO ranks them, GRPO divides them "
+        "by their deviation (plus 1e-4), PPO takes them as they are. *Moved* is 0 where the unit "
+        "does not matter.",
+        (
+            *_scaled("SoftRankPO", "softrankpo"),
+            *_scaled("GRPO", "grpo"),
+            *_scaled("PPO", "ppo"),
+        ),
+    ),
+    Ablation(
+        "algorithm",
+        "What does the second stage give, and which one gives most?",
+        (
+            Variant("SFT", {"algorithm": "none"}),
+            *(
+                Variant(f"SFT + {ALGORITHMS.get(name, name)}", {"algorithm": name})
+                for name in get_args(Algorithm)
+                if name != "none"
+            ),
+        ),
+    ),
+    Ablation(
+        "tau",
+        "How smooth should SoftRankPO's ranks be? τ also sets the size of the advantages, std(A), "
+        "so that a change may be one of step size as much as of smoothness.",
+        _swept("tau", "τ", 0.0, 0.4, 0.6, 0.8, 1.0, 2.0, 5.0),
+    ),
+    Ablation(
+        "beta",
+        "How far may SoftRankPO go from the SFT policy?",
+        _swept("beta", "β", 0.1, 0.2, 0.3, 0.5, 1.0, 2.0),
+    ),
+    Ablation(
+        "rewards",
+        "Are both parts of the reward needed? All variants are scored by their sum.",
+        (
+            Variant("both"),
+            Variant("r_local only", {"global_": 0.0}),
+            Variant("r_global only", {"local": 0.0}),
+        ),
+    ),
+    Ablation(
+        "observation",
+        "What of the observation is needed? The allowed actions are always known, and with them "
+        "whether a peer holds another answer. Raw text: hashed words and pairs of words of the "
+        "responses, through the same network.",
+        (
+            Variant("everything"),
+            Variant("without profile", {"hidden": PROFILE}),
+            Variant("without confidence", {"hidden": CONFIDENCE}),
+            Variant("without both", {"hidden": PROFILE + CONFIDENCE}),
+            Variant("without the peers' states", {"blind": True}),
+            Variant("without anything of peers", {"blind": True, "hidden": SEEN_OF_PEERS}),
+            Variant("raw text", raw_text=True),
+        ),
+    ),
+    Ablation(
+        "labels",
+        "How should SFT treat its labels, and both stages the groups that are all tied?",
+        (
+            Variant("soft labels, tied × 0.1"),
+            Variant("hard labels", {"hard_labels": True}),
+            Variant("soft labels at 0.1", {"label_temperature": 0.1}),
+            Variant("soft labels at 1", {"label_temperature": 1.0}),
+            *(
+                Variant(f"tied × {weight:g}", {"tied_weight": weight})
+                for weight in (0.0, 0.3, 1.0)
+            ),
+            Variant("disagreement × 3", {"disagreement_weight": 3.0}),
+        ),
+    ),
+)  # fmt: skip
+
+
+# --- the ablations ----------------------------------------------------------------------------
+
+
+class Scorer:
+    """Scores the fits that are there on held-out groups.
+
+    Args:
+        options: The command's.
+        failed: Why fits failed, by their keys.
+    """
+
+    def __init__(self, options: Options, failed: Mapping[str, str]) -> None:
+        self.options, self.failed = options, failed
+        self._groups: dict[tuple[tuple[Path, ...], str], Groups] = {}
+        self._fitted: dict[str, Fitted] = {}
+
+    def loaded(self, traces: tuple[Path, ...], calibration: Calibration | None = None) -> Groups:
+        """Return all groups of traces, as recorded or with the confidences calibrated."""
+        key = traces, "" if calibration is None else calibration.model_dump_json()
+        if key not in self._groups:
+            self._groups[key] = load(
+                traces,
+                calibration=calibration,
+                grader=grader(answer_schema(self.options.answer)),
+                labels=read_labels(self.options.labels) if self.options.labels else None,
+            )[0]
+        return self._groups[key]
+
+    def groups(
+        self,
+        traces: tuple[Path, ...] | None,
+        seed: int,
+        calibration: Calibration | None = None,
+    ) -> Groups:
+        """Return what the fits of a seed are scored on.
+
+        Args:
+            traces: Their held-out questions count. None: what the command's options say.
+            seed: Of the fit, which has split the questions by it.
+            calibration: Of the fit, which has seen calibrated confidences. None: as recorded.
+
+        Raises:
+            ConfigurationError: No question of --test is new.
+        """
+        if traces is not None or not self.options.test:
+            found = self.loaded(traces or self.options.traces, calibration)
+            return split(found, seed=seed)[1]
+        test = self.loaded(self.options.test, calibration)
+        seen = set(self.loaded(self.options.traces).questions)
+        new = np.array([question not in seen for question in test.questions], bool)
+        if not new[test.question].any():
+            raise ConfigurationError("--test has no decision on a question that is not in --traces")
+        return test.select(new[test.question])
+
+    def fitted(self, fit: Fit) -> Fitted:
+        """Return what came of a finished fit."""
+        if fit.key not in self._fitted:
+            self._fitted[fit.key] = Fitted(fit)
+        return self._fitted[fit.key]
+
+    def scores(self, fits: Sequence[Fit], traces: tuple[Path, ...] | None = None) -> Scores | str:
+        """Score fits, one per seed, as `groups` says; a text says why there is none."""
+        texts = traces or self.options.test or self.options.traces
+        parts, spreads, problems = [], [], []
+        for fit in fits:
+            if not fit.done:
+                problems.append(self.failed.get(fit.key, "not fitted"))
+                continue
+            fitted = self.fitted(fit)
+            groups = self.groups(traces, fit.config.seed, fitted.calibration)
+            parts.append((fit.config.seed, groups, fitted.probabilities(groups, texts)))
+            spreads.append(fitted.manifest["training"]["advantage_std"])
+        if not parts:
+            return "; ".join(dict.fromkeys(problems))
+        result = score(parts)
+        result.problems = problems
+        if fits[0].config.algorithm == "softrankpo":
+            result.spread = float(np.mean(spreads))
+        return result
+
+    def fixed(self, beside: Sequence[Fit]) -> dict[str, Scores]:
+        """Score what needs no fit: persisting, the traces' policy and the oracle.
+
+        Args:
+            beside: Fits on whose groups they are scored: calibration changes what a vote gives.
+        """
+        found: dict[str, list[tuple[int, Groups, NDArray[Any]]]] = {}
+        for fit in beside:
+            if not fit.done:
+                continue
+            seed = fit.config.seed
+            groups = self.groups(None, seed, self.fitted(fit).calibration)
+            policies = {
+                "(always PERSIST)": np.tile([1.0, 0.0, 0.0], (len(groups), 1)),
+                "(the traces' policy)": groups.behaviour.astype(float),
+                "(oracle)": np.eye(3)[groups.labels(YARDSTICK)],
+            }
+            for name, probabilities in policies.items():
+                found.setdefault(name, []).append((seed, groups, probabilities))
+        return {name: score(parts) for name, parts in found.items()}
+
+
+def section(name: str, question: str, body: str, note: str = EXPLANATION) -> str:
+    """Return an ablation's page."""
+    return f"## {name}\n\n{question}\n\n{body}\n\n{note}\n\n![{name}]({name}.png)\n"
+
+
+def fits_of(options: Options, variant: Variant) -> list[Fit]:
+    """Return a variant's fits, one per seed."""
+    seeds = range(options.seeds)
+    return [Fit(options.fit(seed, variant.changes), variant.raw_text) for seed in seeds]
+
+
+def on_groups(scorer: Scorer, ablation: Ablation) -> str:
+    """Compare an ablation's variants on stored groups; write its plot, return its page."""
+    options = scorer.options
+    lines: dict[str, Scores | str] = {
+        variant.label: scorer.scores(fits_of(options, variant)) for variant in ablation.variants
+    }
+    first = ablation.variants[0].label
+    base = {variant.label: lines[variant.against or first] for variant in ablation.variants}
+    if ablation.name == "algorithm":
+        lines |= scorer.fixed(fits_of(options, ablation.variants[0]))
+    plot(options.out / f"{ablation.name}.png", lines, base)
+    rows = [row(label, scores, base.get(label)) for label, scores in lines.items()]
+    return section(ablation.name, ablation.question, table(HEADINGS, rows))
+
+
+def transfer(scorer: Scorer, folders: Mapping[str, Path]) -> str:
+    """Score the router fitted on --traces on other traces, beside one fitted on these.
+
+    For another size of team, temperature, mix of models or critic: whatever the traces are of.
+    """
+    options = scorer.options
+    here, lines, base, rows, critics = fits_of(options, Variant("")), {}, {}, [], []
+    for name, folder in folders.items():
+        there = [Fit(options.fit(seed, {}, (folder,))) for seed in range(options.seeds)]
+        own = scorer.scores(there, (folder,))
+        moved = scorer.scores(here, (folder,))
+        labels = f"{name}: fitted there", f"{name}: fitted on --traces"
+        lines |= dict(zip(labels, (own, moved), strict=True))
+        base |= dict.fromkeys(labels, own)
+        rows += [row(labels[0], own, own), row(labels[1], moved, own)]
+    sources = {"--traces": options.traces, **{name: (f,) for name, f in folders.items()}}
+    for name, traces in sources.items():
+        groups = scorer.groups(traces, 0)
+        q = quality(*confidences(groups.own, groups.held_right))
+        figures = [f"{q[key]:.3f}" for key in ("brier", "ece", "auroc")]
+        critics.append([name, *figures, int(q["count"])])
+    plot(options.out / "transfer.png", lines, base)
+    critic = table(["critic's confidence in", "Brier", "ECE", "AUROC", "n"], critics)
+    return section(
+        "transfer",
+        "Does a router fitted on one kind of team serve another? Compare with one fitted there.",
+        f"{table(HEADINGS, rows)}\n\n{critic}",
+    )
+
+
+def rounds(scorer: Scorer, folders: Mapping[str, Path]) -> str:
+    """Tell what whole deliberations gave after each round, for teams of any size."""
+    options = scorer.options
+    right = grader(answer_schema(options.answer))
+    labels = read_labels(options.labels) if options.labels else {}
+    courses = {name: course(folder, right, labels) for name, folder in folders.items()}
+    rows = []
+    for name, c in courses.items():
+        team = "/".join(map(str, sorted(c.agents)))
+        for round_ in range(c.right.shape[1]):
+            gain = clustered(c.right[:, round_] - c.right[:, 0], c.question)
+            spent = c.tokens[:, round_].mean()
+            accuracy = f"{c.right[:, round_].mean():.4f}"
+            rows.append([name, team, len(c.right), round_, accuracy, told(gain), f"{spent:.0f}"])
+    plot_rounds(options.out / "rounds.png", courses)
+    headings = ["runs", "agents", "episodes", "rounds", "accuracy", "− proposals' vote", "tokens"]
+    return section(
+        "rounds",
+        "What do more agents give, and more rounds?",
+        table(headings, rows),
+        "Recorded deliberations, cut after each round; an episode that settled earlier keeps its "
+        "answer. A router that sees how many rounds are left might have decided otherwise, had it "
+        "had fewer. Intervals are 95 %, from resampling questions.",
+    )
+
+
+# --- the command ------------------------------------------------------------------------------
+
+
+def named(option: str, given: Sequence[str]) -> dict[str, Path]:
+    """Return NAME=FOLDER options as folders by name.
+
+    Raises:
+        ConfigurationError: One is of another form, or there is no such folder.
+    """
+    found: dict[str, Path] = {}
+    for text in given:
+        name, equals, folder = text.partition("=")
+        if not (name and equals and folder) or name in found:
+            raise ConfigurationError(f"--{option} takes NAME=FOLDER, each name once; got {text!r}")
+        if not Path(folder).exists():
+            raise ConfigurationError(f"--{option} {text}: no such file or folder")
+        found[name] = Path(folder)
+    return found
+
+
+def ablate(options: Options) -> int:
+    """Run all ablations that are asked for; return 1 if a fit failed, else 0.
+
+    Raises:
+        MPDFError: An option is wrong, or traces cannot be read.
+    """
+    options.check()
+    wanted = options.only or get_args(Name)
+    elsewhere = named("transfer", options.transfer) if "transfer" in wanted else {}
+    runs = named("runs", options.runs) if "rounds" in wanted else {}
+    given = (*options.traces, *options.test, *elsewhere.values(), *runs.values())
+    check_answer(given, options.answer)
+    chosen = [ablation for ablation in ABLATIONS if ablation.name in wanted]
+    fits = [fit for one in chosen for variant in one.variants for fit in fits_of(options, variant)]
+    if elsewhere:
+        fits += fits_of(options, Variant(""))
+        seeds = range(options.seeds)
+        fits += [Fit(options.fit(s, {}, (folder,))) for folder in elsewhere.values() for s in seeds]
+    options.out.mkdir(parents=True, exist_ok=True)
+    failed = run_all(fits, options.jobs)
+    scorer = Scorer(options, failed)
+    pages = {}
+    for ablation in tqdm(chosen, desc="tables", unit="table"):
+        pages[ablation.name] = on_groups(scorer, ablation)
+    if elsewhere:
+        pages["transfer"] = transfer(scorer, elsewhere)
+    if runs:
+        pages["rounds"] = rounds(scorer, runs)
+    traces = ", ".join(map(str, options.traces))
+    where = ", ".join(map(str, options.test)) or "each fit's held-out questions"
+    setting = f"Fitted on {traces}; scored on {where}; seeds: {options.seeds}; "
+    setting += f"epochs: {options.epochs} at most, of each stage."
+    for name, page in pages.items():
+        note = "" if name == "rounds" else f"\n{setting}\n"
+        (options.out / f"{name}.md").write_text(page + note)
+    # All there are, those of earlier commands too.
+    known = [options.out / f"{name}.md" for name in get_args(Name)]
+    text = "\n".join(page.read_text() for page in known if page.exists())
+    (options.out / "ablations.md").write_text(f"# Ablations\n\n{text}")
+    print(f"{len(pages)} ablations in {options.out / 'ablations.md'}; {len(failed)} fits failed")
+    return 1 if failed else 0
+
+
+if __name__ == "__main__":
+    try:
+        sys.exit(ablate(tyro.cli(Options, description=__doc__)))
+    except (MPDFError, OSError) as error:
+        sys.exit(f"error: {error}")
+    except KeyboardInterrupt:
+        sys.exit("stopped; the same command goes on from here")

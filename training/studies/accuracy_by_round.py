@@ -1,0 +1,103 @@
+"""What recorded deliberations gave after every round."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from tqdm import tqdm
+
+from mpdf_langgraph import TraceReader
+from mpdf_langgraph.errors import ConfigurationError
+from mpdf_langgraph.state import tokens
+from training.collect.questions import superseded
+from training.learn.off_policy import clustered
+from training.learn.rewards import Grader
+
+
+@dataclass
+class Course:
+    """What deliberations gave, had they been stopped after each round.
+
+    Attributes:
+        question: Of each episode, ``[n]``.
+        right: The consensus after each round is right, ``[n, 1 + rounds]``; that of the
+            proposals first, and the last one again where an episode ended earlier.
+        tokens: Prompt and completion tokens until then, ``[n, 1 + rounds]``: critiques and failed
+            calls included, and a judge of answers with the last round.
+        agents: Sizes of the teams.
+    """
+
+    question: NDArray[Any]
+    right: NDArray[Any]
+    tokens: NDArray[Any]
+    agents: set[int]
+
+
+def course(folder: Path, grader: Grader, labels: Mapping[str, str]) -> Course:
+    """Read what deliberations gave after every round.
+
+    Where a proposal failed and the question was asked again, the first attempt does not count.
+
+    Raises:
+        MPDFError: There is no episode with a reference.
+    """
+    numbers: dict[str, int] = {}
+    question, right, spent, agents = [], [], [], set()
+    retried = superseded(TraceReader(folder))
+    for episode in tqdm(TraceReader(folder), desc=folder.name, unit="episode", mininterval=1):
+        truth = labels.get(episode.id, episode.reference)
+        if truth is None or episode.id in retried:
+            continue
+        question.append(numbers.setdefault(episode.question, len(numbers)))
+        agents.add(len(episode.agents))
+        answers = [tally["answer"] for tally in episode.tallies]
+        right.append([answer is not None and grader(answer, truth) for answer in answers])
+        extra = {id_ for turn in episode.turns for id_ in turn["alternatives"]}
+        by_round = [0] * len(answers)
+        for id_, response in episode.responses.items():
+            if id_ not in extra:
+                critique = response["critique"]
+                total = tokens(response["usage"]) + (tokens(critique["usage"]) if critique else 0)
+                by_round[min(response["round"], len(answers) - 1)] += total
+        for failure in episode.failures:
+            if failure["stage"] not in ("alternative", "compare"):
+                by_round[min(failure["round"], len(answers) - 1)] += tokens(failure["usage"])
+        if judge := episode.outcome.get("usage", {}).get("judge"):
+            by_round[-1] += tokens(judge)
+        spent.append([*np.cumsum(by_round)])
+    if not right:
+        raise ConfigurationError(f"--runs: no episode in {folder} has a reference")
+    most = max(map(len, right))
+    kept = [[*row, *[row[-1]] * (most - len(row))] for row in right]
+    paid = [[*row, *[row[-1]] * (most - len(row))] for row in spent]
+    return Course(np.array(question), np.array(kept, float), np.array(paid, float), agents)
+
+
+def plot_rounds(path: Path, courses: Mapping[str, Course]) -> None:
+    """Draw accuracy by rounds and by tokens, with intervals over questions."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+
+    figure, (by_round, by_tokens) = plt.subplots(1, 2, figsize=(9, 3.6), sharey=True)
+    for name, c in courses.items():
+        found = [clustered(column, c.question) for column in c.right.T]
+        mean = [interval.mean for interval in found]
+        by_round.plot(range(len(mean)), mean, "o-", label=name)
+        by_round.fill_between(
+            range(len(mean)), [i.low for i in found], [i.high for i in found], alpha=0.15
+        )
+        by_tokens.plot(c.tokens.mean(0), mean, "o-", label=name)
+    by_round.set(xlabel="rounds", ylabel="accuracy")
+    by_tokens.set(xlabel="tokens of an episode")
+    by_round.xaxis.get_major_locator().set_params(integer=True)
+    by_round.legend(fontsize=7)
+    for axis in (by_round, by_tokens):
+        axis.grid(alpha=0.3)
+    figure.tight_layout()
+    figure.savefig(path, dpi=110)
+    plt.close(figure)

@@ -1,0 +1,283 @@
+"""Measures how fast a router is fitted, and in how much memory, on made-up traces.
+
+    python training/studies/fit_speed.py                           # 10k, 100k and 1M transitions
+    python training/studies/fit_speed.py --sizes 10000 --out bench.md
+
+A transition is one decision of an agent with all its rollouts. The stages, each in a process of
+its own so that its peak memory is its own:
+
+- read: the trace files into columns, which are then cached beside them;
+- featurise: the cached columns into a calibration and graded groups, and these into tensors with
+  rewards and labels;
+- fit: a whole run of `fitting.py`, which featurises, trains (SFT, then SoftRankPO), estimates
+  and writes the router's folder; the first fit of any traces takes as long as read and fit;
+- train: what of it went by in the epochs of the two stages.
+
+A million transitions take 6 GB of disk while they are measured, and half an hour.
+"""
+
+import os
+import shutil
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from contextlib import redirect_stderr, redirect_stdout
+from dataclasses import dataclass
+from functools import cache
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any
+
+import tyro
+from tqdm import tqdm
+
+from mpdf_langgraph.errors import ConfigurationError, MPDFError
+
+# Not here: anything that loads torch. A stage is to pay for what it needs, and for no more.
+
+#: Aim for a fit of `AIM_SIZE` transitions, on two cores.
+AIM_SIZE, AIM_SECONDS, AIM_BYTES = 1_000_000, 180.0, 4e9
+BASE_EPISODES = 300
+EPISODES_PER_SEGMENT = 10_000
+
+
+@dataclass(frozen=True)
+class Options:
+    """Options of the measurement."""
+
+    sizes: tuple[int, ...] = (10_000, 100_000, 1_000_000)
+    """Transitions to measure with."""
+    epochs: int = 10
+    """Epochs of SFT, and of SoftRankPO after it."""
+    batch_size: int | None = None
+    """Groups in a batch; as fitting.py does otherwise."""
+    threads: int = 2
+    """CPU threads."""
+    folder: Path | None = None
+    """Where the made-up traces lie while they are measured; a temporary folder otherwise."""
+    out: Path | None = None
+    """File for the table, which is printed anyway."""
+
+
+@dataclass(frozen=True)
+class Measured:
+    """One stage at one size.
+
+    Attributes:
+        size: Transitions.
+        stage: Its name.
+        seconds: Wall-clock time; importing packages does not count.
+        peak: Peak memory of the process in bytes, packages included.
+    """
+
+    size: int
+    stage: str
+    seconds: float
+    peak: int
+
+
+def main(options: Options) -> None:
+    """Measure every size, and print the table.
+
+    Raises:
+        ConfigurationError: An option is wrong.
+    """
+    if not options.sizes or min(options.sizes) < 1:
+        raise ConfigurationError("--sizes must be 1 or more each")
+    results: list[Measured] = []
+    with tqdm(total=3 * len(options.sizes), desc="bench", unit="stage") as bar:
+        for size in options.sizes:
+            if options.folder is not None:
+                options.folder.mkdir(parents=True, exist_ok=True)
+            folder = Path(tempfile.mkdtemp(prefix="bench-", dir=options.folder))
+            try:
+                bar.set_postfix_str(f"{size:,} transitions: write")
+                written = write_traces(folder / "traces", size)
+                for stage in (read, featurise, fit):
+                    bar.set_postfix_str(f"{size:,} transitions: {stage.__name__}")
+                    results += alone(stage, folder, written, options)
+                    bar.update()
+            finally:
+                shutil.rmtree(folder)
+    text = report(results, options)
+    if options.out is not None:
+        options.out.parent.mkdir(parents=True, exist_ok=True)
+        options.out.write_text(text)
+    print(text)
+
+
+def write_traces(folder: Path, size: int) -> int:
+    """Write at least `size` transitions, and return how many.
+
+    `BASE_EPISODES` episodes are made up and repeated under other ids, which stand in the
+    questions too, so that every copy is an episode of a question of its own.
+    """
+    from training.studies.synthetic import synthetic_episodes
+
+    base = [(e.id, e.to_json().rstrip(), len(e.turns)) for e in synthetic_episodes(BASE_EPISODES)]
+    folder.mkdir()
+    written = episodes = 0
+    while written < size:
+        with (folder / f"{episodes // EPISODES_PER_SEGMENT:05}.jsonl").open("wb") as file:
+            for _ in range(EPISODES_PER_SEGMENT):
+                id_, line, turns = base[episodes % len(base)]
+                file.write(line.replace(id_.encode(), f"{episodes:032x}".encode()) + b"\n")
+                episodes += 1
+                written += turns
+                if written >= size:
+                    break
+    return written
+
+
+# --- stages -----------------------------------------------------------------------------------
+
+Stage = Callable[[Path, Options], dict[str, float]]
+"""From the folder of one size to seconds by name."""
+
+
+def alone(stage: Stage, folder: Path, size: int, options: Options) -> list[Measured]:
+    """Run a stage in a fresh process.
+
+    Raises:
+        MPDFError: It failed; the message says why and how.
+    """
+    seconds, peak = in_a_process(_measure, stage, folder, options)
+    return [Measured(size, name, spent, peak) for name, spent in seconds.items()]
+
+
+def in_a_process(function: Callable[..., Any], *given: Any) -> Any:
+    """Return what a function returns in a fresh process."""
+    with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
+        return pool.submit(function, *given).result()
+
+
+def _measure(stage: Stage, folder: Path, options: Options) -> tuple[dict[str, float], int]:
+    with Path(os.devnull).open("w") as quiet, redirect_stdout(quiet), redirect_stderr(quiet):
+        seconds = stage(folder, options)
+    return seconds, peak_memory()
+
+
+def peak_memory() -> int:
+    """Return this process's peak resident memory in bytes."""
+    status = Path("/proc/self/status")
+    if status.exists():  # getrusage would count the parent's, which Linux hands down
+        for line in status.read_text().splitlines():
+            if line.startswith("VmHWM:"):
+                return int(line.split()[1]) * 1024
+    import resource
+
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024
+
+
+def read(folder: Path, options: Options) -> dict[str, float]:
+    """Read the trace files, of which nothing is cached yet, and make tensors of them."""
+    assert not list((folder / "traces").glob(".*.npz"))
+    return {"read": featurise(folder, options)["featurise"]}
+
+
+def featurise(folder: Path, options: Options) -> dict[str, float]:
+    """Make tensors of the cached columns, as a fit does."""
+    from training.collect.team import answer_schema, grader
+    from training.learn.calibrate import fit_calibration, read_judged
+    from training.learn.dataset import load, split
+    from training.learn.tensors import competences, prepare, to_data
+
+    config = _config(folder, options)
+    began = time.perf_counter()
+    right = cache(grader(answer_schema(config.answer)))
+    processes = options.threads
+    judged = read_judged(config.traces, right, processes=processes)
+    calibration = fit_calibration(judged.split(config.validation, config.seed)[0])
+    groups, _ = load(config.traces, grader=right, calibration=calibration, processes=processes)
+    parts = split(groups, config.validation, config.seed)
+    competence = competences(parts[0])
+    kept = [to_data(prepare(part, config, competence), config, config.cost) for part in parts]
+    seconds = time.perf_counter() - began
+    assert sum(map(len, kept)) == len(groups)
+    return {"featurise": seconds}
+
+
+def fit(folder: Path, options: Options) -> dict[str, float]:
+    """Fit a router, and keep apart what its epochs take."""
+    import torch.utils.tensorboard  # noqa: F401  # some seconds of importing, which do not count
+
+    from training.learn import fitting
+
+    run_stage, spent = fitting.run_stage, 0.0
+
+    def timed(*args: Any, **named: Any) -> None:
+        nonlocal spent
+        began = time.perf_counter()
+        run_stage(*args, **named)
+        spent += time.perf_counter() - began
+
+    fitting.run_stage = timed
+    try:
+        began = time.perf_counter()
+        fitting.fit(_config(folder, options))
+        return {"fit": time.perf_counter() - began, "train": spent}
+    finally:
+        fitting.run_stage = run_stage
+
+
+def _config(folder: Path, options: Options) -> Any:
+    from training.learn.fit_config import Config
+
+    config = Config(
+        traces=(folder / "traces",),
+        out=folder / "router",
+        sft_epochs=options.epochs,
+        epochs=options.epochs,
+        patience=options.epochs,  # none stops early, so that sizes compare
+        threads=options.threads,
+    )
+    config.batch_size = options.batch_size or config.batch_size
+    return config
+
+
+# --- the table --------------------------------------------------------------------------------
+
+
+def report(results: Sequence[Measured], options: Options) -> str:
+    """Return the table, and how the largest fit compares with the aim."""
+    note = (
+        f"fit: {options.epochs} epochs of SFT and {options.epochs} of SoftRankPO, "
+        f"{options.threads} threads; train is the part of it in these epochs. The columns are "
+        "cached by then: a first fit takes read besides. Where the cost grows linearly, the µs of "
+        "a stage stay the same."
+    )
+    lines = [
+        "| transitions | stage | seconds | per second | µs per transition | peak memory |",
+        "| ---: | --- | ---: | ---: | ---: | ---: |",
+        *(
+            f"| {m.size:,} | {m.stage} | {m.seconds:.1f} | {m.size / m.seconds:,.0f} "
+            f"| {1e6 * m.seconds / m.size:.0f} | {m.peak / 1e9:.2f} GB |"
+            for m in results
+        ),
+        "",
+        note,
+        *_against_the_aim(results),
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def _against_the_aim(results: Iterable[Measured]) -> list[str]:
+    fits = [m for m in results if m.stage == "fit" and m.size >= AIM_SIZE]
+    return [
+        f"\nAim for {AIM_SIZE:,} transitions: {AIM_SECONDS:.0f} s and {AIM_BYTES / 1e9:.0f} GB. "
+        f"{m.size:,}: {m.seconds:.0f} s, {m.peak / 1e9:.2f} GB, "
+        + ("met." if m.seconds <= AIM_SECONDS and m.peak <= AIM_BYTES else "missed.")
+        for m in fits
+    ]
+
+
+if __name__ == "__main__":
+    try:
+        main(tyro.cli(Options, description=__doc__))
+    except MPDFError as error:
+        sys.exit(f"error: {error}")
+    except KeyboardInterrupt:
+        sys.exit("stopped")
