@@ -50,6 +50,19 @@ def test_importing_it_loads_nothing_heavy() -> None:
     assert not {*HEAVY, *OURS} & set(loaded.split())
 
 
+def test_importing_it_is_quick() -> None:
+    """It adds less than half to what an app with LangGraph and ChatOpenAI loads anyway."""
+    code = (
+        "import time\n"
+        "start = time.process_time()\n"
+        "import langgraph.graph, langchain_openai\n"
+        "loaded = time.process_time()\n"
+        "import mpdf_langgraph\n"
+        "print((time.process_time() - loaded) / (loaded - start))"
+    )
+    assert min(float(run(code)) for _ in range(3)) < 0.5
+
+
 def test_the_public_names() -> None:
     names = mpdf_langgraph.__all__
     assert names == sorted(set(names))

@@ -94,7 +94,7 @@ pieces = st.sampled_from(["```", "```python", "\n", "def f():", " ", "return 1",
 
 
 @given(text=st.one_of(st.text(), st.lists(pieces, max_size=12).map("".join)))
-@settings(deadline=None, max_examples=200)
+@settings(max_examples=200)
 def test_parse_never_raises_and_what_it_finds_equals_itself(text: str) -> None:
     schema = CodeAnswer(sandbox=TRUSTED)
     code = schema.parse(text)

@@ -512,7 +512,7 @@ def test_no_descriptor_is_left_open(box: Sandbox) -> None:
 
 
 @given(source=st.text(st.characters(exclude_categories=())) | st.binary().map(repr))
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15)
 def test_no_text_of_a_program_breaks_anything(source: str) -> None:
     try:
         raised, text = answer(TRUSTED, source)

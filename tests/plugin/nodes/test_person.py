@@ -191,7 +191,7 @@ unreadable = st.one_of(
 )
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(replies=st.lists(unreadable, min_size=1, max_size=3))
 def test_a_reply_that_cannot_be_read_is_asked_for_again(replies: list[Any]) -> None:
     models = team()

@@ -4,7 +4,7 @@ import math
 from typing import Any
 
 import pytest
-from hypothesis import example, given, settings
+from hypothesis import example, given
 from hypothesis import strategies as st
 from langchain_core.messages import AIMessage, BaseMessage, HumanMessage, SystemMessage
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
@@ -161,7 +161,6 @@ KINDS: list[type[BaseMessage]] = [SystemMessage, HumanMessage, AIMessage]
 texts = st.text(st.characters(exclude_categories=["Cs"]), max_size=60)
 
 
-@settings(deadline=None)
 @given(st.lists(st.one_of(*(texts.map(kind) for kind in KINDS)), min_size=1, max_size=6))
 @example([HumanMessage("日本語 👩‍👩‍👧‍👦 \x00" * 50)])
 @example([HumanMessage("Kim has 12 marbles.")] * 6)

@@ -324,7 +324,7 @@ def test_no_text_becomes_markup(tmp_path: Path) -> None:
     assert loud.episodes[0]["responses"]["ann@0"]["text"] == ATTACK
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(st.text(), st.text())
 def test_any_text_comes_through_unchanged(text: str, question: str) -> None:
     said = response("ann", 0, text=text)
@@ -841,7 +841,9 @@ def test_nothing_sticks_out_on_a_laptop(opened: Open, width: int) -> None:
         assert page.tab.evaluate(sight)
 
 
-def test_ten_thousand_episodes_can_be_searched(browser: Any, opened: Open, tmp_path: Path) -> None:
+def test_ten_thousand_episodes_open_and_are_searched(
+    browser: Any, opened: Open, tmp_path: Path
+) -> None:
     with (tmp_path / "traces.jsonl").open("wb") as file:
         for one in synthetic_episodes(10_000, alternatives=0):
             file.write(one.to_json() + b"\n")
@@ -851,7 +853,7 @@ def test_ten_thousand_episodes_can_be_searched(browser: Any, opened: Open, tmp_p
     assert report.size < (tmp_path / "traces.jsonl").stat().st_size / 5
     page = opened(path=path)
     page.counted("10,000 episodes")
-    assert page.tab.locator(".row").count() < 40  # only what is in sight has a row
+    assert page.tab.locator(".row").count() < 40  # only what is in sight: that makes it fast
     page.tab.focus("#list")
     page.tab.keyboard.press("End")
     page.tab.wait_for_selector("#row-9999[aria-selected=true]")

@@ -695,7 +695,7 @@ answers = st.builds(
 )
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(st.lists(answers, min_size=2, max_size=5), st.sampled_from(["confidence", "majority"]))
 def test_an_imported_record_is_what_the_graph_writes(
     said: list[tuple[str, float | None]], consensus: str

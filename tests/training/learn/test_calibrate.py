@@ -277,7 +277,7 @@ def test_a_raw_record_becomes_what_a_calibrated_graph_records(tmp_path: Path) ->
     )
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(st.integers(0, 10**6), st.floats(0, 5), st.floats(-5, 5), st.floats(0, 5), st.floats(-5, 5))
 def test_any_record_can_be_recalibrated(seed: int, a: float, b: float, c: float, d: float) -> None:
     """It stays a sound record, says what is observed, and can be turned back."""

@@ -29,7 +29,7 @@ def simulated(slope, shift, seed, count=20_000):
     return confidence, (rng.random(count) < truth).astype(float)
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(slope=st.floats(0.3, 2.5), shift=st.floats(-1, 1), seed=st.integers(0, 10**6))
 def test_fit_finds_the_slope_and_the_shift(slope, shift, seed):
     confidence, right = simulated(slope, shift, seed)

@@ -54,7 +54,7 @@ def by_hand(group, probabilities, value):
     return total
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(cases())
 def test_one_turn_is_what_a_hand_computes(case):
     made, groups, probabilities = case

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from langgraph.checkpoint.memory import InMemorySaver
 
@@ -409,14 +409,12 @@ some_episode = st.builds(
 )
 
 
-@settings(deadline=None)
 @given(some_episode)
 def test_made_up_episodes_are_as_the_graph_would_record_them(episode: Episode) -> None:
     assert Episode.from_json(episode.to_json()) == episode
     check(episode, groups(episode, exactly), episode.options["alternatives"])
 
 
-@settings(deadline=None)
 @given(some_episode)
 def test_nothing_but_the_answers_depends_on_the_grader(episode: Episode) -> None:
     assert decisions(episode) == decisions(episode.model_copy(update={"reference": None}))
@@ -429,7 +427,6 @@ def test_nothing_but_the_answers_depends_on_the_grader(episode: Episode) -> None
             assert rollout.consensus_correct == (move.consensus is not None)
 
 
-@settings(deadline=None)
 @given(
     some_episode,
     st.floats(-2, 2),
