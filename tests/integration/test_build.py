@@ -134,7 +134,7 @@ def test_the_wheel_works_in_a_fresh_environment_without_torch(built: Path, tmp_p
     assert told["answer"] == "42"
     # The processor time of the import, as a share of what LangGraph alone takes.
     assert min(float(run(python, "-I", "-c", HOW_QUICK, cwd=tmp_path).stdout) for _ in "abc") < 0.5
-    view = (python, "-I", "-m", "mpdf_langgraph.traces.view.page", "traces", "--out", "page.html")
+    view = (python, "-I", "-m", "mpdf_langgraph.view", "traces", "--out", "page.html")
     assert "1 episodes" in run(*view, cwd=tmp_path).stderr
     assert (tmp_path / "page.html").read_text().startswith("<!doctype html>")
 
