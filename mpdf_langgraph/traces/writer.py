@@ -2,7 +2,7 @@
 
 A folder of traces holds one segment (JSON Lines) per writing process. Every record is one write,
 with its newline first. So a torn record never swallows the next one. A record counts as written
-when it is on disk.
+when it is on disk. The names of the segments sort by the time at which they were begun.
 """
 
 import os
@@ -65,8 +65,9 @@ class TraceWriter:
             self._segments.pop(pid, None)
             self.folder.mkdir(parents=True, exist_ok=True)
         if pid not in self._segments:  # a fork gets a segment of its own
-            stamp = time.strftime("%Y%m%dT%H%M%S", time.gmtime())
-            path = self.folder / f"{stamp}-{pid}-{uuid.uuid4().hex[:8]}.jsonl"
+            now = time.time_ns()  # fine enough to tell a killed process from the one that resumes
+            stamp = time.strftime("%Y%m%dT%H%M%S", time.gmtime(now // 10**9))
+            path = self.folder / f"{stamp}{now % 10**9:09d}-{pid}-{uuid.uuid4().hex[:8]}.jsonl"
             flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC
             opened = os.open(path, flags, 0o644)
             # The first of several threads wins. A lock could stay held across a fork for ever.

@@ -137,8 +137,8 @@ def _judge_rows(rows: Rows, grader: Grader, references: Mapping[str, str] | None
             ("count", 0, int), ("codes", (0, 3), int), ("confidence", 0, float)
         )
     )  # fmt: skip
-    truths, first = find_references(texts, references or {})
-    usable = first & np.array([truth is not None for truth in truths], bool)
+    truths, last = find_references(texts, references or {})
+    usable = last & np.array([truth is not None for truth in truths], bool)
     of = np.repeat(np.arange(len(count)), count)  # the episode of every response
     codes, confidence, of = (part[usable[of]] for part in (codes, confidence, of))
     known = cache(grader)

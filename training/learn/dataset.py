@@ -15,7 +15,7 @@ from mpdf_langgraph.consensus import ConsensusRule
 from mpdf_langgraph.errors import ConfigurationError
 from mpdf_langgraph.observation import FEATURES
 from mpdf_langgraph.state import ACTIONS
-from mpdf_langgraph.traces.reader import TraceReader, find_segments
+from mpdf_langgraph.traces.reader import find_segments, first_episode
 from mpdf_langgraph.traces.records import Episode
 from training.collect.team import Answer
 from training.learn.recalibrate import recalibrate
@@ -182,7 +182,7 @@ class Report:
         cached: Of these, read from their caches.
         episodes: Episodes kept.
         undecided: Of these, settled without a decision: they have no groups.
-        duplicates: Records of an episode that was there already.
+        duplicates: Records of an episode that has a later record.
         dropped: Records dropped, by reason: ``"unreadable"`` (torn, of another version, not an
             episode), ``"contradictory"``, ``"no reference"``.
         groups: Groups kept.
@@ -363,8 +363,8 @@ def grade_rows(
     }
     arrays, texts = rows.arrays or nobody, rows.texts
     answers, teams = texts.get("answers", []), texts.get("agents", [])
-    truths, first = find_references(texts, labels or {})
-    keep = first & np.array([truth is not None for truth in truths], bool)
+    truths, last = find_references(texts, labels or {})
+    keep = last & np.array([truth is not None for truth in truths], bool)
     known = cache(grader)
     right = np.array(
         [
@@ -422,13 +422,13 @@ def grade_rows(
         agents=list(agents),
         outcomes=outcomes,
     )
-    missing = int((first & ~keep).sum())
+    missing = int((last & ~keep).sum())
     report = Report(
         segments=rows.segments,
         cached=rows.cached,
         episodes=len(groups.episodes),
         undecided=int((sizes[keep] == 0).sum()),
-        duplicates=int((~first).sum()),
+        duplicates=int((~last).sum()),
         dropped=rows.dropped + Counter({"no reference": missing}),
         groups=len(groups),
         rollouts=int(drawn.sum()),
@@ -456,7 +456,7 @@ def critics_of(paths: str | os.PathLike[str] | Iterable[str | os.PathLike[str]])
     Raises:
         TraceError: There is no such path.
     """
-    found = (next(iter(TraceReader(segment)), None) for segment in find_segments(paths))
+    found = map(first_episode, find_segments(paths))
     return sorted({str(episode.options.get("critic")) for episode in found if episode is not None})
 
 
@@ -472,7 +472,7 @@ def check_answer(
         TraceError: There is no such path.
     """
     for segment in find_segments(paths):
-        episode = next(iter(TraceReader(segment)), None)
+        episode = first_episode(segment)
         made = "" if episode is None else str(episode.options.get("answer")).partition("(")[0]
         if made in get_args(Answer) and made != answer:
             raise ConfigurationError(

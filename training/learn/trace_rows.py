@@ -192,12 +192,12 @@ def stack_rows(rows: Iterable[Row]) -> Rows:
 def find_references(
     texts: Mapping[str, list[Any]], labels: Mapping[str, str]
 ) -> tuple[list[str | None], NDArray[np.bool_]]:
-    """Return the reference of each episode, and which episodes are the first of their id."""
+    """Return the reference of each episode, and which episodes are the last of their id."""
     ids = texts.get("id", [])
     pairs = zip(ids, texts.get("reference", []), strict=True)
-    seen: dict[str, int] = {}
-    first = [seen.setdefault(id_, i) == i for i, id_ in enumerate(ids)]
-    return [labels.get(id_, own) for id_, own in pairs], np.array(first, bool)
+    places = {id_: i for i, id_ in enumerate(ids)}
+    last = [places[id_] == i for i, id_ in enumerate(ids)]
+    return [labels.get(id_, own) for id_, own in pairs], np.array(last, bool)
 
 
 def look_up(values: NDArray[Any], first: NDArray[Any], codes: NDArray[Any]) -> NDArray[Any]:

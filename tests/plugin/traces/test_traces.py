@@ -131,6 +131,68 @@ def test_torn_tail_costs_only_itself(tmp_path: Path, episodes: list[Episode]) ->
         assert ids(TraceReader(tmp_path)) == [first.id, later.id]
 
 
+def answered(episode: Episode, answer: str) -> Episode:
+    """Return a later record of the same id."""
+    return episode.model_copy(update={"outcome": {**episode.outcome, "answer": answer}})
+
+
+def test_the_last_record_of_an_id_counts(tmp_path: Path, episodes: list[Episode]) -> None:
+    first, second, third = episodes[:3]
+    segments = {
+        "1.jsonl": [first, second, answered(first, "again")],
+        "2.jsonl": [answered(second, "later"), third, answered(first, "last")],
+    }
+    for name, written in segments.items():
+        (tmp_path / name).write_bytes(b"".join(b"\n" + e.to_json() for e in written))
+    reader = TraceReader(tmp_path)
+    found = list(reader)
+    assert ids(found) == ids([second, third, first])
+    assert [e.outcome["answer"] for e in found] == ["later", third.outcome["answer"], "last"]
+    assert reader.counts == {"read": 3, "duplicate": 3}
+    # The order of the paths says which is later.
+    found = list(TraceReader([tmp_path / "2.jsonl", tmp_path / "1.jsonl"]))
+    assert [e.outcome["answer"] for e in found][-2:] == [second.outcome["answer"], "again"]
+
+
+def test_a_torn_or_invalid_last_record_leaves_the_one_before(
+    tmp_path: Path, episodes: list[Episode]
+) -> None:
+    first, later = episodes[0], answered(episodes[0], "later")
+    torn = later.to_json()[:-20]
+    invalid = orjson.dumps({**later.model_dump(), "turns": 7})
+    lines = [invalid, first.to_json(), torn, later.to_json(), invalid, torn]
+    (tmp_path / "a.jsonl").write_bytes(b"\n" + b"\n".join(lines))
+    reader = TraceReader(tmp_path)
+    assert [e.outcome["answer"] for e in reader] == ["later"]
+    assert reader.counts == {"read": 1, "duplicate": 1, "skipped": 4}
+
+
+def test_what_is_written_meanwhile_is_not_read_twice(
+    tmp_path: Path, episodes: list[Episode]
+) -> None:
+    writer = TraceWriter(tmp_path)
+    writer.write(episodes[0])
+    writer.write(episodes[1])
+    found = []
+    for episode in TraceReader(tmp_path):
+        writer.write(answered(episodes[0], "later"))
+        writer.write(episodes[2])
+        found.append(episode.id)
+    writer.close()
+    assert found == ids(episodes[:2])
+
+
+def test_segments_of_one_second_sort_by_their_beginning(
+    tmp_path: Path, episodes: list[Episode]
+) -> None:
+    for i in range(8):
+        writer = TraceWriter(tmp_path)
+        writer.write(answered(episodes[0], str(i)))
+        writer.close()
+    [episode] = TraceReader(tmp_path)
+    assert episode.outcome["answer"] == "7"
+
+
 def test_duplicates_are_dropped_and_counted(tmp_path: Path, episodes: list[Episode]) -> None:
     for written in ([0, 1, 1], [1, 0, 2]):
         writer = TraceWriter(tmp_path)

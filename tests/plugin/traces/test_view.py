@@ -401,6 +401,13 @@ def test_a_broken_record_is_counted_and_the_others_are_shown(
     assert "1 torn or invalid records left out" in told[1]
 
 
+def test_the_last_record_of_an_id_is_shown(tmp_path: Path) -> None:
+    folder, out = traces(tmp_path, episode(), episode(question="As it ended")), tmp_path / "p.html"
+    assert write_page(folder, out).duplicates == 1
+    [row] = Document(out).rows
+    assert row["question"] == "As it ended"
+
+
 def test_duplicates_are_counted_apart(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     folder, out = traces(tmp_path, *[episode()] * 3), tmp_path / "page.html"
     report = write_page(folder, out)

@@ -454,7 +454,7 @@ def test_what_is_dropped_is_reported(tmp_path: Path) -> None:
         assert (report.segments, report.cached) == (2, cached)
         assert report.dropped == {reason: len(group) for reason, group in bad.items()}
         assert (report.episodes, report.duplicates, report.groups) == (3, 2, 27)
-        assert got.episodes == [first.id, third.id, second.id]
+        assert got.episodes == [third.id, first.id, second.id]
         assert [int(re.findall(r"a\.jsonl:(\d+): ", p)[0]) for p in report.problems] == list(
             range(3, 13)
         )
@@ -464,6 +464,19 @@ def test_what_is_dropped_is_reported(tmp_path: Path) -> None:
         assert "turns of nobody" in report.problems[8]
         assert "8 unreadable, 2 contradictory" in str(report)
         assert "2 duplicates" in str(report)
+
+
+def test_the_last_record_of_an_id_counts(tmp_path: Path) -> None:
+    old, other = synthetic_episodes(2)
+    later = old.model_copy(update={"question": "As it ended"})
+    write(tmp_path / "a", [old, other])
+    write(tmp_path / "b", [later])
+    for _ in ("read", "cached"):
+        got, report = read(tmp_path)
+        assert got.episodes == [other.id, old.id]
+        assert got.questions[-1] == "As it ended"
+        assert old.question not in got.questions or old.question == other.question
+        assert report.duplicates == 1
 
 
 def test_only_the_first_problems_are_told(tmp_path: Path) -> None:
