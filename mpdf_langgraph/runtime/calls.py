@@ -7,16 +7,17 @@ are here and nowhere else.
 
 import asyncio
 import contextvars
+import json
 import random
 import threading
 import time
-from collections.abc import Callable, Generator, Mapping
+from collections.abc import Callable, Generator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from typing import Any, TypeVar
+from typing import Any, TypeGuard, TypeVar
 
 from langchain_core.callbacks import BaseCallbackHandler
-from langchain_core.messages import AIMessage, HumanMessage
+from langchain_core.messages import AIMessage, BaseMessage, HumanMessage
 from langchain_core.outputs import LLMResult
 from langchain_core.runnables import Runnable, RunnableConfig, RunnableLambda
 from langchain_core.runnables.config import ContextThreadPoolExecutor, merge_configs
@@ -29,9 +30,14 @@ from mpdf_langgraph.errors import (
     OutOfTokensError,
     describe_error,
 )
+from mpdf_langgraph.runtime.budget import MESSAGE_TOKENS, prompt_bound, text_bound
 from mpdf_langgraph.state import Usage, add_usage, no_usage
 
 LONGEST_PAUSE = 8.0
+#: No request costs more tokens than this, on either side. It is the longest context of any model.
+MOST_TOKENS = 10_000_000
+#: A chat template may bring a system prompt of its own, of at most so many tokens.
+TEMPLATE_PROMPT_TOKENS = 4096
 _PASSING_STATUS = {408, 409, 425, 429}
 
 
@@ -135,15 +141,47 @@ def _was_refused(error: BaseException) -> bool:
     return isinstance(status, int) and 400 <= status < 500
 
 
-def message_usage(message: AIMessage) -> Usage:
-    """Return the usage that a chat model's message reports."""
-    reported: Mapping[str, Any] = message.usage_metadata or {}
-    given, generated = reported.get("input_tokens"), reported.get("output_tokens")
+@dataclass(frozen=True)
+class _Largest:
+    """The most tokens that one request could have cost, as far as the request tells."""
+
+    prompt: int = MOST_TOKENS
+    completion: int = MOST_TOKENS
+
+    @classmethod
+    def of(cls, messages: Sequence[BaseMessage], settings: Mapping[str, Any]) -> "_Largest":
+        """Return the limits of a request with these messages and these model settings."""
+        prompt = completion = MOST_TOKENS
+        if all(isinstance(message.content, str) for message in messages):  # no images
+            extra = [settings.get(key) for key in ("tools", "functions", "response_format")]
+            schemas = sum(text_bound(json.dumps(e, default=str)) for e in extra if e)
+            prompt = 2 * (prompt_bound(messages) + schemas) + TEMPLATE_PROMPT_TOKENS
+        for key in ("max_completion_tokens", "max_tokens"):
+            if is_count(most := settings.get(key), MOST_TOKENS):
+                completion = most + MESSAGE_TOKENS
+                break
+        return cls(prompt, completion)
+
+
+def is_count(value: Any, most: int) -> TypeGuard[int]:
+    """Tell whether a value from elsewhere is an integer from 0 to `most`."""
+    return isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= most
+
+
+def message_usage(message: AIMessage, largest: _Largest = _Largest()) -> Usage:
+    """Return the usage that a chat model's message reports.
+
+    It is the endpoint's word. A number that the request cannot have cost counts as not reported.
+    """
+    told: Any = message.usage_metadata
+    told = told if isinstance(told, Mapping) else {}
+    given, generated = told.get("input_tokens"), told.get("output_tokens")
+    sound = is_count(given, largest.prompt), is_count(generated, largest.completion)
     return Usage(
         calls=1,
-        prompt_tokens=given or 0,
-        completion_tokens=generated or 0,
-        unreported=int(given is None or generated is None),
+        prompt_tokens=given if sound[0] else 0,
+        completion_tokens=generated if sound[1] else 0,
+        unreported=int(not all(sound)),
         estimated=0,
     )
 
@@ -158,10 +196,16 @@ class _Meter(BaseCallbackHandler):
         self.started = 0
         self.refused = 0
         self.usage = no_usage()
+        self._largest: dict[Any, _Largest] = {}
 
-    def on_chat_model_start(self, *args: Any, **kwargs: Any) -> None:
+    def on_chat_model_start(
+        self, serialized: Any, messages: list[list[BaseMessage]], **kwargs: Any
+    ) -> None:
+        settings = kwargs.get("invocation_params") or {}
+        largest = _Largest.of([m for batch in messages for m in batch], settings)
         with self._lock:
             self.started += 1
+            self._largest[kwargs.get("run_id")] = largest
 
     def on_llm_start(self, *args: Any, **kwargs: Any) -> None:
         with self._lock:
@@ -172,9 +216,12 @@ class _Meter(BaseCallbackHandler):
             self.refused += _was_refused(error)
 
     def on_llm_end(self, response: LLMResult, **kwargs: Any) -> None:
-        message = getattr(response.generations[0][0], "message", None)
-        usage = message_usage(message if isinstance(message, AIMessage) else AIMessage(""))
+        generations = [one for those in response.generations for one in those]
+        message = getattr(generations[0], "message", None) if generations else None
+        message = message if isinstance(message, AIMessage) else AIMessage("")
         with self._lock:
+            largest = self._largest.pop(kwargs.get("run_id"), _Largest())
+            usage = message_usage(message, largest)
             self.usage = add_usage(self.usage, usage)
 
     def total(self, value: Any, call: Call, attempts: int) -> Usage:

@@ -37,12 +37,16 @@ class TraceWriter:
             raise TraceError(f"cannot write to the trace folder {self.folder}")
 
     def write(self, episode: Episode) -> None:
-        """Append one record. It is on disk when this returns.
+        """Append one record. It is on disk when this returns, and can be read.
 
         Raises:
-            TraceError: The disk refused it.
+            TraceError: The disk refused it, or it could not be read again.
         """
         line = b"\n" + episode.to_json()
+        try:
+            Episode.from_json(line)
+        except TraceError as error:
+            raise TraceError(f"the trace could not be read again: {error}") from error
         try:
             descriptor = self._descriptor()
             written = os.write(descriptor, line)

@@ -1,6 +1,7 @@
 """Retries, deadlines, metering and the masking of secrets, with calls that go wrong."""
 
 import asyncio
+import math
 import random
 import threading
 import time
@@ -217,6 +218,46 @@ async def test_usage_that_is_not_whole_is_unreported(
     assert outcome.error is None
     assert (outcome.usage["calls"], outcome.usage["unreported"]) == (1, 1)
     assert outcome.usage["estimated"] == 50
+
+
+@pytest.mark.parametrize("side", ["input_tokens", "output_tokens"])
+@pytest.mark.parametrize(
+    "told",
+    [-1_000_000, -1, 10**30, 1_000_000, "50", "", True, 50.0, math.nan, math.inf, [5], {"a": 1}],
+    ids=repr,
+)
+async def test_usage_that_cannot_be_is_unreported(drive: Driver, side: str, told: Any) -> None:
+    """The bound is charged, whether a model or a graph that runs elsewhere reports it."""
+
+    def reply(_: Any) -> AIMessage:
+        message = AIMessage("hi")
+        usage: Any = {"input_tokens": 4, "output_tokens": 2, "total_tokens": 6, side: told}
+        message.usage_metadata = usage
+        return message
+
+    model = Scripted(reply=reply, reports_usage=False).bind(max_tokens=100)
+    outcome = await drive(one(Call(model, "x", same, bound=50)))
+    assert outcome.error is None
+    assert (outcome.usage["unreported"], outcome.usage["estimated"]) == (1, 50)
+    assert outcome.usage["prompt_tokens"] == (0 if side == "input_tokens" else 4)
+    assert outcome.usage["completion_tokens"] == (0 if side == "output_tokens" else 2)
+    if told == 1_000_000:  # a graph that runs elsewhere may have had a longer prompt
+        return
+    elsewhere = RunnableLambda(lambda x: {"messages": [reply(x)]})
+    outcome = await drive(one(Call(elsewhere, "x", same, bound=50)))
+    assert (outcome.usage["unreported"], outcome.usage["estimated"]) == (1, 50)
+
+
+async def test_a_template_may_bring_a_prompt_of_its_own(drive: Driver) -> None:
+    def reply(_: Any) -> AIMessage:
+        usage: Any = {"input_tokens": 3000, "output_tokens": 100, "total_tokens": 3100}
+        return AIMessage("hi", usage_metadata=usage)
+
+    model = Scripted(reply=reply, reports_usage=False).bind(max_tokens=100)
+    outcome = await drive(one(Call(model, "x", same, bound=50)))
+    assert counted(outcome.usage) == {
+        "calls": 1, "prompt_tokens": 3000, "completion_tokens": 100, "unreported": 0,
+    }  # fmt: skip
 
 
 async def test_past_deadline_starts_nothing(drive: Driver) -> None:

@@ -1,5 +1,7 @@
 """Episode records: written, torn, mixed up, read back."""
 
+import itertools
+import math
 import os
 import shutil
 import subprocess
@@ -11,13 +13,14 @@ from typing import Any
 
 import orjson
 import pytest
+from langchain_core.messages import AIMessage
 from langchain_openai import ChatOpenAI
 from langgraph.checkpoint.memory import InMemorySaver
 from pydantic import SecretStr
 
 from mpdf_langgraph import Agent, Episode, TraceReader, TraceWriter, create_deliberation
 from mpdf_langgraph.errors import DeliberationError, TraceError
-from tests.support.scripted import StatusError, says, yes
+from tests.support.scripted import Scripted, StatusError, says, yes
 
 
 class Kept:
@@ -243,6 +246,54 @@ def test_numbers_that_json_has_no_word_for_are_rejected(states: list[Any]) -> No
         ):
             with pytest.raises(TraceError, match=r"finite|valid episode"):
                 Episode.from_state({**state, **part})
+
+
+@pytest.mark.parametrize("told", [-1_000_000, math.nan, 10**30, "50", True, 2.5], ids=repr)
+def test_no_usage_voids_a_budget_or_costs_a_trace(tmp_path: Path, told: Any) -> None:
+    number = itertools.count()
+
+    def reply(_: Any) -> AIMessage:
+        message = AIMessage(f"{next(number)}. Answer: 4")
+        usage: Any = {"input_tokens": told, "output_tokens": told, "total_tokens": 5}
+        message.usage_metadata = usage
+        return message
+
+    team = [Scripted(reply=reply, reports_usage=False, max_tokens=20) for _ in range(2)]
+    graph = create_deliberation(
+        team, critic=None, router="always-refine", max_tokens=3000, max_rounds=50,
+        traces=tmp_path, stop_when_settled=False,
+    )  # fmt: skip
+    outcome = graph.compile().invoke({"question": "2 + 2?"})["deliberation"]
+    assert outcome["stop_reason"] == "max_tokens"
+    assert sum(len(model.served) for model in team) < 20
+    assert "trace_error" not in outcome
+    [episode] = TraceReader(tmp_path)
+    usage = episode.outcome["usage"]["total"]
+    assert usage["unreported"] == usage["calls"]
+    assert usage["prompt_tokens"] == usage["completion_tokens"] == 0
+    assert 0 < usage["estimated"] <= 3000
+
+
+def test_a_record_that_cannot_be_read_again_is_not_written(
+    tmp_path: Path, episodes: list[Episode]
+) -> None:
+    deep: Any = 1
+    for _ in range(990):
+        deep = [deep]
+    writer = TraceWriter(tmp_path)
+    for update in (
+        {"schema_version": 99},
+        {"started": math.nan},
+        {"options": {"deep": deep}},
+        {"options": {"object": object()}},
+    ):
+        with pytest.raises(TraceError):
+            writer.write(episodes[0].model_copy(update=update))
+    writer.write(episodes[1])
+    writer.close()
+    reader = TraceReader(tmp_path)
+    assert ids(reader) == ids(episodes[1:2])
+    assert not reader.skipped
 
 
 def test_unfinished_state_is_no_episode(states: list[Any]) -> None:
