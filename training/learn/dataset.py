@@ -134,13 +134,18 @@ class Groups:
         return means
 
     def labels(self, weights: Weights) -> np.ndarray:
-        """Return the best action by mean reward, ``[G]`` int8; ties as in `oracle_label`."""
+        """Return the action with the best mean reward, ``[G]`` int8.
+
+        Ties go to the cheapest: PERSIST, CONCEDE, REFINE.
+        """
         means = self.mean_rewards(weights)[:, CHEAPEST_FIRST]
         best = means.max(axis=1, keepdims=True) - TOLERANCE
-        return np.array(CHEAPEST_FIRST, np.int8)[np.argmax(means >= best, axis=1)]
+        return np.asarray(np.array(CHEAPEST_FIRST, np.int8)[np.argmax(means >= best, axis=1)])
 
     def soft_labels(self, weights: Weights, temperature: float) -> np.ndarray:
-        """Return softmax(mean reward / temperature), ``[G, 3]`` float32; see `soft_label`.
+        """Return softmax(mean reward / temperature), ``[G, 3]`` float32.
+
+        It is 0 for actions without a rollout.
 
         Raises:
             ConfigurationError: The temperature is not positive.
@@ -154,12 +159,12 @@ class Groups:
     def tied(self, weights: Weights) -> np.ndarray:
         """Tell which groups have nothing to choose: all rewards equal, ``[G]`` bool."""
         rewards = self.rewards(weights)
-        return np.all((rewards == rewards[:, :1]) | ~self.rollout_mask, axis=1)
+        return np.asarray(np.all((rewards == rewards[:, :1]) | ~self.rollout_mask, axis=1))
 
     def untried(self) -> np.ndarray:
         """Tell which groups allowed REFINE and have no rollout of it, ``[G]`` bool."""
         refined = np.any(self.rollout_mask & (self.actions == REFINE), axis=1)
-        return self.action_mask[:, REFINE] & ~refined
+        return np.asarray(self.action_mask[:, REFINE] & ~refined)
 
     def select(self, index: Any) -> "Groups":
         """Return some groups: by indices, a boolean mask or a slice.
@@ -174,7 +179,7 @@ _ARRAYS = tuple(f.name for f in fields(Groups) if f.type is np.ndarray)
 
 
 @dataclass
-class Report:
+class ReadingReport:
     """What became of the records.
 
     Attributes:
@@ -226,7 +231,7 @@ def load(
     cached: bool = True,
     processes: int = 1,
     progress: bool = True,
-) -> tuple[Groups, Report]:
+) -> tuple[Groups, ReadingReport]:
     """Return the graded groups of traces, and what became of every record.
 
     Args:
@@ -350,7 +355,7 @@ def _arrays_of_groups(
 
 def grade_rows(
     rows: Rows, grader: Grader, labels: Mapping[str, str] | None = None
-) -> tuple[Groups, Report]:
+) -> tuple[Groups, ReadingReport]:
     """Grade rows that `make_row` has made, and empty them.
 
     Args:
@@ -410,7 +415,7 @@ def grade_rows(
     correct, consensus = grade("answer", of) & drawn, grade("agreed", of) & drawn
     before, without = grade("before", of), grade("without", of)
     groups = Groups(
-        **arrays,  # type: ignore[arg-type]
+        **arrays,
         local=_subtract(correct, before) * drawn,
         global_=_subtract(consensus, without) * drawn,
         consensus=consensus,
@@ -423,7 +428,7 @@ def grade_rows(
         outcomes=outcomes,
     )
     missing = int((last & ~keep).sum())
-    report = Report(
+    report = ReadingReport(
         segments=rows.segments,
         cached=rows.cached,
         episodes=len(groups.episodes),

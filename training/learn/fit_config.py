@@ -9,7 +9,6 @@ from typing import Annotated, Literal
 import tyro
 
 from mpdf_langgraph.errors import ConfigurationError
-from mpdf_langgraph.observation import INDEX
 from training.learn.rewards import Weights
 
 Algorithm = Literal["softrankpo", "grpo", "ppo", "awr", "regression", "none"]
@@ -53,12 +52,8 @@ class Config:
     """Reward taken off per 1,000 tokens."""
     sweep: tuple[float, ...] = ()
     """Further values of `cost` to fit, for the front of accuracy against tokens."""
-    reward_scale: float = 1.0
-    """Multiplies all rewards; SoftRankPO must not care (an ablation, not a knob)."""
-    hard_labels: bool = False
-    """SFT on the best action alone, instead of softmax(mean reward / label_temperature)."""
     label_temperature: float = 0.3
-    """Temperature of the soft labels."""
+    """Temperature of SFT's labels, softmax(mean reward / label_temperature)."""
     tied_weight: float = 0.1
     """Weight of groups in which every action is worth the same; their label is PERSIST."""
     disagreement_weight: float = 1.0
@@ -88,11 +83,6 @@ class Config:
     fit several times slower where it is not, as beside a server on the same machine."""
     resume: bool = False
     """Go on from the checkpoints in `out`."""
-    hidden: tuple[str, ...] = ()
-    """Features to blank out, by name (ablations)."""
-    blind: bool = False
-    """Hide the peers' features (an ablation); what an agent's own tell of them, as `support`
-    does, is for --hidden."""
 
     def weights(self, cost: float | None = None) -> Weights:
         """The reward's weights, at another cost if given."""
@@ -117,7 +107,6 @@ class Config:
             "beta",
             "awr_temperature",
             "regression_temperature",
-            "reward_scale",
             "label_temperature",
             "learning_rate",
         )
@@ -141,11 +130,6 @@ class Config:
                 option = name.strip("_").replace("_", "-")
                 raise ConfigurationError(
                     f"--{option} must be {needed}, got {getattr(self, name)!r}"
-                )
-        for name in self.hidden:
-            if name not in INDEX:
-                raise ConfigurationError(
-                    f"--hidden: no feature is named {name!r}; use {', '.join(INDEX)}"
                 )
 
 

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from mpdf_langgraph.errors import ConfigurationError
-from training.learn.softrankpo import checked_rewards, checked_weights, real_cells, same_shape
+from training.learn.softrankpo import check_rewards, check_weights, real_cells, same_shape
 
 #: Added to a group's standard deviation in GRPO, as its public implementations do.
 GRPO_EPSILON = 1e-4
@@ -54,7 +54,7 @@ def _rollout_weights(mask: Tensor, weights: Tensor | None) -> Tensor:
     if weights is None:
         return mask.double() / mask.sum(-1, keepdim=True).clamp_min(1)
     same_shape(rollouts=mask, weights=weights)
-    return checked_weights(torch.where(mask, weights.double(), 0.0))
+    return check_weights(torch.where(mask, weights.double(), 0.0))
 
 
 def _shares(weights: Tensor, over: int | tuple[int, int]) -> Tensor:
@@ -63,7 +63,7 @@ def _shares(weights: Tensor, over: int | tuple[int, int]) -> Tensor:
     return weights / torch.where(total > 0, total, 1.0)
 
 
-def centred(
+def center_rewards(
     rewards: Tensor, *, mask: Tensor | None = None, weights: Tensor | None = None
 ) -> Tensor:
     """Return R minus the group's weighted mean: the advantage over the old policy's value.
@@ -84,7 +84,7 @@ def centred(
         ConfigurationError: A shape is wrong, a reward is not finite, or a weight is negative.
     """
     mask = real_cells(rewards, mask)
-    r = checked_rewards(rewards, mask)
+    r = check_rewards(rewards, mask)
     share = _shares(_rollout_weights(mask, weights), over=-1)
     # Measured from the lowest: no rounding where all are equal.
     low = torch.where(mask, r, math.inf).amin(-1, keepdim=True)
@@ -135,7 +135,7 @@ def ppo(
     Args:
         logp: log π_θ of each rollout's action, shape ``[G, K]``. Gradients flow into it alone.
         old_logp: log π_old of the same, as it was when this update began.
-        advantages: E.g. `centred` rewards.
+        advantages: E.g. `center_rewards`.
         clip: ε: the ratio π_θ/π_old is held within 1 ± ε where leaving it would gain.
         mask: Real rollouts.
         weights: Per rollout, see the module.
@@ -195,7 +195,7 @@ def grpo(
     same_shape(logp=logp, old_logp=old_logp, ref_logp=ref_logp, rewards=rewards)
     mask = real_cells(logp, mask)
     raw = _rollout_weights(mask, weights)
-    gap = centred(rewards.double(), mask=mask, weights=raw)
+    gap = center_rewards(rewards.double(), mask=mask, weights=raw)
     deviation = (_shares(raw, over=-1) * gap**2).sum(-1, keepdim=True).sqrt()
     advantages = (gap / (deviation + GRPO_EPSILON)).to(logp.dtype)
     weight = _shares(raw, over=(0, 1)).to(logp.dtype)
@@ -215,8 +215,8 @@ def awr(
 ) -> tuple[Tensor, dict[str, float]]:
     """Return AWR's weighted log-likelihood, negated: −E_{π_old}[min(exp(A/T), 20)·log π_θ].
 
-    Peng et al., "Advantage-Weighted Regression" (arXiv 1910.00177), with A the `centred`
-    rewards. Its minimum is π(a) ∝ π_old(a) times the mean weight of the rollouts with action a;
+    Peng et al., "Advantage-Weighted Regression" (arXiv 1910.00177), with A from `center_rewards`
+    Its minimum is π(a) ∝ π_old(a) times the mean weight of the rollouts with action a;
     as that is a mean of exponentials, it leans towards actions whose rewards vary.
 
     Args:
@@ -239,7 +239,7 @@ def awr(
     same_shape(logp=logp, rewards=rewards)
     mask = real_cells(logp, mask)
     raw = _rollout_weights(mask, weights)
-    gap = centred(rewards.double(), mask=mask, weights=raw)
+    gap = center_rewards(rewards.double(), mask=mask, weights=raw)
     factor = (gap / temperature).exp()
     weight = _shares(raw, over=(0, 1))
     constant = (weight * factor.clamp_max(AWR_MAX_WEIGHT)).to(logp.dtype)
@@ -287,12 +287,12 @@ def regression(
     mask = real_cells(logp, mask)
     others = mask.clone()
     others[:, :1] = False
-    gain = checked_rewards(rewards, mask).to(logp.dtype)
+    gain = check_rewards(rewards, mask).to(logp.dtype)
     target = (gain - gain[:, :1] - margin) / temperature
     known = torch.where(mask, logp, 0.0)
     errors = torch.where(others, (known - known[:, :1] - target) ** 2, 0.0).sum(-1)
     errors = errors / others.sum(-1).clamp_min(1)
-    counted = torch.ones_like(errors) if weights is None else checked_weights(weights)
+    counted = torch.ones_like(errors) if weights is None else check_weights(weights)
     least = torch.finfo(errors.dtype).tiny
     value = (counted * errors).sum() / counted.sum().clamp_min(least)
     return value, {"loss": value.item()}

@@ -132,7 +132,8 @@ class Policy(nn.Module):
         # Sums of products rather than einsum: so few peers make tiny matrices, a third slower.
         scores = (query.unsqueeze(1) * key).sum(-1) / math.sqrt(query.shape[-1])
         weights = scores.masked_fill(~there.unsqueeze(-1), float("-inf")).softmax(dim=1)
-        return (weights.unsqueeze(-1) * value).sum(1).flatten(1)
+        read: Tensor = (weights.unsqueeze(-1) * value).sum(1).flatten(1)
+        return read
 
     def fit_normalisation(self, own: Tensor, peers: Tensor, peer_mask: Tensor) -> None:
         """Set the normalisation from the training set (shapes as in `forward`), padding left out.

@@ -58,7 +58,7 @@ def same_shape(**tensors: Tensor) -> None:
         raise ConfigurationError(f"expected tensors of one shape, got {shapes}")
 
 
-def checked_rewards(rewards: Tensor, mask: Tensor) -> Tensor:
+def check_rewards(rewards: Tensor, mask: Tensor) -> Tensor:
     """Return the rewards as constants in float64, 0 where masked.
 
     Raises:
@@ -70,7 +70,7 @@ def checked_rewards(rewards: Tensor, mask: Tensor) -> Tensor:
     return filled
 
 
-def checked_weights(weights: Tensor) -> Tensor:
+def check_weights(weights: Tensor) -> Tensor:
     """Return weights as constants.
 
     Raises:
@@ -106,7 +106,7 @@ def reward_scale(rewards: Tensor, mask: Tensor | None = None) -> float:
         ConfigurationError: A shape is wrong, or a reward is not finite.
     """
     mask = real_cells(rewards, mask)
-    r = checked_rewards(rewards, mask)
+    r = check_rewards(rewards, mask)
     low = torch.where(mask, r, math.inf).amin(-1, keepdim=True)
     above = torch.where(mask, r - low, 0.0)
     untied = (above > 0).any(-1)
@@ -139,7 +139,7 @@ def soft_ranks(rewards: Tensor, *, tau: float, scale: float, mask: Tensor | None
     if not (math.isfinite(tau) and tau >= 0 and math.isfinite(scale) and scale > 0):
         raise ConfigurationError(f"tau={tau!r}, scale={scale!r}: use tau >= 0 and scale > 0")
     mask = real_cells(rewards, mask)
-    r = checked_rewards(rewards, mask)
+    r = check_rewards(rewards, mask)
     total = torch.empty_like(r)
     for start in range(0, len(r), _CHUNK):  # as pairs take K times the memory of the rewards
         part = slice(start, start + _CHUNK)
@@ -216,7 +216,7 @@ def loss(
     counted = mask.any(-1).to(per_group.dtype)
     if weights is not None:
         same_shape(groups=per_group, weights=weights)
-        counted = counted * checked_weights(weights).to(per_group.dtype)
+        counted = counted * check_weights(weights).to(per_group.dtype)
     least = torch.finfo(counted.dtype).tiny
     value = (counted * per_group).sum() / counted.sum().clamp_min(least)
 

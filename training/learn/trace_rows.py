@@ -131,10 +131,10 @@ def read_rows(
                 waiting.append(chunk)
                 bar.update(min(CHUNK, sizes[path] - start))
                 if start + CHUNK >= sizes[path]:
-                    parts[path] = _join_chunks(path, waiting)
+                    parts[path] = rows = _join_chunks(path, waiting)
                     waiting = []
                     if kind:
-                        _write_cache(path, kind, parts[path], stats[path])
+                        _write_cache(path, kind, rows, stats[path])
     except BrokenProcessPool as error:
         raise MPDFError(
             f"a process that read traces was killed, perhaps for want of memory: {error}"
@@ -295,7 +295,7 @@ def _is_unchanged(segment: Path, kept: Mapping[str, Any]) -> bool:
     stat = segment.stat()
     if stat.st_size != kept["size"]:
         return False
-    return stat.st_mtime_ns == kept["modified"] or _digest(segment) == kept["sha256"]
+    return bool(stat.st_mtime_ns == kept["modified"] or _digest(segment) == kept["sha256"])
 
 
 def _digest(segment: Path) -> str:
@@ -316,7 +316,8 @@ def _write_cache(segment: Path, kind: str, rows: Rows, stat: os.stat_result) -> 
     }
     try:
         with atomic_write(cache_of(segment, kind)) as draft, draft.open("wb") as file:
-            np.savez(file, kept=np.frombuffer(orjson.dumps(kept), np.uint8), **rows.arrays)
+            arrays = {**rows.arrays, "kept": np.frombuffer(orjson.dumps(kept), np.uint8)}
+            np.savez(file, allow_pickle=False, **arrays)
         alike = segment.parent.glob(f".{segment.name}.{kind.partition('-')[0]}*.npz")
         for old in sorted(alike, key=lambda path: path.stat().st_mtime)[:-MOST_CACHES]:
             old.unlink(missing_ok=True)

@@ -16,13 +16,12 @@ import numpy as np
 
 from mpdf_langgraph import Episode, TraceReader
 from training.learn.dataset import Groups
-from training.learn.fit_config import Config
 
 BUCKETS = 256
 _TOKENS = re.compile(r"\w+|[^\w\s]")
 
 
-def hashed(text: str, buckets: int = BUCKETS) -> np.ndarray:
+def hash_text(text: str, buckets: int = BUCKETS) -> np.ndarray:
     """Return the signed, hashed counts of a text's words and pairs, ``[buckets]`` of length 1.
 
     The sign keeps what collides from adding up (Weinberger et al. 2009). An empty text is 0.
@@ -57,23 +56,20 @@ def featurise(groups: Groups, traces: Iterable[Path]) -> Groups:
     return replace(groups, own=own, peers=peers)
 
 
-def view(groups: Groups, config: Config, competence: dict[str, float]) -> Groups:
-    """Return the groups as a policy of raw text sees them; in the place of `tensors.prepare`."""
-    return featurise(groups, config.traces)
 
 
 def _texts(
     groups: Groups, rows: Iterable[int], episode: Episode
 ) -> Iterable[tuple[int, np.ndarray, list[np.ndarray]]]:
     """Yield each row of an episode with its own vector and those of its peers, in their order."""
-    vectors: dict[str | None, np.ndarray] = {None: hashed("")}
+    vectors: dict[str | None, np.ndarray] = {None: hash_text("")}
     held: dict[tuple[int, str], np.ndarray] = {}
     for row in rows:
         if not held:
             for turn in episode.turns:
                 id_ = turn["before"]
                 if id_ not in vectors:
-                    vectors[id_] = hashed(episode.responses[id_]["text"])
+                    vectors[id_] = hash_text(episode.responses[id_]["text"])
                 held[turn["round"], turn["agent"]] = vectors[id_]
         round_, name = int(groups.round[row]), groups.agents[groups.agent[row]]
         others = [agent["name"] for agent in episode.agents if agent["name"] != name]

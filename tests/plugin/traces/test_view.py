@@ -28,7 +28,7 @@ from mpdf_langgraph.traces.view.page import SCRIPTS, write_page
 from mpdf_langgraph.traces.writer import TraceWriter
 from tests.support.paths import ROOT
 from tests.support.records import critique, failure, response, usage
-from training.studies.synthetic import synthetic_episodes
+from tests.support.synthetic import synthetic_episodes
 
 PAGE = ROOT / "mpdf_langgraph/traces/view/assets"
 ATTACK = (

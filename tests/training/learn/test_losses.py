@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from mpdf_langgraph.errors import ConfigurationError
-from training.learn.losses import awr, centred, enumeration_weights, grpo, ppo, regression
+from training.learn.losses import awr, center_rewards, enumeration_weights, grpo, ppo, regression
 
 NAN = math.nan
 seeds = st.integers(0, 2**32 - 1)
@@ -22,7 +22,7 @@ Loss = Callable[..., tuple[Tensor, dict[str, float]]]
 def ppo_of_rewards(
     logp: Tensor, old: Tensor, ref: Tensor, rewards: Tensor, **options: Tensor
 ) -> tuple[Tensor, dict[str, float]]:
-    return ppo(logp, old, centred(rewards, **options), **options)
+    return ppo(logp, old, center_rewards(rewards, **options), **options)
 
 
 def awr_of_rewards(
@@ -219,22 +219,22 @@ def test_enumerated_kl_diagnostics_are_exact(seed: int) -> None:
 def test_centred_rewards_are_measured_from_the_value(seed: int) -> None:
     problem = Enumerated(seed)
     value = (problem.old.exp() * problem.mean_rewards()).sum(-1, keepdim=True)
-    a = centred(problem.rewards, mask=problem.mask, weights=problem.weights)
+    a = center_rewards(problem.rewards, mask=problem.mask, weights=problem.weights)
     assert torch.allclose(a[problem.mask], (problem.rewards - value)[problem.mask], atol=1e-12)
     assert (a[~problem.mask] == 0).all()
-    plain = centred(problem.rewards, mask=problem.mask)
+    plain = center_rewards(problem.rewards, mask=problem.mask)
     means = problem.rewards.nanmean(-1, keepdim=True)
     assert torch.allclose(plain[problem.mask], (problem.rewards - means)[problem.mask], atol=1e-12)
 
 
 @given(st.floats(-1e6, 1e6), st.lists(st.floats(0.01, 1), min_size=1, max_size=6))
 def test_equal_rewards_are_exactly_zero_when_centred(reward: float, weights: list[float]) -> None:
-    a = centred(row(*[reward] * len(weights)), weights=row(*weights))
+    a = center_rewards(row(*[reward] * len(weights)), weights=row(*weights))
     assert a.tolist() == [[0.0] * len(weights)]
 
 
 def test_centred_rewards_are_constants_of_the_same_dtype() -> None:
-    a = centred(row(0.0, 1.0).float().requires_grad_())
+    a = center_rewards(row(0.0, 1.0).float().requires_grad_())
     assert a.dtype == torch.float32
     assert not a.requires_grad
 
