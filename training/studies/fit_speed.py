@@ -139,7 +139,7 @@ def deliberate(count: int) -> list[Episode]:
     team = [
         Agent(
             name,
-            RunnableLambda(lambda _: f"Perhaps {rng.random()}. The answer is {rng.randrange(4)}"),
+            RunnableLambda(lambda _: f"{rng.random()}? The answer is {rng.randrange(4)}"),
         )
         for name in ("ann", "bob", "cyd")
     ]
