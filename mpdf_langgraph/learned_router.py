@@ -233,7 +233,7 @@ def _open(model: bytes, path: Path) -> Any:
     # home directory. A value that the user has set stays.
     os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
     try:
-        import onnxruntime  # type: ignore[import-untyped]
+        import onnxruntime
     except ImportError as error:
         raise ConfigurationError(
             'a learned router needs onnxruntime: pip install "mpdf-langgraph[router]"'

@@ -33,7 +33,7 @@ LEAST = 20
 
 @dataclass(frozen=True)
 class Judged:
-    """Responses with a valid answer and a confidence, ``[R]``; alternatives included.
+    """Responses with a valid answer and a confidence, ``[R]``, alternatives included.
 
     Attributes:
         question: The question.

@@ -19,7 +19,7 @@ def prepare_folder(folder: Path, settings: Mapping[str, Any], *, resume: bool) -
     Args:
         folder: Is made if it does not exist.
         settings: All that the fit depends on, as plain data. It is kept beside the checkpoints.
-        resume: Go on from the checkpoints there, if any; otherwise they are removed.
+        resume: Go on from the checkpoints there, if any. Otherwise they are removed.
 
     Raises:
         ConfigurationError: The checkpoints are of a fit with other settings.

@@ -44,22 +44,22 @@ class Groups:
         peers: Features of its peers, ``[G, P, F]`` float32, zero where there is none.
         peer_mask: There is a peer, ``[G, P]`` bool.
         action_mask: The action was allowed, ``[G, 3]`` bool, in the order of `ACTIONS`.
-        actions: Index of each rollout's action, ``[G, K]`` int8; PERSIST is always the first.
+        actions: Index of each rollout's action, ``[G, K]`` int8. PERSIST is always the first.
         local: r_local of each rollout, ``[G, K]`` float32.
         global_: r_global of each rollout, ``[G, K]`` float32.
         tokens: What each rollout took, ``[G, K]`` float32.
-        rollout_mask: There is a rollout, ``[G, K]`` bool; elsewhere everything is 0.
+        rollout_mask: There is a rollout, ``[G, K]`` bool. Elsewhere everything is 0.
         consensus: The consensus after the rollout is correct, ``[G, K]`` bool.
-        correct: The agent's answer after the rollout is correct, ``[G, K]`` bool; that of the
+        correct: The agent's answer after the rollout is correct, ``[G, K]`` bool. That of the
             first is the answer it held before.
         taken: Index of the action that the episode took, ``[G]`` int8.
         behaviour: Probabilities that it was drawn from, ``[G, 3]`` float32.
         disagreement: The team held different valid answers at the decision, ``[G]`` bool.
         question: Index into `questions`, ``[G]`` int64.
         episode: Index into `episodes`, ``[G]`` int32.
-        agent: Index of the deciding agent into `agents`, ``[G]`` int16; where all episodes are
+        agent: Index of the deciding agent into `agents`, ``[G]`` int16. Where all episodes are
             of one team, its position there.
-        peer_agent: The same of its peers, ``[G, P]`` int16; 0 where there is none.
+        peer_agent: The same of its peers, ``[G, P]`` int16. It is 0 if there is none.
         round: Round of decisions, from 1, ``[G]`` int16.
         questions: Every question text once.
         episodes: Ids of the episodes, those without a decision included.
@@ -100,12 +100,12 @@ class Groups:
         return np.asarray(self.correct[:, 0]) if len(self) else np.zeros(0, bool)
 
     def rewards(self, weights: Weights) -> np.ndarray:
-        """Return the reward of every rollout, ``[G, K]`` float32; 0 where there is none."""
+        """Return the reward of every rollout, ``[G, K]`` float32. It is 0 if there is none."""
         gain = weights.local * self.local + weights.global_ * self.global_
         return np.asarray(gain - weights.cost / 1000 * self.tokens, np.float32)
 
     def mean_rewards(self, weights: Weights) -> np.ndarray:
-        """Return the mean reward by action, ``[G, 3]`` float64; -inf without a rollout."""
+        """Return the mean reward by action, ``[G, 3]`` float64. It is -inf without a rollout."""
         rewards = self.rewards(weights)
         means = np.full((len(self), len(ACTIONS)), -np.inf)
         for action in range(len(ACTIONS)):
@@ -378,7 +378,7 @@ def check_answer(
 ) -> None:
     """Refuse to grade answers otherwise than they were compared when the traces were made.
 
-    Goes by each segment's first sound episode; a schema of one's own may be anything.
+    It goes by each segment's first sound episode. A schema of the user's own may be anything.
 
     Raises:
         ConfigurationError: It was another one of those built in.

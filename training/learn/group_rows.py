@@ -50,7 +50,7 @@ def make_row(
 
 
 def make_arrays(made: list[Decision], team: list[str], code: Callable[[str | None], int]) -> Arrays:
-    """Return the arrays by group of an episode's decisions; see `Groups` and `make_row`."""
+    """Return the arrays by group of an episode's decisions. See `Groups` and `make_row`."""
     sizes = np.array([len(decision.moves) for decision in made], np.int64)
     there = np.arange(sizes.max(initial=0)) < sizes[:, None]
 

@@ -5,10 +5,10 @@ one PERSIST, one CONCEDE, several REFINEs, however likely each action was. Every
 under the old policy is therefore a sum with the weights π_old(a_i)/n_{a_i}, n_a the number of
 rollouts with action a in the group: see `enumeration_weights`. With them, and every allowed
 action in the group, the first gradient is the exact policy gradient, and more copies of an
-action change nothing; without them four REFINEs would count four times.
+action change nothing. Without them four REFINEs would count four times.
 
 Pure functions of tensors, shapes ``[G, K]`` as in `training.learn.softrankpo`: `mask` is True at
-real rollouts; `weights` are per *rollout* (times the group's weight, where groups have one), and
+real rollouts. `weights` are per *rollout* (times the group's weight, where groups have one), and
 a loss is the weighted mean. Without `weights` rollouts count as drawn: equally within a group,
 as do the groups.
 """
@@ -36,7 +36,7 @@ def enumeration_weights(old_logp: Tensor, actions: Tensor, mask: Tensor | None =
         mask: Real rollouts.
 
     Returns:
-        Shape and dtype of `old_logp`, no gradient; 0 where masked. A group's weights sum to 1
+        Shape and dtype of `old_logp`, no gradient, and 0 where masked. A group's weights sum to 1
         where every allowed action is among its rollouts.
 
     Raises:
@@ -58,7 +58,7 @@ def _rollout_weights(mask: Tensor, weights: Tensor | None) -> Tensor:
 
 
 def _shares(weights: Tensor, over: int | tuple[int, int]) -> Tensor:
-    """Return weights scaled to sum to 1 over some dimensions; all 0 stay 0."""
+    """Return weights scaled to sum to 1 over some dimensions. All 0 stay 0."""
     total = weights.sum(over, keepdim=True)
     return weights / torch.where(total > 0, total, 1.0)
 
@@ -77,7 +77,7 @@ def center_rewards(
         weights: Per rollout, see the module.
 
     Returns:
-        Shape and dtype of `rewards`, no gradient; 0 where masked, and exactly 0 throughout a
+        Shape and dtype of `rewards`, no gradient. It is 0 where masked, and exactly 0 throughout a
         group whose rewards are all equal.
 
     Raises:
@@ -141,8 +141,8 @@ def ppo(
         weights: Per rollout, see the module.
 
     Returns:
-        The loss, and diagnostics: ``loss``; ``clip_fraction`` (weighted share of ratios outside
-        1 ± ε); ``kl_old`` (KL(π_old‖π_θ), exact for enumerated rollouts).
+        The loss, and diagnostics: ``loss``, ``clip_fraction`` (weighted share of ratios outside
+        1 ± ε), ``kl_old`` (KL(π_old‖π_θ), exact for enumerated rollouts).
 
     Raises:
         ConfigurationError: A shape is wrong, `clip` is not in (0, 1), or a weight is negative.
@@ -170,7 +170,7 @@ def grpo(
 
     Shao et al., "DeepSeekMath" (arXiv 2402.03300), equations 3 and 4: advantages
     (R − mean)/(std + 1e-4) over the group, KL by the k3 estimator. Its mean and standard
-    deviation estimate those under the old policy, so they are weighted as well; the deviation is
+    deviation estimate those under the old policy, so they are weighted as well. The deviation is
     the population's, for the weights make it an expectation and not a sample.
 
     Args:
@@ -179,7 +179,7 @@ def grpo(
         ref_logp: log π_ref of the same, the frozen SFT policy.
         rewards: Shape ``[G, K]``.
         clip: See `ppo`.
-        beta: Weight of the KL term; the default is the paper's.
+        beta: Weight of the KL term. The default is the paper's.
         mask: Real rollouts.
         weights: Per rollout, see the module.
 
@@ -188,7 +188,7 @@ def grpo(
         KL(π_θ‖π_ref), which is exact where π_θ = π_old and the rollouts are enumerated).
 
     Raises:
-        ConfigurationError: As `ppo`; or `beta` is negative, or a reward is not finite.
+        ConfigurationError: As `ppo`, or `beta` is negative, or a reward is not finite.
     """
     if not (math.isfinite(beta) and beta >= 0):
         raise ConfigurationError(f"beta={beta!r}: use a number that is not negative")
@@ -216,8 +216,8 @@ def awr(
     """Return AWR's weighted log-likelihood, negated: −E_{π_old}[min(exp(A/T), 20)·log π_θ].
 
     Peng et al., "Advantage-Weighted Regression" (arXiv 1910.00177), with A from `center_rewards`
-    Its minimum is π(a) ∝ π_old(a) times the mean weight of the rollouts with action a;
-    as that is a mean of exponentials, it leans towards actions whose rewards vary.
+    Its minimum is π(a) ∝ π_old(a) times the mean weight of the rollouts with action a.
+    As that is a mean of exponentials, it leans towards actions whose rewards vary.
 
     Args:
         logp: log π_θ of each rollout's action, shape ``[G, K]``. Gradients flow into it alone.
@@ -227,7 +227,7 @@ def awr(
         weights: Per rollout, see the module.
 
     Returns:
-        The loss, and diagnostics: ``loss``; ``clip_fraction`` (weighted share of rollouts whose
+        The loss, and diagnostics: ``loss``, ``clip_fraction`` (weighted share of rollouts whose
         weight is held at 20).
 
     Raises:
@@ -266,13 +266,13 @@ def regression(
     the best expected reward, if it beats PERSIST by the margin.
 
     Args:
-        logp: log π_θ of each rollout's action, shape ``[G, K]``; the first is PERSIST, as it is
+        logp: log π_θ of each rollout's action, shape ``[G, K]``. The first is PERSIST, as it is
             in every group. Gradients flow into it alone.
         rewards: Shape ``[G, K]``.
         temperature: T, in the rewards' unit.
         margin: What another action must gain over PERSIST, in the rewards' unit.
         mask: Real rollouts.
-        weights: Groups' weights, shape ``[G]``; the loss is the weighted mean.
+        weights: Groups' weights, shape ``[G]``. The loss is the weighted mean.
 
     Returns:
         The loss, and diagnostics: ``loss``.

@@ -33,7 +33,7 @@ def action_means(groups: Groups, values: NDArray[Any]) -> Array:
         values: Shape ``[G, K]``.
 
     Returns:
-        Shape ``[G, 3]``; NaN where an action has no rollout.
+        Shape ``[G, 3]``. It is NaN if an action has no rollout.
     """
     means = np.full((len(groups), len(ACTIONS)), np.nan)
     for action in range(len(ACTIONS)):
@@ -124,10 +124,10 @@ class WholeEpisodes:
 
     Attributes:
         effective_sample: Kish's effective sample size of the importance weights.
-        against_vote: Difference in accuracy to the plain vote of the proposals; None: unknown,
+        against_vote: Difference in accuracy to the plain vote of the proposals. None: unknown,
             for the reason that `unknown` gives.
         against_behaviour: The same to the policy that made the traces.
-        unknown: Why there is no estimate; empty where there is one.
+        unknown: Why there is no estimate. It is empty if there is one.
     """
 
     effective_sample: float
@@ -186,7 +186,7 @@ def whole_episodes(groups: Groups, probabilities: Array, seed: int = 0) -> Whole
 
 
 def to_plain(value: Any) -> Any:
-    """Return a dataclass of this module as plain data for JSON; NaN becomes None."""
+    """Return a dataclass of this module as plain data for JSON. NaN becomes None."""
     if hasattr(value, "__dataclass_fields__"):
         value = asdict(value)
     if isinstance(value, dict):

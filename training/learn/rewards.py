@@ -59,12 +59,12 @@ class Weights:
 
 @dataclass(frozen=True, slots=True)
 class Move:
-    """One move at a decision, and where it leads; nothing in it depends on the reference.
+    """One move at a decision, and where it leads. Nothing in it depends on the reference.
 
     Attributes:
         action: Index into `ACTIONS`.
-        answer: What the agent would answer afterwards; None where it holds no valid answer.
-        consensus: What the group would answer afterwards; None without votes.
+        answer: What the agent would answer afterwards. None if it holds no valid answer.
+        consensus: What the group would answer afterwards. None without votes.
         tokens: Prompt plus completion tokens of the response drawn and its critique.
         response: Id of the response held afterwards (None: none).
         taken: The episode went this way.
@@ -83,14 +83,14 @@ class Decision:
     """One turn with every move whose outcome is known, in the order of `ACTIONS`.
 
     Attributes:
-        observation: As recorded; rebuilt where it was of another feature version.
+        observation: As recorded, or rebuilt if another feature version recorded it.
         mask: Which of `ACTIONS` were allowed.
         behaviour: Probabilities that the action was drawn from.
         action: Index of the action taken.
-        before: The answer held at the decision; None where it was not valid.
+        before: The answer held at the decision. None if it was not valid.
         without: What the group would answer afterwards had the agent abstained.
         disagreement: The team held at least two different valid answers at the decision.
-        moves: PERSIST; where allowed, the REFINE taken, the alternatives, CONCEDE.
+        moves: PERSIST, then, as far as allowed, the REFINE taken, the alternatives, CONCEDE.
     """
 
     agent: str
@@ -165,7 +165,7 @@ def next_situation(episode: Episode, decision: Decision, response: str | None) -
 
 
 def first_hint(episode: Episode) -> float:
-    """Return the first round that a person's hint shaped; infinity without a hint."""
+    """Return the first round that a person's hint shaped, infinity without a hint."""
     hints = [i["round"] for i in episode.interventions if i["action"] == "hint"]
     return min(hints, default=math.inf)
 
@@ -177,7 +177,7 @@ def decisions(episode: Episode, rule: ConsensusRule | None = None) -> list[Decis
 
     Args:
         episode: The record of one deliberation.
-        rule: Its consensus rule; default the built-in one that it names.
+        rule: Its consensus rule. Default: the built-in rule that it names.
 
     Raises:
         ConfigurationError: The rule is not built in and not given, or elects what nobody voted

@@ -61,7 +61,7 @@ class Rows:
 
     Attributes:
         arrays: Joined along the first axis. Later axes are padded with zeros.
-        texts: By column, one entry per episode; ``"id"`` and ``"reference"`` are among them.
+        texts: By column, one entry per episode. ``"id"`` and ``"reference"`` are among them.
         dropped: Records without a row, by reason: ``"unreadable"``, ``"contradictory"``.
         problems: Where and why, the first `MOST_PROBLEMS` of each segment.
         segments: Segments read.
@@ -272,7 +272,7 @@ def cache_of(segment: Path, kind: str) -> Path:
 
 
 def _read_cache(segment: Path, kind: str) -> Rows | None:
-    """Return the rows that are kept of a segment; None if they are torn, stale or not there."""
+    """Return the rows that are kept of a segment, None if they are torn, stale or not there."""
     if not kind or not cache_of(segment, kind).exists():
         return None
     try:
