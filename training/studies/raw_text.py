@@ -56,8 +56,6 @@ def featurise(groups: Groups, traces: Iterable[Path]) -> Groups:
     return replace(groups, own=own, peers=peers)
 
 
-
-
 def _texts(
     groups: Groups, rows: Iterable[int], episode: Episode
 ) -> Iterable[tuple[int, np.ndarray, list[np.ndarray]]]:
@@ -68,7 +66,7 @@ def _texts(
         if not held:
             for turn in episode.turns:
                 id_ = turn["before"]
-                if id_ not in vectors:
+                if id_ is not None and id_ not in vectors:
                     vectors[id_] = hash_text(episode.responses[id_]["text"])
                 held[turn["round"], turn["agent"]] = vectors[id_]
         round_, name = int(groups.round[row]), groups.agents[groups.agent[row]]
