@@ -19,6 +19,7 @@ from mpdf_langgraph.prompts import Prompts
 from mpdf_langgraph.replies import read_reply
 from mpdf_langgraph.runtime.budget import text_bound
 from mpdf_langgraph.runtime.calls import Call
+from mpdf_langgraph.secrets import header_values, hide_secrets, hide_secrets_of
 
 #: Refinements are sampled no hotter than this: most of the damage that refining does to right
 #: answers is sampling heat.
@@ -100,6 +101,13 @@ class Agent:
                 "remember one another's private messages. The outer graph's checkpointer serves "
                 "its interrupts"
             )
+
+        hide_secrets_of(self.runnable)
+        hide_secrets(*header_values({"1": self.sampling, "2": self.refine_sampling}))
+
+    def __repr__(self) -> str:
+        """Return the name and the model. A model may show its headers."""
+        return f"Agent({self.name!r}, {self.describe()['model']!r})"
 
     @property
     def chat_model(self) -> BaseChatModel | None:

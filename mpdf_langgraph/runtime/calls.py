@@ -29,8 +29,10 @@ from mpdf_langgraph.errors import (
     ModelOutputError,
     OutOfTokensError,
     describe_error,
+    list_causes,
 )
 from mpdf_langgraph.runtime.budget import MESSAGE_TOKENS, prompt_bound, text_bound
+from mpdf_langgraph.secrets import hide_environment, hide_secrets_of
 from mpdf_langgraph.state import Usage, add_usage, no_usage
 
 LONGEST_PAUSE = 8.0
@@ -107,6 +109,8 @@ def is_transient(error: Exception) -> bool:
     if isinstance(error, TypeError) and "keyword argument" in str(error):
         return False
     hopeless = ConfigurationError | EndpointError | OutOfTokensError
+    if any(isinstance(cause, EndpointError) for cause in list_causes(error)):  # wrapped by a client
+        return False
     return not isinstance(error, hopeless | NotImplementedError | GraphRecursionError)
 
 
@@ -273,6 +277,8 @@ class _Attempts:
     def note_failure(self, error: Exception) -> float | None:
         """Record a failure. Return the pause before the next try, or None for no more."""
         self.cause = error
+        hide_environment()
+        hide_secrets_of(self.call.runnable)
         if self.made > self.call.retries or not is_transient(error):
             return None
         again = self.meter.started * (self.made + 1) // self.made

@@ -19,6 +19,7 @@ OURS = ("training", "examples")
 #: From the ground up. A module imports from earlier lines and from its own package.
 #: The longest name that fits a module counts.
 LAYERS = [
+    "secrets",
     "errors state",
     "options",
     "prompts calibration response_profile models rounds runtime fork",
