@@ -10,7 +10,9 @@ import math
 import os
 import warnings
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -34,6 +36,8 @@ _INPUTS: dict[str, tuple[str, list[int | None]]] = {
     "action_mask": ("tensor(bool)", [None, len(ACTIONS)]),
 }
 _OUTPUT = "log_probabilities"
+#: Bytes that all networks of a process may take together. One takes a few million.
+MOST_MEMORY = 256 * 2**20
 # If several actions are equally likely, greedy takes the cheapest.
 _CHEAPEST_FIRST = sorted(range(len(ACTIONS)), key=lambda i: ACTIONS[i] == "REFINE")
 
@@ -227,6 +231,16 @@ def _read_model(folder: Path, manifest: Manifest) -> bytes:
 # --- the network ----------------------------------------------------------------------------
 
 
+@cache
+def _cap_memory(onnxruntime: Any) -> None:
+    """Limit what the networks of a process may take together, as a small file can ask for much."""
+    kind = onnxruntime.OrtAllocatorType.ORT_ARENA_ALLOCATOR
+    where = onnxruntime.OrtMemoryInfo("Cpu", kind, 0, onnxruntime.OrtMemType.DEFAULT)
+    settings = onnxruntime.OrtArenaCfg(MOST_MEMORY, 1, -1, -1)  # grow by what is asked for
+    with suppress(RuntimeError):  # the application has registered one of its own
+        onnxruntime.create_and_register_allocator(where, settings)
+
+
 def _open(model: bytes, path: Path) -> Any:
     """Return a session of one thread, after a check of the network's inputs and its output."""
     # Without it, onnxruntime >= 1.31 sends usage to its makers and leaves an identifier in the
@@ -241,6 +255,8 @@ def _open(model: bytes, path: Path) -> Any:
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = options.inter_op_num_threads = 1
     options.log_severity_level = 4  # errors are raised, and its log would go to stderr
+    _cap_memory(onnxruntime)
+    options.add_session_config_entry("session.use_env_allocators", "1")
     try:
         session = onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
     except Exception as error:  # onnxruntime's errors have no common base class

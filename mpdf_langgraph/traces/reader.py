@@ -15,6 +15,8 @@ import orjson
 from mpdf_langgraph.errors import TraceError
 from mpdf_langgraph.traces.records import Episode
 
+NOT_A_FILE = "not a file that can be read"
+
 
 def find_segments(
     paths: str | os.PathLike[str] | Iterable[str | os.PathLike[str]],
@@ -24,14 +26,28 @@ def find_segments(
     Raises:
         TraceError: There is no such path.
     """
+    return find_files(paths)[0]
+
+
+def find_files(
+    paths: str | os.PathLike[str] | Iterable[str | os.PathLike[str]],
+) -> tuple[list[Path], list[Path]]:
+    """Return the segments, as `find_segments` does, and what only bears the name of one.
+
+    That is a folder, a link to nowhere, or a file that may not be read.
+
+    Raises:
+        TraceError: There is no such path.
+    """
     given = [paths] if isinstance(paths, str | os.PathLike) else list(paths)
-    found: dict[Path, Path] = {}
+    found: dict[str, Path] = {}
     for path in map(Path, given):
         if not path.exists():
             raise TraceError(f"no traces at {path}: no such file or folder")
         for segment in sorted(path.rglob("*.jsonl")) if path.is_dir() else [path]:
-            found.setdefault(segment.resolve(), segment)
-    return list(found.values())
+            found.setdefault(os.path.realpath(segment), segment)
+    odd = [path for path in found.values() if not (path.is_file() and os.access(path, os.R_OK))]
+    return [path for path in found.values() if path not in odd], odd
 
 
 class TraceReader:
@@ -65,7 +81,10 @@ class TraceReader:
 
     def __iter__(self) -> Iterator[Episode]:
         self.counts, self.skipped = Counter(), []
-        ends = {segment: segment.stat().st_size for segment in find_segments(self.paths)}
+        segments, odd = find_files(self.paths)
+        self.counts.update({"skipped": len(odd)} if odd else {})
+        self.skipped += [f"{path}: {NOT_A_FILE}" for path in odd]
+        ends = {segment: segment.stat().st_size for segment in segments}
         last = _find_last(ends)
         for segment, end in ends.items():
             for number, line in _lines(segment, end):

@@ -395,6 +395,36 @@ def test_an_output_that_is_no_distribution(model: bytes, tmp_path: Path) -> None
         load_router(write(tmp_path, proto.SerializeToString()))
 
 
+@pytest.mark.parametrize("when", ["always", "with many rows"])
+def test_a_network_that_wants_much_memory(model: bytes, tmp_path: Path, when: str) -> None:
+    """It fills 2.8 GB with ones before it answers."""
+    proto = onnx.load_from_string(model)
+    helper, numbers = onnx.helper, onnx.TensorProto
+    size = helper.make_tensor("size", numbers.INT64, [1], [700_000_000])
+    shape = [helper.make_node("Constant", [], ["much"], value=size)]
+    if when != "always":  # not a constant that loading could fold
+        one = helper.make_tensor("one", numbers.INT64, [1], [1])
+        shape = [
+            helper.make_node("Constant", [], ["most"], value=size),
+            helper.make_node("Constant", [], ["one"], value=one),
+            helper.make_node("Shape", ["own"], ["rows"], start=0, end=1),
+            helper.make_node("Div", ["rows", "rows"], ["unit"]),
+            helper.make_node("Mul", ["unit", "most"], ["much"]),
+        ]
+    ones = helper.make_tensor("ones", numbers.FLOAT, [1], [1.0])
+    fill = helper.make_node("ConstantOfShape", ["much"], ["filled"], value=ones)
+    most = helper.make_node("ReduceMax", ["filled"], ["top"], keepdims=0)
+    name = proto.graph.output[0].name
+    last = next(node for node in proto.graph.node if name in node.output)
+    last.output[list(last.output).index(name)] = "before"
+    proto.graph.node.extend(
+        [*shape, fill, most, helper.make_node("Mul", ["before", "top"], [name])]
+    )
+    folder = write(tmp_path / "much", proto.SerializeToString())
+    with pytest.raises(RouterError, match=r"not a usable network|network failed"):
+        load_router(folder)
+
+
 def test_numbers_kept_in_another_file_are_refused(model: bytes, tmp_path: Path) -> None:
     """What was hashed is all that is read."""
     proto = onnx.load_from_string(model)

@@ -1,7 +1,9 @@
 """The options of a fit: the command line of `fit_router.py`."""
 
+import codecs
 import json
 import math
+import reprlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal
@@ -134,29 +136,36 @@ class Config:
 
 
 def read_labels(path: Path) -> dict[str, str]:
-    """Reads references by episode id.
+    """Read references by episode id.
 
     Raises:
-        ConfigurationError: The file cannot be read, or a line of it is not an object with the
-            texts (or numbers) `episode` and `reference`.
+        ConfigurationError: The file cannot be read. Or a line of it is not an object with the
+            texts (or numbers) `episode` and `reference`, or contradicts an earlier line.
     """
     try:
-        lines = path.read_bytes().splitlines()
+        lines = path.read_bytes().removeprefix(codecs.BOM_UTF8).splitlines()
     except OSError as error:
         raise ConfigurationError(f"--labels {path} cannot be read: {error.strerror}") from error
-    labels = {}
+    labels: dict[str, str] = {}
+    lines_of: dict[str, int] = {}
     for number, line in enumerate(lines, 1):
         if not line.strip():
             continue
         try:
             record = json.loads(line)
             pair = [record[key] for key in ("episode", "reference")]
-            if not all(isinstance(value, str | int | float) for value in pair):
-                raise ValueError(f"got {pair}")
-        except (ValueError, KeyError, TypeError) as error:
+            if any(isinstance(v, bool) or not isinstance(v, str | int | float) for v in pair):
+                raise ValueError(f"got {reprlib.repr(pair)}")
+        except (ValueError, KeyError, TypeError, RecursionError) as error:
             raise ConfigurationError(
                 f"{path}:{number}: expected an object with `episode` and `reference`, both texts: "
                 f"{error!r}"
             ) from error
-        labels[str(pair[0])] = str(pair[1])
+        name, label = str(pair[0]), str(pair[1])
+        if labels.get(name, label) != label:
+            raise ConfigurationError(
+                f"{path}:{number}: the reference of episode {name!r:.60} is {label!r:.60} here and "
+                f"{labels[name]!r:.60} in line {lines_of[name]}"
+            )
+        labels[name], lines_of[name] = label, lines_of.get(name, number)
     return labels

@@ -26,7 +26,7 @@ from tqdm import tqdm
 
 from mpdf_langgraph.errors import ConfigurationError, MPDFError, TraceError
 from mpdf_langgraph.observation import FEATURE_VERSION
-from mpdf_langgraph.traces.reader import find_segments
+from mpdf_langgraph.traces.reader import NOT_A_FILE, find_files
 from mpdf_langgraph.traces.records import SCHEMA_VERSION, Episode
 from training.collect.files import atomic_write
 
@@ -98,7 +98,7 @@ def read_rows(
         TraceError: There is no such path, or it cannot be read.
         MPDFError: A process was killed.
     """
-    segments = find_segments(paths)
+    segments, odd = find_files(paths)
     try:
         # Before reading: what is appended meanwhile makes a cache stale.
         stats = {path: path.stat() for path in segments}
@@ -141,7 +141,10 @@ def read_rows(
         ) from error
     except OSError as error:
         raise TraceError(f"cannot read the traces: {error}") from error
-    return join_rows([part for part in parts.values() if part])
+    result = join_rows([part for part in parts.values() if part])
+    result.dropped.update({"unreadable": len(odd)} if odd else {})
+    result.problems += [f"{path}: {NOT_A_FILE}" for path in odd]
+    return result
 
 
 def join_rows(parts: Sequence[Rows]) -> Rows:

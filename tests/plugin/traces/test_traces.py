@@ -296,6 +296,28 @@ def test_a_record_that_cannot_be_read_again_is_not_written(
     assert not reader.skipped
 
 
+def test_hostile_files_are_skipped_and_counted(tmp_path: Path, episodes: list[Episode]) -> None:
+    good = episodes[0].to_json()
+    record = orjson.loads(good)
+    bad = [
+        good.replace(b'"options":{', b'"options":{"deep":' + b"[" * 990 + b"]" * 990 + b",", 1),
+        b"[" * 100_000,
+        orjson.dumps({**record, "schema_version": True}),
+        orjson.dumps({**record, "schema_version": 2.0}),
+        orjson.dumps({**record, "id": {"a": 1}}),
+    ]
+    (tmp_path / "a.jsonl").write_bytes(b"\n" + b"\n".join([*bad, good, *bad]))
+    (tmp_path / "folder.jsonl").mkdir()
+    (tmp_path / "folder.jsonl" / "b.jsonl").write_bytes(b"\n" + episodes[1].to_json())
+    (tmp_path / "link.jsonl").symlink_to(tmp_path / "nowhere")
+    (tmp_path / "circle.jsonl").symlink_to(tmp_path / "circle.jsonl")
+    reader = TraceReader(tmp_path)
+    assert ids(reader) == ids(episodes[:2])
+    assert reader.counts == {"read": 2, "skipped": 13}
+    assert sum("not a file" in line for line in reader.skipped) == 3
+    assert sum(line.startswith(f"{tmp_path}/a.jsonl:") for line in reader.skipped) == 10
+
+
 def test_unfinished_state_is_no_episode(states: list[Any]) -> None:
     for state in ({}, {**states[0], "deliberation": {}}, {"deliberation": {"answer": "2"}}):
         with pytest.raises(TraceError, match="no finished deliberation"):

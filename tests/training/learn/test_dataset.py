@@ -450,6 +450,17 @@ def test_what_is_dropped_is_reported(tmp_path: Path) -> None:
         assert "2 duplicates" in str(report)
 
 
+def test_what_only_bears_the_name_of_a_segment_is_reported(tmp_path: Path) -> None:
+    write(tmp_path, synthetic_episodes(2))
+    (tmp_path / "folder.jsonl").mkdir()
+    (tmp_path / "link.jsonl").symlink_to(tmp_path / "nowhere")
+    for cached in (0, 1):
+        _, report = read(tmp_path)
+        assert (report.episodes, report.cached) == (2, cached)
+        assert report.dropped == {"unreadable": 2}
+        assert sum("not a file" in problem for problem in report.problems) == 2
+
+
 def test_the_last_record_of_an_id_counts(tmp_path: Path) -> None:
     old, other = synthetic_episodes(2)
     later = old.model_copy(update={"question": "As it ended"})

@@ -513,12 +513,27 @@ def test_an_endless_loss_says_what_to_do(
         b'{"episode": "a", "reference": null}',
         b'{"episode": "a", "reference": ["x"]}',
         b'"\xff"',
+        b'{"episode": "a", "reference": true}',
+        b"[" * 100_000,
+        b'{"episode": "a", "reference": ' + b"[" * 900 + b"]" * 900 + b"}",
     ],
 )
 def test_a_malformed_line_of_labels_is_named(tmp_path: Path, line: bytes) -> None:
     path = tmp_path / "labels.jsonl"
     path.write_bytes(b'{"episode": "e", "reference": 1}\n\n' + line + b"\n")
     with pytest.raises(ConfigurationError, match=r"labels\.jsonl:3: expected an object with"):
+        read_labels(path)
+
+
+def test_labels_that_contradict_each_other_are_refused(tmp_path: Path) -> None:
+    path = tmp_path / "labels.jsonl"
+    same = '{"episode": "a", "reference": "4"}\n'
+    path.write_text("\ufeff" + same * 2, encoding="utf-8")
+    assert read_labels(path) == {"a": "4"}
+    path.write_text(same * 2 + '{"episode": "a", "reference": "5"}\n')
+    with pytest.raises(
+        ConfigurationError, match=r"labels\.jsonl:3: .*'a' is '5' here and '4' in line 1"
+    ):
         read_labels(path)
 
 
