@@ -59,10 +59,11 @@ def test_every_command_is_one_that_its_script_takes(reproduction: Path, tmp_path
         assert len(asked.questions.read_text().splitlines()) in (3, 4)
         folders.add(asked.out)
     assert len(folders) == len(commands)
-    given = tyro.cli(ablations.Options, args=[str(word) for word in ablating[1:]])
+    given = tyro.cli(ablations.AblationOptions, args=[str(word) for word in ablating[1:]])
     for folder in folders:
         folder.mkdir(parents=True)
-    named = {**ablations.named("transfer", given.transfer), **ablations.named("runs", given.runs)}
+    find = ablations.find_folders
+    named = {**find("transfer", given.transfer), **find("runs", given.runs)}
     assert set(named.values()) == folders
 
 
