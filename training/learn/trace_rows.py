@@ -35,9 +35,9 @@ Arrays = dict[str, NDArray[Any]]
 #: Raise the first one if what a row holds, or how it is computed, changes.
 VERSIONS = [1, SCHEMA_VERSION, FEATURE_VERSION]
 #: A process reads this many bytes of a segment at a time.
-CHUNK = 32_000_000
+CHUNK = 16_000_000
 #: Below this many bytes, processes take longer to start than they save.
-WORTH_PROCESSES = 200_000_000
+WORTH_PROCESSES = 60_000_000
 #: Caches of one kind that a segment keeps, as each calibration needs its own.
 MOST_CACHES = 8
 #: Problems that are told in full. The counts tell of the others.
