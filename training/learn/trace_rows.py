@@ -37,7 +37,7 @@ VERSIONS = [1, SCHEMA_VERSION, FEATURE_VERSION]
 #: A process reads this many bytes of a segment at a time.
 CHUNK = 16_000_000
 #: Below this many bytes, processes take longer to start than they save.
-WORTH_PROCESSES = 60_000_000
+WORTH_PROCESSES = 300_000_000
 #: Caches of one kind that a segment keeps, as each calibration needs its own.
 MOST_CACHES = 8
 #: Problems that are told in full. The counts tell of the others.
