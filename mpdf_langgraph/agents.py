@@ -12,6 +12,7 @@ from langgraph.pregel.protocol import PregelProtocol
 
 from mpdf_langgraph.answers.schema import AnswerSchema
 from mpdf_langgraph.errors import ConfigurationError
+from mpdf_langgraph.frames import break_template_tokens, make_fence
 from mpdf_langgraph.history import readable_history, with_question
 from mpdf_langgraph.models.remote import is_remote, remote_runnable
 from mpdf_langgraph.options import check_number
@@ -213,14 +214,22 @@ class Agent:
         peers: Mapping[str, str],
         hints: Sequence[str] = (),
     ) -> list[BaseMessage]:
-        """Return the messages that, after `conversation`, ask for a refined answer."""
-        own = self.prompts.no_response if own is None else own
-        said = [self.prompts.peer.format(name=name, response=text) for name, text in peers.items()]
-        told = [self.prompts.hint.format(hint=hint) for hint in hints]
+        """Return the messages that, after `conversation`, ask for a refined answer.
+
+        No text of a peer or a person can pass for one of another (see `frames`).
+        """
+        own = break_template_tokens(self.prompts.no_response if own is None else own)
+        texts = {name: break_template_tokens(text) for name, text in peers.items()}
+        hints = [break_template_tokens(hint) for hint in hints]
+        fence = make_fence([question, own, *texts, *texts.values(), *hints])
+        peer, hint = self.prompts.peer, self.prompts.hint
+        said = [peer.format(name=name, response=t, fence=fence) for name, t in texts.items()]
+        told = [hint.format(hint=text, fence=fence) for text in hints]
         asked = self.prompts.refine.format(
             question=question,
             own=own,
             peers="\n".join([*said, *told]),
+            fence=fence,
             instructions=schema.instructions,
         )
         return [AIMessage(own), HumanMessage(asked.strip())]
@@ -229,6 +238,7 @@ class Agent:
         self, question: str, response: str, *, reasoning: bool = False
     ) -> list[BaseMessage]:
         """Return the messages that, after a conversation, ask for a verdict on `response`."""
+        response = break_template_tokens(response)
         prompt = self.prompts.critique_reasoning if reasoning else self.prompts.critique
         asked = prompt.format(question=question, response=response)
         return [AIMessage(response), HumanMessage(asked)]

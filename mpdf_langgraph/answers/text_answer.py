@@ -17,6 +17,7 @@ from mpdf_langgraph.answers.schema import refuse_async
 from mpdf_langgraph.answers.thoughts import split_thought
 from mpdf_langgraph.answers.verdict_memory import VerdictMemory
 from mpdf_langgraph.errors import ConfigurationError, describe_error
+from mpdf_langgraph.frames import quote_text
 from mpdf_langgraph.prompts import SAME_MEANING
 
 
@@ -92,7 +93,9 @@ class TextAnswer:
             return bool(self._equivalence(a, b) or self._equivalence(b, a))
         # The tag keeps the judge's words out of the token stream of a graph around it.
         reply = self._equivalence.invoke(
-            SAME_MEANING.format(a=a, b=b), {"tags": ["nostream"]}, temperature=0
+            SAME_MEANING.format(a=quote_text(a), b=quote_text(b)),
+            {"tags": ["nostream"]},
+            temperature=0,
         )
         _, verdict = split_thought(str(reply.text))
         word = re.match(r"\W*(yes|no)\b", verdict, re.IGNORECASE)

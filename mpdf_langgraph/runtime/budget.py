@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 from langchain_core.messages import AIMessage, BaseMessage
 
+from mpdf_langgraph.frames import break_template_tokens
 from mpdf_langgraph.options import check_number
 from mpdf_langgraph.state import (
     Allowance,
@@ -99,8 +100,12 @@ def response_bound(response: Response, model: str | None) -> int:
 
     It is known if the same model generated the response in one call. Else its bytes are counted.
     """
-    usage, bound = response["usage"], text_bound(response["text"])
+    usage = response["usage"]
     measured = usage["calls"] == 1 and not usage["unreported"] and usage["completion_tokens"]
+    broken = break_template_tokens(response["text"])
+    bound = text_bound(broken)
+    if broken != response["text"]:  # it is more tokens then
+        return bound
     if measured and model is not None and response["model"] == model:
         return min(bound, usage["completion_tokens"])
     return bound

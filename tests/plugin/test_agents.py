@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import re
 from typing import Any
 
 import pytest
@@ -213,4 +214,6 @@ def test_refine_request_quotes_own_and_peers() -> None:
         "Q?", schema=TextAnswer(), own="mine {0}", peers={"bob": "his {x}", "cy": "hers"}
     )
     assert (turn[0].type, turn[0].text) == ("ai", "mine {0}")
-    assert "--- bob ---\nhis {x}\n--- cy ---\nhers" in turn[1].text
+    assert re.search(
+        r"\[(\w+) begin: bob\]\nhis {x}\n\[\1 end\]\n\[\1 begin: cy\]\nhers\n", str(turn[1].text)
+    )

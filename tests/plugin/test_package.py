@@ -21,7 +21,7 @@ OURS = ("training", "examples")
 LAYERS = [
     "secrets",
     "errors state",
-    "options",
+    "options frames",
     "prompts calibration response_profile models rounds runtime fork",
     "consensus",
     "answers observation",

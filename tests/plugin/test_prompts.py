@@ -40,7 +40,7 @@ def test_what_a_prompt_cannot_do_without() -> None:
     prompts = Prompts()
     assert fields_of(prompts.propose) == {"question", "instructions"}
     assert {"peers", "instructions"} <= fields_of(prompts.refine)
-    assert fields_of(prompts.peer) == {"name", "response"}
+    assert fields_of(prompts.peer) == {"name", "response", "fence"}
     assert fields_of(prompts.context) == {"context"}
     for answer in ("yes", "no"):  # the critic looks for these two words
         assert re.search(rf"\b{answer}\b", prompts.critique)

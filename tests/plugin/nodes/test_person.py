@@ -136,7 +136,7 @@ async def test_a_hint_is_for_one_more_round_in_which_everyone_refines(
     for model in models:
         assert model.kinds() == ["propose", "refine"]
         assert (
-            "--- a person who follows the discussion, to all ---\nIt is not five.\n\n"
+            " begin: a person who follows the discussion, to all]\nIt is not five.\n["
             in model.requests[-1].last
         )
     assert counted(result["usage"]["total"]) == totals(models)
