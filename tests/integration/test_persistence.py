@@ -195,7 +195,7 @@ async def test_a_person_replies_elsewhere(store: Store) -> None:
     out = await store.step(builder, Command(resume={"action": "answer", "answer": "4"}), config)
     assert out["deliberation"]["person"] == "answer"
     assert counted(out["deliberation"]["usage"]["total"]) == totals(models)
-    assert all("to all ---\nHm." in model.requests[-1].last for model in models)
+    assert all("to all]\nHm.\n[" in model.requests[-1].last for model in models)
 
 
 async def test_several_questions_on_one_thread(store: Store) -> None:
