@@ -116,7 +116,7 @@ def configuration(name: str) -> dict[str, Any]:
     """The options of `create_deliberation` by name in the table, with what lies in a folder."""
     options = dict(CONFIGURATIONS[name])
     if options["router"] == ROUTER:
-        options["router"] = load_router(ROUTER, greedy=True)
+        options["router"] = load_router(ROUTER)
     if "calibration" in options:
         options["calibration"] = load_router(ROUTER).calibration
     return options

@@ -58,6 +58,9 @@ class Curves(BaseModel):
 class Calibration(RootModel[dict[str, Curves]]):
     """Curves by measurement (`Critique` ``source``: ``"logprob"``, ``"self"``, ...).
 
+    An agent may have curves of its own, under ``"logprob@ann"`` for the agent ann. An agent without
+    such curves takes those of the measurement.
+
     A confidence from another source stays as the critic gave it. A learned router brings the
     calibration that its policy was fitted with. With any other router, pass one:
     ``create_deliberation(..., calibration=load_router("routers/mine").calibration)``.
@@ -72,6 +75,10 @@ class Calibration(RootModel[dict[str, Curves]]):
 
     model_config = ConfigDict(frozen=True, strict=True)
 
+    def curves_of(self, source: str, agent: str) -> Curves | None:
+        """Return the curves of a measurement for an agent, None where there are none."""
+        return self.root.get(f"{source}@{agent}", self.root.get(source))
+
     def apply(self, response: Response) -> Response:
         """Return the response with its confidence calibrated and the critic's own one as `raw`.
 
@@ -80,7 +87,7 @@ class Calibration(RootModel[dict[str, Curves]]):
         critique = response["critique"]
         if critique is None or critique["confidence"] is None:
             return response
-        curves = self.root.get(critique["source"])
+        curves = self.curves_of(critique["source"], response["agent"])
         if curves is None and "raw" not in critique:
             return response
         raw = raw_confidence(critique)

@@ -55,6 +55,7 @@ class Manifest(BaseModel):
         competence: Prior competence by agent name, for agents that give none.
         calibration: Calibration of the confidences that it was fitted on. Format 1 had none.
         gate: Whether the router was shown to beat the baselines.
+        mode: How it decided when that was measured: by the likeliest action, or by a drawn one.
         sha256: Hash of every file that is loaded, by name.
     """
 
@@ -69,6 +70,7 @@ class Manifest(BaseModel):
     competence: dict[str, Annotated[float, Field(ge=0, le=1)]]
     calibration: Calibration
     gate: Literal["pass", "fail", "unknown"]
+    mode: Literal["greedy", "drawn"] = "greedy"
     sha256: dict[str, str]
 
 
@@ -123,7 +125,7 @@ def load_router(
     folder: str | os.PathLike[str],
     *,
     temperature: float | None = None,
-    greedy: bool = False,
+    greedy: bool = True,
     floor: float | None = None,
 ) -> LearnedRouter:
     """Load a router that ``training/fit_router.py`` has written.
@@ -133,8 +135,9 @@ def load_router(
 
     Args:
         folder: Holds ``policy.onnx`` and ``router.json``.
-        temperature: Divides the log-probabilities. None: as fitted.
-        greedy: Always take the likeliest action.
+        temperature: Divides the log-probabilities before an action is drawn. None: as fitted.
+        greedy: Take the likeliest action, as in the measurements. False: draw one. That costs
+            accuracy and tokens where the policy is not sharp.
         floor: Least probability of every allowed action, 0 to 1/3. None: as fitted.
 
     Returns:
@@ -145,10 +148,15 @@ def load_router(
         RouterError: The folder is incomplete or altered, or does not fit this version.
 
     Warns:
-        UserWarning: The router has not been shown to beat the baselines.
+        UserWarning: The router has not been shown to beat the baselines, or only in the other
+            mode.
     """
     check_number("temperature", temperature, 0, above=True, optional=True)
     check_number("floor", floor, 0, 1 / 3, optional=True)
+    if temperature is not None and greedy:
+        raise ConfigurationError(
+            "a temperature is for drawn actions. Give greedy=False with it, or leave it out"
+        )
     folder = Path(folder)
     manifest = _read_manifest(folder)
     session = _open(_read_model(folder, manifest), folder / MODEL)
@@ -159,7 +167,14 @@ def load_router(
             'or use router="threshold"',
             stacklevel=2,
         )
-    options = {"temperature": temperature, "greedy": greedy or None, "floor": floor}
+    mode = "greedy" if greedy else "drawn"
+    if manifest.gate == "pass" and manifest.mode != mode:
+        warnings.warn(
+            f"router {manifest.name!r} passed its gate with {manifest.mode} actions and is loaded "
+            f"with {mode} ones. Nothing is known of these: give greedy={not greedy}",
+            stacklevel=2,
+        )
+    options = {"temperature": temperature, "greedy": None if greedy else False, "floor": floor}
     changed = [f"{key}={value}" for key, value in options.items() if value is not None]
     return LearnedRouter(
         name=manifest.name,

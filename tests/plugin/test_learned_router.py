@@ -37,6 +37,9 @@ from tests.support.paths import ROOT
 from tests.support.scripted import Request, Scripted
 from training.learn.policy import Policy, export
 
+# The folder of the tests says that greedy actions were measured, and many tests look at drawn ones.
+pytestmark = pytest.mark.filterwarnings("ignore:router .* passed its gate with:UserWarning")
+
 F = len(FEATURES)
 ALL = [True, True, True]
 
@@ -96,7 +99,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory, model: bytes) -> Path:
 
 @pytest.fixture(scope="module")
 def router(folder: Path) -> LearnedRouter:
-    return load_router(folder)
+    with warnings.catch_warnings(action="ignore"):  # as `pytestmark`, which fixtures do not see
+        return load_router(folder, greedy=False)
 
 
 vectors = st.integers(0, 2**32).map(random.Random).map(
@@ -153,7 +157,7 @@ def test_neither_peers_order_nor_the_others_in_the_batch_matter(
 
 @given(cases, st.floats(0.05, 20.0), st.floats(0.0, 1 / 3))
 def test_temperature_and_floor(folder: Path, case: Case, temperature: float, floor: float) -> None:
-    warm = load_router(folder, temperature=temperature, floor=floor)
+    warm = load_router(folder, greedy=False, temperature=temperature, floor=floor)
     for row, (observation, mask) in zip(decide(warm, case), case, strict=True):
         logs = np.array([p for p, ok in zip(by_torch(observation, mask), mask, strict=True) if ok])
         powers = np.exp((logs - logs.max()) / temperature)
@@ -164,11 +168,11 @@ def test_temperature_and_floor(folder: Path, case: Case, temperature: float, flo
 
 @given(cases)
 def test_greedy(folder: Path, router: LearnedRouter, case: Case) -> None:
-    soft, sharp = decide(router, case), decide(load_router(folder, greedy=True), case)
+    soft, sharp = decide(router, case), decide(load_router(folder), case)
     for row, greedy in zip(soft, sharp, strict=True):
         assert sorted(greedy) == [0.0, 0.0, 1.0]
         assert row[greedy.index(1.0)] == max(row)
-    floored = decide(load_router(folder, greedy=True, floor=0.1), case)
+    floored = decide(load_router(folder, floor=0.1), case)
     for greedy, row, (_, mask) in zip(sharp, floored, case, strict=True):
         assert row.index(max(row)) == greedy.index(1.0)
         assert min(p for p, ok in zip(row, mask, strict=True) if ok) == pytest.approx(
@@ -178,7 +182,7 @@ def test_greedy(folder: Path, router: LearnedRouter, case: Case) -> None:
 
 @pytest.mark.parametrize("temperature", [5e-324, 1e-300, 1e300])
 def test_extreme_temperatures(folder: Path, temperature: float) -> None:
-    extreme = load_router(folder, temperature=temperature)
+    extreme = load_router(folder, greedy=False, temperature=temperature)
     for team in range(8):
         rng = random.Random(team)
         features = [[rng.uniform(-1, 1) for _ in range(F)] for _ in range(team + 1)]
@@ -194,7 +198,7 @@ def test_extreme_temperatures(folder: Path, temperature: float) -> None:
 def test_equally_likely_actions_go_to_the_cheapest(model: bytes, tmp_path: Path) -> None:
     flat = with_tensor(model, "head.2.weight", 0.0)
     flat = with_tensor(flat, "head.2.bias", 0.0)
-    router = load_router(write(tmp_path, flat), greedy=True)
+    router = load_router(write(tmp_path, flat))
     alone = Observation(own=[0.0] * F, peers=[])
     case: Case = [(alone, ALL), (alone, [False, True, True])]
     assert decide(router, case) == [[1.0, 0.0, 0.0], [0.0, 0.0, 1.0]]
@@ -247,10 +251,22 @@ def test_what_the_folder_says(folder: Path, model: bytes) -> None:
     assert isinstance(router, Router)
     assert (router.name, router.version) == ("test-router", digest)
     assert router.competence == {"ann": 0.75, "bob": 0.25}
-    assert (router.temperature, router.greedy, router.floor) == (1.0, False, 0.0)
-    assert load_router(folder, temperature=2, greedy=True, floor=0.1).version == (
-        f"{digest}+temperature=2+greedy=True+floor=0.1"
+    assert (router.temperature, router.greedy, router.floor) == (1.0, True, 0.0)
+    assert load_router(folder, temperature=2, greedy=False, floor=0.1).version == (
+        f"{digest}+temperature=2+greedy=False+floor=0.1"
     )
+
+
+def test_the_mode_is_the_one_that_was_measured(model: bytes, tmp_path: Path) -> None:
+    measured = write(tmp_path / "drawn", model, gate="pass", mode="drawn")
+    with pytest.warns(UserWarning, match="passed its gate with drawn actions.*greedy=False"):
+        load_router(measured)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        load_router(measured, greedy=False)
+        load_router(write(tmp_path / "greedy", model, gate="pass"))
+    with pytest.raises(ConfigurationError, match="a temperature is for drawn actions"):
+        load_router(measured, temperature=0.5)
 
 
 def test_the_calibration_comes_with_it(model: bytes, tmp_path: Path) -> None:
@@ -569,7 +585,7 @@ def test_it_drops_into_the_graph(
             Agent("bob", wavering("bb"), competence=0.6),
             wavering("ccc"),
         ],
-        router=load_router(folder, temperature=3.0, floor=0.02),
+        router=load_router(folder, greedy=False, temperature=3.0, floor=0.02),
         critic="logprob",
         answer=MathAnswer(),
         max_rounds=4,
@@ -583,7 +599,7 @@ def test_it_drops_into_the_graph(
     episode = Episode.from_json(segment.read_bytes().strip())
     assert episode.options["router"] == {
         "name": "test-router",
-        "version": f"{router.version}+temperature=3.0+floor=0.02",
+        "version": f"{router.version.partition('+')[0]}+temperature=3.0+greedy=False+floor=0.02",
     }
     # Its own where given, else what the router knows, else one half: and so in the record.
     assert competences(episode.agents) == {"ann": 0.75, "bob": 0.6, "agent-3": 0.5}

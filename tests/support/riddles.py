@@ -21,7 +21,7 @@ from mpdf_langgraph.calibration import Calibration
 from mpdf_langgraph.observation import INDEX
 from tests.support.scripted import Reply, Request, Scripted, StatusError
 from training.learn.policy import Policy, export
-from training.learn.report import write_json
+from training.learn.report import write_manifest
 
 MODELS: list[Scripted] = []
 """Every model made, in order."""
@@ -96,13 +96,14 @@ def router(folder: Path, *, critic: str | None = None) -> Path:
     """Write a router of that policy."""
     folder.mkdir(parents=True)
     (folder / "policy.onnx").write_bytes(network())
-    write_json(
+    write_manifest(
         folder,
         name=folder.name,
         temperature=1.0,
         competence={"agent-1": 0.5},
         calibration=Calibration({}),
         gate="unknown",
+        mode="greedy",
         evidence={"why": "hand-made"},
         training={} if critic is None else {"critic": critic},
     )
@@ -123,5 +124,23 @@ def motley() -> Scripted:
         return AIMessage(text, response_metadata={"logprobs": {"content": [token]}})
 
     model = Scripted(reply=reply, model_name="motley")
+    MODELS.append(model)
+    return model
+
+
+def hot_headed() -> Scripted:
+    """Never reads its peers: asked cooler it is mostly right, else mostly wrong in its own way."""
+    heard: Counter[str] = Counter()
+
+    def reply(request: Request) -> Reply:
+        asked = str(request.messages[0].text)
+        heard[asked] += 1
+        rng = random.Random(f"{heard[asked]} {asked}")
+        number = re.search(r"Riddle .(\d+)", request.text)[1]  # type: ignore[index]
+        right = rng.random() < (0.9 if request.kwargs["temperature"] < 1.0 else 0.3)
+        letter = "abcdefghijklmnopqrstuvwxyz"[request.number % 26]  # never the very same text
+        return f"{letter}: the answer is {number if right else rng.randrange(1000, 9999)}"
+
+    model = Scripted(reply=reply, logprob=-0.3, model_name="hot", temperature=1.0)
     MODELS.append(model)
     return model

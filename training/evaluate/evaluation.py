@@ -14,7 +14,8 @@ file of samples belongs to its models: another model of the same name needs anot
 
 Routers given together are seeds of one method where their folders differ in their last number
 alone (seed-0, seed-1) and they were fitted with the same options. Each learned method comes with
-its *control*: the same decisions with every REFINE replaced by a fresh proposal. `router.json` of
+its *control*: the same decisions with every REFINE replaced by a fresh proposal, drawn with the
+sampling of refinements (temperature and length). `router.json` of
 each router gets its own gate: `pass` where the router beats the best baseline at no more tokens
 and its control loses, both with lower 95 % bounds above zero. Without validation questions the
 baselines are not at their best, and nothing passes.
@@ -234,22 +235,22 @@ async def evaluate(options: Options) -> dict[str, Method]:
                 link_controls(own)
                 gate, evidence = verdict(own[name], methods | own)
                 evidence |= {"critic": options.critic, "rounds": options.rounds}
-                evidence["drawn"] = options.sampled
                 if gate == "pass" and options.validation is None:
                     gate = "unknown"
                     evidence["why"] = "the baselines were not tuned: give --validation"
-                set_gate(folder, gate, evidence)
+                set_gate(folder, gate, evidence, drawn=options.sampled)
     return methods
 
 
 # --- files ------------------------------------------------------------------------------------
 
 
-def set_gate(folder: Path, gate: str, evidence: dict[str, Any]) -> None:
-    """Write a router's gate and its evidence into `router.json`."""
+def set_gate(folder: Path, gate: str, evidence: dict[str, Any], *, drawn: bool) -> None:
+    """Write a router's gate, its evidence, and the mode it was measured in into `router.json`."""
     path = folder / "router.json"
     content = json.loads(path.read_text())
-    content |= {"gate": gate, "evidence": {**content.get("evidence", {}), "evaluation": evidence}}
+    content |= {"gate": gate, "mode": "drawn" if drawn else "greedy"}
+    content |= {"evidence": {**content.get("evidence", {}), "evaluation": evidence}}
     path.with_suffix(".tmp").write_text(json.dumps(content, indent=1) + "\n")
     path.with_suffix(".tmp").replace(path)
     print(f"{folder}: gate {gate}")
@@ -271,7 +272,8 @@ def write(
         "intervals are 95 %, paired, over questions; tokens are prompt + completion, the critic's "
         "included; failed questions count as wrong; calibration error is that of the confidence in "
         "the answer. The control of a router takes its decisions, "
-        "with a fresh proposal for every REFINE. DyLAN keeps the two agents that did best, as its "
+        "with a fresh proposal for every REFINE, at the refinements' sampling. DyLAN keeps the two "
+        "agents that did best, as its "
         "authors mean it (their code keeps others); the critic's confidence ranks them. Threshold "
         f"router, {how}: bar {options.bar:g}, gap {options.gap:g}; adaptive resampling, {how}: "
         f"stops at a share of {options.share:g}."

@@ -83,6 +83,7 @@ class Play:
         if self._pool_size > len(bench.crowd):
             raise ConfigurationError(f"--methods: votes are of {len(bench.crowd)} agents at most")
         self._pool: list[Episode | None] | None = None
+        self._fresh: list[Episode | None] | None = None
         self._oracles: list[Outcomes] = []
         self._routed: dict[str, tuple[Outcomes, Outcomes]] = {}
 
@@ -95,6 +96,12 @@ class Play:
         if self._pool is None:
             self._pool = await self.bench.pool("pool", self.questions, self._pool_size)
         return self._pool
+
+    async def fresh(self, rounds: int) -> list[Episode | None]:
+        """Return the vote that the controls take their fresh proposals from."""
+        if self._fresh is None:
+            self._fresh = await self.bench.fresh("fresh proposals", self.questions, rounds)
+        return self._fresh
 
     async def oracle(self, rounds: int) -> Outcomes:
         """Return what the oracle of so many rounds gives; all are played in one go."""
@@ -123,7 +130,7 @@ class Play:
             controls: Outcomes = ()
             if control:
                 rule = make_rule(setting.consensus)[1]
-                pairs = zip(episodes, await self.pool(), strict=True)
+                pairs = zip(episodes, await self.fresh(setting.rounds), strict=True)
                 controls = [
                     None if e is None or p is None else pools.replaced(e, p, rule) for e, p in pairs
                 ]
@@ -268,8 +275,8 @@ def select(
         routers: From `open_routers`.
         setting: What all have in common.
         agents: Size of the team.
-        control: Every router also with each REFINE replaced by a fresh proposal: where that does
-            as well, refining was worth no more than another sample.
+        control: Every router also with each REFINE replaced by a fresh proposal, at the sampling
+            of refinements: where that does as well, reading the peers was worth nothing.
 
     Raises:
         ConfigurationError: There is no such method, or a router bears the name of another one.
@@ -331,8 +338,7 @@ def _of_router(
     methods = [Method(name, tuple((version, ask) for version, ask, _ in made), kind)]
     if controlled:
         runs = tuple((version, ask) for version, _, ask in made)
-        needs = controlled * (1 + setting.rounds)
-        methods.append(Method(f"{name}: control", runs, "control", needs))
+        methods.append(Method(f"{name}: control", runs, "control"))
     return methods
 
 
@@ -383,8 +389,9 @@ def open_routers(folders: Sequence[Path], setting: Setting) -> dict[str, list[Ro
 
 
 def _open(folder: Path, setting: Setting) -> Router:
-    with warnings.catch_warnings():  # that it has not been measured yet: it is about to be
+    with warnings.catch_warnings():  # that it has not been measured so yet: it is about to be
         warnings.filterwarnings("ignore", "router .* has not been shown", UserWarning)
+        warnings.filterwarnings("ignore", "router .* passed its gate with", UserWarning)
         router = load_router(folder, greedy=not setting.sampled)
     fitted = _training(folder).get("critic")
     critics = [fitted] if isinstance(fitted, str) else fitted or []

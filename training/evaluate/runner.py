@@ -250,6 +250,23 @@ class Bench:
         settings = {"router": "always-persist", "consensus": "majority"}
         return await self.run(label, questions, agents=self.crowd[:size], **settings)
 
+    async def fresh(
+        self, label: str, questions: Sequence[Question], rounds: int
+    ) -> list[Episode | None]:
+        """Draw what the controls take instead of refinements: one vote of everything.
+
+        First the team's own proposals, then fresh ones of its doubles, enough for every round.
+        These are drawn with the sampling that the agents *refine* with: a model that never reads
+        its peers may still gain by being asked cooler, or by being given more room.
+        """
+        team = len(self.agents)
+        doubles = [
+            replace(agent, sampling=agent.sampling_for(refine=True))
+            for agent in self.crowd[team : team * (1 + rounds)]
+        ]
+        settings = {"router": "always-persist", "consensus": "majority"}
+        return await self.run(label, questions, agents=[*self.agents, *doubles], **settings)
+
     async def calibrate(self, questions: Sequence[Question]) -> Calibration:
         """Fit a calibration of the confidences, and use it from now on.
 

@@ -181,9 +181,9 @@ def adaptive(share: float, least: int = 3, most: int = 15) -> Callable[[Episode]
 def replaced(episode: Episode, pool: Episode, rule: ConsensusRule) -> Outcome:
     """Replay an episode's decisions with every REFINE replaced by a fresh proposal.
 
-    The control: where it does as well, refining was worth no more than another sample. The
-    agents hold their proposals from the pool at first; CONCEDE goes to whoever is strongest
-    among what is held then.
+    The control: where it does as well, refining was worth no more than another sample that is
+    drawn as coolly as a refinement (`Bench.fresh`). The agents hold their proposals from the pool
+    at first. CONCEDE goes to whoever is strongest among what is held then.
 
     Args:
         episode: The deliberation whose decisions are replayed.

@@ -39,6 +39,7 @@ class Judged:
         question: The question.
         source: Which measurement the confidence is.
         stage: One of `STAGES`.
+        agent: Whose response it is.
         confidence: As the critic gave it.
         right: 1 where the answer is right, else 0.
     """
@@ -46,6 +47,7 @@ class Judged:
     question: NDArray[Any]
     source: NDArray[Any]
     stage: NDArray[Any]
+    agent: NDArray[Any]
     confidence: NDArray[np.float64]
     right: NDArray[np.float64]
 
@@ -65,10 +67,13 @@ class Judged:
     def calibrated(self, calibration: Calibration) -> NDArray[np.float64]:
         """Return the calibrated confidences, ``[R]``."""
         result = self.confidence.copy()
-        for source, curves in calibration.root.items():
-            for stage in STAGES:
-                chosen = (self.source == source) & (self.stage == stage)
-                result[chosen] = apply_curve(getattr(curves, stage), result[chosen])
+        for source in sorted(set(self.source)):
+            for agent in sorted(set(self.agent)):
+                curves = calibration.curves_of(source, agent)
+                for stage in STAGES if curves is not None else ():
+                    chosen = (self.source == source) & (self.stage == stage)
+                    chosen &= self.agent == agent
+                    result[chosen] = apply_curve(getattr(curves, stage), result[chosen])
         return result
 
     def parts(self) -> dict[str, "Judged"]:
@@ -106,7 +111,7 @@ def read_judged(
     Raises:
         TraceError: There is no such path, or it cannot be read.
     """
-    rows = read_rows(paths, "responses", _make_row, processes=processes)
+    rows = read_rows(paths, "judged", _make_row, processes=processes)
     return _judge_rows(rows, grader, references)
 
 
@@ -114,6 +119,7 @@ def _make_row(episode: Episode) -> Row:
     """Return the answers with a known confidence, as positions in the text ``"answers"``."""
     answers: dict[str, int] = {}
     sources: dict[str, int] = {}
+    agents: dict[str, int] = {}
     found = []
     for one in episode.responses.values():
         said, answer = one["critique"], one["answer"]
@@ -123,12 +129,13 @@ def _make_row(episode: Episode) -> Row:
         if one["round"] < first_hint(episode):
             code = answers.setdefault(answer, len(answers))
             source = sources.setdefault(said["source"], len(sources))
-            found.append((code, source, STAGES.index(stage_of(one)), confidence))
-    codes = np.array([row[:3] for row in found], np.int16).reshape(-1, 3)
+            agent = agents.setdefault(one["agent"], len(agents))
+            found.append((code, source, STAGES.index(stage_of(one)), agent, confidence))
+    codes = np.array([row[:4] for row in found], np.int16).reshape(-1, 4)
     arrays = {
         "count": np.array([len(found)]),
         "codes": codes,
-        "confidence": np.array([row[3] for row in found], float),
+        "confidence": np.array([row[4] for row in found], float),
     }
     texts = {
         "id": episode.id,
@@ -136,6 +143,7 @@ def _make_row(episode: Episode) -> Row:
         "reference": episode.reference,
         "answers": [*answers],
         "sources": [*sources],
+        "agents": [*agents],
     }
     return Row(arrays, texts)
 
@@ -145,7 +153,7 @@ def _judge_rows(rows: Rows, grader: Grader, references: Mapping[str, str] | None
     count, codes, confidence = (
         rows.arrays.get(name, np.zeros(shape, dtype))
         for name, shape, dtype in (
-            ("count", 0, int), ("codes", (0, 3), int), ("confidence", 0, float)
+            ("count", 0, int), ("codes", (0, 4), int), ("confidence", 0, float)
         )
     )  # fmt: skip
     truths, last = find_references(texts, references or {})
@@ -164,6 +172,7 @@ def _judge_rows(rows: Rows, grader: Grader, references: Mapping[str, str] | None
         question=np.array(texts.get("question", []), object)[of],
         source=look_up_text("sources", 1),
         stage=np.array(STAGES, object)[codes[:, 2]],
+        agent=look_up_text("agents", 3),
         confidence=confidence,
         right=np.array([bool(known(answer, truths[i])) for answer, i in answers], float),
     )
@@ -173,18 +182,66 @@ def fit_calibration(judged: Judged) -> Calibration:
     """Fit a calibration: a curve for the proposals and one for the refined, of each measurement.
 
     A stage with fewer than `LEAST` right or wrong responses takes the curve of both stages.
+
+    Agents whose answers are right more or less often than their confidences say get curves of
+    their own: the curve of all, shifted. Each shift is shrunk: the more, the less certain it is,
+    and the less the agents differ at all. Agents that are alike share one curve, or nearly.
     """
     fitted = {}
     for source in sorted(set(judged.source)):
         both = judged.select(judged.source == source)
-        stages = {}
+        stages, shifts = {}, {}
         for stage in STAGES:
             part = both.select(both.stage == stage)
             enough = min(part.right.sum(), len(part) - part.right.sum()) >= LEAST
-            chosen = part if enough else both
-            stages[stage] = fit_curve(chosen.confidence, chosen.right)
+            used = part if enough else both
+            stages[stage] = fit_curve(used.confidence, used.right)
+            shifts[stage] = _shifts(used, stages[stage])
         fitted[source] = Curves(**stages)
+        for agent in sorted({name for found in shifts.values() for name in found}):
+            own = {
+                stage: Curve(slope=curve.slope, shift=curve.shift + shifts[stage].get(agent, 0.0))
+                for stage, curve in stages.items()
+            }
+            fitted[f"{source}@{agent}"] = Curves(**own)
     return Calibration(fitted)
+
+
+def _shifts(part: Judged, curve: Curve) -> dict[str, float]:
+    """Return by how much each agent's log-odds lie above the curve of all; empty if by nothing.
+
+    One step of Newton's method gives each agent's shift. Its variance counts the responses to one
+    question as dependent. The variance between agents is DerSimonian and Laird's ("Meta-analysis in
+    clinical trials", 1986), and 0 where the shifts differ no more than chance would have it.
+    """
+    names = sorted(set(part.agent))
+    expected = apply_curve(curve, part.confidence)
+    found, variances = [], []
+    for name in names:
+        own = part.agent == name
+        shift = 0.0
+        odds = logit(np.clip(expected[own], EDGE, 1 - EDGE))
+        for _ in range(20):
+            p = expit(odds + shift)
+            information = float((p * (1 - p)).sum())
+            # A little of the curve's own opinion, or an agent that is always right has no shift.
+            shift += float((part.right[own] - p).sum() - 0.1 * shift) / (information + 0.1)
+        p = expit(odds + shift)
+        _, question = np.unique(part.question[own].astype(str), return_inverse=True)
+        spread = float((np.bincount(question, part.right[own] - p) ** 2).sum())
+        information = float((p * (1 - p)).sum()) + 0.1
+        found.append(shift)
+        variances.append((spread + 0.1) / information**2)
+    if len(names) < 2:
+        return {}
+    shifts, weight = np.array(found), 1 / np.array(variances)
+    centre = float((weight * shifts).sum() / weight.sum())
+    excess = float((weight * (shifts - centre) ** 2).sum()) - (len(names) - 1)
+    between = excess / float(weight.sum() - (weight**2).sum() / weight.sum())
+    if between <= 0:
+        return {}
+    share = between / (between + np.array(variances))
+    return dict(zip(names, (centre + share * (shifts - centre)).tolist(), strict=True))
 
 
 def fit_curve(confidence: Array, right: Array) -> Curve:

@@ -30,6 +30,12 @@ class Config:
     """How answers are compared with references."""
     algorithm: Algorithm = "softrankpo"
     """Second stage; `none` stops after SFT."""
+    values: Literal["one-step", "fitted"] = "fitted"
+    """What a move is worth to the group: right after it (one-step), or at the end of the
+    deliberation, by a value network that is fitted on the traces."""
+    policy_iterations: int = 2
+    """Times that the second stage is run with fitted values: first as if everybody went on like the
+    traces' policy, then as if everybody went on like the policy before."""
     tau: float = 0.8
     """Smoothness of SoftRankPO's ranks, in units of the rewards' spread; 0 takes hard ranks."""
     beta: float = 0.3
@@ -74,8 +80,11 @@ class Config:
     """Width of the policy, a multiple of 4."""
     validation: float = 0.2
     """Share of the questions held out."""
+    drawn: bool = False
+    """Choose, report and gate the router as it is with drawn actions (`load_router(...,
+    greedy=False)`), not with the likeliest ones."""
     temperature: float = 1.0
-    """Temperature at which the deployed router draws; `load_router` can override it."""
+    """Temperature at which actions are drawn; `load_router` can override it."""
     seed: int = 0
     """Seed of weights and batches, and of which questions are held out."""
     device: str = "cpu"
@@ -112,7 +121,15 @@ class Config:
             "label_temperature",
             "learning_rate",
         )
-        whole = ("sft_epochs", "epochs", "patience", "batch_size", "width", "threads")
+        whole = (
+            "sft_epochs",
+            "epochs",
+            "patience",
+            "batch_size",
+            "width",
+            "threads",
+            "policy_iterations",
+        )
         rules = [
             *[(name, getattr(self, name) >= 0, "0 or more") for name in at_least_0],
             *[(name, getattr(self, name) > 0, "above 0") for name in (*above_0, "temperature")],

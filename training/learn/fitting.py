@@ -16,7 +16,7 @@ import math
 import os
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
 from functools import cache
 from typing import Any
@@ -24,6 +24,7 @@ from typing import Any
 import numpy as np
 import torch
 import tyro
+from numpy.typing import NDArray
 from torch import Tensor
 from tqdm import tqdm
 
@@ -33,18 +34,22 @@ from training.learn import losses, softrankpo
 from training.learn.calibrate import fit_calibration, read_judged
 from training.learn.checkpoints import Log, content_hash, prepare_folder, save_checkpoint
 from training.learn.dataset import Groups, check_answer, critics_of, load, split
+from training.learn.doubly_robust import WholeEpisodes, whole_episodes
 from training.learn.fit_config import Config, read_labels
+from training.learn.joint import load_joint
 from training.learn.off_policy import to_plain
 from training.learn.policy import Policy
 from training.learn.router_folder import export_router
 from training.learn.tensors import (
     Data,
+    decisions_of,
     estimate_competence,
     expected_reward,
     log_probabilities,
     set_competence,
     to_data,
 )
+from training.learn.values import ToTheEnd
 
 View = Callable[[Groups, Mapping[str, float]], Groups]
 """From groups and the agents' competence to the groups as the policy sees them."""
@@ -78,6 +83,8 @@ LossFunction = Callable[[Policy, Data, Tensor, Tensor | None], tuple[Tensor, dic
 """From the policy, the groups, a batch's indices and, for PPO and GRPO alone, the
 log-probabilities ``[G, 3]`` that the policy had when the epoch began, to the loss and what to
 log."""
+CHOOSING = 0.125
+"""Share of the questions that are not held out on which the epochs are chosen."""
 MOST_STEPS = 400
 """Steps of an epoch, at most: beyond, batches get larger, as small ones cost twice the time."""
 
@@ -300,21 +307,29 @@ def fit(
     for problem in reading.problems:
         print(f"warning: {problem}", file=sys.stderr)
     train, held_out = split(groups, config.validation, config.seed)
-    if not len(train) or not len(held_out):
+    # The epochs are chosen on questions that the report does not quote.
+    train, choosing = split(train, CHOOSING, config.seed + 1)
+    if not len(train) or not len(choosing) or not len(held_out):
         raise ConfigurationError(
             f"{len(groups)} turns of {len(groups.questions)} questions leave {len(train)} to train "
-            f"on and {len(held_out)} to validate on: collect more traces, in which agents disagree"
+            f"on, {len(choosing)} to choose by and {len(held_out)} to report: collect more traces, "
+            "in which agents disagree"
         )
     competence = estimate_competence(train)
-    train, held_out = (view(part, competence) for part in (train, held_out))
-
-    def tensors(cost: float) -> tuple[Data, Data]:
-        return (
-            to_data(train, config, cost, hard_labels=hard_labels),
-            to_data(held_out, config, cost, hard_labels=hard_labels),
+    parts = [view(part, competence) for part in (train, choosing, held_out)]
+    train, _, held_out = parts
+    ends = None
+    if config.values == "fitted":
+        joint = load_joint(
+            config.traces, grader=right, labels=labels, calibration=calibration, processes=processes
         )
+        ends = ToTheEnd(joint, parts, competence, config.seed)
+        parts = ends.revalued()[1]
 
-    data, validation = tensors(config.cost)
+    def tensors(parts: Sequence[Groups], cost: float) -> list[Data]:
+        return [to_data(part, config, cost, hard_labels=hard_labels) for part in parts]
+
+    data, validation, reported = tensors(parts, config.cost)
     settings = settings_of(config, reward_scale, data, validation)
     prepare_folder(config.out, settings, resume=config.resume)
 
@@ -331,29 +346,65 @@ def fit(
     with closing(Log(config.out)) as log:
         epochs = config.sft_epochs
         run_stage("sft", policy, sft_loss, sft_score, data, validation, epochs, config, log)
-        fitted = {"SFT": policy}
+        chosen, fitted = "SFT", {"SFT": policy}
         costs = () if config.algorithm == "none" else (config.cost, *config.sweep)
         for cost in dict.fromkeys(costs):
-            stage = stage_name(config.algorithm, cost)
-            fitted[stage] = copy.deepcopy(policy)
-            rollouts, held = tensors(cost)
-            loss = second_stage_loss(config, policy, rollouts, reward_scale)
+            before, worth = policy, parts
+            for iteration in range(1 if ends is None else config.policy_iterations):
+                stage = stage_name(config.algorithm, cost)
+                if iteration:
+                    assert ends is not None
+                    stage += f"-iteration-{iteration + 1}"
+                    followed = probabilities_at(before, worth, config)
+                    worth = ends.revalued(ends.policy(followed))[1]
+                at_cost = tensors(worth, cost)
+                fitted[stage] = copy.deepcopy(before)
+                loss = second_stage_loss(config, before, at_cost[0], reward_scale)
 
-            def score(policy: Policy, held: Data = held) -> float:
-                return expected_reward(policy, held, held_out)
+                def score(
+                    policy: Policy, held: Data = at_cost[1], part: Groups = worth[1]
+                ) -> float:
+                    return expected_reward(policy, held, part, drawn=config.drawn)
 
-            run_stage(stage, fitted[stage], loss, score, rollouts, held, config.epochs, config, log)
+                run_stage(
+                    stage,
+                    fitted[stage],
+                    loss,
+                    score,
+                    at_cost[0],
+                    at_cost[1],
+                    config.epochs,
+                    config,
+                    log,
+                )
+                before = fitted[stage]
+            if cost == config.cost:
+                chosen, (data, _, reported) = stage, at_cost
+                parts = worth
+
+    def estimate(probabilities: NDArray[np.float64]) -> WholeEpisodes:
+        if ends is None:
+            return WholeEpisodes(0.0, unknown="it takes fitted values (--values fitted)")
+        others = probabilities_at(fitted[chosen], parts[:-1], config)
+        at = ends.policy([*others, probabilities])
+        states, policy, question = ends.held_out(len(parts) - 1, at)
+        return whole_episodes(states, ends.values(at), policy, question)
 
     advantages, scale = advantages_of(config, data, reward_scale)
     seconds = time.perf_counter() - started
     tied = data.tied.double().mean().item()
-    sizes = f"{len(train)} turns to train on ({tied:.0%} tied), {len(held_out)} held out"
+    sizes = (
+        f"{len(train)} turns to train on ({tied:.0%} tied), {len(choosing)} to choose epochs by, "
+        f"{len(held_out)} of other questions for this report"
+    )
     return export_router(
         config,
         fitted,
-        "SFT" if config.algorithm == "none" else stage_name(config.algorithm, config.cost),
+        chosen,
         held_out=held_out,
-        validation=validation,
+        worth=parts[-1],
+        whole=estimate,
+        validation=reported,
         rewards=data.rewards[data.untied].cpu().numpy(),
         advantages=advantages[data.untied].cpu().numpy(),
         scale=scale,
@@ -364,6 +415,14 @@ def fit(
         critics=critics_of(config.traces),
         summary=[f"{reading}.", f"{sizes}; seed {config.seed}, {seconds:.0f} s."],
     )
+
+
+def probabilities_at(
+    policy: Policy, parts: Sequence[Groups], config: Config
+) -> list[NDArray[np.float64]]:
+    """Return what a policy decides by, at every part of the groups, ``[G, 3]`` each."""
+    logs = (log_probabilities(policy, to_data(part, config, 0.0)) for part in parts)
+    return [decisions_of(one, drawn=config.drawn, temperature=config.temperature) for one in logs]
 
 
 def command() -> None:

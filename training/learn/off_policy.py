@@ -1,8 +1,7 @@
 """What a router would give, estimated from stored traces before it is ever run.
 
 *One turn*: PERSIST and CONCEDE are known exactly with the peers held at what they did, REFINE is
-the mean of its samples. *Whole episodes*: doubly robust importance sampling, where the behaviour
-policy's own decisions match often enough to say anything.
+the mean of its samples. Whole deliberations are estimated in `doubly_robust`.
 """
 
 from dataclasses import asdict, dataclass
@@ -16,13 +15,8 @@ from training.learn.dataset import Groups
 from training.learn.measures import Interval, mean_interval
 
 Array = NDArray[np.float64]
-LEAST_EFFECTIVE_SAMPLE = 100.0
-"""Below this effective sample size a whole-episode estimate is not worth its interval."""
 LEAST_QUESTIONS = 50
 """Of a measurement that may set a gate: the bootstrap interval of three that gain is [1, 1]."""
-MOST_UNSEEN = 0.01
-"""Decisions an episode, in the mean, that the traces' policy never makes: they have no weight in
-a whole-episode estimate, so that more of them would bias it."""
 
 
 def action_means(groups: Groups, values: NDArray[Any]) -> Array:
@@ -115,73 +109,6 @@ def one_turn(groups: Groups, probabilities: Array, rewards: NDArray[Any], seed: 
         actions_disagreeing=probabilities[disagreeing].mean(0).tolist()
         if disagreeing.any()
         else [float("nan")] * 3,
-    )
-
-
-@dataclass(frozen=True)
-class WholeEpisodes:
-    """A doubly robust estimate of whole deliberations.
-
-    Attributes:
-        effective_sample: Kish's effective sample size of the importance weights.
-        against_vote: Difference in accuracy to the plain vote of the proposals. None: unknown,
-            for the reason that `unknown` gives.
-        against_behaviour: The same to the policy that made the traces.
-        unknown: Why there is no estimate. It is empty if there is one.
-    """
-
-    effective_sample: float
-    against_vote: Interval | None = None
-    against_behaviour: Interval | None = None
-    unknown: str = ""
-
-
-def whole_episodes(groups: Groups, probabilities: Array, seed: int = 0) -> WholeEpisodes:
-    """Estimate whole deliberations by weighted importance sampling with a control variate.
-
-    Every episode is weighted by the product over its turns of π(a|o) / b(a|o). What the plain
-    vote of an episode's proposals gives is known whatever was decided later, so only the
-    difference to it is weighted (the doubly robust form of Jiang & Li 2016, with the vote as
-    the value model): where deliberating never changes the vote, the estimate is 0 with no
-    variance. It says nothing where it cannot: few episodes went as the router would have it, or
-    the router does what the traces' policy never did. Episodes without a decision are left out.
-
-    Args:
-        groups: All turns of the held-out episodes.
-        probabilities: The router's, shape ``[G, 3]``.
-        seed: Of the bootstrap.
-    """
-    ids, index = np.unique(groups.episode, return_inverse=True)
-    if not len(ids):
-        return WholeEpisodes(0.0, unknown="there are no episodes with a decision")
-    taken = (np.arange(len(groups)), groups.taken)
-    with np.errstate(divide="ignore"):
-        ratio = np.log(probabilities[taken]) - np.log(groups.behaviour[taken].astype(float))
-    weight = np.exp(np.bincount(index, np.maximum(ratio, -1e3)))
-    never = np.where(groups.behaviour > 0, 0.0, probabilities).sum(1)
-    gain = groups.outcomes.final[ids].astype(float) - groups.outcomes.vote[ids].astype(float)
-    total = weight.sum()
-    effective = float(total**2 / (weight**2).sum()) if total > 0 else 0.0
-    if effective < LEAST_EFFECTIVE_SAMPLE:
-        return WholeEpisodes(
-            effective,
-            unknown=f"effective sample {effective:.0f}, {LEAST_EFFECTIVE_SAMPLE:.0f} needed",
-        )
-    if (often := float(np.bincount(index, never).mean())) > MOST_UNSEEN:
-        return WholeEpisodes(
-            effective,
-            unknown=f"{often:.2f} decisions of an episode are such as the traces' policy never "
-            "makes: collect with a router that explores",
-        )
-    first = np.full(len(ids), -1, dtype=np.int64)
-    first[index] = groups.question
-    estimate = float((gain * weight).sum() / total)
-    # Its mean is the estimate, and its spread that of a ratio of two sums (delta method).
-    each = estimate + weight / weight.mean() * (gain - estimate)
-    return WholeEpisodes(
-        effective,
-        mean_interval(each, first, seed=seed),
-        mean_interval(each - gain, first, seed=seed),
     )
 
 

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 from torch.export import Dim
 
-from mpdf_langgraph.observation import FEATURES
+from mpdf_langgraph.observation import FEATURES, INDEX
 from mpdf_langgraph.state import ACTIONS
 
 #: Log-probability of a forbidden action, about: exp() of it is 0, and it stays finite, so that
@@ -30,6 +30,7 @@ OUTPUT = "log_probabilities"
 # A standardised feature is cut here: what training hardly ever saw must not decide alone.
 _WIDEST = 5.0
 _NO_SPREAD = 1e-6
+_LEAST_COMPETENCE_SPREAD = 0.1
 
 
 class Standardise(nn.Module):
@@ -143,6 +144,10 @@ class Policy(nn.Module):
         """
         self.own_scale.fit(own)
         self.peer_scale.fit(peers[peer_mask])
+        if self.features == len(FEATURES):
+            # Agents that are equally good differ by noise: that must not be blown up.
+            for scale in (self.own_scale, self.peer_scale):
+                scale.std[INDEX["competence"]].clamp_(min=_LEAST_COMPETENCE_SPREAD)
 
 
 def export(policy: Policy, path: str | os.PathLike[str]) -> None:

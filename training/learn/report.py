@@ -13,8 +13,9 @@ from mpdf_langgraph.calibration import Calibration
 from mpdf_langgraph.observation import FEATURE_VERSION, INDEX
 from mpdf_langgraph.state import ACTIONS
 from training.collect.files import write_json
+from training.learn.doubly_robust import WholeEpisodes
 from training.learn.measures import quality, reliability
-from training.learn.off_policy import LEAST_QUESTIONS, OneTurn, WholeEpisodes
+from training.learn.off_policy import LEAST_QUESTIONS, OneTurn
 
 FORMAT = 2
 EXPLANATION = (
@@ -28,15 +29,15 @@ COLORS = {"PERSIST": "#4477aa", "REFINE": "#ee6677", "CONCEDE": "#ccbb44"}
 def gate_of(turn: OneTurn, whole: WholeEpisodes) -> tuple[str, str]:
     """Return the gate, and why: `pass`, `fail` or `unknown`.
 
-    Stored traces alone can fail a router, but pass one only where whole deliberations could be
-    estimated; as a rule that takes real runs (`evaluate.py`, which rewrites the gate).
+    Whole deliberations decide, where they can be estimated; one turn alone can fail a router and
+    never pass it. Real runs (`evaluate.py`) compare it with more baselines, and rewrite the gate.
     """
     differences = [turn.against_vote, turn.against_behaviour]
     if min(d.questions for d in differences) < LEAST_QUESTIONS:
         return "unknown", f"fewer than {LEAST_QUESTIONS} held-out questions"
-    if any(d.high < 0 for d in differences):
-        return "fail", "one turn of it is worse than a vote or than the policy in the traces"
     if whole.against_vote is None or whole.against_behaviour is None:
+        if any(d.high < 0 for d in differences):
+            return "fail", "one turn of it is worse than a vote or than the policy in the traces"
         return "unknown", (
             f"whole deliberations cannot be estimated ({whole.unknown}); run training/evaluate.py"
         )
@@ -108,6 +109,7 @@ def write_manifest(
     competence: Mapping[str, float],
     calibration: Calibration,
     gate: str,
+    mode: str,
     evidence: Mapping[str, Any],
     training: Mapping[str, Any],
 ) -> dict[str, Any]:
@@ -123,6 +125,7 @@ def write_manifest(
         "competence": dict(competence),
         "calibration": calibration.model_dump(),
         "gate": gate,
+        "mode": mode,
         "evidence": dict(evidence),
         "training": dict(training),
         "sha256": {"policy.onnx": digest},
@@ -310,7 +313,8 @@ def write_report(
         f"Effective sample size {whole.effective_sample:.0f}: "
         + (
             f"accuracy {whole.against_vote} against the vote of the proposals, "
-            f"{whole.against_behaviour} against the policy in the traces (doubly robust)."
+            f"{whole.against_behaviour} against the policy in the traces, at {whole.tokens} tokens "
+            "against that policy (doubly robust)."
             if whole.against_vote
             else f"accuracy unknown ({whole.unknown})."
         ),

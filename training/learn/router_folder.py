@@ -1,6 +1,7 @@
 """Writes a router's folder: what every fitted policy would give, and the chosen one."""
 
 import sys
+from collections.abc import Callable
 from dataclasses import asdict
 from typing import Any
 
@@ -10,8 +11,9 @@ from numpy.typing import NDArray
 from mpdf_langgraph.calibration import Calibration
 from training.learn.calibrate import Judged
 from training.learn.dataset import Groups
+from training.learn.doubly_robust import WholeEpisodes
 from training.learn.fit_config import Config
-from training.learn.off_policy import one_turn, to_plain, whole_episodes
+from training.learn.off_policy import one_turn, to_plain
 from training.learn.policy import Policy, export
 from training.learn.report import (
     calibration_rows,
@@ -24,7 +26,7 @@ from training.learn.report import (
     write_manifest,
     write_report,
 )
-from training.learn.tensors import Data, log_probabilities
+from training.learn.tensors import Data, decisions_of, log_probabilities
 
 
 def export_router(
@@ -33,7 +35,9 @@ def export_router(
     chosen: str,
     *,
     held_out: Groups,
+    worth: Groups,
     validation: Data,
+    whole: Callable[[NDArray[Any]], WholeEpisodes],
     rewards: NDArray[Any],
     advantages: NDArray[Any],
     scale: float,
@@ -51,7 +55,9 @@ def export_router(
         policies: Every fitted policy, by name.
         chosen: The one that becomes the router.
         held_out: Groups to estimate on, as the policies see them.
-        validation: The same as tensors.
+        worth: The same with the rewards that the chosen policy was fitted to.
+        validation: These as tensors.
+        whole: Estimates whole deliberations by a policy, given at the groups.
         rewards: Of the training rollouts that are not tied, shape ``[n]``.
         advantages: SoftRankPO's advantages of the same.
         scale: s, which the rewards were divided by for them.
@@ -66,18 +72,22 @@ def export_router(
         The content of `router.json`.
     """
     held_rewards = validation.rewards.cpu().numpy()
-    labels = np.eye(3)[held_out.labels(config.weights())]
+    labels = np.eye(3)[worth.labels(config.weights())]
     probabilities = {
         "always PERSIST": np.tile([1.0, 0.0, 0.0], (len(held_out), 1)),
         "the traces' policy": held_out.behaviour.astype(float),
     }
+    modes = {True: "drawn", False: "greedy"}
     for name, policy in policies.items():
-        logs = log_probabilities(policy, validation).double() / config.temperature
-        probabilities[name] = logs.softmax(-1).cpu().numpy()
+        logs = log_probabilities(policy, validation)
+        for drawn in (config.drawn, not config.drawn):
+            decided = decisions_of(logs, drawn=drawn, temperature=config.temperature)
+            probabilities[f"{name}, {modes[drawn]}"] = decided
+    chosen = f"{(fitted_as := chosen)}, {modes[config.drawn]}"
     probabilities["oracle"] = labels
     estimates = {name: one_turn(held_out, p, held_rewards) for name, p in probabilities.items()}
     turn = estimates[chosen]
-    whole = whole_episodes(held_out, probabilities[chosen])
+    whole_estimate = whole(probabilities[chosen])
     shares = {"all": labels.mean(0)}
     for name, subset in (
         ("not tied", ~validation.tied.cpu().numpy()),
@@ -104,13 +114,13 @@ def export_router(
         print(f"warning: {warning}", file=sys.stderr)
 
     out = config.out
-    export(policies[chosen], out / "policy.onnx")
+    export(policies[fitted_as], out / "policy.onnx")
     plot_training(out / "training.png", rows, list(dict.fromkeys(row["stage"] for row in rows)))
     plot_rewards(out / "rewards.png", rewards, advantages)
     mended = measured.calibrated(calibration)
     plot_calibration(out / "calibration.png", measured.confidence, measured.right, mended)
     plot_front(out / "front.png", {n: (e.tokens, e.own.mean) for n, e in estimates.items()}, chosen)
-    gate = gate_of(turn, whole)
+    gate = gate_of(turn, whole_estimate)
     content = write_manifest(
         out,
         name=out.resolve().name,
@@ -118,7 +128,12 @@ def export_router(
         competence=competence,
         calibration=calibration,
         gate=gate[0],
-        evidence={"why": gate[1], "one_turn": to_plain(turn), "whole_episodes": to_plain(whole)},
+        mode=modes[config.drawn],
+        evidence={
+            "why": gate[1],
+            "one_turn": to_plain(turn),
+            "whole_episodes": to_plain(whole_estimate),
+        },
         training={
             **asdict(config),
             "critic": critics,
@@ -133,7 +148,7 @@ def export_router(
         summary=[*summary, ranks],
         estimates=estimates,
         chosen=chosen,
-        whole=whole,
+        whole=whole_estimate,
         gate=gate,
         labels=shares,
         calibration=[

@@ -11,9 +11,9 @@ from torch import Tensor
 from mpdf_langgraph.observation import INDEX
 from training.learn.dataset import Groups
 from training.learn.fit_config import Config
-from training.learn.off_policy import action_means, expect
+from training.learn.off_policy import Array, action_means, expect
 from training.learn.policy import Policy
-from training.learn.rewards import TOLERANCE
+from training.learn.rewards import CHEAPEST_FIRST, TOLERANCE
 
 
 @dataclass
@@ -28,7 +28,7 @@ class Data:
         rewards: ``[G, K]``.
         labels: SFT targets, ``[G, 3]``.
         weights: Weight of each group, ``[G]``.
-        tied: Every rollout is worth the same, ``[G]``.
+        tied: Every rollout is worth the same but for its tokens, ``[G]``.
     """
 
     observation: tuple[Tensor, Tensor, Tensor, Tensor]
@@ -59,8 +59,11 @@ def to_data(groups: Groups, config: Config, cost: float, *, hard_labels: bool = 
     """
     weights = config.weights(cost)
     rewards = groups.rewards(weights)
-    low = np.where(groups.rollout_mask, rewards, np.inf).min(1)
-    high = np.where(groups.rollout_mask, rewards, -np.inf).max(1)
+    # Where accuracy ties there is nothing to buy, whatever tokens cost: the cheapest action is the
+    # label, and the little weight of such turns stays.
+    accuracy = groups.rewards(replace(weights, cost=0.0))
+    low = np.where(groups.rollout_mask, accuracy, np.inf).min(1)
+    high = np.where(groups.rollout_mask, accuracy, -np.inf).max(1)
     tied = high - low < TOLERANCE
     labels = np.eye(3, dtype=np.float32)[groups.labels(weights)]
     if not hard_labels:
@@ -122,7 +125,17 @@ def log_probabilities(policy: Policy, data: Data, chunk: int = 65_536) -> Tensor
     return torch.cat(parts)
 
 
-def expected_reward(policy: Policy, data: Data, groups: Groups) -> float:
+def decisions_of(logs: Tensor, *, drawn: bool, temperature: float = 1.0) -> Array:
+    """Return the probabilities that a router decides by, ``[G, 3]``: greedy, or drawn."""
+    logs = logs.double().cpu()
+    if drawn:
+        return np.asarray((logs / temperature).softmax(-1).numpy())
+    # Of equally likely actions the cheapest, as in `learned_router`.
+    order = torch.tensor(CHEAPEST_FIRST)
+    return np.asarray(torch.eye(3).double()[order[logs[:, order].argmax(1)]].numpy())
+
+
+def expected_reward(policy: Policy, data: Data, groups: Groups, *, drawn: bool) -> float:
     """Return the expected reward of a turn on held-out groups, the second stage's yardstick."""
-    probabilities = log_probabilities(policy, data).exp().double().cpu().numpy()
+    probabilities = decisions_of(log_probabilities(policy, data), drawn=drawn)
     return float(expect(action_means(groups, data.rewards.cpu().numpy()), probabilities).mean())

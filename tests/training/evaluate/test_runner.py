@@ -240,3 +240,28 @@ async def test_the_bench_can_be_calibrated_and_routers_keep_their_own(
         # The control counts the pool's proposals with the confidences that the router had.
         replaced = pools.replaced(episode, control, confidence_weighted)
         assert replaced.confidence == pytest.approx(math.exp(-0.3))
+
+
+async def test_who_never_reads_its_peers_is_no_better_than_its_control(tmp_path: Path) -> None:
+    """Its refinements are right because they are drawn cooler, and so are the control's."""
+    source = Source(model_factory=("tests.support.riddles:hot_headed",))
+    with closing(bench_of(tmp_path, source, rounds=1)) as bench:
+        questions = some(tmp_path, "A" * 60, contexts=False)
+        given: dict[str, Any] = {"router": "always-refine", "stop_when_settled": False}
+        debates = there(await bench.run("debate", questions, **given))
+        pool = there(await bench.fresh("fresh", questions, 1))
+        hot = there(await bench.pool("pool", questions, 6))
+
+    def right(outcomes: list[pools.Outcome]) -> float:
+        pairs = zip(outcomes, questions, strict=True)
+        return sum(bench.is_right(q, o.answer) for o, q in pairs) / len(questions)
+
+    def control(drawn: list[Episode]) -> float:
+        pairs = zip(debates, drawn, strict=True)
+        return right([pools.replaced(e, p, confidence_weighted) for e, p in pairs])
+
+    debate = right([pools.outcome_of(one) for one in debates])
+    assert debate > 0.9
+    assert control(pool) > debate - 0.1
+    assert control(hot) < debate - 0.3  # against hot proposals it would seem to gain
+    assert [a["sampling"]["temperature"] for a in pool[0].agents] == [1.0] * 3 + [0.6] * 3

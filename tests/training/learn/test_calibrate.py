@@ -57,7 +57,8 @@ def made(rows: list[tuple[str, str, float, float]]) -> Judged:
     source, stage, confidence, right = zip(*rows, strict=True)
     texts = [np.array(column, object) for column in (source, stage)]
     question = np.array([f"q{i}" for i in range(len(rows))], object)
-    return Judged(question, *texts, np.array(confidence), np.array(right))
+    agent = np.array(["ann"] * len(rows), object)
+    return Judged(question, *texts, agent, np.array(confidence), np.array(right))
 
 
 def drawn(source: str, stage: str, curve: Curve, count: int, seed: int) -> list[Any]:
@@ -330,3 +331,48 @@ def test_rewards_follow_the_calibrated_weights(tmp_path: Path) -> None:
         made = decisions(one)
         assert [d.moves[0].consensus for d in made] == [answer] * 3
         assert make_groups([one], operator.eq).global_[0, 0] == gain
+
+
+# --- agents ----------------------------------------------------------------------------------
+
+
+def team_of(rates: dict[str, float], count: int, seed: int) -> Judged:
+    """Agents that are as sure as each other, and right at rates of their own."""
+    rng = np.random.default_rng(seed)
+    rows: list[Any] = []
+    agents: list[str] = []
+    for name, rate in rates.items():
+        agents += [name] * count
+        confidence = 0.6 + 0.2 * rng.random(count)
+        right = (rng.random(count) < rate).astype(float)
+        rows += [("logprob", "proposed", c, r) for c, r in zip(confidence, right, strict=True)]
+    judged = made(rows)
+    judged.agent[:] = agents
+    return judged
+
+
+def test_an_agent_that_is_right_more_often_gets_a_curve_of_its_own() -> None:
+    rates = {"ann": 0.3, "bob": 0.5, "cyd": 0.8}
+    found = fit_calibration(team_of(rates, 300, 0))
+    for name, rate in rates.items():
+        curves = found.curves_of("logprob", name)
+        assert curves is not None
+        assert curves.proposed(0.7) == pytest.approx(rate, abs=0.06)
+    assert found.curves_of("logprob", "new") == found.root["logprob"]
+    assert found.curves_of("self", "ann") is None
+
+
+def test_few_answers_move_a_curve_little_and_like_agents_share_one() -> None:
+    few = team_of({"ann": 0.5, "bob": 0.5, "cyd": 0.5, "dan": 1.0}, 4, 1)
+    large = team_of({"ann": 0.5, "bob": 0.5, "cyd": 0.5, "dan": 1.0}, 400, 1)
+    shares = [fit_calibration(one).curves_of("logprob", "dan") for one in (few, large)]
+    assert all(shares)
+    assert 0.3 < shares[0].proposed(0.7) < 0.9 < shares[1].proposed(0.7)  # type: ignore[union-attr]
+    alone = fit_calibration(team_of({"ann": 0.5}, 300, 2))
+    assert list(alone.root) == ["logprob"]
+    apart = []
+    for seed in range(20):
+        alike = fit_calibration(team_of({"ann": 0.5, "bob": 0.5, "cyd": 0.5}, 300, seed))
+        pooled = alike.root["logprob"].proposed(0.7)
+        apart += [abs(curves.proposed(0.7) - pooled) for curves in alike.root.values()]
+    assert np.mean(apart) < 0.02

@@ -1,4 +1,4 @@
-"""Estimates: a turn as by hand, whole deliberations against known values, honest intervals."""
+"""Estimates of one turn, as by hand; honest intervals."""
 
 import math
 
@@ -8,14 +8,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.support.toy_groups import Toy, toy_groups
+from training.learn.doubly_robust import WholeEpisodes
 from training.learn.measures import Interval, mean_interval
 from training.learn.off_policy import (
-    WholeEpisodes,
     action_means,
     expect,
     one_turn,
     to_plain,
-    whole_episodes,
 )
 
 
@@ -134,104 +133,6 @@ def test_intervals_cover_the_truth_about_as_often_as_they_say():
     assert covered["as if independent"] / 400 < 0.85
 
 
-# --- whole episodes -------------------------------------------------------------------------
-
-RISE = 0.6  # how often an agent sees that refining helps
-BEHAVIOUR = 0.4  # how often it refines, whatever it sees
-ROUTER = {True: 0.8, False: 0.1}  # how often the router does, by what it sees
-
-
-def deliberations(count, rng, behaviour=BEHAVIOUR):
-    """Two turns an episode; a REFINE makes the answer right where it helps, else wrong."""
-    vote = rng.random(count) < 0.5
-    helps = rng.random((count, 2)) < RISE
-    refined = rng.random((count, 2)) < behaviour
-    final = vote.copy()
-    for turn in range(2):
-        final = np.where(refined[:, turn], helps[:, turn], final)
-    groups = toy_groups(
-        [[Toy(0), Toy(1)]] * (2 * count),
-        episode=np.repeat(np.arange(count), 2),
-        question=np.repeat(np.arange(count) // 2, 2),
-        taken=refined.reshape(-1).astype(np.int8),
-        behaviour=np.tile(np.float32([1 - behaviour, behaviour, 0]), (2 * count, 1)),
-        vote=vote,
-        final=final,
-    )
-    refine = np.where(helps.reshape(-1), ROUTER[True], ROUTER[False])
-    return groups, np.stack([1 - refine, refine, np.zeros(2 * count)], 1)
-
-
-def accuracy(seen, unseen):
-    """The accuracy after both turns, REFINE having these probabilities."""
-    right = 0.5
-    for _ in range(2):
-        right = right * (1 - RISE * seen - (1 - RISE) * unseen) + RISE * seen
-    return right
-
-
-def test_whole_episodes_are_unbiased_and_their_intervals_cover():
-    rng = np.random.default_rng(0)
-    router, before = accuracy(ROUTER[True], ROUTER[False]), accuracy(BEHAVIOUR, BEHAVIOUR)
-    truths = {"against_vote": router - 0.5, "against_behaviour": router - before}
-    assert truths["against_vote"] > truths["against_behaviour"] > 0.2
-    means = {name: [] for name in truths}
-    covered = dict.fromkeys(truths, 0)
-    for _ in range(120):
-        found = whole_episodes(*deliberations(500, rng))
-        assert not found.unknown
-        for name, truth in truths.items():
-            interval = getattr(found, name)
-            means[name].append(interval.mean)
-            covered[name] += interval.low <= truth <= interval.high
-    for name, truth in truths.items():
-        error = np.std(means[name]) / math.sqrt(120)
-        assert abs(np.mean(means[name]) - truth) < 3 * error + 0.002
-        assert 0.87 <= covered[name] / 120 <= 0.995
-
-
-def test_the_behaviour_itself_weighs_every_episode_alike():
-    groups, _ = deliberations(300, np.random.default_rng(1))
-    found = whole_episodes(groups, groups.behaviour.astype(float))
-    gain = groups.outcomes.final.mean() - groups.outcomes.vote.mean()
-    assert found.effective_sample == pytest.approx(300)
-    assert found.against_vote.mean == pytest.approx(gain)
-    assert found.against_behaviour == Interval(*[pytest.approx(0, abs=1e-12)] * 3, 150)
-
-
-@pytest.mark.parametrize(("count", "known"), [(99, False), (100, True)])
-def test_below_an_effective_sample_of_100_it_says_unknown(count, known):
-    groups = toy_groups([[Toy(0), Toy(1)]] * count, final=np.arange(count) % 2 == 0)
-    found = whole_episodes(groups, groups.behaviour.astype(float))
-    assert found.effective_sample == pytest.approx(count)
-    assert (found.against_vote is not None) == known
-    assert (found.against_behaviour is not None) == known
-    assert bool(found.unknown) != known
-
-
-def test_the_effective_sample_is_kishs():
-    taken = np.array([0] * 10 + [1] * 10, np.int8)
-    groups = toy_groups([[Toy(0), Toy(1)]] * 20, taken=taken)
-    found = whole_episodes(groups, np.tile([0.9, 0.1, 0.0], (20, 1)))
-    assert found.effective_sample == pytest.approx((9 + 1) ** 2 / (10 * 0.9**2 + 10 * 0.1**2))
-    assert "effective sample 12, 100 needed" in found.unknown
-
-
-def test_what_the_traces_never_show_is_unknown():
-    groups, _ = deliberations(300, np.random.default_rng(2), behaviour=1.0)
-    found = whole_episodes(groups, np.tile([0.5, 0.5, 0.0], (600, 1)))
-    assert found.effective_sample == pytest.approx(300)
-    assert found.against_vote is None
-    assert "1.00 decisions of an episode" in found.unknown
-    never = whole_episodes(groups, np.tile([1.0, 0.0, 0.0], (600, 1)))
-    assert (never.effective_sample, never.against_vote) == (0.0, None)
-
-
-def test_no_episodes_are_unknown():
-    found = whole_episodes(toy_groups([]), np.zeros((0, 3)))
-    assert found == WholeEpisodes(0.0, unknown="there are no episodes with a decision")
-
-
 def test_plain_data_for_json():
     whole = WholeEpisodes(math.nan, Interval(1.0, -math.inf, 2.0, 3))
     assert to_plain({"a": (whole, [1, "x"])}) == {
@@ -240,6 +141,7 @@ def test_plain_data_for_json():
                 "effective_sample": None,
                 "against_vote": {"mean": 1.0, "low": None, "high": 2.0, "questions": 3},
                 "against_behaviour": None,
+                "tokens": None,
                 "unknown": "",
             },
             [1, "x"],

@@ -11,7 +11,9 @@ import pytest
 from mpdf_langgraph.calibration import Calibration, Curve
 from mpdf_langgraph.observation import FEATURES, INDEX
 from training.learn.calibrate import apply_curve
-from training.learn.off_policy import Interval, OneTurn, WholeEpisodes
+from training.learn.doubly_robust import WholeEpisodes
+from training.learn.measures import Interval
+from training.learn.off_policy import OneTurn
 from training.learn.report import (
     calibration_rows,
     confidences,
@@ -61,7 +63,9 @@ def whole(vote, behaviour):
         ({}, whole(BETTER, WORSE), "fail", "get worse"),
         ({}, whole(WORSE, BETTER), "fail", "get worse"),
         ({}, UNKNOWN, "unknown", "effective sample 7, 100 needed"),
-        ({"against_vote": WORSE}, whole(BETTER, BETTER), "fail", "one turn"),
+        ({"against_vote": WORSE}, UNKNOWN, "fail", "one turn"),
+        # A move that only prepares another one loses at once and gains in the end.
+        ({"against_vote": WORSE}, whole(BETTER, BETTER), "pass", "lower bounds above zero"),
         ({"against_behaviour": WORSE}, UNKNOWN, "fail", "one turn"),
         ({"against_vote": OPEN, "against_behaviour": OPEN}, UNKNOWN, "unknown", "cannot be"),
         ({"against_vote": FEW}, whole(BETTER, BETTER), "unknown", "fewer than 50 held-out"),
@@ -136,6 +140,7 @@ def test_router_json(tmp_path):
         competence={"a": 0.7},
         calibration=Calibration.model_validate(CURVES),
         gate="unknown",
+        mode="drawn",
         evidence={"why": "not run"},
         training={"out": tmp_path, "tau": 0.8},
     )
@@ -149,6 +154,7 @@ def test_router_json(tmp_path):
         "competence": {"a": 0.7},
         "calibration": CURVES,
         "gate": "unknown",
+        "mode": "drawn",
         "evidence": {"why": "not run"},
         "training": {"out": str(tmp_path), "tau": 0.8},
         "sha256": {"policy.onnx": digest},

@@ -1,0 +1,141 @@
+"""Whole deliberations from traces: unbiased, with intervals that cover, else unknown."""
+
+import numpy as np
+import pytest
+
+from training.learn import doubly_robust
+from training.learn.doubly_robust import estimates, realised, whole_episodes
+from training.learn.joint import OF_RESPONSE, Floats, Joint
+from training.learn.measures import mean_interval
+from training.learn.values import Values
+
+AGENTS, SAMPLES = 2, 3
+#: Responses: none, then right and unsure, right and sure, wrong and unsure, wrong and sure.
+RIGHT = np.array([False, True, True, False, False])
+CONFIDENCE = np.array([-1.0, 0.4, 0.8, 0.4, 0.8])
+REFINE_TOKENS = 100.0
+
+
+def refined(held: np.ndarray, rng: np.random.Generator, shape: tuple[int, ...]) -> np.ndarray:
+    """Draw refinements: better the more of the team is right, and sure if the team was sure."""
+    chance = 0.35 + 0.5 * RIGHT[held].mean(1)
+    sure = 0.3 + 0.5 * (CONFIDENCE[held] > 0.5).mean(1)
+    right = rng.random(shape) < chance.reshape(-1, *[1] * (len(shape) - 1))
+    high = rng.random(shape) < sure.reshape(-1, *[1] * (len(shape) - 1))
+    return np.where(right, 1, 3) + high
+
+
+def router(held: np.ndarray) -> Floats:
+    """Refines where the agent is unsure, mostly; always persists where it is sure."""
+    refine = np.where(CONFIDENCE[held] < 0.5, 0.8, 0.1)
+    return np.stack([1 - refine, refine, np.zeros_like(refine)], -1)
+
+
+def play(count: int, seed: int, *, on_policy: bool = False) -> tuple[Joint, Floats]:
+    """Return episodes of two rounds, and the router's probabilities at their states."""
+    rng = np.random.default_rng(seed)
+    held = np.where(rng.random((count, AGENTS)) < 0.5, 1, 3) + (rng.random((count, AGENTS)) < 0.5)
+    episode = np.arange(count)
+    parts = []
+    for round_ in (1, 2):
+        policy = router(held)
+        behaviour = policy if on_policy else np.broadcast_to([0.5, 0.5, 0.0], policy.shape)
+        moves = np.concatenate(
+            [held[:, :, None], refined(held, rng, (len(held), AGENTS, SAMPLES))], 2
+        )
+        refine = rng.random((len(held), AGENTS)) < behaviour[:, :, 1]
+        taken = refine.astype(int)
+        parts.append((episode, round_, held, moves, taken, behaviour))
+        after = np.take_along_axis(moves, taken[:, :, None], 2)[:, :, 0]
+        agree = RIGHT[after].all(1) | ~RIGHT[after].any(1)
+        goes_on = ~agree & refine.any(1)
+        held, episode = after[goes_on], episode[goes_on]
+    agreed = RIGHT[parts[0][2]].all(1) | ~RIGHT[parts[0][2]].any(1)
+    chosen = [~agreed[part[0]] for part in parts]  # who agree at first have no decision
+
+    def joined(place: int) -> np.ndarray:
+        return np.concatenate([part[place][ok] for part, ok in zip(parts, chosen, strict=True)])
+
+    before = joined(2)
+    size = len(before)
+    rounds = np.concatenate([np.full(ok.sum(), p[1]) for p, ok in zip(parts, chosen, strict=True)])
+    static = np.zeros((5, len(OF_RESPONSE)), np.float32)
+    static[:, OF_RESPONSE.index("confidence")] = CONFIDENCE.clip(0)
+    action = np.broadcast_to([0] + [1] * SAMPLES, (size, AGENTS, 1 + SAMPLES))
+    return Joint(
+        static=static,
+        cluster=np.array([0, 1, 1, 2, 2]),
+        confidence=CONFIDENCE,
+        author=np.zeros(5, int),
+        right=RIGHT,
+        episode=joined(0),
+        before=before,
+        previous=np.full((size, AGENTS), -1),
+        moves=joined(3),
+        action=np.array(action),
+        tokens=np.where(action == 1, REFINE_TOKENS, 0.0),
+        taken=joined(4),
+        behaviour=joined(5),
+        competence=np.full((size, AGENTS), 0.5),
+        round=rounds,
+        left=3 - rounds,
+        size=np.full(size, AGENTS),
+        ends=np.tile([0.0, 1.0, -1.0], (size, 1)),
+    ), router(before)
+
+
+def truth() -> tuple[float, float]:
+    """What the router gives where it runs itself: accuracy and tokens of open episodes."""
+    joint, _ = play(60_000, 99, on_policy=True)
+    right, tokens = realised(joint)
+    first = joint.round == 1
+    return float(right[first].mean()), float(tokens[first].mean())
+
+
+@pytest.fixture(scope="module")
+def fitted() -> Values:
+    return Values(*play(1500, 7))
+
+
+def test_it_covers_the_truth_as_often_as_it_says(
+    fitted: Values, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(doubly_robust, "_DRAWS", 4)
+    accuracy, tokens = truth()
+    inside, found, spent = 0, [], []
+    for seed in range(300):
+        joint, policy = play(200, 1000 + seed)
+        right, to_come, _, unseen = estimates(joint, fitted, policy)
+        first = joint.round == 1
+        assert unseen == 0
+        one = mean_interval(right[first], joint.episode[first], samples=300, seed=seed)
+        inside += one.low <= accuracy <= one.high
+        found.append(one.mean)
+        spent.append(to_come[first].mean())
+    assert inside >= 0.93 * 300
+    assert np.mean(found) == pytest.approx(accuracy, abs=3 * np.std(found) / 300**0.5 + 0.005)
+    assert np.mean(spent) == pytest.approx(tokens, abs=3 * np.std(spent) / 300**0.5 + 0.5)
+
+
+def test_a_wrong_model_does_not_bias_it(fitted: Values, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The weights mend what V gets wrong: here V of everything is the network of another seed."""
+    accuracy, _ = truth()
+    wrong = Values(*play(40, 8))
+    joint, policy = play(6000, 5)
+    first = joint.round == 1
+    right, _, _, _ = estimates(joint, wrong, policy)
+    assert right[first].mean() == pytest.approx(accuracy, abs=0.03)
+    vote = whole_episodes(joint, fitted, policy, joint.episode)
+    assert vote.against_vote is not None
+    assert vote.against_vote.low > 0
+
+
+def test_what_it_cannot_say_is_unknown(fitted: Values) -> None:
+    joint, policy = play(30, 1)
+    assert "effective sample" in whole_episodes(joint, fitted, policy, joint.episode).unknown
+    joint, policy = play(600, 1)
+    joint.behaviour = np.broadcast_to([0.99, 0.0, 0.01], joint.behaviour.shape)
+    joint.taken = np.zeros_like(joint.taken)
+    assert "never makes" in whole_episodes(joint, fitted, policy, joint.episode).unknown
+    none = joint.select(np.zeros(0, int))
+    assert "no episodes" in whole_episodes(none, fitted, policy[:0], none.episode).unknown

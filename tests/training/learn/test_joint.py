@@ -1,0 +1,79 @@
+"""Joint states as arrays: equal to what the plugin computes one by one."""
+
+import operator
+
+import numpy as np
+import pytest
+
+from mpdf_langgraph.observation import INDEX
+from mpdf_langgraph.traces.records import Episode
+from tests.support.synthetic import synthetic_episodes
+from training.learn import joint as joints
+from training.learn.rewards import observations
+from training.learn.trace_rows import stack_rows
+
+APART = INDEX["agrees"]  # who looks is another
+
+
+def joined(episodes: list[Episode]) -> joints.Joint:
+    return joints.join(stack_rows(joints.joint_row(e) for e in episodes), operator.eq, {})
+
+
+@pytest.mark.parametrize("rule", ["confidence", "majority"])
+@pytest.mark.parametrize("agents", [1, 2, 3, 5])
+def test_a_state_is_described_as_the_plugin_observes_it(agents: int, rule: str) -> None:
+    episodes = list(synthetic_episodes(12, agents, agents=agents, rounds=3, consensus=rule))
+    joint = joined(episodes)
+    assert len(joint) == 36
+    every = np.arange(len(joint))
+    now, there, tally = joints.describe(joint, every, joint.before, later=False)
+    held, persisted, _ = joints.after(joint, every, joint.taken)
+    then, _, later = joints.describe(joint, every, held)
+    assert there.all()
+    right = joints.group_right(joint, held, later)
+    for state in every:
+        episode, round_ = episodes[joint.episode[state]], int(joint.round[state])
+        told = episode.tallies
+        clusters = joint.cluster[joint.before[state]]
+        winner = tally.winner[state]
+        assert (None if winner < 0 else clusters[winner] - 1) == told[round_ - 1]["cluster"]
+        assert right[state] == (told[round_]["answer"] == episode.reference)
+        turns = [t for t in episode.turns if t["round"] == round_]
+        assert persisted[state] == all(t["action"] == "PERSIST" for t in turns)
+        seen = [o["own"] for o in observations(episode, round_).values()]
+        assert np.delete(now[state], APART, 1) == pytest.approx(np.delete(seen, APART, 1), abs=1e-6)
+        if round_ < 3:
+            seen = [o["own"] for o in observations(episode, round_ + 1).values()]
+            assert np.delete(then[state], APART, 1) == pytest.approx(
+                np.delete(seen, APART, 1), abs=1e-6
+            )
+
+
+def test_teams_of_several_sizes_share_arrays() -> None:
+    episodes = [*synthetic_episodes(3, 1, agents=2), *synthetic_episodes(3, 2, agents=4)]
+    joint = joined(episodes)
+    alone = joined(episodes[:3])
+    every = np.arange(len(alone))
+    wide, there, _ = joints.describe(joint, every, joint.before[every], later=False)
+    narrow, _, _ = joints.describe(alone, every, alone.before, later=False)
+    assert there.sum(1).tolist() == [2] * len(alone)
+    assert wide[:, :2] == pytest.approx(narrow)
+    assert not wide[:, 2:].any()
+
+
+def test_moves_are_drawn_as_the_policy_says() -> None:
+    joint = joined(list(synthetic_episodes(1, 0, rounds=1)))
+    policy = np.array([[[0.5, 0.3, 0.2], [0.0, 1.0, 0.0], [1.0, 0.0, 0.0]]])
+    chances = joints.move_chances(joint, np.array([0]), policy)
+    action = joint.action[[0]]
+    assert chances.sum(2) == pytest.approx(np.ones((1, 3)))
+    known = {a for a in range(3) if (action[0, 0] == a).any()}
+    total = sum(policy[0, 0, a] for a in known)
+    for a in known:
+        assert chances[0, 0][action[0, 0] == a].sum() == pytest.approx(policy[0, 0, a] / total)
+    many = np.zeros(4000, int)
+    drawn = joints.draw_moves(joint, many, np.repeat(policy, 4000, 0), np.random.default_rng(0))
+    found = [(drawn[:, 0] == k).mean() for k in range(chances.shape[2])]
+    assert found == pytest.approx(chances[0, 0].tolist(), abs=0.03)
+    assert (joint.action[0, 1][drawn[:, 1]] == 1).all()
+    assert (drawn[:, 2] == 0).all()

@@ -1,0 +1,83 @@
+"""Values to the end: exact where a deliberation ends, and fitted well where it goes on."""
+
+import operator
+
+import numpy as np
+import pytest
+
+from mpdf_langgraph.traces.records import Episode
+from tests.support.synthetic import synthetic_episodes
+from training.learn.dataset import make_groups
+from training.learn.joint import Joint, after, join, joint_row
+from training.learn.trace_rows import stack_rows
+from training.learn.values import ToTheEnd, Values, draws_for, states_of
+from training.studies.environment_episodes import episodes
+from training.studies.environments import ENVIRONMENTS
+
+
+def joined(made: list[Episode]) -> Joint:
+    return join(stack_rows(map(joint_row, made)), operator.eq, {})
+
+
+@pytest.fixture(scope="module")
+def relay() -> list[Episode]:
+    return list(episodes(ENVIRONMENTS["relay"], 500))
+
+
+def test_in_the_last_round_rewards_are_those_of_one_step() -> None:
+    """With one round the peers' moves are all that differs: where they persist, nothing does."""
+    made = list(synthetic_episodes(40, 3, rounds=1))
+    groups, joint = make_groups(made, operator.eq), joined(made)
+    ends = ToTheEnd(joint, [groups], {}, seed=0)
+    still = np.zeros((len(joint), 3, 3))
+    still[:, :, 0] = 1.0
+    _, [found] = ends.revalued(still)
+    there = groups.rollout_mask
+    assert found.tokens[there] == pytest.approx(groups.tokens[there])
+    # Of episodes in which the peers did persist, the one-step gains are known.
+    state = states_of(joint, groups.episode, groups.round)
+    places = np.arange(len(groups)) % 3
+    quiet = np.array(
+        [
+            all(joint.action[s, p, joint.taken[s, p]] == 0 for p in range(3) if p != own)
+            for s, own in zip(state, places, strict=True)
+        ]
+    )
+    assert quiet.sum() > 5
+    gain = groups.consensus.astype(float) - groups.consensus[:, :1]
+    assert found.global_[quiet] == pytest.approx((gain * there)[quiet])
+
+
+def test_a_prepared_state_is_worth_more(relay: list[Episode]) -> None:
+    joint = joined(relay)
+    policy = joint.behaviour.astype(float)
+    # cyd refines in the last round; until then and otherwise everybody goes on as recorded.
+    last = joint.left == 1
+    policy[last, 2] = [0.0, 1.0, 0.0]
+    values = Values(joint, policy)
+    first = np.flatnonzero(joint.round == 1)
+    persist, refine = np.zeros((len(first), 3), int), np.zeros((len(first), 3), int)
+    refine[:, 1] = 1
+    open_ = ~values.next(joint, first, *after(joint, first, persist)[:2]).right.astype(bool)
+    held, _, _ = after(joint, first, persist)
+    plain = values.of(joint, first, held)
+    held, _, _ = after(joint, first, refine)
+    assert (joint.action[first, 1, 1] == 1).all()
+    prepared = values.of(joint, first, held)
+    assert open_.any()
+    # Two that agree may outvote cyd, whatever it finds.
+    assert 0.15 < plain.right.mean() < 0.45
+    assert prepared.right.mean() > plain.right.mean() + 0.25
+    assert prepared.tokens.mean() > 300
+
+
+def test_it_repeats_itself_and_leaves_the_seed_alone(relay: list[Episode]) -> None:
+    joint = joined(relay[:60])
+    policy = joint.behaviour.astype(float)
+    every = np.arange(len(joint))
+    one, two = (Values(joint, policy, seed=4).of(joint, every, joint.before) for _ in range(2))
+    assert np.array_equal(one.right, two.right)
+
+
+def test_draws_are_few_where_states_are_many() -> None:
+    assert [draws_for(n) for n in (0, 100, 15_000, 10**6)] == [4, 4, 2, 1]

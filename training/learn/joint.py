@@ -1,0 +1,458 @@
+"""Joint states: what a whole team held at a decision, and every move that each agent had there.
+
+Within a round the agents move at once, so that given the state their moves are independent of each
+other. The cached responses of a recorded state therefore give the next joint state under *any*
+joint action, and a draw of it under any policy, without importance weights: each agent's move is
+drawn by that policy from its own cached ones.
+
+`joint_row` takes an episode apart; `Joint` holds the arrays of many and plays rounds on them.
+`describe` is `observation.observe` for arrays; a test holds the two equal.
+"""
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cache, partial
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mpdf_langgraph.calibration import Calibration
+from mpdf_langgraph.consensus import confidence_weighted, majority
+from mpdf_langgraph.errors import ConfigurationError
+from mpdf_langgraph.observation import INDEX, NAMES, Situation, observe
+from mpdf_langgraph.router import competences
+from mpdf_langgraph.state import ACTIONS, Response
+from mpdf_langgraph.traces.records import Episode
+from training.learn.recalibrate import recalibrate
+from training.learn.rewards import Grader, decisions, rule_of
+from training.learn.trace_rows import Arrays, Row, Rows, find_references, look_up, read_rows
+
+Floats = NDArray[Any]
+Integers = NDArray[np.integer[Any]]
+Booleans = NDArray[np.bool_]
+
+#: Features of a response alone, whoever holds it.
+OF_RESPONSE = (
+    "steps", "operators", "length", "hedges", "claimed_confidence", "claim_given", "truncated",
+    "refined", "confidence", "confidence_known", "logprob", "logprob_known", "logprob_raw",
+    "lowest_window", "self_verdict", "self_known",
+)  # fmt: skip
+_OWN = [INDEX[name] for name in OF_RESPONSE]
+_UNCHANGED = -1
+_RULES = {confidence_weighted: 0, majority: 1}
+
+
+def joint_row(episode: Episode, calibration: Calibration | None = None) -> Row:
+    """Return an episode's responses and joint states as arrays.
+
+    Responses, clusters and actions are numbered from 1: 0 stands for none, as it pads.
+
+    Args:
+        episode: The record.
+        calibration: As if it had been recorded with it.
+
+    Raises:
+        ConfigurationError: The consensus rule is not built in.
+    """
+    if calibration is not None:
+        episode = recalibrate(episode, calibration)
+    rule = rule_of(episode)
+    if rule not in _RULES:
+        raise ConfigurationError("fitted values need a consensus rule that is built in")
+    names = [agent["name"] for agent in episode.agents]
+    number = {id_: i for i, id_ in enumerate(episode.responses, 1)}
+    rounds: dict[int, list[Any]] = {}
+    for decision in decisions(episode):
+        rounds.setdefault(decision.round, []).append(decision)
+    most = max((len(d.moves) for ds in rounds.values() for d in ds), default=1)
+    shape = (len(rounds), len(names))
+    before = np.zeros(shape, np.int16)
+    taken, action = np.zeros(shape, np.int8), np.zeros((*shape, most), np.int8)
+    moves, tokens = np.zeros((*shape, most), np.int16), np.zeros((*shape, most), np.float32)
+    previous = np.full(shape, _UNCHANGED, np.int16)
+    for row, (round_, made) in enumerate(rounds.items()):
+        votes = episode.tallies[round_ - 2]["votes"] if round_ > 1 else {}
+        for place, decision in enumerate(made):
+            for k, move in enumerate(decision.moves):
+                action[row, place, k] = move.action + 1
+                moves[row, place, k] = number[move.response] if move.response else 0
+                tokens[row, place, k] = move.tokens
+                if move.taken:
+                    taken[row, place] = k
+            before[row, place] = moves[row, place, 0]
+            if round_ > 1:
+                cluster = votes[decision.agent]
+                previous[row, place] = 0 if cluster is None else cluster + 1
+    prior = competences(episode.agents)
+    limit = episode.options["max_rounds"]
+    bar = episode.options.get("settle_confidence")
+    settles = episode.options.get("stop_when_settled", True)
+    responses = list(episode.responses.values())
+    every = [[*rounds]] if rounds else [[]]
+    return Row(
+        arrays={
+            "static": np.array([_static(r) for r in responses], np.float32).reshape(
+                -1, len(OF_RESPONSE)
+            ),
+            "cluster": np.array([_numbered(r["cluster"]) for r in responses], np.int16),
+            "confidence": np.array([_confidence(r) for r in responses], np.float32),
+            "author": np.array([names.index(r["agent"]) for r in responses], np.int16),
+            "before": before,
+            "previous": previous,
+            "moves": moves,
+            "action": action,
+            "tokens": tokens,
+            "taken": taken,
+            "behaviour": np.array(
+                [[d.behaviour for d in made] for made in rounds.values()], np.float32
+            ).reshape(*shape, len(ACTIONS)),
+            "competence": np.array([[prior[n] for n in names]] * len(rounds), np.float32).reshape(
+                shape
+            ),
+            "round": np.array(every[0], np.int16),
+            "left": np.array([limit - r + 1 for r in every[0]], np.int16),
+            "size": np.full(len(rounds), len(names), np.int16),
+            "sizes": np.array([[len(responses), len(rounds)]], np.int32),
+            "ends": np.array([[_RULES[rule], settles, -1.0 if bar is None else bar]], np.float32),
+        },
+        texts={
+            "id": episode.id,
+            "reference": episode.reference,
+            "representatives": episode.representatives,
+        },
+    )
+
+
+def _numbered(cluster: int | None) -> int:
+    return 0 if cluster is None else cluster + 1
+
+
+def _confidence(response: Response) -> float:
+    critique = response["critique"]
+    known = critique["confidence"] if critique else None
+    return -1.0 if known is None else known
+
+
+def _static(response: Response) -> list[float]:
+    """Return the features of a response alone, by the plugin's own rule."""
+    name = response["agent"]
+    [seen] = observe(Situation({name: response}, {}, {}, 1, 1)).values()
+    return [seen["own"][i] for i in _OWN]
+
+
+@dataclass
+class Joint:
+    """Joint states of many episodes: S states of up to N agents with up to K moves each.
+
+    Attributes:
+        static: Features of responses alone, ``[R, 16]``; row 0 stands for no response.
+        cluster: Cluster of each response's answer, from 1, ``[R]``; 0: no valid answer.
+        confidence: The critic's, ``[R]``; below 0: unknown.
+        author: Place in the team of whoever gave the response, ``[R]``.
+        right: The answer that stands for its cluster is right, ``[R]``.
+        episode: Position of the state's episode among those kept, ``[S]``.
+        before: Response that each agent held, ``[S, N]``.
+        previous: Cluster of the answer held a round before, -1 in the first round, ``[S, N]``.
+        moves: Response held after each move, ``[S, N, K]``.
+        action: Index of each move's action, -1 where there is no move, ``[S, N, K]``.
+        tokens: What each move takes, ``[S, N, K]``.
+        taken: The move that the episode took, ``[S, N]``.
+        behaviour: Probabilities that it was drawn from, ``[S, N, 3]``.
+        competence: Of each agent, ``[S, N]``.
+        round: From 1, ``[S]``.
+        left: Rounds of decisions left, this one included, ``[S]``.
+        size: Of the team, ``[S]``.
+        ends: Consensus rule, whether agreement ends it, and the bar for that, ``[S, 3]``.
+    """
+
+    static: Floats
+    cluster: Integers
+    confidence: Floats
+    author: Integers
+    right: Booleans
+    episode: Integers
+    before: Integers
+    previous: Integers
+    moves: Integers
+    action: Integers
+    tokens: Floats
+    taken: Integers
+    behaviour: Floats
+    competence: Floats
+    round: Integers
+    left: Integers
+    size: Integers
+    ends: Floats
+
+    def __len__(self) -> int:
+        return len(self.before)
+
+    @property
+    def there(self) -> Booleans:
+        """Which places are taken by an agent, ``[S, N]``."""
+        return np.asarray(np.arange(self.before.shape[1]) < self.size[:, None])
+
+    def select(self, chosen: NDArray[Any]) -> "Joint":
+        """Return some states; the responses stay whole."""
+        by_state = (
+            "episode", "before", "previous", "moves", "action", "tokens", "taken", "behaviour",
+            "competence", "round", "left", "size", "ends",
+        )  # fmt: skip
+        kept = {name: getattr(self, name) for name in ("static", "cluster", "confidence")}
+        kept |= {name: getattr(self, name) for name in ("author", "right")}
+        return Joint(**kept, **{name: getattr(self, name)[chosen] for name in by_state})
+
+
+def load_joint(
+    paths: Any,
+    *,
+    grader: Grader,
+    labels: Mapping[str, str] | None = None,
+    calibration: Calibration | None = None,
+    processes: int = 1,
+) -> Joint:
+    """Return the joint states of traces, in the order of `dataset.load`, and cached as there.
+
+    Raises:
+        ConfigurationError: A consensus rule is not built in.
+        TraceError: There is no such path, or it cannot be read.
+    """
+    name = "" if calibration is None else calibration.model_dump_json()
+    kind = f"joint-{hashlib.sha256(name.encode()).hexdigest()[:8]}"
+    row_of = partial(joint_row, calibration=calibration)
+    return join(read_rows(paths, kind, row_of, processes=processes), grader, labels or {})
+
+
+def join(rows: Rows, grader: Grader, labels: Mapping[str, str]) -> Joint:
+    """Return the joint states of the episodes that are the first of their id and have a reference.
+
+    Args:
+        rows: Of `joint_row`.
+        grader: Tells whether an answer is right; asked once for each pair.
+        labels: References by episode id.
+    """
+    right = cache(grader)
+    arrays: Arrays = dict(rows.arrays)
+    texts = rows.texts
+    references, first = find_references(texts, labels)
+    keep = first & np.array([one is not None for one in references], bool)
+    sizes = arrays.pop("sizes")
+    answers = texts["representatives"]
+    verdicts = np.array(
+        [
+            bool(ok and right(answer, str(truth)))
+            for ok, truth, given in zip(keep, references, answers, strict=True)
+            for answer in given
+        ]
+        + [False],
+        bool,
+    )
+    start = np.cumsum([0, *map(len, answers)])[:-1]
+    owner = np.repeat(np.arange(len(sizes)), sizes[:, 0])
+    cluster = arrays["cluster"]
+    good = look_up(verdicts, start[owner], cluster.astype(np.int64) - 1)
+    base = (np.cumsum(sizes[:, 0]) - sizes[:, 0])[np.repeat(np.arange(len(sizes)), sizes[:, 1])]
+    of = np.repeat(np.arange(len(sizes)), sizes[:, 1])
+
+    def shifted(index: Integers) -> Integers:
+        first_response = base.reshape(-1, *[1] * (index.ndim - 1))
+        return np.where(index > 0, index + first_response, 0).astype(np.int32)
+
+    def with_none(values: NDArray[Any], none: Any) -> NDArray[Any]:
+        return np.concatenate([np.full((1, *values.shape[1:]), none, values.dtype), values])
+
+    found = Joint(
+        static=with_none(arrays["static"], 0.0),
+        cluster=with_none(cluster, 0),
+        confidence=with_none(arrays["confidence"], -1.0),
+        author=with_none(arrays["author"], -1),
+        right=with_none(good, False),
+        episode=(np.cumsum(keep) - 1)[of].astype(np.int32),
+        before=shifted(arrays["before"]),
+        previous=arrays["previous"],
+        moves=shifted(arrays["moves"]),
+        action=arrays["action"] - 1,
+        tokens=arrays["tokens"],
+        taken=arrays["taken"],
+        behaviour=arrays["behaviour"],
+        competence=arrays["competence"],
+        round=arrays["round"],
+        left=arrays["left"],
+        size=arrays["size"],
+        ends=arrays["ends"][of],
+    )
+    # Of a response that is not there nothing is known: as in `observation`.
+    for name in ("claimed_confidence", "confidence", "logprob", "self_verdict"):
+        found.static[0, OF_RESPONSE.index(name)] = 0.5
+    return found.select(keep[of])
+
+
+@dataclass
+class Tally:
+    """The votes of teams, ``[n, N]`` each where not said otherwise.
+
+    Attributes:
+        valid: The agent holds a valid answer.
+        votes: For its answer.
+        best_other: Most votes for another answer.
+        backing: Summed confidence behind its answer.
+        total: Summed confidence, ``[n]``.
+        distinct: Distinct valid answers, ``[n]``.
+        elected: It holds the group's answer.
+        winner: Place of an agent that does, ``[n]``; -1: there are no votes.
+    """
+
+    valid: Booleans
+    votes: Integers
+    best_other: Integers
+    backing: Floats
+    total: Floats
+    distinct: Floats
+    elected: Booleans
+    winner: Integers
+
+
+def count(joint: Joint, states: Integers, held: Integers) -> Tally:
+    """Count the votes of teams.
+
+    Args:
+        joint: The states.
+        states: Which of them the teams come from, ``[n]``.
+        held: What the agents hold, ``[n, N]``.
+    """
+    there = joint.there[states]
+    cluster, confidence = joint.cluster[held], joint.confidence[held].astype(np.float64)
+    valid = there & (cluster > 0)
+    same = (cluster[:, :, None] == cluster[:, None]) & valid[:, :, None] & valid[:, None]
+    votes = same.sum(2)
+    known = valid & (confidence >= 0)
+    fill = np.where(known, confidence, 0.0).sum(1) / np.maximum(1, known.sum(1))
+    fill = np.where(known.any(1), fill, 1.0)
+    weight = np.where(known, confidence, fill[:, None]) * valid
+    backing = (same * weight[:, None]).sum(2)
+    others = valid[:, None] & ~same
+    best_other = np.where(others, votes[:, None], 0).max(2)
+    distinct = np.where(valid, 1.0 / np.maximum(1, votes), 0.0).sum(1)
+    plain = joint.ends[states, 0] == 1
+    first = np.where(plain[:, None], votes, np.round(backing, 9))
+    second = np.where(plain[:, None], np.round(backing, 9), votes)
+    leading = valid & (first >= np.where(valid, first, -1.0).max(1, keepdims=True))
+    leading &= second >= np.where(leading, second, -1.0).max(1, keepdims=True)
+    place = np.argmax(leading, 1)
+    winner = np.where(valid.any(1), place, -1)
+    rows = np.arange(len(held))
+    elected = valid & (cluster == cluster[rows, place][:, None])
+    return Tally(valid, votes, best_other, backing, weight.sum(1), distinct, elected, winner)
+
+
+def group_right(joint: Joint, held: Integers, tally: Tally) -> Booleans:
+    """Tell whether the groups' answers are right, ``[n]``."""
+    rows = np.arange(len(held))
+    return np.asarray((tally.winner >= 0) & joint.right[held[rows, tally.winner]])
+
+
+def agrees(joint: Joint, states: Integers, held: Integers, tally: Tally) -> Booleans:
+    """Tell whether teams have settled, as `rounds.is_settled` does, ``[n]``."""
+    bar = joint.ends[states, 2]
+    sure = (joint.confidence[held] >= bar[:, None]) | ~tally.valid | (bar[:, None] < 0)
+    enough = 2 * tally.valid.sum(1) > joint.size[states]
+    settled = enough & (tally.distinct.round() == 1) & sure.all(1)
+    return np.asarray(settled & (joint.ends[states, 1] > 0))
+
+
+def describe(
+    joint: Joint, states: Integers, held: Integers, *, later: bool = True
+) -> tuple[Floats, Booleans, Tally]:
+    """Return the features of what teams hold.
+
+    Args:
+        joint: The states.
+        states: Which of them the teams come from, ``[n]``.
+        held: What the agents hold, ``[n, N]``.
+        later: They hold it a round later; False: at the state itself.
+
+    Returns:
+        Features ``[n, N, F]`` float32, with `agrees` as the group's answer would see it (1: holds
+        that answer); which places are taken, ``[n, N]``; the votes.
+    """
+    there, size = joint.there[states], joint.size[states][:, None].astype(float)
+    tally = count(joint, states, held)
+    cluster = joint.cluster[held]
+    previous = joint.cluster[joint.before[states]] if later else joint.previous[states]
+    round_ = joint.round[states] - 1 + later
+    left = joint.left[states] - later
+    result = np.zeros((*held.shape, len(NAMES)), np.float32)
+    result[:, :, _OWN] = joint.static[held]
+    total = tally.total[:, None]
+    values: dict[str, Any] = {
+        "answer_valid": tally.valid,
+        "support": np.maximum(0, tally.votes - 1) / np.maximum(1, size - 1),
+        "plurality": tally.valid & (tally.votes >= tally.best_other),
+        "margin": (tally.votes - tally.best_other) / size,
+        "cluster_confidence": np.divide(
+            tally.backing, total, out=np.zeros_like(tally.backing), where=total > 0
+        ),
+        "distinct_answers": tally.distinct[:, None] / size,
+        "agrees": tally.elected,
+        "changed": (previous != _UNCHANGED) & (previous != cluster),
+        "adopted": (held > 0) & (joint.author[held] != np.arange(held.shape[1])),
+        "competence": joint.competence[states],
+        "round": np.minimum(1.0, round_ / 10)[:, None],
+        "rounds_left": np.clip(left / 10, 0.0, 1.0)[:, None],
+        "team_size": 1 / size,
+    }
+    for name, value in values.items():
+        result[:, :, INDEX[name]] = value
+    result[~there] = 0.0
+    return result, there, tally
+
+
+def draw_moves(
+    joint: Joint, states: Integers, probabilities: Floats, rng: np.random.Generator
+) -> Integers:
+    """Draw a move of every agent by a policy; return its number, ``[n, N]``.
+
+    Args:
+        joint: The states.
+        states: Which of them, ``[n]``.
+        probabilities: Of the actions, ``[n, N, 3]``. An action without a cached move is left out.
+        rng: Of the draws.
+    """
+    chances = move_chances(joint, states, probabilities)
+    bounds = chances.cumsum(2)
+    point = rng.random(bounds.shape[:2])[:, :, None] * bounds[:, :, -1:]
+    return np.asarray(np.minimum((bounds <= point).sum(2), bounds.shape[2] - 1))
+
+
+def move_chances(joint: Joint, states: Integers, probabilities: Floats) -> Floats:
+    """Return the probability of every cached move under a policy, ``[n, N, K]``."""
+    action = joint.action[states]
+    chances = np.zeros(action.shape)
+    for index in range(len(ACTIONS)):
+        chosen = action == index
+        chances += chosen * (probabilities[:, :, index] / np.maximum(1, chosen.sum(2)))[:, :, None]
+    total = chances.sum(2, keepdims=True)
+    chances[:, :, 0] += total[:, :, 0] <= 0  # nothing known of it: as if it persisted
+    return np.asarray(chances / chances.sum(2, keepdims=True))
+
+
+def after(joint: Joint, states: Integers, moves: Integers) -> tuple[Integers, Booleans, Floats]:
+    """Return what is held after moves, whether all persisted, and what they took.
+
+    Args:
+        joint: The states.
+        states: Which of them, ``[n]``.
+        moves: Numbers of the moves, ``[n, N]``.
+
+    Returns:
+        Responses ``[n, N]``, ``[n]`` bool, tokens ``[n]``.
+    """
+    there = joint.there[states]
+    rows, places = np.arange(len(states))[:, None], np.arange(moves.shape[1])
+    held = np.where(there, joint.moves[states][rows, places, moves], 0)
+    persisted = ((joint.action[states][rows, places, moves] == 0) | ~there).all(1)
+    persisted &= joint.ends[states, 1] > 0
+    tokens = np.where(there, joint.tokens[states][rows, places, moves], 0.0).sum(1)
+    return held, persisted, tokens

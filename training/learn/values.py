@@ -1,0 +1,348 @@
+"""What a joint state is worth to the end of its deliberation, fitted on traces.
+
+The one-step reward of a move does not see what the move prepares for the others. Here the group's
+gain is measured at the end instead:
+
+    r_global = V(next joint state) − V(next joint state if the agent had persisted)
+
+V is the probability that the group's final answer is right, less the price of the tokens still to
+come. It is exact where the deliberation ends, and a network of the joint state elsewhere. It is
+fitted backwards: the states of the last round first, as there the cached responses alone give the
+expectation under any policy; then those before, on draws of their next states (see `joint`).
+"""
+
+import copy
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from mpdf_langgraph.observation import FEATURES
+from mpdf_langgraph.state import ACTIONS
+from training.learn.dataset import Groups
+from training.learn.joint import (
+    Booleans,
+    Floats,
+    Integers,
+    Joint,
+    after,
+    agrees,
+    count,
+    describe,
+    draw_moves,
+    group_right,
+    move_chances,
+)
+from training.learn.policy import Standardise
+
+REFINE = ACTIONS.index("REFINE")
+_CHUNK, _ROWS = 32_768, 100_000
+_STEPS, _BATCH, _LEARNING_RATE, _PATIENCE = 1500, 512, 2e-3, 8
+#: Draws of the peers' moves per rollout; fewer for many states, as their noise averages out.
+MOST_DRAWS, ENOUGH = 4, 30_000
+
+
+class ValueNetwork(nn.Module):
+    """From a joint state to the chance that the group ends right, and the tokens still to come.
+
+    The agents' features are pooled by mean and maximum, so that a team of any size fits and its
+    order carries no meaning.
+
+    Args:
+        features: Number of features F.
+        width: Size of the hidden vectors.
+    """
+
+    def __init__(self, features: int = len(FEATURES), width: int = 64) -> None:
+        super().__init__()
+        self.scale = Standardise(features)
+        self.member = nn.Sequential(
+            nn.Linear(features, width), nn.GELU(), nn.Linear(width, width), nn.GELU()
+        )
+        self.head = nn.Sequential(nn.Linear(2 * width, width), nn.GELU(), nn.Linear(width, 2))
+
+    def forward(self, features: Tensor, there: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the log-odds of ending right and thousands of tokens to come, both ``[B]``.
+
+        Args:
+            features: Of every agent, ``[B, N, F]``.
+            there: Which places are taken, ``[B, N]``.
+        """
+        each = self.member(self.scale(features)).masked_fill(~there.unsqueeze(-1), 0.0)
+        mean = each.sum(1) / there.sum(1, keepdim=True).clamp_min(1)
+        # An agent that is not there counts 0, as does a feature that nobody shows.
+        found = self.head(torch.cat([mean, each.amax(1)], 1))
+        return found[:, 0], nn.functional.softplus(found[:, 1])
+
+
+@dataclass
+class Worth:
+    """What teams may expect, ``[n]`` each.
+
+    Attributes:
+        right: Probability that the group's final answer is right.
+        tokens: Tokens still to come.
+    """
+
+    right: Floats
+    tokens: Floats
+
+
+class Values:
+    """V of one policy.
+
+    Args:
+        joint: The states to fit on.
+        policy: Probabilities of the actions at them, ``[S, N, 3]``.
+        seed: Of the draws and the weights.
+    """
+
+    def __init__(self, joint: Joint, policy: Floats, *, seed: int = 0) -> None:
+        self._rng = np.random.default_rng([seed, 5])
+        with torch.random.fork_rng():
+            torch.manual_seed(seed)
+            self.network = ValueNetwork()
+            self._fit(joint, policy)
+
+    @torch.no_grad()
+    def of(self, joint: Joint, states: Integers, held: Integers) -> Worth:
+        """Return what teams may expect that hold this a round later, without looking for an end."""
+        right, tokens = np.zeros(len(held)), np.zeros(len(held))
+        self.network.eval()
+        for start in range(0, len(held), _CHUNK):
+            part = slice(start, start + _CHUNK)
+            seen, there, _ = describe(joint, states[part], held[part])
+            odds, to_come = self.network(torch.from_numpy(seen), torch.from_numpy(there))
+            right[part] = odds.sigmoid().numpy()
+            tokens[part] = to_come.numpy() * 1000
+        return Worth(right, tokens)
+
+    def next(self, joint: Joint, states: Integers, held: Integers, persisted: Booleans) -> Worth:
+        """Return what teams may expect after a round: exact where it was the last one.
+
+        Args:
+            joint: The states.
+            states: Those before the round, ``[n]``.
+            held: What the agents hold after it, ``[n, N]``.
+            persisted: All persisted, which ends it, ``[n]``.
+        """
+        right, tokens = np.zeros(len(held)), np.zeros(len(held))
+        over = persisted | (joint.left[states] <= 1)
+        for start in range(0, len(held), _CHUNK):
+            part = slice(start, start + _CHUNK)
+            tally = count(joint, states[part], held[part])
+            right[part] = group_right(joint, held[part], tally)
+            over[part] |= agrees(joint, states[part], held[part], tally)
+        open_ = np.flatnonzero(~over)
+        if len(open_):
+            found = self.of(joint, states[open_], held[open_])
+            right[open_], tokens[open_] = found.right, found.tokens
+        return Worth(right, tokens)
+
+    def expected(self, joint: Joint, states: Integers, policy: Floats, draws: int) -> Worth:
+        """Return what states themselves are worth: a round by `policy` ``[n, N, 3]``, then V."""
+        right, tokens = np.zeros(len(states)), np.zeros(len(states))
+        chances = move_chances(joint, states, policy)
+        spent = (chances * joint.tokens[states] * joint.there[states][:, :, None]).sum((1, 2))
+        for _ in range(draws):
+            moves = draw_moves(joint, states, policy, self._rng)
+            held, persisted, _ = after(joint, states, moves)
+            found = self.next(joint, states, held, persisted)
+            right += found.right / draws
+            tokens += found.tokens / draws
+        return Worth(right, tokens + spent)
+
+    def _fit(self, joint: Joint, policy: Floats) -> None:
+        every = np.arange(len(joint))
+        seen, there, _ = describe(joint, every, joint.before, later=False)
+        features, mask = torch.from_numpy(seen), torch.from_numpy(there)
+        if mask.any():
+            self.network.scale.fit(features[mask])
+        right, tokens = np.zeros(len(joint)), np.zeros(len(joint))
+        draws = draws_for(len(joint))
+        for left in range(1, int(joint.left.max(initial=0)) + 1):
+            fresh = np.flatnonzero(joint.left == left)
+            found = self.expected(joint, fresh, policy[fresh], draws)
+            right[fresh], tokens[fresh] = found.right, found.tokens
+            known = torch.from_numpy(np.flatnonzero((joint.left <= left) & (joint.round > 1)))
+            if len(known):  # nothing leads to the states of the first round
+                self._train(features, mask, right, tokens, known)
+
+    def _train(
+        self, features: Tensor, there: Tensor, right: Floats, tokens: Floats, known: Tensor
+    ) -> None:
+        """Fit the network to the states that are known, until unseen ones stop gaining by it."""
+        target = torch.from_numpy(right).float()
+        to_come = torch.from_numpy(tokens / 1000).float()
+
+        def loss_of(batch: Tensor) -> Tensor:
+            odds, expected = self.network(features[batch], there[batch])
+            wrong = nn.functional.binary_cross_entropy_with_logits(odds, target[batch])
+            return wrong + nn.functional.mse_loss(expected, to_come[batch])
+
+        known = known[torch.randperm(len(known))]
+        unseen, known = known[: len(known) // 6][:_CHUNK], known[len(known) // 6 :]
+        optimizer = torch.optim.Adam(
+            self.network.parameters(), lr=_LEARNING_RATE, weight_decay=1e-4, fused=True
+        )
+        schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, _STEPS)
+        best, kept = math.inf, copy.deepcopy(self.network.state_dict())
+        since = 0
+        for step in range(_STEPS):
+            batch = known[torch.randint(len(known), (min(_BATCH, len(known)),))]
+            loss = loss_of(batch)
+            optimizer.zero_grad(set_to_none=True)
+            loss.backward()  # type: ignore[no-untyped-call]
+            optimizer.step()
+            schedule.step()
+            if step % 25 == 24 and len(unseen):
+                with torch.no_grad():
+                    score = loss_of(unseen).item()
+                since += 1
+                if score < best:
+                    best, kept, since = score, copy.deepcopy(self.network.state_dict()), 0
+                if since >= _PATIENCE:
+                    break
+        if len(unseen):
+            self.network.load_state_dict(kept)
+
+    def rollouts(
+        self, joint: Joint, states: Integers, places: Integers, policy: Floats
+    ) -> tuple[Floats, Floats]:
+        """Return what every cached move of an agent is worth, its peers moving by `policy`.
+
+        Args:
+            joint: The states.
+            states: Of each decision, ``[G]``.
+            places: Who decides, ``[G]``.
+            policy: Probabilities of the actions at all states, ``[S, N, 3]``.
+
+        Returns:
+            The chance that the group ends right ``[G, K]``, and the tokens that come after the
+            move, the peers' included ``[G, K]``. 0 where there is no move.
+        """
+        draws = draws_for(len(states))
+        parts = [
+            self._rollouts(joint, states[k : k + _ROWS], places[k : k + _ROWS], policy, draws)
+            for k in range(0, max(1, len(states)), _ROWS)
+        ]
+        right, tokens = (np.concatenate(found) for found in zip(*parts, strict=True))
+        return right, tokens
+
+    def _rollouts(
+        self, joint: Joint, states: Integers, places: Integers, policy: Floats, draws: int
+    ) -> tuple[Floats, Floats]:
+        shape = (len(states), joint.moves.shape[2])
+        right, tokens = np.zeros(shape), np.zeros(shape)
+        rows = np.arange(len(states))
+        for _ in range(draws):
+            moves = draw_moves(joint, states, policy[states], self._rng)
+            for k in range(shape[1]):
+                real = np.flatnonzero(joint.action[states, places, k] >= 0)
+                if not len(real):
+                    continue
+                moves[rows, places] = k
+                held, persisted, _ = after(joint, states[real], moves[real])
+                found = self.next(joint, states[real], held, persisted)
+                right[real, k] += found.right / draws
+                tokens[real, k] += found.tokens / draws
+        return right, tokens
+
+
+def draws_for(states: int) -> int:
+    """Return how many draws of the peers' moves so many states get."""
+    return int(min(MOST_DRAWS, max(1, ENOUGH // max(1, states))))
+
+
+def states_of(joint: Joint, episode: NDArray[Any], round_: NDArray[Any]) -> NDArray[Any]:
+    """Return the state of each decision, by the position of its episode and its round."""
+    width = int(joint.round.max(initial=0)) + 1
+    keys = joint.episode.astype(np.int64) * width + joint.round
+    order = np.argsort(keys)
+    wanted = episode.astype(np.int64) * width + round_
+    found = order[np.minimum(np.searchsorted(keys, wanted, sorter=order), len(keys) - 1)]
+    if len(found) and not np.array_equal(keys[found], wanted):
+        raise ValueError("a decision without its joint state")
+    return np.asarray(found)
+
+
+class ToTheEnd:
+    """Turns one-step groups into groups whose rewards look to the end of the deliberation.
+
+    Args:
+        joint: The joint states of all groups' episodes.
+        groups: The parts of the groups, the training part first; V is fitted on that alone.
+        competence: By agent, as the policy sees it.
+        seed: Of the draws and the weights.
+    """
+
+    def __init__(
+        self,
+        joint: Joint,
+        groups: Sequence[Groups],
+        competence: Mapping[str, float],
+        seed: int = 0,
+    ) -> None:
+        self.groups, self.seed = groups, seed
+        self.joint = joint
+        self.states = [states_of(joint, part.episode, part.round) for part in groups]
+        self.places = [_places(joint, states) for states in self.states]
+        for part, states, places in zip(groups, self.states, self.places, strict=True):
+            known = np.array([competence.get(name, 0.5) for name in part.agents], np.float32)
+            joint.competence[states, places] = known[part.agent]
+        self.train = np.unique(self.states[0])
+
+    def policy(self, probabilities: Sequence[Floats]) -> Floats:
+        """Return a policy at all joint states, ``[S, N, 3]``, from that at the groups."""
+        found = self.joint.behaviour.astype(float)
+        for states, places, rows in zip(self.states, self.places, probabilities, strict=True):
+            found[states, places] = rows
+        return found
+
+    def values(self, policy: Floats | None = None) -> Values:
+        """Fit V of a policy at all joint states; None: of the one that made the traces."""
+        policy = self.joint.behaviour.astype(float) if policy is None else policy
+        part = self.joint.select(self.train)
+        return Values(part, policy[self.train], seed=self.seed)
+
+    def held_out(self, part: int, policy: Floats) -> tuple[Joint, Floats, NDArray[Any]]:
+        """Return the states of one part of the groups, a policy at them, and their questions."""
+        states, first = np.unique(self.states[part], return_index=True)
+        question = self.groups[part].question[first]
+        return self.joint.select(states), policy[states], question
+
+    def revalued(self, policy: Floats | None = None) -> tuple[Values, list[Groups]]:
+        """Return V of a policy, and the groups with rewards to the end, the peers moving by it.
+
+        `global_` is the gain in the chance to end right; `tokens` those of the move itself, and
+        what it adds to those that come later.
+        """
+        values = self.values(policy)
+        policy = self.joint.behaviour.astype(float) if policy is None else policy
+        result = []
+        for part, states, places in zip(self.groups, self.states, self.places, strict=True):
+            right, later = values.rollouts(self.joint, states, places, policy)
+            width = part.actions.shape[1]
+            right, later = right[:, :width], later[:, :width]
+            gain, more = right - right[:, :1], later - later[:, :1]
+            there = part.rollout_mask
+            result.append(
+                replace(
+                    part,
+                    global_=np.where(there, gain, 0.0).astype(np.float32),
+                    tokens=np.where(there, part.tokens + more, 0.0).astype(np.float32),
+                )
+            )
+        return values, result
+
+
+def _places(joint: Joint, states: Integers) -> Integers:
+    """Return who decides in groups that come in order, those of a state one after another."""
+    first = np.r_[True, states[1:] != states[:-1]] if len(states) else np.zeros(0, bool)
+    start = np.maximum.accumulate(np.where(first, np.arange(len(states)), 0))
+    return np.arange(len(states)) - start

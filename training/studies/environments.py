@@ -1,0 +1,330 @@
+"""Teams whose every probability is known: a learner can be compared with the best possible policy.
+
+An `Environment` says what each agent proposes and what its REFINE gives. `model_of` turns an agent
+into a chat model, so that the real graph deliberates and writes real traces. `known_values` plays
+the same rules exactly, without samples.
+
+relay     bob's REFINE leaves his answer as it is but shows a partial result. With that result on
+          the table cyd's REFINE is right with .90, else with .25. His move pays a round later.
+hetero    ann's REFINE is right with .92 while cyd shows its own response. bob is equally sure right
+          or wrong, and his REFINE does nothing. cyd is right but unsure.
+concede   ann is loud. bob is quiet, and right where he has worked the answer out.
+nothing   REFINE gives the same answer again, and confidence says nothing: there is nothing to gain.
+"""
+
+import math
+import random
+import re
+from collections import Counter
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal, NamedTuple
+
+from langchain_core.callbacks import AsyncCallbackManagerForLLMRun, CallbackManagerForLLMRun
+from langchain_core.language_models import BaseChatModel
+from langchain_core.messages import AIMessage, BaseMessage
+from langchain_core.outputs import ChatGeneration, ChatResult
+from pydantic import PrivateAttr
+
+from mpdf_langgraph import Agent, Prompts
+
+CHOICES = 4
+LETTERS = "ABCD"
+PROPOSE_TOKENS, REFINE_TOKENS = (100, 50), (270, 70)
+_LOGPROBS = 10  # tokens with a log-probability in every response
+
+Kind = Literal["plain", "partial", "worked"]
+
+
+class Said(NamedTuple):
+    """What a response says.
+
+    Attributes:
+        answer: 0 is the right one, 1 to 3 are wrong.
+        confidence: Its sequence probability.
+        kind: What everybody can see about it.
+    """
+
+    answer: int
+    confidence: float
+    kind: Kind = "plain"
+
+
+class Held(NamedTuple):
+    """A response on the table: whose, from REFINE or not, and what it says."""
+
+    author: str
+    refined: bool
+    said: Said
+
+
+Chances = Mapping[Said, float]
+"""Probabilities, which sum to 1."""
+Propose = Callable[[str], Chances]
+"""From an agent to what it proposes."""
+Refine = Callable[[str, Mapping[str, Held]], Chances]
+"""From an agent and what everybody holds (itself included) to what its REFINE gives."""
+
+
+@dataclass(frozen=True)
+class Environment:
+    """A team with known probabilities.
+
+    Attributes:
+        name: Stands in the questions.
+        sentences: Number of sentences of each agent's responses, by agent: the team's order, and
+            a style that tells the agents apart.
+        price: Of 1,000 tokens, in accuracy.
+        propose: What an agent proposes.
+        refine: What its REFINE gives.
+        rounds: Rounds of decisions.
+    """
+
+    name: str
+    sentences: Mapping[str, int]
+    price: float
+    propose: Propose = field(repr=False)
+    refine: Refine = field(repr=False)
+    rounds: int = 2
+
+    @property
+    def agents(self) -> tuple[str, ...]:
+        """Return the agents' names in the team's order."""
+        return tuple(self.sentences)
+
+
+def drawn(right: float, confidences: Mapping[float, float], kind: Kind = "plain") -> Chances:
+    """Return chances of a response that is right with a probability, else equally often wrong.
+
+    Args:
+        right: Probability that the answer is right.
+        confidences: Probability of every confidence, whatever the answer.
+        kind: Of the response.
+    """
+    wrong = (1 - right) / (CHOICES - 1)
+    return {
+        Said(answer, confidence, kind): share * (wrong if answer else right)
+        for answer in range(CHOICES)
+        for confidence, share in confidences.items()
+    }
+
+
+def mixed(*parts: tuple[float, Chances]) -> Chances:
+    """Return a mixture of chances, each with its weight."""
+    total: Counter[Said] = Counter()
+    for weight, chances in parts:
+        for said, chance in chances.items():
+            total[said] += weight * chance  # type: ignore[assignment]
+    return dict(total)
+
+
+def _relay() -> Environment:
+    def propose(agent: str) -> Chances:
+        return drawn(0.28, {0.45: 0.5, 0.55: 0.5} if agent == "ann" else {0.5: 1.0})
+
+    def refine(agent: str, held: Mapping[str, Held]) -> Chances:
+        if agent == "bob":
+            return {held["bob"].said._replace(kind="partial"): 1.0}
+        if agent == "cyd" and held["bob"].said.kind == "partial":
+            return drawn(0.9, {0.85: 1.0})
+        return drawn(0.25, {0.5: 1.0})
+
+    return Environment("relay", {"ann": 2, "bob": 5, "cyd": 9}, 0.05, propose, refine)
+
+
+def _hetero() -> Environment:
+    unsure = {0.3: 0.5, 0.4: 0.5}
+
+    def propose(agent: str) -> Chances:
+        if agent == "ann":
+            return drawn(0.4, {0.45: 1.0})
+        return drawn(0.5, {0.8: 1.0}) if agent == "bob" else drawn(0.65, unsure)
+
+    def refine(agent: str, held: Mapping[str, Held]) -> Chances:
+        if agent == "ann":
+            return drawn(0.92 if held["cyd"].author == "cyd" else 0.4, {0.9: 1.0})
+        if agent == "bob":
+            return {held["bob"].said: 1.0}
+        return drawn(0.45, unsure)
+
+    return Environment("hetero", {"ann": 2, "bob": 5, "cyd": 9}, 0.1, propose, refine)
+
+
+def _concede() -> Environment:
+    def propose(agent: str) -> Chances:
+        if agent == "ann":
+            return drawn(0.55, {0.7: 1.0})
+        return mixed((0.5, drawn(0.95, {0.4: 1.0}, "worked")), (0.5, drawn(0.25, {0.4: 1.0})))
+
+    def refine(agent: str, held: Mapping[str, Held]) -> Chances:
+        return propose(agent)
+
+    return Environment("concede", {"ann": 2, "bob": 5}, 0.1, propose, refine)
+
+
+def _nothing() -> Environment:
+    confidences = {0.5: 0.5, 0.7: 0.5}
+
+    def propose(agent: str) -> Chances:
+        return drawn(0.6, confidences if agent == "ann" else {0.6: 1.0})
+
+    def refine(agent: str, held: Mapping[str, Held]) -> Chances:
+        answer = held[agent].said.answer
+        return {Said(answer, confidence): share for confidence, share in confidences.items()}
+
+    return Environment("nothing", {"ann": 4, "bob": 4, "cyd": 4}, 0.05, propose, refine)
+
+
+ENVIRONMENTS = {one.name: one for one in (_relay(), _hetero(), _concede(), _nothing())}
+
+# --- as chat models, for the real graph ---------------------------------------------------------
+
+_SEEN = re.compile(r"\[(\w+) (proposed|refined) (plain|partial|worked) ([A-D]) (\d\.\d+)\]")
+_PROMPTS = Prompts(peer="--- {name} ---\n{response}")
+_PEER = re.compile(r"--- (\w+) ---\n" + _SEEN.pattern)
+_ASKED = re.compile(r"Question (\d+) of (\w+)\?")
+_VISIBLE = {
+    "plain": "",
+    "partial": "It follows: x + y = z.\n" * 6,
+    "worked": "It follows: x + y = z.\n" * 12,
+}
+
+
+def question(environment: Environment, number: int) -> dict[str, str]:
+    """Return a question and its reference, as the graph's input wants them."""
+    return {
+        "question": f"Question {number} of {environment.name}?",
+        "reference": LETTERS[truth_of(number)],
+    }
+
+
+def truth_of(number: int) -> int:
+    """Return the position of the right letter of a question."""
+    return random.Random(number).randrange(CHOICES)
+
+
+def text_of(environment: Environment, held: Held, truth: int) -> str:
+    """Return the text of a response; everything that matters can be read off it."""
+    said, stage = held.said, "refined" if held.refined else "proposed"
+    letter = LETTERS[(truth + said.answer) % CHOICES]
+    tag = f"[{held.author} {stage} {said.kind} {letter} {said.confidence}]"
+    told = "It was so said.\n" * environment.sentences[held.author]
+    return f"{tag}\n{told}{_VISIBLE[said.kind]}\\boxed{{{letter}}}"
+
+
+def logprobs_of(said: Said) -> list[float]:
+    """Return the log-probabilities of a response's tokens."""
+    return [math.log(said.confidence)] * _LOGPROBS
+
+
+class Replies:
+    """Draws responses: the same request, made for the n-th time, gets the same response.
+
+    Args:
+        environment: The team.
+        seed: Another seed gives other responses.
+    """
+
+    def __init__(self, environment: Environment, seed: int = 0) -> None:
+        self.environment, self.seed = environment, seed
+        self._asked: Counter[str] = Counter()
+
+    def draw(self, number: int, agent: str, seen: Mapping[str, Held] | None) -> Said:
+        """Draw a response.
+
+        Args:
+            number: Of the question.
+            agent: Whose response.
+            seen: What everybody holds, for a REFINE; None for a proposal.
+        """
+        if seen is None:
+            chances, request = self.environment.propose(agent), f"{agent}/{number}"
+        else:
+            chances = self.environment.refine(agent, seen)
+            request = f"{agent}/{number}/{sorted(seen.items())}"
+        self._asked[request] += 1
+        rng = random.Random(f"{self.seed}/{request}/{self._asked[request]}")
+        [said] = rng.choices(list(chances), weights=list(chances.values()))
+        return said
+
+
+class Player(BaseChatModel):
+    """An agent of an environment as a chat model.
+
+    Attributes:
+        environment: The team.
+        agent: Which of it.
+        seed: Another seed gives other replies.
+    """
+
+    environment: Any
+    agent: str
+    seed: int = 0
+    _replies: Any = PrivateAttr(default=None)
+
+    @property
+    def _llm_type(self) -> str:
+        return "environment"
+
+    def _reply(self, messages: list[BaseMessage]) -> ChatResult:
+        environment: Environment = self.environment
+        if self._replies is None:
+            self._replies = Replies(environment, self.seed)
+        found = _ASKED.search(str(messages[0].text))
+        assert found is not None
+        number, seen = int(found[1]), None
+        if len(messages) > 1:
+            seen = {self.agent: _held(_SEEN.search(str(messages[-2].text)), truth_of(number), 1)}
+            for peer in _PEER.finditer(str(messages[-1].text)):
+                seen[peer[1]] = _held(peer, truth_of(number), 2)
+        said = self._replies.draw(number, self.agent, seen)
+        text = text_of(environment, Held(self.agent, seen is not None, said), truth_of(number))
+        entries = [{"token": "x", "logprob": p, "top_logprobs": []} for p in logprobs_of(said)]
+        spent, made = PROPOSE_TOKENS if seen is None else REFINE_TOKENS
+        message = AIMessage(
+            text,
+            response_metadata={
+                "finish_reason": "stop",
+                "model_name": self.agent,
+                "logprobs": {"content": entries},
+            },
+            usage_metadata={
+                "input_tokens": spent,
+                "output_tokens": made,
+                "total_tokens": spent + made,
+            },
+        )
+        return ChatResult(generations=[ChatGeneration(message=message)])
+
+    def _generate(
+        self,
+        messages: list[BaseMessage],
+        stop: list[str] | None = None,
+        run_manager: CallbackManagerForLLMRun | None = None,
+        **kwargs: Any,
+    ) -> ChatResult:
+        return self._reply(messages)
+
+    async def _agenerate(
+        self,
+        messages: list[BaseMessage],
+        stop: list[str] | None = None,
+        run_manager: AsyncCallbackManagerForLLMRun | None = None,
+        **kwargs: Any,
+    ) -> ChatResult:
+        return self._reply(messages)
+
+
+def _held(found: re.Match[str] | None, truth: int, first: int) -> Held:
+    assert found is not None
+    author, stage, kind, letter, confidence = found.groups()[first - 1 :]
+    said = Said((LETTERS.index(letter) - truth) % CHOICES, float(confidence), kind)  # type: ignore[arg-type]
+    return Held(author, stage == "refined", said)
+
+
+def team(environment: Environment, seed: int = 0) -> list[Agent]:
+    """Return the environment's agents."""
+    return [
+        Agent(name, Player(environment=environment, agent=name, seed=seed), prompts=_PROMPTS)
+        for name in environment.agents
+    ]
