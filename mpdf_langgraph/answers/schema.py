@@ -75,6 +75,7 @@ def assign_clusters(
         ones at the end.
 
     Example:
+        >>> from mpdf_langgraph import MathAnswer
         >>> assign_clusters(["1000", "7", None, "1,000"], [], MathAnswer().equivalent)
         ([0, 1, None, 0], ['1000', '7'])
     """
