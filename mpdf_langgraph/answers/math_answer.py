@@ -3,14 +3,13 @@
 import math
 import threading
 import warnings
+from typing import Any
 
+from mpdf_langgraph.answers.math_comparison import Comparison
 from mpdf_langgraph.answers.math_equality import EqualityWorker
-from mpdf_langgraph.answers.math_notation import (
-    MAX_LENGTH,
-    canonical,
-    find_answer,
-    quick_verdict,
-)
+from mpdf_langgraph.answers.math_notation import canonical
+from mpdf_langgraph.answers.math_numbers import MAX_LENGTH
+from mpdf_langgraph.answers.math_reading import find_answer
 from mpdf_langgraph.answers.verdict_memory import VerdictMemory
 from mpdf_langgraph.errors import ConfigurationError
 
@@ -66,28 +65,43 @@ class MathAnswer:
             return True
         if max(len(a), len(b)) > MAX_LENGTH:
             return False
-        a, b = canonical(a), canonical(b)
-        quick = quick_verdict(a, b)
-        if quick is None:
-            quick = self._verdicts.get(a, b)
-        return self._ask_worker(a, b) if quick is None else quick
+        # One order, so that the verdict cannot depend on it.
+        first, second = sorted((canonical(a), canonical(b)))
+        try:
+            return Comparison(self._same_expression).same(first, second)
+        except (TimeoutError, ChildProcessError) as error:
+            self._count_undecided(error)
+            return False
 
-    def _ask_worker(self, a: str, b: str) -> bool:
+    def _same_expression(self, a: str, b: str) -> bool:
+        known = self._verdicts.get(a, b)
+        if known is not None:
+            return known
         try:
             verdict = _WORKER.compare(a, b, self.timeout)
-        except (TimeoutError, ChildProcessError) as error:
-            verdict = False
-            with self._lock:
-                self.undecided += 1
-                first = self.undecided == 1
-            if first:
-                warnings.warn(
-                    f"Two answers could not be compared and count as different: {error} "
-                    "Further ones are only counted, in MathAnswer.undecided.",
-                    RuntimeWarning,
-                    stacklevel=3,
-                )
+        except (TimeoutError, ChildProcessError):
+            self._verdicts.put(a, b, False)
+            raise
         return self._verdicts.put(a, b, verdict)
+
+    def _count_undecided(self, error: Exception) -> None:
+        with self._lock:
+            self.undecided += 1
+            first = self.undecided == 1
+        if first:
+            warnings.warn(
+                f"Two answers could not be compared and count as different: {error} "
+                "Further ones are only counted, in MathAnswer.undecided.",
+                RuntimeWarning,
+                stacklevel=3,
+            )
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Leave out the lock: a schema goes to other processes with its settings."""
+        return {key: value for key, value in vars(self).items() if key != "_lock"}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        vars(self).update(state, _lock=threading.Lock())
 
 
 _WORKER = EqualityWorker()
