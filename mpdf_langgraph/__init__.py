@@ -13,18 +13,34 @@ from mpdf_langgraph.critic import Critic
 from mpdf_langgraph.errors import (
     ConfigurationError,
     DeliberationError,
+    EndpointError,
+    ModelOutputError,
     MPDFError,
+    RouterError,
     SandboxError,
+    TraceError,
 )
 from mpdf_langgraph.fork import force_actions
 from mpdf_langgraph.graph import create_deliberation
 from mpdf_langgraph.learned_router import load_router
 from mpdf_langgraph.models.endpoints import EndpointStatus, check_endpoint, vllm_chat_model
 from mpdf_langgraph.models.recorded import RecordedChatModel
+from mpdf_langgraph.nodes.outcome import merge_deliberations
 from mpdf_langgraph.nodes.settings import Unsure
 from mpdf_langgraph.prompts import Prompts
 from mpdf_langgraph.router import Router, ThresholdRouter
-from mpdf_langgraph.state import Critique, Observation, Response
+from mpdf_langgraph.state import (
+    Consensus,
+    Critique,
+    Failure,
+    Intervention,
+    LogprobSummary,
+    Observation,
+    Profile,
+    Response,
+    Turn,
+    Usage,
+)
 from mpdf_langgraph.tool import as_tool
 from mpdf_langgraph.traces.reader import TraceReader
 from mpdf_langgraph.traces.records import Episode
@@ -38,30 +54,42 @@ __all__ = [
     "CodeAnswer",
     "CodeTests",
     "ConfigurationError",
+    "Consensus",
     "Critic",
     "Critique",
     "DeliberationError",
+    "EndpointError",
     "EndpointStatus",
     "Episode",
+    "Failure",
+    "Intervention",
+    "LogprobSummary",
     "MPDFError",
     "MathAnswer",
+    "ModelOutputError",
     "Observation",
+    "Profile",
     "Prompts",
     "RecordedChatModel",
     "Response",
     "Router",
+    "RouterError",
     "Sandbox",
     "SandboxError",
     "TextAnswer",
     "ThresholdRouter",
+    "TraceError",
     "TraceReader",
     "TraceWriter",
+    "Turn",
     "Unsure",
+    "Usage",
     "Vote",
     "as_tool",
     "check_endpoint",
     "create_deliberation",
     "force_actions",
     "load_router",
+    "merge_deliberations",
     "vllm_chat_model",
 ]

@@ -11,13 +11,13 @@ from langchain_core.runnables import Runnable, RunnableBinding, RunnableConfig
 from langgraph.pregel.protocol import PregelProtocol
 
 from mpdf_langgraph.answers.schema import AnswerSchema
-from mpdf_langgraph.errors import ConfigurationError, ModelOutputError
-from mpdf_langgraph.models.remote import called_remotely, is_remote
+from mpdf_langgraph.errors import ConfigurationError
+from mpdf_langgraph.history import readable_history, with_question
+from mpdf_langgraph.models.remote import is_remote, remote_runnable
 from mpdf_langgraph.prompts import Prompts
-from mpdf_langgraph.response_profile import logprob_summary, reasoning_profile, token_logprobs
+from mpdf_langgraph.replies import read_reply
 from mpdf_langgraph.runtime.budget import text_bound
-from mpdf_langgraph.runtime.calls import Call, Outcome
-from mpdf_langgraph.state import Response
+from mpdf_langgraph.runtime.calls import Call
 
 #: Refinements are sampled no hotter than this: most of the damage that refining does to right
 #: answers is sampling heat.
@@ -113,7 +113,7 @@ class Agent:
         return inner if isinstance(inner, BaseChatModel) else None
 
     @property
-    def _bound(self) -> dict[str, Any]:
+    def _bound_arguments(self) -> dict[str, Any]:
         """The keyword arguments that bindings give to the chat model already."""
         inner: Any = self.runnable
         bound: dict[str, Any] = {}
@@ -131,13 +131,13 @@ class Agent:
         model = self.chat_model
         if model is None or not hasattr(model, "temperature"):
             return dict(self.sampling)
-        own = {**self._bound, **self.sampling}.get("temperature", model.temperature)
+        own = {**self._bound_arguments, **self.sampling}.get("temperature", model.temperature)
         cooled = REFINE_TEMPERATURE if own is None else min(own, REFINE_TEMPERATURE)
         return {**self.sampling, "temperature": cooled}
 
     def largest_output(self, *, refine: bool) -> int | None:
         """Return the most tokens that one call may generate, None where nothing says so."""
-        sampling = {**self._bound, **self.sampling_for(refine=refine)}
+        sampling = {**self._bound_arguments, **self.sampling_for(refine=refine)}
         for key in ("max_completion_tokens", "max_tokens"):
             value = sampling.get(key, getattr(self.chat_model, key, None))
             if isinstance(value, int):
@@ -146,7 +146,7 @@ class Agent:
 
     def schema_bound(self) -> int:
         """Return an upper bound on what bound tools and formats add to every prompt."""
-        made = {**self._bound, **self.sampling}
+        made = {**self._bound_arguments, **self.sampling}
         parts = [made.get(key) for key in ("tools", "functions", "response_format")]
         return sum(text_bound(json.dumps(part, default=str)) for part in parts if part)
 
@@ -157,8 +157,8 @@ class Agent:
         kept = {
             key: {k: v for k, v in sampling.items() if k in _SAMPLING_IN_TRACES}
             for key, sampling in (
-                ("sampling", self._effective(refine=False)),
-                ("refine_sampling", self._effective(refine=True)),
+                ("sampling", self._effective_sampling(refine=False)),
+                ("refine_sampling", self._effective_sampling(refine=True)),
             )
         }
         return {
@@ -168,35 +168,36 @@ class Agent:
             **kept,
         }
 
-    def _effective(self, *, refine: bool) -> dict[str, Any]:
+    def _effective_sampling(self, *, refine: bool) -> dict[str, Any]:
         made = {
             key: value
             for key in _SAMPLING_IN_TRACES
             if isinstance(value := getattr(self.chat_model, key, None), int | float | str)
         }
-        return {**made, **self._bound, **self.sampling_for(refine=refine)}
+        return {**made, **self._bound_arguments, **self.sampling_for(refine=refine)}
 
     def conversation(
-        self, question: str, *, schema: AnswerSchema, history: Sequence[BaseMessage], notes: str
+        self,
+        question: str,
+        *,
+        schema: AnswerSchema,
+        history: Sequence[BaseMessage],
+        notes: str,
+        attachments: Sequence[dict[str, Any]] = (),
     ) -> list[BaseMessage]:
         """Return the messages that ask for a proposal.
 
         Args:
             question: The question.
             schema: Its instructions are filled into the prompt.
-            history: The conversation before the question.
+            history: The conversation before the question; reduced to what a model can read.
             notes: What only this agent knows about the question; may be empty.
+            attachments: Content blocks of the question that are no text, such as images.
         """
         private = self.prompts.context.format(context=notes) if notes else ""
-        # One system message and first, or many a chat template refuses the conversation.
-        given = [str(m.text) for m in history if isinstance(m, SystemMessage)]
-        system = "\n\n".join(part for part in (self.system_prompt, *given, private) if part)
+        told = [SystemMessage(self.system_prompt), *history, SystemMessage(private)]
         asked = self.prompts.propose.format(question=question, instructions=schema.instructions)
-        return [
-            *([SystemMessage(system)] if system else []),
-            *(m for m in history if not isinstance(m, SystemMessage)),
-            HumanMessage(asked.strip()),
-        ]
+        return with_question(readable_history(told), asked.strip(), attachments)
 
     def refine_turn(
         self,
@@ -238,14 +239,14 @@ class Agent:
         config: RunnableConfig,
         calls: int | None = None,
     ) -> Call:
-        """Return the call that answers `messages`; its outcome's value is a `Said`."""
+        """Return the call that answers `messages`; its outcome's value is a `Reply`."""
         runnable = self.runnable
         sampling = self.sampling_for(refine=refine)
         if sampling:
             runnable = runnable.bind(**sampling)
         is_graph = isinstance(self.runnable, PregelProtocol)
         if is_remote(self.runnable):
-            runnable = called_remotely(self.runnable)
+            runnable = remote_runnable(self.runnable)
         return Call(
             runnable,
             {"messages": messages} if is_graph else messages,
@@ -256,91 +257,3 @@ class Agent:
             deadline=deadline,
             calls=calls,
         )
-
-
-@dataclass(frozen=True)
-class Said:
-    """A model's reply, checked: its text and what the endpoint said about it."""
-
-    text: str
-    finish_reason: str | None
-    model: str | None
-    token_logprobs: list[float]
-
-
-def read_reply(value: Any) -> Said:
-    """Read what a Runnable returned.
-
-    Args:
-        value: A message, a string, or a graph's output with `messages`.
-
-    Raises:
-        ModelOutputError: It holds no text, its stream broke off, or a graph's last message is
-            the one it was asked with.
-    """
-    if isinstance(value, Mapping):
-        messages = value.get("messages")
-        if not isinstance(messages, Sequence) or not messages:
-            raise ModelOutputError(
-                f"expected a graph's output with 'messages', got the keys {sorted(value)}"
-            )
-        value = messages[-1]
-        unnamed = isinstance(value, HumanMessage) and not value.name
-        if unnamed or isinstance(value, SystemMessage):
-            raise ModelOutputError("the graph added no message to what it was asked")
-    if isinstance(value, str):
-        value = AIMessage(value)
-    if not isinstance(value, BaseMessage):
-        raise ModelOutputError(f"expected a message or a string, got {type(value).__name__}")
-    # Lone surrogates pass through JSON parsers and break every later write.
-    text = str(value.text).encode("utf-8", "replace").decode("utf-8").strip()
-    metadata = value.response_metadata
-    finish_reason = _finish_reason(metadata)
-    if metadata.get("model_provider") == "openai" and finish_reason is None:
-        raise ModelOutputError("the endpoint's stream ended before the response was finished")
-    if not text:
-        raise ModelOutputError(f"the response is empty (finish_reason {finish_reason!r})")
-    model = metadata.get("model_name")
-    return Said(
-        text=text,
-        finish_reason=finish_reason if isinstance(finish_reason, str) else None,
-        model=model if isinstance(model, str) else None,
-        token_logprobs=token_logprobs(metadata),
-    )
-
-
-def _finish_reason(metadata: Mapping[str, Any]) -> Any:
-    """Return why generation ended, in the words of OpenAI's chat completions."""
-    # The Responses API gives a status instead, Anthropic a stop_reason.
-    reason = metadata.get("finish_reason") or metadata.get("stop_reason") or metadata.get("status")
-    if reason == "incomplete":
-        reason = (metadata.get("incomplete_details") or {}).get("reason", "length")
-    words = {
-        "completed": "stop",
-        "max_output_tokens": "length",
-        "max_tokens": "length",
-        "MAX_TOKENS": "length",
-    }
-    return words.get(reason, reason) if isinstance(reason, str) else reason
-
-
-def response_from(
-    outcome: Outcome, *, response_id: str, agent: str, round_: int, schema: AnswerSchema
-) -> Response:
-    """Return the record of a successful call's reply, not yet clustered or critiqued."""
-    said: Said = outcome.value
-    return Response(
-        id=response_id,
-        agent=agent,
-        round=round_,
-        text=said.text,
-        answer=schema.parse(said.text),
-        cluster=None,
-        profile=reasoning_profile(said.text, said.finish_reason),
-        logprobs=logprob_summary(said.token_logprobs),
-        critique=None,
-        finish_reason=said.finish_reason,
-        model=said.model,
-        usage=outcome.usage,
-        seconds=outcome.seconds,
-    )

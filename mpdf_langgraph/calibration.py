@@ -1,10 +1,10 @@
 """Calibration: from what a critic says to the probability that the answer is right.
 
-A length-normalised sequence probability is .99 for a sure answer and .95 for a guess: it ranks
-answers well, and is no probability of being right. A calibration, fitted on graded traces
-(``training/fit_router.py``), maps it to one by a curve of two numbers. Each measurement has its
-own, and of each the proposals and the refined responses: these were scored in contexts that hold
-the peers' responses, which makes wrong answers look likely too.
+A length-normalised sequence probability is .99 for a sure answer and .95 for a guess. It ranks
+answers well, but it is not the probability that they are right. A calibration maps it to that
+probability by a curve of two numbers. ``training/fit_router.py`` fits it on graded traces. Each
+measurement has a curve for proposals and another for refined responses. A refined response was
+scored in a context that holds the peers' responses, which makes wrong answers look likely too.
 """
 
 import math
@@ -14,9 +14,9 @@ from pydantic import BaseModel, ConfigDict, Field, RootModel
 
 from mpdf_langgraph.state import Critique, Response
 
-#: Confidences are kept this far from 0 and 1, where the log-odds have no end.
+#: Confidences are kept this far from 0 and 1, where the log-odds are infinite.
 EDGE = 1e-4
-#: Kinds of responses; each has a curve of its own.
+#: Kinds of responses. Each has its own curve.
 STAGES: tuple[Literal["proposed", "refined"], ...] = ("proposed", "refined")
 
 
@@ -24,7 +24,8 @@ class Curve(BaseModel):
     """Platt scaling of a confidence: ``sigmoid(slope * logit(confidence) + shift)``.
 
     Attributes:
-        slope: Below 1 the raw confidence is overconfident; not below 0: who was surer stays so.
+        slope: Below 1, the raw confidence is overconfident. It is at least 0, so the order of
+            confidences stays.
         shift: Moves the whole curve.
 
     Example:
@@ -41,7 +42,7 @@ class Curve(BaseModel):
         """Return the calibrated confidence."""
         clipped = min(max(confidence, EDGE), 1 - EDGE)
         odds = self.slope * math.log(clipped / (1 - clipped)) + self.shift
-        # Of the two forms the one that cannot overflow.
+        # Two forms of the sigmoid. This one cannot overflow.
         return 1 / (1 + math.exp(-odds)) if odds >= 0 else 1 - 1 / (1 + math.exp(odds))
 
 
@@ -57,9 +58,9 @@ class Curves(BaseModel):
 class Calibration(RootModel[dict[str, Curves]]):
     """Curves by measurement (`Critique` ``source``: ``"logprob"``, ``"self"``, ...).
 
-    A confidence from another source stays as the critic gave it: with no curve at all, all do.
-    A learned router brings the calibration that its policy was fitted with; others are given one
-    by ``create_deliberation(..., calibration=load_router("routers/mine").calibration)``.
+    A confidence from another source stays as the critic gave it. A learned router brings the
+    calibration that its policy was fitted with. With any other router, pass one:
+    ``create_deliberation(..., calibration=load_router("routers/mine").calibration)``.
 
     Example:
         >>> import json
@@ -72,9 +73,9 @@ class Calibration(RootModel[dict[str, Curves]]):
     model_config = ConfigDict(frozen=True, strict=True)
 
     def apply(self, response: Response) -> Response:
-        """Return the response with its confidence calibrated, and what the critic said as `raw`.
+        """Return the response with its confidence calibrated and the critic's own one as `raw`.
 
-        A confidence that was calibrated before is calibrated anew, from what the critic said.
+        A confidence that was calibrated before is calibrated anew from `raw`.
         """
         critique = response["critique"]
         if critique is None or critique["confidence"] is None:
@@ -94,7 +95,7 @@ class Calibration(RootModel[dict[str, Curves]]):
 
 
 def stage_of(response: Response) -> Literal["proposed", "refined"]:
-    """Return which of `STAGES` a response is of."""
+    """Return the kind of a response, one of `STAGES`."""
     return "refined" if response["round"] > 0 else "proposed"
 
 

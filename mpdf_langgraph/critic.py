@@ -1,9 +1,9 @@
 """Critics: P(correct) of a response, measured and never read from the agent's own words."""
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, Literal, Protocol, runtime_checkable
 
 from langchain_core.language_models import BaseChatModel
 from langchain_core.messages import BaseMessage, HumanMessage
@@ -12,20 +12,27 @@ from langchain_core.runnables import Runnable, RunnableBinding, RunnableConfig, 
 from mpdf_langgraph.agents import Agent
 from mpdf_langgraph.answers.schema import is_async
 from mpdf_langgraph.errors import ConfigurationError
+from mpdf_langgraph.history import unreadable_kinds, with_question
 from mpdf_langgraph.prompts import STATE_PROBABILITY
-from mpdf_langgraph.runtime.budget import Cost, affordable, prompt_bound, remaining, response_bound
-from mpdf_langgraph.runtime.calls import Call, Steps, may_pass
+from mpdf_langgraph.runtime.budget import (
+    Cost,
+    count_affordable,
+    prompt_bound,
+    remaining_allowance,
+    response_bound,
+)
+from mpdf_langgraph.runtime.calls import Call, Steps, is_transient
 from mpdf_langgraph.state import Allowance, Critique, Response, add_usage, no_usage
 from mpdf_langgraph.verdicts import (
     NoVerdictError,
-    checked_probability,
+    check_probability,
     reasoned_yes_probability,
     stated_probability,
     yes_probability,
 )
 
 #: Responses in a row without any verdict after which a model is not asked again.
-HOPELESS = 3
+FAILURES_TO_GIVE_UP = 3
 _VERDICT_SCHEMA = {
     "name": "verdict",
     "schema": {
@@ -43,6 +50,7 @@ class Subject:
 
     Attributes:
         conversation: The messages that the agent answered with this response.
+        attachments: Content blocks of the question that are no text, such as images.
     """
 
     question: str
@@ -51,19 +59,40 @@ class Subject:
     conversation: list[BaseMessage]
     allowance: Allowance
     config: RunnableConfig
+    attachments: Sequence[dict[str, Any]] = ()
 
 
 @dataclass(frozen=True)
-class Verdict:
+class CritiqueResult:
     """A critique, and the errors survived on the way to it."""
 
     critique: Critique
     errors: list[str] = field(default_factory=list)
 
 
-@runtime_checkable
 class Critic(Protocol):
-    """What the graph asks of a critic."""
+    """A critic of your own: any callable, plain or async, of a question and a response.
+
+    It returns the confidence that the response is right, or a `Critique` with more measurements,
+    or None if it cannot tell. Where it asks a chat model, the call and its tokens are counted as
+    the critic's.
+
+    Example:
+        >>> def short_is_sure(question: str, response: Response) -> float:
+        ...     return 0.9 if response["profile"]["length"] < 200 else 0.5
+    """
+
+    def __call__(self, question: str, response: Response, /) -> "CriticReply":
+        """Return P(correct) of a response, in [0, 1]."""
+        ...
+
+
+CriticReply = Mapping[str, Any] | float | None | Awaitable[Mapping[str, Any] | float | None]
+
+
+@runtime_checkable
+class BudgetedCritic(Protocol):
+    """A critic as the graph runs it: it says beforehand what it may cost."""
 
     @property
     def name(self) -> str:
@@ -79,12 +108,12 @@ class Critic(Protocol):
         """Tokens that one of its calls may generate."""
         ...
 
-    def critique(self, subject: Subject) -> Steps[Verdict]:
+    def critique(self, subject: Subject) -> Steps[CritiqueResult]:
         """Criticise one response: a generator of lists of calls (see `calls`)."""
         ...
 
 
-def _critique(
+def _free_critique(
     confidence: float | None, source: str, scores: Mapping[str, float] | None = None
 ) -> Critique:
     return Critique(
@@ -111,26 +140,26 @@ class LogprobCritic:
     max_tokens: int = 0
 
     def max_calls(self, agent: Agent) -> int:
-        """See `Critic.max_calls`."""
+        """See `BudgetedCritic.max_calls`."""
         return 0
 
-    def critique(self, subject: Subject) -> Steps[Verdict]:
-        """See `Critic.critique`."""
+    def critique(self, subject: Subject) -> Steps[CritiqueResult]:
+        """See `BudgetedCritic.critique`."""
         yield from ()
         scores = sequence_scores(subject.response)
         if not scores:
-            return Verdict(_critique(None, "agreement"))
-        return Verdict(_critique(scores["logprob"], "logprob", scores))
+            return CritiqueResult(_free_critique(None, "agreement"))
+        return CritiqueResult(_free_critique(scores["logprob"], "logprob", scores))
 
 
 @dataclass(frozen=True)
-class _Rung:
+class VerdictRequest:
     """One way of asking for a verdict; the next is tried where it does not work."""
 
     source: str
     sampling: Mapping[str, Any]
     parse: Callable[[Any], float]
-    request: str | None = None
+    prompt: str | None = None
     reasoning: bool = False
 
 
@@ -139,14 +168,14 @@ _LOGPROBS = {"temperature": 0.0, "max_tokens": 1, "logprobs": True, "top_logprob
 _CHOICE = {"structured_outputs": {"choice": ["yes", "no", "Yes", "No"]}}
 # In the body and not as an argument, for which the OpenAI client raises where a reply is cut.
 _JSON = {"response_format": {"type": "json_schema", "json_schema": _VERDICT_SCHEMA}}
-_LADDER = (
-    _Rung(
+_REQUESTS = (
+    VerdictRequest(
         "self",
         {**_LOGPROBS, "extra_body": _CHOICE},
         yes_probability,
     ),
-    _Rung("self", _LOGPROBS, yes_probability),
-    _Rung(
+    VerdictRequest("self", _LOGPROBS, yes_probability),
+    VerdictRequest(
         "self_json",
         {"temperature": 0.0, "max_tokens": 40, "extra_body": _JSON},
         stated_probability,
@@ -177,9 +206,9 @@ class SelfCritic:
     name: str = "self"
     judge: Runnable[Any, Any] | None = None
     reasoning_tokens: int = 0
-    # By id: which rung works, and the model itself, so that its id is not given to another.
-    _works: dict[int, tuple[int, Any]] = field(default_factory=dict, repr=False, compare=False)
-    _failed: dict[int, int] = field(default_factory=dict, repr=False, compare=False)
+    # By id: which request works, and the model itself, so that its id is not given to another.
+    _working: dict[int, tuple[int, Any]] = field(default_factory=dict, repr=False, compare=False)
+    _failures: dict[int, int] = field(default_factory=dict, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         tokens = self.reasoning_tokens
@@ -187,47 +216,49 @@ class SelfCritic:
             raise ConfigurationError(f"reasoning_tokens must be 0 or more, got {tokens!r}")
 
     def max_calls(self, agent: Agent) -> int:
-        """See `Critic.max_calls`: none of a chain or graph, and none of a model given up on."""
+        """Return 1, or 0 for a chain, a graph and a model that gives no verdicts."""
         model = self._model(agent)
-        first, _ = self._works.get(id(model), (0, model))
-        return int(model is not None and first < len(self._ladder))
+        first, _ = self._working.get(id(model), (0, model))
+        return int(model is not None and first < len(self._requests))
 
     def _model(self, agent: Agent) -> Any:
         return self.judge or (agent.runnable if agent.chat_model else None)
 
     @property
     def max_tokens(self) -> int:
-        """See `Critic.max_tokens`."""
-        longest: int = max(rung.sampling["max_tokens"] for rung in self._ladder)
+        """See `BudgetedCritic.max_tokens`."""
+        longest: int = max(request.sampling["max_tokens"] for request in self._requests)
         return longest
 
     @property
-    def _ladder(self) -> tuple[_Rung, ...]:
+    def _requests(self) -> tuple[VerdictRequest, ...]:
         if not self.reasoning_tokens:
-            return _LADDER
+            return _REQUESTS
         sampling = {**_LOGPROBS, "max_tokens": self.reasoning_tokens}
-        return (_Rung("self_reasoning", sampling, reasoned_yes_probability, reasoning=True),)
+        return (
+            VerdictRequest("self_reasoning", sampling, reasoned_yes_probability, reasoning=True),
+        )
 
-    def critique(self, subject: Subject) -> Steps[Verdict]:
-        """See `Critic.critique`."""
+    def critique(self, subject: Subject) -> Steps[CritiqueResult]:
+        """See `BudgetedCritic.critique`."""
         model = self._model(subject.agent)
         errors: list[str] = []
         usage = no_usage()
         confidence, source, odd = None, "agreement", False
-        first, _ = self._works.get(id(model), (0, model))
-        for index, rung in enumerate(self._ladder[first:] if model is not None else (), first):
-            messages = self._messages(subject, rung)
-            cost = Cost(1, self._prompt_bound(subject, messages) + rung.sampling["max_tokens"])
-            times = affordable(remaining(subject.allowance, usage), cost)
+        first, _ = self._working.get(id(model), (0, model))
+        for index, request in enumerate(self._requests[first:] if model is not None else (), first):
+            messages = self._messages(subject, request)
+            cost = Cost(1, self._prompt_bound(subject, messages) + request.sampling["max_tokens"])
+            times = count_affordable(remaining_allowance(subject.allowance, usage), cost)
             if not times:
                 errors.append("not asked: the rest of the budget is less than the critic's call")
                 source = "none"
                 break
             [outcome] = yield [
                 Call(
-                    _bind(model, rung.sampling, {} if self.judge else subject.agent.sampling),
+                    _bind(model, request.sampling, {} if self.judge else subject.agent.sampling),
                     messages,
-                    rung.parse,
+                    request.parse,
                     config=subject.config,
                     retries=min(subject.agent.retries, times - 1),
                     bound=cost.tokens,
@@ -237,32 +268,35 @@ class SelfCritic:
             usage = add_usage(usage, outcome.usage)
             if outcome.cause is None:
                 if not odd or self._failed_often(model):
-                    self._works.setdefault(id(model), (index, model))
-                confidence, source, errors = outcome.value, rung.source, []
+                    self._working.setdefault(id(model), (index, model))
+                confidence, source, errors = outcome.value, request.source, []
                 break
             errors.append(str(outcome.error))
             odd = odd or isinstance(outcome.cause, NoVerdictError)
-            if may_pass(outcome.cause):
+            if is_transient(outcome.cause):
                 source = "none"  # the endpoint is down, not unable: no reason to ask otherwise
                 break
         else:
-            if model is not None and id(model) not in self._works and self._failed_often(model):
-                self._works[id(model)] = (len(self._ladder), model)
+            if model is not None and id(model) not in self._working and self._failed_often(model):
+                self._working[id(model)] = (len(self._requests), model)
         scores = {} if confidence is None else {source: confidence}
         critique = Critique(confidence=confidence, source=source, scores=scores, usage=usage)
-        return Verdict(critique, errors)
+        return CritiqueResult(critique, errors)
 
     def _failed_often(self, model: Any) -> bool:
         """Count a reply without a verdict, and tell whether the model is to blame by now."""
-        self._failed[id(model)] = self._failed.get(id(model), 0) + 1
-        return self._failed[id(model)] >= HOPELESS
+        self._failures[id(model)] = self._failures.get(id(model), 0) + 1
+        return self._failures[id(model)] >= FAILURES_TO_GIVE_UP
 
-    def _messages(self, subject: Subject, rung: _Rung) -> list[BaseMessage]:
-        before = subject.conversation if self.judge is None else [HumanMessage(subject.question)]
+    def _messages(self, subject: Subject, request: VerdictRequest) -> list[BaseMessage]:
+        before = subject.conversation
+        if self.judge is not None:
+            shown = () if unreadable_kinds(self.judge, subject.attachments) else subject.attachments
+            before = with_question([], subject.question, shown)
         reply, asked = subject.agent.critique_turn(
-            subject.question, subject.response["text"], reasoning=rung.reasoning
+            subject.question, subject.response["text"], reasoning=request.reasoning
         )
-        return [*before, reply, HumanMessage(rung.request) if rung.request else asked]
+        return [*before, reply, HumanMessage(request.prompt) if request.prompt else asked]
 
     def _prompt_bound(self, subject: Subject, messages: list[BaseMessage]) -> int:
         usage = subject.response["usage"]
@@ -300,16 +334,16 @@ class SelfLogprobCritic:
     verdict: SelfCritic = field(default_factory=SelfCritic)
 
     def max_calls(self, agent: Agent) -> int:
-        """See `Critic.max_calls`."""
+        """See `BudgetedCritic.max_calls`."""
         return self.verdict.max_calls(agent)
 
     @property
     def max_tokens(self) -> int:
-        """See `Critic.max_tokens`."""
+        """See `BudgetedCritic.max_tokens`."""
         return self.verdict.max_tokens
 
-    def critique(self, subject: Subject) -> Steps[Verdict]:
-        """See `Critic.critique`."""
+    def critique(self, subject: Subject) -> Steps[CritiqueResult]:
+        """See `BudgetedCritic.critique`."""
         verdict = yield from self.verdict.critique(subject)
         scores = sequence_scores(subject.response)
         if not scores:
@@ -319,25 +353,25 @@ class SelfLogprobCritic:
         critique = Critique(
             confidence=scores["logprob"], source="logprob", scores=scores, usage=usage
         )
-        return Verdict(critique, verdict.errors)
+        return CritiqueResult(critique, verdict.errors)
 
 
 @dataclass(frozen=True)
 class FunctionCritic:
     """A callable ``(question, response) -> Critique | float | None``, plain or async."""
 
-    function: Callable[[str, Response], Any]
+    function: Critic
     name: str = "function"
     max_tokens: int = 0
 
     def max_calls(self, agent: Agent) -> int:
-        """See `Critic.max_calls`: what a function does is not known before."""
+        """See `BudgetedCritic.max_calls`: what a function does is not known before."""
         return 0
 
-    def critique(self, subject: Subject) -> Steps[Verdict]:
-        """See `Critic.critique`."""
+    def critique(self, subject: Subject) -> Steps[CritiqueResult]:
+        """See `BudgetedCritic.critique`."""
         call = Call(
-            _two_arguments(self.function),
+            _critic_runnable(self.function),
             (subject.question, subject.response),
             self._read,
             config=subject.config,
@@ -346,28 +380,28 @@ class FunctionCritic:
         )
         [outcome] = yield [call]
         if outcome.cause is not None:
-            failed = Critique({**_critique(None, "none"), "usage": outcome.usage})
-            return Verdict(failed, [str(outcome.error)])
+            failed = Critique({**_free_critique(None, "none"), "usage": outcome.usage})
+            return CritiqueResult(failed, [str(outcome.error)])
         critique: Critique = outcome.value
-        return Verdict(Critique({**critique, "usage": outcome.usage}))
+        return CritiqueResult(Critique({**critique, "usage": outcome.usage}))
 
     def _read(self, value: Any) -> Critique:
         if value is None:
-            return _critique(None, self.name)
+            return _free_critique(None, self.name)
         if not isinstance(value, Mapping):
-            return _critique(
-                checked_probability(value), self.name, {self.name: checked_probability(value)}
+            return _free_critique(
+                check_probability(value), self.name, {self.name: check_probability(value)}
             )
         confidence = value.get("confidence")
         scores = {
-            str(name): checked_probability(score)
+            str(name): check_probability(score)
             for name, score in (value.get("scores") or {}).items()
         }
-        checked = None if confidence is None else checked_probability(confidence)
-        return _critique(checked, str(value.get("source", self.name)), scores)
+        checked = None if confidence is None else check_probability(confidence)
+        return _free_critique(checked, str(value.get("source", self.name)), scores)
 
 
-def _two_arguments(function: Callable[[str, Response], Any]) -> Runnable[Any, Any]:
+def _critic_runnable(function: Callable[[str, Response], Any]) -> Runnable[Any, Any]:
     if is_async(function):
 
         async def acall(pair: tuple[str, Response]) -> Any:
@@ -377,7 +411,11 @@ def _two_arguments(function: Callable[[str, Response], Any]) -> Runnable[Any, An
     return RunnableLambda(lambda pair: function(*pair))
 
 
-_BUILT_IN: dict[str, Callable[[], Critic]] = {
+CriticName = Literal["self+logprob", "self", "self-reasoning", "logprob"]
+#: What `create_deliberation` takes for a critic.
+CriticLike = CriticName | Critic | BudgetedCritic | BaseChatModel | RunnableBinding[Any, Any] | None
+
+_BUILT_IN: dict[str, Callable[[], BudgetedCritic]] = {
     "logprob": LogprobCritic,
     "self": SelfCritic,
     "self-reasoning": lambda: SelfCritic(name="self-reasoning", reasoning_tokens=512),
@@ -385,18 +423,17 @@ _BUILT_IN: dict[str, Callable[[], Critic]] = {
 }
 
 
-def make_critic(spec: Any) -> Critic | None:
+def make_critic(spec: Any) -> BudgetedCritic | None:
     """Return the critic that `spec` names.
 
     Args:
         spec: ``"logprob"``, ``"self"``, ``"self-reasoning"``, ``"self+logprob"``, a chat model
-            (judges every agent), a callable ``(question, response) -> Critique | float | None``,
-            a `Critic`, or None.
+            (judges every agent), a callable (see `Critic`), a built-in critic, or None.
 
     Raises:
         ConfigurationError: It is none of these.
     """
-    if spec is None or (isinstance(spec, Critic) and not isinstance(spec, type)):
+    if spec is None or (isinstance(spec, BudgetedCritic) and not isinstance(spec, type)):
         return spec
     if isinstance(spec, str) and spec in _BUILT_IN:
         return _BUILT_IN[spec]()

@@ -1,4 +1,4 @@
-"""Every error this package raises on its own account, and how any error is told."""
+"""Every error that this package raises, and how an error is written in one line."""
 
 import re
 
@@ -15,15 +15,19 @@ class MPDFError(Exception):
 
 
 class ConfigurationError(MPDFError, ValueError):
-    """An option is wrong; the message says which one and what to change."""
+    """An option is wrong. The message says which one and what to change."""
 
 
 class EndpointError(MPDFError, RuntimeError):
-    """A model endpoint cannot be used; the message says what is wrong with it."""
+    """A model endpoint cannot be used. The message says what is wrong with it."""
 
 
 class ModelOutputError(MPDFError, ValueError):
     """A model returned something that cannot be used as a response."""
+
+
+class OutOfTokensError(ModelOutputError):
+    """A response was cut at its length limit before its answer began. A new try would be, too."""
 
 
 class DeliberationError(MPDFError, RuntimeError):
@@ -35,7 +39,7 @@ class RouterError(MPDFError, ValueError):
 
 
 class SandboxError(MPDFError, RuntimeError):
-    """Programs cannot be run safely here; the message says what is missing."""
+    """Programs cannot be run safely here. The message says what is missing."""
 
 
 class TraceError(MPDFError, ValueError):

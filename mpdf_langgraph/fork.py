@@ -1,4 +1,4 @@
-"""Forks: a round decided otherwise, by actions that are forced, from its checkpoint."""
+"""Forks: a round is decided again from its checkpoint, with forced actions."""
 
 import uuid
 from collections.abc import Iterable, Mapping
@@ -9,25 +9,25 @@ from langgraph.types import Command
 from mpdf_langgraph.errors import ConfigurationError
 from mpdf_langgraph.state import ACTIONS, Action, DeliberationState, Header, Intervention
 
-#: Sets the id of a fork apart from that of the deliberation it was forked from.
+#: Stands in the id of a fork, between the id of the first deliberation and a part of its own.
 FORK_MARK = "~"
 
 
 def force_actions(actions: Mapping[str, Action]) -> Command[Any]:
-    """Return the update that forks a round: these agents act so, the others as their router says.
+    """Return the update that forks a round: the given agents take the given actions.
 
-    Give it to `update_state` as the consensus node, on a checkpoint from which the round would
-    start (one whose `next` is ``("router",)``, but not the first), and invoke the graph with None
-    and the config that it returns. The fork is an episode of its own: its id is that of the first
-    one, ``~`` and a part that is its own. Every agent that is not forced draws its action with
-    the random number that it had.
+    The router decides for the other agents. Give the update to `update_state` as the consensus
+    node, on a checkpoint from which a round starts: one whose `next` is ``("router",)``, but not
+    the first of these. Then invoke the graph with None and the config that `update_state` returns.
+    The fork is an episode of its own. Its id is the id of the first episode, ``~`` and another
+    part. An agent that is not forced draws its action with the same random number as before.
 
     Args:
         actions: ``"PERSIST"``, ``"REFINE"`` or ``"CONCEDE"`` by agent name.
 
     Raises:
-        ConfigurationError: One is no action. An agent that is none, or cannot act so in that
-            round, is an error of the run.
+        ConfigurationError: A value is not an action. The run raises it too, if an agent does not
+            exist or cannot take its action in that round.
 
     Example:
         >>> from langchain_core.language_models import FakeListChatModel
@@ -75,10 +75,10 @@ def fork_state(agents: Iterable[str], state: DeliberationState) -> DeliberationS
 
 
 def forced_action(state: DeliberationState, name: str, mask: list[bool]) -> Action | None:
-    """Return what `name` must do: as forced at a fork, or REFINE where a person gave a hint.
+    """Return the action that is forced on `name` by a fork or, for REFINE, by a hint, or None.
 
     Raises:
-        ConfigurationError: It is forced to what it cannot do.
+        ConfigurationError: It cannot take that action.
     """
     forced = (state.get("forced") or {}).get(name)
     if forced is not None and not mask[ACTIONS.index(forced)]:
@@ -86,7 +86,7 @@ def forced_action(state: DeliberationState, name: str, mask: list[bool]) -> Acti
         raise ConfigurationError(
             f"{name!r} cannot {forced} in round {state['round']}, as force_actions wants: {why}"
         )
-    # What a person knows is not in the observation: no router could tell what it is worth.
+    # The observation does not hold what the person knows, so no router can judge the hint.
     hinted = any(
         i["action"] == "hint" and i["round"] == state["round"] for i in state["interventions"]
     )

@@ -1,4 +1,4 @@
-"""The deliberation graph: wires the four nodes, and nothing else."""
+"""The deliberation graph: four nodes, and how they are wired."""
 
 from collections.abc import Callable, Sequence
 from os import PathLike
@@ -6,24 +6,23 @@ from typing import Any, cast
 
 from langchain_core.runnables import Runnable, RunnableConfig, RunnableLambda
 from langgraph.graph import START, StateGraph
-from langgraph.types import Command
 
 from mpdf_langgraph.agents import Agent
 from mpdf_langgraph.answers.schema import AnswerSchema, refuse_async
 from mpdf_langgraph.answers.text_answer import TextAnswer
 from mpdf_langgraph.calibration import Calibration
-from mpdf_langgraph.consensus import make_rule
-from mpdf_langgraph.critic import make_critic
+from mpdf_langgraph.consensus import ConsensusLike, make_rule
+from mpdf_langgraph.critic import CriticLike, make_critic
 from mpdf_langgraph.errors import ConfigurationError
 from mpdf_langgraph.nodes.agent import agent_steps
 from mpdf_langgraph.nodes.consensus import consensus_steps
 from mpdf_langgraph.nodes.critic import critic_steps
-from mpdf_langgraph.nodes.person import check_checkpointer, person_steps
-from mpdf_langgraph.nodes.router import router_step
+from mpdf_langgraph.nodes.person import person_steps
+from mpdf_langgraph.nodes.router import router_steps
 from mpdf_langgraph.nodes.settings import Settings
-from mpdf_langgraph.router import make_router
+from mpdf_langgraph.router import RouterLike, make_router
 from mpdf_langgraph.runtime.budget import Budget
-from mpdf_langgraph.runtime.calls import arun, run
+from mpdf_langgraph.runtime.calls import Steps, arun, run
 from mpdf_langgraph.state import (
     Assignment,
     DeliberationInput,
@@ -38,11 +37,11 @@ Builder = StateGraph[DeliberationState, Any, DeliberationInput, DeliberationOutp
 def create_deliberation(
     agents: Sequence[Agent | Runnable[Any, Any]],
     *,
-    router: Any = "threshold",
-    critic: Any = "self+logprob",
+    router: RouterLike = "threshold",
+    critic: CriticLike = "self+logprob",
     calibration: Calibration | None = None,
     answer: AnswerSchema | None = None,
-    consensus: Any = "confidence",
+    consensus: ConsensusLike = "confidence",
     max_rounds: int = 3,
     max_calls: int | None = None,
     max_tokens: int | None = None,
@@ -61,39 +60,41 @@ def create_deliberation(
         agents: Agents, or anything that can be one: chat models, chains, compiled graphs
             (named ``agent-1``, ``agent-2``, ... in order).
         router: ``"threshold"``, ``"always-persist"``, ``"always-refine"``, ``"random"``, a
-            fitted one (`load_router`), any `Router`, or a callable of the observations.
+            fitted router (`load_router`), any `Router`, or a callable of the observations.
         critic: ``"self+logprob"``, ``"self"``, ``"self-reasoning"``, ``"logprob"``, a chat model,
-            a callable ``(question, response) -> Critique | float``, or None for no critic.
-        calibration: Makes the critic's confidence a probability of being right, where the router
-            brings no calibration of its own: ``load_router("routers/mine").calibration``.
-        answer: How answers are read and compared; `TextAnswer()` by default.
+            a callable of the question and the response (`Critic`), or None for no critic.
+        calibration: Turns the critic's confidence into the probability that the answer is right:
+            ``load_router("routers/mine").calibration``. The router's own calibration, if it has
+            one, comes first.
+        answer: How answers are read and compared. Default: `TextAnswer()`.
         consensus: ``"confidence"``, ``"majority"``, or a callable from votes to a cluster.
         max_rounds: Rounds of decisions after the proposals.
         max_calls: Budget of LLM calls per question, the critic's included.
         max_tokens: Budget of prompt plus completion tokens per question, the critic's included.
-        timeout: Budget of seconds per question. Asynchronous calls are cancelled when it is
-            spent; synchronous ones already under way are waited for.
+        timeout: Budget of seconds per question. When it is spent, asynchronous calls are
+            cancelled. Synchronous calls that have started are waited for.
         stop_when_settled: Stop once the agents agree or all persist. False: a classical debate.
         settle_confidence: Agreement settles only if every agent's confidence is at least this.
-        interrupt_when: `Unsure(support_below=..., confidence_below=...)`, or a callable of how the
-            deliberation stands when it is about to end: a dict with `question`, `answer`,
-            `confidence`, `support`, `votes`, `responses`, `stop_reason`, ... Where it says True
-            the graph is interrupted with that dict, and resumed with a person's reply,
-            ``Command(resume={"action": "settle"})``, ``{"action": "hint", "text": ...}`` for one
-            more round, beyond `max_rounds` if need be, in which everyone refines, or
-            ``{"action": "answer", "answer": ...}``, which the trace keeps as the reference.
-            A reply that cannot be read is asked for again. Needs a checkpointer.
+        interrupt_when: `Unsure(support_below=..., confidence_below=...)`, or a callable. It is
+            called when the deliberation is about to end, with a dict of `question`, `answer`,
+            `confidence`, `support`, `votes`, `responses`, `stop_reason`, ... If it returns True,
+            the graph is interrupted with that dict. A person's reply resumes it:
+            ``Command(resume={"action": "settle"})`` ends it. ``{"action": "hint", "text": ...}``
+            adds one round in which everyone refines, also after `max_rounds`.
+            ``{"action": "answer", "answer": ...}`` ends it with that answer, which the trace
+            keeps as the reference. A reply that cannot be read is asked for again. Needs a
+            checkpointer.
         explore: Least probability of every allowed action, for collecting traces.
-        alternatives: Extra REFINE samples per turn, drawn only to learn from. Counted apart,
-            outside `max_calls` and `max_tokens`.
+        alternatives: Extra REFINE samples per turn, drawn only to learn from. They do not count
+            towards `max_calls` and `max_tokens`.
         traces: Folder (or writer) for one record per deliberation.
         name: The name that the final message bears.
 
     Returns:
-        A builder: `.compile()` it, with a checkpointer or store where wanted.
+        A builder. Call `.compile()` on it, with a checkpointer or a store if you want one.
 
     Raises:
-        ConfigurationError: An option is wrong; the message says what to change.
+        ConfigurationError: An option is wrong. The message says what to change.
 
     Example:
         >>> from langchain_core.language_models import FakeListChatModel
@@ -122,56 +123,40 @@ def create_deliberation(
         calibration=calibration,
     )
 
-    def route(state: DeliberationState, config: RunnableConfig) -> Command[Any]:
-        check_checkpointer(settings, config)
-        return router_step(settings, state)
+    def node(steps: Callable[[Settings, Any], Steps[Any]]) -> Runnable[Any, Any]:
+        return _make_node(lambda work: steps(settings, work))
 
-    async def aroute(state: DeliberationState, config: RunnableConfig) -> Command[Any]:
-        return route(state, config)
-
-    def propose_or_refine(task: Assignment, config: RunnableConfig) -> Command[Any]:
-        return run(agent_steps(settings, task), config)
-
-    async def apropose_or_refine(task: Assignment, config: RunnableConfig) -> Command[Any]:
-        return await arun(agent_steps(settings, task), config)
-
-    def criticise(task: Assignment, config: RunnableConfig) -> dict[str, Any]:
-        return run(critic_steps(settings, task), config)
-
-    async def acriticise(task: Assignment, config: RunnableConfig) -> dict[str, Any]:
-        return await arun(critic_steps(settings, task), config)
-
-    def agree(state: DeliberationState, config: RunnableConfig) -> Command[Any]:
-        return run(consensus_steps(settings, state), config)
-
-    async def aagree(state: DeliberationState, config: RunnableConfig) -> Command[Any]:
-        return await arun(consensus_steps(settings, state), config)
-
-    def ask(state: DeliberationState, config: RunnableConfig) -> Command[Any]:
-        return run(person_steps(settings, state), config)
-
-    async def aask(state: DeliberationState, config: RunnableConfig) -> Command[Any]:
-        return await arun(person_steps(settings, state), config)
-
+    ends = ("router", "person", "__end__") if interrupt_when else ("router", "__end__")
     builder: Builder = StateGraph(
         DeliberationState, input_schema=DeliberationInput, output_schema=DeliberationOutput
     )
-    builder.add_node("router", RunnableLambda(route, aroute), destinations=("agent", "consensus"))
-    builder.add_node(
-        "agent",
-        RunnableLambda(propose_or_refine, apropose_or_refine),
-        input_schema=Assignment,
-        destinations=("critic",),
-    )
-    builder.add_node("critic", RunnableLambda(criticise, acriticise), input_schema=Assignment)
-    ends: tuple[str, ...] = ("router", "__end__")
-    if interrupt_when is not None:
-        builder.add_node("person", RunnableLambda(ask, aask), destinations=ends)
-        ends = ("router", "person", "__end__")
-    builder.add_node("consensus", RunnableLambda(agree, aagree), destinations=ends)
+    builder.add_node("router", node(router_steps), destinations=("agent", "consensus"))
+    builder.add_node("agent", node(agent_steps), input_schema=Assignment, destinations=("critic",))
+    builder.add_node("critic", node(critic_steps), input_schema=Assignment)
+    builder.add_node("consensus", node(consensus_steps), destinations=ends)
+    if interrupt_when:
+        builder.add_node("person", node(person_steps), destinations=("router", "__end__"))
     builder.add_edge(START, "router")
     builder.add_edge("critic", "consensus")
     return builder
+
+
+def _make_node(steps: Callable[[Any], Steps[Any]]) -> Runnable[Any, Any]:
+    """Return a node that runs `steps` in synchronous and in asynchronous runs of the graph.
+
+    The asynchronous side matters also for steps that call nobody, as the router's. LangGraph runs
+    a node without one in a thread of asyncio's pool. The pool is small, and models without an
+    asynchronous side may hold all of it. Then one team with hung models would hold up every
+    deliberation in the process.
+    """
+
+    def invoke(work: Any, config: RunnableConfig) -> Any:
+        return run(steps(work), config)
+
+    async def ainvoke(work: Any, config: RunnableConfig) -> Any:
+        return await arun(steps(work), config)
+
+    return RunnableLambda(invoke, ainvoke)
 
 
 def _team(agents: Sequence[Agent | Runnable[Any, Any]]) -> dict[str, Agent]:

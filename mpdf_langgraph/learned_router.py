@@ -1,7 +1,7 @@
 """The learned router: a policy fitted by `training`, run by onnxruntime. No torch, no pickle.
 
-A router is a folder: ``policy.onnx``, the network, and ``router.json``, which says what it is.
-numpy and onnxruntime are loaded when a router is, so that importing the package stays quick.
+A router is a folder with two files: the network ``policy.onnx`` and its description
+``router.json``. `load_router` imports numpy and onnxruntime, so importing the package stays quick.
 """
 
 import hashlib
@@ -22,10 +22,10 @@ from mpdf_langgraph.observation import FEATURE_VERSION, FEATURES
 from mpdf_langgraph.router import behaviour
 from mpdf_langgraph.state import ACTIONS, Observation
 
-#: Routers of form 1 were fitted on confidences as the critic gave them.
+#: Routers of format 1 were fitted on confidences as the critic gave them.
 FORMATS = (1, 2)
 MODEL, MANIFEST = "policy.onnx", "router.json"
-#: Inputs (type, sizes; None: any) and the output of `MODEL`.
+#: Inputs of `MODEL` (type and sizes, None: any size), and its output.
 _INPUTS: dict[str, tuple[str, list[int | None]]] = {
     "own": ("tensor(float)", [None, len(FEATURES)]),
     "peers": ("tensor(float)", [None, None, len(FEATURES)]),
@@ -33,22 +33,22 @@ _INPUTS: dict[str, tuple[str, list[int | None]]] = {
     "action_mask": ("tensor(bool)", [None, len(ACTIONS)]),
 }
 _OUTPUT = "log_probabilities"
-# Where several are equally likely, greedy takes the cheapest.
+# If several actions are equally likely, greedy takes the cheapest.
 _CHEAPEST_FIRST = sorted(range(len(ACTIONS)), key=lambda i: ACTIONS[i] == "REFINE")
 
 
 class Manifest(BaseModel):
-    """What ``router.json`` must hold; whatever else it holds is for its readers.
+    """What ``router.json`` must hold. It may hold more, for people who read it.
 
     Attributes:
-        format: Form of the folder.
+        format: Version of the folder's format.
         feature_version: `observation.FEATURE_VERSION` of the traces it was fitted on.
-        name: Stands in traces.
-        version: Content hash of the network; stands in traces.
-        temperature: What the log-probabilities are divided by.
+        name: Name of the router in traces.
+        version: Content hash of the network, its version in traces.
+        temperature: Divides the log-probabilities.
         floor: Least probability of every allowed action.
         competence: Prior competence by agent name, for agents that give none.
-        calibration: Of the confidences that it was fitted on; in form 1 there was none.
+        calibration: Calibration of the confidences that it was fitted on. Format 1 had none.
         gate: Whether the router was shown to beat the baselines.
         sha256: Hash of every file that is loaded, by name.
     """
@@ -69,15 +69,15 @@ class Manifest(BaseModel):
 
 @dataclass(frozen=True)
 class LearnedRouter:
-    """A fitted policy (`Router`); `load_router` makes one.
+    """A fitted policy (`Router`). `load_router` makes one.
 
     Attributes:
         name: As the folder's ``router.json`` says.
-        version: The network's content hash, and what was set otherwise than in the folder.
+        version: The network's content hash, and the options that differ from the folder's.
         competence: Prior competence by agent name, for agents that give none.
-        calibration: Of the confidences that it was fitted on; empty where they were raw.
-        temperature: What the log-probabilities are divided by; below 1 decides more sharply.
-        greedy: Only the likeliest allowed action (before the floor).
+        calibration: Calibration of the confidences that it was fitted on. Empty if they were raw.
+        temperature: Divides the log-probabilities. Below 1, the router decides more sharply.
+        greedy: Take the likeliest allowed action only (before the floor).
         floor: Least probability of every allowed action.
         session: The onnxruntime session.
     """
@@ -94,14 +94,14 @@ class LearnedRouter:
     def decide(
         self, observations: Sequence[Observation], masks: Sequence[Sequence[bool]]
     ) -> Sequence[Sequence[float]]:
-        """See `Router.decide`; one call of the network, whatever the sizes of the teams.
+        """See `Router.decide`. It is one call of the network, also for teams of several sizes.
 
         Raises:
-            RouterError: An observation is of another size or not finite.
+            RouterError: An observation has another size, or is not finite.
         """
         if not observations:
             return []
-        logs = _run(self.session, *_padded(observations, masks), name=self.name)
+        logs = _run(self.session, *_pad(observations, masks), name=self.name)
         return [self._behaviour(row, mask) for row, mask in zip(logs, masks, strict=True)]
 
     def _behaviour(self, logs: list[float], mask: Sequence[bool]) -> list[float]:
@@ -109,7 +109,7 @@ class LearnedRouter:
         if self.greedy:
             row = [float(i == best) for i in range(len(ACTIONS))]
         else:
-            # Not above 0 where allowed, so that no temperature overflows.
+            # Allowed actions get at most 0 here, so no temperature overflows.
             row = [math.exp(min(0.0, p - logs[best]) / self.temperature) for p in logs]
         return behaviour(row, mask, self.floor)
 
@@ -123,12 +123,12 @@ def load_router(
 ) -> LearnedRouter:
     """Load a router that ``training/fit_router.py`` has written.
 
-    Its prior competences go by the agents' names: name them as when the traces were collected,
-    or give `Agent` a competence.
+    It knows the prior competences by the agents' names. Give the agents the names that they had
+    when the traces were collected, or give each `Agent` a competence.
 
     Args:
         folder: Holds ``policy.onnx`` and ``router.json``.
-        temperature: What log-probabilities are divided by. None: as fitted.
+        temperature: Divides the log-probabilities. None: as fitted.
         greedy: Always take the likeliest action.
         floor: Least probability of every allowed action, 0 to 1/3. None: as fitted.
 
@@ -140,7 +140,7 @@ def load_router(
         RouterError: The folder is incomplete or altered, or does not fit this version.
 
     Warns:
-        UserWarning: It has not been shown to beat the baselines.
+        UserWarning: The router has not been shown to beat the baselines.
     """
     given = (temperature, floor)
     if not all(one is None or isinstance(one, int | float) for one in given):
@@ -157,7 +157,7 @@ def load_router(
     if manifest.gate != "pass":
         warnings.warn(
             f"router {manifest.name!r} has not been shown to beat the baselines (gate: "
-            f"{manifest.gate}); measure it on questions of your own with training/evaluate.py, "
+            f"{manifest.gate}). Measure it on your own questions with training/evaluate.py, "
             'or use router="threshold"',
             stacklevel=2,
         )
@@ -184,7 +184,7 @@ def _read(path: Path) -> bytes:
     except OSError as error:
         raise RouterError(
             f"no router in {str(path.parent)!r}: {path.name} cannot be read "
-            f"({error.strerror}); give the folder that training/fit_router.py wrote"
+            f"({error.strerror}). Give the folder that training/fit_router.py wrote"
         ) from error
 
 
@@ -197,15 +197,15 @@ def _read_manifest(folder: Path) -> Manifest:
         raise RouterError(f"{path} is not valid JSON: {describe_error(error)}") from error
     if not isinstance(given, dict):
         raise RouterError(f"{path} must hold a JSON object, got {given!r:.80}")
-    # First, as another version may hold anything.
+    # Checked first, as another version may hold anything.
     for key, here in (("format", FORMATS), ("feature_version", (FEATURE_VERSION,))):
         if given.get(key) not in here:
             raise RouterError(
                 f"{path}: {key} is {given.get(key)!r:.80}, this version of mpdf-langgraph needs "
-                f"{' or '.join(map(str, here))}; fit the router again, or install the version "
+                f"{' or '.join(map(str, here))}. Fit the router again, or install the version "
                 "that it was fitted with"
             )
-    if given["format"] == 1:  # it named a calibration, for its readers alone
+    if given["format"] == 1:  # its calibration was for people to read only
         given["calibration"] = {}
     try:
         return Manifest.model_validate(given)
@@ -218,14 +218,14 @@ def _read_manifest(folder: Path) -> Manifest:
 
 
 def _read_model(folder: Path, manifest: Manifest) -> bytes:
-    """Return the network's bytes: those that were hashed, whatever happens to the file next."""
+    """Return the network's bytes, read once: the bytes that were hashed are the bytes that run."""
     path = folder / MODEL
     model = _read(path)
     expected, found = manifest.sha256.get(MODEL), hashlib.sha256(model).hexdigest()
     if expected != found:
         raise RouterError(
             f"{path} is not the file that {MANIFEST} describes (sha256 {found[:12]}…, expected "
-            f"{str(expected)[:12]}…): it is torn or was altered; copy the whole folder again"
+            f"{str(expected)[:12]}…): it is torn or was altered. Copy the whole folder again"
         )
     return model
 
@@ -234,9 +234,9 @@ def _read_model(folder: Path, manifest: Manifest) -> bytes:
 
 
 def _open(model: bytes, path: Path) -> Any:
-    """Return a session of one thread; the network's form and its numbers are tried out."""
-    # Or onnxruntime >= 1.31 sends usage to its makers and leaves an identifier in the home
-    # directory. A value that is set already stands.
+    """Return a session of one thread, after a check of the network's inputs and its output."""
+    # Without it, onnxruntime >= 1.31 sends usage to its makers and leaves an identifier in the
+    # home directory. A value that the user has set stays.
     os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
     try:
         import onnxruntime  # type: ignore[import-untyped]
@@ -246,10 +246,10 @@ def _open(model: bytes, path: Path) -> Any:
         ) from error
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = options.inter_op_num_threads = 1
-    options.log_severity_level = 4  # errors are raised; its log would go to stderr
+    options.log_severity_level = 4  # errors are raised, and its log would go to stderr
     try:
         session = onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
-    except Exception as error:  # onnxruntime's own errors have no common base
+    except Exception as error:  # onnxruntime's errors have no common base class
         raise RouterError(f"{path} is not a usable network: {describe_error(error)}") from error
     inputs = {
         one.name: (one.type, [size if isinstance(size, int) else None for size in one.shape])
@@ -265,17 +265,17 @@ def _open(model: bytes, path: Path) -> Any:
     alone = Observation(own=features, peers=[])
     for team in (0, 1, 3):
         given = [alone, Observation(own=features, peers=[features] * team)]
-        _run(session, *_padded(given, [allowed, allowed]), name=str(path))
+        _run(session, *_pad(given, [allowed, allowed]), name=str(path))
     return session
 
 
-def _padded(
+def _pad(
     observations: Sequence[Observation], masks: Sequence[Sequence[bool]]
 ) -> tuple[Any, Any, Any, Any]:
-    """Return the network's inputs, every team padded to the size of the largest.
+    """Return the network's inputs. Every team is padded to the size of the largest.
 
     Raises:
-        RouterError: An observation or mask is of another size, or a feature is not finite.
+        RouterError: An observation or mask has another size, or a feature is not finite.
     """
     import numpy as np
 
@@ -284,7 +284,7 @@ def _padded(
     peers = np.zeros((count, most, size), np.float32)
     peer_mask = np.zeros((count, most), np.bool_)
     try:
-        with np.errstate(over="ignore"):  # to infinity, which is refused below
+        with np.errstate(over="ignore"):  # it becomes infinity, which is refused below
             own = np.array([o["own"] for o in observations], np.float32).reshape(count, size)
             for row, observation in enumerate(observations):
                 if there := len(observation["peers"]):
@@ -313,14 +313,14 @@ def _run(
     """Return the network's log-probabilities, shape ``[n, 3]``.
 
     Raises:
-        RouterError: They are no log-probabilities.
+        RouterError: They are not log-probabilities.
     """
     given = {"own": own, "peers": peers, "peer_mask": peer_mask, "action_mask": action_mask}
     try:
         logs: list[list[float]] = session.run([_OUTPUT], given)[0].tolist()
         totals = [math.fsum(map(math.exp, row)) for row in logs]
         sound = all(len(row) == len(ACTIONS) for row in logs) and len(logs) == len(own)
-    except Exception as error:  # onnxruntime's own errors have no common base
+    except Exception as error:  # onnxruntime's errors have no common base class
         raise RouterError(f"{name}: the network failed: {describe_error(error)}") from error
     if not sound or not all(abs(total - 1.0) < 1e-3 for total in totals):
         raise RouterError(f"{name}: the network did not return log-probabilities: {logs!r:.200}")

@@ -1,9 +1,9 @@
 """Observations: what an agent's policy may see, as a fixed vector of numbers.
 
-The numbers are a pure function of the records, so that training rebuilds them from a trace.
-`FEATURE_VERSION` changes whenever their meaning does; a router refuses another version. Where the
-graph has a calibration, "confidence" and "cluster_confidence" are of the calibrated confidences,
-as the records hold them; log-probabilities and the model's own verdict are always raw.
+The numbers are a pure function of the records, so training rebuilds them from a trace.
+`FEATURE_VERSION` changes if their meaning changes, and a router refuses any other version. If the
+graph has a calibration, "confidence" and "cluster_confidence" use the calibrated confidences.
+Log-probabilities and the model's own verdict are always raw.
 """
 
 import math
@@ -28,21 +28,21 @@ FEATURES: dict[str, tuple[str, str]] = {
     "operators": ("[0, 1]", "log(1 + operators) / log 101, capped"),
     "length": ("[0, 1]", "log(1 + characters) / log 10001, capped"),
     "hedges": ("[0, 1]", "log(1 + hedging words) / log 11, capped"),
-    "claimed_confidence": ("[0, 1]", "what its text claims; 0.5 where it claims nothing"),
+    "claimed_confidence": ("[0, 1]", "the confidence that its text claims, 0.5 if it claims none"),
     "claim_given": ("{0, 1}", "its text claims a confidence"),
     "truncated": ("{0, 1}", "its response was cut at the length limit"),
     "changed": ("{0, 1}", "its answer differs from the one it held a round ago"),
     "refined": ("{0, 1}", "its response came from REFINE"),
     "adopted": ("{0, 1}", "its response is a peer's"),
-    "confidence": ("[0, 1]", "z_conf, the confidence, calibrated or raw; 0.5 where unknown"),
+    "confidence": ("[0, 1]", "z_conf, the confidence, calibrated or raw, 0.5 if unknown"),
     "confidence_known": ("{0, 1}", "the critic gave a confidence"),
-    "logprob": ("[0, 1]", "length-normalised sequence probability; 0.5 where unknown"),
+    "logprob": ("[0, 1]", "length-normalised sequence probability, 0.5 if unknown"),
     "logprob_known": ("{0, 1}", "the endpoint gave log-probabilities"),
-    "logprob_raw": ("[-1, 0]", "sequence log-probability / 50, capped; 0 where unknown"),
+    "logprob_raw": ("[-1, 0]", "sequence log-probability / 50, capped, 0 if unknown"),
     "lowest_window": ("[-1, 0]", "lowest mean log-probability of 8 tokens / 10, capped"),
-    "self_verdict": ("[0, 1]", "the model's own verdict P(yes); 0.5 where unknown"),
+    "self_verdict": ("[0, 1]", "the model's own verdict P(yes), 0.5 if unknown"),
     "self_known": ("{0, 1}", "the model gave a verdict"),
-    "competence": ("[0, 1]", "prior probability that the agent is right; 0.5 where unknown"),
+    "competence": ("[0, 1]", "prior probability that the agent is right, 0.5 if unknown"),
     "round": ("[0, 1]", "rounds of decisions made / 10, capped"),
     "rounds_left": ("[0, 1]", "rounds of decisions left, this one included / 10, capped"),
     "team_size": ("(0, 1]", "1 / N"),
@@ -56,8 +56,8 @@ class Situation(NamedTuple):
 
     Attributes:
         held: The response each agent holds, in the order of the team.
-        previous: Cluster of the answer each agent held a round ago; empty in the first round.
-        competence: Prior competence by agent; 0.5 where missing.
+        previous: Cluster of the answer each agent held a round ago. Empty in the first round.
+        competence: Prior competence by agent. 0.5 if an agent is missing.
         round: Number of this round of decisions, from 1.
         max_rounds: Rounds of decisions there may be.
     """
@@ -98,7 +98,7 @@ def _log_scaled(count: int, cap: int) -> float:
 
 
 def _describe(situation: Situation, agent: str) -> dict[str, float]:
-    """Return an agent's features by name; `agrees` is filled in for each observer."""
+    """Return an agent's features by name. `observe` fills in `agrees` for each observer."""
     held, size = situation.held, len(situation.held)
     response = held[agent]
     votes = votes_of(held)

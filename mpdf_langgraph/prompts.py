@@ -7,7 +7,7 @@ from mpdf_langgraph.errors import ConfigurationError
 
 @dataclass(frozen=True)
 class Prompts:
-    """Templates for `str.format`; an agent may bring its own set.
+    """Templates for `str.format`. An agent may bring its own set.
 
     The three tasks share one conversation prefix, so that an inference server's
     prefix cache serves all of them:
@@ -32,7 +32,7 @@ class Prompts:
             ``{response}``.
         critique_reasoning: Asks for a check in writing that ends with the yes/no verdict. Fields:
             ``{question}``, ``{response}``.
-        no_response: Stands for the own response of an agent whose proposal failed.
+        no_response: Shown as the own response of an agent whose proposal failed.
     """
 
     context: str = "What only you know about this question:\n{context}"
@@ -58,8 +58,8 @@ class Prompts:
                 getattr(self, name).format(**dict.fromkeys(names, ""))
             except (KeyError, IndexError, ValueError, AttributeError) as error:
                 raise ConfigurationError(
-                    f"prompt {name!r} is no template with the fields {', '.join(names)}: "
-                    f"{error!r}; write literal braces twice"
+                    f"prompt {name!r} is not a template with the fields {', '.join(names)}: "
+                    f"{error!r}. Write literal braces twice"
                 ) from error
 
 

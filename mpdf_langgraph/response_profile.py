@@ -1,4 +1,4 @@
-"""What can be read off a response without asking anyone: z_prof and token log-probabilities."""
+"""What a response itself shows: its reasoning profile z_prof and token log-probabilities."""
 
 import re
 from collections.abc import Mapping
@@ -8,7 +8,7 @@ from mpdf_langgraph.state import LogprobSummary, Profile
 
 WINDOW = 8
 _SENTENCE_END = re.compile(r"[.!?](?=\s|$)")
-# Hyphens and slashes inside words, and bullets at the start of a line, are no operators.
+# Hyphens and slashes inside words, and bullets at the start of a line, are not operators.
 _OPERATOR = re.compile(
     r"(?m:^[ \t]*[-*+][ \t])"
     r"|((?<=[\w)\]}\s])[+*^=<>×÷](?=[\s\w(\[{\\])"
@@ -20,7 +20,7 @@ _HEDGE = re.compile(
     r"|unknown|not\s+(?:sure|certain|given|known))\b"
 )
 _NUMBER = r"(\d{1,3}(?:\.\d+)?|\.\d+)(?!\d|[.,]\d)"
-# "I am confident that 42 ..." claims no number: only few words may stand before it.
+# "I am confident that 42 ..." claims no number, so only few words may stand before the number.
 _CLAIM = re.compile(
     r"(?i)\b(?:confident|confidence(?:[^\w\n]{1,6}(?:level|score|in|my|this|the|final|answer|is|of"
     rf"|at|about|around|approximately)\b){{0,5}})[^\w\n]{{0,8}}?{_NUMBER}"
@@ -61,10 +61,10 @@ def _claimed_confidence(text: str) -> float | None:
 
 
 def logprob_summary(token_logprobs: list[float]) -> LogprobSummary | None:
-    """Summarise the log-probabilities of a response's tokens; None where there are none.
+    """Summarise the log-probabilities of a response's tokens. Return None if there are none.
 
     Args:
-        token_logprobs: Natural logarithms, one per token; all finite.
+        token_logprobs: Natural logarithms, one per token, all finite.
     """
     count = len(token_logprobs)
     if not count:
@@ -76,10 +76,9 @@ def logprob_summary(token_logprobs: list[float]) -> LogprobSummary | None:
 
 
 def token_logprobs(response_metadata: Mapping[str, Any]) -> list[float]:
-    """Return the sampled tokens' log-probabilities of a chat completion, [] where unusable.
+    """Return the sampled tokens' log-probabilities of a chat completion, [] if they are unusable.
 
-    Endpoints return null, NaN or strings here on occasion: one bad value makes all of them
-    untrustworthy.
+    Endpoints sometimes return null, NaN or strings here. One bad value makes all of them unusable.
     """
     logprobs = response_metadata.get("logprobs")
     content = logprobs.get("content") if isinstance(logprobs, Mapping) else None
@@ -89,7 +88,7 @@ def token_logprobs(response_metadata: Mapping[str, Any]) -> list[float]:
     good = [
         min(float(value), 0.0)
         for value in values
-        # A little above 0 is rounding; NaN, infinities and what no sum could hold are wrong.
+        # A little above 0 is rounding. NaN, infinities and huge values are wrong.
         if isinstance(value, int | float) and not isinstance(value, bool) and -1e6 < value < 0.01
     ]
     return good if len(good) == len(values) else []

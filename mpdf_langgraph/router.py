@@ -4,7 +4,7 @@ import math
 import random
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, Literal, Protocol, runtime_checkable
 
 from mpdf_langgraph.calibration import Calibration
 from mpdf_langgraph.errors import ConfigurationError
@@ -17,21 +17,21 @@ PERSIST, REFINE, CONCEDE = ([float(action == a) for a in ACTIONS] for action in 
 
 @runtime_checkable
 class Router(Protocol):
-    """What the graph asks of a router.
+    """What the graph needs of a router.
 
-    It may also have `competence`, a mapping from agent names to prior probabilities of being
-    right, which stand in the observations of agents that give none themselves; and `calibration`,
-    the `Calibration` of the confidences that it was fitted on.
+    A router may have two more attributes. `competence` maps agent names to prior probabilities of
+    being right. It stands in the observations of agents that do not give their own. `calibration`
+    is the `Calibration` of the confidences that the router was fitted on.
     """
 
     @property
     def name(self) -> str:
-        """Stands in traces."""
+        """The name that stands in traces."""
         ...
 
     @property
     def version(self) -> str:
-        """Distinguishes routers of one name."""
+        """Tells routers of one name apart."""
         ...
 
     def decide(
@@ -40,18 +40,18 @@ class Router(Protocol):
         """Return the probabilities of `ACTIONS` for every observation.
 
         Args:
-            observations: One per agent; each decision may use its own observation only.
+            observations: One per agent. Each decision may use its own observation only.
             masks: Allowed actions, shape ``[n, 3]``.
 
         Returns:
-            Shape ``[n, 3]``, non-negative; masked actions and the scale are seen to afterwards.
+            Shape ``[n, 3]``, non-negative. The graph masks and normalises them afterwards.
         """
         ...
 
 
 @dataclass(frozen=True)
 class FixedRouter:
-    """The same probabilities whatever is observed."""
+    """Gives the same probabilities for every observation."""
 
     name: str
     probabilities: tuple[float, float, float]
@@ -68,19 +68,19 @@ class FixedRouter:
 class ThresholdRouter:
     """PERSIST above a confidence, CONCEDE to a peer well above it, else REFINE.
 
-    Per agent, with its own confidence and that of its rival, the surest backer of the other
-    answer with the most summed confidence (whom CONCEDE would adopt):
+    It compares an agent's confidence with that of its rival. The rival is the response that
+    CONCEDE would adopt: the surest one with the other answer that has the most summed confidence.
 
-    1. no valid answer of its own: CONCEDE where the rival's is at least `bar`, else REFINE;
-    2. every peer that holds a valid answer agrees: PERSIST;
-    3. its own at least `bar`, and the rival's not higher by `gap`: PERSIST;
-    4. the rival's at least `bar`, and higher than its own by `gap`: CONCEDE;
-    5. else REFINE.
+    1. The agent has no valid answer: CONCEDE if the rival's is at least `bar`, else REFINE.
+    2. Every peer with a valid answer agrees: PERSIST.
+    3. Its own is at least `bar`, and the rival's is not higher by `gap`: PERSIST.
+    4. The rival's is at least `bar`, and higher than its own by `gap`: CONCEDE.
+    5. Else: REFINE.
 
     Attributes:
-        bar: Confidence from which an answer is trusted. With a calibration it is a probability of
-            being right; without, what is high depends on the model and on the critic: choose it
-            on questions of your own.
+        bar: Confidence from which an answer is trusted. With a calibration it is the probability
+            of being right. Without one, it depends on the model and on the critic: choose it on
+            your own questions.
         gap: Lead that a peer's confidence needs.
         score: The feature that is compared: ``"confidence"``, ``"logprob"``, ``"self_verdict"``.
     """
@@ -103,7 +103,7 @@ class ThresholdRouter:
 
     def _decide(self, observation: Observation) -> list[float]:
         own = observation["own"]
-        # The rival is whom CONCEDE adopts: the surest backer of the best backed other answer.
+        # CONCEDE adopts the rival: the surest response with the best backed other answer.
         rivals = [
             (feature(peer, "cluster_confidence"), feature(peer, self.score))
             for peer in observation["peers"]
@@ -122,11 +122,16 @@ class ThresholdRouter:
         return REFINE
 
 
+#: From the observations of a team to one row for each: the probabilities of `ACTIONS`, or the
+#: name of an action.
+RouterFunction = Callable[[list[Observation]], Sequence[Sequence[float]] | Sequence[str]]
+
+
 @dataclass(frozen=True)
 class FunctionRouter:
     """A callable from observations to probabilities, or to names of actions."""
 
-    function: Callable[[Sequence[Observation]], Sequence[Any]]
+    function: RouterFunction
     name: str = "function"
     version: str = "1"
 
@@ -136,20 +141,24 @@ class FunctionRouter:
         """See `Router.decide`."""
         named: dict[Any, list[float]] = dict(zip(ACTIONS, (PERSIST, REFINE, CONCEDE), strict=True))
         rows = []
-        given = self.function(observations)
+        given: Any = self.function(list(observations))
         if isinstance(given, str) or not isinstance(given, Iterable):
             raise ConfigurationError(
-                f"router {self.name!r} returned {given!r:.80}; expected a list with one row of "
+                f"router {self.name!r} returned {given!r:.80}, expected a list with one row of "
                 "probabilities, or one name of an action, for every observation"
             )
         for row in given:
             if isinstance(row, str) and row not in named:
                 raise ConfigurationError(
-                    f"router {self.name!r} returned {row!r}; expected one of {', '.join(ACTIONS)}"
+                    f"router {self.name!r} returned {row!r}, expected one of {', '.join(ACTIONS)}"
                 )
             rows.append(named[row] if isinstance(row, str) else row)
         return rows
 
+
+RouterName = Literal["threshold", "always-persist", "always-refine", "random"]
+#: What `create_deliberation` takes for a router.
+RouterLike = RouterName | Router | RouterFunction
 
 _BUILT_IN: dict[str, Callable[[], Router]] = {
     "always-persist": lambda: FixedRouter("always-persist", (1.0, 0.0, 0.0)),
@@ -183,7 +192,7 @@ def make_router(spec: Any) -> Router:
     )
 
 
-def checked_rows(rows: Any, count: int, name: str) -> list[list[float]]:
+def check_rows(rows: Any, count: int, name: str) -> list[list[float]]:
     """Return a router's output as ``[count, 3]`` floats.
 
     Raises:
@@ -193,7 +202,7 @@ def checked_rows(rows: Any, count: int, name: str) -> list[list[float]]:
         result: list[list[float]] | None = [[float(p) for p in row] for row in rows]
     except (TypeError, ValueError, OverflowError):
         result = None
-    # Probabilities whose sum overflows could not be normalised.
+    # If their sum overflows, they cannot be normalised.
     if (
         result is None
         or len(result) != count
@@ -212,10 +221,10 @@ def behaviour(row: Sequence[float], mask: Sequence[bool], floor: float) -> list[
 
     Args:
         row: A router's probabilities, shape ``[3]``.
-        mask: Allowed actions; PERSIST always is.
+        mask: Allowed actions. PERSIST is always allowed.
         floor: Least probability of every allowed action (exploration), at most 1/3.
 
-    Where the router gives everything to forbidden actions, the agent persists.
+    If the router gives everything to forbidden actions, the agent persists.
 
     Example:
         >>> behaviour([0.0, 1.0, 0.0], [True, True, False], 0.1)
@@ -229,7 +238,7 @@ def behaviour(row: Sequence[float], mask: Sequence[bool], floor: float) -> list[
 
 
 def draw(probabilities: Sequence[float], seed: str) -> Action:
-    """Draw an action; the same seed draws the same one, so that a resumed run repeats itself."""
+    """Draw an action. The same seed draws the same action, so a resumed run repeats itself."""
     return random.Random(seed).choices(ACTIONS, weights=probabilities)[0]
 
 
@@ -237,7 +246,7 @@ def known_competence(router: Router) -> dict[str, float]:
     """Return the prior competences that a router brings, by agent name.
 
     Raises:
-        ConfigurationError: They are no mapping from names to numbers in [0, 1].
+        ConfigurationError: They are not a mapping from names to numbers in [0, 1].
     """
     given = getattr(router, "competence", None)
     if given is None:
@@ -253,7 +262,7 @@ def known_competence(router: Router) -> dict[str, float]:
 
 
 def known_calibration(router: Router) -> Calibration | None:
-    """Return the calibration that a router brings, None where it brings none.
+    """Return the calibration that a router brings, None if it brings none.
 
     Raises:
         ConfigurationError: It is something else.

@@ -98,8 +98,13 @@ class Response(TypedDict):
         id: ``"<agent>@<round>"``, and ``"<agent>@<round>+<k>"`` for alternatives.
         cluster: Index of the answer's equivalence class within the episode; None where there
             is no valid answer (or, for a moment, before the consensus node has compared it).
+        text: The answer as it was written, without the thought before it.
+        logprobs: Of the answer's tokens alone.
         seconds: Wall-clock time of the call, retries included.
         usage: What it cost, failed attempts included.
+        thought: What the model thought before it answered, where the endpoint shows that. It
+            stands in the trace alone: no peer, no critic and no caller sees it.
+        refused: The model refused to answer; `text` is what it said.
     """
 
     id: str
@@ -115,6 +120,8 @@ class Response(TypedDict):
     model: str | None
     usage: Usage
     seconds: float
+    thought: NotRequired[str]
+    refused: NotRequired[bool]
 
 
 class Observation(TypedDict):
@@ -221,7 +228,12 @@ class Clock(TypedDict):
 
 
 class Header(TypedDict):
-    """What is fixed when a question arrives."""
+    """What is fixed when a question arrives.
+
+    Attributes:
+        history: The conversation before the question, as every agent can read it (see `history`).
+        attachments: Content blocks of the question that are no text, such as images.
+    """
 
     id: str
     started: float
@@ -231,6 +243,7 @@ class Header(TypedDict):
     graph: str
     agents: list[dict[str, Any]]
     options: dict[str, Any]
+    attachments: NotRequired[list[dict[str, Any]]]
 
 
 class Assignment(TypedDict):
@@ -266,6 +279,7 @@ class Assignment(TypedDict):
     hints: list[str]
     clock: Clock
     running: NotRequired[bool]
+    attachments: NotRequired[list[dict[str, Any]]]
 
 
 class Allowance(TypedDict):
@@ -382,7 +396,7 @@ def tokens(usage: Usage) -> int:
     return usage["prompt_tokens"] + usage["completion_tokens"]
 
 
-def charged(usage: Usage) -> int:
+def charged_tokens(usage: Usage) -> int:
     """Return what a token budget is charged: reported tokens plus estimates for the others."""
     return tokens(usage) + usage["estimated"]
 

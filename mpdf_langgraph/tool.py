@@ -1,4 +1,4 @@
-"""A deliberation as a tool: what another agent's model calls with a question of its own."""
+"""A deliberation as a tool that another agent's model calls with a question."""
 
 from typing import Annotated, Any, cast
 
@@ -9,11 +9,11 @@ from langgraph.pregel.protocol import PregelProtocol
 from pydantic import BaseModel, Field, StringConstraints
 
 from mpdf_langgraph.errors import ConfigurationError, DeliberationError
-from mpdf_langgraph.models.remote import called_remotely, is_remote
+from mpdf_langgraph.models.remote import is_remote, remote_runnable
 
 
-class _Asked(BaseModel):
-    """What the calling model fills in; its description is part of the prompt."""
+class _ToolInput(BaseModel):
+    """What the calling model fills in. The description is part of its prompt."""
 
     question: Annotated[str, StringConstraints(strip_whitespace=True, min_length=1)] = Field(
         description="The question, complete in itself: the team sees nothing of the conversation."
@@ -23,15 +23,15 @@ class _Asked(BaseModel):
 def as_tool(graph: PregelProtocol[Any, Any, Any, Any], *, name: str, description: str) -> BaseTool:
     """Make a tool of a compiled deliberation, for `create_agent` and whatever else takes tools.
 
-    The tool takes one `question`, of which the team sees nothing but the text, and returns the
-    winning response; the outcome (answer, confidence, votes, usage, ...) is the tool message's
-    `artifact`. It works synchronously and asynchronously. A deliberation in which every proposal
-    failed is an error the calling model is told of, so that it can do without; interrupts and
-    errors in the configuration pass through.
+    The tool takes one `question` and returns the winning response. The team sees the text of the
+    question and nothing else. The outcome (answer, confidence, votes, usage, ...) is the
+    `artifact` of the tool message. The tool works synchronously and asynchronously. If every
+    proposal failed, the calling model is told so and can go on without an answer. Interrupts and
+    configuration errors are raised.
 
     Args:
         graph: The compiled graph, or a `RemoteGraph` of one on a server.
-        name: What the calling model knows the tool by.
+        name: The tool's name for the calling model.
         description: When to use it, for the calling model.
 
     Raises:
@@ -51,17 +51,17 @@ def as_tool(graph: PregelProtocol[Any, Any, Any, Any], *, name: str, description
             f"as_tool needs a compiled graph, got {type(graph).__name__}: "
             "create_deliberation(...).compile()"
         )
-    team: Runnable[Any, Any] = called_remotely(graph) if is_remote(graph) else graph
+    team: Runnable[Any, Any] = remote_runnable(graph) if is_remote(graph) else graph
 
     def ask(question: str, config: RunnableConfig) -> tuple[str, dict[str, Any]]:
         try:
-            return _told(team.invoke({"question": question}, config))
+            return _read_output(team.invoke({"question": question}, config))
         except DeliberationError as error:
             raise ToolException(str(error)) from error
 
     async def aask(question: str, config: RunnableConfig) -> tuple[str, dict[str, Any]]:
         try:
-            return _told(await team.ainvoke({"question": question}, config))
+            return _read_output(await team.ainvoke({"question": question}, config))
         except DeliberationError as error:
             raise ToolException(str(error)) from error
 
@@ -70,13 +70,13 @@ def as_tool(graph: PregelProtocol[Any, Any, Any, Any], *, name: str, description
         aask,
         name=name,
         description=description,
-        args_schema=_Asked,
+        args_schema=_ToolInput,
         response_format="content_and_artifact",
         handle_tool_error=True,
     )
 
 
-def _told(out: Any) -> tuple[str, dict[str, Any]]:
+def _read_output(out: Any) -> tuple[str, dict[str, Any]]:
     state = cast(dict[str, Any], out)
     if asked := state.get("__interrupt__"):  # the graph has a checkpointer of its own
         raise GraphInterrupt(asked)

@@ -8,6 +8,7 @@ from typing import Any
 
 from langchain_core.messages import AIMessage, BaseMessage
 
+from mpdf_langgraph.answers.thoughts import split_thought
 from mpdf_langgraph.errors import EndpointError, ModelOutputError
 from mpdf_langgraph.response_profile import logprob_summary, token_logprobs
 
@@ -64,7 +65,7 @@ def yes_probability(message: Any) -> float:
     raise EndpointError("no log-probability of yes or no in the critic's reply")
 
 
-def discounted(verdict: float, mean_logprob: float) -> float:
+def discount_verdict(verdict: float, mean_logprob: float) -> float:
     """Return 1/2 + (verdict - 1/2) * exp(mean log-probability of the reasoning's tokens).
 
     By the verdict alone, a check that repeats a mistake makes it look as good as a right answer;
@@ -76,18 +77,19 @@ def discounted(verdict: float, mean_logprob: float) -> float:
 def reasoned_yes_probability(message: Any) -> float:
     """Return the verdict of a reply that reasons first, trusted as far as its reasoning was sure.
 
-    The verdict is P(yes) / (P(yes) + P(no)) where the reply ends with one of them, `discounted`
-    by the log-probabilities of all that it wrote.
+    The verdict is P(yes) / (P(yes) + P(no)) if the reply ends with one of them. `discount_verdict`
+    then applies the log-probabilities of all that it wrote.
 
     Raises:
         EndpointError: It does not end with yes or no, or bears no log-probabilities.
     """
-    if not isinstance(message, AIMessage) or not _ENDS_WITH_VERDICT.search(message.text):
+    answer = split_thought(message.text)[1] if isinstance(message, AIMessage) else ""
+    if not _ENDS_WITH_VERDICT.search(answer):
         raise EndpointError("the critic's reply does not end with yes or no; it may have been cut")
     summary = logprob_summary(token_logprobs(message.response_metadata))
     for written, table in reversed(_top_probabilities(message)):
         if summary and written in _YES | _NO and (share := _share_of_yes(table)) is not None:
-            return discounted(share, summary["mean"])
+            return discount_verdict(share, summary["mean"])
     raise EndpointError("no log-probability of yes or no in the critic's reply")
 
 
@@ -104,16 +106,16 @@ def stated_probability(message: Any) -> float:
         EndpointError: It is not that.
         ModelOutputError: p is not a number in [0, 1].
     """
-    text = str(message.text) if isinstance(message, BaseMessage) else str(message)
+    _, text = split_thought(str(message.text if isinstance(message, BaseMessage) else message))
     start, end = text.find("{"), text.rfind("}")
     try:
         value = json.loads(text[start : end + 1])["probability"]
     except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise EndpointError(f"expected a JSON probability, got {text[:80]!r}") from error
-    return checked_probability(value)
+    return check_probability(value)
 
 
-def checked_probability(value: Any) -> float:
+def check_probability(value: Any) -> float:
     """Return `value` as a float.
 
     Raises:

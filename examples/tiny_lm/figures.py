@@ -10,7 +10,7 @@ import numpy as np
 from examples.tiny_lm.questions import AGENTS, Problem
 from examples.tiny_lm.scores import Rate, auroc, calibration_error, rate
 from examples.tiny_lm.skills import answer_of, stated_facts
-from mpdf_langgraph.verdicts import discounted
+from mpdf_langgraph.verdicts import discount_verdict
 from training.learn.calibrate import Platt
 
 
@@ -96,7 +96,7 @@ SCORES: dict[str, Callable[[Response], float]] = {
     "verdict": lambda r: r.verdict,
     "check": lambda r: 0.5 if math.isnan(r.check) else r.check,
     "check_sure": lambda r: (
-        0.5 if math.isnan(r.check) else discounted(r.check, r.check_mean_logprob)
+        0.5 if math.isnan(r.check) else discount_verdict(r.check, r.check_mean_logprob)
     ),
 }
 

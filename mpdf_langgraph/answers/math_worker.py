@@ -11,6 +11,7 @@ import json
 import os
 import signal
 import sys
+from functools import partial
 from typing import Any
 
 _MEMORY_LIMIT = 2 << 30  # bytes
@@ -92,9 +93,8 @@ class Judge:
         rational: Any = sympy.Rational
         self._verify = verify
         config = ConversionConfig(lowercase_symbols=False)
-        self._parse = lambda text: latex2sympy(
-            text, normalization_config=None, conversion_config=config
-        )
+        read: Any = latex2sympy
+        self._parse: Any = partial(read, normalization_config=None, conversion_config=config)
         symbol: Any = sympy.Symbol
         i, e = symbol("i"), symbol("e")
         self._constants = {i: sympy.I, e: sympy.E}

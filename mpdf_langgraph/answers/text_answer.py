@@ -10,6 +10,7 @@ from langchain_core.language_models import BaseChatModel
 
 from mpdf_langgraph.answers.schema import refuse_async
 from mpdf_langgraph.answers.text_reading import find_text, normalise
+from mpdf_langgraph.answers.thoughts import split_thought
 from mpdf_langgraph.answers.verdict_memory import VerdictMemory
 from mpdf_langgraph.errors import ConfigurationError, describe_error
 from mpdf_langgraph.prompts import SAME_MEANING
@@ -91,7 +92,8 @@ class TextAnswer:
         reply = self._equivalence.invoke(
             SAME_MEANING.format(a=a, b=b), {"tags": ["nostream"]}, temperature=0
         )
-        word = re.match(r"\W*(yes|no)\b", str(reply.text), re.IGNORECASE)
+        _, verdict = split_thought(str(reply.text))
+        word = re.match(r"\W*(yes|no)\b", verdict, re.IGNORECASE)
         if word is None:
             self._count_undecided()
             return False

@@ -6,7 +6,6 @@ nothing may be read out of it.
 """
 
 import re
-from collections import deque
 from itertools import islice
 
 _NAMES = "think|thinking|thought|thoughts|seed:think"
@@ -92,10 +91,10 @@ def _split_channels(text: str) -> tuple[str | None, str]:
 
 
 def _split_bare_words(text: str, start: int) -> tuple[str | None, str]:
-    final = next(iter(deque(_BARE_FINAL.finditer(text, start), maxlen=1)), None)
-    if final is None:
+    finals = list(_BARE_FINAL.finditer(text, start))
+    if not finals:
         return _joined([text[start:]]), ""
-    return _joined([text[start : final.start()]]), text[final.end() :].strip()
+    return _joined([text[start : finals[-1].start()]]), text[finals[-1].end() :].strip()
 
 
 def _joined(thoughts: list[str]) -> str | None:

@@ -62,7 +62,8 @@ def vllm_chat_model(
 
     Nothing from the environment that is meant for OpenAI (`OPENAI_API_KEY`, organisation,
     project, proxy) reaches the server, redirects are not followed, every call ends, and
-    answers carry token logprobs and usage, streamed or not.
+    answers carry token logprobs and usage, streamed or not. Where the server has a reasoning
+    parser, what it took out of a reply stays with the message, for the trace.
 
     Args:
         base_url: Where the server listens, such as ``http://localhost:8000/v1``. A missing
@@ -92,7 +93,8 @@ def vllm_chat_model(
         print(llm.invoke("What is 6*7?").content)
         ```
     """
-    from langchain_openai import ChatOpenAI  # half a second that other users need not wait
+    # Half a second that other users need not wait.
+    from mpdf_langgraph.models.reasoning import ReasoningChatOpenAI
 
     url, key = _base_url(base_url), _api_key(api_key)
     _check_number("timeout", timeout, above=0)
@@ -130,7 +132,9 @@ def vllm_chat_model(
             event_hooks={"request": [own_headers_async]},
         ),
     }
-    return ChatOpenAI(model=model, base_url=url, api_key=SecretStr(key), **(options | kwargs))
+    return ReasoningChatOpenAI(
+        model=model, base_url=url, api_key=SecretStr(key), **(options | kwargs)
+    )
 
 
 def check_endpoint(

@@ -1,7 +1,7 @@
-"""A chat model that serves recorded answers, so that a deliberation runs with no server.
+"""A chat model that serves recorded answers, so that a deliberation runs without a server.
 
-What real models said to real questions is often there already: in a benchmark's files, in logs.
-With it the whole graph runs over their words, the same way every time.
+Benchmarks and logs often hold the answers of real models. With this model, the whole graph runs
+over these answers, the same way every time.
 """
 
 from collections.abc import Mapping
@@ -16,26 +16,26 @@ from mpdf_langgraph.errors import EndpointError
 
 
 class RecordedChatModel(BaseChatModel):
-    """Answers a question with what one agent is recorded to have answered.
+    """Answers a question with the recorded answer of one agent.
 
-    The question is recognised in the request by its text: of the recorded questions that stand
-    in the last human message, the longest counts. So any prompts will do that quote the
-    question. Every request for the same question gets the same answer.
+    It finds the question in the request by its text. If several recorded questions stand in the
+    last human message, the longest counts. So any prompt that quotes the question works. Every
+    request for the same question gets the same answer.
 
-    A recording knows proposals and nothing else. What an agent *would* have said in view of its
-    peers nobody knows, so a request to refine, or to judge an answer, raises `EndpointError`;
-    inside a deliberation the agent then keeps its response, and the failure is recorded. Give
-    `create_deliberation` no critic that asks the agents (`critic=None`, ``"logprob"`` where the
-    recording has log-probabilities, or a callable), and `max_calls` = number of agents: then
-    every call goes into the proposals, and routers may choose PERSIST and CONCEDE alone.
+    A recording has proposals only. Nobody knows what an agent would have said about its peers'
+    answers, so a request to refine or to judge an answer raises `EndpointError`. Inside a
+    deliberation, the agent then keeps its response, and the failure is recorded. Use a critic that
+    does not ask the agents: `critic=None`, a callable, or ``"logprob"`` if the recording has
+    log-probabilities. Set `max_calls` to the number of agents. Then every call is a proposal, and
+    routers choose between PERSIST and CONCEDE.
 
     Attributes:
-        agent: Whose answers to serve.
-        recordings: Question -> agent -> its answer: text, or a message where token
-            log-probabilities or usage were recorded too. One for the whole team.
+        agent: The agent whose answers it serves.
+        recordings: Question -> agent -> its answer. An answer is text, or a message if token
+            log-probabilities or usage were recorded too. The whole team shares one.
 
     Raises:
-        EndpointError: When asked what is not recorded; the message says what is.
+        EndpointError: A request asks for something that is not recorded. The message says what is.
 
     Example:
         >>> told = {"Capital of Italy?": {"ann": "Rome", "bo": "Milan"}}
@@ -53,7 +53,7 @@ class RecordedChatModel(BaseChatModel):
 
     @property
     def model_name(self) -> str:
-        """The agent's name, which stands for the model in traces."""
+        """The agent's name. In traces it stands as the model's name."""
         return self.agent
 
     def _generate(
@@ -63,12 +63,12 @@ class RecordedChatModel(BaseChatModel):
         run_manager: CallbackManagerForLLMRun | None = None,
         **kwargs: Any,
     ) -> ChatResult:
-        said = self._recorded(messages)
+        said = self._find_answer(messages)
         message = AIMessage(said) if isinstance(said, str) else said.model_copy(deep=True)
         message.response_metadata = {"model_name": self.agent, **message.response_metadata}
         return ChatResult(generations=[ChatGeneration(message=message)])
 
-    def _recorded(self, messages: list[BaseMessage]) -> str | AIMessage:
+    def _find_answer(self, messages: list[BaseMessage]) -> str | AIMessage:
         *before, asked = [str(m.text) for m in messages if isinstance(m, HumanMessage)] or [""]
         question = self._question_in(asked)
         # A request to refine or to judge comes after the question, or repeats it.
@@ -86,8 +86,8 @@ class RecordedChatModel(BaseChatModel):
         answers = self.recordings[question]
         if self.agent not in answers:
             raise EndpointError(
-                f"no answer of agent {self.agent!r} is recorded for {question!r:.100}; recorded "
-                f"are those of {', '.join(answers) or 'nobody'}"
+                f"no answer of agent {self.agent!r} is recorded for {question!r:.100}. These "
+                f"agents have one: {', '.join(answers) or 'none'}"
             )
         return answers[self.agent]
 

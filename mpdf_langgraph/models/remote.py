@@ -13,36 +13,36 @@ from mpdf_langgraph.errors import DeliberationError, EndpointError
 
 _MESSAGE: TypeAdapter[AnyMessage] = TypeAdapter(AnyMessage)
 _NO_RESUME = (
-    "the remote graph was interrupted, and as every call of it begins anew it cannot be resumed: "
-    "interrupt in a graph that is compiled here, or use interrupt_when"
+    "the remote graph was interrupted. It cannot be resumed, as every call starts it anew. "
+    "Interrupt in a graph that is compiled here, or use interrupt_when"
 )
 
 
 def is_remote(runnable: Runnable[Any, Any]) -> TypeGuard[PregelProtocol[Any, Any, Any, Any]]:
-    """Tell whether a graph runs elsewhere (`RemoteGraph`)."""
+    """Tell whether a graph runs on a server (`RemoteGraph`)."""
     return isinstance(runnable, PregelProtocol) and not isinstance(runnable, Pregel)
 
 
-def called_remotely(graph: PregelProtocol[Any, Any, Any, Any]) -> Runnable[Any, Any]:
-    """Return a remote graph that begins anew with every call and returns messages, not JSON.
+def remote_runnable(graph: PregelProtocol[Any, Any, Any, Any]) -> Runnable[Any, Any]:
+    """Return a remote graph that starts anew with every call and returns messages, not JSON.
 
-    Raises, when it is called:
+    A call raises:
         DeliberationError: A deliberation there raised it.
         EndpointError: It was interrupted.
     """
 
-    def threadless(config: RunnableConfig) -> RunnableConfig:
-        # On the caller's thread the server would run all calls as turns of one conversation.
+    def drop_thread(config: RunnableConfig) -> RunnableConfig:
+        # On the caller's thread, the server would run all calls as turns of one conversation.
         given = config.get("configurable", {})
         return {**config, "configurable": {k: v for k, v in given.items() if k != "thread_id"}}
 
-    def here(state: Any) -> Any:
+    def parse_messages(state: Any) -> Any:
         if not isinstance(state, dict) or not isinstance(state.get("messages"), list):
             return state
         # `convert_to_messages` would lose the usage.
         return {**state, "messages": [_MESSAGE.validate_python(m) for m in state["messages"]]}
 
-    def check(error: Exception) -> None:
+    def translate_error(error: Exception) -> None:
         if isinstance(error, GraphInterrupt):
             raise EndpointError(_NO_RESUME) from error
         told = error.args[0] if error.args else None
@@ -51,16 +51,16 @@ def called_remotely(graph: PregelProtocol[Any, Any, Any, Any]) -> Runnable[Any, 
 
     def ask(given: Any, config: RunnableConfig) -> Any:
         try:
-            return here(graph.invoke(given, threadless(config)))
+            return parse_messages(graph.invoke(given, drop_thread(config)))
         except Exception as error:
-            check(error)
+            translate_error(error)
             raise
 
     async def aask(given: Any, config: RunnableConfig) -> Any:
         try:
-            return here(await graph.ainvoke(given, threadless(config)))
+            return parse_messages(await graph.ainvoke(given, drop_thread(config)))
         except Exception as error:
-            check(error)
+            translate_error(error)
             raise
 
     return RunnableLambda(ask, aask)

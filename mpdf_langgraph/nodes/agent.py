@@ -9,8 +9,8 @@ from typing import Any, Literal, cast
 from langchain_core.runnables import RunnableLambda
 from langgraph.types import Command, Send
 
-from mpdf_langgraph.agents import response_from
 from mpdf_langgraph.errors import ConfigurationError
+from mpdf_langgraph.history import unreadable_kinds
 from mpdf_langgraph.nodes.settings import Settings
 from mpdf_langgraph.nodes.task import (
     Stage,
@@ -21,13 +21,14 @@ from mpdf_langgraph.nodes.task import (
     task_failure,
     trace_labels,
 )
+from mpdf_langgraph.replies import response_from
 from mpdf_langgraph.runtime import events
 from mpdf_langgraph.runtime.budget import (
-    affordable,
-    remaining,
+    count_affordable,
+    remaining_allowance,
 )
 from mpdf_langgraph.runtime.calls import Call, Steps
-from mpdf_langgraph.runtime.clock import stamp
+from mpdf_langgraph.runtime.clock import clock_update
 from mpdf_langgraph.state import (
     Assignment,
     Failure,
@@ -50,6 +51,15 @@ def read_context(value: Any) -> str:
     return "\n\n".join(str(part) for part in parts)
 
 
+def _cannot_read(kinds: list[str]) -> str:
+    flags = ", ".join(f'"{kind}_inputs": True' for kind in kinds)
+    return (
+        f"not asked: the question holds {' and '.join(kinds)} content, which the model does not "
+        f"take, as its profile says. Ask in text, use another model, or correct the profile: "
+        f"profile={{{flags}}}"
+    )
+
+
 def agent_steps(settings: Settings, task: Assignment) -> Steps[Command[Literal["critic"]]]:
     """Propose (round 0) or refine, and draw the alternatives; then go on to the critic."""
     task = resume_task(task)
@@ -60,7 +70,10 @@ def agent_steps(settings: Settings, task: Assignment) -> Steps[Command[Literal["
     deadline = task["allowance"]["deadline"]
     retrieval = no_usage()  # what `context` spent on models of its own, charged to the proposal
 
-    if task["notes"] is None and agent.context is not None:
+    if unread := unreadable_kinds(agent.chat_model, task.get("attachments", [])):
+        failures.append(task_failure(task, stage, _cannot_read(unread)))
+        task = Assignment({**task, "act": False, "alternatives": 0})
+    elif task["notes"] is None and agent.context is not None:
         retrieve = RunnableLambda(agent.context) if callable(agent.context) else agent.context
         labels = trace_labels("context", task, silent=True)
         [outcome] = yield [
@@ -87,8 +100,8 @@ def agent_steps(settings: Settings, task: Assignment) -> Steps[Command[Literal["
     calls = []
     if task["act"]:
         cost = move_cost(settings, task)
-        allowance = remaining(task["allowance"], retrieval)
-        times = affordable(allowance, cost)
+        allowance = remaining_allowance(task["allowance"], retrieval)
+        times = count_affordable(allowance, cost)
         if times:
             labels = trace_labels(stage, task, silent=False)
             ids.append((f"{name}@{round_}", stage))
@@ -136,10 +149,10 @@ def agent_steps(settings: Settings, task: Assignment) -> Steps[Command[Literal["
         )
         drawn.append(response)
         if kind != "alternative":
-            events.responded(task["episode"], response)
+            events.emit_response(task["episode"], response)
     for failure in failures:
-        events.failed(task["episode"], failure)
-    time = stamp(task["clock"])
+        events.emit_failure(task["episode"], failure)
+    time = clock_update(task["clock"])
     update |= {"responses": {r["id"]: r for r in drawn}, "failures": failures, **time}
     sent = cast(Assignment, {**task, "drawn": drawn, **time})
     return Command(update=update, goto=Send("critic", sent))

@@ -12,12 +12,13 @@ from langgraph.types import Command
 from mpdf_langgraph.answers.schema import assign_clusters, schema_for
 from mpdf_langgraph.consensus import count_votes
 from mpdf_langgraph.errors import ConfigurationError, DeliberationError, describe_error
-from mpdf_langgraph.nodes.outcome import finish, standing_of
-from mpdf_langgraph.nodes.question import asked_again
+from mpdf_langgraph.nodes.outcome import describe_standing, finish
+from mpdf_langgraph.nodes.question import repeat_question
 from mpdf_langgraph.nodes.settings import Settings
+from mpdf_langgraph.rounds import complete_turn, find_stop_reason
 from mpdf_langgraph.runtime import events
-from mpdf_langgraph.runtime.calls import Call, Steps, in_a_thread
-from mpdf_langgraph.runtime.clock import began, read_clock, stamp
+from mpdf_langgraph.runtime.calls import Call, Steps, threaded_runnable
+from mpdf_langgraph.runtime.clock import clock_update, read_clock, started_at
 from mpdf_langgraph.state import (
     Consensus,
     Critique,
@@ -33,7 +34,7 @@ from mpdf_langgraph.state import (
 NextOfConsensus = Literal["router", "person", "__end__"]
 #: Identical proposals at least this likely under independent sampling get no warning.
 LIKELY_COINCIDENCE = 0.01
-#: What comparing answers may take even where the time limit has passed.
+#: Seconds that comparing answers may take even after the time limit.
 COMPARISON_SECONDS = 1.0
 
 
@@ -42,10 +43,10 @@ def consensus_steps(
 ) -> Steps[Command[NextOfConsensus]]:
     """Carry out the round's moves, count the votes, and end, go on, or ask a person.
 
-    Resumed after every proposal had failed, it has the question asked again.
+    If the run is resumed after every proposal had failed, the question is asked again.
     """
     if not state["responses"] and not state.get("running"):
-        return Command(update=asked_again(state), goto="router")
+        return Command(update=repeat_question(state), goto="router")
     state = cast(DeliberationState, {**state, "clock": read_clock(state)})
     labels = RunnableConfig(
         run_name="compare answers",
@@ -54,23 +55,23 @@ def consensus_steps(
     )
     schema = schema_for(settings.answer, state["header"]["question"])
     timeout = settings.budget.timeout
-    limit = None if timeout is None else began(state) + timeout
+    limit = None if timeout is None else started_at(state) + timeout
     deadline = None if limit is None else max(limit, time.time() + COMPARISON_SECONDS)
 
     def same(a: str, b: str) -> bool:
-        # A thread cannot be cancelled: this ends it, before it asks a judge once more.
+        # A thread cannot be cancelled. This ends it before it asks a judge again.
         if deadline is not None and time.time() >= deadline:
             raise TimeoutError("the time limit has passed")
         return schema.equivalent(a, b)
 
-    compare = in_a_thread(lambda _: _clustered(same, state))
+    compare = threaded_runnable(lambda _: _cluster_answers(same, state))
     call = Call(compare, None, lambda v: v, labels, is_model=False, deadline=deadline)
     [outcome] = yield [call]
     if outcome.cause is None:
         responses, representatives = outcome.value
         survived: list[Failure] = []
     else:
-        responses, representatives = _clustered(_written_alike, state)
+        responses, representatives = _cluster_answers(_is_same_text, state)
         message = f"only answers that are written alike count as the same: {outcome.error}"
         warnings.warn(message, RuntimeWarning, stacklevel=2)
         survived = [_failure("consensus", state["round"], "compare", message)]
@@ -83,11 +84,11 @@ def consensus_steps(
             "judge_usage": add_usage(state["judge_usage"], outcome.usage),
         },
     )
-    state["held"], turns, kept = _moves(state)
+    state["held"], turns, kept = _carry_out_moves(state)
     kept = [*survived, *kept]
     state["turns"] = [*state["turns"][: len(state["turns"]) - len(turns)], *turns]
     state["failures"] = [*state["failures"], *kept]
-    responses |= {i: settings.calibrated(r) for i, r in _agreement(state).items()}
+    responses |= {i: settings.calibrate(r) for i, r in _measure_agreement(state).items()}
     state["responses"] = {**state["responses"], **responses}
     tally = _tally(settings, state)
     state["tallies"] = [*state["tallies"], tally]
@@ -95,17 +96,17 @@ def consensus_steps(
         _warn_of_identical_proposals(state)
 
     stop_reason = _stop_reason(settings, state, tally)
-    events.voted(state["header"]["id"], state["round"], tally, stop_reason)
+    events.emit_vote(state["header"]["id"], state["round"], tally, stop_reason)
     update: dict[str, Any] = {
         key: state[key] for key in ("representatives", "judge_usage", "held", "turns", "tallies")
     }
     update |= {"responses": responses, "failures": kept}
     if stop_reason is None:
-        update |= {"phase": "decide", **stamp(state["clock"])}
+        update |= {"phase": "decide", **clock_update(state["clock"])}
         return Command(update=update, goto="router")
-    if stop_reason != "failed" and _asks(settings, state, stop_reason):
-        events.handed_over(state["header"]["id"], state["round"], tally)
-        update |= {"stopped": stop_reason, **stamp(state["clock"])}
+    if stop_reason != "failed" and _should_ask_person(settings, state, stop_reason):
+        events.emit_handover(state["header"]["id"], state["round"], tally)
+        update |= {"stopped": stop_reason, **clock_update(state["clock"])}
         return Command(update=update, goto="person")
     update |= yield from finish(settings, state, stop_reason)
     if stop_reason == "failed":
@@ -114,11 +115,11 @@ def consensus_steps(
     return Command(update=update, goto="__end__")
 
 
-def _asks(settings: Settings, state: DeliberationState, stop_reason: str) -> bool:
+def _should_ask_person(settings: Settings, state: DeliberationState, stop_reason: str) -> bool:
     if settings.interrupt_when is None:
         return False
     try:
-        return bool(settings.interrupt_when(standing_of(state, stop_reason)))
+        return bool(settings.interrupt_when(describe_standing(state, stop_reason)))
     except Exception as error:
         raise ConfigurationError(f"interrupt_when failed: {describe_error(error)}") from error
 
@@ -140,14 +141,14 @@ def _failure(agent: str, round_: int, stage: Literal["refine", "compare"], error
     )
 
 
-def _written_alike(a: str, b: str) -> bool:
+def _is_same_text(a: str, b: str) -> bool:
     return a.split() == b.split()
 
 
-def _clustered(
+def _cluster_answers(
     same: Callable[[str, str], bool], state: DeliberationState
 ) -> tuple[dict[str, Response], list[str]]:
-    """Give every new answer its cluster; return the changed responses and the representatives."""
+    """Give every new answer its cluster. Return the changed responses and the representatives."""
     new = [
         response
         for response in state["responses"].values()
@@ -163,37 +164,32 @@ def _clustered(
     return changed, representatives
 
 
-def _moves(
+def _carry_out_moves(
     state: DeliberationState,
 ) -> tuple[dict[str, str | None], list[Turn], list[Failure]]:
-    """Return what each agent holds after the round, the completed turns, and useless REFINEs."""
+    """Return what each agent holds after the round, the completed turns, and failed REFINEs."""
     responses, round_ = state["responses"], state["round"]
     if round_ == 0:
         drawn = {name: f"{name}@0" for name in state["held"]}
         return {n: i if i in responses else None for n, i in drawn.items()}, [], []
-    held, turns, failures = dict(state["held"]), [], []
-    for turn in state["turns"]:
-        if turn["round"] != round_:
-            continue
-        name = turn["agent"]
-        if turn["action"] == "CONCEDE":
-            held[name] = turn["target"]
-        elif turn["action"] == "REFINE" and (new := responses.get(f"{name}@{round_}")):
-            before = responses[turn["before"]] if turn["before"] else None
-            if new["cluster"] is None and before is not None and before["cluster"] is not None:
-                error = "no answer could be parsed; the agent keeps its response"
-                failures.append(_failure(name, round_, "refine", error))
-            else:
-                held[name] = new["id"]
-        turns.append(Turn({**turn, "after": held[name]}))
+    turns = [complete_turn(t, responses) for t in state["turns"] if t["round"] == round_]
+    held = {**state["held"], **{turn["agent"]: turn["after"] for turn in turns}}
+    error = "no answer could be parsed, so the agent keeps its response"
+    failures = [
+        _failure(turn["agent"], round_, "refine", error)
+        for turn in turns
+        if turn["action"] == "REFINE"
+        and (new := f"{turn['agent']}@{round_}") in responses
+        and turn["after"] != new
+    ]
     return held, turns, failures
 
 
-def _agreement(state: DeliberationState) -> dict[str, Response]:
-    """Fill in confidences that nothing but agreement can give.
+def _measure_agreement(state: DeliberationState) -> dict[str, Response]:
+    """Return this round's responses that have no other confidence, with agreement as confidence.
 
-    The share of the samples at hand, what the agent's peers hold and the response itself, that
-    answer the same; unknown where there is no other sample.
+    Agreement is the share of samples with the same answer, among the response itself and those
+    that the agent's peers hold. It is unknown if there is no other sample.
     """
     held = held_responses(state)
     changed = {}
@@ -205,7 +201,7 @@ def _agreement(state: DeliberationState) -> dict[str, Response]:
             continue
         peers = [r["cluster"] for name, r in held.items() if r and name != response["agent"]]
         if not peers:
-            continue  # one sample agrees with itself, which says nothing
+            continue  # a single sample always agrees with itself
         same = 1 + sum(cluster == response["cluster"] for cluster in peers)
         share = same / (1 + len(peers))
         filled = Critique(
@@ -219,49 +215,30 @@ def _agreement(state: DeliberationState) -> dict[str, Response]:
 
 
 def _warn_of_identical_proposals(state: DeliberationState) -> None:
-    """Warn where all agents wrote the same text though independent samples hardly would."""
+    """Warn if all agents wrote the same text, although independent samples rarely do."""
     proposals = [response for response in held_responses(state).values() if response]
     if len(proposals) < 2 or len({response["text"] for response in proposals}) > 1:
         return
-    # Short, sure answers coincide honestly: the chance is p(text) for each agent but the first.
+    # Short, sure answers may coincide: the chance is p(text) for each agent but the first.
     logprobs = proposals[0]["logprobs"]
     if logprobs and math.exp(logprobs["total"] * (len(proposals) - 1)) > LIKELY_COINCIDENCE:
         return
     warnings.warn(
         f"all {len(proposals)} agents proposed the very same text, so there is nothing to "
-        "deliberate: raise the sampling temperature, check for a cache in front of the "
+        "deliberate. Raise the sampling temperature, check for a cache in front of the "
         "model, or give the agents different information",
         stacklevel=2,
     )
 
 
 def _stop_reason(settings: Settings, state: DeliberationState, tally: Consensus) -> str | None:
-    """Return why to stop now; None to go on."""
-    turns = [turn for turn in state["turns"] if turn["round"] == state["round"]]
-    if not any(state["held"].values()):
-        return "failed"
-    if settings.stop_when_settled and _agreed(settings, state, tally):
-        return "agreement"
-    if turns and all(turn["blocked"] for turn in turns):
-        return turns[0]["blocked"]
-    if settings.stop_when_settled and turns and all(t["action"] == "PERSIST" for t in turns):
-        return "all_persisted"
     timeout = settings.budget.timeout
-    if timeout is not None and time.time() >= began(state) + timeout:
-        return "timeout"
-    return "max_rounds" if state["round"] >= settings.max_rounds else None
-
-
-def _agreed(settings: Settings, state: DeliberationState, tally: Consensus) -> bool:
-    held = held_responses(state)
-    live = [r for r in held.values() if r is not None and r["cluster"] is not None]
-    # Agents that failed may still refine or concede: a minority does not settle for them.
-    if 2 * len(live) <= len(held) or any(
-        response["cluster"] != tally["cluster"] for response in live
-    ):
-        return False
-    bar = settings.settle_confidence
-    if bar is None:
-        return True
-    confidences = [r["critique"]["confidence"] if r["critique"] else None for r in live]
-    return all(confidence is not None and confidence >= bar for confidence in confidences)
+    return find_stop_reason(
+        held_responses(state),
+        [turn for turn in state["turns"] if turn["round"] == state["round"]],
+        tally["cluster"],
+        last_round=state["round"] >= settings.max_rounds,
+        out_of_time=timeout is not None and time.time() >= started_at(state) + timeout,
+        stop_when_settled=settings.stop_when_settled,
+        settle_confidence=settings.settle_confidence,
+    )

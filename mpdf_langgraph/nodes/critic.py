@@ -5,7 +5,7 @@ A generator of calls, so that the graph can run it synchronously and asynchronou
 
 from typing import Any
 
-from mpdf_langgraph.critic import Subject, Verdict
+from mpdf_langgraph.critic import CritiqueResult, Subject
 from mpdf_langgraph.nodes.settings import Settings
 from mpdf_langgraph.nodes.task import (
     opening_messages,
@@ -16,10 +16,10 @@ from mpdf_langgraph.nodes.task import (
 )
 from mpdf_langgraph.runtime import events
 from mpdf_langgraph.runtime.budget import (
-    remaining,
+    remaining_allowance,
 )
-from mpdf_langgraph.runtime.calls import Steps, together
-from mpdf_langgraph.runtime.clock import stamp
+from mpdf_langgraph.runtime.calls import Steps, merge_steps
+from mpdf_langgraph.runtime.clock import clock_update
 from mpdf_langgraph.state import (
     Allowance,
     Assignment,
@@ -34,11 +34,13 @@ def critic_steps(settings: Settings, task: Assignment) -> Steps[dict[str, Any]]:
     """Criticise what the agent task drew, each response in the context that produced it."""
     critic, task = settings.critic, resume_task(task)
     if critic is None or not task["drawn"]:
-        return stamp(task["clock"])
+        return clock_update(task["clock"])
     conversation = [*opening_messages(settings, task), *refine_messages(settings, task)]
     unlimited = Allowance(calls=None, tokens=None, deadline=task["allowance"]["deadline"])
     followed = [r for r in task["drawn"] if "+" not in r["id"]]
-    left = remaining(task["allowance"], add_usage(no_usage(), *(r["usage"] for r in followed)))
+    left = remaining_allowance(
+        task["allowance"], add_usage(no_usage(), *(r["usage"] for r in followed))
+    )
     parts = [
         critic.critique(
             Subject(
@@ -48,19 +50,20 @@ def critic_steps(settings: Settings, task: Assignment) -> Steps[dict[str, Any]]:
                 conversation=conversation,
                 allowance=left if response in followed else unlimited,
                 config=trace_labels("critique", task, silent=True),
+                attachments=task.get("attachments", []),
             )
         )
         for response in task["drawn"]
     ]
-    verdicts: list[Verdict] = yield from together(parts)
+    verdicts: list[CritiqueResult] = yield from merge_steps(parts)
     responses: dict[str, Response] = {}
     failures: list[Failure] = []
     for response, verdict in zip(task["drawn"], verdicts, strict=True):
         criticised = Response({**response, "critique": verdict.critique})
-        responses[response["id"]] = settings.calibrated(criticised)
+        responses[response["id"]] = settings.calibrate(criticised)
         failures += [task_failure(task, "critique", error) for error in verdict.errors]
         if response in followed:
-            events.criticised(task["episode"], responses[response["id"]])
+            events.emit_critique(task["episode"], responses[response["id"]])
     for failure in failures:
-        events.failed(task["episode"], failure)
-    return {"responses": responses, "failures": failures, **stamp(task["clock"])}
+        events.emit_failure(task["episode"], failure)
+    return {"responses": responses, "failures": failures, **clock_update(task["clock"])}

@@ -2,20 +2,22 @@
 
 import time
 import warnings
+from collections.abc import Mapping
 from typing import Any
 
 from langchain_core.messages import AIMessage
 from langchain_core.runnables import RunnableConfig
 
 from mpdf_langgraph.nodes.settings import EpisodeSink, Settings
-from mpdf_langgraph.runtime.budget import is_alternative, spent
-from mpdf_langgraph.runtime.calls import Call, Steps, in_a_thread
-from mpdf_langgraph.runtime.clock import began, stamp
+from mpdf_langgraph.rounds import confidence_of
+from mpdf_langgraph.runtime.budget import is_alternative, total_usage
+from mpdf_langgraph.runtime.calls import Call, Steps, threaded_runnable
+from mpdf_langgraph.runtime.clock import clock_update, started_at
 from mpdf_langgraph.state import (
     DeliberationState,
     Usage,
     add_usage,
-    charged,
+    charged_tokens,
     held_responses,
     no_usage,
     tokens,
@@ -48,7 +50,7 @@ def usage_summary(state: DeliberationState) -> dict[str, Any]:
     for failure in state["failures"]:
         if failure["stage"] not in ("alternative", "compare"):
             charge(failure["agent"], failure["round"], failure["usage"], no_usage())
-    total = spent(state)
+    total = total_usage(state)
     limits = state["header"]["options"]
     max_calls, max_tokens = limits["max_calls"], limits["max_tokens"]
     return {
@@ -57,15 +59,16 @@ def usage_summary(state: DeliberationState) -> dict[str, Any]:
         "critic": critic,
         "judge": state["judge_usage"],
         "rounds": rounds,
-        "alternatives": spent(state, alternatives=True),
+        "alternatives": total_usage(state, alternatives=True),
         "overshoot_calls": 0 if max_calls is None else max(0, total["calls"] - max_calls),
-        "overshoot_tokens": 0 if max_tokens is None else max(0, charged(total) - max_tokens),
+        "overshoot_tokens": 0 if max_tokens is None else max(0, charged_tokens(total) - max_tokens),
     }
 
 
-def outcome_of(state: DeliberationState, stop_reason: str) -> dict[str, Any]:
+def describe_outcome(state: DeliberationState, stop_reason: str) -> dict[str, Any]:
     """Return the `deliberation` entry of the graph's output.
 
+    `name` is the graph's, by which `merge_deliberations` tells several outcomes apart;
     `confidence` is that of the response that stands for the group's answer: with a calibration
     the probability that the answer is right, else as the critic gave it; `support`
     is the share of valid votes for it; `rounds` counts rounds of decisions; `seconds` leaves out
@@ -74,15 +77,15 @@ def outcome_of(state: DeliberationState, stop_reason: str) -> dict[str, Any]:
     """
     tally = state["tallies"][-1]
     winner = state["responses"][tally["response"]] if tally["response"] else None
-    critique = winner["critique"] if winner else None
     answers = state["representatives"]
-    named, said = _named_answer(state), [i["action"] for i in state["interventions"]]
+    named, said = _answer_of_person(state), [i["action"] for i in state["interventions"]]
     if named is not None:
-        winner = critique = None
+        winner = None
     return {
         "episode": state["header"]["id"],
+        "name": state["header"]["graph"],
         "answer": tally["answer"] if named is None else named,
-        "confidence": critique["confidence"] if critique else None,
+        "confidence": confidence_of(winner) if winner else None,
         "support": tally["support"],
         "tie": tally["tie"],
         "votes": {
@@ -94,12 +97,50 @@ def outcome_of(state: DeliberationState, stop_reason: str) -> dict[str, Any]:
         "actions": [f"{t['agent']}@{t['round']}: {t['action']}" for t in state["turns"]],
         "stop_reason": stop_reason,
         "person": next((action for action in reversed(said) if action != "force"), None),
-        "seconds": max(0.0, time.time() - began(state)),
+        "started": state["header"]["started"],
+        "seconds": max(0.0, time.time() - started_at(state)),
         "usage": usage_summary(state),
         "failures": [
             f"{f['agent']}@{f['round']} {f['stage']}: {f['error']}" for f in state["failures"]
         ],
     }
+
+
+def merge_deliberations(
+    left: Mapping[str, Any] | None, right: Mapping[str, Any] | None
+) -> dict[str, Any]:
+    """Gather the outcomes of several deliberations in one graph, by their names (reducer).
+
+    For the state of a graph in which more than one deliberation runs, side by side or one after
+    the other. Give each its own ``name=``: a later outcome replaces an earlier one of its name.
+
+    Args:
+        left: What was gathered so far.
+        right: An outcome (`deliberation` in a graph's output), or several by name.
+
+    Warns:
+        RuntimeWarning: Two of one name ran at the same time, and one outcome is lost.
+
+    Example:
+        ```python
+        class State(MessagesState):
+            deliberation: Annotated[dict, merge_deliberations]
+        ```
+    """
+    gathered, new = dict(left or {}), dict(right or {})
+    for name, outcome in {new["name"]: new}.items() if "episode" in new else new.items():
+        pair = (gathered.get(name, outcome), outcome)
+        first, second = sorted(pair, key=lambda one: float(one["started"]))
+        at_once = second["started"] < first["started"] + first["seconds"]
+        if at_once and first["episode"] != second["episode"]:
+            warnings.warn(
+                f"two deliberations named {name!r} ran side by side, and the outcome of one is "
+                "lost: give each its own name=",
+                RuntimeWarning,
+                stacklevel=2,
+            )
+        gathered[name] = outcome
+    return gathered
 
 
 def final_message(state: DeliberationState) -> AIMessage:
@@ -109,25 +150,25 @@ def final_message(state: DeliberationState) -> AIMessage:
     """
     chosen = state["tallies"][-1]["response"]
     text = state["responses"][chosen]["text"] if chosen else NO_ANSWER
-    text = _named_answer(state) or text
+    text = _answer_of_person(state) or text
     header = state["header"]
     return AIMessage(text, name=header["graph"], id=f"deliberation-{header['id']}")
 
 
-def _named_answer(state: DeliberationState) -> str | None:
+def _answer_of_person(state: DeliberationState) -> str | None:
     """Return the answer that a person named, None where none did."""
     last = state["interventions"][-1:]
     return last[0]["text"] if last and last[0]["action"] == "answer" else None
 
 
-def standing_of(state: DeliberationState, stop_reason: str) -> dict[str, Any]:
+def describe_standing(state: DeliberationState, stop_reason: str) -> dict[str, Any]:
     """Return how a deliberation stands that would end now: what a person is shown, plain data.
 
     `question`, what `deliberation` in the output would say of `episode`, `answer`, `confidence`,
     `support`, `tie`, `votes`, `agent`, `rounds` and `stop_reason`, and `responses`: by agent name,
     the `text`, `answer` and `confidence` of what it holds, or None.
     """
-    outcome = outcome_of(state, stop_reason)
+    outcome = describe_outcome(state, stop_reason)
     keys = (
         "episode", "answer", "confidence", "support", "tie", "votes", "agent", "rounds",
         "stop_reason",
@@ -137,7 +178,7 @@ def standing_of(state: DeliberationState, stop_reason: str) -> dict[str, Any]:
         and {
             "text": response["text"],
             "answer": response["answer"],
-            "confidence": response["critique"]["confidence"] if response["critique"] else None,
+            "confidence": confidence_of(response),
         }
         for name, response in held_responses(state).items()
     }
@@ -147,19 +188,19 @@ def standing_of(state: DeliberationState, stop_reason: str) -> dict[str, Any]:
 
 def finish(settings: Settings, state: DeliberationState, stop_reason: str) -> Steps[dict[str, Any]]:
     """Write the trace of a finished deliberation; return the state update that ends it."""
-    state["deliberation"] = outcome_of(state, stop_reason)
+    state["deliberation"] = describe_outcome(state, stop_reason)
     if settings.traces is not None:
         state["deliberation"] |= yield from _store(settings.traces, state)
     return {
         "deliberation": state["deliberation"],
         "messages": [final_message(state)],
-        **stamp(state["clock"]),
+        **clock_update(state["clock"]),
     }
 
 
 def _store(sink: EpisodeSink, state: DeliberationState) -> Steps[dict[str, str]]:
     """Write the trace; where that fails the answer is still given, and says so."""
-    write = in_a_thread(lambda _: sink.write_state(state))
+    write = threaded_runnable(lambda _: sink.write_state(state))
     labels = RunnableConfig(
         run_name="write trace", metadata={"mpdf_episode": state["header"]["id"]}
     )

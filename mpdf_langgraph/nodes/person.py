@@ -1,7 +1,7 @@
-"""The `person` node: it asks a person what to do with the answers that stand.
+"""The `person` node: it asks a person what to do with the current answers.
 
-It is there only where `interrupt_when` is given. The consensus node has counted and paid
-everything before, as LangGraph makes a node again from its top when it is resumed.
+It exists only if `interrupt_when` is given. It calls no model, as LangGraph runs a node again from
+its start when it is resumed. The consensus node has counted the votes before.
 """
 
 from typing import Any, Literal, cast
@@ -11,15 +11,15 @@ from langgraph.constants import CONFIG_KEY_CHECKPOINTER
 from langgraph.types import Command, interrupt
 
 from mpdf_langgraph.errors import ConfigurationError
-from mpdf_langgraph.nodes.outcome import finish, standing_of
+from mpdf_langgraph.nodes.outcome import describe_standing, finish
 from mpdf_langgraph.nodes.settings import Settings
 from mpdf_langgraph.runtime import events
 from mpdf_langgraph.runtime.calls import Steps
-from mpdf_langgraph.runtime.clock import read_clock, stamp
+from mpdf_langgraph.runtime.clock import clock_update, read_clock
 from mpdf_langgraph.state import DeliberationState, Header, Intervention
 
 NextOfPerson = Literal["router", "__end__"]
-#: What a person may reply, as they are told.
+#: The replies that a person may give. They are shown to the person.
 REPLIES = (
     {"action": "settle"},
     {"action": "hint", "text": "what the agents should know in one more round"},
@@ -29,8 +29,8 @@ _TEXT = {"settle": None, "hint": "text", "answer": "answer"}
 
 
 def person_steps(settings: Settings, state: DeliberationState) -> Steps[Command[NextOfPerson]]:
-    """Wait for a person's reply; then end, or go on for one more round with their hint."""
-    action, text = _reply(state)
+    """Wait for a person's reply. Then end, or go on for one more round with the hint."""
+    action, text = _wait_for_reply(state)
     clock = read_clock(state)
     intervention = Intervention(
         action=action,
@@ -43,20 +43,20 @@ def person_steps(settings: Settings, state: DeliberationState) -> Steps[Command[
         {**state, "clock": clock, "interventions": [*state["interventions"], intervention]},
     )
     header = state["header"]
-    events.intervened(header["id"], intervention)
+    events.emit_intervention(header["id"], intervention)
     update: dict[str, Any] = {"interventions": state["interventions"]}
     if action == "hint":
-        return Command(update={**update, "phase": "decide", **stamp(clock)}, goto="router")
+        return Command(update={**update, "phase": "decide", **clock_update(clock)}, goto="router")
     if action == "answer":
         state["header"] = update["header"] = Header({**header, "reference": text})
     update |= yield from finish(settings, state, state["stopped"])
     return Command(update=update, goto="__end__")
 
 
-def _reply(state: DeliberationState) -> tuple[Literal["settle", "hint", "answer"], str]:
-    """Ask until the reply can be understood; return its action and its text."""
+def _wait_for_reply(state: DeliberationState) -> tuple[Literal["settle", "hint", "answer"], str]:
+    """Ask until the reply can be read. Return its action and its text."""
     asked: dict[str, Any] = {
-        **standing_of(state, state["stopped"]),
+        **describe_standing(state, state["stopped"]),
         "replies": [dict(reply) for reply in REPLIES],
     }
     while True:
@@ -71,13 +71,13 @@ def _reply(state: DeliberationState) -> tuple[Literal["settle", "hint", "answer"
 
 
 def check_checkpointer(settings: Settings, config: RunnableConfig) -> None:
-    """Make sure that there is something to resume from, before anything is paid for.
+    """Check that an interrupted run could be resumed, before any model is called.
 
     Raises:
-        ConfigurationError: A person may be asked, and the graph has no checkpointer.
+        ConfigurationError: A person may be asked, but the graph has no checkpointer.
     """
-    # What a node is told of the checkpointer stands under this key alone; `Runtime` says nothing
-    # of it, and its thread_id is there without one too. Where the key is gone, nothing is refused.
+    # Only this key shows a node the checkpointer. `Runtime` does not, and its thread_id exists
+    # without one too. If LangGraph drops the key, nothing is refused.
     checkpointer = config.get("configurable", {}).get(CONFIG_KEY_CHECKPOINTER, True)
     if settings.interrupt_when is not None and checkpointer is None:
         raise ConfigurationError(

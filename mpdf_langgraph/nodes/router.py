@@ -4,19 +4,23 @@ import time
 import uuid
 from typing import Any, Literal, cast
 
+from langgraph.config import get_config
 from langgraph.types import Command, Overwrite, Send
 
 from mpdf_langgraph.consensus import concession
 from mpdf_langgraph.errors import ConfigurationError, DeliberationError
 from mpdf_langgraph.fork import FORK_MARK, forced_action, fork_state
-from mpdf_langgraph.nodes.question import asked
+from mpdf_langgraph.history import readable_history
+from mpdf_langgraph.nodes.person import check_checkpointer
+from mpdf_langgraph.nodes.question import find_question
 from mpdf_langgraph.nodes.settings import Settings
 from mpdf_langgraph.nodes.task import move_cost
 from mpdf_langgraph.observation import Situation, observe
-from mpdf_langgraph.router import behaviour, checked_rows, competences, draw
+from mpdf_langgraph.router import behaviour, check_rows, competences, draw
 from mpdf_langgraph.runtime import events
-from mpdf_langgraph.runtime.budget import Purse, spent
-from mpdf_langgraph.runtime.clock import began, read_clock, stamp
+from mpdf_langgraph.runtime.budget import BudgetShares, total_usage
+from mpdf_langgraph.runtime.calls import Steps
+from mpdf_langgraph.runtime.clock import clock_update, read_clock, started_at
 from mpdf_langgraph.state import (
     ACTIONS,
     Allowance,
@@ -34,8 +38,10 @@ from mpdf_langgraph.state import (
 NextOfRouter = Literal["agent", "consensus"]
 
 
-def router_step(settings: Settings, state: DeliberationState) -> Command[NextOfRouter]:
+def router_steps(settings: Settings, state: DeliberationState) -> Steps[Command[NextOfRouter]]:
     """Start a new question, or decide the next round of the standing one."""
+    yield from ()  # it calls nobody
+    check_checkpointer(settings, get_config())
     if state.get("phase") == "decide":
         state = cast(DeliberationState, {**state, "clock": read_clock(state)})
         return _decide(settings, state)
@@ -59,7 +65,7 @@ def _private_contexts(settings: Settings, given: Any) -> dict[str, str]:
 
 
 def _start(settings: Settings, state: DeliberationState) -> Command[NextOfRouter]:
-    question, history, added = asked(state)
+    asked = find_question(state)
     contexts = _private_contexts(settings, state.get("contexts"))
     reference = state.get("reference")
     if not isinstance(reference, str | None):
@@ -67,15 +73,16 @@ def _start(settings: Settings, state: DeliberationState) -> Command[NextOfRouter
     header = Header(
         id=uuid.uuid4().hex,
         started=time.time(),
-        question=question,
+        question=asked.text,
         reference=reference,
-        history=cast(Any, history),
+        history=cast(Any, readable_history(asked.history)),
         graph=settings.name,
         agents=settings.describe_agents(),
         options=settings.describe(),
+        attachments=asked.attachments,
     )
     fresh: dict[str, Any] = {
-        "messages": added,
+        "messages": asked.added,
         "deliberation": {},
         "header": header,
         "notes": Overwrite(contexts),
@@ -94,15 +101,15 @@ def _start(settings: Settings, state: DeliberationState) -> Command[NextOfRouter
         DeliberationState,
         {**state, **fresh, "notes": contexts, "responses": {}, "clock": clock},
     )
-    purse = Purse(settings.budget, no_usage(), header["started"])
+    shares = BudgetShares(settings.budget, no_usage(), header["started"])
     tasks: list[Assignment] = []
     failures: list[Failure] = []
     for name in settings.agents:
         task = _assignment(settings, blank, name)
         cost = move_cost(settings, task)
-        limit = purse.lacks(cost, time.time())
+        limit = shares.lacks(cost, time.time())
         if limit is None:
-            purse.reserve(cost)
+            shares.reserve(cost)
             tasks.append(task)
             continue
         error = (
@@ -120,10 +127,10 @@ def _start(settings: Settings, state: DeliberationState) -> Command[NextOfRouter
         )
     fresh["failures"] = Overwrite(failures)
     for failure in failures:
-        events.failed(header["id"], failure)
-    fresh |= stamp(clock)
+        events.emit_failure(header["id"], failure)
+    fresh |= clock_update(clock)
     fresh["clock"] = Overwrite(fresh["clock"])
-    return Command(update=fresh, goto=_sends(tasks, purse))
+    return Command(update=fresh, goto=_sends(tasks, shares))
 
 
 def _assignment(settings: Settings, state: DeliberationState, name: str) -> Assignment:
@@ -139,6 +146,7 @@ def _assignment(settings: Settings, state: DeliberationState, name: str) -> Assi
         episode=header["id"],
         question=header["question"],
         history=header["history"],
+        attachments=header.get("attachments", []),
         agent=name,
         round=state["round"],
         notes=notes,
@@ -151,7 +159,7 @@ def _assignment(settings: Settings, state: DeliberationState, name: str) -> Assi
         allowance=Allowance(
             calls=None,
             tokens=None,
-            deadline=None if timeout is None else began(state) + timeout,
+            deadline=None if timeout is None else started_at(state) + timeout,
         ),
         drawn=[],
         hints=[i["text"] for i in state["interventions"] if i["action"] == "hint"],
@@ -159,17 +167,17 @@ def _assignment(settings: Settings, state: DeliberationState, name: str) -> Assi
     )
 
 
-def _sends(tasks: list[Assignment], purse: Purse) -> list[Send]:
+def _sends(tasks: list[Assignment], shares: BudgetShares) -> list[Send]:
     """Send each task off with its allowance; alternatives alone have but the deadline."""
-    allowances = iter(purse.allowances())
+    allowances = iter(shares.allowances())
     sends = []
     for task in tasks:
         allowance = next(allowances) if task["act"] else task["allowance"]
-        sends.append(Send("agent", {**task, "allowance": allowance, **stamp(task["clock"])}))
+        sends.append(Send("agent", {**task, "allowance": allowance, **clock_update(task["clock"])}))
     return sends
 
 
-def situation_of(state: DeliberationState) -> Situation:
+def current_situation(state: DeliberationState) -> Situation:
     """Return what the observations of round ``state["round"]`` are computed from."""
     tallies = state["tallies"]
     return Situation(
@@ -187,18 +195,18 @@ def _decide(settings: Settings, state: DeliberationState) -> Command[NextOfRoute
     )
     header, round_ = state["header"], state["round"]
     held = held_responses(state)
-    observations = observe(situation_of(state))
+    observations = observe(current_situation(state))
     targets = {name: concession(held, name) for name in settings.agents}
-    purse = Purse(settings.budget, spent(state), began(state))
+    shares = BudgetShares(settings.budget, total_usage(state), started_at(state))
     seed = header["id"].partition(FORK_MARK)[0]
     assignments = {name: _assignment(settings, state, name) for name in settings.agents}
     costs = {name: move_cost(settings, task) for name, task in assignments.items()}
 
     def mask_of(name: str) -> tuple[list[bool], str | None]:
-        limit = purse.lacks(costs[name], time.time())
+        limit = shares.lacks(costs[name], time.time())
         return [True, limit is None, targets[name] is not None], limit
 
-    rows = checked_rows(
+    rows = check_rows(
         settings.router.decide(
             [observations[name] for name in settings.agents],
             [mask_of(name)[0] for name in settings.agents],
@@ -217,7 +225,7 @@ def _decide(settings: Settings, state: DeliberationState) -> Command[NextOfRoute
             probabilities = [float(action == forced) for action in ACTIONS]
         action = draw(probabilities, f"{seed}/{round_}/{name}")
         if action == "REFINE":
-            purse.reserve(costs[name])
+            shares.reserve(costs[name])
         extra = settings.alternatives if mask[1] else 0
         if action == "REFINE" or extra:
             task = assignments[name]
@@ -238,13 +246,13 @@ def _decide(settings: Settings, state: DeliberationState) -> Command[NextOfRoute
             )
         )
     for turn in turns:
-        events.decided(header["id"], turn, held)
+        events.emit_decision(header["id"], turn, held)
     update = {
         "round": round_,
         "turns": [*state["turns"], *turns],
         "header": header,
         "interventions": state["interventions"],
-        **stamp(state["clock"]),
+        **clock_update(state["clock"]),
     }
-    goto: list[Send] | Literal["consensus"] = _sends(tasks, purse) if tasks else "consensus"
+    goto: list[Send] | Literal["consensus"] = _sends(tasks, shares) if tasks else "consensus"
     return Command(update=update, goto=goto)

@@ -1,6 +1,7 @@
 """What a deliberation graph was built with: checked once, then only read by the nodes."""
 
 import math
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -9,12 +10,15 @@ from mpdf_langgraph.agents import Agent
 from mpdf_langgraph.answers.schema import AnswerSchema, refuse_async
 from mpdf_langgraph.calibration import Calibration
 from mpdf_langgraph.consensus import ConsensusRule
-from mpdf_langgraph.critic import Critic
+from mpdf_langgraph.critic import BudgetedCritic
 from mpdf_langgraph.errors import ConfigurationError
 from mpdf_langgraph.observation import FEATURE_VERSION
 from mpdf_langgraph.router import Router, known_calibration, known_competence
 from mpdf_langgraph.runtime.budget import Budget
 from mpdf_langgraph.state import DeliberationState, Response
+
+#: What OpenAI's API takes for the name of a message's author.
+_MESSAGE_NAME = re.compile(r"[a-zA-Z0-9_-]{1,64}")
 
 
 class EpisodeSink(Protocol):
@@ -65,7 +69,7 @@ class Settings:
     name: str
     agents: Mapping[str, Agent]
     router: Router
-    critic: Critic | None
+    critic: BudgetedCritic | None
     answer: AnswerSchema
     consensus_name: str
     consensus: ConsensusRule
@@ -80,8 +84,11 @@ class Settings:
     calibration: Calibration | None = None
 
     def __post_init__(self) -> None:
-        if not isinstance(self.name, str) or not self.name:
-            raise ConfigurationError(f"name must be a non-empty string, got {self.name!r}")
+        if not isinstance(self.name, str) or not _MESSAGE_NAME.fullmatch(self.name):
+            raise ConfigurationError(
+                f"name={self.name!r}: use 1 to 64 letters, digits, '_' and '-'. The final message "
+                "bears the name, and endpoints refuse a conversation with any other"
+            )
         if self.traces is not None and not hasattr(self.traces, "write_state"):
             raise ConfigurationError(
                 f"traces={self.traces!r}: give a folder, a TraceWriter or None"
@@ -119,7 +126,7 @@ class Settings:
         if isinstance(when, Unsure) and when.confidence_below is not None and self.critic is None:
             raise ConfigurationError("confidence_below needs a critic, and critic is None")
 
-    def calibrated(self, response: Response) -> Response:
+    def calibrate(self, response: Response) -> Response:
         """Return a criticised response with its confidence calibrated, where that is known."""
         chosen = self._calibration()
         return response if chosen is None else chosen.apply(response)

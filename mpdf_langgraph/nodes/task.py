@@ -12,13 +12,13 @@ from mpdf_langgraph.runtime.budget import (
     response_bound,
     text_bound,
 )
-from mpdf_langgraph.runtime.calls import Outcome
+from mpdf_langgraph.runtime.calls import CallResult
 from mpdf_langgraph.runtime.clock import read_clock
 from mpdf_langgraph.state import (
     Allowance,
     Assignment,
     Failure,
-    charged,
+    charged_tokens,
     no_usage,
 )
 
@@ -26,7 +26,7 @@ Stage = Literal["context", "propose", "refine", "critique", "alternative"]
 
 
 def task_failure(
-    task: Assignment, stage: Stage, error: str, outcome: Outcome | None = None
+    task: Assignment, stage: Stage, error: str, outcome: CallResult | None = None
 ) -> Failure:
     """Return the record of something that went wrong in a task."""
     return Failure(
@@ -65,6 +65,7 @@ def opening_messages(settings: Settings, task: Assignment) -> list[BaseMessage]:
         schema=settings.answer,
         history=task["history"],
         notes=task["notes"] or "",
+        attachments=task.get("attachments", []),
     )
 
 
@@ -118,7 +119,7 @@ def move_cost(settings: Settings, task: Assignment) -> Cost:
     prompt = prompt_tokens(settings, task)
     cost = Cost(1, prompt + generated)
     if agent.chat_model is None:
-        cost = Cost(max(1, seen["calls"]), max(cost.tokens, charged(seen)))
+        cost = Cost(max(1, seen["calls"]), max(cost.tokens, charged_tokens(seen)))
     judgements = 0 if critic is None else critic.max_calls(agent)
     if critic is None or not judgements:
         return cost

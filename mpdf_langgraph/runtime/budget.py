@@ -1,7 +1,7 @@
 """Hard budgets per question: what is left, what a call may cost, and who may spend it.
 
-The router hands every task an `Allowance` of its own, so concurrent tasks can never spend the
-same token twice, and a resumed run computes the same figures from the records.
+The router gives every task its own `Allowance`, so concurrent tasks never spend the same token
+twice. A resumed run computes the same figures from the records.
 """
 
 import json
@@ -18,7 +18,7 @@ from mpdf_langgraph.state import (
     Response,
     Usage,
     add_usage,
-    charged,
+    charged_tokens,
     no_usage,
 )
 
@@ -63,8 +63,8 @@ def is_alternative(response: Response) -> bool:
     return "+" in response["id"]
 
 
-def spent(state: DeliberationState, *, alternatives: bool = False) -> Usage:
-    """Return what the deliberation cost so far; or what its alternatives cost."""
+def total_usage(state: DeliberationState, *, alternatives: bool = False) -> Usage:
+    """Return what the deliberation cost so far, or what its alternatives cost."""
     usages = [] if alternatives else [state["judge_usage"]]
     for response in state["responses"].values():
         if is_alternative(response) is alternatives:
@@ -85,9 +85,9 @@ def text_bound(text: str) -> int:
 
 
 def prompt_bound(messages: Sequence[BaseMessage]) -> int:
-    """Return an upper bound on the tokens of a prompt nothing is known about.
+    """Return an upper bound on the tokens of a prompt that was not measured yet.
 
-    Text and tool calls are counted; what an image takes is for its model to say.
+    It counts text and tool calls. It cannot count images, as each model has its own rule.
     """
     return TEMPLATE_TOKENS + sum(
         MESSAGE_TOKENS + text_bound(str(m.text)) + text_bound(_tool_calls(m)) for m in messages
@@ -102,7 +102,7 @@ def _tool_calls(message: BaseMessage) -> str:
 def response_bound(response: Response, model: str | None) -> int:
     """Return an upper bound on a response's tokens inside the prompt of `model`.
 
-    Known where the same model generated it in one call; its bytes elsewhere.
+    It is known if the same model generated the response in one call. Else its bytes are counted.
     """
     usage, bound = response["usage"], text_bound(response["text"])
     measured = usage["calls"] == 1 and not usage["unreported"] and usage["completion_tokens"]
@@ -111,12 +111,14 @@ def response_bound(response: Response, model: str | None) -> int:
     return bound
 
 
-class Purse:
-    """What is left of a budget while the router deals it out to the agents, one by one."""
+class BudgetShares:
+    """What is left of a budget while the router gives shares of it to the agents, one by one."""
 
     def __init__(self, budget: Budget, used: Usage, started: float) -> None:
         self._calls = None if budget.max_calls is None else budget.max_calls - used["calls"]
-        self._tokens = None if budget.max_tokens is None else budget.max_tokens - charged(used)
+        self._tokens = (
+            None if budget.max_tokens is None else budget.max_tokens - charged_tokens(used)
+        )
         self._deadline = None if budget.timeout is None else started + budget.timeout
         self._reserved: list[Cost] = []
 
@@ -149,22 +151,22 @@ class Purse:
             )
 
 
-def remaining(allowance: Allowance, used: Usage) -> Allowance:
+def remaining_allowance(allowance: Allowance, used: Usage) -> Allowance:
     """Return what is left of an allowance."""
     return Allowance(
         calls=None if allowance["calls"] is None else allowance["calls"] - used["calls"],
-        tokens=None if allowance["tokens"] is None else allowance["tokens"] - charged(used),
+        tokens=None if allowance["tokens"] is None else allowance["tokens"] - charged_tokens(used),
         deadline=allowance["deadline"],
     )
 
 
-def affordable(allowance: Allowance, cost: Cost) -> int:
+def count_affordable(allowance: Allowance, cost: Cost) -> int:
     """Return how many times `cost` fits into an allowance, at most a million."""
     times = 1_000_000
     if allowance["calls"] is not None:
         if cost.calls > 0:
             times = min(times, allowance["calls"] // cost.calls)
-        else:  # what makes no call fits once at least
+        else:  # a move without a call fits at least once
             times = min(times, max(1, allowance["calls"]))
     if allowance["tokens"] is not None:
         if cost.tokens > 0:

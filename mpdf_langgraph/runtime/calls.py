@@ -1,7 +1,7 @@
 """Calls to models: described once, carried out synchronously or asynchronously.
 
 What a node does is written once, as a generator that yields lists of `Call`s and receives
-the list of their `Outcome`s; `run` and `arun` drive it. Retries, deadlines and the catching
+the list of their `CallResult`s; `run` and `arun` drive it. Retries, deadlines and the catching
 of errors live here and nowhere else.
 """
 
@@ -26,6 +26,7 @@ from mpdf_langgraph.errors import (
     ConfigurationError,
     EndpointError,
     ModelOutputError,
+    OutOfTokensError,
     describe_error,
 )
 from mpdf_langgraph.state import Usage, add_usage, no_usage
@@ -65,7 +66,7 @@ class Call:
 
 
 @dataclass(frozen=True)
-class Outcome:
+class CallResult:
     """What came of a call: a `value`, or the `cause` of its failure.
 
     Attributes:
@@ -87,10 +88,10 @@ class Outcome:
 
 
 T = TypeVar("T")
-Steps = Generator[list[Call], list[Outcome], T]
+Steps = Generator[list[Call], list[CallResult], T]
 
 
-def may_pass(error: Exception) -> bool:
+def is_transient(error: Exception) -> bool:
     """Tell whether trying again could help: not where the request or the endpoint is wrong."""
     status = getattr(error, "status_code", None)
     if status is None:  # httpx keeps it in the response
@@ -99,12 +100,11 @@ def may_pass(error: Exception) -> bool:
         return status in _PASSING_STATUS
     if isinstance(error, TypeError) and "keyword argument" in str(error):
         return False
-    return not isinstance(
-        error, ConfigurationError | EndpointError | NotImplementedError | GraphRecursionError
-    )
+    hopeless = ConfigurationError | EndpointError | OutOfTokensError
+    return not isinstance(error, hopeless | NotImplementedError | GraphRecursionError)
 
 
-def _handover(command: ParentCommand) -> ConfigurationError:
+def _handover_error(command: ParentCommand) -> ConfigurationError:
     """Return the error of an agent that hands over: the deliberation has nobody to go on with."""
     goto = getattr(command.args[0] if command.args else None, "goto", None)
     return ConfigurationError(
@@ -113,20 +113,20 @@ def _handover(command: ParentCommand) -> ConfigurationError:
     )
 
 
-def in_a_thread(function: Callable[[Any], Any]) -> Runnable[Any, Any]:
-    """Return a Runnable that runs a plain function in a thread of its own where it is awaited.
+def threaded_runnable(function: Callable[[Any], Any]) -> Runnable[Any, Any]:
+    """Return a Runnable that, if it is awaited, runs a plain function in a thread of its own.
 
     asyncio's threads are few, and models without an asynchronous side may hold them all.
     """
 
-    async def awaited(value: Any) -> Any:
+    async def run_in_own_thread(value: Any) -> Any:
         pool = ThreadPoolExecutor(max_workers=1)
         context = contextvars.copy_context()
         done = asyncio.get_running_loop().run_in_executor(pool, context.run, function, value)
         pool.shutdown(wait=False)
         return await done
 
-    return RunnableLambda(function, awaited)
+    return RunnableLambda(function, run_in_own_thread)
 
 
 def _was_refused(error: BaseException) -> bool:
@@ -181,7 +181,7 @@ class _Meter(BaseCallbackHandler):
         """Return what a call took, from what was seen of it and from its result `value`."""
         seen = Usage({**self.usage, "calls": self.started})
         silent = self.started - self.usage["calls"] - self.refused + self.usage["unreported"]
-        told = _told_usage(value)
+        told = _reported_usage(value)
         # A graph that goes on after an interrupt, or runs elsewhere, tells more than was seen.
         if call.is_model and told["calls"] > seen["calls"]:
             seen, silent = told, told["unreported"]
@@ -191,7 +191,7 @@ class _Meter(BaseCallbackHandler):
         return Usage({**seen, "estimated": silent * call.bound})
 
 
-def _told_usage(value: Any) -> Usage:
+def _reported_usage(value: Any) -> Usage:
     """Return the usage of the messages that a model or graph has added to the conversation."""
     messages = value.get("messages") if isinstance(value, dict) else [value]
     usages: list[Usage] = []
@@ -215,79 +215,79 @@ class _Attempts:
         self.made = 0
         self.cause: Exception = TimeoutError("the time limit had passed before the call started")
 
-    def remaining(self) -> float | None:
+    def seconds_left(self) -> float | None:
         """Seconds until the deadline, None without one."""
         return None if self.call.deadline is None else self.call.deadline - time.time()
 
     def may_start(self) -> bool:
-        remaining = self.remaining()
+        remaining = self.seconds_left()
         return remaining is None or remaining > 0
 
-    def failed(self, error: Exception) -> float | None:
+    def note_failure(self, error: Exception) -> float | None:
         """Record a failure; return the pause before the next try, None for no more."""
         self.cause = error
-        if self.made > self.call.retries or not may_pass(error):
+        if self.made > self.call.retries or not is_transient(error):
             return None
         again = self.meter.started * (self.made + 1) // self.made
         if self.call.calls is not None and again > self.call.calls:
             return None
         pause: float = min(LONGEST_PAUSE, 0.25 * 2**self.made) * random.uniform(0.5, 1.0)
-        remaining = self.remaining()
+        remaining = self.seconds_left()
         return pause if remaining is None or pause < remaining else None
 
-    def outcome(self, value: Any = None, *, ok: bool = False) -> Outcome:
+    def result(self, value: Any = None, *, ok: bool = False) -> CallResult:
         seconds = time.monotonic() - self.started
         usage = self.meter.total(self.raw, self.call, self.made)
-        return Outcome(value, None if ok else self.cause, self.made, seconds, usage)
+        return CallResult(value, None if ok else self.cause, self.made, seconds, usage)
 
 
-def _perform(call: Call, config: RunnableConfig) -> Outcome:
+def _perform(call: Call, config: RunnableConfig) -> CallResult:
     attempts = _Attempts(call, config)
     while attempts.may_start():
         attempts.made += 1
         try:
             attempts.raw = call.runnable.invoke(call.payload, attempts.config)
             value = call.parse(attempts.raw)
-            return attempts.outcome(value, ok=True)
+            return attempts.result(value, ok=True)
         except ParentCommand as command:
-            pause = attempts.failed(_handover(command))
+            pause = attempts.note_failure(_handover_error(command))
         except GraphBubbleUp:  # interrupts and drains of a surrounding graph are no failures
             raise
         except Exception as error:
-            pause = attempts.failed(error)
+            pause = attempts.note_failure(error)
         if pause is None:
             break
         time.sleep(pause)
-    return attempts.outcome()
+    return attempts.result()
 
 
-async def _aperform(call: Call, config: RunnableConfig) -> Outcome:
+async def _aperform(call: Call, config: RunnableConfig) -> CallResult:
     attempts = _Attempts(call, config)
     while attempts.may_start():
         attempts.made += 1
         try:
-            async with asyncio.timeout(attempts.remaining()) as limit:
+            async with asyncio.timeout(attempts.seconds_left()) as limit:
                 attempts.raw = await call.runnable.ainvoke(call.payload, attempts.config)
                 value = call.parse(attempts.raw)
-            return attempts.outcome(value, ok=True)
+            return attempts.result(value, ok=True)
         except ParentCommand as command:
-            pause = attempts.failed(_handover(command))
+            pause = attempts.note_failure(_handover_error(command))
         except GraphBubbleUp:
             raise
         except asyncio.CancelledError:
             task = asyncio.current_task()
             if task is None or task.cancelling():
                 raise
-            pause = attempts.failed(ModelOutputError("it was cancelled from within"))
+            pause = attempts.note_failure(ModelOutputError("it was cancelled from within"))
         except Exception as error:
             if limit.expired():  # also where the model wrapped the cancellation in its own error
                 attempts.cause = TimeoutError("cancelled at the time limit")
                 break
-            pause = attempts.failed(error)
+            pause = attempts.note_failure(error)
         if pause is None:
             break
         await asyncio.sleep(pause)
-    return attempts.outcome()
+    return attempts.result()
 
 
 def run(steps: Steps[T], config: RunnableConfig) -> T:
@@ -321,12 +321,12 @@ async def arun(steps: Steps[T], config: RunnableConfig) -> T:
         return stop.value  # type: ignore[no-any-return]
 
 
-def together(parts: list[Steps[T]]) -> Steps[list[T]]:
+def merge_steps(parts: list[Steps[T]]) -> Steps[list[T]]:
     """Return one generator that drives several side by side, and returns all their results."""
     results: dict[int, T] = {}
     pending: dict[int, list[Call]] = {}
 
-    def advance(index: int, outcomes: list[Outcome] | None) -> None:
+    def advance(index: int, outcomes: list[CallResult] | None) -> None:
         try:
             part = parts[index]
             pending[index] = next(part) if outcomes is None else part.send(outcomes)

@@ -1,7 +1,7 @@
 """Progress events: what `stream_mode="custom"` shows while a deliberation runs.
 
-Every event is a dict with `event` (see the functions), `episode`, `round`, `text` (one line a
-person can read), and the keys given to its function.
+Every event is a dict with `event`, `episode`, `round`, `text` (one line for people), and more keys.
+Each function's docstring names its event and these keys.
 """
 
 from typing import Any
@@ -22,16 +22,16 @@ def _emit(event: str, episode: str, round_: int, text: str, **keys: Any) -> None
     get_stream_writer()({"event": event, "episode": episode, "round": round_, "text": text, **keys})
 
 
-def responded(episode: str, response: Response) -> None:
-    """`proposed` or `refined`: `agent`, `answer`."""
+def emit_response(episode: str, response: Response) -> None:
+    """Emit `proposed` or `refined`, with `agent` and `answer`."""
     event, verb = ("proposed", "proposes") if response["round"] == 0 else ("refined", "now says")
     text = f"{response['agent']} {verb} {_short(response['answer'])}"
     keys = {"agent": response["agent"], "answer": response["answer"]}
     _emit(event, episode, response["round"], text, **keys)
 
 
-def criticised(episode: str, response: Response) -> None:
-    """`criticised`: `agent`, `answer`, `confidence`."""
+def emit_critique(episode: str, response: Response) -> None:
+    """Emit `criticised`, with `agent`, `answer` and `confidence`."""
     critique = response["critique"]
     confidence = critique["confidence"] if critique else None
     said = "unknown" if confidence is None else f"{confidence:.2f}"
@@ -40,12 +40,12 @@ def criticised(episode: str, response: Response) -> None:
     _emit("criticised", episode, response["round"], text, **keys)
 
 
-def decided(episode: str, turn: Turn, held: dict[str, Response | None]) -> None:
-    """`decided`: `agent`, `action`, `probabilities`, and `adopts` (an agent) on CONCEDE."""
+def emit_decision(episode: str, turn: Turn, held: dict[str, Response | None]) -> None:
+    """Emit `decided`, with `agent`, `action`, `probabilities` and, on CONCEDE, `adopts`."""
     agent, action = turn["agent"], turn["action"]
     own = held[agent]
     ids = {name: response["id"] for name, response in held.items() if response}
-    # Who holds the target, which may be another agent's words (its own even, after a swap).
+    # The agent that holds the target. Another one may have written it, even this agent itself.
     adopts = next((n for n, i in ids.items() if n != agent and i == turn["target"]), None)
     text = (
         f"{agent} "
@@ -62,15 +62,15 @@ def decided(episode: str, turn: Turn, held: dict[str, Response | None]) -> None:
     _emit("decided", episode, turn["round"], text, **keys)
 
 
-def failed(episode: str, failure: Failure) -> None:
-    """`failed`: `agent`, `stage`, `error`."""
+def emit_failure(episode: str, failure: Failure) -> None:
+    """Emit `failed`, with `agent`, `stage` and `error`."""
     text = f"{failure['agent']}: {failure['stage']} failed ({failure['error']})"
     keys = {"agent": failure["agent"], "stage": failure["stage"], "error": failure["error"]}
     _emit("failed", episode, failure["round"], text, **keys)
 
 
-def voted(episode: str, round_: int, tally: Consensus, stop_reason: str | None) -> None:
-    """`consensus`: `answer`, `support`, `stop_reason` (None: another round follows)."""
+def emit_vote(episode: str, round_: int, tally: Consensus, stop_reason: str | None) -> None:
+    """Emit `consensus`, with `answer`, `support` and `stop_reason` (None: a round follows)."""
     cast = sum(vote is not None for vote in tally["votes"].values())
     backers = sum(v == tally["cluster"] for v in tally["votes"].values() if v is not None)
     text = f"the vote stands at {backers} of {cast} for {_short(tally['answer'])}"
@@ -80,15 +80,15 @@ def voted(episode: str, round_: int, tally: Consensus, stop_reason: str | None) 
     _emit("consensus", episode, round_, text, **keys)
 
 
-def handed_over(episode: str, round_: int, tally: Consensus) -> None:
-    """`handed_over`: `answer`, `support`; a person is asked next."""
+def emit_handover(episode: str, round_: int, tally: Consensus) -> None:
+    """Emit `handed_over`, with `answer` and `support`. A person is asked next."""
     text = f"a person is asked about {_short(tally['answer'])}"
     keys = {"answer": tally["answer"], "support": tally["support"]}
     _emit("handed_over", episode, round_, text, **keys)
 
 
-def intervened(episode: str, intervention: Intervention) -> None:
-    """`person`: `action` ("settle", "hint", "answer"), `said` (the hint or the answer)."""
+def emit_intervention(episode: str, intervention: Intervention) -> None:
+    """Emit `person`, with `action` ("settle", "hint", "answer") and `said` (hint or answer)."""
     action, said = intervention["action"], intervention["text"]
     text = {
         "settle": "a person lets the answers stand",

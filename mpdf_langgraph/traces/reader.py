@@ -2,11 +2,29 @@
 
 import os
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from mpdf_langgraph.errors import TraceError
 from mpdf_langgraph.traces.records import Episode
+
+
+def find_segments(
+    paths: str | os.PathLike[str] | Iterable[str | os.PathLike[str]],
+) -> list[Path]:
+    """Return the segments in files and folders, sub-folders included, each once, in order.
+
+    Raises:
+        TraceError: There is no such path.
+    """
+    given = [paths] if isinstance(paths, str | os.PathLike) else list(paths)
+    found: dict[Path, Path] = {}
+    for path in map(Path, given):
+        if not path.exists():
+            raise TraceError(f"no traces at {path}: no such file or folder")
+        for segment in sorted(path.rglob("*.jsonl")) if path.is_dir() else [path]:
+            found.setdefault(segment.resolve(), segment)
+    return list(found.values())
 
 
 class TraceReader:
@@ -17,7 +35,7 @@ class TraceReader:
         skipped: Where and why records were skipped, one line each.
 
     Args:
-        path: A folder of ``*.jsonl`` segments, or one segment.
+        path: A folder of ``*.jsonl`` segments, in sub-folders too, or one segment.
 
     Raises:
         TraceError: There is no such path.
@@ -30,16 +48,14 @@ class TraceReader:
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
         self.path = Path(path)
-        if not self.path.exists():
-            raise TraceError(f"no traces at {self.path}: no such file or folder")
+        find_segments(self.path)
         self.counts: Counter[str] = Counter()
         self.skipped: list[str] = []
 
     def __iter__(self) -> Iterator[Episode]:
         self.counts, self.skipped = Counter(), []
         seen: set[str] = set()
-        segments = sorted(self.path.glob("*.jsonl")) if self.path.is_dir() else [self.path]
-        for segment in segments:
+        for segment in find_segments(self.path):
             with segment.open("rb") as lines:
                 for number, line in enumerate(lines, 1):
                     if not line.strip():

@@ -10,12 +10,14 @@ from langchain_core.messages import BaseMessage
 from pydantic import BaseModel, ConfigDict, ValidationError, field_validator
 
 from mpdf_langgraph.errors import TraceError
+from mpdf_langgraph.history import kinds_of
 from mpdf_langgraph.state import Consensus, DeliberationState, Failure, Intervention, Response, Turn
 
 #: Version 2 added `interventions`; records without it are read as if nobody had intervened.
-SCHEMA_VERSION = 2
+#: Version 3 added `attachments`, and `thought` and `refused` to responses that have them.
+SCHEMA_VERSION = 3
 
-READABLE_VERSIONS = (1, 2)
+READABLE_VERSIONS = (1, 2, 3)
 
 
 class Episode(BaseModel):
@@ -39,6 +41,8 @@ class Episode(BaseModel):
         representatives: One answer per cluster.
         tallies: The consensus after every round, round 0 first.
         interventions: What a person did, and actions forced at a fork.
+        attachments: What came with the question beside its text, such as ``"image"``; the record
+            does not hold them.
         outcome: What the caller got (`deliberation` in the graph's output).
     """
 
@@ -61,6 +65,7 @@ class Episode(BaseModel):
     representatives: list[str]
     tallies: list[Consensus]
     interventions: list[Intervention] = []
+    attachments: list[str] = []
     outcome: dict[str, Any]
 
     @field_validator("agents", "options", "outcome")
@@ -110,6 +115,7 @@ class Episode(BaseModel):
                 representatives=state["representatives"],
                 tallies=state["tallies"],
                 interventions=state.get("interventions", []),
+                attachments=kinds_of(header.get("attachments", [])),
                 outcome=outcome,
             )
         except ValidationError as error:
@@ -128,8 +134,8 @@ class Episode(BaseModel):
             raise TraceError(f"torn record: {error}") from error
         version = record.get("schema_version") if isinstance(record, dict) else None
         if version not in READABLE_VERSIONS:
-            read = " and ".join(map(str, READABLE_VERSIONS))
-            raise TraceError(f"schema version {version!r}; this release reads versions {read}")
+            last = READABLE_VERSIONS[-1]
+            raise TraceError(f"schema version {version!r}; this release reads versions 1 to {last}")
         try:
             return cls.model_validate(record)
         except ValidationError as error:

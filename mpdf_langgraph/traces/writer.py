@@ -1,8 +1,8 @@
 """Writes episodes so that kill -9 loses none.
 
-A folder of traces holds one segment (JSON Lines) per writing process. Every record is one
-write with its newline first, so that a torn tail can swallow no other record. A record counts
-as written once it is on disk.
+A folder of traces holds one segment (JSON Lines) per writing process. Every record is one write,
+with its newline first. So a torn record never swallows the next one. A record counts as written
+when it is on disk.
 """
 
 import os
@@ -17,10 +17,10 @@ from mpdf_langgraph.traces.records import Episode
 
 
 class TraceWriter:
-    """Appends episodes to a folder, in a segment of this process's own.
+    """Appends episodes to a folder. Each process writes a segment of its own.
 
     Args:
-        folder: Made if it does not exist.
+        folder: Created if it does not exist.
 
     Raises:
         TraceError: The folder cannot be made or written to.
@@ -37,7 +37,7 @@ class TraceWriter:
             raise TraceError(f"cannot write to the trace folder {self.folder}")
 
     def write(self, episode: Episode) -> None:
-        """Append one record; on return it is on disk.
+        """Append one record. It is on disk when this returns.
 
         Raises:
             TraceError: The disk refused it.
@@ -61,7 +61,7 @@ class TraceWriter:
     def _descriptor(self) -> int:
         pid = os.getpid()
         if pid in self._segments and not os.fstat(self._segments[pid]).st_nlink:
-            # Somebody has removed the segment. Not closed: another thread may be about to write.
+            # Somebody removed the segment. It stays open, as another thread may be about to write.
             self._segments.pop(pid, None)
             self.folder.mkdir(parents=True, exist_ok=True)
         if pid not in self._segments:  # a fork gets a segment of its own
@@ -69,14 +69,14 @@ class TraceWriter:
             path = self.folder / f"{stamp}-{pid}-{uuid.uuid4().hex[:8]}.jsonl"
             flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC
             opened = os.open(path, flags, 0o644)
-            # Of several threads the first wins; a lock could be held across a fork for ever.
+            # The first of several threads wins. A lock could stay held across a fork for ever.
             if self._segments.setdefault(pid, opened) != opened:
                 os.close(opened)
                 path.unlink()
         return self._segments[pid]
 
     def close(self) -> None:
-        """Close the segment; a later write opens another."""
+        """Close the segment. A later write opens another one."""
         descriptor = self._segments.pop(os.getpid(), None)
         if descriptor is not None:
             os.close(descriptor)

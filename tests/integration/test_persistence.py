@@ -138,7 +138,7 @@ def comparable(episode: Episode) -> dict[str, Any]:
     record = episode.model_dump(exclude={"id", "started"})
     for response in record["responses"].values():
         del response["seconds"]
-    for key in ("episode", "seconds"):
+    for key in ("episode", "started", "seconds"):
         del record["outcome"][key]
     return record
 

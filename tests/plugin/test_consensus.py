@@ -21,7 +21,7 @@ from mpdf_langgraph.consensus import (
     leave_one_out,
     majority,
     make_rule,
-    strongest,
+    strongest_response,
     votes_of,
 )
 from mpdf_langgraph.errors import ConfigurationError
@@ -159,7 +159,7 @@ def test_the_record_of_a_vote(rule: ConsensusRule, held: Held) -> None:
     assert set(tally["weights"]) == {v.agent for v in votes if v.cluster is not None}
     firsts = [score[0] for score in standing(votes, rule).values()]
     assert tally["tie"] == (firsts.count(max(firsts)) > 1)
-    # The strongest of those who hold it speaks for it.
+    # The strongest_response of those who hold it speaks for it.
     weights = confidence_weights(votes)
     spokesman = next(r for r in held.values() if r and r["id"] == tally["response"])
     assert spokesman["cluster"] == tally["cluster"]
@@ -252,8 +252,8 @@ def test_a_peer_that_holds_an_adopted_response_stands_for_it() -> None:
     adopted = response("c", 1, 0.8)
     held: Held = {"a": response("a", 0, 0.9), "b": adopted, "c": adopted}
     assert concession(held, "a") == "c@0"
-    assert strongest(held, 1) == "c@0"
-    assert strongest(held, None) is None
+    assert strongest_response(held, 1) == "c@0"
+    assert strongest_response(held, None) is None
 
 
 @given(teams(whole=False))

@@ -10,7 +10,7 @@ from langchain_core.runnables import RunnableLambda
 from langgraph.checkpoint.memory import InMemorySaver
 
 from mpdf_langgraph import Agent, create_deliberation
-from mpdf_langgraph.critic import HOPELESS, SelfCritic, SelfLogprobCritic, make_critic
+from mpdf_langgraph.critic import FAILURES_TO_GIVE_UP, SelfCritic, SelfLogprobCritic, make_critic
 from mpdf_langgraph.errors import (
     ConfigurationError,
     DeliberationError,
@@ -158,7 +158,7 @@ def test_no_call_is_set_aside_for_a_critic_that_will_not_ask() -> None:
     model = endpoint(logprobs=False, json=False)
     agent = Agent("ann", model)
     assert critic.max_calls(agent) == 1
-    for _ in range(HOPELESS):
+    for _ in range(FAILURES_TO_GIVE_UP):
         critique(model, critic)
     assert critic.max_calls(agent) == 0
     assert SelfCritic(judge=model).max_calls(team[0]) == 1

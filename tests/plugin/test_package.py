@@ -20,9 +20,12 @@ OURS = ("training", "examples")
 #: The longest name that fits a module counts.
 LAYERS = [
     "errors state",
-    "prompts calibration consensus response_profile models runtime fork",
-    "answers observation verdicts traces",
-    "agents router tool",
+    "prompts calibration response_profile models rounds runtime fork",
+    "consensus",
+    "answers observation",
+    "history",
+    "replies verdicts",
+    "agents router tool traces",
     "critic learned_router",
     "nodes",
     "graph",

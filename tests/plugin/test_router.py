@@ -22,7 +22,7 @@ from mpdf_langgraph.router import (
     Router,
     ThresholdRouter,
     behaviour,
-    checked_rows,
+    check_rows,
     competences,
     draw,
     make_router,
@@ -180,11 +180,11 @@ def test_functions_give_names_or_probabilities() -> None:
     assert router.name == "alternate"
     assert router.decide(SEEN, [ALL] * 2) == [CONCEDE, [0.5, 0.5, 0.0]]
     arrays = FunctionRouter(lambda o: np.array([[0.2, 0.3, 0.5]] * len(o)))
-    assert checked_rows(arrays.decide(SEEN, [ALL] * 2), 2, "f") == [[0.2, 0.3, 0.5]] * 2
+    assert check_rows(arrays.decide(SEEN, [ALL] * 2), 2, "f") == [[0.2, 0.3, 0.5]] * 2
 
 
 def test_functions_that_return_something_else() -> None:
-    with pytest.raises(ConfigurationError, match=r"'f' returned 'GIVE UP'; expected one of PERS"):
+    with pytest.raises(ConfigurationError, match=r"'f' returned 'GIVE UP', expected one of PERS"):
         FunctionRouter(lambda o: ["GIVE UP"], "f").decide(SEEN, [])
     for wrong in (None, 1.0, "PERSIST"):
         with pytest.raises(ConfigurationError, match=r"'f' returned .* expected a list with one"):
@@ -228,12 +228,12 @@ def test_bad_specs(spec: Any) -> None:
 )
 def test_wrong_rows(wrong: Any) -> None:
     with pytest.raises(ConfigurationError, match=r"'r' must return 2 rows of 3 finite, non-neg"):
-        checked_rows(wrong, 2, "r")
+        check_rows(wrong, 2, "r")
 
 
 def test_right_rows_become_plain_floats() -> None:
     for right in ([(1, 0, 0), (0, 2, 0)], np.array([[1, 0, 0], [0, 2, 0]], dtype=np.float32)):
-        rows = checked_rows(right, 2, "r")
+        rows = check_rows(right, 2, "r")
         assert rows == [[1.0, 0.0, 0.0], [0.0, 2.0, 0.0]]
         assert all(type(p) is float for row in rows for p in row)
 

@@ -25,7 +25,7 @@ from mpdf_langgraph.state import (
     DeliberationState,
     Usage,
     add_usage,
-    charged,
+    charged_tokens,
     extend,
     largest_usage,
     merge,
@@ -157,5 +157,5 @@ def test_largest_usage_takes_every_figure_by_itself() -> None:
         800,
         900,
     )
-    assert charged(wide) == 800 + 9 + 70
+    assert charged_tokens(wide) == 800 + 9 + 70
     assert largest_usage() == no_usage()

@@ -139,3 +139,15 @@ def test_an_unsure_check_counts_less_either_way(
 def test_a_check_without_a_usable_verdict(reply: Any) -> None:
     with pytest.raises(EndpointError, match="yes or no"):
         reasoned_yes_probability(reply)
+
+
+def test_a_number_in_a_thought_is_not_stated() -> None:
+    reply = AIMessage('<think>{"probability": 0.9}? Rather not.</think>{"probability": 0.2}')
+    assert stated_probability(reply) == 0.2
+    with pytest.raises(EndpointError, match="expected a JSON probability"):
+        stated_probability(AIMessage('<think>{"probability": 0.9}'))
+
+
+def test_a_verdict_in_an_unfinished_thought_is_none() -> None:
+    with pytest.raises(EndpointError, match="does not end with yes or no"):
+        reasoned_yes_probability(checked("<think>Perhaps yes", [("yes", 0.9), ("no", 0.1)]))

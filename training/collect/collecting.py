@@ -43,7 +43,7 @@ from mpdf_langgraph import (
 )
 from mpdf_langgraph.critic import make_critic
 from mpdf_langgraph.router import Router, make_router
-from training.collect.importing import build_episodes, read_answers
+from training.collect.importing import Replay, read_answers
 from training.collect.questions import (
     Question,
     check_contexts,
@@ -284,6 +284,7 @@ def import_table(options: Options) -> int:
     answers = read_answers(options.import_answers, convert)
     print(answers.report())
     schema = options.source.answer_schema()
+    replay = Replay(schema, options.consensus, options.rounds)
     writer = TraceWriter(options.out)
     keep_to_one_setting(
         options.out / "import.json",
@@ -291,13 +292,9 @@ def import_table(options: Options) -> int:
     )
     known = {episode.id for episode in TraceReader(options.out)}
     written = 0
-    episodes = build_episodes(
-        answers,
-        schema=schema,
-        consensus=options.consensus,
-        max_rounds=options.rounds,
-    )
-    for episode in tqdm(episodes, total=len(answers.groups), desc="import", unit="question"):
+    for episode in tqdm(
+        replay.play_all(answers), total=len(answers.groups), desc="import", unit="question"
+    ):
         if episode.id not in known:
             writer.write(episode)
             written += 1

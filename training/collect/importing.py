@@ -1,14 +1,13 @@
 """Episodes from answers that agents gave elsewhere: a table of logs instead of a server.
 
-Every question becomes the record of a team whose calls were spent on its proposals: one round of
-decisions in which everybody persists. From it PERSIST and CONCEDE can be learned, as what they
-lead to stands in the record; REFINE is masked, as nobody knows what it would have said.
+The real graph runs over the recorded answers. It has no calls left for a second answer, so its one
+round of decisions masks REFINE, and everybody persists. PERSIST and CONCEDE can be learned from
+such an episode, because the record shows what both lead to.
 """
 
 import hashlib
 import json
 import re
-import time
 import warnings
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -16,30 +15,22 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from langchain_core.runnables import RunnableLambda
+from langgraph.checkpoint.memory import InMemorySaver
 
-from mpdf_langgraph import Agent, AnswerSchema, ConfigurationError, Critique, Episode
-from mpdf_langgraph.agents import Said, response_from
-from mpdf_langgraph.answers.schema import assign_clusters, schema_for
-from mpdf_langgraph.consensus import concession, count_votes, make_rule
-from mpdf_langgraph.critic import make_critic
-from mpdf_langgraph.nodes.outcome import outcome_of
-from mpdf_langgraph.nodes.router import situation_of
-from mpdf_langgraph.nodes.settings import Settings
-from mpdf_langgraph.observation import observe
-from mpdf_langgraph.router import FixedRouter, behaviour
-from mpdf_langgraph.runtime.budget import Budget
-from mpdf_langgraph.runtime.calls import Outcome
-from mpdf_langgraph.state import (
-    ACTIONS,
-    Clock,
-    DeliberationState,
-    Header,
-    Response,
-    Turn,
-    Usage,
-    no_usage,
+from mpdf_langgraph import (
+    Agent,
+    AnswerSchema,
+    ConfigurationError,
+    Critique,
+    Episode,
+    RecordedChatModel,
+    create_deliberation,
 )
+from mpdf_langgraph.consensus import ConsensusName
+from mpdf_langgraph.replies import Reply, response_from
+from mpdf_langgraph.router import FixedRouter
+from mpdf_langgraph.runtime.calls import CallResult
+from mpdf_langgraph.state import Response, Usage, no_usage
 from training.collect.questions import TableError, read_table, reference_of, text_of
 
 NAME = "import"
@@ -185,154 +176,94 @@ def gsm8k_solutions(row: dict[str, Any]) -> Iterator[dict[str, Any]]:
             }
 
 
-def build_episode(
-    question: str,
-    reference: str | None,
-    answers: Sequence[Answer],
-    *,
-    schema: AnswerSchema,
-    consensus: str = "confidence",
-    max_rounds: int = 3,
-) -> Episode:
-    """Return the episode of a team that gave `answers` and had no calls left to refine.
-
-    It is what the graph writes for `max_calls` = number of agents, `stop_when_settled=False` and
-    a router that always persists, except for what only a live run knows (times, models, tokens).
-    The same arguments give the same id, so that importing twice doubles nothing.
+class Replay:
+    """Plays recorded proposals through the real graph.
 
     Args:
-        question: The question.
-        reference: The reference answer, if known.
-        answers: One per agent, in the order of the team.
-        schema: Reads and compares the answers.
-        consensus: ``"confidence"`` or ``"majority"``.
-        max_rounds: Rounds that a team may take where the router will be used; it is a feature.
-    """
-    proposals = _proposals(answers, schema)
-    return episode_of(
-        question, reference, proposals, schema=schema, consensus=consensus, max_rounds=max_rounds
-    )
-
-
-def episode_of(
-    question: str,
-    reference: str | None,
-    proposals: Sequence[Response],
-    *,
-    schema: AnswerSchema,
-    consensus: str,
-    max_rounds: int,
-) -> Episode:
-    """Return the episode of a team whose proposals are there, as `build_episode` does.
-
-    Args:
-        question: The question.
-        reference: The reference answer, if known.
-        proposals: One per agent, in the order of the team; which are equivalent is decided here.
         schema: Compares the answers.
         consensus: ``"confidence"`` or ``"majority"``.
-        max_rounds: See `build_episode`.
+        max_rounds: Rounds that a team may take where the router will be used. It is a feature.
+
+    Raises:
+        ConfigurationError: `max_rounds` leaves no room for the round of decisions.
     """
-    settings = _settings(proposals, schema, consensus, max_rounds)
-    given = [response["answer"] for response in proposals]
-    labels, representatives = assign_clusters(given, [], schema_for(schema, question).equivalent)
-    responses = {
-        response["id"]: Response({**response, "cluster": cluster})
-        for response, cluster in zip(proposals, labels, strict=True)
-    }
-    held = {response["agent"]: response for response in responses.values()}
-    tally = count_votes(held, settings.consensus, representatives)
-    options = settings.describe()
-    header = Header(
-        id=_episode_id(question, reference, proposals, options),
-        started=time.time(),
-        question=question,
-        reference=reference,
-        history=[],
-        graph=NAME,
-        agents=[{**agent, "model": "unknown"} for agent in settings.describe_agents()],
-        options=options,
-    )
-    state = DeliberationState(
-        messages=[],
-        question=question,
-        reference=reference,
-        contexts=None,
-        deliberation={},
-        phase="decide",
-        header=header,
-        notes={},
-        round=1,
-        responses=responses,
-        failures=[],
-        held={agent: response["id"] for agent, response in held.items()},
-        turns=[],
-        representatives=representatives,
-        tallies=[tally],
-        judge_usage=no_usage(),
-        interventions=[],
-        clock=Clock(paused=0.0, at=header["started"]),
-    )
-    observations = observe(situation_of(state))
-    for agent, response in held.items():
-        target = concession(held, agent)
-        mask = [True, False, target is not None]
-        row = settings.router.decide([observations[agent]], [mask])[0]
-        turn = Turn(
-            agent=agent,
-            round=1,
-            observation=observations[agent],
-            mask=mask,
-            probabilities=behaviour(row, mask, settings.explore),
-            action=ACTIONS[0],  # the only one that this behaviour ever draws
-            before=response["id"],
-            after=response["id"],
-            target=target,
-            alternatives=[],
-            blocked="max_calls",
-        )
-        state["turns"].append(turn)
-    state["tallies"].append(tally)  # nobody moved
-    state["deliberation"] = outcome_of(state, "max_calls")
-    return Episode.from_state(state)
+
+    def __init__(
+        self, schema: AnswerSchema, consensus: ConsensusName = "confidence", max_rounds: int = 3
+    ):
+        if max_rounds < 1:
+            raise ConfigurationError(
+                "--rounds must be 1 or more: the decisions are what is learned"
+            )
+        self.schema, self.consensus, self.max_rounds = schema, consensus, max_rounds
+        self._graphs: dict[tuple[str, ...], Any] = {}
+
+    def play(self, question: str, reference: str | None, proposals: Sequence[Response]) -> Episode:
+        """Return the episode of a team that gave these proposals and had no calls left.
+
+        The same arguments give the same id, so importing a table twice doubles nothing.
+
+        Args:
+            question: The question.
+            reference: The reference answer, if known.
+            proposals: One per agent, in the order of the team. The graph decides which of them
+                are equivalent.
+        """
+        graph = self._graph_for(proposals)
+        config: Any = {"configurable": {"thread_id": "replay"}}
+        with warnings.catch_warnings():
+            # The schema counts the first, and neither is news in a log of thousands.
+            warnings.filterwarnings("ignore", "Two answers could not be compared")
+            warnings.filterwarnings("ignore", "all .* agents proposed the very same text")
+            # It stops before any agent is asked, takes the proposals as theirs, and goes on.
+            given = {"question": question, "reference": reference}
+            graph.invoke(given, config, durability="exit")
+            said = {r["id"]: Response({**r, "cluster": None}) for r in proposals}
+            graph.update_state(config, {"responses": said}, as_node="critic")
+            graph.invoke(None, config, durability="exit")
+        episode = Episode.from_state(graph.get_state(config).values)
+        graph.checkpointer.delete_thread("replay")
+        id_ = _episode_id(question, reference, proposals, episode.options)
+        outcome = {**episode.outcome, "episode": id_}
+        return episode.model_copy(update={"id": id_, "outcome": outcome})
+
+    def _graph_for(self, proposals: Sequence[Response]) -> Any:
+        """Return the graph of a team, built once."""
+
+        def logged(question: str, response: Response) -> float:
+            raise AssertionError("the critic's verdicts are recorded, so it is not asked")
+
+        names = [r["agent"] for r in proposals]
+        critic = logged if any(r["critique"] is not None for r in proposals) else None
+        key = (*names, "" if critic is None else "logged")
+        if key not in self._graphs:
+            self._graphs[key] = create_deliberation(
+                [Agent(name, RecordedChatModel(agent=name, recordings={})) for name in names],
+                router=FixedRouter("logged", (1.0, 0.0, 0.0)),
+                critic=critic,
+                answer=self.schema,
+                consensus=self.consensus,
+                max_rounds=self.max_rounds,
+                max_calls=len(names),
+                stop_when_settled=False,
+                name=NAME,
+            ).compile(checkpointer=InMemorySaver(), interrupt_before=["agent"])
+        return self._graphs[key]
+
+    def play_all(self, answers: Answers) -> Iterator[Episode]:
+        """Yield the episode of every question of a table."""
+        for (question, reference), team in answers.groups.items():
+            yield self.play(question, reference, make_proposals(team, self.schema))
 
 
-def _settings(
-    proposals: Sequence[Response], schema: AnswerSchema, consensus: str, max_rounds: int
-) -> Settings:
-    """Return what a graph that had heard these answers would have been built with."""
-
-    def logged(*_: Any) -> float:
-        raise AssertionError("nobody is asked: the answers are there already")
-
-    consensus_name, rule = make_rule(consensus)
-    critic = make_critic(logged if any(r["critique"] is not None for r in proposals) else None)
-    return Settings(
-        name=NAME,
-        agents={r["agent"]: Agent(r["agent"], RunnableLambda(logged)) for r in proposals},
-        router=FixedRouter("logged", (1.0, 0.0, 0.0)),
-        critic=critic,
-        answer=schema,
-        consensus_name=consensus_name,
-        consensus=rule,
-        max_rounds=max_rounds,
-        budget=Budget(len(proposals), None, None),
-        stop_when_settled=False,
-        settle_confidence=None,
-        interrupt_when=None,
-        explore=0.0,
-        alternatives=0,
-        traces=None,
-    )
-
-
-def _proposals(answers: Sequence[Answer], schema: AnswerSchema) -> list[Response]:
+def make_proposals(answers: Sequence[Answer], schema: AnswerSchema) -> list[Response]:
+    """Return what the agents of a team said, as the records of their first responses."""
     criticised = any(answer.confidence is not None for answer in answers)
     proposals = []
     for answer in answers:
-        said = Said(answer.response, finish_reason=None, model=None, token_logprobs=[])
+        reply = Reply(answer.response, finish_reason=None, model=None, token_logprobs=[])
         response = response_from(
-            Outcome(said, None, attempts=1, seconds=0.0, usage=_LOGGED),
+            CallResult(reply, None, attempts=1, seconds=0.0, usage=_LOGGED),
             response_id=f"{answer.agent}@0",
             agent=answer.agent,
             round_=0,
@@ -356,18 +287,3 @@ def _episode_id(
     ]
     content = json.dumps([question, reference, said, options], sort_keys=True)
     return hashlib.sha256(content.encode()).hexdigest()[:32]
-
-
-def build_episodes(answers: Answers, **options: Any) -> Iterator[Episode]:
-    """Yield the episode of every question; `options` as for `build_episode`.
-
-    Raises:
-        ConfigurationError: `max_rounds` leaves no room for the round of decisions.
-    """
-    if options.get("max_rounds", 1) < 1:
-        raise ConfigurationError("--rounds must be 1 or more: the decisions are what is learned")
-    with warnings.catch_warnings():
-        # Counted by the schema; in a log of thousands the first one is no news.
-        warnings.filterwarnings("ignore", "Two answers could not be compared")
-        for (question, reference), team in answers.groups.items():
-            yield build_episode(question, reference, team, **options)

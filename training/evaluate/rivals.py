@@ -9,10 +9,10 @@ from typing import Any
 from langchain_core.runnables import RunnableConfig
 
 from mpdf_langgraph import Agent, AnswerSchema, Episode, Prompts
-from mpdf_langgraph.agents import response_from
 from mpdf_langgraph.answers.schema import schema_for
 from mpdf_langgraph.consensus import Vote, majority
 from mpdf_langgraph.errors import describe_error
+from mpdf_langgraph.replies import response_from
 from mpdf_langgraph.router import PERSIST, REFINE
 from mpdf_langgraph.runtime.calls import Steps, arun
 from mpdf_langgraph.state import add_usage, no_usage, tokens

@@ -17,7 +17,7 @@ from mpdf_langgraph.router import (
     REFINE,
     Router,
     behaviour,
-    checked_rows,
+    check_rows,
     draw,
     known_calibration,
     known_competence,
@@ -92,7 +92,7 @@ class Seeded:
     def decide(self, observations: Any, masks: Any) -> Sequence[Sequence[float]]:
         """See `Router.decide`."""
         self.played += 1
-        rows = checked_rows(self.inner.decide(observations, masks), len(observations), self.name)
+        rows = check_rows(self.inner.decide(observations, masks), len(observations), self.name)
         drawn = [
             draw(behaviour(row, mask, 0.0), f"{self.seed}/{self.played}/{place}")
             for place, (row, mask) in enumerate(zip(rows, masks, strict=True))

@@ -90,6 +90,7 @@ class Samples:
     def _store(self, key: str, message: AIMessage) -> None:
         kept = {
             "content": str(message.text),
+            "additional_kwargs": message.additional_kwargs,
             "response_metadata": message.response_metadata,
             "usage_metadata": message.usage_metadata,
         }

@@ -17,6 +17,7 @@ from mpdf_langgraph.consensus import (
     confidence_weights,
     majority,
 )
+from mpdf_langgraph.rounds import after_move
 from mpdf_langgraph.state import Critique, Response, Usage, add_usage, no_usage, tokens
 
 
@@ -207,15 +208,14 @@ def replaced(episode: Episode, pool: Episode, rule: ConsensusRule) -> Outcome:
         before = dict(held)
         by_id = {r["id"]: r for r in before.values() if r is not None}
         for turn in (turn for turn in episode.turns if turn["round"] == round_):
-            name, own = turn["agent"], before[turn["agent"]]
-            if turn["action"] == "REFINE":
-                new = fresh(name)
-                # As in the graph: a response without an answer replaces none that has one.
-                loses = own is not None and own["cluster"] is not None
-                if new is not None and not (new["cluster"] is None and loses):
-                    held[name] = new
-            elif turn["action"] == "CONCEDE" and (target := concession(before, name)):
-                held[name] = by_id[target]
+            name, action = turn["agent"], turn["action"]
+            target = concession(before, name)
+            held[name] = after_move(
+                action,
+                before[name],
+                drawn=fresh(name) if action == "REFINE" else None,
+                target=by_id[target] if target else None,
+            )
     outcome = _outcome(pool, list(held.values()), rule, used)
     return replace(outcome, actions=_actions(episode))
 

@@ -1,22 +1,19 @@
 """What a critic said of responses, and whether they were right: what a calibration is fitted on."""
 
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, fields
 from functools import cache
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
-import pyarrow as pa
 from numpy.typing import NDArray
 
 from mpdf_langgraph.calibration import STAGES, Calibration, Curve, Curves, raw_confidence, stage_of
 from mpdf_langgraph.traces.records import Episode
-from training.learn.calibrated import sources
-from training.learn.columns import unpacked
-from training.learn.dataset import find_segments, is_held_out
+from training.learn.dataset import is_held_out
 from training.learn.rewards import Grader, first_hint
-from training.learn.segments import read_segment
+from training.learn.trace_rows import Row, Rows, find_references, look_up, read_rows, stack_rows
 
 LEAST = 20
 """Right and wrong responses each that a stage needs for a curve of its own."""
@@ -73,107 +70,91 @@ class Judged:
 def judge(
     episodes: Iterable[Episode], grader: Grader, references: Mapping[str, str] | None = None
 ) -> Judged:
-    """Return the judged responses of episodes; those without a reference have none.
+    """Return the judged responses of episodes. An episode without a reference has none.
 
     From a person's hint on there are none either: what it gave away is in no confidence.
 
     Args:
         episodes: Calibrated or not: the confidences are taken as the critic gave them.
         grader: Tells whether an answer is right, given the reference.
-        references: By episode id; they go before the episodes' own.
+        references: By episode id. They go before the episodes' own.
     """
-    return _graded([row for episode in episodes for row in _rows(episode, references)], grader)
+    return _judge_rows(stack_rows(map(_make_row, episodes)), grader, references)
 
 
 def read_judged(
     paths: str | os.PathLike[str] | Iterable[str | os.PathLike[str]],
     grader: Grader,
     references: Mapping[str, str] | None = None,
+    processes: int = 1,
 ) -> Judged:
-    """Return the judged responses of traces; records that cannot be read are passed over.
+    """Return the judged responses of traces. Records that cannot be read are passed over.
 
     `dataset.load` tells of those.
 
     Raises:
-        ConfigurationError: An episode's consensus rule is not built in.
         TraceError: There is no such path, or it cannot be read.
     """
-    parts = [_graded([], grader)]
-    known = cache(grader)
-    seen: set[str] = set()
-    for segment in find_segments(paths):
-        batches = read_segment(segment).batches
-        parts += [_of_batch(batch, known, references or {}, seen) for batch in batches]
-    return Judged(*(np.concatenate([getattr(p, f.name) for p in parts]) for f in fields(Judged)))
+    rows = read_rows(paths, "responses", _make_row, processes=processes)
+    return _judge_rows(rows, grader, references)
 
 
-def _of_batch(
-    batch: pa.RecordBatch, grader: Grader, references: Mapping[str, str], seen: set[str]
-) -> Judged:
-    """Return the judged responses of a batch's episodes that are not in `seen`, and add these."""
-    columns = unpacked(batch)
-    row = np.repeat(np.arange(len(batch)), columns["responses"])  # the episode of each response
-    ids = batch["id"].to_pylist()
-    truths = [
-        references.get(id_, own)
-        for id_, own in zip(ids, batch["reference"].to_pylist(), strict=True)
-    ]
-    usable = np.array([t is not None for t in truths], bool)
-    for i, id_ in enumerate(ids):
-        usable[i] &= id_ not in seen
-        seen.add(id_)
-    chosen = (columns["said"] >= 0) & ~np.isnan(columns["confidence"]) & usable[row]
-    chosen &= columns["unaided"] > 0
-    answers = batch["answers"].to_pylist()
-    said = zip(row[chosen].tolist(), columns["said"][chosen].tolist(), strict=True)
-    return Judged(
-        question=np.array(batch["question"].to_pylist(), object)[row[chosen]],
-        source=sources(batch, columns)[chosen],
-        stage=np.array(STAGES, object)[columns["refined"][chosen]],
-        confidence=columns["confidence"][chosen],
-        right=np.array([bool(grader(answers[i][k], truths[i])) for i, k in said], float),
-    )
-
-
-class _Row(NamedTuple):
-    question: str
-    source: str
-    stage: str
-    confidence: float
-    answer: str
-    truth: str
-
-
-def _rows(episode: Episode, references: Mapping[str, str] | None) -> list[_Row]:
-    truth = (references or {}).get(episode.id, episode.reference)
-    rows = []
+def _make_row(episode: Episode) -> Row:
+    """Return the answers with a known confidence, as positions in the text ``"answers"``."""
+    answers: dict[str, int] = {}
+    sources: dict[str, int] = {}
+    found = []
     for one in episode.responses.values():
         said, answer = one["critique"], one["answer"]
         confidence = raw_confidence(said) if said else None
         if answer is None or one["cluster"] is None or said is None or confidence is None:
             continue
-        if truth is not None and one["round"] < first_hint(episode):
-            rows.append(
-                _Row(
-                    episode.question,
-                    said["source"],
-                    stage_of(one),
-                    float(confidence),
-                    answer,
-                    truth,
-                )
-            )
-    return rows
+        if one["round"] < first_hint(episode):
+            code = answers.setdefault(answer, len(answers))
+            source = sources.setdefault(said["source"], len(sources))
+            found.append((code, source, STAGES.index(stage_of(one)), confidence))
+    codes = np.array([row[:3] for row in found], np.int16).reshape(-1, 3)
+    arrays = {
+        "count": np.array([len(found)]),
+        "codes": codes,
+        "confidence": np.array([row[3] for row in found], float),
+    }
+    texts = {
+        "id": episode.id,
+        "question": episode.question,
+        "reference": episode.reference,
+        "answers": [*answers],
+        "sources": [*sources],
+    }
+    return Row(arrays, texts)
 
 
-def _graded(rows: Sequence[_Row], grader: Grader) -> Judged:
+def _judge_rows(rows: Rows, grader: Grader, references: Mapping[str, str] | None) -> Judged:
+    texts = rows.texts
+    count, codes, confidence = (
+        rows.arrays.get(name, np.zeros(shape, dtype))
+        for name, shape, dtype in (
+            ("count", 0, int), ("codes", (0, 3), int), ("confidence", 0, float)
+        )
+    )  # fmt: skip
+    truths, first = find_references(texts, references or {})
+    usable = first & np.array([truth is not None for truth in truths], bool)
+    of = np.repeat(np.arange(len(count)), count)  # the episode of every response
+    codes, confidence, of = (part[usable[of]] for part in (codes, confidence, of))
     known = cache(grader)
+
+    def look_up_text(name: str, column: int) -> NDArray[Any]:
+        lists = texts.get(name, [])
+        flat = np.array([text for those in lists for text in those] + [None], object)
+        return look_up(flat, np.cumsum([0, *map(len, lists)])[of], codes[:, column])
+
+    answers = zip(look_up_text("answers", 0), of.tolist(), strict=True)
     return Judged(
-        question=np.array([row.question for row in rows], object),
-        source=np.array([row.source for row in rows], object),
-        stage=np.array([row.stage for row in rows], object),
-        confidence=np.array([row.confidence for row in rows], float),
-        right=np.array([bool(known(row.answer, row.truth)) for row in rows], float),
+        question=np.array(texts.get("question", []), object)[of],
+        source=look_up_text("sources", 1),
+        stage=np.array(STAGES, object)[codes[:, 2]],
+        confidence=confidence,
+        right=np.array([bool(known(answer, truths[i])) for answer, i in answers], float),
     )
 
 

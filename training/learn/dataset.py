@@ -1,28 +1,44 @@
-"""Traces as arrays: any number of segments, joined with references, graded, and split."""
+"""Traces as arrays: the graded groups of any number of segments, and how they are split."""
 
 import hashlib
 import os
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, fields, replace
-from pathlib import Path
+from functools import cache, partial
 from typing import Any, get_args
 
 import numpy as np
-import pyarrow as pa
-from tqdm import tqdm
 
 from mpdf_langgraph.calibration import Calibration
 from mpdf_langgraph.consensus import ConsensusRule
-from mpdf_langgraph.errors import ConfigurationError, TraceError
+from mpdf_langgraph.errors import ConfigurationError
 from mpdf_langgraph.observation import FEATURES
 from mpdf_langgraph.state import ACTIONS
-from mpdf_langgraph.traces.reader import TraceReader
+from mpdf_langgraph.traces.reader import TraceReader, find_segments
+from mpdf_langgraph.traces.records import Episode
 from training.collect.team import Answer
-from training.learn.calibrated import calibrated
-from training.learn.columns import BY_GROUP, unpacked
-from training.learn.rewards import CHEAPEST_FIRST, REFINE, TOLERANCE, Grader, Weights
-from training.learn.segments import read_segment
+from training.learn.recalibrate import recalibrate
+from training.learn.rewards import (
+    CHEAPEST_FIRST,
+    REFINE,
+    TOLERANCE,
+    Decision,
+    Grader,
+    Move,
+    Weights,
+    decisions,
+    first_hint,
+)
+from training.learn.trace_rows import (
+    Arrays,
+    Row,
+    Rows,
+    find_references,
+    look_up,
+    read_rows,
+    stack_rows,
+)
 
 
 @dataclass
@@ -167,8 +183,8 @@ class Report:
         episodes: Episodes kept.
         undecided: Of these, settled without a decision: they have no groups.
         duplicates: Records of an episode that was there already.
-        dropped: Records dropped, by reason: ``"torn record"``, ``"other version"``, ``"invalid
-            record"``, ``"no reference"``.
+        dropped: Records dropped, by reason: ``"unreadable"`` (torn, of another version, not an
+            episode), ``"contradictory"``, ``"no reference"``.
         groups: Groups kept.
         rollouts: Their rollouts.
         tied: Groups whose rollouts all have the same reward (weights 1, no cost): kept, but
@@ -207,52 +223,229 @@ def load(
     labels: Mapping[str, str] | None = None,
     rule: ConsensusRule | None = None,
     calibration: Calibration | None = None,
-    cache: bool = True,
+    cached: bool = True,
+    processes: int = 1,
     progress: bool = True,
 ) -> tuple[Groups, Report]:
     """Return the graded groups of traces, and what became of every record.
 
     Args:
-        paths: Segments, or folders of them (``*.jsonl``).
-        grader: Tells whether an answer is correct, given the reference; asked once for each
-            pair. E.g. ``MathAnswer().equivalent``.
-        labels: References by episode id; they go before the episodes' own.
-        rule: Consensus rule of the episodes, where it is not built in; nothing is cached then.
+        paths: Segments, or folders of them, sub-folders included.
+        grader: Tells whether an answer is correct, given the reference. It is asked once for
+            each pair. E.g. ``MathAnswer().equivalent``.
+        labels: References by episode id. They go before the episodes' own.
+        rule: Consensus rule of the episodes if it is not built in. Nothing is cached then.
         calibration: Of the confidences, as if all episodes had been recorded with it. None: as
             they were recorded.
-        cache: Keep each segment's columns in a hidden Parquet file beside it.
+        cached: Keep what is read in a hidden file beside each segment, for each calibration.
+            Other labels or another grader need no new one.
+        processes: Read large traces in so many processes.
         progress: Show a progress bar.
 
     Raises:
         ConfigurationError: An episode's consensus rule is not built in and not given.
         TraceError: There is no such path, or it cannot be read.
     """
-    segments = find_segments(paths)
-    report = Report(segments=len(segments))
-    joined = _Joined(grader, labels or {}, report)
-    # The votes of a rule that is not built in are counted record by record, not in columns.
-    by_record, by_column = (None, calibration) if rule is None else (calibration, None)
-    total = sum(path.stat().st_size for path in segments)
-    with tqdm(total=total, unit="B", unit_scale=True, desc="traces", disable=not progress) as bar:
-        for path in segments:
-            segment = read_segment(
-                path, rule=rule, calibration=by_record, cache=cache, advance=bar.update
-            )
-            report.cached += segment.cached
-            report.problems += segment.problems
-            report.dropped.update({k: n for k, n in segment.counts.items() if k != "read"})
-            for batch in segment.batches:
-                columns = unpacked(batch)
-                if by_column is not None:
-                    columns = calibrated(batch, columns, by_column)
-                joined.add(batch, columns)
-            bar.set_postfix(groups=joined.size, refresh=False)
-    groups = joined.groups()
-    report.episodes, report.groups = len(groups.episodes), len(groups)
-    report.rollouts = int(groups.rollout_mask.sum())
-    report.tied = int(groups.tied(Weights()).sum())
-    report.untried = int(groups.untried().sum())
+    name = "" if calibration is None else calibration.model_dump_json()
+    kind = f"groups-{hashlib.sha256(name.encode()).hexdigest()[:8]}"
+    rows = read_rows(
+        paths,
+        kind if cached and rule is None else "",
+        partial(make_row, rule=rule, calibration=calibration),
+        processes=processes if rule is None else 1,
+        progress=progress,
+    )
+    return grade_rows(rows, grader, labels)
+
+
+def make_groups(
+    episodes: Iterable[Episode],
+    grader: Grader,
+    labels: Mapping[str, str] | None = None,
+    rule: ConsensusRule | None = None,
+    calibration: Calibration | None = None,
+) -> Groups:
+    """Return the graded groups of episodes, as `load` does.
+
+    Raises:
+        ConfigurationError: The consensus rule is not built in and not given.
+        TraceError: A record contradicts itself or the rule.
+    """
+    rows = stack_rows(make_row(e, rule=rule, calibration=calibration) for e in episodes)
+    return grade_rows(rows, grader, labels)[0]
+
+
+def make_row(
+    episode: Episode,
+    *,
+    rule: ConsensusRule | None = None,
+    calibration: Calibration | None = None,
+) -> Row:
+    """Return the groups of an episode, not graded.
+
+    Answers are positions in the text ``"answers"``, -1 for none. Agents are positions in the team.
+    """
+    if calibration is not None:
+        episode = recalibrate(episode, calibration, rule)
+    codes: dict[str | None, int] = {None: -1}
+
+    def code(answer: str | None) -> int:
+        return codes.setdefault(answer, len(codes) - 1)
+
+    team = [agent["name"] for agent in episode.agents]
+    arrays = _arrays_of_groups(decisions(episode, rule), team, code)
+    # A person's hint gives something away: the team's own last answer is the one before it.
+    unaided = [t for round_, t in enumerate(episode.tallies) if round_ < first_hint(episode)]
+    arrays["groups"] = np.array([len(arrays["round"])])
+    arrays["vote"] = np.array([code(episode.tallies[0]["answer"])])
+    arrays["final"] = np.array([code(unaided[-1]["answer"])])
+    texts = {
+        "id": episode.id,
+        "question": episode.question,
+        "reference": episode.reference,
+        "answers": list(codes)[1:],
+        "agents": team,
+    }
+    return Row(arrays, texts)
+
+
+def _arrays_of_groups(
+    made: list[Decision], team: list[str], code: Callable[[str | None], int]
+) -> Arrays:
+    """Return the arrays by group of an episode's decisions; see `Groups` and `make_row`."""
+    sizes = np.array([len(decision.moves) for decision in made], np.int64)
+    there = np.arange(sizes.max(initial=0)) < sizes[:, None]
+
+    def by_group(value: Callable[[Decision], Any], dtype: Any, *shape: int) -> np.ndarray:
+        return np.array([value(decision) for decision in made], dtype).reshape(len(made), *shape)
+
+    def by_rollout(value: Callable[[Move], Any], dtype: Any) -> np.ndarray:
+        array = np.zeros(there.shape, dtype)
+        array[there] = [value(move) for decision in made for move in decision.moves]
+        return array
+
+    peers = max(0, len(team) - 1)
+    place = {name: i for i, name in enumerate(team)}
+    others = {name: [i for peer, i in place.items() if peer != name] for name in team}
+    return {
+        "own": by_group(lambda d: d.observation["own"], np.float32, len(FEATURES)),
+        "peers": by_group(lambda d: d.observation["peers"], np.float32, peers, len(FEATURES)),
+        "peer_mask": np.ones((len(made), peers), bool),
+        "action_mask": by_group(lambda d: d.mask, bool, len(ACTIONS)),
+        "actions": by_rollout(lambda m: m.action, np.int8),
+        "answer": by_rollout(lambda m: code(m.answer), np.int16),
+        "agreed": by_rollout(lambda m: code(m.consensus), np.int16),
+        "tokens": by_rollout(lambda m: m.tokens, np.float32),
+        "rollout_mask": there,
+        "before": by_group(lambda d: code(d.before), np.int16),
+        "without": by_group(lambda d: code(d.without), np.int16),
+        "taken": by_group(lambda d: d.action, np.int8),
+        "behaviour": by_group(lambda d: d.behaviour, np.float32, len(ACTIONS)),
+        "disagreement": by_group(lambda d: d.disagreement, bool),
+        "agent": by_group(lambda d: place[d.agent], np.int16),
+        "peer_agent": by_group(lambda d: others[d.agent], np.int16, peers),
+        "round": by_group(lambda d: d.round, np.int16),
+    }
+
+
+def grade_rows(
+    rows: Rows, grader: Grader, labels: Mapping[str, str] | None = None
+) -> tuple[Groups, Report]:
+    """Grade rows that `make_row` has made, and empty them.
+
+    Args:
+        rows: Of any number of episodes.
+        grader: See `load`.
+        labels: See `load`.
+    """
+    nobody = _arrays_of_groups([], [], lambda _: -1) | {
+        name: np.zeros(0, int) for name in ("groups", "vote", "final")
+    }
+    arrays, texts = rows.arrays or nobody, rows.texts
+    answers, teams = texts.get("answers", []), texts.get("agents", [])
+    truths, first = find_references(texts, labels or {})
+    keep = first & np.array([truth is not None for truth in truths], bool)
+    known = cache(grader)
+    right = np.array(
+        [
+            truth is not None and bool(known(answer, truth))
+            for truth, those in zip(truths, answers, strict=True)
+            for answer in those
+        ]
+        + [False]
+    )
+    agents: dict[str, int] = {}
+    named = np.array([agents.setdefault(n, len(agents)) for team in teams for n in team] + [0])
+    questions: dict[str, int] = {}
+    asked = np.array(
+        [
+            questions.setdefault(question, len(questions)) if kept else -1
+            for question, kept in zip(texts.get("question", []), keep, strict=True)
+        ],
+        np.int64,
+    )
+
+    sizes = arrays.pop("groups")
+    of = np.repeat(np.arange(len(sizes)), sizes)  # the episode of every group
+    if not keep.all():
+        arrays = {n: a if n in ("vote", "final") else a[keep[of]] for n, a in arrays.items()}
+        of = of[keep[of]]
+    answers_from = np.cumsum([0, *map(len, answers)])
+    team_from = np.cumsum([0, *map(len, teams)])[of]
+
+    def grade(name: str, episodes: np.ndarray) -> np.ndarray:
+        return look_up(right, answers_from[episodes], arrays.pop(name))
+
+    every = np.arange(len(sizes))
+    outcomes = Episodes(vote=grade("vote", every)[keep], final=grade("final", every)[keep])
+    drawn = arrays["rollout_mask"] = _trim(arrays["rollout_mask"])
+    peer_mask = arrays["peer_mask"] = _trim(arrays["peer_mask"])
+    for name in ("actions", "answer", "agreed", "tokens"):
+        arrays[name] = arrays[name][:, : drawn.shape[1]]
+    for name in ("peers", "peer_agent"):
+        arrays[name] = arrays[name][:, : peer_mask.shape[1]]
+    peers = np.where(peer_mask, arrays["peer_agent"], -1)
+    for name, places in (("agent", arrays["agent"]), ("peer_agent", peers)):
+        arrays[name] = look_up(named, team_from, places).astype(np.int16)
+    correct, consensus = grade("answer", of) & drawn, grade("agreed", of) & drawn
+    before, without = grade("before", of), grade("without", of)
+    groups = Groups(
+        **arrays,  # type: ignore[arg-type]
+        local=_subtract(correct, before) * drawn,
+        global_=_subtract(consensus, without) * drawn,
+        consensus=consensus,
+        correct=correct,
+        question=asked[of],
+        episode=(np.cumsum(keep) - 1)[of].astype(np.int32),
+        questions=list(questions),
+        episodes=[id_ for id_, kept in zip(texts.get("id", []), keep, strict=True) if kept],
+        agents=list(agents),
+        outcomes=outcomes,
+    )
+    missing = int((first & ~keep).sum())
+    report = Report(
+        segments=rows.segments,
+        cached=rows.cached,
+        episodes=len(groups.episodes),
+        undecided=int((sizes[keep] == 0).sum()),
+        duplicates=int((~first).sum()),
+        dropped=rows.dropped + Counter({"no reference": missing}),
+        groups=len(groups),
+        rollouts=int(drawn.sum()),
+        tied=int(groups.tied(Weights()).sum()),
+        untried=int(groups.untried().sum()),
+        problems=rows.problems,
+    )
     return groups, report
+
+
+def _trim(mask: np.ndarray) -> np.ndarray:
+    """Return a mask without the last columns that are False everywhere."""
+    return mask[:, : int(mask.any(axis=0).sum())]
+
+
+def _subtract(after: np.ndarray, before: np.ndarray) -> np.ndarray:
+    return after.astype(np.float32) - before.astype(np.float32)[:, None]
 
 
 def critics_of(paths: str | os.PathLike[str] | Iterable[str | os.PathLike[str]]) -> list[str]:
@@ -287,24 +480,6 @@ def check_answer(
             )
 
 
-def find_segments(
-    paths: str | os.PathLike[str] | Iterable[str | os.PathLike[str]],
-) -> list[Path]:
-    """Return the segments in files and folders, each once, in order.
-
-    Raises:
-        TraceError: There is no such path.
-    """
-    given = [paths] if isinstance(paths, str | os.PathLike) else list(paths)
-    found: dict[Path, Path] = {}
-    for path in map(Path, given):
-        if not path.exists():
-            raise TraceError(f"no traces at {path}: no such file or folder")
-        for segment in sorted(path.glob("*.jsonl")) if path.is_dir() else [path]:
-            found.setdefault(segment.resolve(), segment)
-    return list(found.values())
-
-
 def split(groups: Groups, validation: float = 0.2, seed: int = 0) -> tuple[Groups, Groups]:
     """Return a training and a validation part that share no question.
 
@@ -330,195 +505,3 @@ def is_held_out(question: str, validation: float, seed: int) -> bool:
     """Tell where `split` puts a question."""
     digest = hashlib.sha256(f"{seed}\n{question}".encode(errors="surrogatepass")).digest()
     return int.from_bytes(digest[:8], "big") / 2**64 < validation
-
-
-class _Joined:
-    """Batches of episodes, graded as they come, and joined at the end."""
-
-    def __init__(self, grader: Grader, labels: Mapping[str, str], report: Report) -> None:
-        self.grader, self.labels, self.report = grader, labels, report
-        self.questions: dict[str, int] = {}
-        self.episodes: list[str] = []
-        self.agents: dict[str, int] = {}
-        self.size = 0
-        self._seen: set[str] = set()
-        self._verdicts: dict[tuple[str, str], bool] = {}
-        self._parts: list[dict[str, np.ndarray]] = []
-        self._vote: list[np.ndarray] = []
-        self._final: list[np.ndarray] = []
-
-    def add(self, batch: pa.RecordBatch, columns: dict[str, np.ndarray]) -> None:
-        """Grade the episodes of a batch that are new and have a reference."""
-        sizes = columns["groups"]
-        keep, question, episode = self._keep(batch, sizes)
-        right, start = self._graded(batch, keep)
-        row = np.repeat(np.arange(len(sizes)), sizes)  # the episode of every group
-
-        def correct(codes: np.ndarray, of: np.ndarray) -> np.ndarray:
-            """Grade answers, given as indices into those of their episodes."""
-            first = start[of].reshape(-1, *[1] * (codes.ndim - 1))
-            return right[np.where(codes < 0, len(right) - 1, first + codes)]
-
-        whose = np.arange(len(sizes))
-        self._vote.append(correct(columns["vote"], whose)[keep])
-        self._final.append(correct(columns["final"], whose)[keep])
-        columns = {name: columns[name] for name in BY_GROUP}
-        if not keep.all():
-            chosen = keep[row]
-            columns = {name: values[chosen] for name, values in columns.items()}
-            row = row[chosen]
-        if not len(row):
-            return
-
-        drawn = np.arange(columns["action"].shape[1]) < columns["rollouts"][:, None]
-        after = correct(columns["answer"], row) & drawn
-        consensus = correct(columns["consensus"], row) & drawn
-        before, without = correct(columns["before"], row), correct(columns["without"], row)
-        peers = columns["peers"].reshape(len(row), -1, len(FEATURES))
-        names, size = self._teams(batch, peers.shape[1] + 1)
-        place, peer = columns["agent"], np.arange(peers.shape[1])
-        there = peer < size[row, None] - 1
-        # The peers are the team without the agent itself, in its order.
-        others = names[row[:, None], peer + (peer >= place[:, None])] * there
-        self._parts.append(
-            {
-                "own": columns["own"],
-                "peers": peers,
-                "peer_mask": there,
-                "action_mask": columns["mask"].astype(bool),
-                "actions": columns["action"],
-                "local": _gain(after, before) * drawn,
-                "global_": _gain(consensus, without) * drawn,
-                "tokens": columns["tokens"],
-                "rollout_mask": drawn,
-                "consensus": consensus,
-                "correct": after,
-                "taken": columns["taken"],
-                "behaviour": columns["behaviour"],
-                "disagreement": columns["disagreement"].astype(bool),
-                "question": question[row],
-                "episode": episode[row],
-                "agent": names[row, place],
-                "peer_agent": others,
-                "round": columns["round"],
-            }
-        )
-        self.size += len(row)
-
-    def _keep(
-        self, batch: pa.RecordBatch, sizes: np.ndarray
-    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Tell which episodes to keep; number them and their questions."""
-        keep = np.zeros(len(sizes), bool)
-        question, episode = np.zeros(len(sizes), np.int64), np.zeros(len(sizes), np.int32)
-        self._references: list[str | None] = batch["reference"].to_pylist()
-        texts = batch["question"].to_pylist()
-        for i, id_ in enumerate(batch["id"].to_pylist()):
-            if id_ in self._seen:
-                self.report.duplicates += 1
-                continue
-            self._seen.add(id_)
-            if (label := self.labels.get(id_)) is not None:
-                self._references[i] = label
-            if self._references[i] is None:
-                self.report.dropped["no reference"] += 1
-                continue
-            keep[i] = True
-            question[i] = self.questions.setdefault(texts[i], len(self.questions))
-            episode[i] = len(self.episodes)
-            self.episodes.append(id_)
-            self.report.undecided += not sizes[i]
-        return keep, question, episode
-
-    def _teams(self, batch: pa.RecordBatch, most: int) -> tuple[np.ndarray, np.ndarray]:
-        """Return each episode's agents as indices, ``[E, most]``, and how many they are."""
-        lists = batch["agents"]
-        size = np.diff(lists.offsets.to_numpy())
-        known = self.agents
-        flat = [known.setdefault(name, len(known)) for name in lists.flatten().to_pylist()]
-        names = np.zeros((len(size), max(most, size.max(initial=1))), np.int16)
-        names[np.arange(names.shape[1]) < size[:, None]] = flat
-        return names, size
-
-    def _graded(self, batch: pa.RecordBatch, keep: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Return whether each answer is right, with a last False, and where episodes start."""
-        lists = batch["answers"]
-        offsets = lists.offsets.to_numpy() - lists.offsets[0].as_py()
-        answers = lists.flatten().to_pylist()
-        right = np.zeros(len(answers) + 1, bool)
-        for i in np.flatnonzero(keep):
-            truth = self._references[i]
-            for j in range(offsets[i], offsets[i + 1]):
-                right[j] = self._correct(answers[j], truth)
-        return right, offsets[:-1]
-
-    def _correct(self, answer: str, truth: str | None) -> bool:
-        pair = (answer, truth)
-        verdict = self._verdicts.get(pair)  # type: ignore[arg-type]
-        if verdict is None:
-            verdict = self._verdicts[pair] = bool(self.grader(answer, truth))  # type: ignore[arg-type, index]
-        return verdict
-
-    def groups(self) -> Groups:
-        """Return all of them as one; afterwards this is empty."""
-        first = {name: [part.pop(name) for part in self._parts] for name in _ARRAYS}
-        peers = max((a.any(axis=0).sum() for a in first["peer_mask"]), default=0)
-        rollouts = max((a.any(axis=0).sum() for a in first["rollout_mask"]), default=0)
-        arrays = {}
-        for name in _ARRAYS:  # one by one, freeing the parts: no column is held twice for long
-            parts, empty = first.pop(name), _EMPTY[name]
-            widths = {"P": int(peers), "K": int(rollouts), "F": len(FEATURES), "3": len(ACTIONS)}
-            shape = [widths[axis] for axis in empty[1]]
-            arrays[name] = np.concatenate(
-                [np.zeros((0, *shape), empty[0]), *(_fitted(a, shape) for a in parts)]
-            )
-            del parts
-        none = np.zeros(0, bool)
-        return Groups(
-            **arrays,
-            questions=list(self.questions),
-            episodes=self.episodes,
-            agents=list(self.agents),
-            outcomes=Episodes(
-                vote=np.concatenate([none, *self._vote]),
-                final=np.concatenate([none, *self._final]),
-            ),
-        )
-
-
-#: The type of each array, and its axes after the first.
-_EMPTY: dict[str, tuple[Any, str]] = {
-    "own": (np.float32, "F"),
-    "peers": (np.float32, "PF"),
-    "peer_mask": (bool, "P"),
-    "action_mask": (bool, "3"),
-    "actions": (np.int8, "K"),
-    "local": (np.float32, "K"),
-    "global_": (np.float32, "K"),
-    "tokens": (np.float32, "K"),
-    "rollout_mask": (bool, "K"),
-    "consensus": (bool, "K"),
-    "correct": (bool, "K"),
-    "taken": (np.int8, ""),
-    "behaviour": (np.float32, "3"),
-    "disagreement": (bool, ""),
-    "question": (np.int64, ""),
-    "episode": (np.int32, ""),
-    "agent": (np.int16, ""),
-    "peer_agent": (np.int16, "P"),
-    "round": (np.int16, ""),
-}
-
-
-def _gain(after: np.ndarray, before: np.ndarray) -> np.ndarray:
-    return after.astype(np.float32) - before.astype(np.float32)[:, None]
-
-
-def _fitted(array: np.ndarray, shape: list[int]) -> np.ndarray:
-    """Return an array with its later axes cut or padded with zeros to `shape`."""
-    if list(array.shape[1:]) == shape:
-        return array
-    result = np.zeros((len(array), *shape), array.dtype)
-    common = tuple(slice(0, min(a, b)) for a, b in zip(array.shape[1:], shape, strict=True))
-    result[(slice(None), *common)] = array[(slice(None), *common)]
-    return result

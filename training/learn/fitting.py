@@ -13,6 +13,7 @@ the router is better than what made the traces. Checkpoints lie in `checkpoints/
 
 import copy
 import math
+import os
 import sys
 import time
 from collections.abc import Callable
@@ -31,12 +32,11 @@ from training.collect.team import answer_schema, grader
 from training.learn import losses, softrankpo
 from training.learn.calibrate import fit_calibration, read_judged
 from training.learn.checkpoints import Log, begin, content_hash, save
-from training.learn.dataset import check_answer, critics_of, find_segments, load, split
+from training.learn.dataset import check_answer, critics_of, load, split
 from training.learn.fit_config import Config, read_labels
 from training.learn.off_policy import plain
 from training.learn.policy import Policy
 from training.learn.router_folder import export_router
-from training.learn.segments import cache_segments
 from training.learn.tensors import (
     Data,
     competences,
@@ -255,13 +255,15 @@ def fit(config: Config) -> dict[str, Any]:
     check_answer(config.traces, config.answer)
     right = cache(grader(answer_schema(config.answer)))
     labels = read_labels(config.labels) if config.labels else None
-    cache_segments(find_segments(config.traces), config.threads)
-    judged, measured = read_judged(config.traces, right, labels).split(
+    processes = min(8, os.cpu_count() or 1)
+    judged, measured = read_judged(config.traces, right, labels, processes).split(
         config.validation, config.seed
     )
     calibration = fit_calibration(judged)
     # From here on every confidence is a calibrated one, as it will be where the router runs.
-    groups, reading = load(config.traces, grader=right, labels=labels, calibration=calibration)
+    groups, reading = load(
+        config.traces, grader=right, labels=labels, calibration=calibration, processes=processes
+    )
     print(reading)
     for problem in reading.problems:
         print(f"warning: {problem}", file=sys.stderr)

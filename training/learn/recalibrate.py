@@ -1,8 +1,9 @@
 """An episode as its graph would have recorded it with another calibration of the confidences."""
 
 from mpdf_langgraph.calibration import Calibration
-from mpdf_langgraph.consensus import ConsensusRule, concession, count_votes
+from mpdf_langgraph.consensus import ConsensusRule, concession, count_votes, votes_of
 from mpdf_langgraph.observation import FEATURE_VERSION
+from mpdf_langgraph.rounds import held_by_round
 from mpdf_langgraph.state import Observation, Response, Turn
 from mpdf_langgraph.traces.records import Episode
 from training.learn.rewards import check_tally, observations, rule_of
@@ -10,7 +11,7 @@ from training.learn.rewards import check_tally, observations, rule_of
 Held = dict[str, Response | None]
 
 
-def recalibrated(
+def recalibrate(
     episode: Episode, calibration: Calibration, rule: ConsensusRule | None = None
 ) -> Episode:
     """Return the episode with its confidences calibrated, and all that follows from them.
@@ -30,7 +31,7 @@ def recalibrated(
     """
     rule = rule_of(episode) if rule is None else rule
     for round_, held in enumerate(holdings(episode)):
-        check_tally(episode, round_, count_votes(held, rule, episode.representatives)["cluster"])
+        check_tally(episode, round_, rule(votes_of(held)))
     options = {key: value for key, value in episode.options.items() if key != "calibration"}
     if calibration.root:
         options["calibration"] = calibration.model_dump()
@@ -48,12 +49,7 @@ def recalibrated(
 def holdings(episode: Episode) -> list[Held]:
     """Return what every agent held after each round, round 0 first."""
     names = [agent["name"] for agent in episode.agents]
-    ids: list[dict[str, str | None]] = [{name: f"{name}@0" for name in names}]
-    for turn in episode.turns:
-        if turn["round"] == len(ids):
-            ids.append(dict.fromkeys(names))
-        ids[turn["round"]][turn["agent"]] = turn["after"]
-    return [{name: episode.responses.get(i) if i else None for name, i in h.items()} for h in ids]
+    return held_by_round(names, episode.responses, episode.turns)
 
 
 def _turn(turn: Turn, before: Held, seen: dict[str, Observation]) -> Turn:

@@ -27,6 +27,7 @@ from mpdf_langgraph.consensus import (
 )
 from mpdf_langgraph.errors import ConfigurationError, TraceError
 from mpdf_langgraph.observation import FEATURE_VERSION, FEATURES, Situation, observe
+from mpdf_langgraph.rounds import after_move, answer_of
 from mpdf_langgraph.router import competences
 from mpdf_langgraph.state import ACTIONS, Observation, Response, Turn, tokens
 from mpdf_langgraph.traces.records import Episode
@@ -272,6 +273,47 @@ def observations(episode: Episode, round_: int) -> dict[str, Observation]:
     )
 
 
+def next_situations(
+    episode: Episode, decision: Decision, move: Move
+) -> tuple[Situation, Situation]:
+    """Return what the next round of decisions would see after a move, and without the move.
+
+    The peers hold what they held once the round's moves were made. Without its move the agent
+    keeps the response that it held at the decision. `observe` makes the observations of all
+    agents from a situation.
+
+    Args:
+        episode: The record that the decision comes from, with the same calibration.
+        decision: One of `decisions(episode)`.
+        move: One of its moves.
+    """
+    stayed = decision.moves[PERSIST]
+    return (
+        next_situation(episode, decision, move.response),
+        next_situation(episode, decision, stayed.response),
+    )
+
+
+def next_situation(episode: Episode, decision: Decision, response: str | None) -> Situation:
+    """Return what the next round of decisions would see if the agent held another response.
+
+    Args:
+        episode: The record that the decision comes from, with the same calibration.
+        decision: One of `decisions(episode)`.
+        response: Id of the response that the agent would hold. None: it holds none and abstains.
+    """
+    after = {t["agent"]: t["after"] for t in episode.turns if t["round"] == decision.round}
+    after[decision.agent] = response
+    names = [agent["name"] for agent in episode.agents]
+    return Situation(
+        held={name: _response(episode.responses, after[name]) for name in names},
+        previous=episode.tallies[decision.round - 1]["votes"],
+        competence=competences(episode.agents),
+        round=decision.round + 1,
+        max_rounds=episode.options["max_rounds"],
+    )
+
+
 def first_hint(episode: Episode) -> float:
     """Return the first round that a person's hint shaped; infinity without a hint."""
     hints = [i["round"] for i in episode.interventions if i["action"] == "hint"]
@@ -360,7 +402,7 @@ def _decisions_of_round(
                 mask=turn["mask"],
                 behaviour=turn["probabilities"],
                 action=ACTIONS.index(turn["action"]),
-                before=_answer(before[name]),
+                before=answer_of(before[name]),
                 without=group.answer(without),
                 disagreement=len(held_clusters) > 1,
                 moves=tuple(_moves(episode, turn, group, place)),
@@ -421,11 +463,6 @@ def _response(responses: Mapping[str, Response], response_id: str | None) -> Res
     return None if response_id is None else responses[response_id]
 
 
-def _answer(held: Response | None) -> str | None:
-    """Return the answer a response votes for; without a cluster it has none."""
-    return None if held is None or held["cluster"] is None else held["answer"]
-
-
 def _tokens(response: Response) -> int:
     critique = response["critique"]
     return tokens(response["usage"]) + (tokens(critique["usage"]) if critique else 0)
@@ -440,7 +477,7 @@ def _moves(episode: Episode, turn: Turn, team: _Team, place: int) -> list[Move]:
     def move(index: int, held: Response | None, cost: int = 0, *, taken: bool) -> Move:
         return Move(
             action=index,
-            answer=_answer(held),
+            answer=answer_of(held),
             consensus=team.consensus(place, held),
             tokens=cost,
             response=held["id"] if held else None,
@@ -454,9 +491,8 @@ def _moves(episode: Episode, turn: Turn, team: _Team, place: int) -> list[Move]:
     for response_id in turn["alternatives"] if can_refine else ():
         if (drawn := responses.get(response_id)) is None:
             continue  # its call failed
-        # As in the graph: a refinement without an answer does not replace one that has it.
-        useless = _answer(drawn) is None and _answer(before) is not None
-        moves.append(move(REFINE, before if useless else drawn, _tokens(drawn), taken=False))
+        after = after_move("REFINE", before, drawn=drawn)
+        moves.append(move(REFINE, after, _tokens(drawn), taken=False))
     if can_concede:
         if turn["target"] is None:
             raise TraceError(

@@ -34,12 +34,12 @@ from mpdf_langgraph.consensus import Vote, count_votes, make_rule
 from mpdf_langgraph.errors import ConfigurationError, MPDFError
 from mpdf_langgraph.observation import INDEX
 from mpdf_langgraph.state import ACTIONS, Response
-from training.collect.importing import episode_of
+from training.collect.importing import Replay
 from training.collect.team import answer_schema, grader
 from training.learn.dataset import check_answer, load
 from training.learn.fit_config import Algorithm, Config
 from training.learn.off_policy import clustered
-from training.learn.recalibrate import recalibrated
+from training.learn.recalibrate import holdings, recalibrate
 from training.learn.report import table
 from training.studies.fits import Fit, Fitted, run_all
 
@@ -224,6 +224,7 @@ class Fold:
         self.rest, self.held_out, self.folder = rest, held_out, folder
         self.options, self.schema = options, schema
         self.rule = make_rule(options.consensus)[1]
+        self.replay = Replay(schema, options.consensus, max_rounds=1)
         self.learnable = self._write("rest", rest)
         self.asked = self._write("held_out", held_out)
         self.fits = [
@@ -243,13 +244,10 @@ class Fold:
     def _write(self, name: str, recordings: Sequence[Recording]) -> list[Episode]:
         """Write recordings as episodes of the team, the best agent first."""
         episodes = [
-            episode_of(
+            self.replay.play(
                 recording.question,
                 recording.reference,
                 [recording.proposals[a] for a in self.record if a in recording.proposals],
-                schema=self.schema,
-                consensus=self.options.consensus,
-                max_rounds=1,
             )
             for recording in recordings
         ]
@@ -286,9 +284,7 @@ class Fold:
 
     def _vote(self, episode: Episode, recording: Recording, rule: Any, moved: Any = None) -> float:
         """Tell whether the consensus is right once agents have moved to others' responses."""
-        held = {a["name"]: episode.responses[f"{a['name']}@0"] for a in episode.agents} | (
-            moved or {}
-        )
+        held = {**holdings(episode)[0], **(moved or {})}
         tally = count_votes(held, rule, episode.representatives)
         if tally["response"] is None:
             return 0.0
@@ -331,7 +327,7 @@ class Fold:
             }
             chosen = fitted.probabilities(groups, ())
             for k, (recorded, recording) in enumerate(zip(self.asked, self.held_out, strict=True)):
-                episode = recalibrated(recorded, fitted.calibration)
+                episode = recalibrate(recorded, fitted.calibration)
                 turns = {turn["agent"]: turn for turn in episode.turns}
                 concede = {n: chosen[rows[episode.id, n], CONCEDE] for n in turns}
                 sharp = {n: float(p > 0.5) for n, p in concede.items()}

@@ -173,16 +173,9 @@ def peak_memory() -> int:
 
 
 def read(folder: Path, options: Options) -> dict[str, float]:
-    """Read the trace files, of which there are no cached columns yet."""
-    from training.learn.segments import cache_of, cache_segments, read_segment
-
-    segments = sorted((folder / "traces").glob("*.jsonl"))
-    assert not any(cache_of(segment).exists() for segment in segments)
-    began = time.perf_counter()
-    cache_segments(segments, options.threads)
-    for segment in segments:
-        read_segment(segment)
-    return {"read": time.perf_counter() - began}
+    """Read the trace files, of which nothing is cached yet, and make tensors of them."""
+    assert not list((folder / "traces").glob(".*.npz"))
+    return {"read": featurise(folder, options)["featurise"]}
 
 
 def featurise(folder: Path, options: Options) -> dict[str, float]:
@@ -195,9 +188,10 @@ def featurise(folder: Path, options: Options) -> dict[str, float]:
     config = _config(folder, options)
     began = time.perf_counter()
     right = cache(grader(answer_schema(config.answer)))
-    judged, _ = read_judged(config.traces, right).split(config.validation, config.seed)
-    groups, reading = load(config.traces, grader=right, calibration=fit_calibration(judged))
-    assert reading.cached == reading.segments
+    processes = options.threads
+    judged = read_judged(config.traces, right, processes=processes)
+    calibration = fit_calibration(judged.split(config.validation, config.seed)[0])
+    groups, _ = load(config.traces, grader=right, calibration=calibration, processes=processes)
     parts = split(groups, config.validation, config.seed)
     competence = competences(parts[0])
     kept = [to_data(prepare(part, config, competence), config, config.cost) for part in parts]

@@ -22,8 +22,9 @@ from tqdm import tqdm
 from mpdf_langgraph.calibration import Calibration
 from mpdf_langgraph.errors import MPDFError, describe_error
 from mpdf_langgraph.observation import FEATURE_VERSION
+from mpdf_langgraph.traces.reader import find_segments
 from training.learn import fitting
-from training.learn.dataset import Groups, find_segments
+from training.learn.dataset import Groups
 from training.learn.fit_config import Config
 from training.learn.report import FORMAT
 from training.learn.tensors import prepare

@@ -16,7 +16,8 @@ from zlib import crc32
 import numpy as np
 import orjson
 
-from training.learn.dataset import Groups, find_segments
+from mpdf_langgraph.traces.reader import find_segments
+from training.learn.dataset import Groups
 from training.learn.fit_config import Config
 
 BUCKETS = 256

@@ -10,11 +10,11 @@ from pathlib import Path
 from mpdf_langgraph.errors import MPDFError
 from mpdf_langgraph.traces.view.page import write_page
 
-_TOLD = 5  # unreadable records that the command names one by one
+_LISTED = 5  # number of unreadable records that the command names one by one
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command; return its exit status: 0, or 1 with the reason on stderr."""
+    """Run the command. Return its exit status: 0, or 1 with the reason on stderr."""
     parser = argparse.ArgumentParser(
         prog="python -m mpdf_langgraph.view",
         description="Make one HTML page of traces: a list of the episodes to filter and search, "
@@ -24,33 +24,33 @@ def main(arguments: Sequence[str] | None = None) -> int:
         epilog="example: python -m mpdf_langgraph.view traces/ --out page.html --open",
     )
     parser.add_argument(
-        "traces", type=Path, help="folder of *.jsonl segments (the graph's traces=), or one of them"
+        "traces", type=Path, help="folder of *.jsonl segments, sub-folders included, or one segment"
     )
     parser.add_argument(
         "--out",
         type=Path,
         default=Path("episodes.html"),
         metavar="FILE.html",
-        help="where to write the page (default: %(default)s); an older one is replaced",
+        help="where to write the page (default: %(default)s), an older page is replaced",
     )
     parser.add_argument("--open", action="store_true", help="show it in the browser")
     options = parser.parse_args(arguments)
     if options.out.suffix.lower() not in (".html", ".htm"):
         parser.error(f"--out {options.out}: the page is an HTML file, name it so (*.html)")
     try:
-        report = write_page(options.traces, options.out, progress=_progress())
+        summary = write_page(options.traces, options.out, progress=_progress())
     except MPDFError as error:
         sys.stderr.write(f"{error}\n")
         return 1
-    for line in report.unreadable[:_TOLD]:
+    for line in summary.unreadable[:_LISTED]:
         sys.stderr.write(f"left out: {line}\n")
-    if len(report.unreadable) > _TOLD:
-        sys.stderr.write(f"left out: {len(report.unreadable) - _TOLD:,} more, see the page\n")
-    counts = f"{report.episodes:,} episodes, {report.size / 1e6:.1f} MB"
-    if report.duplicates:
-        counts += f"; {report.duplicates:,} duplicates left out"
-    if report.unreadable:
-        counts += f"; {len(report.unreadable):,} torn or invalid records left out"
+    if len(summary.unreadable) > _LISTED:
+        sys.stderr.write(f"left out: {len(summary.unreadable) - _LISTED:,} more, see the page\n")
+    counts = f"{summary.episodes:,} episodes, {summary.size / 1e6:.1f} MB"
+    if summary.duplicates:
+        counts += f"; {summary.duplicates:,} duplicates left out"
+    if summary.unreadable:
+        counts += f"; {len(summary.unreadable):,} torn or invalid records left out"
     sys.stderr.write(f"{options.out}: {counts}\n")
     if options.open and not webbrowser.open(options.out.resolve().as_uri()):
         sys.stderr.write(f"no browser found: open {options.out} yourself\n")

@@ -1,4 +1,4 @@
-"""The page: traces as one HTML file, for people who would rather look than read."""
+"""The page: traces as one HTML file."""
 
 import base64
 import hashlib
@@ -20,6 +20,7 @@ from mpdf_langgraph.answers.choice_answer import ChoiceAnswer
 from mpdf_langgraph.answers.math_answer import MathAnswer
 from mpdf_langgraph.answers.text_answer import TextAnswer
 from mpdf_langgraph.errors import TraceError
+from mpdf_langgraph.rounds import held_by_round
 from mpdf_langgraph.runtime.budget import is_alternative
 from mpdf_langgraph.state import Response, Usage, add_usage
 from mpdf_langgraph.traces.reader import TraceReader
@@ -38,14 +39,14 @@ _NO_CLUSTER = "-"
 
 
 @dataclass(frozen=True)
-class Report:
-    """What became of the records.
+class PageSummary:
+    """What is on the page.
 
     Attributes:
-        episodes: On the page.
-        duplicates: Left out: the same episode again.
+        episodes: Number of episodes on the page.
+        duplicates: Number of records left out, as they repeat an episode.
         unreadable: Torn or invalid records, where and why, one line each.
-        size: Of the page, in bytes.
+        size: Size of the page in bytes.
     """
 
     episodes: int
@@ -56,13 +57,13 @@ class Report:
 
 def write_page(
     traces: Path, out: Path, *, progress: Callable[[int], None] = lambda count: None
-) -> Report:
+) -> PageSummary:
     """Write the page of all episodes in `traces`.
 
     Args:
-        traces: A folder of ``*.jsonl`` segments, or one segment.
-        out: The HTML file; an older one is replaced when the new one is complete.
-        progress: Told the number of episodes so far, after each.
+        traces: A folder of ``*.jsonl`` segments, sub-folders included, or one segment.
+        out: The HTML file. An older one is replaced when the new one is complete.
+        progress: Called after each episode with the number of episodes so far.
 
     Raises:
         TraceError: There is no such path, it holds no record at all, or `out` cannot be written.
@@ -82,16 +83,16 @@ def write_page(
             duplicates = reader.counts["duplicate"]
             about = {"source": str(traces), "duplicates": duplicates, "unreadable": unreadable}
             size = page.write(out, about)
-            return Report(len(page), duplicates, unreadable, size)
+            return PageSummary(len(page), duplicates, unreadable, size)
     except OSError as error:
         raise TraceError(f"cannot make {out} of {traces}: {error}") from error
 
 
 class _Page:
-    """Takes episodes one by one, keeping only their index in memory.
+    """Takes episodes one by one and keeps only their index in memory.
 
     Args:
-        blocks: Where their compressed blocks are put by until the page is written.
+        blocks: Keeps their compressed blocks until the page is written.
     """
 
     def __init__(self, blocks: IO[bytes]) -> None:
@@ -105,11 +106,11 @@ class _Page:
         return len(self.columns["id"])
 
     def add(self, episode: Episode) -> None:
-        """Take in one episode; one that does not hang together is counted as unreadable."""
+        """Add one episode. An inconsistent one is counted as unreadable."""
         try:
-            course = _Course.of(episode)
-            row = _row(episode, course)
-            record = _dump(_record(episode, course))
+            holdings = _Holdings.of(episode)
+            row = _row(episode, holdings)
+            record = _dump(_record(episode, holdings))
         except (KeyError, IndexError, TypeError, ValueError) as error:
             name = type(error).__name__
             self.unreadable.append(f"episode {episode.id}: inconsistent: {name}: {error}"[:500])
@@ -121,7 +122,7 @@ class _Page:
             self._close_block()
 
     def write(self, out: Path, about: Mapping[str, Any]) -> int:
-        """Write the page by way of a neighbouring file; return its size in bytes."""
+        """Write the page to a file beside it, then rename that. Return its size in bytes."""
         self._close_block()
         unreadable = about["unreadable"]
         about = {**about, "unreadable": unreadable[:_LISTED], "unreadable_count": len(unreadable)}
@@ -150,13 +151,13 @@ class _Page:
 
 
 @dataclass(frozen=True)
-class _Course:
+class _Holdings:
     """Who held what after every round.
 
     Attributes:
         names: The agents, in the team's order.
         held: Id of the response each agent holds, by round (0 first) and position in the team.
-        right: For every cluster whether it is the reference answer; None where unknown.
+        right: For every cluster, whether it is the reference answer. None: unknown.
         moves: First letters of the team's actions, by round (1 first).
     """
 
@@ -166,44 +167,39 @@ class _Course:
     moves: Sequence[str]
 
     @classmethod
-    def of(cls, episode: Episode) -> "_Course":
+    def of(cls, episode: Episode) -> "_Holdings":
         """Follow the turns.
 
         Raises:
-            LookupError, ValueError: They name agents, responses or clusters that are not there.
+            LookupError, ValueError: They name agents, responses or clusters that do not exist.
         """
         names = [str(agent["name"]) for agent in episode.agents]
         if not names:
             raise ValueError("no agents")
-        known = episode.responses
-        first = (f"{name}@0" for name in names)
-        held: list[list[str | None]] = [[i if i in known else None for i in first]]
         rounds = len(episode.tallies) - 1
         if rounds < 0 or any(not 1 <= turn["round"] <= rounds for turn in episode.turns):
             raise ValueError("a turn of a round without a tally, or no tally at all")
         moves = [["-"] * len(names) for _ in range(rounds)]
-        for round_ in range(1, rounds + 1):
-            held.append(list(held[-1]))
-            for turn in episode.turns:
-                if turn["round"] == round_:
-                    position = names.index(turn["agent"])
-                    held[-1][position] = turn["after"]
-                    moves[round_ - 1][position] = turn["action"][0]
-        for response_id in filter(None, (i for after in held for i in after)):
-            known[response_id]  # a KeyError tells which one is missing
+        for turn in episode.turns:
+            moves[turn["round"] - 1][names.index(turn["agent"])] = turn["action"][0]
+        known = episode.responses
+        held = [
+            [response["id"] if response else None for response in after.values()]
+            for after in held_by_round(names, known, episode.turns, rounds)
+        ]
         clusters = [r["cluster"] for r in known.values()] + [t["cluster"] for t in episode.tallies]
         if any(c is not None and not 0 <= c < len(episode.representatives) for c in clusters):
             raise ValueError("a cluster has no representative")
-        return cls(names, held, _graded(episode), ["".join(move) for move in moves])
+        return cls(names, held, _grade_clusters(episode), ["".join(move) for move in moves])
 
 
-def _graded(episode: Episode) -> list[bool] | None:
-    """Tell for every cluster whether it is the reference answer; None where that is unknown.
+def _grade_clusters(episode: Episode) -> list[bool] | None:
+    """Tell for every cluster whether it is the reference answer, or return None if unknown.
 
-    Clusters of mathematics and of choices are made by comparing with their representative, so
-    that one is compared with the reference. Any other comparison, such as a judge's, is not to
-    be had here: a cluster is right where one of its answers reads like the reference. The
-    reference of a program is its tests, which are not run here: that is as good as none.
+    A cluster of mathematics or of choices was built by comparing answers with its representative,
+    so the representative is compared with the reference. Other comparisons, such as a judge's, are
+    not available here. Such a cluster is right if one of its answers reads like the reference. The
+    reference of a program is its tests. They are not run here, so the result is unknown.
     """
     schema = str(episode.options.get("answer"))
     if episode.reference is None or schema == "code":
@@ -231,18 +227,20 @@ def _equivalent(schema: str, answer: str, reference: str) -> bool:
     return _TEXT.equivalent(answer, reference)
 
 
-def _row(episode: Episode, course: _Course) -> dict[str, Any]:
+def _row(episode: Episode, holdings: _Holdings) -> dict[str, Any]:
     """Return what the list and the totals need of an episode.
 
-    Clusters are single characters (`_sign`): `held` has one per agent, round after round with
-    "/" in between, `votes` the group's one per round; `moves` has the first letters of the
-    actions. `marks` is 2 * round(1000 * confidence) + right, for every response but alternatives.
+    A cluster is a single character (`_sign`). `held` has one per agent, with "/" between rounds.
+    `votes` has the group's cluster per round. `moves` has the first letters of the actions.
+    `marks` has 2 * round(1000 * confidence) + right for every response but alternatives.
     """
     responses = episode.responses
     own = [r for r in responses.values() if not is_alternative(r)]
     extra = [r for r in responses.values() if is_alternative(r)]
-    spent = _spent(own, [f["usage"] for f in episode.failures if f["stage"] != "alternative"])
-    learning = _spent(extra, [f["usage"] for f in episode.failures if f["stage"] == "alternative"])
+    spent = _sum_usage(own, [f["usage"] for f in episode.failures if f["stage"] != "alternative"])
+    learning = _sum_usage(
+        extra, [f["usage"] for f in episode.failures if f["stage"] == "alternative"]
+    )
     router = episode.options.get("router")
     clusters = {None: None} | {i: response["cluster"] for i, response in responses.items()}
     return {
@@ -252,12 +250,12 @@ def _row(episode: Episode, course: _Course) -> dict[str, Any]:
         "answers": "\n".join(episode.representatives)[:_EXCERPT],
         "reference": episode.reference,
         "started": round(episode.started),
-        "agents": len(course.names),
-        "held": "/".join("".join(_sign(clusters[i]) for i in after) for after in course.held),
-        "moves": "/".join(course.moves),
+        "agents": len(holdings.names),
+        "held": "/".join("".join(_sign(clusters[i]) for i in after) for after in holdings.held),
+        "moves": "/".join(holdings.moves),
         "votes": "".join(_sign(tally["cluster"]) for tally in episode.tallies),
         "ties": sum(tally["tie"] for tally in episode.tallies[-1:]),
-        "right": course.right and "".join("01"[right] for right in course.right),
+        "right": holdings.right and "".join("01"[right] for right in holdings.right),
         "prompt": spent["prompt_tokens"],
         "completion": spent["completion_tokens"],
         "learning": learning["prompt_tokens"] + learning["completion_tokens"],
@@ -265,7 +263,7 @@ def _row(episode: Episode, course: _Course) -> dict[str, Any]:
         "failures": len(episode.failures),
         "router": str(router.get("name", "") if isinstance(router, dict) else router or ""),
         "stop": str(episode.outcome.get("stop_reason") or ""),
-        "marks": _marks(own, course.right),
+        "marks": _marks(own, holdings.right),
     }
 
 
@@ -273,7 +271,7 @@ def _sign(cluster: int | None) -> str:
     return _NO_CLUSTER if cluster is None else chr(ord("0") + cluster)
 
 
-def _spent(responses: Iterable[Response], others: Iterable[Usage]) -> Usage:
+def _sum_usage(responses: Iterable[Response], others: Iterable[Usage]) -> Usage:
     """Return what responses, their critiques and other calls cost."""
     listed = list(responses)
     critiques = (r["critique"]["usage"] for r in listed if r["critique"])
@@ -297,12 +295,12 @@ def _marks(responses: Iterable[Response], right: Sequence[bool] | None) -> list[
     ]
 
 
-def _record(episode: Episode, course: _Course) -> dict[str, Any]:
-    """Return what the page shows of an episode: all of it but the numbers that routers see."""
+def _record(episode: Episode, holdings: _Holdings) -> dict[str, Any]:
+    """Return what the page shows of an episode: everything but the observations."""
     record = episode.model_dump(exclude={"schema_version"})
     for turn in record["turns"]:
         del turn["observation"]
-    return {**record, "names": course.names, "held": course.held, "right": course.right}
+    return {**record, "names": holdings.names, "held": holdings.held, "right": holdings.right}
 
 
 def _dump(value: Any) -> bytes:
@@ -318,7 +316,7 @@ def _pack(data: bytes) -> bytes:
 
 
 def _template(index: bytes) -> tuple[bytes, bytes]:
-    """Return what stands before and after the blocks."""
+    """Return the page before and after the blocks."""
     folder = resources.files(__package__) / "assets"
     style = (folder / "page.css").read_text(encoding="utf-8")
     parts = [(folder / name).read_text(encoding="utf-8") for name in SCRIPTS]
@@ -331,7 +329,7 @@ def _template(index: bytes) -> tuple[bytes, bytes]:
     values = {"policy": policy, "style": style, "script": script, "index": index.decode()}
     page = (folder / "page.html").read_text(encoding="utf-8")
     head, _, tail = page.partition("{{blocks}}\n")
-    # One pass: what is put in is not looked at again.
+    # One pass: inserted text is not searched again.
     return re.sub(r"{{(\w+)}}", lambda match: values[match[1]], head).encode(), tail.encode()
 
 

@@ -513,6 +513,11 @@ def test_text_judge() -> None:
     assert schema.undecided == 1
 
 
+def test_text_judge_that_thinks() -> None:
+    assert not TextAnswer(judge("<think>Yes? Hm.</think>No.")).equivalent("NYC", "Boston")
+    assert TextAnswer(judge("<think>No? Hm.</think>\n\nYes.")).equivalent("NYC", "New York")
+
+
 def test_text_judge_that_fails_is_asked_again() -> None:
     attempts: Iterator[Exception | bool] = iter([ValueError("busy"), True])
 

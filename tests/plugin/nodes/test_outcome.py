@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mpdf_langgraph.consensus import confidence_weighted, count_votes
-from mpdf_langgraph.nodes.outcome import NO_ANSWER, final_message, outcome_of, usage_summary
+from mpdf_langgraph.nodes.outcome import NO_ANSWER, describe_outcome, final_message, usage_summary
 from mpdf_langgraph.state import Usage, add_usage, no_usage, tokens
 from tests.support.records import critique, failure, response, state, usage, usages
 
@@ -100,7 +100,7 @@ def finished(*, answered: bool) -> Any:
 
 
 def test_outcome_with_an_answer() -> None:
-    outcome = outcome_of(finished(answered=True), "max_rounds")
+    outcome = describe_outcome(finished(answered=True), "max_rounds")
     expected = {
         "episode": "e1",
         "answer": "7",
@@ -127,7 +127,7 @@ def test_outcome_with_an_answer() -> None:
 
 def test_outcome_without_an_answer() -> None:
     told = finished(answered=False)
-    outcome = outcome_of(told, "all_persisted")
+    outcome = describe_outcome(told, "all_persisted")
     absent = {key: outcome[key] for key in ("answer", "confidence", "agent", "support")}
     assert absent == {"answer": None, "confidence": None, "agent": None, "support": 0.0}
     assert outcome["votes"] == {"a": None, "b": None}

@@ -12,15 +12,15 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from mpdf_langgraph.errors import ConfigurationError
 from mpdf_langgraph.runtime.budget import (
     Budget,
+    BudgetShares,
     Cost,
-    Purse,
-    affordable,
+    count_affordable,
     is_alternative,
     prompt_bound,
-    remaining,
+    remaining_allowance,
     response_bound,
-    spent,
     text_bound,
+    total_usage,
 )
 from mpdf_langgraph.state import Allowance, add_usage, no_usage, tokens
 from tests.support.records import critique, failure, response, state, usage, usages
@@ -33,23 +33,23 @@ def allowance(calls: int | None = None, tokens: int | None = None) -> Allowance:
     return Allowance(calls=calls, tokens=tokens, deadline=None)
 
 
-# --- the purse ------------------------------------------------------------------------------
+# --- the shares ------------------------------------------------------------------------------
 
 
 @given(limits, limits, usages, st.lists(costs, max_size=8))
 def test_never_more_than_there_is(
     max_calls: int | None, max_tokens: int | None, used: Any, wishes: list[Cost]
 ) -> None:
-    purse = Purse(Budget(max_calls, max_tokens), used, started=0.0)
+    shares = BudgetShares(Budget(max_calls, max_tokens), used, started=0.0)
     granted = []
     for cost in wishes:
-        if purse.lacks(cost, now=1.0) is None:
-            purse.reserve(cost)
+        if shares.lacks(cost, now=1.0) is None:
+            shares.reserve(cost)
             granted.append(cost)
-    dealt = list(purse.allowances())
+    dealt = list(shares.allowances())
     assert len(dealt) == len(granted)
     for cost, share in zip(granted, dealt, strict=True):  # everyone can pay what it asked for
-        assert affordable(share, cost) >= 1
+        assert count_affordable(share, cost) >= 1
     if not granted:
         return
     if max_calls is not None:
@@ -62,11 +62,11 @@ def test_never_more_than_there_is(
 
 @given(limits, st.lists(costs, min_size=1, max_size=8))
 def test_not_even_where_nobody_asked_first(limit: int | None, wishes: list[Cost]) -> None:
-    """Reserving without asking may overdraw the purse, but hands out no more for it."""
-    purse = Purse(Budget(max_tokens=limit), no_usage(), started=0.0)
+    """Reserving without asking may overdraw the shares, but hands out no more for it."""
+    shares = BudgetShares(Budget(max_tokens=limit), no_usage(), started=0.0)
     for cost in wishes:
-        purse.reserve(cost)
-    handed_out = [a["tokens"] for a in purse.allowances()]
+        shares.reserve(cost)
+    handed_out = [a["tokens"] for a in shares.allowances()]
     if limit is None:
         assert handed_out == [None] * len(wishes)
     else:
@@ -74,19 +74,19 @@ def test_not_even_where_nobody_asked_first(limit: int | None, wishes: list[Cost]
 
 
 def test_the_purse_by_hand() -> None:
-    purse = Purse(Budget(10, 1000, 5.0), usage(2, 150, 50), started=100.0)
-    assert purse.lacks(Cost(8, 800), now=104.9) is None
-    assert purse.lacks(Cost(9, 800), now=104.9) == "max_calls"
-    assert purse.lacks(Cost(8, 801), now=104.9) == "max_tokens"
-    assert purse.lacks(Cost(0, 0), now=105.0) == "timeout"
-    purse.reserve(Cost(1, 300))
-    purse.reserve(Cost(2, 100))
-    assert purse.lacks(Cost(1, 401), now=101.0) == "max_tokens"
-    assert list(purse.allowances()) == [
+    shares = BudgetShares(Budget(10, 1000, 5.0), usage(2, 150, 50), started=100.0)
+    assert shares.lacks(Cost(8, 800), now=104.9) is None
+    assert shares.lacks(Cost(9, 800), now=104.9) == "max_calls"
+    assert shares.lacks(Cost(8, 801), now=104.9) == "max_tokens"
+    assert shares.lacks(Cost(0, 0), now=105.0) == "timeout"
+    shares.reserve(Cost(1, 300))
+    shares.reserve(Cost(2, 100))
+    assert shares.lacks(Cost(1, 401), now=101.0) == "max_tokens"
+    assert list(shares.allowances()) == [
         Allowance(calls=3, tokens=500, deadline=105.0),
         Allowance(calls=4, tokens=300, deadline=105.0),
     ]
-    assert list(Purse(Budget(), no_usage(), 0.0).allowances()) == []
+    assert list(BudgetShares(Budget(), no_usage(), 0.0).allowances()) == []
 
 
 @given(
@@ -96,7 +96,7 @@ def test_the_purse_by_hand() -> None:
     st.integers(1, 300),
 )
 def test_affordable(calls: int | None, left: int | None, each: int, size: int) -> None:
-    times = affordable(allowance(calls, left), Cost(each, size))
+    times = count_affordable(allowance(calls, left), Cost(each, size))
     for limit, cost in ((calls, each), (left, size)):
         assert limit is None or times == 0 or times * cost <= limit
     if calls is None and left is None:
@@ -110,17 +110,21 @@ def test_affordable(calls: int | None, left: int | None, each: int, size: int) -
 
 
 def test_what_costs_nothing_is_affordable() -> None:
-    assert affordable(allowance(3, 10), Cost(0, 0)) == 3
-    assert affordable(allowance(0, 10), Cost(1, 0)) == 0
-    assert affordable(allowance(3, 0), Cost(1, 0)) == 3
-    assert affordable(allowance(3, -1), Cost(1, 0)) == 0
+    assert count_affordable(allowance(3, 10), Cost(0, 0)) == 3
+    assert count_affordable(allowance(0, 10), Cost(1, 0)) == 0
+    assert count_affordable(allowance(3, 0), Cost(1, 0)) == 3
+    assert count_affordable(allowance(3, -1), Cost(1, 0)) == 0
 
 
 def test_remaining() -> None:
-    assert remaining(allowance(5, 100), usage(2, 30, 40)) == allowance(3, 30)
-    assert remaining(allowance(), usage(2, 30, 40)) == allowance()
+    assert remaining_allowance(allowance(5, 100), usage(2, 30, 40)) == allowance(3, 30)
+    assert remaining_allowance(allowance(), usage(2, 30, 40)) == allowance()
     kept = Allowance(calls=None, tokens=10, deadline=7.5)
-    assert remaining(kept, usage(1, 20, 0)) == {"calls": None, "tokens": -10, "deadline": 7.5}
+    assert remaining_allowance(kept, usage(1, 20, 0)) == {
+        "calls": None,
+        "tokens": -10,
+        "deadline": 7.5,
+    }
 
 
 @pytest.mark.parametrize("name", ["max_calls", "max_tokens", "timeout"])
@@ -226,6 +230,6 @@ def test_spent_with_alternatives_and_failures() -> None:
         judge_usage=parts["judge"],
     )
     assert [is_alternative(r) for r in (taken, extra)] == [False, True]
-    assert spent(told) == add_usage(*parts.values())
-    assert spent(told, alternatives=True) == add_usage(*apart.values())
-    assert spent(state()) == no_usage()
+    assert total_usage(told) == add_usage(*parts.values())
+    assert total_usage(told, alternatives=True) == add_usage(*apart.values())
+    assert total_usage(state()) == no_usage()

@@ -19,7 +19,15 @@ from langgraph.types import Command
 
 from mpdf_langgraph.errors import ConfigurationError, EndpointError, ModelOutputError
 from mpdf_langgraph.runtime import calls
-from mpdf_langgraph.runtime.calls import Call, Outcome, Steps, arun, describe_error, run, together
+from mpdf_langgraph.runtime.calls import (
+    Call,
+    CallResult,
+    Steps,
+    arun,
+    describe_error,
+    merge_steps,
+    run,
+)
 from tests.support.scripted import Scripted, StatusError, counted, says, totals
 
 Driver = Callable[[Steps[Any]], Coroutine[Any, Any, Any]]
@@ -61,7 +69,7 @@ def raising(*errors: Exception | None) -> Any:
     return RunnableLambda(work)
 
 
-def one(call: Call) -> Steps[Outcome]:
+def one(call: Call) -> Steps[CallResult]:
     [outcome] = yield [call]
     return outcome
 
@@ -272,7 +280,7 @@ async def test_together_keeps_results_with_their_owners(drive: Driver) -> None:
         return said
 
     def watched() -> Steps[list[str]]:
-        inner = together([part("a", 2), part("b", 0), part("c", 3)])
+        inner = merge_steps([part("a", 2), part("b", 0), part("c", 3)])
         batch = next(inner)
         while True:
             batches.append(len(batch))
@@ -283,7 +291,7 @@ async def test_together_keeps_results_with_their_owners(drive: Driver) -> None:
 
     assert await drive(watched()) == ["a a00 a10 a11", "b", "c c00 c10 c11 c20 c21 c22"]
     assert batches == [2, 4, 3]
-    assert await drive(together([])) == []
+    assert await drive(merge_steps([])) == []
 
 
 # --- secrets --------------------------------------------------------------------------------
@@ -364,7 +372,7 @@ async def test_meter_sees_through_chains_and_graphs(drive: Driver) -> None:
 async def test_meters_of_calls_side_by_side_do_not_mix(drive: Driver) -> None:
     models = [says("word " * i) for i in range(1, 6)]
 
-    def several() -> Steps[list[Outcome]]:
+    def several() -> Steps[list[CallResult]]:
         return (yield [Call(chain(model), {"x": "hi"}, same) for model in models])
 
     outcomes = await drive(several())

@@ -38,9 +38,9 @@ def turn(**fields: Any) -> Turn:
 
 
 def test_responses(heard: list[dict[str, Any]]) -> None:
-    events.responded("e", said("ann", "4"))
-    events.responded("e", said("ann", None, round_=2))
-    events.responded("e", said("ann", "a\n  long " + "x" * 80))
+    events.emit_response("e", said("ann", "4"))
+    events.emit_response("e", said("ann", None, round_=2))
+    events.emit_response("e", said("ann", "a\n  long " + "x" * 80))
     assert heard[0] == {
         "event": "proposed",
         "episode": "e",
@@ -57,7 +57,7 @@ def test_responses(heard: list[dict[str, Any]]) -> None:
 
 def test_confidences(heard: list[dict[str, Any]]) -> None:
     for given in (critique(0.256), critique(None), None):
-        events.criticised("e", {**said("ann", "4"), "critique": given})
+        events.emit_critique("e", {**said("ann", "4"), "critique": given})
     assert [event["text"] for event in heard] == [
         "ann: confidence in 4 is 0.26",
         "ann: confidence in 4 is unknown",
@@ -69,8 +69,8 @@ def test_confidences(heard: list[dict[str, Any]]) -> None:
 def test_decisions(heard: list[dict[str, Any]]) -> None:
     held = {"ann": said("ann", "4"), "bob": said("bob", "5"), "cy": None}
     for action in ("PERSIST", "REFINE", "CONCEDE"):
-        events.decided("e", turn(action=action), held)
-    events.decided("e", turn(agent="cy", before=None), held)
+        events.emit_decision("e", turn(action=action), held)
+    events.emit_decision("e", turn(agent="cy", before=None), held)
     assert [event["text"] for event in heard] == [
         "ann persists with 4",
         "ann refines its answer",
@@ -83,7 +83,7 @@ def test_decisions(heard: list[dict[str, Any]]) -> None:
 
 def test_conceding_names_who_holds_the_answer_now(heard: list[dict[str, Any]]) -> None:
     held = {"ann": said("bob", "5"), "bob": said("ann", "4")}
-    events.decided("e", turn(action="CONCEDE", target="ann@0"), held)
+    events.emit_decision("e", turn(action="CONCEDE", target="ann@0"), held)
     assert heard[0]["text"] == "ann concedes to bob"
 
 
@@ -91,7 +91,7 @@ def test_failures(heard: list[dict[str, Any]]) -> None:
     failure = Failure(
         agent="ann", round=3, stage="refine", error="Oops: no", usage=no_usage(), seconds=0.1
     )
-    events.failed("e", failure)
+    events.emit_failure("e", failure)
     assert heard == [
         {
             "event": "failed",
@@ -115,10 +115,10 @@ def test_votes(heard: list[dict[str, Any]]) -> None:
         weights={},
         tie=True,
     )
-    events.voted("e", 1, tally, None)
-    events.voted("e", 2, tally, "max_rounds")
+    events.emit_vote("e", 1, tally, None)
+    events.emit_vote("e", 2, tally, "max_rounds")
     nobody: Any = {**tally, "answer": None, "cluster": None, "votes": {"ann": None}}
-    events.voted("e", 2, nobody, "max_rounds")
+    events.emit_vote("e", 2, nobody, "max_rounds")
     assert [event["text"] for event in heard] == [
         "the vote stands at 1 of 2 for 4",
         "the vote stands at 1 of 2 for 4; stopped: max_rounds",

@@ -26,6 +26,7 @@ from mpdf_langgraph.state import Consensus, Turn
 from mpdf_langgraph.traces.records import SCHEMA_VERSION, Episode
 from mpdf_langgraph.traces.view.__main__ import main
 from mpdf_langgraph.traces.view.page import SCRIPTS, write_page
+from mpdf_langgraph.traces.writer import TraceWriter
 from tests.support.paths import ROOT
 from tests.support.records import critique, failure, response, usage
 from training.studies.synthetic import synthetic_episodes
@@ -410,6 +411,12 @@ def test_duplicates_are_counted_apart(tmp_path: Path, capsys: pytest.CaptureFixt
     assert "2 duplicates left out" in capsys.readouterr().err
 
 
+def test_episodes_in_sub_folders_are_shown(tmp_path: Path) -> None:
+    for folder in ("vote", "debate/again"):
+        TraceWriter(tmp_path / folder).write(episode(folder.replace("/", "-")))
+    assert write_page(tmp_path, tmp_path / "page.html").episodes == 2
+
+
 def test_many_broken_records_do_not_flood_the_terminal(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -749,6 +756,21 @@ def test_a_hostile_answer_is_text(opened: Open) -> None:
     with pytest.raises(Exception, match="TrustedHTML"):
         page.tab.evaluate("t => { document.body.innerHTML = t }", ATTACK)
     page.complaints.clear()  # of that refusal
+
+
+def test_a_thought_is_there_to_unfold(opened: Open) -> None:
+    shown = episode(attachments=["image"])
+    shown.responses["ann@0"]["thought"] = "Six? No."
+    shown.responses["bob@0"]["refused"] = True
+    page = opened(shown)
+    page.tab.click("#cell-0-0")
+    folded = page.tab.locator("details", has_text="Six? No.")
+    assert folded.count() == 1
+    assert not folded.evaluate("e => e.open")
+    assert "What is 6 * 7?\n[image]" in page.tab.evaluate("document.body.textContent")
+    page.tab.click("#cell-1-0")
+    assert "refused to answer" in page.text("#episode")
+    assert page.tab.locator("details", has_text="Six? No.").count() == 0
 
 
 def test_it_reports_what_was_left_out(opened: Open) -> None:

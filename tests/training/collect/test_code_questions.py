@@ -11,8 +11,9 @@ import tyro
 import mpdf_langgraph.answers.sandbox as sandboxes
 from mpdf_langgraph import CodeAnswer, CodeTests, MathAnswer, SandboxError, TraceReader
 from mpdf_langgraph.answers.sandbox import Sandbox
+from tests.support.recorded import recorded_episode
 from training.collect import collecting
-from training.collect.importing import Answer, build_episode
+from training.collect.importing import Answer
 from training.collect.team import Source, grader
 from training.evaluate import evaluation
 from training.learn.dataset import load
@@ -132,5 +133,5 @@ def test_imported_programs_that_do_the_same_are_one_answer() -> None:
         Answer(f"agent-{k}", f"```python\ndef plus(a, b):\n    {line}\n```", None)
         for k, line in enumerate(written, 1)
     ]
-    episode = build_episode(prompt("plus", "easy"), None, answers, schema=CodeAnswer())
+    episode = recorded_episode(prompt("plus", "easy"), None, answers, schema=CodeAnswer())
     assert [r["cluster"] for r in episode.responses.values()] == [0, 0, 1]

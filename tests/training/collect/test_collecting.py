@@ -33,11 +33,12 @@ from mpdf_langgraph import (
 )
 from mpdf_langgraph.errors import EndpointError
 from mpdf_langgraph.observation import feature
-from tests.plugin.models.test_endpoints import Server, cards, completion
 from tests.support.paths import DATA, ROOT
+from tests.support.recorded import recorded_episode
 from tests.support.scripted import says
+from tests.support.server import Server, cards, completion
 from training.collect import collecting
-from training.collect.importing import Answer, build_episode, gsm8k_solutions, read_answers
+from training.collect.importing import Answer, gsm8k_solutions, read_answers
 from training.collect.questions import (
     Question,
     TableError,
@@ -701,7 +702,7 @@ def test_an_imported_record_is_what_the_graph_writes(
 ) -> None:
     team = [Answer(f"agent {n}", text, confidence) for n, (text, confidence) in enumerate(said)]
     schema = MathAnswer()
-    built = build_episode("2+2?", "4", team, schema=schema, consensus=consensus, max_rounds=2)
+    built = recorded_episode("2+2?", "4", team, schema=schema, consensus=consensus, max_rounds=2)
 
     confidences = {answer.agent: answer.confidence for answer in team}
     has_critic = any(confidence is not None for confidence in confidences.values())
@@ -729,7 +730,7 @@ def test_an_imported_record_is_what_the_graph_writes(
         record = episode.model_dump(exclude={"id", "started", "graph", "agents"})
         for response in record["responses"].values():
             del response["seconds"], response["usage"]["estimated"]
-        for key in ("episode", "seconds", "usage"):
+        for key in ("episode", "name", "started", "seconds", "usage"):
             del record["outcome"][key]
         record["options"]["router"] = "persists"
         return record
@@ -743,7 +744,7 @@ def test_an_imported_record_is_what_the_graph_writes(
 def test_an_id_stands_for_everything_that_shapes_a_record() -> None:
     def id_of(first: str = "4", confidence: float | None = 0.5, **options: Any) -> str:
         team = [Answer("a", first, confidence), Answer("b", "5", None)]
-        return build_episode("?", "4", team, schema=MathAnswer(), **options).id
+        return recorded_episode("?", "4", team, schema=MathAnswer(), **options).id
 
     ids = [
         id_of(),

@@ -13,8 +13,8 @@ from langchain_core.outputs import ChatGeneration, ChatResult
 
 from mpdf_langgraph import Agent, ConfigurationError, create_deliberation, vllm_chat_model
 from mpdf_langgraph.response_profile import token_logprobs
-from tests.plugin.models.test_endpoints import Server, cards, completion
 from tests.support.scripted import Scripted, StatusError
+from tests.support.server import Server, cards, completion
 from training.evaluate.shared_samples import RememberingChatModel, Samples, one_question
 
 

@@ -35,7 +35,7 @@ from training.learn.calibrate import (
     read_judged,
 )
 from training.learn.dataset import load, split
-from training.learn.recalibrate import recalibrated
+from training.learn.recalibrate import recalibrate
 from training.learn.rewards import decisions, groups, observations
 from training.studies.synthetic import synthetic_episodes
 
@@ -168,7 +168,7 @@ def test_all_responses_with_an_answer_and_a_confidence_are_judged() -> None:
 
 def test_a_calibrated_record_is_judged_by_what_the_critic_said() -> None:
     episodes = list(synthetic_episodes(5, seed=1))
-    again = judge([recalibrated(e, HARSH) for e in episodes], operator.eq)
+    again = judge([recalibrate(e, HARSH) for e in episodes], operator.eq)
     assert again.confidence.tolist() == judge(episodes, operator.eq).confidence.tolist()
 
 
@@ -252,10 +252,8 @@ def test_a_raw_record_becomes_what_a_calibrated_graph_records(tmp_path: Path) ->
     """And the other way round: training sees the same, however traces were collected."""
     raw = deliberate(tmp_path / "raw", None, refine_some)
     recorded = deliberate(tmp_path / "calibrated", HARSH, refine_some)
-    assert [essence(recalibrated(e, HARSH)) for e in raw] == [essence(e) for e in recorded]
-    assert [essence(recalibrated(e, Calibration({}))) for e in recorded] == [
-        essence(e) for e in raw
-    ]
+    assert [essence(recalibrate(e, HARSH)) for e in raw] == [essence(e) for e in recorded]
+    assert [essence(recalibrate(e, Calibration({}))) for e in recorded] == [essence(e) for e in raw]
     assert any(
         a.tallies[k]["cluster"] != b.tallies[k]["cluster"]
         for a, b in zip(raw, recorded, strict=True)
@@ -285,16 +283,16 @@ def test_any_record_can_be_recalibrated(seed: int, a: float, b: float, c: float,
     """It stays a sound record, says what is observed, and can be turned back."""
     [episode] = synthetic_episodes(1, seed=seed)
     calibration = of((a, b), (c, d))
-    changed = recalibrated(episode, calibration)
+    changed = recalibrate(episode, calibration)
     assert Episode.from_json(changed.to_json()) == changed
-    assert recalibrated(changed, calibration) == changed
+    assert recalibrate(changed, calibration) == changed
     for before, now in zip(decisions(episode), decisions(changed), strict=True):
         assert now.observation == observations(changed, now.round)[now.agent]
         assert (now.before, now.action, now.mask) == (before.before, before.action, before.mask)
         assert [(m.action, m.taken, m.tokens) for m in now.moves] == [
             (m.action, m.taken, m.tokens) for m in before.moves
         ]
-    back = recalibrated(changed, Calibration({}))
+    back = recalibrate(changed, Calibration({}))
     assert back.responses == episode.responses
     assert back.tallies == episode.tallies
     assert back.turns == episode.turns
@@ -304,11 +302,11 @@ def test_the_rule_has_to_be_the_records(tmp_path: Path) -> None:
     [episode] = synthetic_episodes(1, seed=3)
     named = episode.model_copy(update={"options": {**episode.options, "consensus": "mine"}})
     with pytest.raises(ConfigurationError, match="rule"):
-        recalibrated(named, HARSH)
+        recalibrate(named, HARSH)
     tally = {**episode.tallies[0], "cluster": None}
     torn = episode.model_copy(update={"tallies": [tally, *episode.tallies[1:]]})
     with pytest.raises(TraceError, match="round 0"):
-        recalibrated(torn, HARSH)
+        recalibrate(torn, HARSH)
 
 
 def test_rewards_follow_the_calibrated_weights(tmp_path: Path) -> None:
@@ -328,7 +326,7 @@ def test_rewards_follow_the_calibrated_weights(tmp_path: Path) -> None:
     [episode] = TraceReader(tmp_path)
     curve = {"slope": 4.0, "shift": -12.0}
     known = Calibration.model_validate({"critic": {"proposed": curve, "refined": curve}})
-    for one, answer, gain in ((episode, "1", 0), (recalibrated(episode, known), "0", 1)):
+    for one, answer, gain in ((episode, "1", 0), (recalibrate(episode, known), "0", 1)):
         made = decisions(one)
         assert [d.moves[0].consensus for d in made] == [answer] * 3
         [first, _, _] = groups(one, operator.eq)

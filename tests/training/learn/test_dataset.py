@@ -12,16 +12,18 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mpdf_langgraph import Episode, TraceWriter
+from mpdf_langgraph import Calibration, Episode, TraceWriter
 from mpdf_langgraph.consensus import majority
 from mpdf_langgraph.errors import ConfigurationError, TraceError
 from mpdf_langgraph.observation import FEATURES
 from mpdf_langgraph.state import Intervention
-from training.learn import segments
-from training.learn.columns import Block
-from training.learn.dataset import _ARRAYS, Groups, find_segments, load, split
+from mpdf_langgraph.traces.reader import find_segments
+from training.learn import trace_rows
+from training.learn.calibrate import read_judged
+from training.learn.dataset import _ARRAYS, Groups, load, make_groups, split
+from training.learn.recalibrate import recalibrate
 from training.learn.rewards import Group, Weights, groups, oracle_label, reward, soft_label
-from training.learn.segments import cache_of, cache_segments
+from training.learn.trace_rows import read_rows
 from training.studies.synthetic import synthetic_episodes
 
 
@@ -70,11 +72,13 @@ def mixed(tmp_path: Path) -> tuple[list[Episode], list[Path]]:
 # --- the arrays -----------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("batch", [2, 1000])
+@pytest.mark.parametrize("chunk", [3, 50_000, 10**9])
 def test_the_arrays_are_the_groups(
-    mixed: tuple[list[Episode], list[Path]], batch: int, monkeypatch: pytest.MonkeyPatch
+    mixed: tuple[list[Episode], list[Path]], chunk: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(segments, "EPISODES_PER_BATCH", batch)
+    if chunk == 3:  # so many are cut within episodes
+        chunk = mixed[1][0].stat().st_size // 29
+    monkeypatch.setattr(trace_rows, "CHUNK", chunk)
     episodes, files = mixed
     expected = [(e, g) for e in episodes for g in groups(e, exactly)]
     for again in (False, True):
@@ -190,6 +194,10 @@ def forbidden(*_: Any) -> Any:
     raise AssertionError("the traces were read")
 
 
+def caches(folder: Path) -> list[Path]:
+    return sorted(folder.glob(".*.npz"))
+
+
 @pytest.fixture
 def kept(tmp_path: Path) -> tuple[Path, Groups]:
     """A cached segment and its groups."""
@@ -203,20 +211,19 @@ def test_an_unchanged_segment_is_not_read_again(
     kept: tuple[Path, Groups], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     segment, first = kept
-    assert cache_of(segment).name.startswith(".")
-    monkeypatch.setattr(segments, "_read_traces", forbidden)
+    monkeypatch.setattr(trace_rows, "_read_chunk", forbidden)
     again, report = read(segment.parent)
     assert report.cached == 1
     assert same(again, first)
     os.utime(segment, ns=(1, 1))  # another time, the same content
     assert read(segment)[1].cached == 1
     with pytest.raises(AssertionError, match="were read"):
-        read(segment, cache=False)
+        read(segment, cached=False)
 
 
 def test_only_what_is_new_is_read(kept: tuple[Path, Groups]) -> None:
     segment, first = kept
-    write(segment.parent, synthetic_episodes(2, 2))
+    write(segment.parent / "later", synthetic_episodes(2, 2))  # sub-folders count too
     got, report = read(segment.parent)
     assert (report.segments, report.cached, report.episodes) == (2, 1, 8)
     assert len(got) == len(first) + 18
@@ -232,7 +239,6 @@ def test_a_changed_segment_is_read_again(kept: tuple[Path, Groups], same_time: b
         os.utime(segment, ns=(stat.st_atime_ns, stat.st_mtime_ns))
     grown, report = read(segment)
     assert (report.cached, report.episodes) == (0, 7)
-    assert same(grown.select(slice(0, len(first))), first) is False  # of more episodes
     assert np.array_equal(grown.own[: len(first)], first.own)
     assert read(segment)[1].cached == 1
 
@@ -244,9 +250,28 @@ def test_a_changed_segment_is_read_again(kept: tuple[Path, Groups], same_time: b
     assert read(segment)[1].cached == 0
 
 
+def test_what_is_written_while_it_is_read_is_not_lost(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    segment = write(tmp_path, synthetic_episodes(2, 1))
+    read_chunk = trace_rows._read_chunk
+
+    def read_and_append(*given: Any) -> Any:
+        found = read_chunk(*given)
+        with segment.open("ab") as file:
+            file.write(b"\n" + next(synthetic_episodes(1, 9)).to_json())
+        return found
+
+    with monkeypatch.context() as patch:
+        patch.setattr(trace_rows, "_read_chunk", read_and_append)
+        assert read(tmp_path)[1].episodes == 2
+    report = read(tmp_path)[1]
+    assert (report.cached, report.episodes) == (0, 3)
+
+
 def test_a_torn_cache_is_made_anew(kept: tuple[Path, Groups]) -> None:
     segment, first = kept
-    cache = cache_of(segment)
+    [cache] = caches(segment.parent)
     whole = cache.read_bytes()
     for cut in {0, 1, 4, 8, len(whole) - 1, *range(0, len(whole), len(whole) // 15)}:
         cache.write_bytes(whole[:cut])
@@ -258,7 +283,7 @@ def test_a_torn_cache_is_made_anew(kept: tuple[Path, Groups]) -> None:
 
 def test_flipped_bits_never_reach_the_groups(kept: tuple[Path, Groups]) -> None:
     segment, first = kept
-    cache = cache_of(segment)
+    [cache] = caches(segment.parent)
     whole = cache.read_bytes()
     rebuilt = 0
     for place in range(0, len(whole), len(whole) // 60):
@@ -273,7 +298,7 @@ def test_another_version_is_made_anew(
     kept: tuple[Path, Groups], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     segment, first = kept
-    monkeypatch.setattr(segments, "VERSIONS", [*segments.VERSIONS, "new"])
+    monkeypatch.setattr(trace_rows, "VERSIONS", [*trace_rows.VERSIONS, "new"])
     got, report = read(segment)
     assert report.cached == 0
     assert same(got, first)
@@ -286,42 +311,56 @@ def test_a_folder_that_takes_no_cache(tmp_path: Path, monkeypatch: pytest.Monkey
     def refuse(*_: Any, **__: Any) -> Any:
         raise PermissionError("read-only")
 
-    monkeypatch.setattr(segments.pq, "ParquetWriter", refuse)
+    monkeypatch.setattr(trace_rows.np, "savez", refuse)
     with pytest.warns(UserWarning, match="is read anew each time: read-only"):
         got, _ = read(tmp_path)
     assert len(got) == 18
     assert list(tmp_path.iterdir()) == [segment]
     monkeypatch.undo()
-    assert same(read(tmp_path, cache=False)[0], got)
+    assert same(read(tmp_path, cached=False)[0], got)
     assert list(tmp_path.iterdir()) == [segment]
 
 
-def written(file: Path) -> tuple[int, ...]:
-    """What tells whether a file was written anew; when it was read tells nothing."""
-    stat = file.stat()
-    return stat.st_ino, stat.st_mtime_ns, stat.st_size
+def curve(slope: float, shift: float) -> Calibration:
+    one = {"slope": slope, "shift": shift}
+    return Calibration.model_validate({"logprob": {"proposed": one, "refined": one}})
 
 
-def test_caches_are_written_in_several_processes(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_each_calibration_has_a_cache_of_its_own(
+    kept: tuple[Path, Groups], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    segment, as_recorded = kept
+    episodes = list(synthetic_episodes(6, 1))
+    for calibration in (curve(3.0, -2.0), curve(0.0, 0.2)):
+        for cached in (0, 1):
+            got, report = read(segment, calibration=calibration)
+            assert report.cached == cached
+        assert same(got, make_groups(episodes, exactly, calibration=calibration))
+        assert same(got, make_groups([recalibrate(e, calibration) for e in episodes], exactly))
+        assert not np.array_equal(got.own, as_recorded.own)
+    assert read(segment)[1].cached == 1
+    # The latest few are kept, and those of the responses apart.
+    read_judged(segment, exactly)
+    monkeypatch.setattr(trace_rows, "MOST_CACHES", 2)
+    read(segment, calibration=curve(1.0, 1.0))
+    assert len(caches(segment.parent)) == 3
+    monkeypatch.setattr(trace_rows, "_read_chunk", forbidden)
+    assert read(segment, calibration=curve(1.0, 1.0))[1].cached == 1
+    read_judged(segment, exactly)
+
+
+def test_several_processes_read_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     files = [write(tmp_path, synthetic_episodes(2, seed)) for seed in range(3)]
-    cache_segments(files, 2)
-    assert not any(cache_of(file).exists() for file in files)  # so few are read sooner by one
-    monkeypatch.setattr(segments, "WORTH_PROCESSES", 1)
-    cache_segments(files, 1)
-    assert not any(cache_of(file).exists() for file in files)
-    expected = read(files, cache=False)[0]
-    read(files[0])
-    kept = written(cache_of(files[0]))
-    cache_of(files[1]).write_bytes(b"torn")
-    cache_segments(files, 2)
-    assert written(cache_of(files[0])) == kept
-    got, report = read(files)
-    assert report.cached == 3
+    with files[1].open("ab") as file:
+        file.write(b'\n{"torn": ')
+    expected, told = read(files, cached=False)
+    monkeypatch.setattr(trace_rows, "WORTH_PROCESSES", 1)
+    got, report = read(files, processes=2)
     assert same(got, expected)
-    monkeypatch.setattr(segments, "ProcessPoolExecutor", forbidden)
-    cache_segments(files, 2)
+    assert report.problems == told.problems
+    assert report.cached == 0
+    monkeypatch.setattr(trace_rows, "ProcessPoolExecutor", forbidden)
+    assert read(files, processes=2)[1].cached == 3
 
 
 def test_references_and_graders_may_change_after_caching(tmp_path: Path) -> None:
@@ -336,8 +375,7 @@ def test_references_and_graders_may_change_after_caching(tmp_path: Path) -> None
     assert report.cached == 1
     assert report.dropped == {"no reference": 1}
     assert joined.episodes == [episodes[i].id for i in (0, 1, 3)]
-    write(tmp_path / "whole", [episodes[i] for i in (0, 1, 3)])
-    assert same(joined, read(tmp_path / "whole")[0])
+    assert same(joined, make_groups([episodes[i] for i in (0, 1, 3)], exactly))
 
     everything, report = read(tmp_path, labels=labels, grader=lambda a, b: True)
     assert report.cached == 1
@@ -352,7 +390,6 @@ def of_my_own(votes: Any) -> int | None:
 
 def test_a_rule_of_ones_own(tmp_path: Path) -> None:
     plain = list(synthetic_episodes(3, consensus="majority"))
-    write(tmp_path / "plain", plain)
     options = {**plain[0].options, "consensus": "of_my_own"}
     write(tmp_path / "own", [e.model_copy(update={"options": options}) for e in plain])
     with pytest.raises(ConfigurationError, match=r"'of_my_own', which is not built in.*rule="):
@@ -360,21 +397,27 @@ def test_a_rule_of_ones_own(tmp_path: Path) -> None:
     for _ in range(2):
         got, report = read(tmp_path / "own", rule=of_my_own)
         assert report.cached == 0
-        assert same(got, read(tmp_path / "plain")[0])
+        assert same(got, make_groups(plain, exactly))
     assert not list((tmp_path / "own").glob(".*"))
 
 
 def test_records_of_version_1_are_read(tmp_path: Path) -> None:
     episodes = list(synthetic_episodes(3))
-    write(tmp_path / "new", episodes)
-    (tmp_path / "old").mkdir()
     records = [orjson.loads(episode.to_json()) for episode in episodes]
     old = [
         {k: v for k, v in {**r, "schema_version": 1}.items() if k != "interventions"}
         for r in records
     ]
-    (tmp_path / "old" / "a.jsonl").write_bytes(b"\n" + b"\n".join(map(orjson.dumps, old)))
-    assert same(read(tmp_path / "old")[0], read(tmp_path / "new")[0])
+    (tmp_path / "a.jsonl").write_bytes(b"\n" + b"\n".join(map(orjson.dumps, old)))
+    assert same(read(tmp_path)[0], make_groups(episodes, exactly))
+
+
+def test_rows_of_any_kind_are_read(tmp_path: Path) -> None:
+    write(tmp_path, synthetic_episodes(2))
+    rows = read_rows(tmp_path, "", lambda e: trace_rows.Row({"n": np.ones((1, 2))}, {"id": e.id}))
+    assert rows.arrays["n"].shape == (2, 2)
+    assert len(rows.texts["id"]) == 2
+    assert not caches(tmp_path)
 
 
 # --- the report -----------------------------------------------------------------------------
@@ -384,19 +427,23 @@ def test_what_is_dropped_is_reported(tmp_path: Path) -> None:
     first, second, third = synthetic_episodes(3)
     odd = orjson.loads(second.to_json())
     bad = {
-        "torn record": [second.to_json()[:-9], b"\x00\xff"],
-        "other version": [b"[]", b'{"schema_version": 99}'],
-        "invalid record": [
+        "unreadable": [
+            second.to_json()[:-9],
+            b"\x00\xff",
+            b"[]",
+            b'{"schema_version": 99}',
             b'{"schema_version": 1, "id": "x"}',
             orjson.dumps({**odd, "question": 5}),
+            orjson.dumps({**odd, "agents": 7}),
+        ],
+        "contradictory": [
             orjson.dumps({**odd, "turns": [{**odd["turns"][0], "agent": "nobody"}]}),
             orjson.dumps({**odd, "tallies": []}),
-            orjson.dumps({**odd, "options": {**odd["options"], "consensus": 5}, "agents": 7}),
         ],
     }
     own = odd["turns"][0]["observation"]["own"]
     odd["turns"][0]["observation"]["own"] = [None, *own[1:]]
-    bad["invalid record"].append(orjson.dumps(odd))
+    bad["unreadable"].append(orjson.dumps(odd))
     lines = [line for group in bad.values() for line in group]
     segment = tmp_path / "a.jsonl"
     segment.write_bytes(b"\n" + b"\n".join([first.to_json(), *lines, third.to_json()]))
@@ -414,16 +461,16 @@ def test_what_is_dropped_is_reported(tmp_path: Path) -> None:
         assert "torn record" in report.problems[0]
         assert "Field required" in report.problems[4]
         assert "valid string" in report.problems[5]
-        assert "turns of nobody" in report.problems[6]
-        assert "6 invalid record" in str(report)
+        assert "turns of nobody" in report.problems[8]
+        assert "8 unreadable, 2 contradictory" in str(report)
         assert "2 duplicates" in str(report)
 
 
 def test_only_the_first_problems_are_told(tmp_path: Path) -> None:
     (tmp_path / "a.jsonl").write_bytes(b"\n".join([b"{"] * 50))
     _, report = read(tmp_path)
-    assert report.dropped == {"torn record": 50}
-    assert len(report.problems) == segments.MOST_PROBLEMS
+    assert report.dropped == {"unreadable": 50}
+    assert len(report.problems) == trace_rows.MOST_PROBLEMS
 
 
 def test_paths(tmp_path: Path) -> None:
@@ -441,7 +488,6 @@ def test_progress(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
         read(tmp_path, progress=True)
         shown = capsys.readouterr().err
         assert "traces: 100%" in shown
-        assert "groups=9" in shown
     read(tmp_path)
     assert capsys.readouterr().err == ""
 
@@ -503,7 +549,4 @@ def test_what_a_hint_brought_about_is_not_the_teams_own_last_answer(tmp_path: Pa
     told = {"tallies": tallies, "reference": last}
     for interventions, right in (([], True), ([hint], False)):
         changed = episode.model_copy(update={**told, "interventions": interventions})
-        block = Block()
-        block.add(changed, [], [])
-        said = block.answers[0][int(block.parts["final"][0][0])]
-        assert (said == last) is right
+        assert make_groups([changed], exactly).outcomes.final.tolist() == [right]

@@ -9,7 +9,8 @@ import pytest
 from mpdf_langgraph import Agent, MathAnswer, RecordedChatModel, TraceWriter, create_deliberation
 from mpdf_langgraph.consensus import Vote
 from mpdf_langgraph.errors import ConfigurationError
-from training.collect.importing import Answer, build_episode
+from tests.support.recorded import recorded_episode
+from training.collect.importing import Answer
 from training.studies import cross_validation
 from training.studies.cross_validation import (
     CALIBRATED,
@@ -34,7 +35,7 @@ def write(folder: Path, rows: dict[str, tuple[str, dict[str, str]]]) -> Path:
     writer = TraceWriter(folder)
     for question, (reference, said) in rows.items():
         answers = [Answer(agent, f"#### {text}", None) for agent, text in said.items()]
-        writer.write(build_episode(question, reference, answers, schema=MATH))
+        writer.write(recorded_episode(question, reference, answers, schema=MATH))
     writer.close()
     return folder
 
@@ -53,7 +54,7 @@ def test_proposals_are_read_and_judged(tmp_path: Path) -> None:
 def test_nothing_to_learn_from_is_refused(tmp_path: Path) -> None:
     writer = TraceWriter(tmp_path)
     two = [Answer("ann", "4", None), Answer("bo", "5", None)]
-    writer.write(build_episode("2+2?", None, two, schema=MATH))
+    writer.write(recorded_episode("2+2?", None, two, schema=MATH))
     writer.close()
     with pytest.raises(ConfigurationError, match="no episode has a reference"):
         read((tmp_path,), MATH.equivalent)
@@ -204,7 +205,7 @@ def test_what_calibration_gives_is_told_apart(tmp_path: Path) -> None:
         said = [("ann", truth + 500, 0.6), ("bo", truth + 500, 0.6)]
         said += [("cy", truth, 0.99) if known else ("cy", truth + 900, 0.7)]
         answers = [Answer(name, f"#### {number}", sure) for name, number, sure in said]
-        writer.write(build_episode(f"Question {i}?", str(truth), answers, schema=MATH))
+        writer.write(recorded_episode(f"Question {i}?", str(truth), answers, schema=MATH))
     writer.close()
     options = Options((tmp_path / "traces",), out=tmp_path / "out", folds=2, seeds=1)
     right = {n: float(v.mean()) for n, v in cross_validation.cross_validate(options).items()}

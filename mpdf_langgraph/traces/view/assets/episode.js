@@ -189,12 +189,14 @@ function spoken(view, response, title) {
   const profile = response.profile;
   return h("section", { class: "spoken", style: { "--cluster": colour } },
     h("h4", {}, title),
+    response.thought && h("details", {}, h("summary", {}, "its thought, which nobody else saw"), h("pre", { class: "text" }, response.thought)),
     h("pre", { class: "text" }, response.text || "(empty)"),
     h("p", { class: "facts" },
       h("span", {}, h("span", { class: "letter" }, letter), " ", h("strong", { class: verdictWord(verdict) }, `${response.answer ?? "no answer"} ${mark(verdict)}`)),
       h("span", {}, `${whole.format(response.usage.prompt_tokens)} + ${whole.format(response.usage.completion_tokens)} tokens`),
       h("span", {}, seconds(response.seconds)),
       response.model && h("span", {}, response.model),
+      response.refused && h("span", { class: "bad" }, "refused to answer"),
       profile.truncated && h("span", { class: "bad" }, "cut off at the length limit"),
       response.finish_reason && response.finish_reason !== "stop" && h("span", {}, `finish: ${response.finish_reason}`)),
     critique && h("div", { class: "facts" }, h("span", { class: "dim" }, `confidence (${critique.source})`), confidenceBar(critique.confidence), h("span", { class: "dim" }, scores)),
@@ -212,7 +214,7 @@ function prompt(view, response) {
     h("h4", {}, response.round ? `What ${response.agent} had before it, in round ${response.round}` : `What ${response.agent} had before it`),
     notes !== undefined && notes !== "" && part(`known to ${response.agent} alone`, notes, true),
     episode.history.length > 0 && part(`the conversation so far (${episode.history.length})`, episode.history.map((m) => `${m.role}: ${m.text}`).join("\n\n")),
-    part("the question", episode.question),
+    part("the question", episode.question + episode.attachments.map((kind) => `\n[${kind}]`).join("")),
     before && before.map((id, a) => id !== null && part(names[a] === response.agent ? "its own answer before" : `${names[a]}: ${view.response(id).answer ?? "no answer"}`, view.response(id).text)));
 }
 

@@ -1,0 +1,46 @@
+"""A chat model for OpenAI-compatible endpoints that keeps what a reasoning parser set apart.
+
+Where a server parses the thoughts out of a reply, it sends them in a field of their own, of which
+OpenAI's API and so `ChatOpenAI` know nothing.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+from langchain_core.messages import BaseMessage
+from langchain_core.outputs import ChatGenerationChunk, ChatResult
+from langchain_openai import ChatOpenAI
+
+#: What servers call the field: vLLM, SGLang and DeepSeek, and newer releases of vLLM.
+_FIELDS = ("reasoning_content", "reasoning")
+
+
+class ReasoningChatOpenAI(ChatOpenAI):
+    """`ChatOpenAI` whose messages bear a reply's thought, where the server sends it apart.
+
+    It stands in ``additional_kwargs["reasoning_content"]``, as other providers' classes have it.
+    """
+
+    def _create_chat_result(
+        self, response: Any, generation_info: dict[str, Any] | None = None
+    ) -> ChatResult:
+        result = super()._create_chat_result(response, generation_info)
+        given = response if isinstance(response, dict) else response.model_dump(warnings=False)
+        for generation, choice in zip(result.generations, given["choices"], strict=False):
+            _keep_thought(generation.message, choice["message"])
+        return result
+
+    def _convert_chunk_to_generation_chunk(
+        self, chunk: dict[str, Any], *args: Any, **kwargs: Any
+    ) -> ChatGenerationChunk | None:
+        converted = super()._convert_chunk_to_generation_chunk(chunk, *args, **kwargs)
+        choices = chunk.get("choices")
+        if converted is not None and choices:
+            _keep_thought(converted.message, choices[0]["delta"])
+        return converted
+
+
+def _keep_thought(message: BaseMessage, given: Mapping[str, Any]) -> None:
+    thoughts = [given.get(field) for field in _FIELDS]
+    if thought := next((t for t in thoughts if isinstance(t, str) and t), None):
+        message.additional_kwargs["reasoning_content"] = thought

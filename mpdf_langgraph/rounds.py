@@ -1,0 +1,159 @@
+"""The rules of a round: what a move results in, who holds what, who agrees, and when to stop.
+
+Pure functions of the records. The nodes apply them while a deliberation runs. The rewards, the
+control and the calibration apply them to recorded deliberations, and the page shows the result.
+Whom CONCEDE adopts is a question of votes: see `consensus.concession`.
+"""
+
+from collections.abc import Mapping, Sequence
+
+from mpdf_langgraph.state import Action, Response, Turn
+
+#: The response that each agent holds, in the order of the team. None: it holds no response.
+Held = Mapping[str, Response | None]
+
+
+def has_answer(response: Response | None) -> bool:
+    """Tell whether a response has a valid answer, so that it votes."""
+    return response is not None and response["cluster"] is not None
+
+
+def answer_of(response: Response | None) -> str | None:
+    """Return the answer that a response votes for, None if it has no valid answer."""
+    return response["answer"] if response is not None and has_answer(response) else None
+
+
+def confidence_of(response: Response) -> float | None:
+    """Return the critic's confidence in a response, None if it is not known."""
+    return response["critique"]["confidence"] if response["critique"] else None
+
+
+def after_move(
+    action: Action,
+    before: Response | None,
+    *,
+    drawn: Response | None = None,
+    target: Response | None = None,
+) -> Response | None:
+    """Return the response that an agent holds after its move.
+
+    PERSIST keeps the response. CONCEDE adopts the target. REFINE takes the drawn response, except
+    that a response without a valid answer never replaces one that has a valid answer. An agent
+    without a target or a drawn response keeps what it holds.
+
+    Args:
+        action: The move.
+        before: The response held at the decision.
+        drawn: The response of the REFINE call, None if it failed.
+        target: The response that CONCEDE adopts.
+    """
+    if action == "CONCEDE" and target is not None:
+        return target
+    if action == "REFINE" and drawn is not None and (has_answer(drawn) or not has_answer(before)):
+        return drawn
+    return before
+
+
+def complete_turn(turn: Turn, responses: Mapping[str, Response]) -> Turn:
+    """Return a turn with its `after`, once all responses of its round are there.
+
+    Args:
+        turn: A decision.
+        responses: All responses of the deliberation by id, with their clusters.
+    """
+    before, target = turn["before"], turn["target"]
+    after = after_move(
+        turn["action"],
+        responses[before] if before else None,
+        drawn=responses.get(f"{turn['agent']}@{turn['round']}"),
+        target=responses[target] if target else None,
+    )
+    return Turn({**turn, "after": after["id"] if after else None})
+
+
+def held_by_round(
+    agents: Sequence[str],
+    responses: Mapping[str, Response],
+    turns: Sequence[Turn],
+    rounds: int | None = None,
+) -> list[dict[str, Response | None]]:
+    """Return the responses held after every round of a recorded deliberation, by agent.
+
+    Args:
+        agents: Names in the order of the team.
+        responses: All responses by id.
+        turns: All completed turns.
+        rounds: Number of rounds of decisions. Default: the last round that has a turn.
+
+    Returns:
+        One dict per round, shape ``[1 + rounds]``. The first one has the proposals.
+
+    Raises:
+        KeyError: A turn names a response that is not there.
+    """
+    if rounds is None:
+        rounds = max((turn["round"] for turn in turns), default=0)
+    result: list[dict[str, Response | None]] = [{a: responses.get(f"{a}@0") for a in agents}]
+    for round_ in range(1, rounds + 1):
+        held = dict(result[-1])
+        for turn in turns:
+            if turn["round"] == round_:
+                held[turn["agent"]] = responses[turn["after"]] if turn["after"] else None
+        result.append(held)
+    return result
+
+
+def is_settled(held: Held, winner: int | None, bar: float | None = None) -> bool:
+    """Tell whether the team agrees.
+
+    It does if every valid answer is in the winning cluster and more than half of the agents have
+    a valid answer: the others may still refine or concede, so a minority does not settle for them.
+
+    Args:
+        held: The response each agent holds.
+        winner: The cluster that the consensus rule elected.
+        bar: Least confidence in each of these answers. An unknown confidence is below any bar.
+    """
+    live = [r for r in held.values() if r is not None and r["cluster"] is not None]
+    if 2 * len(live) <= len(held) or any(response["cluster"] != winner for response in live):
+        return False
+    confidences = [confidence_of(response) for response in live]
+    return bar is None or all(c is not None and c >= bar for c in confidences)
+
+
+def find_stop_reason(
+    held: Held,
+    turns: Sequence[Turn],
+    winner: int | None,
+    *,
+    last_round: bool,
+    out_of_time: bool = False,
+    stop_when_settled: bool = True,
+    settle_confidence: float | None = None,
+) -> str | None:
+    """Return why a deliberation stops after a round, None if it goes on.
+
+    The first reason that holds counts: ``"failed"`` (nobody holds a response), ``"agreement"``,
+    the name of the budget that forbids every agent to refine, ``"all_persisted"``, ``"timeout"``,
+    ``"max_rounds"``.
+
+    Args:
+        held: The response each agent holds after the round.
+        turns: The decisions of the round. Empty after the proposals.
+        winner: The cluster that the consensus rule elected.
+        last_round: No further round is allowed.
+        out_of_time: The time budget is spent.
+        stop_when_settled: Stop if the team agrees or everyone persists.
+        settle_confidence: See `is_settled`.
+    """
+    if not any(held.values()):
+        return "failed"
+    if stop_when_settled and is_settled(held, winner, settle_confidence):
+        return "agreement"
+    if turns and all(turn["blocked"] for turn in turns):
+        return turns[0]["blocked"]
+    if stop_when_settled and turns and all(turn["action"] == "PERSIST" for turn in turns):
+        return "all_persisted"
+    if out_of_time:
+        return "timeout"
+    return "max_rounds" if last_round else None
