@@ -31,7 +31,7 @@ _CYRILLIC = str.maketrans("АВСЕавсе", "ABCEabce")
 _LONE_CYRILLIC = re.compile(r"(?<!\w)[АВСЕавсе](?!\w)")
 
 _STYLE = (
-    r"\\(?:text|mathrm|mathbf|textbf|textsf|textit|mathsf|boldsymbol|textrm|mathit"
+    r"\\(?:text|mathrm|mathbf|textbf|textsf|textit|mathsf|boldsymbol|mathcal|textrm|mathit"
     r"|mathbb|underline)\w*\s?\{"
 )
 _HEDGES = (
@@ -74,9 +74,9 @@ _SUBJECT = re.compile(
 _PLURAL = re.compile(r"\bare\s(?:all\s|both\s)?" + _GOOD)
 # "I choose B", "it is C", "the right one is B", "so C."
 _CHOSEN = re.compile(
-    r"(?:\b(?:choos(?:e|ing)|chose|pick(?:ing)?|select(?:ing|ed)?|go(?:ing)?\swith|opt(?:ing)?\sfor|settle\son|prefer|say"
+    r"(?:\b(?:choos(?:e|ing)|chose|pick(?:ing)?|select(?:ing|ed)?|go(?:ing)?\swith|opt(?:ing)?\sfor|settle\son|prefer|say|lean(?:ing)?\s(?:towards?|to)|I\s(?:think|believe|guess)"
     r"|vote\sfor|it(?:'s|\sis)|it\smust\sbe|must\sbe|should\sbe|choice\sis|option\sis|this\sis|that\sis|points\sto|leaves(?:\sus\swith)?"
-    r"|(?:correct|right|best|final)\s(?:one|option|choice|letter|answer|selection)\s?(?:is|:|=|-)"
+    r"|(?:correct|right|best|final)\s(?:one|option|choice|letter|answer|selection|statement)\s?(?:is|:|=|-)"
     r"|(?:my|final)\s(?:choice|pick|selection|vote)\s?(?:is|:|=|-))"
     r"|(?m:^)[ \t*_#>-]{0,9}(?:(?:selected|chosen|correct)\s)?(?:choice|option|letter"
     r"|selection|pick)\s?[:=]"

@@ -311,6 +311,12 @@ class _Memory:
         self._lock = threading.Lock()
         self._known: dict[Any, _Outputs] = {}
 
+    def __getstate__(self) -> dict[str, Any]:
+        return {}  # another process has a memory of its own
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        _Memory.__init__(self)
+
     def get(self, key: Any) -> _Outputs | None:
         return self._known.get(key)
 

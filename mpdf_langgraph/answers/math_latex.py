@@ -87,6 +87,7 @@ def _from_plain(text: str) -> str:
     text = re.sub(r"(?<![A-Za-z\\])(?:abs|Abs)\s?\(([^()]*)\)", r"|\1|", text)
     text = re.sub(r"(?<![A-Za-z\\])floor\s?\(([^()]*)\)", r"\\lfloor \1 \\rfloor ", text)
     text = re.sub(r"(?<![A-Za-z\\])ceil(?:ing)?\s?\(([^()]*)\)", r"\\lceil \1 \\rceil ", text)
+    text = re.sub(r"(?<![A-Za-z])\\?log([0-9]+)\s?(?=\()", r"\\log_{\1}", text)
     text = re.sub(r"(?<![A-Za-z\\])sqrt\s?(?=[({0-9a-z])", r"\\sqrt", text)
     text = re.sub(r"(?<=[0-9a-z])sqrt\s?(?=[({0-9])", r"\\sqrt", text)
     text = re.sub(r"(?<![A-Za-z\\])cbrt\s?(?=[({0-9a-z])", r"\\sqrt[3]", text)

@@ -80,6 +80,10 @@ _DOUBLED = re.compile(
     r"(?<!\\)\\\\(?=(?:[dtc]?frac|sqrt|text|pi|cdot|times|left|right|boxed|mathrm|circ|pm|infty|binom|theta|log|ln|sin|cos|tan|begin|end|\{|\}|%|\$|,|cup|le|ge|leq|geq)(?![a-zA-Z]))"
 )
 _SINGLE = re.compile(r"(?<!\\)\\(?=[A-Za-z{}$%,])")
+_HEDGE = re.compile(
+    r"^(?:\\text\s?\{\s*)?(?:about|exactly|approximately|approx\.?|roughly|nearly|around|almost)\b\s*\}?\s*(?=\S)",
+    re.IGNORECASE,
+)
 _CURRENCY_IN_TEXT = re.compile(rf"^(?:\\(?:text|mathrm)\s?\{{\s*)({CURRENCY})\s*\}}\s*")
 _TRAILING = re.compile(
     r"\s*(?:,|\\text\s?\{\s?,)\s*(?:\\text\s?\{\s?)?(?:as|so|since|because|where|for|with|if|when|hence|thus"
@@ -159,6 +163,7 @@ def _undressed(text: str) -> str:
     if len(text) > 2 and text[0] == text[-1] == "_":
         text = text.strip("_ ")
     text = _RELATION.sub("", text)
+    text = _HEDGE.sub(_reopened, text)
     text = _CURRENCY_IN_TEXT.sub(r"\1 ", text)
     while len(text) > 1 and text[0] == text[-1] and text[0] in "\"'":
         text = text[1:-1].strip()
@@ -186,6 +191,11 @@ def _undressed(text: str) -> str:
     if text.endswith("!") and re.search(r"[A-Za-z]{3}!$", text):
         text = text[:-1]
     return text.strip()
+
+
+def _reopened(removed: re.Match[str]) -> str:
+    """What opened the text of which the first words are removed."""
+    return "\\text{" if removed.group().count("{") > removed.group().count("}") else ""
 
 
 def _introduces(text: str, prefix: re.Match[str]) -> bool:

@@ -167,7 +167,7 @@ def units_behind(text: str, money: bool) -> Units | None:
     plain = plain_units(text)
     if not plain:
         return NO_UNITS
-    if _SYMBOLIC.search(plain):
+    if _SYMBOLIC.search(plain) or plain[0] in "*·²³":
         return None
     if _NO_UNIT.search(plain) and not _is_known_phrase(plain):
         return None
@@ -266,7 +266,7 @@ def _read_words(text: str) -> Quantity | None:
     if not _WORDS.match(plain):
         return None
     words = plain.replace("-", " ").split(" ")
-    if len(words) > 16:
+    if len(words) > 40:
         return None
     value, used = _leading_number(words)
     if value is None:

@@ -4,6 +4,7 @@ import re
 
 from mpdf_langgraph.answers.math_notation import canonical
 from mpdf_langgraph.answers.math_numbers import DECIMAL, MAX_LENGTH, NUMBER_WORD, read_quantity
+from mpdf_langgraph.answers.math_parts import read_proportion
 from mpdf_langgraph.answers.reading import (
     MARKER,
     TRUNCATED_BOX,
@@ -13,6 +14,7 @@ from mpdf_langgraph.answers.reading import (
     json_answer,
     last_match,
     tagged_answer,
+    without_truncated_box,
 )
 
 _FRACTION = r"\\[dt]?frac\s?(?:\{-?[0-9]+\}|[0-9])\s?(?:\{[0-9]+\}|[0-9])"
@@ -62,8 +64,9 @@ def find_answer(text: str) -> str | None:
 
 def find_answer_in_words(text: str) -> str | None:
     """Return the answer of a response without a box."""
-    cut_off = TRUNCATED_BOX.search(text)
-    shortened = TRUNCATED_BOX.sub("", text) if cut_off else text
+    boxes = find_boxes(text, most=1)
+    cut_off = TRUNCATED_BOX.search(text, boxes[-1].end if boxes else 0)
+    shortened = without_truncated_box(text) if cut_off else text
     # A Markdown heading of level 4 ("#### Step 2", "#### 1. Add") is not an answer.
     lines = [
         line for line in _HASHES.findall(shortened) if not _HEADING.match(line) or _is_number(line)
@@ -100,8 +103,8 @@ def _stands_alone(text: str) -> bool:
 # --- boxes ------------------------------------------------------------------------------------
 
 _GLUE = re.compile(
-    r"(?:\s|\$|\\\(|\\\)|\\quad|\\text\s?\{\s?(?:and|or|,)\s?\}|,|;|\band\b|\bor\b|\bund\b|\bet\b|\by\b"
-    r"|(?:[a-zA-Z](?:_\{?[0-9a-z]\}?)?|\\[a-z]+)\s?=)*"
+    r"(?:(?:[a-zA-Z](?:_\{?[0-9a-z]\}?)?|\\[a-z]+)\s?=|\s|\$|\\\(|\\\)|\\quad"
+    r"|\\text\s?\{\s?(?:and|or|,)\s?\}|,|;|\band\b|\bor\b|\bund\b|\bet\b|\by\b)*"
 )
 _JOINS = re.compile(r",|;|\band\b|\bor\b|\bund\b|\bet\b|\by\b")
 _SIGN_BEFORE = re.compile(r"(?:=|\bis|\\approx)\s?\$?\s?(-)\s?$|^\s?\$*\s?(-)\s?$")
@@ -253,6 +256,8 @@ def read_sentence(sentence: str) -> str | None:
         return None
     lead = re.sub(r"(?<=\w)\*\*", "", lead)
     if _NUMBERS_LISTED.fullmatch(lead):
+        return canonical(lead)
+    if read_proportion(lead.strip(" .")):
         return canonical(lead)
     if formula := _final_formula(lead):
         return formula

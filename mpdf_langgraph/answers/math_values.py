@@ -74,7 +74,7 @@ def in_order_of_names(items: list[str]) -> list[str]:
 
 
 def both_signs(text: str) -> list[str] | None:
-    """Return the values of a list in which every plus-or-minus gives two; None: there are too many."""
+    """Return the values of a list in which a plus-or-minus gives two; None: too many."""
     values: list[str] = []
     for item in split_list(text):
         assigned = read_assignment(item)

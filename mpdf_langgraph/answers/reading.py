@@ -28,7 +28,8 @@ _NEXT_SPEAKER = re.compile(r"\n[ \t]{0,9}(?:\*\*|#{1,4} )?(?:Human|User)(?:\*\*)
 _NEXT_QUESTION = re.compile(
     r"\n[ \t]{0,9}(?:\*\*|#{1,4} )?(?:Q|(?:New |Next |Another )?(?:Question|Problem"
     r"|Exercise|Instruction)"
-    r"|### (?:Input|Instruction))(?:\s?#?\d{1,3})?(?:\*\*)?(?:[:：]|\.\s)",
+    r"|### (?:Input|Instruction))(?:\s?#?\d{1,3})?(?:\*\*)?(?:[:：]|\.\s)"
+    r"|\n#{1,4} (?:\*\*)?(?:Question|Problem|Example|Exercise)\s?#?\d{1,3}(?:\*\*)?\s*\n",
     re.IGNORECASE,
 )
 
@@ -61,15 +62,15 @@ def _without_next_question(text: str) -> str:
 
 def _first_statement(text: str) -> int | None:
     """Where the first answer is stated; behind the end of a response of one short line."""
-    ends = [
+    line = text.lstrip().split("\n", 1)[0]
+    before = len(text) - len(text.lstrip())
+    ends = [before + len(line)] if 0 < len(line) <= _SHORT and not line.endswith(":") else []
+    ends += [
         found.end()
         for pattern in (MARKER, _BOX, _HASHES, _TAG_OPEN)
         if (found := pattern.search(text))
     ]
-    if not ends:
-        line = text.lstrip().split("\n", 1)[0]
-        return len(text) - len(text.lstrip()) + len(line) if 0 < len(line) <= _SHORT else None
-    return min(ends)
+    return min(ends) if ends else None
 
 
 _SHORT = 20  # characters of a line that can only be an answer

@@ -34,6 +34,8 @@ _APPOSITION = re.compile(
     r"|located|known|due|also|i\.e\.|capital)\b)|\s(?=(?:because|since|as it|as they)\b)"
     r"|\s[-–—]\s(?=[a-z])|;\s"
 )
+_BOLD = re.compile(r"(?:\*\*)?([^*\n]{1,200}?)[.:,]?\*\*(?!\w)")
+_INITIALS = re.compile(r"(?<!\S)([^\W\d_]) (?=[^\W\d_](?:\s|$))")
 _IN_BRACKETS = re.compile(r"(?<=\S)\s\([^()]*\)$")
 _DECORATION = ' \t\n*_`"“”„«»>'
 
@@ -61,6 +63,8 @@ def _statement(rest: str) -> str:
         line = line[corrected.end() :]
     if yes_or_no := _YES_NO.match(line):
         return yes_or_no["word"].capitalize()
+    if bold := _BOLD.match(rest.lstrip(" \t\n:")):
+        return _tidy(bold[1])
     line = line[: _end_of_sentence(line)]
     clause = _APPOSITION.split(line, maxsplit=1)[0]
     return _tidy(_IN_BRACKETS.sub("", _tidy(clause)))
@@ -113,6 +117,7 @@ def normalise(text: str) -> str:
     plain = " ".join(_without_accents(unicodedata.normalize("NFKC", text)).casefold().split())
     if number := _as_number(plain):
         return number
+    written = plain
     plain = re.sub(r"(?<=\d),(?=\d{3}(?!\d))", "", plain)
     plain = re.sub(r"(?<!\d),|,(?!\d)", " ", plain)
     plain = re.sub(r"\s?&\s?", " and ", plain)
@@ -124,8 +129,9 @@ def normalise(text: str) -> str:
         or character in "#%"
         or (character in "-.:/," and following.isdigit())
     )
+    kept = _INITIALS.sub(r"\1", re.sub(r"\b([^\W\d]) (?=[^\W\d] )", r"\1", kept))
     words = [word for word in kept.split() if word not in ("a", "an", "the")]
-    return " ".join(_as_number(word) or word for word in words) or plain
+    return " ".join(_as_number(word) or word for word in words) or written
 
 
 def _as_number(text: str) -> str | None:

@@ -67,7 +67,7 @@ class TraceWriter:
         if pid not in self._segments:  # a fork gets a segment of its own
             stamp = time.strftime("%Y%m%dT%H%M%S", time.gmtime())
             path = self.folder / f"{stamp}-{pid}-{uuid.uuid4().hex[:8]}.jsonl"
-            flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC
+            flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | getattr(os, "O_CLOEXEC", 0)
             opened = os.open(path, flags, 0o644)
             # The first of several threads wins. A lock could stay held across a fork for ever.
             if self._segments.setdefault(pid, opened) != opened:

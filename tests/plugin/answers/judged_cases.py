@@ -60,7 +60,8 @@ def read_cases(path: Path) -> list[dict[str, Any]]:
 def main(paths: list[str]) -> None:
     """Print the table."""
     reader = Reader(Sandbox(command=("env", "-i"), seconds=10))
-    reader.agrees({"kind": "math", "text": "x+y", "reference": "y+x", "same": True})  # a warm worker
+    # Start the worker.
+    reader.agrees({"kind": "math", "text": "x+y", "reference": "y+x", "same": True})
     for path in map(Path, paths):
         right, all_ = Counter[str](), Counter[str]()
         seconds: list[tuple[float, str]] = []
@@ -72,13 +73,13 @@ def main(paths: list[str]) -> None:
             all_[case["kind"]] += 1
             right[case["kind"]] += agrees
             if not agrees:
-                print(json.dumps(case, ensure_ascii=False))
+                sys.stdout.write(json.dumps(case, ensure_ascii=False) + "\n")
         for kind, count in all_.items():
-            print(f"{kind:8} {right[kind]} of {count}")
-        print(f"all      {right.total()} of {all_.total()} ({right.total() / all_.total():.1%})")
+            print(f"{kind:8} {right[kind]} of {count}")  # noqa: T201
+        print(f"all      {right.total()} of {all_.total()} ({right.total() / all_.total():.1%})")  # noqa: T201
         if seconds:
             median = statistics.median(time_ for time_, _ in seconds)
-            print(f"seconds a verdict: median {median:.4f}, worst {max(seconds)}")
+            print(f"seconds a verdict: median {median:.4f}, worst {max(seconds)}")  # noqa: T201
 
 
 if __name__ == "__main__":
