@@ -4,6 +4,7 @@ import re
 from collections.abc import Iterator
 from itertools import islice
 
+from mpdf_langgraph.answers.patterns import Pattern
 from mpdf_langgraph.answers.reading import (
     MARKER,
     answering_part,
@@ -28,7 +29,7 @@ _LATIN = {
     ord("’"): "'", ord("：") : ":", ord("，"): ",", ord("。"): ".", ord("「"): '"', ord("」"): '"',
 }  # fmt: skip
 _CYRILLIC = str.maketrans("АВСЕавсе", "ABCEabce")
-_LONE_CYRILLIC = re.compile(r"(?<!\w)[АВСЕавсе](?!\w)")
+_LONE_CYRILLIC = Pattern(r"(?<!\w)[АВСЕавсе](?!\w)")
 
 _STYLE = (
     r"\\(?:text|mathrm|mathbf|textbf|textsf|textit|mathsf|boldsymbol|mathcal|textrm|mathit"
@@ -39,17 +40,17 @@ _HEDGES = (
     r"|option|choice|letter|answer|either|just|then|now|still|always|la|el|die|der|lettre|opción|opção|вариант"
     r"|选项|選項)\b\s?)"
 )
-_OPENING = re.compile(rf"(?:{_HEDGES}|{_STYLE}|[\s(\[{{<*$\"'`_:~])*", re.IGNORECASE)
-_LETTER = re.compile(r"([A-Za-z])(?![A-Za-z0-9'’])")
+_OPENING = Pattern(rf"(?:{_HEDGES}|{_STYLE}|[\s(\[{{<*$\"'`_:~])*", re.IGNORECASE)
+_LETTER = Pattern(r"([A-Za-z])(?![A-Za-z0-9'’])")
 # Behind a letter that is meant as one: "a because", where "a dog" is an article.
 _FOLLOWS = (
     r"(?:because|since|as|is|was|and|or|but|not|for|due|which|would|fits|holds|seems|works)\b"
 )
-_SEPARATOR = re.compile(
+_SEPARATOR = Pattern(
     r"[\s)\]}*_$\"'`]{0,6}(?:,|/|&|\bor\b|\band\b|und|oder|、|和|或|及|跟)\s?(?:(?:and|or)\s)?(?:(?:option|choice)s?\s)?"
     r"[\s(\[*]*(?P<second>[A-Za-z])(?![A-Za-z0-9'’])[)\]*}]*(?P<rest>.?\s?\w{0,12})"
 )
-_CLAUSE = re.compile(r"\s?[a-z]{2,}")
+_CLAUSE = Pattern(r"\s?[a-z]{2,}")
 
 _GOOD = r"(?:correct|right|true|best|valid|appropriate|suitable|accurate|answer)"
 _X = (
@@ -64,16 +65,16 @@ def _letter(prefix: str) -> str:
 
 
 # "Option B is correct", "only A satisfies the condition", "(C) holds".
-_SUBJECT = re.compile(
+_SUBJECT = Pattern(
     rf"(?:(?P<pair>[A-Z]\)?(?:\s?,\s?(?:and\s)?|\s(?:and|or|&)\s)(?:(?:option|choice)\s)?))?(?<![A-Za-z0-9])"
     rf"(?P<only>\bonly\s)?(?:(?:option|choice|statement|answer)\s)?{_letter('s')}[.:)*]*(?:\s(?:(?![A-Z]\b)[^.,;\n]){{0,60}}?)?"
     rf"\s(?:(?:is|are|was|be|seems|must\sbe)\s(?:(?:all|both|clearly|indeed|therefore|thus|actually|definitely|also|probably)\s)?"
     rf"(?:the\s)?(?:only\s|most\s|single\s)?{_GOOD}|holds|works|fits|satisfies|matches|best\s(?:describes|fits|explains|matches|answers)"
     r"|it\sis)\b(?!\s(?:but|only)\b)"
 )
-_PLURAL = re.compile(r"\bare\s(?:all\s|both\s)?" + _GOOD)
+_PLURAL = Pattern(r"\bare\s(?:all\s|both\s)?" + _GOOD)
 # "I choose B", "it is C", "the right one is B", "so C."
-_CHOSEN = re.compile(
+_CHOSEN = Pattern(
     r"(?:\b(?:choos(?:e|ing)|chose|pick(?:ing)?|select(?:ing|ed)?|go(?:ing)?\swith|opt(?:ing)?\sfor|settle\son|prefer|say|lean(?:ing)?\s(?:towards?|to)|I\s(?:think|believe|guess)"
     r"|vote\sfor|it(?:'s|\sis)|it\smust\sbe|must\sbe|should\sbe|choice\sis|option\sis|this\sis|that\sis|points\sto|leaves(?:\sus\swith)?"
     r"|(?:correct|right|best|final)\s(?:one|option|choice|letter|answer|selection|statement)\s?(?:is|:|=|-)"
@@ -83,21 +84,21 @@ _CHOSEN = re.compile(
     r"|\b(?:correct|right|best)\sis|应?[选選]择?[擇项項]?|選ぶ|답은)\s?",
     re.IGNORECASE,
 )
-_CONCLUDED = re.compile(
+_CONCLUDED = Pattern(
     r"(?:\b(?:so|therefore|thus|hence|but|rather|answer|finally|ergo|then)\b|∴|⇒|=>|->|→|因此|所以|故),?\s*(?=[^\n]{1,24}$|[^\n.]{1,24}[.\n])",
     re.IGNORECASE | re.MULTILINE,
 )
-_NEGATION = re.compile(r"\s?(?:not|n't|never|neither|ni|nicht|pas)\b", re.IGNORECASE)
-_LEADING = re.compile(
+_NEGATION = Pattern(r"\s?(?:not|n't|never|neither|ni|nicht|pas)\b", re.IGNORECASE)
+_LEADING = Pattern(
     r"[\s*_`\"'>#-]*(?:(?:option|choice)\s)?(?:\((?P<a>[A-Za-z])\)|\[(?P<b>[A-Za-z])\]|(?P<c>[A-Za-z])(?![A-Za-z0-9'’]))"
     r"(?P<after>[*_`\"']*(?:[.):]|\s[-–—:=]\s|\s*$|\s*\n|[*_`]+|,\s(?:because|since|as)\b))?",
     re.IGNORECASE,
 )
-_IN_BRACKETS = re.compile(r"(?<![\w\\])\(([A-Z])\)")
-_SENTENCE = re.compile(r"[.!?;](?=\s|$)|\n")
+_IN_BRACKETS = Pattern(r"(?<![\w\\])\(([A-Z])\)")
+_SENTENCE = Pattern(r"[.!?;](?=\s|$)|\n")
 
 
-_JOINED = re.compile(r"[\s$]*(?:\\text\s?\{)?\s*(?:,|/|&|and|or)\s*\}?[\s$]*")
+_JOINED = Pattern(r"[\s$]*(?:\\text\s?\{)?\s*(?:,|/|&|and|or)\s*\}?[\s$]*")
 
 
 class ChoiceAnswer:
@@ -196,9 +197,7 @@ def _latin(text: str) -> str:
     return _LONE_CYRILLIC.sub(lambda one: one.group().translate(_CYRILLIC), text.translate(_LATIN))
 
 
-def _last_with_letter(
-    pattern: re.Pattern[str], text: str, short: bool = False
-) -> tuple[int, str] | None:
+def _last_with_letter(pattern: Pattern, text: str, short: bool = False) -> tuple[int, str] | None:
     """The last place where a letter follows what the pattern finds."""
     found = None
     for match in islice(pattern.finditer(text), 10_000):

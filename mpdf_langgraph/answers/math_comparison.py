@@ -45,11 +45,12 @@ from mpdf_langgraph.answers.math_values import (
     unnamed,
 )
 from mpdf_langgraph.answers.math_words import has_words, split_unit, synonym, word_tokens
+from mpdf_langgraph.answers.patterns import Pattern
 
 _MOST_QUESTIONS = 200  # to the function that compares expressions, about one pair of answers
 _LONGEST_LIST = 60
 _T = TypeVar("_T")
-_ELLIPSIS = re.compile(r"\\[lcv]?dots[cbmio]?(?![a-z])|\.\.\.")
+_ELLIPSIS = Pattern(r"\\[lcv]?dots[cbmio]?(?![a-z])|\.\.\.")
 
 
 class Comparison:
@@ -262,7 +263,7 @@ class Comparison:
         if x and y:
             if squeezed(x[0]) == squeezed(y[0]):
                 return self.same(x[1], y[1])
-            single = re.compile(r"[A-Za-z]|\\[a-z]+")
+            single = Pattern(r"[A-Za-z]|\\[a-z]+")
             if (
                 single.fullmatch(x[0])
                 and single.fullmatch(y[0])

@@ -2,6 +2,8 @@
 
 import re
 
+from mpdf_langgraph.answers.patterns import Pattern
+
 _SYMBOLS = {
     "π": r"\pi ", "∞": r"\infty ", "θ": r"\theta ", "α": r"\alpha ", "β": r"\beta ",
     "γ": r"\gamma ", "λ": r"\lambda ", "φ": r"\phi ", "ϕ": r"\phi ", "ω": r"\omega ",
@@ -13,26 +15,26 @@ _SYMBOLS = {
     "∜": r"\sqrt[4]", "°": r"^\circ", "≈": "=", "∑": r"\sum ", "∫": r"\int ", "⌊": r"\lfloor ",
     "⌋": r"\rfloor ", "⌈": r"\lceil ", "⌉": r"\rceil ", "′": "'",
 }  # fmt: skip
-_SYMBOL = re.compile("|".join(map(re.escape, _SYMBOLS)))
+_SYMBOL = Pattern("|".join(map(re.escape, _SYMBOLS)))
 _SUPERSCRIPTS = str.maketrans("⁰¹²³⁴⁵⁶⁷⁸⁹⁺⁻ⁿⁱ", "0123456789+-ni")
 _SUBSCRIPTS = str.maketrans("₀₁₂₃₄₅₆₇₈₉", "0123456789")
-_RAISED = re.compile("[⁰¹²³⁴-⁹⁺⁻ⁿⁱ]+")
-_LOWERED = re.compile("[₀-₉]+")
+_RAISED = Pattern("[⁰¹²³⁴-⁹⁺⁻ⁿⁱ]+")
+_LOWERED = Pattern("[₀-₉]+")
 _FUNCTIONS = {"asin": "arcsin", "acos": "arccos", "atan": "arctan", "lg": "log"}
-_PLAIN_FUNCTION = re.compile(
+_PLAIN_FUNCTION = Pattern(
     r"(?<![A-Za-z\\])(arcsin|arccos|arctan|asin|acos|atan|sinh|cosh|tanh|sin|cos|tan|cot|sec|csc|log|ln|lg"
     r"|exp|max|min|gcd|lcm)(?=[\s(^_{0-9\\]|[a-z](?![a-z]))"
 )
-_PLAIN_SYMBOL = re.compile(
+_PLAIN_SYMBOL = Pattern(
     r"(?<![A-Za-z\\])(pi|theta|alpha|beta|gamma|lambda|phi|omega|infinity|infty|oo)(?![A-Za-z])|(?<=[0-9])(pi)(?![a-z])|(?<![A-Za-z\\])(pi)(?=[a-z]\b)"
 )
-_DROPPED = re.compile(
+_DROPPED = Pattern(
     r"\\(?:displaystyle|textstyle|limits|nolimits|left|right|bigl?|bigr|Bigl?|Bigr|quad|qquad|,|;|:|!|>)(?![a-zA-Z])|\\(?=\s)|~"
 )
-_STYLED = re.compile(
+_STYLED = Pattern(
     r"\\(?:text|mathrm|mathbf|mathit|boldsymbol|operatorname|textbf|mathsf|bm)\s?\{([^{}]*)\}"
 )
-_DEGREES = re.compile(r"(\d+(?:\.\d+)?|\\theta|[a-z])\s?\^\s?\{?\s?\\circ\s?\}?")
+_DEGREES = Pattern(r"(\d+(?:\.\d+)?|\\theta|[a-z])\s?\^\s?\{?\s?\\circ\s?\}?")
 _ARGUMENT = r"(\{|\[|\\[A-Za-z]+|[0-9A-Za-z])"
 
 

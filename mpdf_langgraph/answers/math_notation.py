@@ -12,6 +12,7 @@ from mpdf_langgraph.answers.math_numbers import (
     write_number,
 )
 from mpdf_langgraph.answers.math_units import CURRENCY
+from mpdf_langgraph.answers.patterns import Pattern
 
 _TYPOGRAPHY = str.maketrans(
     {
@@ -27,65 +28,65 @@ _TYPOGRAPHY = str.maketrans(
 _FULL_WIDTH = {
     ord(c) + 0xFEE0: c for c in "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
 }
-_VULGAR = re.compile("[¼½¾⅐-⅞↉]")
-_VULGAR_RAISED = re.compile("\\^([¼½¾⅐-⅞])")
-_VULGAR_DIGITS = re.compile("(?<=[0-9])\\s?(?=[¼½¾⅐-⅞])")
-_THOUSANDS = re.compile(r"(?<=[0-9])(?:,?\s?\\!\s?|\\,|\{,\}|'|_|\\ )(?=[0-9]{3}(?![0-9]))")
-_EUROPEAN = re.compile(r"(?<![\w.,])([0-9]{1,3}(?:\.[0-9]{3})+),([0-9]+)(?![\w.,])")
-_EUROPEAN_CENTS = re.compile(
+_VULGAR = Pattern("[¼½¾⅐-⅞↉]")
+_VULGAR_RAISED = Pattern("\\^([¼½¾⅐-⅞])")
+_VULGAR_DIGITS = Pattern("(?<=[0-9])\\s?(?=[¼½¾⅐-⅞])")
+_THOUSANDS = Pattern(r"(?<=[0-9])(?:,?\s?\\!\s?|\\,|\{,\}|'|_|\\ )(?=[0-9]{3}(?![0-9]))")
+_EUROPEAN = Pattern(r"(?<![\w.,])([0-9]{1,3}(?:\.[0-9]{3})+),([0-9]+)(?![\w.,])")
+_EUROPEAN_CENTS = Pattern(
     r"(?<![\w.,])([0-9]{1,3}),([0-9]{2})(?=\s?(?:\\text\s?\{\s?)?(?:€|EUR\b|euros?\b))"
 )
-_CASES = re.compile(
+_CASES = Pattern(
     r"(?:\\left)?(?:\\\{)?\s?\\begin\{cases\}(.*?)\\end\{cases\}(?:\s?\\right\.)?", re.DOTALL
 )
-_SPACING = re.compile(
+_SPACING = Pattern(
     r"(?<!\\)\\(?:[!,;:> ]|(?:left|right|big|Big|bigg|Bigg|bigl|bigr|Bigl|Bigr)(?![a-z])"
     r"|(?:quad|qquad|displaystyle|textstyle|scriptstyle|limits|hfill|enspace|thinspace|nobreak"
     r"|tiny|small|normalsize|large|Large|LARGE|huge|Huge|bfseries|centering|noindent)(?![a-zA-Z]))"
 )
-_SIGNS = re.compile(
+_SIGNS = Pattern(
     r"\\(?:checkmark|blacksquare|square|Box|qed|qedsymbol|star|bigstar|clubsuit)(?![a-zA-Z])"
     r"|[✓✔✅☑■□∎🎉]\ufe0f?"
 )
-_COLOURED = re.compile(
+_COLOURED = Pattern(
     r"\\(?:text)?color\s?(?:\[[^\]]*\])?\{[^{}]*\}|\\color\s?(?:red|blue|green|black|cyan|magenta|orange|purple)\b"
 )
 _STYLES = (
     "text|textbf|textit|textrm|textsf|texttt|textup|textnormal|mathrm|mathbf|mathit|mathsf|mathtt"
     "|mathnormal|mbox|hbox|emph"
 )
-_DRESSED = re.compile(
+_DRESSED = Pattern(
     r"\\(?:underline|boldsymbol|bm|uline|mathbf|mathit|mathsf|textbf|textit|colorbox\{[^{}]*\}|ensuremath"
     r"|underbrace|fcolorbox\{[^{}]*\}\{[^{}]*\}|mathstrut|vphantom|hl|framebox|mathrm|textrm|text)\s?\{"
 )
-_PHANTOM = re.compile(r"\\(?:phantom|hphantom|vphantom|hspace|vspace|label|tag)\*?\s?\{[^{}]*\}")
-_OLD_STYLE = re.compile(r"\\(?:bf|it|rm|sf|tt)(?![a-zA-Z])\s?")
-_RELATION = re.compile(
+_PHANTOM = Pattern(r"\\(?:phantom|hphantom|vphantom|hspace|vspace|label|tag)\*?\s?\{[^{}]*\}")
+_OLD_STYLE = Pattern(r"\\(?:bf|it|rm|sf|tt)(?![a-zA-Z])\s?")
+_RELATION = Pattern(
     r"^(?:(?:=|≈|≃|≅|⇒|→|∴|~|:)|\\(?:approx|simeq|cong|implies|therefore|to|sim|doteq|leadsto|iff|mapsto|[A-Za-z]*[rR]ightarrow)(?![a-zA-Z]))\s*"
 )
-_MATH_SEGMENT = re.compile(r"\$\$?([^$]+)\$\$?|\\\((.+?)\\\)|\\\[(.+?)\\\]", re.DOTALL)
-_WRAPPED = re.compile(rf"\\(?:{_STYLES})\s?\{{([^{{}}]*)\}}")
-_LABEL = re.compile(
+_MATH_SEGMENT = Pattern(r"\$\$?([^$]+)\$\$?|\\\((.+?)\\\)|\\\[(.+?)\\\]", re.DOTALL)
+_WRAPPED = Pattern(rf"\\(?:{_STYLES})\s?\{{([^{{}}]*)\}}")
+_LABEL = Pattern(
     rf"^(?:\\(?:{_STYLES})\s?\{{\s*)?\((?P<letter>[A-E])\)\s*(?P<close>\}})?(?:\\ |~|\s)*(?=\S)"
 )
-_PREFIX = re.compile(
+_PREFIX = Pattern(
     r"^(?:\\(?:text|textbf|mathrm|textrm|mbox|mathbf)\s?\{\s*)?(?:the\s)?(?:(?:final|correct)\s)?"
     r"(?P<name>[A-Za-z][A-Za-z' ]{1,40}?)\s?(?::|(?P<is>\bis\b))\s*(?P<close>\})?\s*:?\s*(?=\S)",
     re.IGNORECASE,
 )
-_ALIGNED = re.compile(
+_ALIGNED = Pattern(
     r"^\\begin\{(?:aligned|align\*?|split|gathered|equation\*?)\}(.*)\\end\{[a-z*]+\}$", re.DOTALL
 )
-_DOUBLED = re.compile(
+_DOUBLED = Pattern(
     r"(?<!\\)\\\\(?=(?:[dtc]?frac|sqrt|text|pi|cdot|times|left|right|boxed|mathrm|circ|pm|infty|binom|theta|log|ln|sin|cos|tan|begin|end|\{|\}|%|\$|,|cup|le|ge|leq|geq)(?![a-zA-Z]))"
 )
-_SINGLE = re.compile(r"(?<!\\)\\(?=[A-Za-z{}$%,])")
-_HEDGE = re.compile(
+_SINGLE = Pattern(r"(?<!\\)\\(?=[A-Za-z{}$%,])")
+_HEDGE = Pattern(
     r"^(?:\\text\s?\{\s*)?(?:about|exactly|approximately|approx\.?|roughly|nearly|around|almost)\b\s*\}?\s*(?=\S)",
     re.IGNORECASE,
 )
-_CURRENCY_IN_TEXT = re.compile(rf"^(?:\\(?:text|mathrm)\s?\{{\s*)({CURRENCY})\s*\}}\s*")
-_TRAILING = re.compile(
+_CURRENCY_IN_TEXT = Pattern(rf"^(?:\\(?:text|mathrm)\s?\{{\s*)({CURRENCY})\s*\}}\s*")
+_TRAILING = Pattern(
     r"\s*(?:,|\\text\s?\{\s?,)\s*(?:\\text\s?\{\s?)?(?:as|so|since|because|where|for|with|if|when|hence|thus"
     r"|which|respectively|assuming|given)\b(?![^{}]*=).*$",
     re.DOTALL,

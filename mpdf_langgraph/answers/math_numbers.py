@@ -13,6 +13,7 @@ from mpdf_langgraph.answers.math_units import (
     plain_units,
     read_units,
 )
+from mpdf_langgraph.answers.patterns import Pattern
 
 MAX_LENGTH = 1000  # characters; no answer is longer, and every step below stays cheap
 _MAX_EXPONENT = 400
@@ -31,18 +32,16 @@ _POWER = (
     r"\s?(?:\\times|\\cdot|\*|x|×|·)\s?10\s?\^\s?(?:\{\s?(?P<e1>[+-]?[0-9]+)\s?\}"
     r"|(?P<e2>[+-]?[0-9]+))"
 )
-_NUMBER = re.compile(
+_NUMBER = Pattern(
     rf"(?:(?P<recurring>{_RECURRING})"
     rf"|(?P<whole>[0-9]+)\s?(?P<mixed>{_FRACTION}|(?<=\s)[0-9]+\s?/\s?[0-9]+)"
     rf"|(?P<frac>{_FRACTION})"
     rf"|(?P<over_>{DECIMAL})\s?/\s?(?P<under>[0-9]+(?![0-9.]))"
     rf"|(?P<decimal>{DECIMAL})(?:[eE](?P<e0>[+-]?[0-9]+)(?![\w])|{_POWER})?)"
 )
-_SIGN = re.compile(rf"\s*(?P<s1>(?:[+-]\s?)*)(?P<money>{CURRENCY}\s?)?(?P<s2>-?)")
-_PERCENT = re.compile(
-    r"\s?(?:\\?%|percent\b|per cent\b|\\text\s?\{\s?(?:percent|\\?%)\s?\}|\bpct\b)"
-)
-_ORDINAL = re.compile(r"(?:\^\s?)?\{?(?:\\text\s?\{)?\s?(?:st|nd|rd|th)\b\}?\}?")
+_SIGN = Pattern(rf"\s*(?P<s1>(?:[+-]\s?)*)(?P<money>{CURRENCY}\s?)?(?P<s2>-?)")
+_PERCENT = Pattern(r"\s?(?:\\?%|percent\b|per cent\b|\\text\s?\{\s?(?:percent|\\?%)\s?\}|\bpct\b)")
+_ORDINAL = Pattern(r"(?:\^\s?)?\{?(?:\\text\s?\{)?\s?(?:st|nd|rd|th)\b\}?\}?")
 
 # --- words ------------------------------------------------------------------------------------
 
@@ -62,13 +61,13 @@ _SIGNS = {"minus": -1, "negative": -1, "plus": 1}
 NUMBER_WORD = "|".join(
     sorted([*_SMALL, *_TENS, *_SCALES, *_PARTS, "hundred", "dozen"], key=len, reverse=True)
 )
-_MULTIPLIER = re.compile(
+_MULTIPLIER = Pattern(
     r"\s*(?:\\text\s?\{)?\s*(?P<word>hundred|thousand|million|billion|trillion|dozen|gross|lakh|crore)s?\b"
     r"(?!ths?\b)\s*(?P<close>\})?",
     re.IGNORECASE,
 )
 _MULTIPLIERS = _SCALES | {"hundred": 100, "dozen": 12, "gross": 144, "lakh": 10**5, "crore": 10**7}
-_SHORT_MULTIPLIER = re.compile(
+_SHORT_MULTIPLIER = Pattern(
     r"\s?(?:(?P<k>[kK])|(?P<m>M|mn|mln|mil)|(?P<b>B|bn)|(?P<t>T|tn))(?![A-Za-z/^])"
 )
 _CHINESE_DIGITS = {c: v for v, c in enumerate("零一二三四五六七八九")} | {"两": 2, "〇": 0}
@@ -150,13 +149,13 @@ def _repeats_money(rest: str) -> bool:
 
 
 # What follows a number and is no unit, though it is made of letters.
-_NO_UNIT = re.compile(
+_NO_UNIT = Pattern(
     r"\b(?:and|or|to|times|plus|minus|over|half|halves|sqrt|pi|mod|root|sin|cos|tan|cot|sec|csc|log"
     r"|ln|exp|choose|factorial|max|min\(|remainder|out|base|if|when|where|because|since|so|as|but|is|are"
     r"|was|not|am|pm|AM|PM|January|February|March|April|May|June|July|August|September|October"
     rf"|November|December|{NUMBER_WORD}|[a-z]+ths)\b|^\s*(?:squared|cubed|R)\b|[=<>+]"
 )
-_SYMBOLIC = re.compile("[πθαβγδλφϕψωτρσεΔΣℝ∞√∛∅∪∩!|]")
+_SYMBOLIC = Pattern("[πθαβγδλφϕψωτρσεΔΣℝ∞√∛∅∪∩!|]")
 
 
 def units_behind(text: str, money: bool) -> Units | None:
@@ -255,7 +254,7 @@ def _recurring(number: re.Match[str]) -> Fraction:
 
 # --- number words -------------------------------------------------------------------------------
 
-_WORDS = re.compile(r"[A-Za-z]+(?:[- ][A-Za-z]+)*")
+_WORDS = Pattern(r"[A-Za-z]+(?:[- ][A-Za-z]+)*")
 
 
 def _read_words(text: str) -> Quantity | None:

@@ -14,13 +14,14 @@ from mpdf_langgraph.answers.math_numbers import (
     read_quantity,
 )
 from mpdf_langgraph.answers.math_units import Units, plain_units, scale_between
+from mpdf_langgraph.answers.patterns import Pattern
 
 _OPENING = {"(": ")", "[": "]", "{": "}", "\\{": "\\}", "\\langle": "\\rangle", "|": "|"}
-_TOP_TOKEN = re.compile(
+_TOP_TOKEN = Pattern(
     r"\\(?:langle|rangle|begin|end)(?![a-z])|\\.|[()\[\]{}]|,|;|(?<![A-Za-z\\])(?:and|or)(?![A-Za-z])",
     re.DOTALL,
 )
-_LISTED_WORDS = re.compile(
+_LISTED_WORDS = Pattern(
     r"\\(?:text|textrm|mathrm|mbox)\s?\{\s?,?\s?(and|or|,|und|oder|et|ou|y|o)\s?\}"
     r"|\\(?:lor|vee|wedge|land)(?![a-z])|\\quad|∨|∧"
 )
@@ -62,7 +63,7 @@ class Bracketed(NamedTuple):
     items: list[str]
 
 
-_BRACKETS = re.compile(
+_BRACKETS = Pattern(
     r"(?P<open>\(|\[|\]|\\\{|\{|\\langle|<|\\lbrace|\\lbrack)\s*(?P<inside>.*?)\s*"
     r"(?P<close>\)|\]|\[|\\\}|\}|\\rangle|>|\\rbrace|\\rbrack)",
     re.DOTALL,
@@ -93,7 +94,7 @@ def read_bracketed(text: str) -> Bracketed | None:
     return Bracketed(opening, closing, items)
 
 
-_MATRIX = re.compile(
+_MATRIX = Pattern(
     r"\\(?:left)?[(\[|]?\s*\\begin\{(?:[pbvBV]?matrix|smallmatrix|array)\}(?:\{[lcr"
     r"| ]*\})?(?P<rows>.*?)\\end\{[a-zA-Z]+\}\s*"
     r"(?:\\right)?[)\]|]?"
@@ -118,7 +119,7 @@ _NAME = (
     r"|overline|text|textbf|operatorname|bar|hat|measuredangle|det|Delta|ell|sigma|rho|tau|sum|max|min|gcd"
     r"|lim|log|sin|cos|tan)\b)"
 )
-_ASSIGNMENT = re.compile(
+_ASSIGNMENT = Pattern(
     rf"(?P<name>(?:\(\s?[A-Za-z](?:\s?,\s?[A-Za-z])+\s?\)|\|[A-Za-z\\{{}} ]+\|"
     rf"|{_NAME}[^=<>,]{{0,60}}?))\s?"
     r"(?:=|\\approx|≈|\\in(?![a-z])|∈|:=)\s?(?P<value>[^=].*)",
@@ -158,13 +159,13 @@ _LESS = {
     "\\geqslant": ">=", ">=": ">=", "\\ne": "!=", "\\neq": "!=", "≠": "!=", "!=": "!=",
     "⩽": "<=", "⩾": ">=",
 }  # fmt: skip
-_SET_BUILDER = re.compile(
+_SET_BUILDER = Pattern(
     r"\\?\{\s?(?P<name>[a-z])\s?(?:\\in\s?(?:\\mathbb\s?\{?R\}?|ℝ)\s?)?(?:\\mid|\||:|\\colon|\\vert|,)\s?(?P<condition>.+?)\s?\\?\}"
 )
-_COMPARISON = re.compile(
+_COMPARISON = Pattern(
     r"\\(?:leqslant|geqslant|leq|geq|neq|le|ge|ne|lt|gt)(?![a-z])|<=|>=|!=|[<>≤≥≠⩽⩾]"
 )
-_VARIABLE = re.compile(r"\\?[A-Za-z]{1,6}(?:_\{?\w\}?)?")
+_VARIABLE = Pattern(r"\\?[A-Za-z]{1,6}(?:_\{?\w\}?)?")
 
 
 def read_intervals(text: str) -> list[Bracketed] | None:
@@ -250,7 +251,7 @@ def _read_interval(piece: str) -> list[Bracketed] | None:
 _BASES = {"two": 2, "three": 3, "four": 4, "five": 5, "six": 6, "seven": 7, "eight": 8, "nine": 9,
           "ten": 10, "eleven": 11, "twelve": 12, "sixteen": 16, "binary": 2, "octal": 8,
           "hex": 16, "hexadecimal": 16, "decimal": 10}  # fmt: skip
-_BASED = re.compile(
+_BASED = Pattern(
     r"\(?(?P<digits>[0-9A-Fa-f]*[0-9][0-9A-Fa-f]*|[A-F]+)\)?\s?(?:_\s?\{?\s?(?:\\text\s?\{)?\s?\(?\s?(?P<base>[0-9]{1,2}|[a-z]+)"
     r"\s?\)?\s?\}{0,2}|(?:\\text\s?\{)?\s?[\s(,]{0,3}(?:in\s)?base[\s-]?(?P<named>[0-9]{1,2}|[a-z]+)\s?\)?\s?\}?)"
 )
@@ -269,7 +270,7 @@ def read_based(text: str) -> tuple[int, int] | None:
         return None
 
 
-_TIME = re.compile(
+_TIME = Pattern(
     r"(?P<hour>[0-9]{1,2})(?:(?::|\.)(?P<minute>[0-5][0-9])(?::(?P<second>[0-5][0-9]))?)?\s?"
     r"(?:\\text\s?\{|\\mathrm\s?\{)?\s?(?P<half>[ap])\.?\s?m\b\.?\s?\}?"
     r"|(?P<hour2>[0-9]{1,2}):(?P<minute2>[0-5][0-9])",
@@ -289,8 +290,8 @@ def read_time(text: str) -> tuple[int, bool] | None:
 
 
 _RATIO_SIGN = r"\s?(?::|\\colon|∶|\\text\s?\{\s?(?:to|:)\s?\}|\bto\b)\s?"
-_RATIO = re.compile(rf"{DECIMAL}(?:{_RATIO_SIGN}{DECIMAL}){{1,5}}")
-_PROPORTION = re.compile(
+_RATIO = Pattern(rf"{DECIMAL}(?:{_RATIO_SIGN}{DECIMAL}){{1,5}}")
+_PROPORTION = Pattern(
     rf"(?P<part>{DECIMAL})\s?"
     rf"(?:\\text\s?\{{)?\s?(?:out of(?: every)?|in(?: every)?)\s?\}}?\s?(?P<whole>{DECIMAL})"
 )
@@ -316,7 +317,7 @@ def read_proportion(text: str) -> Fraction | None:
     return part / whole if whole else None
 
 
-_CONGRUENCE = re.compile(
+_CONGRUENCE = Pattern(
     r"(?:(?P<name>[A-Za-z])\s?(?:\\equiv|≡|=)\s?)?(?P<residue>[^=≡]+?)\s?\(?\s?"
     r"(?:\\pmod|\\bmod|\\mod|\\text\s?\{\s?mod\s?\}|\\mathrm\s?\{\s?mod\s?\}|\\operatorname\s?\{mod\}|mod)\s?\{?\s?"
     r"(?P<modulus>[0-9A-Za-z]+)\s?\}?\s?\)?"
@@ -329,7 +330,7 @@ def read_congruence(text: str) -> tuple[str, str] | None:
     return (found["residue"].strip(), found["modulus"]) if found else None
 
 
-_COMPOUND = re.compile(
+_COMPOUND = Pattern(
     rf"(?P<number>(?:[$€£₹]\s?)?{DECIMAL}|(?:{NUMBER_WORD})\b)(?P<unit>[^0-9]*?)(?=(?:[$€£₹]\s?)?[0-9]|(?<=\s)(?:{NUMBER_WORD})\b|$)"
 )
 

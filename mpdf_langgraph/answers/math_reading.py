@@ -5,6 +5,7 @@ import re
 from mpdf_langgraph.answers.math_notation import canonical
 from mpdf_langgraph.answers.math_numbers import DECIMAL, MAX_LENGTH, NUMBER_WORD, read_quantity
 from mpdf_langgraph.answers.math_parts import read_proportion
+from mpdf_langgraph.answers.patterns import Pattern
 from mpdf_langgraph.answers.reading import (
     MARKER,
     TRUNCATED_BOX,
@@ -20,32 +21,32 @@ from mpdf_langgraph.answers.reading import (
 _FRACTION = r"\\[dt]?frac\s?(?:\{-?[0-9]+\}|[0-9])\s?(?:\{[0-9]+\}|[0-9])"
 _CURRENCY = r"(?:\\?[$€£₹¥]\s?)"
 _MULTIPLIER = r"(?:\s(?:hundred|thousand|million|billion|trillion|dozen)\b)"
-_FIND_NUMBER = re.compile(
+_FIND_NUMBER = Pattern(
     rf"(?:(?<![\w)}}\]])[-\u2212]\s?{_CURRENCY}?|(?<![\w])[-\u2212](?={_CURRENCY}?[0-9]))?{_CURRENCY}?"
     rf"(?:{_FRACTION}|{DECIMAL}(?:\s?/\s?[0-9]+)?){_MULTIPLIER}{{0,2}}(?:\s?\\?%)?"
 )
-_FIND_WORD = re.compile(
+_FIND_WORD = Pattern(
     rf"(?i:\b(?:(?:minus"
     rf"|negative) )?(?:{NUMBER_WORD})\b(?:[- ](?:and[- ](?:a )?)?(?:{NUMBER_WORD})\b){{0,8}})"
 )
-_DOLLARS_AND_CENTS = re.compile(r"([0-9]+) (dollars|euros|pounds) and ([0-9]{1,2}) (cents|pence)")
-_HASHES = re.compile(r"####[ \t]*([^\n]+)")
-_HEADING = re.compile(r"\**(?:[A-Za-z]{2}|[0-9]+[.):]\s+\S)")
-_MATH_SEGMENT = re.compile(r"\$\$?([^$]+)\$\$?|\\\((.+?)\\\)|\\\[(.+?)\\\]", re.DOTALL)
-_SENTENCE_END = re.compile(
+_DOLLARS_AND_CENTS = Pattern(r"([0-9]+) (dollars|euros|pounds) and ([0-9]{1,2}) (cents|pence)")
+_HASHES = Pattern(r"####[ \t]*([^\n]+)")
+_HEADING = Pattern(r"\**(?:[A-Za-z]{2}|[0-9]+[.):]\s+\S)")
+_MATH_SEGMENT = Pattern(r"\$\$?([^$]+)\$\$?|\\\((.+?)\\\)|\\\[(.+?)\\\]", re.DOTALL)
+_SENTENCE_END = Pattern(
     r"\n|(?<![ap]\.m)(?<!i\.e)(?<!e\.g)(?<!\bsq)(?<!\bcu)(?<!\bapprox)(?<!\bDr)(?<!\bM[rs])(?<!\bRs)[.!?](?=\s|$)|。|(?<=[^0-9])!(?=\s|$)"
 )
-_COMMAND_WITH_WORDS = re.compile(
+_COMMAND_WITH_WORDS = Pattern(
     r"\\(?:begin|end|text|mbox|mathrm|mathbf|textbf|operatorname)\s?\{[^{}]*\}"
 )
 _FUNCTION = r"sin|cos|tan|cot|sec|csc|log|ln|exp|sqrt|pi|max|min|gcd|lcm|arcsin|arccos|arctan"
-_WORD = re.compile(
+_WORD = Pattern(
     rf"(?<![\\A-Za-z])(?!(?:{_FUNCTION})\b)(?:[A-Za-z]{{3,}}|(?i:it|is|so|we|hm)(?![A-Za-z]))"
 )
 # Letters of other scripts, but for Greek ones.
-_FOREIGN_WORD = re.compile("[^\\W\\d_A-Za-zΑ-ωªº⁰-₟ℂℕℝℤℚµ\u2070-\u209f]")
-_NO_EXPRESSION = re.compile(r"\n|[A-Za-z]:|\\(?:boxed|fbox|framebox)")
-_ASSIGNED = re.compile(r"[A-Za-z]\s?=")
+_FOREIGN_WORD = Pattern("[^\\W\\d_A-Za-zΑ-ωªº⁰-₟ℂℕℝℤℚµ\u2070-\u209f]")
+_NO_EXPRESSION = Pattern(r"\n|[A-Za-z]:|\\(?:boxed|fbox|framebox)")
+_ASSIGNED = Pattern(r"[A-Za-z]\s?=")
 
 
 def find_answer(text: str) -> str | None:
@@ -102,20 +103,20 @@ def _stands_alone(text: str) -> bool:
 
 # --- boxes ------------------------------------------------------------------------------------
 
-_GLUE = re.compile(
+_GLUE = Pattern(
     r"(?:(?:[a-zA-Z](?:_\{?[0-9a-z]\}?)?|\\[a-z]+)\s?=|\s|\$|\\\(|\\\)|\\quad"
     r"|\\text\s?\{\s?(?:and|or|,)\s?\}|,|;|\band\b|\bor\b|\bund\b|\bet\b|\by\b)*"
 )
-_JOINS = re.compile(r",|;|\band\b|\bor\b|\bund\b|\bet\b|\by\b")
-_SIGN_BEFORE = re.compile(r"(?:=|\bis|\\approx)\s?\$?\s?(-)\s?$|^\s?\$*\s?(-)\s?$")
-_NAME_BEFORE = re.compile(r"([A-Za-z])\s?=\s?-?\s?\$?$")
-_REST_AFTER = re.compile(
+_JOINS = Pattern(r",|;|\band\b|\bor\b|\bund\b|\bet\b|\by\b")
+_SIGN_BEFORE = Pattern(r"(?:=|\bis|\\approx)\s?\$?\s?(-)\s?$|^\s?\$*\s?(-)\s?$")
+_NAME_BEFORE = Pattern(r"([A-Za-z])\s?=\s?-?\s?\$?$")
+_REST_AFTER = Pattern(
     r"^\s?(?:\\text\s?\{\s*(?:hundred|thousand|million|billion|trillion|dozen|percent)\b[^{}]*\}"
     r"|(?:hundred|thousand|million|billion|trillion|dozen|percent)\b"
     r"|\\?%|\\[dt]?frac\s?(?:\{[0-9]+\}|[0-9])\s?(?:\{[0-9]+\}|[0-9])|\\sqrt\s?(?:\[[0-9]\])?\{?[0-9a-z]+\}?"
     r"|\\pi(?![a-z])|\^\{[^{}]*\}|\^[0-9])"
 )
-_WHERE = re.compile(
+_WHERE = Pattern(
     r"\s?\$?[,.]?\s?(?:where|with|and|so|for)?\s?\$?\s?(?:=\s?(?P<direct>[^$,.\n]{1,60})|(?P<name>[A-Za-z])\s?=\s?(?P<value>[^$,\n]{1,60}?)(?:\$|\.?\s*$|,))"
 )
 
@@ -168,32 +169,32 @@ def _with_surroundings(text: str, box: Box) -> str:
     return contents
 
 
-_ALTERNATIVE = re.compile(r"(?!)")
+_ALTERNATIVE = Pattern(r"(?!)")
 
 # --- sentences --------------------------------------------------------------------------------
 
-_HEDGE = re.compile(
+_HEDGE = Pattern(
     r"(?:\*\*|`|\"|:|≈|=|~|\s|\\approx|that\b|there\s(?:are|is)\b|(?:exactly|about|approximately|approx\.?|roughly|only|just"
     r"|simply|therefore|thus|hence|clearly|then|still|now|equal\sto|given\sby|always|indeed|a\stotal\sof)\b)*",
     re.IGNORECASE,
 )
-_CLAUSE_END = re.compile(
+_CLAUSE_END = Pattern(
     r",\s(?![0-9]{3}\b)|\s\(|;|\s[-–—]+\s(?=[A-Za-z])|:\s"
     r"|\s(?:because|since|as|so|which|when|if|not|but|for|after|in|at|on|per|where|while|with|i\.e\.)\s",
 )
-_RESULT = re.compile(
+_RESULT = Pattern(
     r"(?:\bwhich (?:is|equals|makes|gives|means)|\bi\.e\.,?|\bthat is,?|\bso\b|\bbut\b"
     r"|\brather\b|\bit(?:'s| is)|\bequals|\bmakes|=|≈)\s*(?=\D{0,30}[0-9])",
     re.IGNORECASE,
 )
-_NEGATED = re.compile(r"(?:not|n't|never)\b", re.IGNORECASE)
-_SUBORDINATE = re.compile(
+_NEGATED = Pattern(r"(?:not|n't|never)\b", re.IGNORECASE)
+_SUBORDINATE = Pattern(
     r"\s*(?:After|Since|If|When|Because|As|In|On|At|By|With|For|From|Given|Once|Before|Of"
     r"|Out of|While|Although|During"
     r"|Every|Per)\b[^,]{0,200},\s",
     re.IGNORECASE,
 )
-_VERB = re.compile(
+_VERB = Pattern(
     r"(?<!to )\b(?:is|are|was|were|has|have|had|gets?|got|needs?|takes?|took|costs?|pays?"
     r"|paid|spends?|spent|saves?|saved"
     r"|earns?|earned|makes?|made|sells?|sold|eats?|ate|buys?|bought|equals?|totals?|left"
@@ -204,10 +205,8 @@ _VERB = re.compile(
     r"|must|would|there are)\b",
     re.IGNORECASE,
 )
-_UNIT_TAIL = re.compile(
-    r"(?:\s(?!(?:and|or|times|plus|minus|more|less|is|are)\b)[A-Za-z]{2,}){1,4}"
-)
-_CONCLUSION = re.compile(
+_UNIT_TAIL = Pattern(r"(?:\s(?!(?:and|or|times|plus|minus|more|less|is|are)\b)[A-Za-z]{2,}){1,4}")
+_CONCLUSION = Pattern(
     r"\s*(?:\*\*)?(?:So|Thus|Therefore|Hence|In total|Finally|Altogether|In conclusion"
     r"|Consequently)\b",
     re.IGNORECASE,
@@ -288,8 +287,8 @@ def _final_formula(sentence: str) -> str | None:
     return canonical(inside.rpartition("=")[2])
 
 
-_ENDING_FORMULA = re.compile(r"(?:(?<![\\$])\$([^$]{1,300})\$|\\\((.{1,300}?)\\\))\s*[.!*]*\s*$")
-_NUMBERS_LISTED = re.compile(
+_ENDING_FORMULA = Pattern(r"(?:(?<![\\$])\$([^$]{1,300})\$|\\\((.{1,300}?)\\\))\s*[.!*]*\s*$")
+_NUMBERS_LISTED = Pattern(
     rf"-?{DECIMAL}(?:\s?/\s?[0-9]+)?(?:(?:,|,?\sand|,?\sor)\s-?{DECIMAL}(?:\s?/\s?[0-9]+)?)+[.\s]*"
 )
 
@@ -339,7 +338,7 @@ def _leading_number(sentence: str) -> str | None:
     return _number_at(sentence, number)
 
 
-_OPERATION = re.compile(
+_OPERATION = Pattern(
     r"\s?(?:times|plus|minus|divided|multiplied|more|less|fewer|out|of|and|or|to|x\b|[-+*/×÷=^<>])",
     re.IGNORECASE,
 )
@@ -376,6 +375,13 @@ def _number_at(text: str, number: re.Match[str]) -> str:
     return canonical(number.group())
 
 
+# "24 square feet, or about 2.2 square meters": the same once more, rounded.
+_RESTATED = Pattern(
+    r",? (?:or|which is|i\.e\.,?) (?:about|approximately|roughly|around) [^\n]{1,80}$",
+    re.IGNORECASE,
+)
+
+
 def _in_prose(text: str) -> str | None:
     """The last number of a response, or what its conclusion says."""
     if (last := text.strip().rsplit("\n", 1)[-1]) and (
@@ -391,6 +397,7 @@ def _in_prose(text: str) -> str | None:
         after = text[-MAX_LENGTH:][compound.end() :]
         if not _FIND_NUMBER.search(after):
             return compound.group()
+    text = _RESTATED.sub("", text) if _FIND_NUMBER.search(_RESTATED.sub("", text)) else text
     if number := last_match(_FIND_NUMBER, text):
         return canonical(number.group())
     word = last_match(_FIND_WORD, text[-MAX_LENGTH:])

@@ -5,6 +5,8 @@ from fractions import Fraction
 from functools import lru_cache
 from typing import NamedTuple
 
+from mpdf_langgraph.answers.patterns import Pattern
+
 
 class Units(NamedTuple):
     """A unit: what it measures, how many of the base unit it is, and the words that are no unit.
@@ -143,12 +145,12 @@ _FILLING_TEXT = (
     " different possible whole full exactly about for to their her his its"
 )
 _FILLING = frozenset(_FILLING_TEXT.split())
-_WRAPPER = re.compile(
+_WRAPPER = Pattern(
     r"\\(?:text(?:bf|it|rm|sf|normal|up)?|mathrm|mathbf|mathit|mathsf|mbox|operatorname|rm|bf|it|hbox)"
     r"\s?\{([^{}]*)\}"
 )
-_FRACTION = re.compile(r"\\[dtc]?frac\s?\{([^{}]*)\}\s?\{([^{}]*)\}")
-_TOKEN = re.compile(
+_FRACTION = Pattern(r"\\[dtc]?frac\s?\{([^{}]*)\}\s?\{([^{}]*)\}")
+_TOKEN = Pattern(
     r"\s*(?:(?P<word>°\s?[CFK]\b|[°¢$€£¥₹₩₽₪₿]|[µμ]?[^\W\d_]+(?:['’-][^\W\d_]+)*)\.?"
     r"|(?P<power>\^\s?\{?\s?(?P<exponent>-?[1-9])\s?\}?|[²³])"
     r"|(?P<sign>[/*·]))"

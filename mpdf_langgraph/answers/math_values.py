@@ -12,8 +12,9 @@ from mpdf_langgraph.answers.math_parts import (
     split_list,
 )
 from mpdf_langgraph.answers.math_units import scale_between
+from mpdf_langgraph.answers.patterns import Pattern
 
-PLUS_MINUS = re.compile(r"\\pm(?![a-z])|±|\\mp(?![a-z])|\+/-|\+-")
+PLUS_MINUS = Pattern(r"\\pm(?![a-z])|±|\\mp(?![a-z])|\+/-|\+-")
 
 
 def squeezed(text: str) -> str:

@@ -8,10 +8,11 @@ from mpdf_langgraph.answers.math_numbers import (
     units_behind,
 )
 from mpdf_langgraph.answers.math_units import Units, singular
+from mpdf_langgraph.answers.patterns import Pattern
 
 # --- words ------------------------------------------------------------------------------------
 
-_TEXT = re.compile(
+_TEXT = Pattern(
     r"\\(?:text(?:bf|it|rm|sf|up)?|mathrm|mathbf|mbox|operatorname|textnormal)\s?\{([^{}]*)\}"
 )
 _FUNCTIONS_TEXT = (
@@ -20,7 +21,7 @@ _FUNCTIONS_TEXT = (
     " delta theta lambda phi omega sigma mu infty infinity oo dx dy dt arg re im cup cap"
 )
 _FUNCTIONS = frozenset(_FUNCTIONS_TEXT.split())
-_WORD_TOKEN = re.compile(rf"{DECIMAL}|[^\W\d_]+(?:['’-][^\W\d_]+)*|\\[A-Za-z]+|[^\s\w]|_")
+_WORD_TOKEN = Pattern(rf"{DECIMAL}|[^\W\d_]+(?:['’-][^\W\d_]+)*|\\[A-Za-z]+|[^\s\w]|_")
 _FILLERS = frozenset(["the", "a", "an", "there", "is", "are"])
 _MONTHS_TEXT = (
     "january february march april may june july august september october november december"
@@ -102,7 +103,7 @@ def synonym(text: str) -> str:
 
 # --- expressions with a unit ------------------------------------------------------------------
 
-_UNIT_START = re.compile(
+_UNIT_START = Pattern(
     r"\\(?:text|mathrm|mbox|operatorname|rm)\b|\\frac\s?\{\s?\\(?:text|mathrm)|(?<=[\s}\)0-9])(?:[a-zA-Z]{2,})|°"
     r"|\^\s?\{?\s?\\circ|(?<=\s)[msgLNJhWV]\b"
 )

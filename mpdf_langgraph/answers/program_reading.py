@@ -9,30 +9,31 @@ import textwrap
 from collections.abc import Iterable
 from itertools import islice
 
+from mpdf_langgraph.answers.patterns import Pattern
 from mpdf_langgraph.answers.reading import answering_part, has_long_mark_run, json_answer
 
 MAX_LENGTH = 100_000  # characters of a program
 _MOST_BLOCKS = 50
 _MOST_TRIALS = 50  # shorter and shorter pieces of prose that may be a program
-DEFINITION = re.compile(r"^[ \t]*(?:async[ \t]+)?def[ \t]+(\w+)[ \t]*\(", re.MULTILINE)
-_NAMED = re.compile(r"^(\w+)[ \t]*(?::[^=\n]+)?=[ \t]*lambda\b", re.MULTILINE)
+DEFINITION = Pattern(r"^[ \t]*(?:async[ \t]+)?def[ \t]+(\w+)[ \t]*\(", re.MULTILINE)
+_NAMED = Pattern(r"^(\w+)[ \t]*(?::[^=\n]+)?=[ \t]*lambda\b", re.MULTILINE)
 # What goes wrong in reading a text as Python: deep nesting ends in the last two.
 _UNREADABLE = (SyntaxError, ValueError, RecursionError, MemoryError)
 
-_FENCE = re.compile(r"(?P<indent>[ \t>]*)(?P<marks>`{3,}|~{3,})(?P<info>[^`]*)$")
-_LATE_FENCE = re.compile(r"(?P<before>[^`]*\S[ \t]*)(?P<marks>`{3,})(?P<info>\w+)[ \t]*$")
+_FENCE = Pattern(r"(?P<indent>[ \t>]*)(?P<marks>`{3,}|~{3,})(?P<info>[^`]*)$")
+_LATE_FENCE = Pattern(r"(?P<before>[^`]*\S[ \t]*)(?P<marks>`{3,})(?P<info>\w+)[ \t]*$")
 _LANGUAGES = ("", "python", "python3", "py", "py3", "ipython", "ipython3", "sage")
-_TAGS = re.compile(
+_TAGS = Pattern(
     r"\[(?P<square>PYTHON|CODE|BEGIN|ANSWER)\](?P<a>.*?)(?:\[/(?P=square)\]|\[DONE\]|\[END\])"
     r"|<(?P<angle>code|python|answer|solution|program)>(?P<b>.*?)</(?P=angle)>",
     re.DOTALL | re.IGNORECASE,
 )
-_INLINE = re.compile(r"(?<!`)`([^`\n]*(?:lambda|def )[^`\n]*)`(?!`)")
-_STATEMENT = re.compile(
+_INLINE = Pattern(r"(?<!`)`([^`\n]*(?:lambda|def )[^`\n]*)`(?!`)")
+_STATEMENT = Pattern(
     r"(?:import|from|def|class|async def|@|if __name__|for |while |try:|with |assert "
     r"|print\()|[A-Za-z_]\w*(?:\[[^\]]*\])?[ \t]*(?::[^=]+)?=[^=]"
 )
-_CLOSING = re.compile(r"(?:elif\b|else\b|except\b|finally\b|[)\]}]|\"\"\"|'''|#)")
+_CLOSING = Pattern(r"(?:elif\b|else\b|except\b|finally\b|[)\]}]|\"\"\"|'''|#)")
 
 
 def find_program(text: str, name: str | None, *, body_alone: bool = False) -> str | None:
@@ -50,11 +51,10 @@ def find_program(text: str, name: str | None, *, body_alone: bool = False) -> st
     if not blocks:
         blocks = _unfenced_blocks(text)
         complete = [True] * len(blocks)
-    usable = [
-        block
-        for block, whole in zip(blocks, complete, strict=True)
-        if block.strip() and len(block) <= MAX_LENGTH and (whole or _is_finished(block))
-    ]
+    usable = _usable(blocks, complete)
+    if not usable and text.count("```") == 1:  # the fence that closes, without one that opens
+        blocks = _unfenced_blocks(text[: text.index("```")])
+        usable = _usable(blocks, [True] * len(blocks))
     if not usable:
         return _as_body(text) if body_alone and not blocks else None
     chosen = _choose(usable, name)
@@ -64,6 +64,15 @@ def find_program(text: str, name: str | None, *, body_alone: bool = False) -> st
         program = _as_body(program) or program
     program = "\n".join(_without_blank_edges(program.rstrip().split("\n")))
     return program if program.strip() and len(program) <= MAX_LENGTH else None
+
+
+def _usable(blocks: list[str], complete: list[bool]) -> list[str]:
+    """The blocks that are not cut off, too long, or empty."""
+    return [
+        block
+        for block, whole in zip(blocks, complete, strict=True)
+        if block.strip() and len(block) <= MAX_LENGTH and (whole or _is_finished(block))
+    ]
 
 
 def parse_python(code: str) -> ast.Module | None:

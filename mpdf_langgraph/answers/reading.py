@@ -11,21 +11,22 @@ from collections import deque
 from itertools import islice
 from typing import Any, NamedTuple
 
+from mpdf_langgraph.answers.patterns import Pattern
 from mpdf_langgraph.answers.thoughts import split_thought
 
 # --- the response without what is not part of it ----------------------------------------------
 
 _LONGEST = 200_000  # characters of a response without its thoughts; its answer stands at the end
-_TEMPLATE_END = re.compile(
+_TEMPLATE_END = Pattern(
     r"<\|(?:im_end|eot_id|end_of_text|endoftext|end|eom_id|return|END_OF_TURN_TOKEN)\|>"
     r"|</s>|<end_of_turn>|<eos>|<｜end▁of▁sentence｜>|\[/INST\]|\[INST\]|<\|(?:user|im_start)\|>"
 )
-_TEMPLATE_START = re.compile(
+_TEMPLATE_START = Pattern(
     r"\s*(?:<\|im_start\|>|<\|start_header_id\|>|<\|assistant\|>|<start_of_turn>|<s>)"
     r"(?:\s*(?:assistant|model)\b)?(?:<\|end_header_id\|>)?\s*"
 )
-_NEXT_SPEAKER = re.compile(r"\n[ \t]{0,9}(?:\*\*|#{1,4} )?(?:Human|User)(?:\*\*)?:")
-_NEXT_QUESTION = re.compile(
+_NEXT_SPEAKER = Pattern(r"\n[ \t]{0,9}(?:\*\*|#{1,4} )?(?:Human|User)(?:\*\*)?:")
+_NEXT_QUESTION = Pattern(
     r"\n[ \t]{0,9}(?:\*\*|#{1,4} )?(?:Q|(?:New |Next |Another )?(?:Question|Problem"
     r"|Exercise|Instruction)"
     r"|### (?:Input|Instruction))(?:\s?#?\d{1,3})?(?:\*\*)?(?:[:：]|\.\s)"
@@ -74,9 +75,9 @@ def _first_statement(text: str) -> int | None:
 
 
 _SHORT = 20  # characters of a line that can only be an answer
-_BOX = re.compile(r"\\(?:boxed|fbox|framebox)\b")
-_HASHES = re.compile(r"####[ \t]*\S")
-_TAG_OPEN = re.compile(r"<(?:final_?)?answer>", re.IGNORECASE)
+_BOX = Pattern(r"\\(?:boxed|fbox|framebox)\b")
+_HASHES = Pattern(r"####[ \t]*\S")
+_TAG_OPEN = Pattern(r"<(?:final_?)?answer>", re.IGNORECASE)
 
 _LONGEST_RUN = 30  # combining marks on one letter; no script needs more than a few
 
@@ -129,10 +130,10 @@ _HEADING = (
     r"(?m:$)(?=\n)"
 )
 #: Where an answer is said to follow: "the answer is", "Answer:", and in other languages.
-MARKER = re.compile(rf"(?:{_ENGLISH}|{_OTHERS}|{_HEADING})[\s*_:：]{{0,9}}", re.IGNORECASE)
+MARKER = Pattern(rf"(?:{_ENGLISH}|{_OTHERS}|{_HEADING})[\s*_:：]{{0,9}}", re.IGNORECASE)
 
 
-def last_match(pattern: re.Pattern[str], text: str) -> re.Match[str] | None:
+def last_match(pattern: Pattern, text: str) -> re.Match[str] | None:
     """Return the last match; no list of them, as a broken response can have millions."""
     return next(iter(deque(pattern.finditer(text), maxlen=1)), None)
 
@@ -140,11 +141,11 @@ def last_match(pattern: re.Pattern[str], text: str) -> re.Match[str] | None:
 # --- boxes --------------------------------------------------------------------------------------
 
 _BOX_NAMES = r"\\(?:boxed|fbox|framebox)"
-_BOX_TOKEN = re.compile(rf"{_BOX_NAMES}\s{{0,9}}\{{|\\.|[{{}}]", re.DOTALL)
-_BARE_BOX = re.compile(rf"{_BOX_NAMES}\s{{1,9}}(-?[A-Za-z0-9.]+)")
-_ENVIRONMENT = re.compile(r"\\begin\{boxed\}(.{0,4000}?)\\end\{boxed\}", re.DOTALL)
+_BOX_TOKEN = Pattern(rf"{_BOX_NAMES}\s{{0,9}}\{{|\\.|[{{}}]", re.DOTALL)
+_BARE_BOX = Pattern(rf"{_BOX_NAMES}\s{{1,9}}(-?[A-Za-z0-9.]+)")
+_ENVIRONMENT = Pattern(r"\\begin\{boxed\}(.{0,4000}?)\\end\{boxed\}", re.DOTALL)
 #: A box that the token limit cut off.
-TRUNCATED_BOX = re.compile(rf"{_BOX_NAMES}\s{{0,9}}\{{(?!\s*\}})[^\n]*")
+TRUNCATED_BOX = Pattern(rf"{_BOX_NAMES}\s{{0,9}}\{{(?!\s*\}})[^\n]*")
 
 
 class Box(NamedTuple):
@@ -194,19 +195,19 @@ def last_box(text: str) -> str | None:
 
 # --- tags and JSON ------------------------------------------------------------------------------
 
-_TAGGED = re.compile(
+_TAGGED = Pattern(
     r"<(?P<tag>(?:final[_ ]?)?answer|solution|ans)>\s*(?P<inside>[^<>]*(?:<(?!/?(?P=tag)>)[^<>]*)*)"
     r"</(?P=tag)>",
     re.IGNORECASE,
 )
 _NAME = r"(?:final[_ ]?answer|answer|final[_ ]?result|correct[_ ]?(?:answer|option|choice)"
-_KEY = re.compile(
+_KEY = Pattern(
     rf"[\"']{_NAME}|result|solution|choice|option|code|program)[\"']\s{{0,9}}:\s{{0,9}}",
     re.IGNORECASE,
 )
-_LONE_STRING = re.compile(r"'((?:[^'\\]|\\.)*)'|\"((?:[^\"\\]|\\.)*)\"", re.DOTALL)
-_LITERAL = re.compile(r"[^,}\]\n]{1,200}")
-_LATEX_IN_JSON = re.compile(r"(?<!\\)\\[A-Za-z]{2,}")
+_LONE_STRING = Pattern(r"'((?:[^'\\]|\\.)*)'|\"((?:[^\"\\]|\\.)*)\"", re.DOTALL)
+_LITERAL = Pattern(r"[^,}\]\n]{1,200}")
+_LATEX_IN_JSON = Pattern(r"(?<!\\)\\[A-Za-z]{2,}")
 _DECODER = json.JSONDecoder()
 
 

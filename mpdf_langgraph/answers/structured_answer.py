@@ -10,16 +10,17 @@ from typing import Any
 from pydantic import BaseModel, ValidationError
 
 from mpdf_langgraph.answers.json_schema import MismatchError, check_schema, fit, rename_keys
+from mpdf_langgraph.answers.patterns import Pattern
 from mpdf_langgraph.answers.reading import answering_part, has_long_mark_run
 from mpdf_langgraph.answers.text_reading import normalise
 from mpdf_langgraph.errors import ConfigurationError
 
 _MAX_LENGTH = 100_000  # characters of an object
 _MOST_OBJECTS = 50
-_CODE_FENCE = re.compile(r"```(?:json[5c]?)?\s*\n(.*?)```", re.DOTALL | re.IGNORECASE)
-_COMMENT = re.compile(r'("(?:[^"\\]|\\.)*")|//[^\n]*|/\*.*?\*/', re.DOTALL)
-_TRAILING_COMMA = re.compile(r'("(?:[^"\\]|\\.)*")|,(?=\s*[}\]])', re.DOTALL)
-_BARE_KEY = re.compile(r'("(?:[^"\\]|\\.)*")|(?<=[{,\s])([A-Za-z_]\w*)(?=\s*:)')
+_CODE_FENCE = Pattern(r"```(?:json[5c]?)?\s*\n(.*?)```", re.DOTALL | re.IGNORECASE)
+_COMMENT = Pattern(r'("(?:[^"\\]|\\.)*")|//[^\n]*|/\*.*?\*/', re.DOTALL)
+_TRAILING_COMMA = Pattern(r'("(?:[^"\\]|\\.)*")|,(?=\s*[}\]])', re.DOTALL)
+_BARE_KEY = Pattern(r'("(?:[^"\\]|\\.)*")|(?<=[{,\s])([A-Za-z_]\w*)(?=\s*:)')
 
 
 class StructuredAnswer:

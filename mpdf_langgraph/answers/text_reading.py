@@ -6,6 +6,7 @@ from fractions import Fraction
 from functools import lru_cache
 
 from mpdf_langgraph.answers.math_numbers import read_quantity
+from mpdf_langgraph.answers.patterns import Pattern
 from mpdf_langgraph.answers.reading import (
     MARKER,
     answering_part,
@@ -17,26 +18,26 @@ from mpdf_langgraph.answers.reading import (
 )
 
 _LONGEST_NORMALISED = 4_000
-_WRAPPED = re.compile(r"\\(?:text(?:bf|it|rm)?|mathrm|mathbf|mbox|textnormal)\s?\{([^{}]*)\}")
-_YES_NO = re.compile(r"(?P<word>yes|no)\s?(?:[,.;:!]|\s[-–—]|[–—])", re.IGNORECASE)
-_CORRECTED = re.compile(r"not\b[^.\n]{1,80}?\bbut\s(?:rather\s)?", re.IGNORECASE)
+_WRAPPED = Pattern(r"\\(?:text(?:bf|it|rm)?|mathrm|mathbf|mbox|textnormal)\s?\{([^{}]*)\}")
+_YES_NO = Pattern(r"(?P<word>yes|no)\s?(?:[,.;:!]|\s[-–—]|[–—])", re.IGNORECASE)
+_CORRECTED = Pattern(r"not\b[^.\n]{1,80}?\bbut\s(?:rather\s)?", re.IGNORECASE)
 _ABBREVIATED_TEXT = (
     "st dr mr mrs ms prof jr sr vs mt no ft gen col sgt lt capt rev hon inc ltd co corp dept"
     " approx ave blvd e.g i.e etc u.s u.k d.c a.m p.m"
 )
 _ABBREVIATED = frozenset(_ABBREVIATED_TEXT.split())
-_SENTENCE_END = re.compile(r"[.!?。](?:[\"”'’*)]{0,3})(?=\s+\S|$)")
-_PRONOUN = re.compile(
+_SENTENCE_END = Pattern(r"[.!?。](?:[\"”'’*)]{0,3})(?=\s+\S|$)")
+_PRONOUN = Pattern(
     r"\s+(?:He|She|It|This|They|The|That|There|In|As|Because|Since|Its|These|We|However|Note)\b"
 )
-_APPOSITION = re.compile(
+_APPOSITION = Pattern(
     r",\s(?=(?:the|a|an|which|who|whose|where|because|since|as|not|although|though|so|with|for|but|being"
     r"|located|known|due|also|i\.e\.|capital)\b)|\s(?=(?:because|since|as it|as they)\b)"
     r"|\s[-–—]\s(?=[a-z])|;\s"
 )
-_BOLD = re.compile(r"(?:\*\*)?([^*\n]{1,200}?)[.:,]?\*\*(?!\w)")
-_INITIALS = re.compile(r"(?<!\S)([^\W\d_]) (?=[^\W\d_](?:\s|$))")
-_IN_BRACKETS = re.compile(r"(?<=\S)\s\([^()]*\)$")
+_BOLD = Pattern(r"(?:\*\*)?([^*\n]{1,200}?)[.:,]?\*\*(?!\w)")
+_INITIALS = Pattern(r"(?<!\S)([^\W\d_]) (?=[^\W\d_](?:\s|$))")
+_IN_BRACKETS = Pattern(r"(?<=\S)\s\([^()]*\)$")
 _DECORATION = ' \t\n*_`"“”„«»>'
 
 
