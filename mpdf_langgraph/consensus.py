@@ -2,8 +2,7 @@
 
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 from mpdf_langgraph.errors import ConfigurationError
 from mpdf_langgraph.rounds import Held, confidence_of
@@ -13,8 +12,7 @@ from mpdf_langgraph.state import Consensus
 NO_CONFIDENCE = 1.0
 
 
-@dataclass(frozen=True)
-class Vote:
+class Vote(NamedTuple):
     """What one agent holds when the votes are counted.
 
     Attributes:

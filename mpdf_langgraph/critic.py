@@ -1,4 +1,4 @@
-"""Critics: P(correct) of a response, measured and never read from the agent's own words."""
+"""Critics: they measure P(correct) of a response, and never read it from the agent's words."""
 
 import math
 from collections.abc import Awaitable, Callable, Mapping, Sequence
@@ -13,6 +13,7 @@ from mpdf_langgraph.agents import Agent
 from mpdf_langgraph.answers.schema import is_async
 from mpdf_langgraph.errors import ConfigurationError
 from mpdf_langgraph.history import unreadable_kinds, with_question
+from mpdf_langgraph.options import check_number
 from mpdf_langgraph.prompts import STATE_PROBABILITY
 from mpdf_langgraph.runtime.budget import (
     Cost,
@@ -46,11 +47,11 @@ _VERDICT_SCHEMA = {
 
 @dataclass(frozen=True)
 class Subject:
-    """One response to be criticised, with what its critic may need and spend.
+    """One response to be criticised, what its critic may need, and its budget.
 
     Attributes:
         conversation: The messages that the agent answered with this response.
-        attachments: Content blocks of the question that are no text, such as images.
+        attachments: Content blocks of the question that are not text, such as images.
     """
 
     question: str
@@ -64,7 +65,7 @@ class Subject:
 
 @dataclass(frozen=True)
 class CritiqueResult:
-    """A critique, and the errors survived on the way to it."""
+    """A critique, and the errors that happened on the way to it."""
 
     critique: Critique
     errors: list[str] = field(default_factory=list)
@@ -96,20 +97,20 @@ class BudgetedCritic(Protocol):
 
     @property
     def name(self) -> str:
-        """Stands in traces."""
+        """The name that stands in traces."""
         ...
 
     def max_calls(self, agent: Agent) -> int:
-        """LLM calls per response of this agent as a rule, set aside in the budget."""
+        """Return the usual number of LLM calls per response of this agent, for the budget."""
         ...
 
     @property
     def max_tokens(self) -> int:
-        """Tokens that one of its calls may generate."""
+        """The most tokens that one of its calls may generate."""
         ...
 
     def critique(self, subject: Subject) -> Steps[CritiqueResult]:
-        """Criticise one response: a generator of lists of calls (see `calls`)."""
+        """Criticise one response, as a generator of lists of calls (see `runtime.calls`)."""
         ...
 
 
@@ -131,9 +132,9 @@ def sequence_scores(response: Response) -> dict[str, float]:
 
 @dataclass(frozen=True)
 class LogprobCritic:
-    """The response's own sequence probability, length-normalised; free of any call.
+    """The response's own sequence probability, length-normalised. It costs no call.
 
-    Where the endpoint gives no log-probabilities, agreement among the round's samples.
+    If the endpoint gives no log-probabilities, agreement among the round's samples is used.
     """
 
     name: str = "logprob"
@@ -154,7 +155,7 @@ class LogprobCritic:
 
 @dataclass(frozen=True)
 class VerdictRequest:
-    """One way of asking for a verdict; the next is tried where it does not work."""
+    """One way to ask for a verdict. If it does not work, the next one is tried."""
 
     source: str
     sampling: Mapping[str, Any]
@@ -164,9 +165,9 @@ class VerdictRequest:
 
 
 _LOGPROBS = {"temperature": 0.0, "max_tokens": 1, "logprobs": True, "top_logprobs": 20}
-# Both spellings, as a model that prefers one would spend little mass on the other.
+# Both spellings, as a model that prefers one gives little probability to the other.
 _CHOICE = {"structured_outputs": {"choice": ["yes", "no", "Yes", "No"]}}
-# In the body and not as an argument, for which the OpenAI client raises where a reply is cut.
+# In the body, as the OpenAI client raises an error on a cut reply if it is an argument.
 _JSON = {"response_format": {"type": "json_schema", "json_schema": _VERDICT_SCHEMA}}
 _REQUESTS = (
     VerdictRequest(
@@ -188,17 +189,18 @@ _REQUESTS = (
 class SelfCritic:
     """A model's own verdict on a response: P(yes) / (P(yes) + P(no)) of one constrained token.
 
-    Where the endpoint gives no log-probabilities it is asked for a probability as JSON; where
-    it does that neither, agreement among the round's samples stands in. The first way that
-    works is remembered for each model, a lesser one only where the better are out of reach.
+    If the endpoint gives no log-probabilities, the model is asked for a probability as JSON. If
+    that fails too, agreement among the round's samples is used. The first way that works is
+    remembered for each model, unless the ways before it failed for a passing reason.
 
-    With `reasoning_tokens` the model first writes its check, as generative verifiers do (Zhang et
-    al. 2024, arXiv 2408.15240): worth its tokens where a verdict needs steps that one token cannot
-    take. The verdict then counts as far as the check was sure of itself: it is drawn towards 1/2 by
-    the check's sequence probability. Where such a reply bears no verdict, agreement stands in.
+    With `reasoning_tokens`, the model first writes a check, as generative verifiers do (Zhang et
+    al. 2024, arXiv 2408.15240). It is worth its tokens if a verdict needs more steps than one token
+    can take. The check's sequence probability draws the verdict towards 1/2, so an unsure check
+    counts less. If such a reply has no verdict, agreement is used.
 
     Attributes:
-        reasoning_tokens: The longest check, verdict included; 0 asks for the verdict alone.
+        reasoning_tokens: Length of the longest check, verdict included. 0 asks for the verdict
+            alone.
         judge: The model to ask instead of the agent's own. It sees the question and the
             response, never the agent's private context.
     """
@@ -206,14 +208,12 @@ class SelfCritic:
     name: str = "self"
     judge: Runnable[Any, Any] | None = None
     reasoning_tokens: int = 0
-    # By id: which request works, and the model itself, so that its id is not given to another.
+    # By id: which request works, and the model itself, so that no other model gets its id.
     _working: dict[int, tuple[int, Any]] = field(default_factory=dict, repr=False, compare=False)
     _failures: dict[int, int] = field(default_factory=dict, repr=False, compare=False)
 
     def __post_init__(self) -> None:
-        tokens = self.reasoning_tokens
-        if not isinstance(tokens, int) or isinstance(tokens, bool) or tokens < 0:
-            raise ConfigurationError(f"reasoning_tokens must be 0 or more, got {tokens!r}")
+        check_number("reasoning_tokens", self.reasoning_tokens, 0, whole=True)
 
     def max_calls(self, agent: Agent) -> int:
         """Return 1, or 0 for a chain, a graph and a model that gives no verdicts."""
@@ -274,7 +274,7 @@ class SelfCritic:
             errors.append(str(outcome.error))
             odd = odd or isinstance(outcome.cause, NoVerdictError)
             if is_transient(outcome.cause):
-                source = "none"  # the endpoint is down, not unable: no reason to ask otherwise
+                source = "none"  # the endpoint is down: another request would fail too
                 break
         else:
             if model is not None and id(model) not in self._working and self._failed_often(model):
@@ -284,7 +284,7 @@ class SelfCritic:
         return CritiqueResult(critique, errors)
 
     def _failed_often(self, model: Any) -> bool:
-        """Count a reply without a verdict, and tell whether the model is to blame by now."""
+        """Count a reply without a verdict. Tell whether the model has failed often enough."""
         self._failures[id(model)] = self._failures.get(id(model), 0) + 1
         return self._failures[id(model)] >= FAILURES_TO_GIVE_UP
 
@@ -307,9 +307,9 @@ class SelfCritic:
 
 
 def _bind(model: Any, sampling: Mapping[str, Any], agents: Mapping[str, Any]) -> Runnable[Any, Any]:
-    """Bind `sampling`; `extra_body` is merged, as binding it would replace the model's own.
+    """Bind `sampling`. `extra_body` is merged, as binding it would replace the model's own.
 
-    That of the agent's sampling counts too: it may switch off thinking, say.
+    The `extra_body` of the agent's sampling is merged too, as it may switch off thinking.
     """
     if "extra_body" in sampling:
         inner = model
@@ -326,8 +326,8 @@ def _bind(model: Any, sampling: Mapping[str, Any], agents: Mapping[str, Any]) ->
 class SelfLogprobCritic:
     """Sequence probability and the model's own verdict, both recorded.
 
-    `confidence` is the length-normalised sequence probability, or the verdict where the
-    endpoint gives no log-probabilities.
+    `confidence` is the length-normalised sequence probability, or the verdict if the endpoint
+    gives no log-probabilities.
     """
 
     name: str = "self+logprob"
@@ -365,7 +365,7 @@ class FunctionCritic:
     max_tokens: int = 0
 
     def max_calls(self, agent: Agent) -> int:
-        """See `BudgetedCritic.max_calls`: what a function does is not known before."""
+        """Return 0, as nobody knows before what a function does."""
         return 0
 
     def critique(self, subject: Subject) -> Steps[CritiqueResult]:

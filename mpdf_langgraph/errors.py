@@ -1,13 +1,6 @@
 """Every error that this package raises, and how an error is written in one line."""
 
-import re
-
-_SECRETS = (
-    (re.compile(r"(?i)\b(bearer|basic|token)\s+[\w.~+/=-]{8,}"), r"\1 ***"),
-    (re.compile(r"(?i)((?:key|token|secret|password)[\"']?\s*[=:]\s*[\"']?)[\w.~+/=-]+"), r"\1***"),
-    (re.compile(r"\b(sk|pk|hf|gsk|ghp|lsv2)[-_][\w*.-]{8,}"), r"\1-***"),
-    (re.compile(r"(://)(?:[^\s/@]+|[^\s/@:]+:[^\s@]+)@"), r"\1***@"),
-)
+from mpdf_langgraph.secrets import mask_credentials
 
 
 class MPDFError(Exception):
@@ -27,15 +20,15 @@ class ModelOutputError(MPDFError, ValueError):
 
 
 class OutOfTokensError(ModelOutputError):
-    """A response was cut at its length limit before its answer began. A new try would be, too."""
+    """A response reached its length limit before its answer began. A new try would too."""
 
 
 class DeliberationError(MPDFError, RuntimeError):
-    """A deliberation could not produce anything, e.g. every proposal failed."""
+    """A deliberation gave no result, for example as every proposal failed."""
 
 
 class RouterError(MPDFError, ValueError):
-    """A learned router cannot be loaded, or cannot decide on what it was given."""
+    """A learned router cannot be loaded, or cannot decide on its input."""
 
 
 class SandboxError(MPDFError, RuntimeError):
@@ -46,10 +39,23 @@ class TraceError(MPDFError, ValueError):
     """A trace record or file does not have the documented form."""
 
 
+def list_causes(error: BaseException) -> list[BaseException]:
+    """Return what an error was raised from, and what that was raised from, at most four."""
+    causes: list[BaseException] = []
+    while error.__cause__ is not None and len(causes) < 4:
+        error = error.__cause__
+        causes.append(error)
+    return causes
+
+
 def describe_error(error: BaseException) -> str:
-    """Return an error as one line of at most 500 characters, keys and passwords masked."""
-    text = f"{type(error).__name__}: {error}".encode(errors="replace").decode()
-    text = " ".join(text.split())
-    for pattern, replacement in _SECRETS:
-        text = pattern.sub(replacement, text)
-    return text[:500]
+    """Return an error as one line of at most 500 characters, keys and passwords masked.
+
+    Its causes follow in brackets, as clients say no more than "Connection error".
+    """
+    text = f"{type(error).__name__}: {error}"
+    for cause in list_causes(error):
+        if str(cause) not in text:
+            text += f" ({type(cause).__name__}: {cause})"
+    text = " ".join(text.encode(errors="replace").decode().split())
+    return mask_credentials(text)[:500]

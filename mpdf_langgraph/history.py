@@ -145,7 +145,7 @@ def _role(message: BaseMessage) -> _Role:
 
 
 def _rendered(message: BaseMessage, callers: dict[str, str]) -> str:
-    """Return a message as text; what tools it calls is added to `callers`."""
+    """Return a message as text. Add the tools that it calls to `callers`."""
     text = plain_text(message)
     if isinstance(message, AIMessage):
         text = split_thought(text)[1].strip()

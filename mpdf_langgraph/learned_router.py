@@ -10,7 +10,9 @@ import math
 import os
 import warnings
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -19,6 +21,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from mpdf_langgraph.calibration import Calibration
 from mpdf_langgraph.errors import ConfigurationError, RouterError, describe_error
 from mpdf_langgraph.observation import FEATURE_VERSION, FEATURES
+from mpdf_langgraph.options import check_number
 from mpdf_langgraph.router import behaviour
 from mpdf_langgraph.state import ACTIONS, Observation
 
@@ -33,6 +36,8 @@ _INPUTS: dict[str, tuple[str, list[int | None]]] = {
     "action_mask": ("tensor(bool)", [None, len(ACTIONS)]),
 }
 _OUTPUT = "log_probabilities"
+#: Bytes that all networks of a process may take together. One takes a few million.
+MOST_MEMORY = 256 * 2**20
 # If several actions are equally likely, greedy takes the cheapest.
 _CHEAPEST_FIRST = sorted(range(len(ACTIONS)), key=lambda i: ACTIONS[i] == "REFINE")
 
@@ -142,15 +147,8 @@ def load_router(
     Warns:
         UserWarning: The router has not been shown to beat the baselines.
     """
-    given = (temperature, floor)
-    if not all(one is None or isinstance(one, int | float) for one in given):
-        raise ConfigurationError(f"temperature and floor must be numbers, got {given!r}")
-    if temperature is not None and not 0.0 < temperature < math.inf:
-        raise ConfigurationError(f"temperature must be a number above 0, got {temperature!r}")
-    if floor is not None and not 0.0 <= floor <= 1 / 3:
-        raise ConfigurationError(
-            f"floor is the least probability of each of three actions: use 0 to 1/3, got {floor!r}"
-        )
+    check_number("temperature", temperature, 0, above=True, optional=True)
+    check_number("floor", floor, 0, 1 / 3, optional=True)
     folder = Path(folder)
     manifest = _read_manifest(folder)
     session = _open(_read_model(folder, manifest), folder / MODEL)
@@ -233,13 +231,23 @@ def _read_model(folder: Path, manifest: Manifest) -> bytes:
 # --- the network ----------------------------------------------------------------------------
 
 
+@cache
+def _cap_memory(onnxruntime: Any) -> None:
+    """Limit what the networks of a process may take together, as a small file can ask for much."""
+    kind = onnxruntime.OrtAllocatorType.ORT_ARENA_ALLOCATOR
+    where = onnxruntime.OrtMemoryInfo("Cpu", kind, 0, onnxruntime.OrtMemType.DEFAULT)
+    settings = onnxruntime.OrtArenaCfg(MOST_MEMORY, 1, -1, -1)  # grow by what is asked for
+    with suppress(RuntimeError):  # the application has registered one of its own
+        onnxruntime.create_and_register_allocator(where, settings)
+
+
 def _open(model: bytes, path: Path) -> Any:
     """Return a session of one thread, after a check of the network's inputs and its output."""
     # Without it, onnxruntime >= 1.31 sends usage to its makers and leaves an identifier in the
     # home directory. A value that the user has set stays.
     os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
     try:
-        import onnxruntime  # type: ignore[import-untyped]
+        import onnxruntime
     except ImportError as error:
         raise ConfigurationError(
             'a learned router needs onnxruntime: pip install "mpdf-langgraph[router]"'
@@ -247,6 +255,8 @@ def _open(model: bytes, path: Path) -> Any:
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = options.inter_op_num_threads = 1
     options.log_severity_level = 4  # errors are raised, and its log would go to stderr
+    _cap_memory(onnxruntime)
+    options.add_session_config_entry("session.use_env_allocators", "1")
     try:
         session = onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
     except Exception as error:  # onnxruntime's errors have no common base class
@@ -258,7 +268,7 @@ def _open(model: bytes, path: Path) -> Any:
     outputs = [one.name for one in session.get_outputs()]
     if inputs != _INPUTS or outputs != [_OUTPUT]:
         raise RouterError(
-            f"{path} has inputs {inputs} and outputs {outputs}; expected {_INPUTS} (None: any "
+            f"{path} has inputs {inputs} and outputs {outputs}, expected {_INPUTS} (None: any "
             f"size) and [{_OUTPUT!r}]"
         )
     features, allowed = [0.5] * len(FEATURES), [True] * len(ACTIONS)

@@ -7,10 +7,10 @@ Log-probabilities and the model's own verdict are always raw.
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
-from mpdf_langgraph.consensus import confidence_weights, votes_of
+from mpdf_langgraph.consensus import Vote, confidence_weights, votes_of
 from mpdf_langgraph.state import Observation, Response
 
 FEATURE_VERSION = 1
@@ -79,7 +79,8 @@ def observe(situation: Situation) -> dict[str, Observation]:
 
     Each has `own` of shape ``[F]`` and `peers` of shape ``[N - 1, F]``, ``F = len(FEATURES)``.
     """
-    described = {agent: _describe(situation, agent) for agent in situation.held}
+    votes = votes_of(situation.held)
+    described = {agent: _describe(situation, agent, votes) for agent in situation.held}
     clusters = {a: r["cluster"] if r else None for a, r in situation.held.items()}
     result = {}
     for observer in situation.held:
@@ -97,11 +98,9 @@ def _log_scaled(count: int, cap: int) -> float:
     return min(1.0, math.log1p(count) / math.log1p(cap))
 
 
-def _describe(situation: Situation, agent: str) -> dict[str, float]:
+def _describe(situation: Situation, agent: str, votes: Sequence[Vote]) -> dict[str, float]:
     """Return an agent's features by name. `observe` fills in `agrees` for each observer."""
-    held, size = situation.held, len(situation.held)
-    response = held[agent]
-    votes = votes_of(held)
+    size, response = len(situation.held), situation.held[agent]
     counts: dict[int, int] = {}
     for vote in votes:
         if vote.cluster is not None:

@@ -13,6 +13,7 @@ from mpdf_langgraph.errors import ModelOutputError, OutOfTokensError
 from mpdf_langgraph.history import plain_text, writable
 from mpdf_langgraph.response_profile import logprob_summary, reasoning_profile, token_logprobs
 from mpdf_langgraph.runtime.calls import CallResult
+from mpdf_langgraph.secrets import SHORTEST_IN_REPLIES, mask_secrets
 from mpdf_langgraph.state import Response
 
 #: Stands for a refusal without words of its own.
@@ -24,9 +25,9 @@ class Reply:
     """A model's reply, checked: what it said and what the endpoint said about it.
 
     Attributes:
-        text: Its answer without the thought before it; of a refusal the words of the refusal.
-        token_logprobs: Natural logarithms, one per token of the answer; [] where unknown.
-        thought: What the model thought before it answered, where that can be seen.
+        text: Its answer without the thought before it, or the words of its refusal.
+        token_logprobs: Natural logarithms, one per token of the answer. Empty if unknown.
+        thought: The model's thought before the answer, if it can be seen.
         refused: The model refused to answer.
     """
 
@@ -67,7 +68,7 @@ def read_reply(value: Any) -> Reply:
     finish_reason = _finish_reason(metadata)
     if metadata.get("model_provider") == "openai" and finish_reason is None:
         raise ModelOutputError("the endpoint's stream ended before the response was finished")
-    written, text = split_thought(plain_text(value))
+    written, text = split_thought(mask_secrets(plain_text(value), SHORTEST_IN_REPLIES))
     thought = "\n".join(filter(None, [_separate_thought(value), written])) or None
     refusal = _refusal(value, text, finish_reason)
     if refusal is None and not text:
@@ -75,8 +76,8 @@ def read_reply(value: Any) -> Reply:
     model = metadata.get("model_name")
     return Reply(
         text=(text if refusal is None else refusal).strip(),
-        finish_reason=finish_reason if isinstance(finish_reason, str) else None,
-        model=model if isinstance(model, str) else None,
+        finish_reason=mask_secrets(finish_reason) if isinstance(finish_reason, str) else None,
+        model=mask_secrets(model) if isinstance(model, str) else None,
         token_logprobs=[] if refusal is not None else _answer_logprobs(metadata, written),
         thought=thought,
         refused=refusal is not None,
@@ -101,18 +102,19 @@ def _separate_thought(message: BaseMessage) -> str | None:
     if isinstance(message.content, list):
         parts += [b.get("reasoning") for b in message.content_blocks if b["type"] == "reasoning"]
     texts = [part.strip() for part in parts if isinstance(part, str)]
-    return writable("\n".join(filter(None, texts))) or None
+    joined = mask_secrets("\n".join(filter(None, texts)), SHORTEST_IN_REPLIES)
+    return writable(joined) or None
 
 
 def _refusal(message: BaseMessage, text: str, finish_reason: Any) -> str | None:
-    """Return the words of a refusal; None where the reply is none."""
+    """Return the words of a refusal, None if the reply is not a refusal."""
     blocks = message.content if isinstance(message.content, list) else []
     said = [message.additional_kwargs.get("refusal")]
     said += [b.get("refusal") for b in blocks if isinstance(b, dict) and b.get("type") == "refusal"]
     for words in said:
         if isinstance(words, str) and words.strip():
-            return writable(words.strip())
-    # Anthropic's word for it, and what OpenAI's filter leaves where it leaves nothing.
+            return writable(mask_secrets(words.strip(), SHORTEST_IN_REPLIES))
+    # Anthropic's word for a refusal, and OpenAI's word for a reply that its filter emptied.
     if finish_reason == "refusal" or (finish_reason == "content_filter" and not text):
         return text or NO_WORDS
     return None

@@ -1,7 +1,7 @@
 """The records of a deliberation and the graph's state, all plain data.
 
-Everything here is made of `str`, `int`, `float`, `bool`, `list`, `dict` and LangChain
-messages, because only those survive every LangGraph checkpointer unchanged.
+Everything here consists of `str`, `int`, `float`, `bool`, `list`, `dict` and LangChain messages.
+Only those survive every LangGraph checkpointer unchanged.
 """
 
 from collections.abc import Mapping
@@ -24,9 +24,9 @@ class Usage(TypedDict):
         calls: Calls started, failed ones included.
         prompt_tokens: As reported by the endpoint.
         completion_tokens: As reported by the endpoint.
-        unreported: Successful calls of which the endpoint did not say what they took.
-        estimated: What a budget is charged for those, and for calls that failed after they
-            may have generated something: their upper bound in tokens.
+        unreported: Successful calls whose usage the endpoint did not report.
+        estimated: The upper bound in tokens of these calls, and of failed calls that may have
+            generated something. A budget is charged with it.
     """
 
     calls: int
@@ -37,15 +37,15 @@ class Usage(TypedDict):
 
 
 class Profile(TypedDict):
-    """Reasoning profile of a response (z_prof), read off its text.
+    """Reasoning profile of a response (z_prof), read from its text.
 
     Attributes:
         steps: Non-empty lines or sentences, whichever are more.
         operators: Arithmetic operators and relations.
         length: Characters.
-        hedges: Words by which the text marks what it does not know ("guess", "assume").
-        claimed_confidence: What the text itself claims ("Confidence: 80 %"), in [0, 1]; a claim,
-            never used as z_conf.
+        hedges: Words that mark what the text does not know ("guess", "assume").
+        claimed_confidence: The confidence that the text claims ("Confidence: 80 %"), in [0, 1].
+            It is never used as z_conf.
         truncated: The endpoint stopped the response at its length limit.
     """
 
@@ -61,8 +61,8 @@ class LogprobSummary(TypedDict):
     """Token log-probabilities of a response in short (natural logarithms).
 
     Attributes:
-        mean: Mean over tokens; exp(mean) is the length-normalised sequence probability.
-        total: Sum over tokens; exp(total) is the raw sequence probability.
+        mean: Mean over tokens. exp(mean) is the length-normalised sequence probability.
+        total: Sum over tokens. exp(total) is the raw sequence probability.
         lowest_window: Lowest mean over any eight consecutive tokens.
         tokens: Number of tokens.
     """
@@ -77,9 +77,9 @@ class Critique(TypedDict):
     """What the critic says of one response.
 
     Attributes:
-        confidence: P(correct) in [0, 1]; None where the critic failed or had nothing to go by.
-        raw: What the critic gave, where a calibration has replaced it (see `calibration`).
-        source: Which measurement `confidence` is, e.g. ``"logprob"``, ``"self"``, ``"agreement"``.
+        confidence: P(correct) in [0, 1]. None: the critic failed or could not tell.
+        raw: The critic's own confidence, if a calibration has replaced it (see `calibration`).
+        source: The measurement that `confidence` is: ``"logprob"``, ``"self"``, ``"agreement"``...
         scores: Every measurement taken, by name, each in [0, 1].
         usage: What the critic's own calls cost.
     """
@@ -92,19 +92,19 @@ class Critique(TypedDict):
 
 
 class Response(TypedDict):
-    """What an agent said once.
+    """One response of an agent.
 
     Attributes:
         id: ``"<agent>@<round>"``, and ``"<agent>@<round>+<k>"`` for alternatives.
-        cluster: Index of the answer's equivalence class within the episode; None where there
-            is no valid answer (or, for a moment, before the consensus node has compared it).
+        cluster: Index of the answer's equivalence class within the episode. None: there is no
+            valid answer, or the consensus node has not compared it yet.
         text: The answer as it was written, without the thought before it.
-        logprobs: Of the answer's tokens alone.
+        logprobs: Summary over the answer's tokens alone.
         seconds: Wall-clock time of the call, retries included.
         usage: What it cost, failed attempts included.
-        thought: What the model thought before it answered, where the endpoint shows that. It
-            stands in the trace alone: no peer, no critic and no caller sees it.
-        refused: The model refused to answer; `text` is what it said.
+        thought: The model's thought before the answer, if the endpoint shows it. It stands in the
+            trace alone: no peer, critic or caller sees it.
+        refused: The model refused to answer. `text` is the refusal.
     """
 
     id: str
@@ -125,11 +125,11 @@ class Response(TypedDict):
 
 
 class Observation(TypedDict):
-    """o_i: all that agent i's policy may see, as numbers (see `observation.FEATURES`).
+    """o_i: everything that agent i's policy may see, as numbers (see `observation.FEATURES`).
 
     Attributes:
         own: Features of the agent itself, shape ``[F]``.
-        peers: Features of its peers, shape ``[N - 1, F]``; their order carries no meaning.
+        peers: Features of its peers, shape ``[N - 1, F]``. Their order has no meaning.
     """
 
     own: list[float]
@@ -141,12 +141,12 @@ class Turn(TypedDict):
 
     Attributes:
         mask: Which of `ACTIONS` were allowed.
-        probabilities: What the action was drawn from: after mask, temperature and floor.
+        probabilities: The action was drawn from them, after mask, temperature and floor.
         before: Id of the response held at the decision (None: none).
         after: Id of the response held once the round's moves are made.
-        target: Whose response would be (and on CONCEDE was) adopted: its id.
+        target: Id of the response that CONCEDE adopts, also if the action was another one.
         alternatives: Ids of extra REFINE samples, drawn only to learn from.
-        blocked: The budget that forbade REFINE, if one did.
+        blocked: The budget that forbade REFINE, None if none did.
     """
 
     agent: str
@@ -163,10 +163,10 @@ class Turn(TypedDict):
 
 
 class Failure(TypedDict):
-    """Something that went wrong and was survived: counted, reported, never silent.
+    """A failure that the deliberation survived. It is counted and reported.
 
     Attributes:
-        agent: Its name; "consensus" where the answers could not be compared.
+        agent: The agent's name, or "consensus" if answers could not be compared.
     """
 
     agent: str
@@ -181,12 +181,12 @@ class Consensus(TypedDict):
     """The group's answer from the responses held.
 
     Attributes:
-        answer: None where no agent holds a valid answer.
+        answer: None if no agent holds a valid answer.
         response: Id of the response that stands for the answer.
         support: Share of the valid votes that the winning cluster got.
-        votes: Cluster voted for by each agent; None abstains.
+        votes: Cluster that each agent votes for. None abstains.
         weights: Weight of each agent's vote under the rule.
-        tie: The rule alone did not decide; the tie rule did.
+        tie: The rule alone did not decide, so the tie rule did.
     """
 
     answer: str | None
@@ -199,14 +199,14 @@ class Consensus(TypedDict):
 
 
 class Intervention(TypedDict):
-    """What somebody outside the deliberation did to it.
+    """An intervention of a person or of a fork.
 
     Attributes:
-        action: A person was asked and let the answers stand ("settle"), gave a hint for one more
-            round, or named the right answer; or actions were forced at a fork ("force").
-        round: The round that it shaped: of a hint and a force the one that followed.
-        text: The hint, the answer, the actions forced; empty on settle.
-        seconds: How long the deliberation waited for it.
+        action: A person let the answers stand ("settle"), gave a hint for one more round
+            ("hint"), or named the right answer ("answer"). Or a fork forced actions ("force").
+        round: The round that it shaped. For "hint" and "force", this is the round that followed.
+        text: The hint, the answer, or the forced actions. Empty on "settle".
+        seconds: Seconds that the deliberation waited for it.
     """
 
     action: Literal["settle", "hint", "answer", "force"]
@@ -216,10 +216,10 @@ class Intervention(TypedDict):
 
 
 class Clock(TypedDict):
-    """What the time budget needs to know of pauses, in seconds.
+    """The pauses of a deliberation, for the time budget, in seconds.
 
     Attributes:
-        paused: How long the deliberation has stood still: nobody had resumed it yet.
+        paused: Total length of the pauses so far.
         at: Epoch seconds at which the last step ended.
     """
 
@@ -232,7 +232,7 @@ class Header(TypedDict):
 
     Attributes:
         history: The conversation before the question, as every agent can read it (see `history`).
-        attachments: Content blocks of the question that are no text, such as images.
+        attachments: Content blocks of the question that are not text, such as images.
     """
 
     id: str
@@ -250,16 +250,16 @@ class Assignment(TypedDict):
     """What the router sends to one agent task, and that to its critic task.
 
     Attributes:
-        notes: What only this agent knows; None where its `context` is still to be called.
+        notes: What only this agent knows. None: its `context` is still to be called.
         own: The response it holds.
         peers: The responses its peers hold, by name.
-        act: It proposes or refines; False: only alternatives are drawn.
+        act: It proposes or refines. False: only alternatives are drawn.
         alternatives: Extra REFINE samples to draw.
-        prefix_tokens: Length of the agent's first prompt, where it was measured.
+        prefix_tokens: Tokens of the agent's first prompt. None: they were not reported.
         largest_usage: The most that any call of the agent took so far, figure by figure.
         drawn: Ids of the responses to criticise (for the critic).
-        hints: What a person gave away so far, in order.
-        running: Absent where the task is made again from a checkpoint (see `clock`).
+        hints: A person's hints so far, in order.
+        running: Absent if the task was restored from a checkpoint (see `runtime.clock`).
     """
 
     episode: str
@@ -283,7 +283,7 @@ class Assignment(TypedDict):
 
 
 class Allowance(TypedDict):
-    """What one task may still spend, handed out by the router. None: no limit."""
+    """What one task may still spend. The router hands it out. None: no limit."""
 
     calls: int | None
     tokens: int | None
@@ -301,7 +301,7 @@ def extend(left: list[Any] | None, right: list[Any] | None) -> list[Any]:
 
 
 def latest(left: Clock | None, right: Clock) -> Clock:
-    """Return the later of two readings, figure by figure (reducer)."""
+    """Return the later of two clocks, figure by figure (reducer)."""
     if not left:
         return right
     return Clock(paused=max(left["paused"], right["paused"]), at=max(left["at"], right["at"]))
@@ -327,11 +327,11 @@ class DeliberationState(TypedDict):
     """Input, output and the private keys, which the router resets at every new question.
 
     Attributes:
-        phase: ``"decide"`` for exactly the step after consensus asks for another round, so
-            that a new question is never taken for an unfinished one.
-        stopped: Why the deliberation would end, for exactly the step that asks a person.
+        phase: ``"decide"`` for exactly the step after consensus asks for another round. So a new
+            question is never taken for an unfinished one.
+        stopped: The reason to end, for exactly the step that asks a person.
         forced: Actions by agent name for exactly the round that follows (`force_actions`).
-        running: True for as long as one run lasts; never checkpointed (see `clock`).
+        running: True while one run lasts. It is never checkpointed (see `runtime.clock`).
         notes: Private context by agent name.
         held: Id of the response each agent holds.
         representatives: One answer per cluster, in order of first appearance.
@@ -362,7 +362,7 @@ class DeliberationState(TypedDict):
 
 
 def no_usage() -> Usage:
-    """Return a usage of nothing."""
+    """Return the usage of no call."""
     return Usage(calls=0, prompt_tokens=0, completion_tokens=0, unreported=0, estimated=0)
 
 
@@ -378,7 +378,7 @@ def add_usage(*usages: Usage) -> Usage:
 
 
 def largest_usage(*usages: Usage) -> Usage:
-    """Return the largest of every figure: no single call took more of anything."""
+    """Return the largest value of each figure."""
     largest = no_usage()
     for usage in usages:
         largest = Usage(
@@ -397,7 +397,7 @@ def tokens(usage: Usage) -> int:
 
 
 def charged_tokens(usage: Usage) -> int:
-    """Return what a token budget is charged: reported tokens plus estimates for the others."""
+    """Return the tokens that a budget is charged: reported ones, plus estimates for the rest."""
     return tokens(usage) + usage["estimated"]
 
 

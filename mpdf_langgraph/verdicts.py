@@ -14,7 +14,7 @@ from mpdf_langgraph.response_profile import logprob_summary, token_logprobs
 
 
 class NoVerdictError(EndpointError):
-    """The reply's log-probabilities are there, but none of yes or no: the question may be odd."""
+    """The reply has log-probabilities, but none of yes or no. The question may be unusual."""
 
 
 _YES = {"yes", "ye", "y"}  # a tokenizer without "yes" spells it "y" + "es"
@@ -28,7 +28,7 @@ def _spelling(token: Any) -> str:
 
 
 def _top_probabilities(message: AIMessage) -> list[tuple[str, dict[str, float]]]:
-    """Return what was written at every position, and the probabilities of what could be."""
+    """Return, for every position, the written token and the probabilities of all candidates."""
     logprobs = message.response_metadata.get("logprobs")
     content = logprobs.get("content") if isinstance(logprobs, Mapping) else None
     positions = []
@@ -53,8 +53,8 @@ def yes_probability(message: Any) -> float:
     Looks at the first position where either has any mass.
 
     Raises:
-        NoVerdictError: The message bears log-probabilities, but none of yes and no.
-        EndpointError: It bears no usable ones.
+        NoVerdictError: The message has log-probabilities, but none of yes and no.
+        EndpointError: It has no usable ones.
     """
     tables = [t for _, t in _top_probabilities(message)] if isinstance(message, AIMessage) else []
     for table in tables:
@@ -68,24 +68,24 @@ def yes_probability(message: Any) -> float:
 def discount_verdict(verdict: float, mean_logprob: float) -> float:
     """Return 1/2 + (verdict - 1/2) * exp(mean log-probability of the reasoning's tokens).
 
-    By the verdict alone, a check that repeats a mistake makes it look as good as a right answer;
-    its tokens know better.
+    A check that repeats a mistake gives it the same verdict as a right answer. The probability of
+    its tokens is lower.
     """
     return 0.5 + (verdict - 0.5) * math.exp(mean_logprob)
 
 
 def reasoned_yes_probability(message: Any) -> float:
-    """Return the verdict of a reply that reasons first, trusted as far as its reasoning was sure.
+    """Return the verdict of a reply that reasons first, discounted by how unsure it was.
 
     The verdict is P(yes) / (P(yes) + P(no)) if the reply ends with one of them. `discount_verdict`
     then applies the log-probabilities of all that it wrote.
 
     Raises:
-        EndpointError: It does not end with yes or no, or bears no log-probabilities.
+        EndpointError: It does not end with yes or no, or has no log-probabilities.
     """
     answer = split_thought(message.text)[1] if isinstance(message, AIMessage) else ""
     if not _ENDS_WITH_VERDICT.search(answer):
-        raise EndpointError("the critic's reply does not end with yes or no; it may have been cut")
+        raise EndpointError("the critic's reply does not end with yes or no. It may have been cut")
     summary = logprob_summary(token_logprobs(message.response_metadata))
     for written, table in reversed(_top_probabilities(message)):
         if summary and written in _YES | _NO and (share := _share_of_yes(table)) is not None:

@@ -10,7 +10,7 @@ import numpy as np
 from examples.tiny_lm.figures import Case, mended, pairs_of, sources
 from examples.tiny_lm.prompts import REFINE_TEMPERATURE
 from examples.tiny_lm.scores import Rate
-from training.learn.calibrate import reliability
+from training.learn.measures import reliability
 
 START, STOP = "<!-- figures: written by measure.py -->\n", "<!-- end of figures -->"
 

@@ -8,10 +8,11 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from examples.tiny_lm.questions import AGENTS, Problem
-from examples.tiny_lm.scores import Rate, auroc, calibration_error, rate
+from examples.tiny_lm.scores import Rate, auroc, rate
 from examples.tiny_lm.skills import answer_of, stated_facts
 from mpdf_langgraph.verdicts import discount_verdict
-from training.learn.calibrate import Platt
+from training.learn.calibrate import apply_curve, fit_curve
+from training.learn.measures import quality
 
 
 @dataclass
@@ -74,8 +75,8 @@ def mended(groups: Sequence[Sequence[tuple[float, bool]]]) -> list[tuple[float, 
             np.array([pair for group in groups[start::2] for pair in group], dtype=float)
             for start in (1 - half, half)
         )
-        calibration = Platt.fit(fit[:, 0], fit[:, 1])
-        result += zip(calibration.apply(use[:, 0]).tolist(), (use[:, 1] > 0).tolist(), strict=True)
+        scores = apply_curve(fit_curve(fit[:, 0], fit[:, 1]), use[:, 0])
+        result += zip(scores.tolist(), (use[:, 1] > 0).tolist(), strict=True)
     return result
 
 
@@ -217,7 +218,8 @@ def figures(cases: list[Case], hidden: bool) -> dict[str, Rate]:
             result[f"{stage}_{source}_auroc"] = auroc(groups, within=False)
             result[f"{stage}_{source}_auroc_within"] = auroc(groups, within=True)
             for when, pairs in (("", [p for g in groups for p in g]), ("_mended", mended(groups))):
-                curve = calibration_error(pairs), float("nan"), len(pairs)
+                error = quality(*np.array(pairs, float).reshape(-1, 2).T)["ece"]
+                curve = error, float("nan"), len(pairs)
                 result[f"{stage}_{source}_ece{when}"] = dict(
                     zip(("value", "error", "n"), curve, strict=True)
                 )

@@ -132,7 +132,7 @@ def decode(model: LlamaForCausalLM, requests: Sequence[Request]) -> Iterator[tup
             input_ids=tokens,
             attention_mask=mask,
             position_ids=positions,
-            past_key_values=cache,
+            cache=cache,
             logits_to_keep=1,
         ).logits[:, -1]
         # Drawn on the CPU in double precision, so that a seed means the same on every device.

@@ -4,6 +4,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from training.learn.measures import ordered_pairs
+
 Rate = dict[str, float]
 
 
@@ -19,14 +21,6 @@ def rate(groups: Sequence[Sequence[float]]) -> Rate:
     return {"value": value, "error": float(np.sqrt(spread) / sizes.sum()), "n": int(sizes.sum())}
 
 
-def concordance(scores: np.ndarray, right: np.ndarray) -> tuple[float, int]:
-    """The number of right-wrong pairs in which the right one scores higher, and of all pairs."""
-    good, bad = scores[right], scores[~right]
-    order = np.sort(bad)
-    below = np.searchsorted(order, good, "left") + np.searchsorted(order, good, "right")
-    return float(below.sum()) / 2, len(good) * len(bad)
-
-
 def auroc(groups: Sequence[Sequence[tuple[float, bool]]], within: bool, seed: int = 0) -> Rate:
     """AUROC of a score, overall or among the responses to one question; error by bootstrap."""
     rng = np.random.default_rng(seed)
@@ -34,7 +28,7 @@ def auroc(groups: Sequence[Sequence[tuple[float, bool]]], within: bool, seed: in
         (np.array([s for s, _ in group]), np.array([r for _, r in group], dtype=bool))
         for group in groups
     ]
-    pairs = np.array([concordance(*array) for array in arrays])
+    pairs = np.array([ordered_pairs(*array) for array in arrays])
 
     def value(chosen: np.ndarray) -> float:
         if within:
@@ -42,7 +36,7 @@ def auroc(groups: Sequence[Sequence[tuple[float, bool]]], within: bool, seed: in
         else:
             scores = np.concatenate([arrays[i][0] for i in chosen])
             right = np.concatenate([arrays[i][1] for i in chosen])
-            good, total = concordance(scores, right)
+            good, total = ordered_pairs(scores, right)
         return good / total if total else float("nan")
 
     everyone = np.arange(len(arrays))
@@ -51,16 +45,3 @@ def auroc(groups: Sequence[Sequence[tuple[float, bool]]], within: bool, seed: in
     error = float(np.std(drawn)) if drawn else float("nan")
     total = int(pairs[:, 1].sum()) if within else sum(len(group) for group in groups)
     return {"value": value(everyone), "error": error, "n": total}
-
-
-def calibration_error(pairs: Sequence[tuple[float, bool]], bins: int = 10) -> float:
-    """Expected calibration error over bins of equal width."""
-    scores = np.array([score for score, _ in pairs])
-    right = np.array([r for _, r in pairs], dtype=float)
-    index = np.minimum((scores * bins).astype(int), bins - 1)
-    gaps = [
-        abs(scores[index == b].mean() - right[index == b].mean()) * (index == b).mean()
-        for b in range(bins)
-        if (index == b).any()
-    ]
-    return float(sum(gaps))

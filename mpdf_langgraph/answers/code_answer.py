@@ -248,6 +248,8 @@ class CodeAnswer:
                 return _judged(program, judge, code, tests, deadline)
             except ProgramEndedError as error:
                 return Verdict(False, str(error))
+            except RecursionError:
+                return Verdict(False, "it gave what is nested too deeply")
 
 
 def _load(process: SandboxedProcess, source: str, deadline: float) -> str:

@@ -17,22 +17,26 @@ from mpdf_langgraph.errors import ConfigurationError
 class MathAnswer:
     r"""Numbers and mathematical expressions.
 
-    `parse` takes the last complete ``\boxed{}``, else what follows the last ``####``, else
-    what follows "the answer is" or "answer:", else a response that is nothing but one short
-    expression, else the last number. A box cut off by the token limit is ignored with what
-    stands in it: half a number is a wrong answer. Numbers come back in one form ("1,000",
-    ``\$1000`` and "1000.0 dollars" as "1000", ``\frac24`` as "1/2"), other expressions almost
-    as they stand.
+    `parse` takes the last complete ``\boxed{}``, with a sign, a multiplier or a second box
+    beside it. Else it takes the contents of ``<answer>`` tags, the answer field of a JSON object,
+    what follows the last ``####``, what follows "the answer is" or "answer:" (in other languages,
+    too), a response that is nothing but one short expression, or else the last number. Thoughts
+    and further questions that the model asks itself are no part of the response. A box cut off
+    by the token limit counts only where nothing else is there. Decoration goes, and numbers come
+    back in one form with their unit ("1,000" and ``1{,}000.0`` as "1000", ``\frac24`` as "1/2",
+    "two dozen" as "24"), other expressions almost as they stand.
 
-    `equivalent` compares numbers exactly; a decimal of six digits or more also equals what it
-    rounds. A percentage equals its value and its bare number, as in "what percentage ..." with
-    the answer 50: the one place where numbers are not transitive. Everything else goes to
-    math-verify, in a worker process (`math_equality`) that is shared by all schemas
-    and killed at the time limit. Units are not compared.
+    `equivalent` compares numbers exactly. A decimal of six digits or more also equals what it
+    rounds. Units are compared where both answers have one ("2 km" is "2000 m", "5 wins" is not
+    "5 losses"); without a unit an answer equals the same number with any. A percentage equals
+    its value and its bare number, as in "what percentage ..." with the answer 50. In these two
+    places equality is not transitive. Words, number bases, moduli and lists are compared part by
+    part. Expressions go to sympy, read by math-verify's grammar, in a worker process
+    (`math_equality`) that is shared by all schemas and ended at the time limit.
 
     Args:
-        timeout: Seconds that math-verify may take for one comparison; answers that take longer
-            are not equivalent, and `undecided` counts them.
+        timeout: Seconds of computing that comparing two expressions may take. Answers that take
+            longer are not equivalent, and `undecided` counts them.
 
     Example:
         >>> schema = MathAnswer()
@@ -69,6 +73,8 @@ class MathAnswer:
         first, second = sorted((canonical(a), canonical(b)))
         try:
             return Comparison(self._same_expression).same(first, second)
+        except RecursionError:
+            return False  # nested more deeply than any answer
         except (TimeoutError, ChildProcessError) as error:
             self._count_undecided(error)
             return False

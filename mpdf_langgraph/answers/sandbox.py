@@ -1,10 +1,11 @@
-"""A sandbox for programs that a model wrote: bubblewrap, an unprivileged user, and limits.
+"""A sandbox for programs that a model wrote: bubblewrap, a system call filter, and limits.
 
-A program in there has no network, none of the host's files but a read-only /usr and the Python
-it runs on, no environment, and no other process in sight. It can have neither children nor
-threads, so its memory is bounded by the one limit on it; time is bounded by a clock outside that
-kills everything in the sandbox at once; and what it says is read up to a limit. What is decided
-about it is decided elsewhere (`mpdf_langgraph.answers.sandbox_inside` says how).
+A program in there has no network, no environment and no other process in sight. Of the host's
+files it has a read-only /usr and the Python it runs on. It can write no file. It can have neither
+children nor threads, so its memory is bounded by the one limit on it. A clock outside bounds its
+time: it kills everything in the sandbox at once, and waits until all of it is gone. What a program
+says is read up to a limit. What is decided about it is decided elsewhere
+(`mpdf_langgraph.answers.sandbox_inside` says how).
 
 Linux alone has bubblewrap. On other systems name a sandbox command of your own.
 """
@@ -13,24 +14,36 @@ import contextlib
 import json
 import os
 import select
-import shutil
 import signal
 import subprocess
 import sys
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+from mpdf_langgraph.answers.bubblewrap import (
+    bubblewrap_command,
+    find_command,
+    is_readable,
+    start_bubblewrap,
+)
 from mpdf_langgraph.errors import ConfigurationError, SandboxError
 
 _START_LIMIT = 30.0  # seconds until the sandbox greets; 0.05 as a rule
 _LONGEST_MESSAGE = 1 << 20  # bytes
-_DISK = 16 << 20  # bytes; all that can be written, and it is memory
-_NOBODY = "65534"
-_INSIDE = Path(__file__).with_name("sandbox_inside.py")
+#: Resource limits of every program, as `setrlimit(2)` names them.
+_LIMITS = {
+    "core": 0,
+    "fsize": 16 << 20,
+    "memlock": 0,
+    "msgqueue": 0,
+    "nofile": 64,
+    "sigpending": 64,
+}
+_END_LIMIT = 10.0  # seconds until all is gone that was killed; 0.01 as a rule
+_INSIDE = Path(__file__).with_name("sandbox_inside.py").read_text(encoding="utf-8")
 
 
 class ProgramEndedError(Exception):
@@ -48,7 +61,8 @@ class Sandbox:
             processes do not hold for root.
         seconds: Wall-clock time of one program with all its tests, the start of the sandbox
             not included.
-        memory: Bytes that a program may use.
+        memory: Bytes that a program may use. The kernel's tables of this memory come on top:
+            a program that means harm can make them as large as the memory itself.
 
     Raises:
         ConfigurationError: An option is wrong.
@@ -72,17 +86,10 @@ class Sandbox:
             raise ConfigurationError(
                 f"command must be a list of words, e.g. ['firejail', '--quiet']: {self.command!r}"
             )
-        self.command_line()
-
-    def command_line(self) -> list[str]:
-        """Return the command that starts a Python in the sandbox.
-
-        Raises:
-            SandboxError: A program that it takes is not installed.
-        """
-        if self.command is not None:
-            return [_installed(self.command[0]), *self.command[1:], sys.executable]
-        return list(_bubblewrap(os.getuid() == 0 if hasattr(os, "getuid") else False))
+        if self.command is None:
+            bubblewrap_command()
+        else:
+            find_command(self.command[0], self.command[0])
 
     @contextlib.contextmanager
     def start(self) -> Iterator["SandboxedProcess"]:
@@ -91,37 +98,55 @@ class Sandbox:
         Raises:
             SandboxError: The sandbox does not work here; the message says what it said.
         """
-        limits = [str(self.seconds), str(self.memory)]
-        process = SandboxedProcess(self.command_line(), limits, self.command is not None)
+        try:
+            process = SandboxedProcess(*self._start())
+        except OSError as error:
+            raise SandboxError(f"The sandbox cannot be started: {error}") from error
         try:
             process.greet()
+            if self.command is None and not process.can_be_killed:
+                raise SandboxError(
+                    "The sandbox does not work here: its first process cannot be watched, which "
+                    "takes Linux 5.3 and a /proc that shows it"
+                )
             yield process
         finally:
             process.kill()
 
-
-class SandboxedProcess:
-    """The process in a sandbox: lines of JSON to it and from it, each with a deadline."""
-
-    def __init__(
-        self, command_line: Sequence[str], limits: Sequence[str], keep_environment: bool
-    ) -> None:
-        self._process = subprocess.Popen(
-            [*command_line, "-I", "-S", "-c", _INSIDE.read_text(encoding="utf-8"), *limits],
+    def _start(self) -> tuple[subprocess.Popen[bytes], int | None]:
+        """The process outside, and a pidfd of the first one inside where there is one."""
+        limits = {"as": self.memory, "cpu": int(self.seconds) + 2, **_LIMITS}
+        # Neither threads nor children, however many there are by now.
+        inside = ["-I", "-S", "-c", _INSIDE, json.dumps({**limits, "nproc": 0})]
+        if self.command is None:
+            return start_bubblewrap(inside, limits)
+        process = subprocess.Popen(
+            [*self.command, sys.executable, *inside],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             bufsize=0,
             cwd="/",
-            # A command of the user's may need its variables; bubblewrap needs none of the keys.
-            env=None if keep_environment else {},
             start_new_session=True,
         )
-        assert self._process.stdin is not None
-        assert self._process.stdout is not None
-        self._input, self._output = self._process.stdin.fileno(), self._process.stdout.fileno()
+        return process, None
+
+
+class SandboxedProcess:
+    """The process in a sandbox: lines of JSON to it and from it, each with a deadline."""
+
+    def __init__(self, process: subprocess.Popen[bytes], first: int | None) -> None:
+        self._process, self._first = process, first
+        assert process.stdin is not None
+        assert process.stdout is not None
+        self._input, self._output = process.stdin.fileno(), process.stdout.fileno()
         os.set_blocking(self._input, False)
         self._buffer = b""
+
+    @property
+    def can_be_killed(self) -> bool:
+        """Whether all in the sandbox can be killed at once, and seen to be gone."""
+        return self._first is not None
 
     def greet(self) -> None:
         """Wait for the first sign of life, before any foreign code runs.
@@ -144,10 +169,13 @@ class SandboxedProcess:
         """Send a message.
 
         Raises:
-            ProgramEndedError: It was not taken by the deadline (of `time.monotonic`), or there
-                is nobody any more.
+            ProgramEndedError: It was not taken by the deadline (of `time.monotonic`), it is
+                nested too deeply, or there is nobody any more.
         """
-        rest = memoryview(json.dumps(message).encode() + b"\n")
+        try:
+            rest = memoryview(json.dumps(message).encode() + b"\n")
+        except RecursionError:  # it could just be read, and is too deep to be written
+            raise ProgramEndedError("it gave what cannot be passed on") from None
         while rest:
             self._wait(self._input, select.POLLOUT, deadline)
             try:
@@ -182,15 +210,34 @@ class SandboxedProcess:
         return message
 
     def kill(self) -> None:
-        """Kill all that runs in the sandbox, and wait until it is gone."""
+        """Kill all that runs in the sandbox, and wait until it is gone.
+
+        Raises:
+            SandboxError: It is not gone after ten seconds.
+        """
+        if self._first is not None:
+            with contextlib.suppress(ProcessLookupError):
+                signal.pidfd_send_signal(self._first, signal.SIGKILL)
+            # Bubblewrap outside then collects it and ends by itself.
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                self._process.wait(_END_LIMIT)
         if self._process.returncode is None:
             with contextlib.suppress(ProcessLookupError, PermissionError):
                 os.killpg(self._process.pid, signal.SIGKILL)
             with contextlib.suppress(subprocess.TimeoutExpired):
-                self._process.wait(10)
+                self._process.wait(_END_LIMIT)
         for pipe in (self._process.stdin, self._process.stdout, self._process.stderr):
             if pipe:
                 pipe.close()
+        gone = self._process.returncode is not None
+        if self._first is not None:
+            # The end of a namespace's first process is told after that of all others in it.
+            gone = is_readable(self._first, _END_LIMIT) and gone
+            os.close(self._first)
+        if not gone:
+            raise SandboxError(
+                f"A program in the sandbox is still there {_END_LIMIT:.0f} s after it was killed"
+            )
 
     def _wait(self, descriptor: int, event: int, deadline: float) -> None:
         poll = select.poll()
@@ -210,59 +257,3 @@ class SandboxedProcess:
         except OSError:
             pass
         return ProgramEndedError("it fell silent")
-
-
-def _installed(program: str) -> str:
-    path = shutil.which(program)
-    if path is None:
-        raise SandboxError(
-            f"{program} is not installed, and programs that a model wrote must not run without a "
-            "sandbox: install it (apt install bubblewrap), or name another sandbox command, "
-            "Sandbox(command=[...])"
-        )
-    return path
-
-
-@lru_cache
-def _bubblewrap(root: bool) -> tuple[str, ...]:
-    """The command line with bubblewrap, the Python included."""
-    bwrap = _installed("bwrap")
-    command: list[str] = []
-    if root:
-        become = f"--reuid={_NOBODY} --regid={_NOBODY} --clear-groups --no-new-privs"
-        command += [_installed("setpriv"), *become.split()]
-    command += [bwrap, "--unshare-all", "--unshare-user", "--disable-userns"]
-    command += ["--uid", _NOBODY, "--gid", _NOBODY, "--hostname", "sandbox"]
-    command += ["--die-with-parent", "--new-session", "--clearenv", "--cap-drop", "ALL"]
-    command += ["--ro-bind", "/usr", "/usr"]
-    for name in ("bin", "lib", "lib32", "lib64", "sbin"):
-        folder = Path("/", name)
-        if folder.is_symlink():
-            command += ["--symlink", str(folder.readlink()), str(folder)]
-        elif folder.is_dir():
-            command += ["--ro-bind", str(folder), str(folder)]
-    python = _python(root)
-    if not python.is_relative_to("/usr"):
-        prefix = str(Path(sys.base_prefix).resolve())
-        command += ["--ro-bind", prefix, prefix]
-    # /dev brings a folder of shared memory without a limit: read-only, its devices still work.
-    command += ["--proc", "/proc", "--dev", "/dev", "--remount-ro", "/dev"]
-    command += ["--size", str(_DISK), "--tmpfs", "/tmp", "--remount-ro", "/", "--chdir", "/tmp"]
-    return (*command, str(python))
-
-
-def _python(root: bool) -> Path:
-    """This very Python without its packages, or the system's where nobody else may read ours."""
-    prefix = Path(sys.base_prefix).resolve()
-    ours = prefix / "bin" / f"python{sys.version_info[0]}.{sys.version_info[1]}"
-    others_may = all(folder.stat().st_mode & 0o001 for folder in (prefix, *prefix.parents))
-    if ours.exists() and (others_may or not root):
-        return ours
-    for path in (Path("/usr/local/bin/python3"), Path("/usr/bin/python3")):
-        if path.exists():
-            return path
-    raise SandboxError(
-        f"No Python that an unprivileged user may run: {prefix} is readable by root alone, and "
-        "there is no /usr/bin/python3. Install one (apt install python3), or run this as another "
-        "user than root"
-    )

@@ -21,12 +21,17 @@ from collections.abc import Callable
 from typing import Any, BinaryIO
 
 _MAX_TEXT = 300  # characters told of an error
-_OPEN_FILES = 64
-_FILE_SIZE = 16 << 20  # bytes
+
+
+#: These end a loop without a sound: `all(map(candidate, ...))` would hold where it raises one.
+_SILENT = (StopIteration, StopAsyncIteration)
 
 
 class ProgramError(Exception):
-    """What the tests see where a program raised an error that is not one of Python's own."""
+    """What the tests see where a program raised an error that is not one of Python's own.
+
+    So it is with errors that are no failure to Python, as `StopIteration` and `SystemExit`.
+    """
 
 
 # --- plain values ---------------------------------------------------------------------------
@@ -149,7 +154,7 @@ def _serve_program(channel: _Channel, source: str) -> None:
 def _rebuilt(kind: str, text: str) -> Exception:
     """The error that a program raised, as the tests may expect it."""
     known = getattr(builtins, kind, None)
-    if isinstance(known, type) and issubclass(known, Exception):
+    if isinstance(known, type) and issubclass(known, Exception) and not issubclass(known, _SILENT):
         with contextlib.suppress(TypeError):  # some take more than a text
             return known(text)
     return ProgramError(f"{kind}: {text}")
@@ -161,24 +166,32 @@ class _UnusableError(Exception):
 
 def _serve_tests(channel: _Channel, setup: str, tests: str, name: str) -> None:
     """Run tests whose function under test is asked for its answers elsewhere."""
+    asked = 0
 
     def candidate(*args: Any, **kwargs: Any) -> Any:
+        nonlocal asked
+        asked += 1
         try:
             call = {"name": name, "args": encode(list(args)), "kwargs": encode(kwargs)}
         except TypeError as error:
             raise _UnusableError(f"they call {name} with what cannot be sent: {error}") from error
         channel.send(call)
-        reply = channel.receive()
-        if "value" in reply:
-            return decode(reply["value"])
-        raise _rebuilt(str(reply["raised"]), str(reply.get("text", "")))
+        try:
+            reply = channel.receive()
+            if "value" in reply:
+                return decode(reply["value"])
+            raised = _rebuilt(str(reply["raised"]), str(reply.get("text", "")))
+        except Exception:  # a forged reply must not choose how the tests end
+            raised = ProgramError("it gave what cannot be read")
+        raise raised
 
     candidate.__name__ = candidate.__qualname__ = name
     namespace = _module("tests")
     try:
         for source, file in ((setup, "<setup>"), (tests, "<tests>")):
             try:
-                code = compile(source, file, "exec")
+                # Assertions stay in, whatever the Python was told.
+                code = compile(source, file, "exec", dont_inherit=True, optimize=0)
             except (SyntaxError, ValueError) as error:
                 raise _UnusableError(f"{file} cannot be compiled: {_told(error)}") from error
             try:
@@ -191,6 +204,8 @@ def _serve_tests(channel: _Channel, setup: str, tests: str, name: str) -> None:
             namespace[name] = candidate
         if callable(namespace.get("check")):
             namespace["check"](candidate)
+        if not asked:
+            raise _UnusableError(f"they never call {name}")
     except _UnusableError as error:
         channel.send({"unusable": _told(error)})
     except BaseException as error:
@@ -199,34 +214,39 @@ def _serve_tests(channel: _Channel, setup: str, tests: str, name: str) -> None:
         channel.send({"passed": True, "reason": ""})
 
 
-def _limit(seconds: float, memory: int) -> None:
-    """Give up what a program does not need; none of it can be taken back from inside."""
+def lower(name: str, limit: int) -> int:
+    """Return a resource limit, or the one that already holds where that is lower.
+
+    Args:
+        name: The limit as `setrlimit(2)` names it, in lower case, e.g. ``"cpu"``.
+        limit: The wanted value.
+    """
     import resource  # not every system has it, and `encode` and `decode` are used outside
 
-    limits = {
-        resource.RLIMIT_AS: memory,
-        resource.RLIMIT_CPU: int(seconds) + 2,
-        resource.RLIMIT_CORE: 0,
-        resource.RLIMIT_FSIZE: _FILE_SIZE,
-        resource.RLIMIT_NOFILE: _OPEN_FILES,
-        resource.RLIMIT_NPROC: 0,  # neither threads nor children, however many there are by now
-    }
-    for kind, limit in limits.items():
-        hard = resource.getrlimit(kind)[1]
-        lowest = limit if hard == resource.RLIM_INFINITY else min(limit, hard)
-        resource.setrlimit(kind, (lowest, lowest))
+    hard = resource.getrlimit(getattr(resource, f"RLIMIT_{name.upper()}"))[1]
+    return limit if hard == resource.RLIM_INFINITY else min(limit, hard)
+
+
+def _limit(limits: dict[str, int]) -> None:
+    """Give up what a program does not need; none of it can be taken back from inside."""
+    import resource
+
+    for name, limit in limits.items():
+        if hasattr(resource, kind := f"RLIMIT_{name.upper()}"):  # some are Linux's alone
+            resource.setrlimit(getattr(resource, kind), (lower(name, limit),) * 2)
 
 
 def main() -> None:
     """Take the limits from the command line, greet, do the one task, and be gone."""
     # What the code in here prints or reads must not be taken for a message.
     channel = _Channel(os.fdopen(os.dup(0), "rb"), os.fdopen(os.dup(1), "wb"))
-    _limit(float(sys.argv[1]), int(sys.argv[2]))
+    _limit(json.loads(sys.argv[1]))
     channel.send({"hello": True})
     task = channel.receive()
     nothing = os.open(os.devnull, os.O_RDWR)
     for standard in (0, 1, 2):
         os.dup2(nothing, standard)
+    os.close(nothing)
     if "program" in task:
         _serve_program(channel, task["program"])
     else:

@@ -1,9 +1,7 @@
-"""Chat models for vLLM's OpenAI-compatible endpoints, and a check that says what is wrong."""
+"""Chat models for vLLM's endpoints, and a check that says what is wrong with an endpoint."""
 
 import json
 import math
-import time
-from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Self
 from urllib.parse import urlsplit
@@ -12,20 +10,18 @@ import httpx2
 from pydantic import SecretStr
 
 from mpdf_langgraph.errors import ConfigurationError, EndpointError
+from mpdf_langgraph.models.http_client import EndpointClient
+from mpdf_langgraph.options import check_number
+from mpdf_langgraph.secrets import header_values, hide_secrets, mask_secrets
 
 if TYPE_CHECKING:
     from langchain_openai import ChatOpenAI
 
-_NO_KEY = "EMPTY"  # what a vLLM server without --api-key expects; anything goes
+_NO_KEY = "EMPTY"  # a vLLM server without --api-key takes any key
 _CONNECT_SECONDS = 5.0
 _DISCOVERY_SECONDS = 5.0
 _MAX_ANSWER_BYTES = 2_000_000
 _MAX_NAMES = 8
-
-# Kept-alive connections belong to one event loop: a second `asyncio.run` in the same process
-# would find them dead ("Event loop is closed"), and nothing closes them when the model is
-# dropped. Next to a model call a new connection costs nothing, so none is kept.
-_LIMITS = httpx2.Limits(max_connections=1000, max_keepalive_connections=0)
 
 
 @dataclass(frozen=True)
@@ -36,8 +32,8 @@ class EndpointStatus:
         ok: Whether the endpoint can be deliberated with. An endpoint without logprobs can.
         message: The finding in one line, free of keys.
         models: The names that the server serves, LoRA adapters included.
-        logprobs: Whether answers come with token logprobs; None when it did not get that far.
-        max_model_len: Longest prompt plus answer in tokens, where the server says it.
+        logprobs: Whether answers come with token logprobs. None: the check did not get that far.
+        max_model_len: Longest prompt plus answer in tokens. None: the server does not say it.
     """
 
     ok: bool
@@ -55,34 +51,40 @@ def vllm_chat_model(
     temperature: float = 1.0,
     max_tokens: int | None = 1024,
     timeout: float = 60.0,
+    deadline: float | None = None,
     max_retries: int = 0,
     **kwargs: Any,
 ) -> "ChatOpenAI":
     """Return a `ChatOpenAI` whose defaults suit a vLLM server.
 
-    Nothing from the environment that is meant for OpenAI (`OPENAI_API_KEY`, organisation,
-    project, proxy) reaches the server, redirects are not followed, every call ends, and
-    answers carry token logprobs and usage, streamed or not. Where the server has a reasoning
-    parser, what it took out of a reply stays with the message, for the trace.
+    The server gets nothing from the environment that is meant for OpenAI: no `OPENAI_API_KEY`,
+    organisation, project, proxy or `OPENAI_CUSTOM_HEADERS`. The key goes to the host of `base_url`
+    alone. Redirects are not followed. Every call ends. Answers carry token logprobs and usage,
+    also if they are streamed. A server with a reasoning parser takes the thought out of a reply.
+    The message keeps it, for the trace.
 
     Args:
         base_url: Where the server listens, such as ``http://localhost:8000/v1``. A missing
             ``http://`` or ``/v1`` is added.
-        model: The served name. When None the server is asked, which blocks for up to
-            5 seconds, and must serve exactly one.
-        api_key: The key of the server, where it wants one (``vllm serve --api-key``).
-        temperature: Sampling temperature. vLLM's logprobs are those before temperature, so
-            only at 1 are they the probabilities that an answer was drawn with.
-        max_tokens: Longest answer; None leaves it to the server. vLLM refuses more than its context
-            length, but cuts down what merely does not fit behind the prompt.
-        timeout: Seconds without a sign of life from the server before a call fails.
-        max_retries: Retries inside the OpenAI client. Zero, because an `Agent` retries failed
-            calls itself and the two would multiply; raise it where no agent is in between.
-        **kwargs: Anything else that `ChatOpenAI` takes; it wins over the defaults here.
+        model: The served name. None: the server is asked. This takes up to 5 seconds, and the
+            server must serve exactly one model.
+        api_key: The key of the server, if it wants one (``vllm serve --api-key``). The key and
+            the values of `default_headers` are masked in failures, traces, events and warnings.
+        temperature: Sampling temperature. vLLM's logprobs are those before temperature. So they
+            are the probabilities that an answer was drawn with at temperature 1 alone.
+        max_tokens: Longest answer. None: the server decides. vLLM refuses a value above its
+            context length. It cuts a value that does not fit behind the prompt.
+        timeout: Seconds without a byte from the server before a call fails. Waiting for a free
+            connection does not count.
+        deadline: Seconds that one request may take in all, also if bytes keep coming. None: ten
+            times `timeout`.
+        max_retries: Retries inside the OpenAI client. An `Agent` retries failed calls itself, and
+            the two would multiply. Raise it where a model is used without an agent.
+        **kwargs: Anything else that `ChatOpenAI` takes. It wins over the defaults here.
 
     Raises:
-        ConfigurationError: An option is wrong, or the server serves several models and
-            `model` does not say which.
+        ConfigurationError: An option is wrong. Or the server serves several models, and `model`
+            does not say which.
         EndpointError: The server was asked for its model and gave no usable answer.
 
     Example:
@@ -93,20 +95,23 @@ def vllm_chat_model(
         print(llm.invoke("What is 6*7?").content)
         ```
     """
-    # Half a second that other users need not wait.
+    # This import takes half a second. Who needs no endpoint need not wait.
     from mpdf_langgraph.models.reasoning import ReasoningChatOpenAI
 
     url, key = _base_url(base_url), _api_key(api_key)
-    _check_number("timeout", timeout, above=0)
-    _check_number("temperature", temperature, at_least=0)
-    _check_number("max_retries", max_retries, at_least=0)
-    if max_tokens is not None:
-        _check_number("max_tokens", max_tokens, at_least=1)
+    check_number("timeout", timeout, 0, above=True)
+    check_number("temperature", temperature, 0)
+    check_number("max_retries", max_retries, 0, whole=True)
+    check_number("max_tokens", max_tokens, 1, whole=True, optional=True)
     if model is None:
         with _Probe(url, key, min(timeout, _DISCOVERY_SECONDS)) as probe:
             model = _only_model(url, probe.models())
     patience = httpx2.Timeout(timeout, connect=min(timeout, _CONNECT_SECONDS))
-    own_headers, own_headers_async = _header_hooks(key)
+    if deadline is None:
+        deadline = 10 * timeout
+    check_number("deadline", deadline, 0, above=True)
+    hide_secrets(*_secrets(key), *header_values(kwargs))
+    endpoint = EndpointClient(url, key, patience, deadline)
     options: dict[str, Any] = {
         "temperature": temperature,
         "max_tokens": max_tokens,
@@ -115,22 +120,12 @@ def vllm_chat_model(
         "logprobs": True,
         # Without it a streamed answer has no usage, and LangGraph's "messages" mode streams.
         "stream_usage": True,
-        # Otherwise guessed from the model's name, which a server may choose freely.
+        # The client would guess it from the model's name, which a server may choose freely.
         "use_responses_api": False,
-        # Read from OPENAI_PROXY otherwise; HTTP_PROXY and its kin are honoured.
+        # The client would read OPENAI_PROXY. HTTP_PROXY and the like still count.
         "openai_proxy": None,
-        "http_client": httpx2.Client(
-            timeout=patience,
-            limits=_LIMITS,
-            follow_redirects=False,
-            event_hooks={"request": [own_headers]},
-        ),
-        "http_async_client": httpx2.AsyncClient(
-            timeout=patience,
-            limits=_LIMITS,
-            follow_redirects=False,
-            event_hooks={"request": [own_headers_async]},
-        ),
+        "http_client": endpoint.client(),
+        "http_async_client": endpoint.async_client(),
     }
     return ReasoningChatOpenAI(
         model=model, base_url=url, api_key=SecretStr(key), **(options | kwargs)
@@ -144,14 +139,14 @@ def check_endpoint(
     api_key: str | SecretStr | None = None,
     timeout: float = 15.0,
 ) -> EndpointStatus:
-    """Ask an endpoint for its models and one token, and say in one line how it stands.
+    """Ask an endpoint for its models and for one token. Say in one line what was found.
 
-    Blocks for at most about three times `timeout`. Whatever the server does, this does not
-    raise; only options that are wrong in themselves do.
+    It takes at most about three times `timeout`. It raises nothing, whatever the server does. Only
+    a wrong option raises.
 
     Args:
         base_url: As for `vllm_chat_model`.
-        model: The served name to try; when None the server must serve exactly one.
+        model: The served name to try. None: the server must serve exactly one.
         api_key: As for `vllm_chat_model`.
         timeout: Seconds that each request may take in all. A fresh vLLM server can take more than
             five for its very first answer.
@@ -169,7 +164,7 @@ def check_endpoint(
         ```
     """
     url, key = _base_url(base_url), _api_key(api_key)
-    _check_number("timeout", timeout, above=0)
+    check_number("timeout", timeout, 0, above=True)
     served: dict[str, int | None] = {}
     try:
         with _Probe(url, key, timeout) as probe:
@@ -195,13 +190,12 @@ def check_endpoint(
 
 
 class _Probe:
-    """A few short requests to one endpoint; whatever goes wrong is an `EndpointError`."""
+    """A few short requests to one endpoint. Whatever goes wrong is an `EndpointError`."""
 
     def __init__(self, url: str, key: str, timeout: float) -> None:
         self.url, self.key, self.timeout = url, key, timeout
-        self.client = httpx2.Client(
-            timeout=timeout, limits=_LIMITS, event_hooks={"request": [_header_hooks(key)[0]]}
-        )
+        hide_secrets(*_secrets(key))
+        self.client = EndpointClient(url, key, httpx2.Timeout(timeout), timeout).client()
 
     def __enter__(self) -> Self:
         return self
@@ -210,7 +204,7 @@ class _Probe:
         self.client.close()
 
     def models(self) -> dict[str, int | None]:
-        """Return every served name with its context length, where the server tells it."""
+        """Return every served name with its context length. None: the server does not say it."""
         status, answer = self._exchange("GET", "/models")
         if status != 200:
             raise self._refused(status, answer)
@@ -229,14 +223,14 @@ class _Probe:
         return served
 
     def gives_logprobs(self, model: str) -> bool:
-        """Ask for one token and tell whether its logprob came along."""
+        """Ask for one token. Tell whether its logprob came with it."""
         body: dict[str, Any] = {
             "model": model,
             "messages": [{"role": "user", "content": "Hi"}],
             "max_tokens": 1,
         }
         status, answer = self._exchange("POST", "/chat/completions", body | {"logprobs": True})
-        if status in (400, 422):  # perhaps it is the logprobs that this server will not have
+        if status in (400, 422):  # perhaps this server refuses the logprobs alone
             status, answer = self._exchange("POST", "/chat/completions", body)
         if status != 200:
             raise self._refused(status, answer)
@@ -253,16 +247,12 @@ class _Probe:
     def _exchange(
         self, method: str, path: str, body: dict[str, Any] | None = None
     ) -> tuple[int, Any]:
-        """Return the status and the parsed answer, which is text where it is no JSON."""
-        deadline = time.monotonic() + self.timeout
+        """Return the status and the parsed answer. An answer that is no JSON is text."""
         answer = bytearray()
         try:
             with self.client.stream(method, self.url + path, json=body) as response:
                 for chunk in response.iter_bytes():
                     answer += chunk
-                    # httpx restarts its clock with every byte that drips in.
-                    if time.monotonic() > deadline:
-                        raise httpx2.ReadTimeout("too slow")
                     if len(answer) > _MAX_ANSWER_BYTES:
                         raise self._foreign()
         except (httpx2.ConnectError, httpx2.ConnectTimeout) as error:
@@ -275,7 +265,7 @@ class _Probe:
                 f"{self.url} accepts connections, but did not answer within {self.timeout:g} s: "
                 "it is busy, stuck or still loading"
             ) from error
-        except (httpx2.HTTPError, OSError) as error:  # a few TLS failures come through as they are
+        except (httpx2.HTTPError, OSError) as error:  # some TLS failures are plain OSErrors
             raise EndpointError(
                 f"{self.url} broke off the exchange ({self._clean(str(error))}): "
                 "check the port, and http against https"
@@ -307,27 +297,7 @@ class _Probe:
         )
 
     def _clean(self, text: str) -> str:
-        return _printable(text if self.key == _NO_KEY else text.replace(self.key, "***"))
-
-
-def _header_hooks(
-    key: str,
-) -> tuple[Callable[[httpx2.Request], None], Callable[[httpx2.Request], Awaitable[None]]]:
-    """Return request hooks, sync and async, that leave no credential but the given one.
-
-    The OpenAI client adds headers from OPENAI_ORG_ID, OPENAI_PROJECT_ID and
-    OPENAI_CUSTOM_HEADERS, the last of which may replace the key.
-    """
-
-    def own(request: httpx2.Request) -> None:
-        for name in ("OpenAI-Organization", "OpenAI-Project"):
-            request.headers.pop(name, None)
-        request.headers["Authorization"] = f"Bearer {key}"
-
-    async def own_async(request: httpx2.Request) -> None:
-        own(request)
-
-    return own, own_async
+        return _printable(mask_secrets(text))
 
 
 def _only_model(url: str, served: dict[str, int | None]) -> str:
@@ -341,7 +311,7 @@ def _only_model(url: str, served: dict[str, int | None]) -> str:
 def _base_url(base_url: str) -> str:
     """Return the URL in the form ``scheme://host[:port]/path``, without a trailing slash.
 
-    The given text is never repeated in an error, as it may hold a password.
+    No error repeats the given text, as it may hold a password.
     """
     wrong = ConfigurationError("base_url must look like 'http://localhost:8000/v1'")
     if not isinstance(base_url, str) or not base_url.strip().isprintable():
@@ -351,7 +321,7 @@ def _base_url(base_url: str) -> str:
         text = text if "://" in text else f"http://{text}"
         parts = urlsplit(text)
         host, port = parts.hostname, parts.port  # reading the port checks it
-        httpx2.URL(text).raw_host.decode().encode("idna")  # an impossible name fails only here
+        httpx2.URL(text).raw_host.decode().encode("idna")  # an impossible name fails here alone
     except (ValueError, httpx2.InvalidURL):
         raise wrong from None
     if parts.scheme not in ("http", "https") or not host or port == 0 or " " in text:
@@ -371,8 +341,8 @@ def _api_key(api_key: str | SecretStr | None) -> str:
     key = api_key.get_secret_value() if isinstance(api_key, SecretStr) else api_key
     if key is None:
         return _NO_KEY
-    # A key read from a file easily ends in a newline; the error for a malformed header shows
-    # the key, so it must not get that far.
+    # A key that was read from a file may end in a newline. The error for a malformed header would
+    # show the key.
     if not isinstance(key, str) or not key or not key.isascii() or not key.isprintable():
         raise ConfigurationError("api_key must be printable ASCII text, without a line break")
     if " " in key:
@@ -380,13 +350,8 @@ def _api_key(api_key: str | SecretStr | None) -> str:
     return key
 
 
-def _check_number(
-    name: str, value: float, *, above: float = -math.inf, at_least: float = -math.inf
-) -> None:
-    number = isinstance(value, int | float) and not isinstance(value, bool)
-    if not number or not math.isfinite(value) or value <= above or value < at_least:
-        bound = f"above {above:g}" if above > -math.inf else f"of at least {at_least:g}"
-        raise ConfigurationError(f"{name} must be a finite number {bound}, not {value!r}")
+def _secrets(key: str) -> list[str]:
+    return [] if key == _NO_KEY else [key]
 
 
 def _names(served: dict[str, int | None]) -> str:

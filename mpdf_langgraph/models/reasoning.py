@@ -4,7 +4,7 @@ Where a server parses the thoughts out of a reply, it sends them in a field of t
 OpenAI's API and so `ChatOpenAI` know nothing.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any, ClassVar
 
 from langchain_core.messages import BaseMessage
@@ -23,6 +23,16 @@ class ReasoningChatOpenAI(ChatOpenAI):
 
     #: The server can be held to a JSON schema (vLLM's ``structured_outputs``).
     structured_outputs: ClassVar[bool] = True
+
+    @classmethod
+    def is_lc_serializable(cls) -> bool:
+        """Return False: what it was made with, headers included, goes to no tracing service."""
+        return False
+
+    def __repr_args__(self) -> Iterator[tuple[str | None, Any]]:
+        """Yield what may be shown: no headers, and nothing that may hold one."""
+        for name in ("model_name", "openai_api_base", "temperature", "max_tokens"):
+            yield name, getattr(self, name)
 
     def _create_chat_result(
         self, response: Any, generation_info: dict[str, Any] | None = None

@@ -1,6 +1,6 @@
 """The `agent` node: it proposes and refines.
 
-A generator of calls, so that the graph can run it synchronously and asynchronously.
+It is a generator of calls, so the graph can run it synchronously and asynchronously.
 """
 
 from dataclasses import replace
@@ -40,7 +40,7 @@ from mpdf_langgraph.state import (
 
 
 def read_context(value: Any) -> str:
-    """Return what an agent's `context` gave as text; of documents, their contents alone."""
+    """Return the result of an agent's `context` as text. Of documents, only the content counts."""
     if value is None or isinstance(value, str):
         return value or ""
     items = value if isinstance(value, list | tuple) else [value]
@@ -62,14 +62,14 @@ def _cannot_read(kinds: list[str]) -> str:
 
 
 def agent_steps(settings: Settings, task: Assignment) -> Steps[Command[Literal["critic"]]]:
-    """Propose (round 0) or refine, and draw the alternatives; then go on to the critic."""
+    """Propose (round 0) or refine, and draw the alternatives. Then go on to the critic."""
     task = resume_task(task)
     agent, name, round_ = settings.agents[task["agent"]], task["agent"], task["round"]
     stage: Stage = "propose" if round_ == 0 else "refine"
     failures: list[Failure] = []
     update: dict[str, Any] = {}
     deadline = task["allowance"]["deadline"]
-    retrieval = no_usage()  # what `context` spent on models of its own, charged to the proposal
+    retrieval = no_usage()  # usage of models that `context` calls, charged to the proposal
 
     if unread := unreadable_kinds(agent.chat_model, task.get("attachments", [])):
         failures.append(task_failure(task, stage, _cannot_read(unread)))

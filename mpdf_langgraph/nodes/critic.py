@@ -1,6 +1,6 @@
 """The `critic` node: it criticises what an agent's task drew.
 
-A generator of calls, so that the graph can run it synchronously and asynchronously.
+It is a generator of calls, so the graph can run it synchronously and asynchronously.
 """
 
 from typing import Any
@@ -15,9 +15,7 @@ from mpdf_langgraph.nodes.task import (
     trace_labels,
 )
 from mpdf_langgraph.runtime import events
-from mpdf_langgraph.runtime.budget import (
-    remaining_allowance,
-)
+from mpdf_langgraph.runtime.budget import is_alternative, remaining_allowance
 from mpdf_langgraph.runtime.calls import Steps, merge_steps
 from mpdf_langgraph.runtime.clock import clock_update
 from mpdf_langgraph.state import (
@@ -37,7 +35,7 @@ def critic_steps(settings: Settings, task: Assignment) -> Steps[dict[str, Any]]:
         return clock_update(task["clock"])
     conversation = [*opening_messages(settings, task), *refine_messages(settings, task)]
     unlimited = Allowance(calls=None, tokens=None, deadline=task["allowance"]["deadline"])
-    followed = [r for r in task["drawn"] if "+" not in r["id"]]
+    followed = [r for r in task["drawn"] if not is_alternative(r)]
     left = remaining_allowance(
         task["allowance"], add_usage(no_usage(), *(r["usage"] for r in followed))
     )

@@ -29,9 +29,9 @@ NO_ANSWER = "The agents reached no answer."
 def usage_summary(state: DeliberationState) -> dict[str, Any]:
     """Return what the deliberation cost: in total, per agent, critic and round.
 
-    `alternatives` (drawn only to learn from) are counted apart; `overshoot_calls` and
-    `overshoot_tokens` are what was spent beyond the budget because it could not be known before:
-    by chains, graphs and judges that make calls of their own, or without a largest output.
+    `alternatives` (drawn only to learn from) are counted apart. `overshoot_calls` and
+    `overshoot_tokens` are what was spent beyond the budget, as it could not be known before: by
+    chains, graphs and judges that make calls of their own, or by models without a largest output.
     """
     agents = {agent["name"]: no_usage() for agent in state["header"]["agents"]}
     rounds = [no_usage() for _ in range(state["round"] + 1)]
@@ -68,12 +68,12 @@ def usage_summary(state: DeliberationState) -> dict[str, Any]:
 def describe_outcome(state: DeliberationState, stop_reason: str) -> dict[str, Any]:
     """Return the `deliberation` entry of the graph's output.
 
-    `name` is the graph's, by which `merge_deliberations` tells several outcomes apart;
+    `name` is the graph's name. `merge_deliberations` tells several outcomes apart by it.
     `confidence` is that of the response that stands for the group's answer: with a calibration
-    the probability that the answer is right, else as the critic gave it; `support`
-    is the share of valid votes for it; `rounds` counts rounds of decisions; `seconds` leaves out
-    pauses. Where a person named the answer it is theirs, of no agent and no measured confidence;
-    `votes`, `support` and `tie` stay the group's. `person` is what the last one did.
+    the probability that the answer is right, else as the critic gave it. `support` is the share of
+    valid votes for it. `rounds` counts rounds of decisions. `seconds` leaves out pauses. If a
+    person named the answer, `answer` is theirs, without an agent and a confidence, and `votes`,
+    `support` and `tie` stay the group's. `person` is the last action of a person.
     """
     tally = state["tallies"][-1]
     winner = state["responses"][tally["response"]] if tally["response"] else None
@@ -146,7 +146,7 @@ def merge_deliberations(
 def final_message(state: DeliberationState) -> AIMessage:
     """Return the winning response, or the answer that a person named, as the graph's message.
 
-    It carries no usage of its own: the agents' calls have reported theirs already.
+    It has no usage of its own, as the agents' calls have reported theirs.
     """
     chosen = state["tallies"][-1]["response"]
     text = state["responses"][chosen]["text"] if chosen else NO_ANSWER
@@ -156,17 +156,17 @@ def final_message(state: DeliberationState) -> AIMessage:
 
 
 def _answer_of_person(state: DeliberationState) -> str | None:
-    """Return the answer that a person named, None where none did."""
+    """Return the answer that a person named, None if none did."""
     last = state["interventions"][-1:]
     return last[0]["text"] if last and last[0]["action"] == "answer" else None
 
 
 def describe_standing(state: DeliberationState, stop_reason: str) -> dict[str, Any]:
-    """Return how a deliberation stands that would end now: what a person is shown, plain data.
+    """Return the state of a deliberation that would end now, as plain data for a person.
 
-    `question`, what `deliberation` in the output would say of `episode`, `answer`, `confidence`,
-    `support`, `tie`, `votes`, `agent`, `rounds` and `stop_reason`, and `responses`: by agent name,
-    the `text`, `answer` and `confidence` of what it holds, or None.
+    It has `question`, and `episode`, `answer`, `confidence`, `support`, `tie`, `votes`, `agent`,
+    `rounds` and `stop_reason` as in the outcome. `responses` has the `text`, `answer` and
+    `confidence` of the response that each agent holds, or None, by agent name.
     """
     outcome = describe_outcome(state, stop_reason)
     keys = (
@@ -187,7 +187,7 @@ def describe_standing(state: DeliberationState, stop_reason: str) -> dict[str, A
 
 
 def finish(settings: Settings, state: DeliberationState, stop_reason: str) -> Steps[dict[str, Any]]:
-    """Write the trace of a finished deliberation; return the state update that ends it."""
+    """Write the trace of a finished deliberation. Return the state update that ends it."""
     state["deliberation"] = describe_outcome(state, stop_reason)
     if settings.traces is not None:
         state["deliberation"] |= yield from _store(settings.traces, state)
@@ -199,7 +199,7 @@ def finish(settings: Settings, state: DeliberationState, stop_reason: str) -> St
 
 
 def _store(sink: EpisodeSink, state: DeliberationState) -> Steps[dict[str, str]]:
-    """Write the trace; where that fails the answer is still given, and says so."""
+    """Write the trace. If that fails, warn, and return the error for the outcome."""
     write = threaded_runnable(lambda _: sink.write_state(state))
     labels = RunnableConfig(
         run_name="write trace", metadata={"mpdf_episode": state["header"]["id"]}

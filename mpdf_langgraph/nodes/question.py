@@ -1,4 +1,4 @@
-"""What is asked: found in a graph's input, recorded among the messages, or asked once more."""
+"""The question: how it is found in a graph's input, recorded and repeated."""
 
 import uuid
 from typing import Any, NamedTuple
@@ -32,9 +32,9 @@ class Question(NamedTuple):
 def find_question(state: DeliberationState) -> Question:
     """Return what is asked.
 
-    A human message that nobody has answered yet is newer than any `question`, which a parent
-    graph may have kept from an earlier turn; unless it is itself the record of a `question` that
-    was given up for this one.
+    `question` is used only if the last message is not from a human. A parent graph may have kept
+    an older `question`, so an unanswered human message is newer. One exception: the message is the
+    record of an earlier `question` that nobody answered.
 
     Raises:
         ConfigurationError: Nothing is.

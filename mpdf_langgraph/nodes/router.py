@@ -49,7 +49,7 @@ def router_steps(settings: Settings, state: DeliberationState) -> Steps[Command[
 
 
 def _private_contexts(settings: Settings, given: Any) -> dict[str, str]:
-    """Return the input's `contexts`, checked: a misspelt name would hide what an agent needs."""
+    """Return the input's `contexts` after a check of the agents' names."""
     if not given:
         return {}
     if not isinstance(given, dict) or not all(isinstance(text, str) for text in given.values()):
@@ -123,7 +123,7 @@ def _start(settings: Settings, state: DeliberationState) -> Command[NextOfRouter
         )
     if not tasks:
         raise DeliberationError(
-            f"the budget does not allow a single proposal; {failures[0]['error']}"
+            f"the budget does not allow a single proposal: {failures[0]['error']}"
         )
     fresh["failures"] = Overwrite(failures)
     for failure in failures:
@@ -168,7 +168,7 @@ def _assignment(settings: Settings, state: DeliberationState, name: str) -> Assi
 
 
 def _sends(tasks: list[Assignment], shares: BudgetShares) -> list[Send]:
-    """Send each task off with its allowance; alternatives alone have but the deadline."""
+    """Return the sends of all tasks with their allowances. Alternatives only have a deadline."""
     allowances = iter(shares.allowances())
     sends = []
     for task in tasks:
@@ -216,7 +216,7 @@ def _decide(settings: Settings, state: DeliberationState) -> Command[NextOfRoute
     )
     turns: list[Turn] = []
     tasks: list[Assignment] = []
-    # One by one, as each REFINE leaves less of the budget for those after it.
+    # One by one, as each REFINE leaves less of the budget for the agents after it.
     for name, row in zip(settings.agents, rows, strict=True):
         mask, limit = mask_of(name)
         probabilities = behaviour(row, mask, settings.explore)

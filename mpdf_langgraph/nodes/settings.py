@@ -1,6 +1,5 @@
-"""What a deliberation graph was built with: checked once, then only read by the nodes."""
+"""The options of a deliberation graph: checked once, then only read by the nodes."""
 
-import math
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -13,6 +12,7 @@ from mpdf_langgraph.consensus import ConsensusRule
 from mpdf_langgraph.critic import BudgetedCritic
 from mpdf_langgraph.errors import ConfigurationError
 from mpdf_langgraph.observation import FEATURE_VERSION
+from mpdf_langgraph.options import check_number
 from mpdf_langgraph.router import Router, known_calibration, known_competence
 from mpdf_langgraph.runtime.budget import Budget
 from mpdf_langgraph.state import DeliberationState, Response
@@ -22,7 +22,7 @@ _MESSAGE_NAME = re.compile(r"[a-zA-Z0-9_-]{1,64}")
 
 
 class EpisodeSink(Protocol):
-    """Where finished deliberations go."""
+    """A store of finished deliberations."""
 
     def write_state(self, state: DeliberationState) -> None:
         """Store the episode that a finished state describes."""
@@ -31,11 +31,11 @@ class EpisodeSink(Protocol):
 
 @dataclass(frozen=True)
 class Unsure:
-    """Tells when a group is not sure enough of its answer: for `interrupt_when`.
+    """Tells whether a group is too unsure of its answer, for `interrupt_when`.
 
     Attributes:
         support_below: The share of the valid votes for the answer is less than this.
-        confidence_below: The confidence in the answer is less than this, or is not known.
+        confidence_below: The confidence in the answer is less than this or unknown.
 
     Example:
         >>> Unsure(support_below=2 / 3)({"support": 0.5, "confidence": 0.9})
@@ -46,12 +46,10 @@ class Unsure:
     confidence_below: float | None = None
 
     def __post_init__(self) -> None:
-        bars = [self.support_below, self.confidence_below]
-        given = [bar for bar in bars if bar is not None]
-        if not given or not all(math.isfinite(bar) and 0.0 <= bar <= 1.0 for bar in given):
-            raise ConfigurationError(
-                f"{self!r}: give support_below, confidence_below or both, each in [0, 1]"
-            )
+        check_number("support_below", self.support_below, 0, 1, optional=True)
+        check_number("confidence_below", self.confidence_below, 0, 1, optional=True)
+        if self.support_below is None and self.confidence_below is None:
+            raise ConfigurationError("Unsure() needs support_below, confidence_below or both")
 
     def __call__(self, standing: Mapping[str, Any]) -> bool:
         """Tell whether a person should look at `standing` (see `create_deliberation`)."""
@@ -93,10 +91,10 @@ class Settings:
             raise ConfigurationError(
                 f"traces={self.traces!r}: give a folder, a TraceWriter or None"
             )
-        for name in ("max_rounds", "alternatives"):
-            value = getattr(self, name)
-            if not isinstance(value, int) or isinstance(value, bool) or value < 0:
-                raise ConfigurationError(f"{name} must be a whole number of 0 or more: {value!r}")
+        check_number("max_rounds", self.max_rounds, 0, whole=True)
+        check_number("alternatives", self.alternatives, 0, whole=True)
+        check_number("explore", self.explore, 0, 1 / 3)  # of each of three actions
+        check_number("settle_confidence", self.settle_confidence, 0, 1, optional=True)
         known_competence(self.router)
         known_calibration(self.router)
         if not isinstance(self.calibration, Calibration | None):
@@ -104,18 +102,8 @@ class Settings:
                 f"calibration={self.calibration!r:.80}: use that of a fitted router, "
                 "load_router(folder).calibration, or None"
             )
-        if not isinstance(self.explore, int | float) or not 0.0 <= self.explore <= 1 / 3:
-            raise ConfigurationError(
-                "explore is the least probability of each of three actions: use 0 to 1/3, "
-                f"got {self.explore!r}"
-            )
-        if self.settle_confidence is not None:
-            if not 0.0 <= self.settle_confidence <= 1.0:
-                raise ConfigurationError(
-                    f"settle_confidence must be in [0, 1], got {self.settle_confidence}"
-                )
-            if self.critic is None:
-                raise ConfigurationError("settle_confidence needs a critic, and critic is None")
+        if self.settle_confidence is not None and self.critic is None:
+            raise ConfigurationError("settle_confidence needs a critic, and critic is None")
         when = self.interrupt_when
         if when is not None and (not callable(when) or isinstance(when, type)):
             raise ConfigurationError(
@@ -127,17 +115,17 @@ class Settings:
             raise ConfigurationError("confidence_below needs a critic, and critic is None")
 
     def calibrate(self, response: Response) -> Response:
-        """Return a criticised response with its confidence calibrated, where that is known."""
+        """Return a response with its confidence calibrated, if there is a calibration."""
         chosen = self._calibration()
         return response if chosen is None else chosen.apply(response)
 
     def _calibration(self) -> Calibration | None:
-        """The router's own goes first: it is what the router was fitted with."""
+        """Return the router's own calibration, if it has one, else the given one."""
         known = known_calibration(self.router)
         return self.calibration if known is None else known
 
     def describe_agents(self) -> list[dict[str, Any]]:
-        """Return what a trace says of the agents, each with the prior competence that is used."""
+        """Return the agents' descriptions for the trace, prior competences included."""
         known = known_competence(self.router)
         described = [agent.describe() for agent in self.agents.values()]
         for agent in described:
@@ -146,7 +134,7 @@ class Settings:
         return described
 
     def describe(self) -> dict[str, Any]:
-        """Return what a trace says of the options: plain data."""
+        """Return the options for the trace, as plain data."""
         return {
             "router": {"name": self.router.name, "version": self.router.version},
             "critic": self.critic.name if self.critic else None,
@@ -161,7 +149,7 @@ class Settings:
             "explore": self.explore,
             "alternatives": self.alternatives,
             "feature_version": FEATURE_VERSION,
-            # Left out where it says nothing: ids of imported records are made of the options.
+            # Left out if it says nothing, as the ids of imported records depend on the options.
             **({"interrupt_when": _name_of(when)} if (when := self.interrupt_when) else {}),
             **(
                 {"calibration": used.model_dump()}

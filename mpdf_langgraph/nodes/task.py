@@ -1,4 +1,4 @@
-"""What an agent's task asks its model: the messages, their bound in tokens, their labels."""
+"""The messages of an agent's task, an upper bound on their tokens, and their labels."""
 
 from typing import Literal
 
@@ -40,7 +40,7 @@ def task_failure(
 
 
 def trace_labels(stage: Stage, task: Assignment, *, silent: bool) -> RunnableConfig:
-    """Run name, tags and metadata for tracing; `silent` keeps tokens out of message streams."""
+    """Return run name, tags and metadata for tracing. `silent` keeps tokens out of streams."""
     agent, round_ = task["agent"], task["round"]
     tags = [f"mpdf:{stage}", f"mpdf:agent:{agent}", f"mpdf:round:{round_}"]
     metadata = {
@@ -49,7 +49,7 @@ def trace_labels(stage: Stage, task: Assignment, *, silent: bool) -> RunnableCon
         "mpdf_stage": stage,
         "mpdf_round": round_,
     }
-    if round_ > 0:  # the router sends an agent off for nothing else; round 0 is no decision
+    if round_ > 0:  # later rounds only refine, and round 0 has no decision
         tags.append("mpdf:action:REFINE")
         metadata["mpdf_action"] = "REFINE"
     if silent:
@@ -70,7 +70,7 @@ def opening_messages(settings: Settings, task: Assignment) -> list[BaseMessage]:
 
 
 def refine_messages(settings: Settings, task: Assignment) -> list[BaseMessage]:
-    """The messages after the opening: none in round 0, the refine request later."""
+    """Return the messages after the opening: none in round 0, the refine request later."""
     if task["round"] == 0:
         return []
     return settings.agents[task["agent"]].refine_turn(
@@ -85,8 +85,8 @@ def refine_messages(settings: Settings, task: Assignment) -> list[BaseMessage]:
 def prompt_tokens(settings: Settings, task: Assignment) -> int:
     """Return an upper bound on the tokens of the prompt that `task` sends.
 
-    The opening is measured once it has been sent; a response written by the same model has as
-    many tokens as were generated; the rest is bounded by its bytes.
+    The opening is known after it was sent once. A response that the same model wrote has as many
+    tokens as were generated. The rest is bounded by its bytes.
     """
     known = task["prefix_tokens"]
     if known is None:
@@ -109,8 +109,8 @@ def prompt_tokens(settings: Settings, task: Assignment) -> int:
 def move_cost(settings: Settings, task: Assignment) -> Cost:
     """Return an upper bound on what proposing or refining takes, the critique included.
 
-    Where nothing limits the output, the largest one seen so far stands in for the limit; a
-    chain or graph counts as its costliest run so far.
+    If nothing limits the output, the largest one so far is used as the limit. A chain or graph
+    counts as its most expensive run so far.
     """
     agent, critic = settings.agents[task["agent"]], settings.critic
     seen = task["largest_usage"]
@@ -123,7 +123,7 @@ def move_cost(settings: Settings, task: Assignment) -> Cost:
     judgements = 0 if critic is None else critic.max_calls(agent)
     if critic is None or not judgements:
         return cost
-    asked = max(  # which of its prompts a critic uses is its own affair
+    asked = max(  # the critic uses one of its prompts
         prompt_bound(agent.critique_turn(task["question"], "", reasoning=reasoning))
         for reasoning in (False, True)
     )

@@ -5,13 +5,12 @@ twice. A resumed run computes the same figures from the records.
 """
 
 import json
-import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from langchain_core.messages import AIMessage, BaseMessage
 
-from mpdf_langgraph.errors import ConfigurationError
+from mpdf_langgraph.options import check_number
 from mpdf_langgraph.state import (
     Allowance,
     DeliberationState,
@@ -43,11 +42,7 @@ class Budget:
 
     def __post_init__(self) -> None:
         for name in ("max_calls", "max_tokens", "timeout"):
-            value = getattr(self, name)
-            if value is None:
-                continue
-            if not isinstance(value, int | float) or not (value > 0 and math.isfinite(value)):
-                raise ConfigurationError(f"{name} must be a positive number or None, got {value!r}")
+            check_number(name, getattr(self, name), 0, above=True, optional=True)
 
 
 @dataclass(frozen=True)

@@ -1,22 +1,23 @@
 """Calls to models: described once, carried out synchronously or asynchronously.
 
-What a node does is written once, as a generator that yields lists of `Call`s and receives
-the list of their `CallResult`s; `run` and `arun` drive it. Retries, deadlines and the catching
-of errors live here and nowhere else.
+What a node does is written once, as a generator. It yields lists of `Call`s and receives the lists
+of their `CallResult`s. `run` and `arun` drive it. Retries, deadlines and the catching of errors
+are here and nowhere else.
 """
 
 import asyncio
 import contextvars
+import json
 import random
 import threading
 import time
-from collections.abc import Callable, Generator, Mapping
+from collections.abc import Callable, Generator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from typing import Any, TypeVar
+from typing import Any, TypeGuard, TypeVar
 
 from langchain_core.callbacks import BaseCallbackHandler
-from langchain_core.messages import AIMessage, HumanMessage
+from langchain_core.messages import AIMessage, BaseMessage, HumanMessage
 from langchain_core.outputs import LLMResult
 from langchain_core.runnables import Runnable, RunnableConfig, RunnableLambda
 from langchain_core.runnables.config import ContextThreadPoolExecutor, merge_configs
@@ -28,10 +29,17 @@ from mpdf_langgraph.errors import (
     ModelOutputError,
     OutOfTokensError,
     describe_error,
+    list_causes,
 )
+from mpdf_langgraph.runtime.budget import MESSAGE_TOKENS, prompt_bound, text_bound
+from mpdf_langgraph.secrets import hide_environment, hide_secrets_of
 from mpdf_langgraph.state import Usage, add_usage, no_usage
 
 LONGEST_PAUSE = 8.0
+#: No request costs more tokens than this, on either side. It is the longest context of any model.
+MOST_TOKENS = 10_000_000
+#: A chat template may bring a system prompt of its own, of at most so many tokens.
+TEMPLATE_PROMPT_TOKENS = 4096
 _PASSING_STATUS = {408, 409, 425, 429}
 
 
@@ -41,17 +49,17 @@ class Call:
 
     Attributes:
         runnable: What to invoke.
-        payload: With what.
-        parse: Turns the raw result into a value; where it raises, the call has failed.
+        payload: Its input.
+        parse: Turns the raw result into a value. If it raises, the call has failed.
         config: Run name, tags and metadata for tracing.
-        retries: How often to try again after a failure that may pass.
-        bound: The most tokens that one try may take, charged where none are reported.
-        is_model: The runnable is an LLM, so that a try counts as a call even where no chat
-            model reports to the callbacks (a remote graph). False: only reported calls count.
-        deadline: Epoch seconds after which the call is pointless. Asynchronous calls are
-            cancelled then; synchronous ones are no longer started.
-        calls: LLM calls that all tries may make; a chain that makes several a try is not tried
-            again where they would be exceeded. None: any number.
+        retries: Further tries after a transient failure.
+        bound: The most tokens that one try may take. It is charged if no usage is reported.
+        is_model: The runnable is an LLM. A try then counts as a call, even if no chat model
+            reports to the callbacks (a remote graph). False: only reported calls count.
+        deadline: Epoch seconds after which the call is useless. Asynchronous calls are then
+            cancelled, and synchronous ones are not started any more.
+        calls: LLM calls that all tries together may make. A chain that makes several per try is
+            not tried again if it would exceed them. None: any number.
     """
 
     runnable: Runnable[Any, Any]
@@ -67,12 +75,12 @@ class Call:
 
 @dataclass(frozen=True)
 class CallResult:
-    """What came of a call: a `value`, or the `cause` of its failure.
+    """The result of a call: a `value`, or the `cause` of its failure.
 
     Attributes:
-        attempts: Tries made; 0 where the deadline had already passed.
+        attempts: Number of tries. 0: the deadline had already passed.
         seconds: Wall-clock time, pauses between tries included.
-        usage: Everything spent on it, failed tries and calls nested inside included.
+        usage: Everything spent on it, failed tries and nested calls included.
     """
 
     value: Any
@@ -83,7 +91,7 @@ class CallResult:
 
     @property
     def error(self) -> str | None:
-        """The cause in one line without secrets; None where the call succeeded."""
+        """The cause in one line without secrets. None if the call succeeded."""
         return None if self.cause is None else describe_error(self.cause)
 
 
@@ -92,7 +100,7 @@ Steps = Generator[list[Call], list[CallResult], T]
 
 
 def is_transient(error: Exception) -> bool:
-    """Tell whether trying again could help: not where the request or the endpoint is wrong."""
+    """Tell whether a new try could help. It cannot if the request or the endpoint is wrong."""
     status = getattr(error, "status_code", None)
     if status is None:  # httpx keeps it in the response
         status = getattr(getattr(error, "response", None), "status_code", None)
@@ -101,14 +109,16 @@ def is_transient(error: Exception) -> bool:
     if isinstance(error, TypeError) and "keyword argument" in str(error):
         return False
     hopeless = ConfigurationError | EndpointError | OutOfTokensError
+    if any(isinstance(cause, EndpointError) for cause in list_causes(error)):  # wrapped by a client
+        return False
     return not isinstance(error, hopeless | NotImplementedError | GraphRecursionError)
 
 
 def _handover_error(command: ParentCommand) -> ConfigurationError:
-    """Return the error of an agent that hands over: the deliberation has nobody to go on with."""
+    """Return the error of an agent that hands over to another one instead of answering."""
     goto = getattr(command.args[0] if command.args else None, "goto", None)
     return ConfigurationError(
-        f"it handed over to {goto!r} (Command.PARENT) instead of answering; leave out its "
+        f"it handed over to {goto!r} (Command.PARENT) instead of answering. Leave out its "
         "handoff tools"
     )
 
@@ -116,7 +126,7 @@ def _handover_error(command: ParentCommand) -> ConfigurationError:
 def threaded_runnable(function: Callable[[Any], Any]) -> Runnable[Any, Any]:
     """Return a Runnable that, if it is awaited, runs a plain function in a thread of its own.
 
-    asyncio's threads are few, and models without an asynchronous side may hold them all.
+    asyncio has few threads, and models without an asynchronous side may hold them all.
     """
 
     async def run_in_own_thread(value: Any) -> Any:
@@ -135,15 +145,47 @@ def _was_refused(error: BaseException) -> bool:
     return isinstance(status, int) and 400 <= status < 500
 
 
-def message_usage(message: AIMessage) -> Usage:
-    """Return the usage that a chat model's message reports."""
-    reported: Mapping[str, Any] = message.usage_metadata or {}
-    given, generated = reported.get("input_tokens"), reported.get("output_tokens")
+@dataclass(frozen=True)
+class _Largest:
+    """The most tokens that one request could have cost, as far as the request tells."""
+
+    prompt: int = MOST_TOKENS
+    completion: int = MOST_TOKENS
+
+    @classmethod
+    def of(cls, messages: Sequence[BaseMessage], settings: Mapping[str, Any]) -> "_Largest":
+        """Return the limits of a request with these messages and these model settings."""
+        prompt = completion = MOST_TOKENS
+        if all(isinstance(message.content, str) for message in messages):  # no images
+            extra = [settings.get(key) for key in ("tools", "functions", "response_format")]
+            schemas = sum(text_bound(json.dumps(e, default=str)) for e in extra if e)
+            prompt = 2 * (prompt_bound(messages) + schemas) + TEMPLATE_PROMPT_TOKENS
+        for key in ("max_completion_tokens", "max_tokens"):
+            if is_count(most := settings.get(key), MOST_TOKENS):
+                completion = most + MESSAGE_TOKENS
+                break
+        return cls(prompt, completion)
+
+
+def is_count(value: Any, most: int) -> TypeGuard[int]:
+    """Tell whether a value from elsewhere is an integer from 0 to `most`."""
+    return isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= most
+
+
+def message_usage(message: AIMessage, largest: _Largest = _Largest()) -> Usage:
+    """Return the usage that a chat model's message reports.
+
+    It is the endpoint's word. A number that the request cannot have cost counts as not reported.
+    """
+    told: Any = message.usage_metadata
+    told = told if isinstance(told, Mapping) else {}
+    given, generated = told.get("input_tokens"), told.get("output_tokens")
+    sound = is_count(given, largest.prompt), is_count(generated, largest.completion)
     return Usage(
         calls=1,
-        prompt_tokens=given or 0,
-        completion_tokens=generated or 0,
-        unreported=int(given is None or generated is None),
+        prompt_tokens=given if sound[0] else 0,
+        completion_tokens=generated if sound[1] else 0,
+        unreported=int(not all(sound)),
         estimated=0,
     )
 
@@ -158,10 +200,16 @@ class _Meter(BaseCallbackHandler):
         self.started = 0
         self.refused = 0
         self.usage = no_usage()
+        self._largest: dict[Any, _Largest] = {}
 
-    def on_chat_model_start(self, *args: Any, **kwargs: Any) -> None:
+    def on_chat_model_start(
+        self, serialized: Any, messages: list[list[BaseMessage]], **kwargs: Any
+    ) -> None:
+        settings = kwargs.get("invocation_params") or {}
+        largest = _Largest.of([m for batch in messages for m in batch], settings)
         with self._lock:
             self.started += 1
+            self._largest[kwargs.get("run_id")] = largest
 
     def on_llm_start(self, *args: Any, **kwargs: Any) -> None:
         with self._lock:
@@ -172,9 +220,12 @@ class _Meter(BaseCallbackHandler):
             self.refused += _was_refused(error)
 
     def on_llm_end(self, response: LLMResult, **kwargs: Any) -> None:
-        message = getattr(response.generations[0][0], "message", None)
-        usage = message_usage(message if isinstance(message, AIMessage) else AIMessage(""))
+        generations = [one for those in response.generations for one in those]
+        message = getattr(generations[0], "message", None) if generations else None
+        message = message if isinstance(message, AIMessage) else AIMessage("")
         with self._lock:
+            largest = self._largest.pop(kwargs.get("run_id"), _Largest())
+            usage = message_usage(message, largest)
             self.usage = add_usage(self.usage, usage)
 
     def total(self, value: Any, call: Call, attempts: int) -> Usage:
@@ -224,8 +275,10 @@ class _Attempts:
         return remaining is None or remaining > 0
 
     def note_failure(self, error: Exception) -> float | None:
-        """Record a failure; return the pause before the next try, None for no more."""
+        """Record a failure. Return the pause before the next try, or None for no more."""
         self.cause = error
+        hide_environment()
+        hide_secrets_of(self.call.runnable)
         if self.made > self.call.retries or not is_transient(error):
             return None
         again = self.meter.started * (self.made + 1) // self.made
@@ -251,7 +304,7 @@ def _perform(call: Call, config: RunnableConfig) -> CallResult:
             return attempts.result(value, ok=True)
         except ParentCommand as command:
             pause = attempts.note_failure(_handover_error(command))
-        except GraphBubbleUp:  # interrupts and drains of a surrounding graph are no failures
+        except GraphBubbleUp:  # an interrupt of a surrounding graph is not a failure
             raise
         except Exception as error:
             pause = attempts.note_failure(error)
@@ -291,7 +344,7 @@ async def _aperform(call: Call, config: RunnableConfig) -> CallResult:
 
 
 def run(steps: Steps[T], config: RunnableConfig) -> T:
-    """Drive `steps` synchronously; the calls of one list run side by side in threads."""
+    """Drive `steps` synchronously. The calls of one list run side by side in threads."""
     try:
         calls = next(steps)
         while True:
@@ -306,14 +359,14 @@ def run(steps: Steps[T], config: RunnableConfig) -> T:
 
 
 async def arun(steps: Steps[T], config: RunnableConfig) -> T:
-    """Drive `steps` asynchronously; the calls of one list run concurrently."""
+    """Drive `steps` asynchronously. The calls of one list run concurrently."""
     try:
         calls = next(steps)
         while True:
             tasks = [asyncio.create_task(_aperform(call, config)) for call in calls]
             try:
                 outcomes = await asyncio.gather(*tasks)
-            finally:  # an interrupt of one, or a cancellation of all, must leave none running
+            finally:  # after an interrupt or a cancellation, none may go on
                 for task in tasks:
                     task.cancel()
             calls = steps.send(list(outcomes))

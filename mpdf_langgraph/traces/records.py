@@ -3,6 +3,7 @@
 import json
 import math
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from typing import Any, ClassVar
 
 import orjson
@@ -13,11 +14,14 @@ from mpdf_langgraph.errors import TraceError
 from mpdf_langgraph.history import kinds_of
 from mpdf_langgraph.state import Consensus, DeliberationState, Failure, Intervention, Response, Turn
 
-#: Version 2 added `interventions`; records without it are read as if nobody had intervened.
+#: Version 2 added `interventions`. Records without it are read as if nobody had intervened.
 #: Version 3 added `attachments`, and `thought` and `refused` to responses that have them.
 SCHEMA_VERSION = 3
 
 READABLE_VERSIONS = (1, 2, 3)
+
+#: A record nests no deeper than this: json and Python have a limit of their own.
+DEEPEST = 64
 
 
 class Episode(BaseModel):
@@ -25,7 +29,7 @@ class Episode(BaseModel):
 
     Attributes:
         schema_version: Version of this form.
-        id: Drawn when the question arrived; a resumed run keeps it.
+        id: Drawn when the question arrived. A resumed run keeps it.
         started: Epoch seconds at which the question arrived.
         graph: Name of the graph.
         question: The question.
@@ -71,12 +75,20 @@ class Episode(BaseModel):
     @field_validator("agents", "options", "outcome")
     @classmethod
     def _finite(cls, value: Any) -> Any:
-        """Reject what `allow_inf_nan` does not see below `Any`: orjson would write null."""
-        if isinstance(value, float) and not math.isfinite(value):
-            raise ValueError("a number is not finite")
-        if isinstance(value, Mapping | list):
-            for part in value.values() if isinstance(value, Mapping) else value:
-                cls._finite(part)
+        """Reject what `allow_inf_nan` does not see below `Any`, and what nests too deep to read."""
+        level = [value]
+        for _ in range(DEEPEST):
+            parts: list[Any] = []
+            for one in level:
+                if isinstance(one, float) and not math.isfinite(one):
+                    raise ValueError("a number is not finite")  # orjson would write null
+                if isinstance(one, Mapping):
+                    parts += one.values()
+                elif isinstance(one, list | tuple):
+                    parts += one
+            level = parts
+        if level:
+            raise ValueError(f"it nests more than {DEEPEST} levels deep")
         return value
 
     @classmethod
@@ -93,7 +105,7 @@ class Episode(BaseModel):
         header, outcome = state.get("header"), state.get("deliberation")
         if not header or not outcome:
             raise TraceError(
-                "the state holds no finished deliberation; give all of the graph's channels "
+                "the state holds no finished deliberation. Give all of the graph's channels "
                 "(graph.get_state(config).values), after the run has ended"
             )
         history: Sequence[BaseMessage] = header["history"]
@@ -118,7 +130,7 @@ class Episode(BaseModel):
                 attachments=kinds_of(header.get("attachments", [])),
                 outcome=outcome,
             )
-        except ValidationError as error:
+        except (ValidationError, RecursionError) as error:
             raise TraceError(f"the state is not a valid episode: {error}") from error
 
     @classmethod
@@ -133,18 +145,26 @@ class Episode(BaseModel):
         except orjson.JSONDecodeError as error:
             raise TraceError(f"torn record: {error}") from error
         version = record.get("schema_version") if isinstance(record, dict) else None
-        if version not in READABLE_VERSIONS:
+        if type(version) is not int or version not in READABLE_VERSIONS:  # True equals 1
             last = READABLE_VERSIONS[-1]
-            raise TraceError(f"schema version {version!r}; this release reads versions 1 to {last}")
+            raise TraceError(
+                f"schema version {version!r}, but this release reads versions 1 to {last}"
+            )
         try:
             return cls.model_validate(record)
-        except ValidationError as error:
+        except (ValidationError, RecursionError) as error:
             raise TraceError(f"invalid record: {error}") from error
 
     def to_json(self) -> bytes:
-        """Return the record as one line without a newline."""
+        """Return the record as one line without a newline.
+
+        Raises:
+            TraceError: It holds what JSON cannot hold.
+        """
         try:
             return orjson.dumps(self.model_dump())
         except TypeError:  # a lone surrogate in user text, which no UTF-8 can hold
-            text = json.dumps(self.model_dump(), ensure_ascii=False)
-            return text.encode(errors="replace")
+            with suppress(TypeError, ValueError, RecursionError):
+                text = json.dumps(self.model_dump(), ensure_ascii=False)
+                return text.encode(errors="replace")
+            raise TraceError("the episode holds what JSON cannot hold") from None

@@ -2,7 +2,7 @@
 
 A folder of traces holds one segment (JSON Lines) per writing process. Every record is one write,
 with its newline first. So a torn record never swallows the next one. A record counts as written
-when it is on disk.
+when it is on disk. The names of the segments sort by the time at which they were begun.
 """
 
 import os
@@ -37,12 +37,16 @@ class TraceWriter:
             raise TraceError(f"cannot write to the trace folder {self.folder}")
 
     def write(self, episode: Episode) -> None:
-        """Append one record. It is on disk when this returns.
+        """Append one record. It is on disk when this returns, and can be read.
 
         Raises:
-            TraceError: The disk refused it.
+            TraceError: The disk refused it, or it could not be read again.
         """
         line = b"\n" + episode.to_json()
+        try:
+            Episode.from_json(line)
+        except TraceError as error:
+            raise TraceError(f"the trace could not be read again: {error}") from error
         try:
             descriptor = self._descriptor()
             written = os.write(descriptor, line)
@@ -65,8 +69,9 @@ class TraceWriter:
             self._segments.pop(pid, None)
             self.folder.mkdir(parents=True, exist_ok=True)
         if pid not in self._segments:  # a fork gets a segment of its own
-            stamp = time.strftime("%Y%m%dT%H%M%S", time.gmtime())
-            path = self.folder / f"{stamp}-{pid}-{uuid.uuid4().hex[:8]}.jsonl"
+            now = time.time_ns()  # fine enough to tell a killed process from the one that resumes
+            stamp = time.strftime("%Y%m%dT%H%M%S", time.gmtime(now // 10**9))
+            path = self.folder / f"{stamp}{now % 10**9:09d}-{pid}-{uuid.uuid4().hex[:8]}.jsonl"
             flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | getattr(os, "O_CLOEXEC", 0)
             opened = os.open(path, flags, 0o644)
             # The first of several threads wins. A lock could stay held across a fork for ever.

@@ -115,7 +115,7 @@ def remembering() -> Any:
         ({"runnable": chain(says("4")), "sampling": {"temperature": 1}}, "inside the"),
         ({"competence": 1.5}, r"\[0, 1\]"),
         ({"competence": float("nan")}, r"\[0, 1\]"),
-        ({"retries": -1}, "0 or more"),
+        ({"retries": -1}, "at least 0"),
         ({"runnable": remembering()}, "without checkpointer=True"),
         ({"runnable": remembering().with_config(tags=["x"])}, "without checkpointer=True"),
     ],

@@ -878,7 +878,7 @@ def test_exploration_floors_every_allowed_action() -> None:
 
 
 @pytest.mark.filterwarnings("ignore:all . agents proposed")
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(seed=st.integers(0, 10**9))
 def test_budgets_are_hard(seed: int) -> None:
     draw = random.Random(seed)

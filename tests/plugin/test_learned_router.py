@@ -17,7 +17,7 @@ import numpy as np
 import onnx
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from mpdf_langgraph import (
@@ -129,7 +129,6 @@ def decide(router: Router, case: Case) -> list[list[float]]:
 # --- what it decides ------------------------------------------------------------------------
 
 
-@settings(deadline=None)
 @given(cases)
 def test_it_equals_the_network(router: LearnedRouter, case: Case) -> None:
     for row, (observation, mask) in zip(decide(router, case), case, strict=True):
@@ -140,7 +139,6 @@ def test_it_equals_the_network(router: LearnedRouter, case: Case) -> None:
         assert all(type(p) is float for p in row)
 
 
-@settings(deadline=None)
 @given(observations, masks, st.permutations(range(7)), cases)
 def test_neither_peers_order_nor_the_others_in_the_batch_matter(
     router: LearnedRouter, observation: Observation, mask: list[bool], order: list[int], rest: Case
@@ -153,7 +151,6 @@ def test_neither_peers_order_nor_the_others_in_the_batch_matter(
     assert decide(router, [*rest, (shuffled, mask)])[-1] == pytest.approx(alone, abs=1e-5)
 
 
-@settings(deadline=None)
 @given(cases, st.floats(0.05, 20.0), st.floats(0.0, 1 / 3))
 def test_temperature_and_floor(folder: Path, case: Case, temperature: float, floor: float) -> None:
     warm = load_router(folder, temperature=temperature, floor=floor)
@@ -165,7 +162,6 @@ def test_temperature_and_floor(folder: Path, case: Case, temperature: float, flo
             assert p == pytest.approx(next(expected), abs=2e-4) if allowed else p == 0.0
 
 
-@settings(deadline=None)
 @given(cases)
 def test_greedy(folder: Path, router: LearnedRouter, case: Case) -> None:
     soft, sharp = decide(router, case), decide(load_router(folder, greedy=True), case)
@@ -399,6 +395,36 @@ def test_an_output_that_is_no_distribution(model: bytes, tmp_path: Path) -> None
         load_router(write(tmp_path, proto.SerializeToString()))
 
 
+@pytest.mark.parametrize("when", ["always", "with many rows"])
+def test_a_network_that_wants_much_memory(model: bytes, tmp_path: Path, when: str) -> None:
+    """It fills 2.8 GB with ones before it answers."""
+    proto = onnx.load_from_string(model)
+    helper, numbers = onnx.helper, onnx.TensorProto
+    size = helper.make_tensor("size", numbers.INT64, [1], [700_000_000])
+    shape = [helper.make_node("Constant", [], ["much"], value=size)]
+    if when != "always":  # not a constant that loading could fold
+        one = helper.make_tensor("one", numbers.INT64, [1], [1])
+        shape = [
+            helper.make_node("Constant", [], ["most"], value=size),
+            helper.make_node("Constant", [], ["one"], value=one),
+            helper.make_node("Shape", ["own"], ["rows"], start=0, end=1),
+            helper.make_node("Div", ["rows", "rows"], ["unit"]),
+            helper.make_node("Mul", ["unit", "most"], ["much"]),
+        ]
+    ones = helper.make_tensor("ones", numbers.FLOAT, [1], [1.0])
+    fill = helper.make_node("ConstantOfShape", ["much"], ["filled"], value=ones)
+    most = helper.make_node("ReduceMax", ["filled"], ["top"], keepdims=0)
+    name = proto.graph.output[0].name
+    last = next(node for node in proto.graph.node if name in node.output)
+    last.output[list(last.output).index(name)] = "before"
+    proto.graph.node.extend(
+        [*shape, fill, most, helper.make_node("Mul", ["before", "top"], [name])]
+    )
+    folder = write(tmp_path / "much", proto.SerializeToString())
+    with pytest.raises(RouterError, match=r"not a usable network|network failed"):
+        load_router(folder)
+
+
 def test_numbers_kept_in_another_file_are_refused(model: bytes, tmp_path: Path) -> None:
     """What was hashed is all that is read."""
     proto = onnx.load_from_string(model)
@@ -474,7 +500,6 @@ anything = st.recursive(
 )
 
 
-@settings(deadline=None)
 @given(key=st.sampled_from(sorted(manifest(b""))), value=anything)
 def test_any_manifest_loads_or_says_why_not(
     tmp_path_factory: pytest.TempPathFactory, model: bytes, key: str, value: Any

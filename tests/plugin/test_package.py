@@ -19,7 +19,9 @@ OURS = ("training", "examples")
 #: From the ground up. A module imports from earlier lines and from its own package.
 #: The longest name that fits a module counts.
 LAYERS = [
+    "secrets",
     "errors state",
+    "options",
     "prompts calibration response_profile models rounds runtime fork",
     "consensus",
     "answers observation",
@@ -50,14 +52,16 @@ def test_importing_it_loads_nothing_heavy() -> None:
 
 
 def test_importing_it_is_quick() -> None:
-    """Processor time on top of what an app with LangGraph and ChatOpenAI loads anyway."""
+    """It adds less than half to what an app with LangGraph and ChatOpenAI loads anyway."""
     code = (
-        "import time, langgraph.graph, langchain_openai\n"
+        "import time\n"
         "start = time.process_time()\n"
+        "import langgraph.graph, langchain_openai\n"
+        "loaded = time.process_time()\n"
         "import mpdf_langgraph\n"
-        "print(time.process_time() - start)"
+        "print((time.process_time() - loaded) / (loaded - start))"
     )
-    assert min(float(run(code)) for _ in range(3)) < 0.15
+    assert min(float(run(code)) for _ in range(3)) < 0.5
 
 
 def test_the_public_names() -> None:

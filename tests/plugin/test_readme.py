@@ -19,7 +19,7 @@ def test_python_blocks_run_one_after_the_other(page, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     namespace: dict[str, object] = {}
     run = [code for skip, code in blocks(page) if not skip]
-    assert run
+    assert run or page != README
     for code in run:
         exec(compile(code, str(page), "exec"), namespace)
 
@@ -37,6 +37,6 @@ def test_blocks_that_need_a_server_at_least_compile_and_name_the_public_face():
 def test_commands_named_in_the_readme_exist():
     makefile = (README.parent / "Makefile").read_text()
     targets = set(re.findall(r"^([a-z-]+):", makefile, re.MULTILINE))
-    named = set(re.findall(r"`?make ([a-z-]+)", README.read_text()))
+    named = set(re.findall(r"(?:`|^)make ([a-z-]+)", README.read_text(), re.MULTILINE))
     assert named
     assert named <= targets

@@ -4,6 +4,7 @@ import codecs
 import hashlib
 import json
 import math
+import reprlib
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -119,7 +120,7 @@ def text_of(row: Mapping[str, Any], column: str) -> str:
     """
     value = row.get(column)
     if not isinstance(value, str) or not value.strip():
-        raise TableError(f"{column!r} must be text, got {value!r:.60}")
+        raise TableError(f"{column!r} must be text, got {reprlib.repr(value)}")
     return value.strip()
 
 
@@ -139,16 +140,23 @@ def reference_of(row: Mapping[str, Any]) -> str | None:
     return text_of(row, "reference")
 
 
-def _contexts_of(row: Mapping[str, Any]) -> dict[str, str]:
-    given = row.get("contexts") or {}
-    if isinstance(given, list):  # a map column of Parquet
-        given = dict(given)
+def _contexts_of(row: Mapping[str, Any], *, pairs: bool) -> dict[str, str]:
+    """Return what only one agent knows. `pairs`: Parquet gives a map column as a list of pairs."""
+    given = row.get("contexts")
+    wrong = TableError(f"'contexts' must be text by agent name, got {reprlib.repr(given)}")
+    if given is None:
+        return {}
+    if pairs and isinstance(given, list):
+        try:
+            given = dict(given)
+        except (TypeError, ValueError):
+            raise wrong from None
     if not isinstance(given, Mapping):
-        raise TableError(f"'contexts' must be text by agent name, got {given!r:.60}")
+        raise wrong
     # Parquet gives every row all names that any row has.
     contexts = {name: text for name, text in given.items() if text is not None}
-    if not all(isinstance(text, str) for text in contexts.values()):
-        raise TableError(f"'contexts' must be text by agent name, got {given!r:.60}")
+    if not all(isinstance(one, str) for pair in contexts.items() for one in pair):
+        raise wrong
     return contexts
 
 
@@ -157,7 +165,7 @@ def _id_of(row: Mapping[str, Any]) -> str | None:
     if value is None:
         return None
     if isinstance(value, bool) or not isinstance(value, int | str) or not str(value).strip():
-        raise TableError(f"'id' must be text or a whole number, got {value!r:.60}")
+        raise TableError(f"'id' must be text or a whole number, got {reprlib.repr(value)}")
     return str(value)
 
 
@@ -182,7 +190,7 @@ def read_questions(path: Path) -> list[Question]:
             text, reference, contexts = (
                 text_of(row, "question"),
                 reference_of(row),
-                _contexts_of(row),
+                _contexts_of(row, pairs=path.suffix == ".parquet"),
             )
             name = _id_of(row)
             if name is None:

@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 from training.collect.questions import Question
 from training.evaluate.runner import Bench
 from training.evaluate.votes import Outcome
-from training.learn.calibrate import quality
-from training.learn.off_policy import LEAST_QUESTIONS, Interval, clustered
+from training.learn.measures import Interval, mean_interval, quality
+from training.learn.off_policy import LEAST_QUESTIONS
 from training.learn.report import _figure, table
 
 
@@ -125,7 +125,7 @@ def link_controls(methods: Mapping[str, Method]) -> None:
 
 def difference(a: Method, b: Method, seed: int = 0) -> Interval:
     """Return the paired difference in accuracy, a minus b, with its interval over questions."""
-    return clustered(a.right - b.right, np.arange(len(a.right)), samples=4000, seed=seed)
+    return mean_interval(a.right - b.right, np.arange(len(a.right)), samples=4000, seed=seed)
 
 
 def wilson(accuracy: float, questions: int) -> tuple[float, float]:

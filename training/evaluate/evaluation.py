@@ -63,7 +63,7 @@ from training.evaluate.methods import (
     select,
 )
 from training.evaluate.runner import VOTES, Bench
-from training.learn.off_policy import plain
+from training.learn.off_policy import to_plain
 from training.learn.report import table
 
 SHARES = (0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95)
@@ -309,7 +309,7 @@ def write(
     content = {
         "options": {**vars(options), "source": source},
         "tuned": {name: getattr(options, name) for name in ("share", "bar", "gap", "strongest")},
-        "methods": plain(summary),
+        "methods": to_plain(summary),
     }
     (out / "results.json").write_text(json.dumps(content, indent=1, default=str) + "\n")
     with (out / "rows.jsonl").open("w") as file:

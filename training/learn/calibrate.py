@@ -1,4 +1,4 @@
-"""What a critic said of responses, and whether they were right: what a calibration is fitted on."""
+"""Fits a calibration: what the critic said of responses, and whether they were right."""
 
 import os
 from collections.abc import Iterable, Mapping
@@ -8,12 +8,24 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.optimize import minimize
+from scipy.special import expit, logit
 
-from mpdf_langgraph.calibration import STAGES, Calibration, Curve, Curves, raw_confidence, stage_of
+from mpdf_langgraph.calibration import (
+    EDGE,
+    STAGES,
+    Calibration,
+    Curve,
+    Curves,
+    raw_confidence,
+    stage_of,
+)
 from mpdf_langgraph.traces.records import Episode
 from training.learn.dataset import is_held_out
 from training.learn.rewards import Grader, first_hint
 from training.learn.trace_rows import Row, Rows, find_references, look_up, read_rows, stack_rows
+
+Array = NDArray[np.float64]
 
 LEAST = 20
 """Right and wrong responses each that a stage needs for a curve of its own."""
@@ -21,7 +33,7 @@ LEAST = 20
 
 @dataclass(frozen=True)
 class Judged:
-    """Responses with a valid answer and a confidence, ``[R]``; alternatives included.
+    """Responses with a valid answer and a confidence, ``[R]``, alternatives included.
 
     Attributes:
         question: The question.
@@ -55,9 +67,8 @@ class Judged:
         result = self.confidence.copy()
         for source, curves in calibration.root.items():
             for stage in STAGES:
-                curve: Curve = getattr(curves, stage)
                 chosen = (self.source == source) & (self.stage == stage)
-                result[chosen] = Platt(curve.slope, curve.shift).apply(result[chosen])
+                result[chosen] = apply_curve(getattr(curves, stage), result[chosen])
         return result
 
     def parts(self) -> dict[str, "Judged"]:
@@ -137,8 +148,8 @@ def _judge_rows(rows: Rows, grader: Grader, references: Mapping[str, str] | None
             ("count", 0, int), ("codes", (0, 3), int), ("confidence", 0, float)
         )
     )  # fmt: skip
-    truths, first = find_references(texts, references or {})
-    usable = first & np.array([truth is not None for truth in truths], bool)
+    truths, last = find_references(texts, references or {})
+    usable = last & np.array([truth is not None for truth in truths], bool)
     of = np.repeat(np.arange(len(count)), count)  # the episode of every response
     codes, confidence, of = (part[usable[of]] for part in (codes, confidence, of))
     known = cache(grader)
@@ -162,7 +173,6 @@ def fit_calibration(judged: Judged) -> Calibration:
     """Fit a calibration: a curve for the proposals and one for the refined, of each measurement.
 
     A stage with fewer than `LEAST` right or wrong responses takes the curve of both stages.
-    Where the less confident are more often right, confidence says nothing: the curve is flat.
     """
     fitted = {}
     for source in sorted(set(judged.source)):
@@ -171,111 +181,48 @@ def fit_calibration(judged: Judged) -> Calibration:
         for stage in STAGES:
             part = both.select(both.stage == stage)
             enough = min(part.right.sum(), len(part) - part.right.sum()) >= LEAST
-            stages[stage] = _curve(part if enough else both)
+            chosen = part if enough else both
+            stages[stage] = fit_curve(chosen.confidence, chosen.right)
         fitted[source] = Curves(**stages)
     return Calibration(fitted)
 
 
-def _curve(part: Judged) -> Curve:
-    found = Platt.fit(part.confidence, part.right)
-    if found.slope < 0:
-        share = (part.right.sum() + 1) / (len(part) + 2)
-        return Curve(slope=0.0, shift=float(np.log(share / (1 - share))))
-    return Curve(slope=found.slope, shift=found.shift)
+def fit_curve(confidence: Array, right: Array) -> Curve:
+    """Fit Platt scaling to confidences by maximum likelihood.
 
+    The targets are Platt's: a little short of 0 and 1, so that a few well separated answers do
+    not give an endless slope (Platt, "Probabilistic outputs for support vector machines", 1999).
 
-from dataclasses import dataclass
+    Args:
+        confidence: As the critic gave them, in [0, 1], shape ``[n]``.
+        right: 1 if the answer was right, else 0, shape ``[n]``.
 
-import numpy as np
-from numpy.typing import NDArray
-from scipy.optimize import minimize
-from scipy.special import expit, logit
-
-Array = NDArray[np.float64]
-
-EDGE = 1e-4
-
-
-@dataclass(frozen=True)
-class Platt:
-    """Platt scaling of a confidence: `expit(slope * logit(confidence) + shift)`.
-
-    Attributes:
-        slope: 1 / temperature; below 1 the raw confidence is overconfident.
-        shift: Moves the whole curve; 0 is plain temperature scaling.
+    Returns:
+        The identity if there is nothing to learn from: no answer, all right, all wrong, or all
+        equally confident. A flat curve at the share of right answers if the less confident ones
+        are more often right: then the confidence says nothing.
     """
+    good = float(np.sum(right))
+    bad = len(right) - good
+    if not good or not bad or np.ptp(confidence) == 0:
+        return Curve(slope=1.0, shift=0.0)
+    x = logit(np.clip(confidence, EDGE, 1 - EDGE))
+    target = np.where(right > 0.5, (good + 1) / (good + 2), 1 / (bad + 2))
 
-    slope: float = 1.0
-    shift: float = 0.0
+    def loss(parameters: Array) -> tuple[float, Array]:
+        """Return the mean log-loss and its gradient."""
+        z = parameters[0] * x + parameters[1]
+        gap = expit(z) - target
+        gradient = np.array([np.mean(gap * x), np.mean(gap)])
+        return float(np.mean(np.logaddexp(0, z) - target * z)), gradient
 
-    @classmethod
-    def fit(cls, confidence: Array, right: Array, *, shift: bool = True) -> "Platt":
-        """Fit by maximum likelihood.
-
-        Args:
-            confidence: Raw confidences in [0, 1], shape ``[n]``.
-            right: 1 where the answer was right, else 0, shape ``[n]``.
-            shift: Fit the shift too; False is temperature scaling (Guo et al. 2017).
-
-        Returns:
-            The identity where there is nothing to learn from: none, all right, all wrong, or all
-            equally confident.
-        """
-        good = float(np.sum(right))
-        bad = len(right) - good
-        if not good or not bad or np.ptp(confidence) == 0:
-            return cls()
-        x = logit(np.clip(confidence, EDGE, 1 - EDGE))
-        # Platt's targets: short of 0 and 1, or a few well separated answers give an endless slope.
-        target = np.where(right > 0.5, (good + 1) / (good + 2), 1 / (bad + 2))
-
-        def loss(parameters: Array) -> tuple[float, Array]:
-            """Return the mean log-loss and its gradient."""
-            z = parameters[0] * x + parameters[1]
-            gap = expit(z) - target
-            slope = np.array([np.mean(gap * x), np.mean(gap) if shift else 0.0])
-            return float(np.mean(np.logaddexp(0, z) - target * z)), slope
-
-        # Not by Nelder-Mead, which stops in the flat valley before the minimum.
-        best = minimize(loss, np.array([1.0, 0.0]), jac=True, method="BFGS").x
-        return cls(float(best[0]), float(best[1]))
-
-    def apply(self, confidence: Array) -> Array:
-        """Return the calibrated confidences, shape ``[n]``."""
-        clipped = np.clip(confidence, EDGE, 1 - EDGE)
-        return np.asarray(expit(self.slope * logit(clipped) + self.shift))
+    # Not by Nelder-Mead, which stops in the flat valley before the minimum.
+    slope, shift = minimize(loss, np.array([1.0, 0.0]), jac=True, method="BFGS").x
+    if slope < 0:
+        return Curve(slope=0.0, shift=float(logit((good + 1) / (len(right) + 2))))
+    return Curve(slope=float(slope), shift=float(shift))
 
 
-def reliability(confidence: Array, right: Array, bins: int = 10) -> list[tuple[float, float, int]]:
-    """Return (mean confidence, share right, count) of every filled bin of equal width."""
-    index = np.minimum((confidence * bins).astype(int), bins - 1)
-    return [
-        (float(confidence[chosen].mean()), float(right[chosen].mean()), int(chosen.sum()))
-        for chosen in (index == b for b in range(bins))
-        if chosen.any()
-    ]
-
-
-def auroc(score: Array, right: Array) -> float:
-    """Return the probability that a right answer scores above a wrong one; NaN without both."""
-    good, bad = score[right > 0.5], np.sort(score[right < 0.5])
-    if not len(good) or not len(bad):
-        return float("nan")
-    below = np.searchsorted(bad, good, "left") + np.searchsorted(bad, good, "right")
-    return float(below.sum() / 2 / (len(good) * len(bad)))
-
-
-def quality(confidence: Array, right: Array) -> dict[str, float]:
-    """Return Brier score, log-loss, expected calibration error, AUROC and count."""
-    if not len(right):
-        nan = float("nan")
-        return {"brier": nan, "log_loss": nan, "ece": nan, "auroc": nan, "count": 0}
-    p = np.clip(confidence, EDGE, 1 - EDGE)
-    gaps = [abs(mean - share) * count for mean, share, count in reliability(confidence, right)]
-    return {
-        "brier": float(np.mean((confidence - right) ** 2)),
-        "log_loss": float(-np.mean(right * np.log(p) + (1 - right) * np.log(1 - p))),
-        "ece": float(sum(gaps) / len(right)),
-        "auroc": auroc(confidence, right),
-        "count": len(right),
-    }
+def apply_curve(curve: Curve, confidence: Array) -> Array:
+    """Return the calibrated confidences, shape ``[n]``."""
+    return np.array([curve(one) for one in confidence.tolist()], float)

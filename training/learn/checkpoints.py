@@ -10,16 +10,16 @@ import torch
 from torch import Tensor
 from torch.utils.tensorboard import SummaryWriter
 
-from mpdf_langgraph.errors import ConfigurationError
+from training.collect.files import atomic_write, keep_settings
 
 
-def begin(folder: Path, settings: Mapping[str, Any], *, resume: bool) -> None:
+def prepare_folder(folder: Path, settings: Mapping[str, Any], *, resume: bool) -> None:
     """Make a router's folder ready for a fit.
 
     Args:
         folder: Is made if it does not exist.
         settings: All that the fit depends on, as plain data. It is kept beside the checkpoints.
-        resume: Go on from the checkpoints there, if any; otherwise they are removed.
+        resume: Go on from the checkpoints there, if any. Otherwise they are removed.
 
     Raises:
         ConfigurationError: The checkpoints are of a fit with other settings.
@@ -27,31 +27,17 @@ def begin(folder: Path, settings: Mapping[str, Any], *, resume: bool) -> None:
     checkpoints = folder / "checkpoints"
     checkpoints.mkdir(parents=True, exist_ok=True)
     kept = checkpoints / "settings.json"
-    now = json.loads(json.dumps(settings, default=str))
-    if resume and kept.exists():
-        before = json.loads(kept.read_text())
-        changed = [
-            f"{name} was {before.get(name)!r} and is {value!r}"
-            for name, value in now.items()
-            if before.get(name) != value
-        ]
-        if changed:
-            raise ConfigurationError(
-                f"{folder} holds checkpoints of another fit: {'; '.join(changed)}. Give the same "
-                "options and traces, or start anew without --resume"
-            )
-        return
-    for checkpoint in checkpoints.glob("*.pt"):
-        checkpoint.unlink()
-    aside = kept.with_suffix(".tmp")
-    aside.write_text(json.dumps(now, indent=1))
-    aside.replace(kept)
+    if not (resume and kept.exists()):
+        for old in (kept, *checkpoints.glob("*.pt")):
+            old.unlink(missing_ok=True)
+    advice = "Give the same options and traces, or start anew without --resume"
+    keep_settings(kept, settings, advice)
 
 
-def save(state: Mapping[str, Any], path: Path) -> None:
+def save_checkpoint(state: Mapping[str, Any], path: Path) -> None:
     """Write a checkpoint so that a stop in between leaves the old one."""
-    torch.save(dict(state), path.with_suffix(".tmp"))
-    path.with_suffix(".tmp").replace(path)
+    with atomic_write(path) as draft:
+        torch.save(dict(state), draft)
 
 
 def content_hash(*tensors: Tensor) -> str:

@@ -3,7 +3,7 @@
 import hashlib
 import os
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, fields, replace
 from functools import cache, partial
 from typing import Any, get_args
@@ -13,32 +13,13 @@ import numpy as np
 from mpdf_langgraph.calibration import Calibration
 from mpdf_langgraph.consensus import ConsensusRule
 from mpdf_langgraph.errors import ConfigurationError
-from mpdf_langgraph.observation import FEATURES
 from mpdf_langgraph.state import ACTIONS
-from mpdf_langgraph.traces.reader import TraceReader, find_segments
+from mpdf_langgraph.traces.reader import find_segments, first_episode
 from mpdf_langgraph.traces.records import Episode
 from training.collect.team import Answer
-from training.learn.recalibrate import recalibrate
-from training.learn.rewards import (
-    CHEAPEST_FIRST,
-    REFINE,
-    TOLERANCE,
-    Decision,
-    Grader,
-    Move,
-    Weights,
-    decisions,
-    first_hint,
-)
-from training.learn.trace_rows import (
-    Arrays,
-    Row,
-    Rows,
-    find_references,
-    look_up,
-    read_rows,
-    stack_rows,
-)
+from training.learn.group_rows import make_arrays, make_row
+from training.learn.rewards import CHEAPEST_FIRST, REFINE, TOLERANCE, Grader, Weights
+from training.learn.trace_rows import Rows, find_references, look_up, read_rows, stack_rows
 
 
 @dataclass
@@ -63,22 +44,22 @@ class Groups:
         peers: Features of its peers, ``[G, P, F]`` float32, zero where there is none.
         peer_mask: There is a peer, ``[G, P]`` bool.
         action_mask: The action was allowed, ``[G, 3]`` bool, in the order of `ACTIONS`.
-        actions: Index of each rollout's action, ``[G, K]`` int8; PERSIST is always the first.
+        actions: Index of each rollout's action, ``[G, K]`` int8. PERSIST is always the first.
         local: r_local of each rollout, ``[G, K]`` float32.
         global_: r_global of each rollout, ``[G, K]`` float32.
         tokens: What each rollout took, ``[G, K]`` float32.
-        rollout_mask: There is a rollout, ``[G, K]`` bool; elsewhere everything is 0.
+        rollout_mask: There is a rollout, ``[G, K]`` bool. Elsewhere everything is 0.
         consensus: The consensus after the rollout is correct, ``[G, K]`` bool.
-        correct: The agent's answer after the rollout is correct, ``[G, K]`` bool; that of the
+        correct: The agent's answer after the rollout is correct, ``[G, K]`` bool. That of the
             first is the answer it held before.
         taken: Index of the action that the episode took, ``[G]`` int8.
         behaviour: Probabilities that it was drawn from, ``[G, 3]`` float32.
         disagreement: The team held different valid answers at the decision, ``[G]`` bool.
         question: Index into `questions`, ``[G]`` int64.
         episode: Index into `episodes`, ``[G]`` int32.
-        agent: Index of the deciding agent into `agents`, ``[G]`` int16; where all episodes are
+        agent: Index of the deciding agent into `agents`, ``[G]`` int16. Where all episodes are
             of one team, its position there.
-        peer_agent: The same of its peers, ``[G, P]`` int16; 0 where there is none.
+        peer_agent: The same of its peers, ``[G, P]`` int16. It is 0 if there is none.
         round: Round of decisions, from 1, ``[G]`` int16.
         questions: Every question text once.
         episodes: Ids of the episodes, those without a decision included.
@@ -119,12 +100,12 @@ class Groups:
         return np.asarray(self.correct[:, 0]) if len(self) else np.zeros(0, bool)
 
     def rewards(self, weights: Weights) -> np.ndarray:
-        """Return the reward of every rollout, ``[G, K]`` float32; 0 where there is none."""
+        """Return the reward of every rollout, ``[G, K]`` float32. It is 0 if there is none."""
         gain = weights.local * self.local + weights.global_ * self.global_
         return np.asarray(gain - weights.cost / 1000 * self.tokens, np.float32)
 
     def mean_rewards(self, weights: Weights) -> np.ndarray:
-        """Return the mean reward by action, ``[G, 3]`` float64; -inf without a rollout."""
+        """Return the mean reward by action, ``[G, 3]`` float64. It is -inf without a rollout."""
         rewards = self.rewards(weights)
         means = np.full((len(self), len(ACTIONS)), -np.inf)
         for action in range(len(ACTIONS)):
@@ -134,13 +115,18 @@ class Groups:
         return means
 
     def labels(self, weights: Weights) -> np.ndarray:
-        """Return the best action by mean reward, ``[G]`` int8; ties as in `oracle_label`."""
+        """Return the action with the best mean reward, ``[G]`` int8.
+
+        Ties go to the cheapest: PERSIST, CONCEDE, REFINE.
+        """
         means = self.mean_rewards(weights)[:, CHEAPEST_FIRST]
         best = means.max(axis=1, keepdims=True) - TOLERANCE
-        return np.array(CHEAPEST_FIRST, np.int8)[np.argmax(means >= best, axis=1)]
+        return np.asarray(np.array(CHEAPEST_FIRST, np.int8)[np.argmax(means >= best, axis=1)])
 
     def soft_labels(self, weights: Weights, temperature: float) -> np.ndarray:
-        """Return softmax(mean reward / temperature), ``[G, 3]`` float32; see `soft_label`.
+        """Return softmax(mean reward / temperature), ``[G, 3]`` float32.
+
+        It is 0 for actions without a rollout.
 
         Raises:
             ConfigurationError: The temperature is not positive.
@@ -154,12 +140,12 @@ class Groups:
     def tied(self, weights: Weights) -> np.ndarray:
         """Tell which groups have nothing to choose: all rewards equal, ``[G]`` bool."""
         rewards = self.rewards(weights)
-        return np.all((rewards == rewards[:, :1]) | ~self.rollout_mask, axis=1)
+        return np.asarray(np.all((rewards == rewards[:, :1]) | ~self.rollout_mask, axis=1))
 
     def untried(self) -> np.ndarray:
         """Tell which groups allowed REFINE and have no rollout of it, ``[G]`` bool."""
         refined = np.any(self.rollout_mask & (self.actions == REFINE), axis=1)
-        return self.action_mask[:, REFINE] & ~refined
+        return np.asarray(self.action_mask[:, REFINE] & ~refined)
 
     def select(self, index: Any) -> "Groups":
         """Return some groups: by indices, a boolean mask or a slice.
@@ -174,7 +160,7 @@ _ARRAYS = tuple(f.name for f in fields(Groups) if f.type is np.ndarray)
 
 
 @dataclass
-class Report:
+class ReadingReport:
     """What became of the records.
 
     Attributes:
@@ -182,7 +168,7 @@ class Report:
         cached: Of these, read from their caches.
         episodes: Episodes kept.
         undecided: Of these, settled without a decision: they have no groups.
-        duplicates: Records of an episode that was there already.
+        duplicates: Records of an episode that has a later record.
         dropped: Records dropped, by reason: ``"unreadable"`` (torn, of another version, not an
             episode), ``"contradictory"``, ``"no reference"``.
         groups: Groups kept.
@@ -226,7 +212,7 @@ def load(
     cached: bool = True,
     processes: int = 1,
     progress: bool = True,
-) -> tuple[Groups, Report]:
+) -> tuple[Groups, ReadingReport]:
     """Return the graded groups of traces, and what became of every record.
 
     Args:
@@ -275,82 +261,9 @@ def make_groups(
     return grade_rows(rows, grader, labels)[0]
 
 
-def make_row(
-    episode: Episode,
-    *,
-    rule: ConsensusRule | None = None,
-    calibration: Calibration | None = None,
-) -> Row:
-    """Return the groups of an episode, not graded.
-
-    Answers are positions in the text ``"answers"``, -1 for none. Agents are positions in the team.
-    """
-    if calibration is not None:
-        episode = recalibrate(episode, calibration, rule)
-    codes: dict[str | None, int] = {None: -1}
-
-    def code(answer: str | None) -> int:
-        return codes.setdefault(answer, len(codes) - 1)
-
-    team = [agent["name"] for agent in episode.agents]
-    arrays = _arrays_of_groups(decisions(episode, rule), team, code)
-    # A person's hint gives something away: the team's own last answer is the one before it.
-    unaided = [t for round_, t in enumerate(episode.tallies) if round_ < first_hint(episode)]
-    arrays["groups"] = np.array([len(arrays["round"])])
-    arrays["vote"] = np.array([code(episode.tallies[0]["answer"])])
-    arrays["final"] = np.array([code(unaided[-1]["answer"])])
-    texts = {
-        "id": episode.id,
-        "question": episode.question,
-        "reference": episode.reference,
-        "answers": list(codes)[1:],
-        "agents": team,
-    }
-    return Row(arrays, texts)
-
-
-def _arrays_of_groups(
-    made: list[Decision], team: list[str], code: Callable[[str | None], int]
-) -> Arrays:
-    """Return the arrays by group of an episode's decisions; see `Groups` and `make_row`."""
-    sizes = np.array([len(decision.moves) for decision in made], np.int64)
-    there = np.arange(sizes.max(initial=0)) < sizes[:, None]
-
-    def by_group(value: Callable[[Decision], Any], dtype: Any, *shape: int) -> np.ndarray:
-        return np.array([value(decision) for decision in made], dtype).reshape(len(made), *shape)
-
-    def by_rollout(value: Callable[[Move], Any], dtype: Any) -> np.ndarray:
-        array = np.zeros(there.shape, dtype)
-        array[there] = [value(move) for decision in made for move in decision.moves]
-        return array
-
-    peers = max(0, len(team) - 1)
-    place = {name: i for i, name in enumerate(team)}
-    others = {name: [i for peer, i in place.items() if peer != name] for name in team}
-    return {
-        "own": by_group(lambda d: d.observation["own"], np.float32, len(FEATURES)),
-        "peers": by_group(lambda d: d.observation["peers"], np.float32, peers, len(FEATURES)),
-        "peer_mask": np.ones((len(made), peers), bool),
-        "action_mask": by_group(lambda d: d.mask, bool, len(ACTIONS)),
-        "actions": by_rollout(lambda m: m.action, np.int8),
-        "answer": by_rollout(lambda m: code(m.answer), np.int16),
-        "agreed": by_rollout(lambda m: code(m.consensus), np.int16),
-        "tokens": by_rollout(lambda m: m.tokens, np.float32),
-        "rollout_mask": there,
-        "before": by_group(lambda d: code(d.before), np.int16),
-        "without": by_group(lambda d: code(d.without), np.int16),
-        "taken": by_group(lambda d: d.action, np.int8),
-        "behaviour": by_group(lambda d: d.behaviour, np.float32, len(ACTIONS)),
-        "disagreement": by_group(lambda d: d.disagreement, bool),
-        "agent": by_group(lambda d: place[d.agent], np.int16),
-        "peer_agent": by_group(lambda d: others[d.agent], np.int16, peers),
-        "round": by_group(lambda d: d.round, np.int16),
-    }
-
-
 def grade_rows(
     rows: Rows, grader: Grader, labels: Mapping[str, str] | None = None
-) -> tuple[Groups, Report]:
+) -> tuple[Groups, ReadingReport]:
     """Grade rows that `make_row` has made, and empty them.
 
     Args:
@@ -358,13 +271,13 @@ def grade_rows(
         grader: See `load`.
         labels: See `load`.
     """
-    nobody = _arrays_of_groups([], [], lambda _: -1) | {
+    nobody = make_arrays([], [], lambda _: -1) | {
         name: np.zeros(0, int) for name in ("groups", "vote", "final")
     }
     arrays, texts = rows.arrays or nobody, rows.texts
     answers, teams = texts.get("answers", []), texts.get("agents", [])
-    truths, first = find_references(texts, labels or {})
-    keep = first & np.array([truth is not None for truth in truths], bool)
+    truths, last = find_references(texts, labels or {})
+    keep = last & np.array([truth is not None for truth in truths], bool)
     known = cache(grader)
     right = np.array(
         [
@@ -410,7 +323,7 @@ def grade_rows(
     correct, consensus = grade("answer", of) & drawn, grade("agreed", of) & drawn
     before, without = grade("before", of), grade("without", of)
     groups = Groups(
-        **arrays,  # type: ignore[arg-type]
+        **arrays,
         local=_subtract(correct, before) * drawn,
         global_=_subtract(consensus, without) * drawn,
         consensus=consensus,
@@ -422,13 +335,13 @@ def grade_rows(
         agents=list(agents),
         outcomes=outcomes,
     )
-    missing = int((first & ~keep).sum())
-    report = Report(
+    missing = int((last & ~keep).sum())
+    report = ReadingReport(
         segments=rows.segments,
         cached=rows.cached,
         episodes=len(groups.episodes),
         undecided=int((sizes[keep] == 0).sum()),
-        duplicates=int((~first).sum()),
+        duplicates=int((~last).sum()),
         dropped=rows.dropped + Counter({"no reference": missing}),
         groups=len(groups),
         rollouts=int(drawn.sum()),
@@ -456,7 +369,7 @@ def critics_of(paths: str | os.PathLike[str] | Iterable[str | os.PathLike[str]])
     Raises:
         TraceError: There is no such path.
     """
-    found = (next(iter(TraceReader(segment)), None) for segment in find_segments(paths))
+    found = map(first_episode, find_segments(paths))
     return sorted({str(episode.options.get("critic")) for episode in found if episode is not None})
 
 
@@ -465,14 +378,14 @@ def check_answer(
 ) -> None:
     """Refuse to grade answers otherwise than they were compared when the traces were made.
 
-    Goes by each segment's first sound episode; a schema of one's own may be anything.
+    It goes by each segment's first sound episode. A schema of the user's own may be anything.
 
     Raises:
         ConfigurationError: It was another one of those built in.
         TraceError: There is no such path.
     """
     for segment in find_segments(paths):
-        episode = next(iter(TraceReader(segment)), None)
+        episode = first_episode(segment)
         made = "" if episode is None else str(episode.options.get("answer")).partition("(")[0]
         if made in get_args(Answer) and made != answer:
             raise ConfigurationError(

@@ -1,7 +1,9 @@
 """The options of a fit: the command line of `fit_router.py`."""
 
+import codecs
 import json
 import math
+import reprlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal
@@ -9,7 +11,6 @@ from typing import Annotated, Literal
 import tyro
 
 from mpdf_langgraph.errors import ConfigurationError
-from mpdf_langgraph.observation import INDEX
 from training.learn.rewards import Weights
 
 Algorithm = Literal["softrankpo", "grpo", "ppo", "awr", "regression", "none"]
@@ -53,12 +54,8 @@ class Config:
     """Reward taken off per 1,000 tokens."""
     sweep: tuple[float, ...] = ()
     """Further values of `cost` to fit, for the front of accuracy against tokens."""
-    reward_scale: float = 1.0
-    """Multiplies all rewards; SoftRankPO must not care (an ablation, not a knob)."""
-    hard_labels: bool = False
-    """SFT on the best action alone, instead of softmax(mean reward / label_temperature)."""
     label_temperature: float = 0.3
-    """Temperature of the soft labels."""
+    """Temperature of SFT's labels, softmax(mean reward / label_temperature)."""
     tied_weight: float = 0.1
     """Weight of groups in which every action is worth the same; their label is PERSIST."""
     disagreement_weight: float = 1.0
@@ -88,11 +85,6 @@ class Config:
     fit several times slower where it is not, as beside a server on the same machine."""
     resume: bool = False
     """Go on from the checkpoints in `out`."""
-    hidden: tuple[str, ...] = ()
-    """Features to blank out, by name (ablations)."""
-    blind: bool = False
-    """Hide the peers' features (an ablation); what an agent's own tell of them, as `support`
-    does, is for --hidden."""
 
     def weights(self, cost: float | None = None) -> Weights:
         """The reward's weights, at another cost if given."""
@@ -117,7 +109,6 @@ class Config:
             "beta",
             "awr_temperature",
             "regression_temperature",
-            "reward_scale",
             "label_temperature",
             "learning_rate",
         )
@@ -142,37 +133,39 @@ class Config:
                 raise ConfigurationError(
                     f"--{option} must be {needed}, got {getattr(self, name)!r}"
                 )
-        for name in self.hidden:
-            if name not in INDEX:
-                raise ConfigurationError(
-                    f"--hidden: no feature is named {name!r}; use {', '.join(INDEX)}"
-                )
 
 
 def read_labels(path: Path) -> dict[str, str]:
-    """Reads references by episode id.
+    """Read references by episode id.
 
     Raises:
-        ConfigurationError: The file cannot be read, or a line of it is not an object with the
-            texts (or numbers) `episode` and `reference`.
+        ConfigurationError: The file cannot be read. Or a line of it is not an object with the
+            texts (or numbers) `episode` and `reference`, or contradicts an earlier line.
     """
     try:
-        lines = path.read_bytes().splitlines()
+        lines = path.read_bytes().removeprefix(codecs.BOM_UTF8).splitlines()
     except OSError as error:
         raise ConfigurationError(f"--labels {path} cannot be read: {error.strerror}") from error
-    labels = {}
+    labels: dict[str, str] = {}
+    lines_of: dict[str, int] = {}
     for number, line in enumerate(lines, 1):
         if not line.strip():
             continue
         try:
             record = json.loads(line)
             pair = [record[key] for key in ("episode", "reference")]
-            if not all(isinstance(value, str | int | float) for value in pair):
-                raise ValueError(f"got {pair}")
-        except (ValueError, KeyError, TypeError) as error:
+            if any(isinstance(v, bool) or not isinstance(v, str | int | float) for v in pair):
+                raise ValueError(f"got {reprlib.repr(pair)}")
+        except (ValueError, KeyError, TypeError, RecursionError) as error:
             raise ConfigurationError(
                 f"{path}:{number}: expected an object with `episode` and `reference`, both texts: "
                 f"{error!r}"
             ) from error
-        labels[str(pair[0])] = str(pair[1])
+        name, label = str(pair[0]), str(pair[1])
+        if labels.get(name, label) != label:
+            raise ConfigurationError(
+                f"{path}:{number}: the reference of episode {name!r:.60} is {label!r:.60} here and "
+                f"{labels[name]!r:.60} in line {lines_of[name]}"
+            )
+        labels[name], lines_of[name] = label, lines_of.get(name, number)
     return labels

@@ -16,7 +16,7 @@ import math
 import os
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import closing
 from functools import cache
 from typing import Any
@@ -31,39 +31,44 @@ from mpdf_langgraph.errors import ConfigurationError, MPDFError, describe_error
 from training.collect.team import answer_schema, grader
 from training.learn import losses, softrankpo
 from training.learn.calibrate import fit_calibration, read_judged
-from training.learn.checkpoints import Log, begin, content_hash, save
-from training.learn.dataset import check_answer, critics_of, load, split
+from training.learn.checkpoints import Log, content_hash, prepare_folder, save_checkpoint
+from training.learn.dataset import Groups, check_answer, critics_of, load, split
 from training.learn.fit_config import Config, read_labels
-from training.learn.off_policy import plain
+from training.learn.off_policy import to_plain
 from training.learn.policy import Policy
 from training.learn.router_folder import export_router
 from training.learn.tensors import (
     Data,
-    competences,
+    estimate_competence,
     expected_reward,
     log_probabilities,
-    prepare,
+    set_competence,
     to_data,
 )
 
+View = Callable[[Groups, Mapping[str, float]], Groups]
+"""From groups and the agents' competence to the groups as the policy sees them."""
 
-def settings_of(config: Config, train: Data, held_out: Data) -> dict[str, Any]:
-    """All that the weights depend on: the options that matter, and the groups."""
+
+def settings_of(config: Config, scale: float, train: Data, held_out: Data) -> dict[str, Any]:
+    """Return all that the weights depend on: the options that matter, and the groups."""
     apart = ("traces", "labels", "out", "resume", "threads", "device", "temperature")
     settings = {name: value for name, value in vars(config).items() if name not in apart}
+    settings["reward scale"] = scale
     for name, part in (("training groups", train), ("held-out groups", held_out)):
-        settings[name] = content_hash(*part.observation, part.actions, part.mask, part.rewards)
+        parts = (*part.observation, part.actions, part.mask, part.rewards, part.labels)
+        settings[name] = content_hash(*parts)
     return settings
 
 
 def weighted_mean(values: Tensor, weights: Tensor) -> Tensor:
-    """The weighted mean over groups, 0 where all weights are."""
+    """Return the weighted mean over groups, 0 if all weights are 0."""
     return (values * weights).sum() / weights.sum().clamp_min(torch.finfo(weights.dtype).tiny)
 
 
-def advantages_of(config: Config, data: Data) -> tuple[Tensor, float]:
-    """SoftRankPO's advantages on the training groups, ``[G, K]``, and their scale s."""
-    rewards = data.rewards * config.reward_scale
+def advantages_of(config: Config, data: Data, reward_scale: float = 1.0) -> tuple[Tensor, float]:
+    """Return SoftRankPO's advantages on the training groups, ``[G, K]``, and their scale s."""
+    rewards = data.rewards * reward_scale
     scale = softrankpo.reward_scale(rewards, data.mask)
     found = softrankpo.advantages(rewards, tau=config.tau, scale=scale, mask=data.mask)
     return found.float(), scale
@@ -80,9 +85,9 @@ MOST_STEPS = 400
 def sft_loss(
     policy: Policy, data: Data, index: Tensor, old: Tensor | None
 ) -> tuple[Tensor, dict[str, float]]:
-    """Weighted cross-entropy with the oracle's actions, among those that were tried.
+    """Return the weighted cross-entropy with the oracle's actions.
 
-    Of an action without a rollout nothing is known: it is no worse than the best of the others.
+    Actions without a rollout are masked, and the probabilities of the rest renormalised.
     """
     logp = policy(*(part[index] for part in data.observation))
     tries = torch.zeros_like(logp).scatter_add(1, data.actions[index], data.mask[index].to(logp))
@@ -92,13 +97,21 @@ def sft_loss(
     return weighted_mean(losses, weights), {}
 
 
-def second_stage_loss(config: Config, reference: Policy, data: Data) -> LossFunction:
-    """The loss of `config.algorithm`; what is constant is computed once, here.
+def second_stage_loss(
+    config: Config, reference: Policy, data: Data, reward_scale: float = 1.0
+) -> LossFunction:
+    """Return the loss of `config.algorithm`. What is constant is computed once, here.
 
     PPO and GRPO take the policy at the beginning of each epoch as their old one.
+
+    Args:
+        config: The fit's options.
+        reference: The SFT policy.
+        data: The training groups.
+        reward_scale: Multiplies all rewards.
     """
     reference_logp = log_probabilities(reference, data)
-    advantages, _ = advantages_of(config, data)
+    advantages, _ = advantages_of(config, data, reward_scale)
 
     def softrank(policy: Policy, data: Data, index: Tensor, old: Tensor | None) -> Any:
         every = policy(*(part[index] for part in data.observation))
@@ -119,7 +132,7 @@ def second_stage_loss(config: Config, reference: Policy, data: Data) -> LossFunc
         actions, mask = data.actions[index], data.mask[index]
         logp = every.gather(1, actions)
         ref_logp = reference_logp[index].gather(1, actions)
-        rewards = (data.rewards[index] * config.reward_scale).float()
+        rewards = (data.rewards[index] * reward_scale).float()
         share = data.weights[index][:, None]
         if config.algorithm == "awr":
             each = share * losses.enumeration_weights(ref_logp, actions, mask)
@@ -149,8 +162,8 @@ def second_stage_loss(config: Config, reference: Policy, data: Data) -> LossFunc
                 mask=mask,
                 weights=each,
             )
-        centred = losses.centred(rewards, mask=mask, weights=each)
-        return losses.ppo(logp, old_logp, centred, clip=config.clip, mask=mask, weights=each)
+        gaps = losses.center_rewards(rewards, mask=mask, weights=each)
+        return losses.ppo(logp, old_logp, gaps, clip=config.clip, mask=mask, weights=each)
 
     return softrank if config.algorithm == "softrankpo" else baseline
 
@@ -166,7 +179,7 @@ def run_stage(
     config: Config,
     log: Log,
 ) -> None:
-    """Trains `policy` in place until validation stops improving, and leaves it at its best.
+    """Train `policy` in place until validation stops improving, and leaves it at its best.
 
     An epoch depends on the seed, its number and the checkpoint before it alone, and every epoch
     ends with a checkpoint: a resumed run repeats the interrupted epoch and its losses.
@@ -203,7 +216,7 @@ def run_stage(
             index = order[step * batch : (step + 1) * batch]
             loss, shown = loss_of(policy, data, index, old)
             optimizer.zero_grad(set_to_none=True)
-            loss.backward()
+            loss.backward()  # type: ignore[no-untyped-call]
             torch.nn.utils.clip_grad_norm_(policy.parameters(), 1.0)
             optimizer.step()
             for name, value in {"loss": loss.item(), **shown}.items():
@@ -222,29 +235,48 @@ def run_stage(
         if score > state["best"] + 1e-6:
             state |= {"best": score, "since": 0}
             state["best_policy"] = copy.deepcopy(policy.state_dict())
-        state["rows"].append(plain(row))
+        state["rows"].append(to_plain(row))
         state |= {"epoch": epoch + 1, "policy": policy.state_dict()}
         state["optimizer"] = optimizer.state_dict()
-        save(state, checkpoint)
-        log.write(plain(row))
+        save_checkpoint(state, checkpoint)
+        log.write(to_plain(row))
         bar.set_postfix_str(f"loss {totals['loss']:.4f} validation {score:.4f}", refresh=False)
         bar.update()
     bar.close()
     policy.load_state_dict(state["best_policy"])
 
 
+def stage_name(algorithm: str, cost: float) -> str:
+    """Return the name of a second stage."""
+    return f"{algorithm}-cost-{cost:g}"
+
+
 def epoch_seed(seed: int, stage: str, epoch: int) -> int:
-    """A seed of its own for every epoch of every stage."""
+    """Return a seed of its own for every epoch of every stage."""
     return int(np.random.SeedSequence([seed, epoch, *stage.encode()]).generate_state(1)[0])
 
 
-def fit(config: Config) -> dict[str, Any]:
-    """Runs the whole fit and returns what `router.json` says.
+def fit(
+    config: Config,
+    *,
+    reward_scale: float = 1.0,
+    hard_labels: bool = False,
+    view: View = set_competence,
+) -> dict[str, Any]:
+    """Run the whole fit and return the content of `router.json`.
+
+    The other arguments serve ablations.
+
+    Args:
+        config: The options.
+        reward_scale: Multiplies all rewards in the losses. It must not matter to SoftRankPO.
+        hard_labels: SFT learns the best action alone.
+        view: Makes the features that the policy sees.
 
     Raises:
         MPDFError: There is nothing to learn from, or an option is wrong.
     """
-    began = time.perf_counter()
+    started = time.perf_counter()
     config.check()
     try:
         torch.zeros(0, device=config.device)
@@ -273,10 +305,18 @@ def fit(config: Config) -> dict[str, Any]:
             f"{len(groups)} turns of {len(groups.questions)} questions leave {len(train)} to train "
             f"on and {len(held_out)} to validate on: collect more traces, in which agents disagree"
         )
-    competence = competences(train)
-    train, held_out = (prepare(part, config, competence) for part in (train, held_out))
-    data, validation = (to_data(part, config, config.cost) for part in (train, held_out))
-    begin(config.out, settings_of(config, data, validation), resume=config.resume)
+    competence = estimate_competence(train)
+    train, held_out = (view(part, competence) for part in (train, held_out))
+
+    def tensors(cost: float) -> tuple[Data, Data]:
+        return (
+            to_data(train, config, cost, hard_labels=hard_labels),
+            to_data(held_out, config, cost, hard_labels=hard_labels),
+        )
+
+    data, validation = tensors(config.cost)
+    settings = settings_of(config, reward_scale, data, validation)
+    prepare_folder(config.out, settings, resume=config.resume)
 
     torch.manual_seed(config.seed)
     policy = Policy(train.own.shape[1], width=config.width).to(config.device)
@@ -291,33 +331,27 @@ def fit(config: Config) -> dict[str, Any]:
     with closing(Log(config.out)) as log:
         epochs = config.sft_epochs
         run_stage("sft", policy, sft_loss, sft_score, data, validation, epochs, config, log)
-        chosen, fitted = "SFT", {"SFT": policy}
+        fitted = {"SFT": policy}
         costs = () if config.algorithm == "none" else (config.cost, *config.sweep)
         for cost in dict.fromkeys(costs):
-            stage = f"{config.algorithm}-cost-{cost:g}"
+            stage = stage_name(config.algorithm, cost)
             fitted[stage] = copy.deepcopy(policy)
-            at_cost = [to_data(part, config, cost) for part in (train, held_out)]
-            run_stage(
-                stage,
-                fitted[stage],
-                second_stage_loss(config, policy, at_cost[0]),
-                lambda p, held=at_cost[1]: expected_reward(p, held, held_out),
-                *at_cost,
-                config.epochs,
-                config,
-                log,
-            )
-            if cost == config.cost:
-                chosen = stage
+            rollouts, held = tensors(cost)
+            loss = second_stage_loss(config, policy, rollouts, reward_scale)
 
-    advantages, scale = advantages_of(config, data)
-    seconds = time.perf_counter() - began
+            def score(policy: Policy, held: Data = held) -> float:
+                return expected_reward(policy, held, held_out)
+
+            run_stage(stage, fitted[stage], loss, score, rollouts, held, config.epochs, config, log)
+
+    advantages, scale = advantages_of(config, data, reward_scale)
+    seconds = time.perf_counter() - started
     tied = data.tied.double().mean().item()
     sizes = f"{len(train)} turns to train on ({tied:.0%} tied), {len(held_out)} held out"
     return export_router(
         config,
         fitted,
-        chosen,
+        "SFT" if config.algorithm == "none" else stage_name(config.algorithm, config.cost),
         held_out=held_out,
         validation=validation,
         rewards=data.rewards[data.untied].cpu().numpy(),
@@ -333,7 +367,7 @@ def fit(config: Config) -> dict[str, Any]:
 
 
 def command() -> None:
-    """Runs the command."""
+    """Run the command."""
     try:
         fit(tyro.cli(Config, description=__doc__))
     except (MPDFError, OSError) as error:

@@ -5,10 +5,10 @@ one PERSIST, one CONCEDE, several REFINEs, however likely each action was. Every
 under the old policy is therefore a sum with the weights π_old(a_i)/n_{a_i}, n_a the number of
 rollouts with action a in the group: see `enumeration_weights`. With them, and every allowed
 action in the group, the first gradient is the exact policy gradient, and more copies of an
-action change nothing; without them four REFINEs would count four times.
+action change nothing. Without them four REFINEs would count four times.
 
 Pure functions of tensors, shapes ``[G, K]`` as in `training.learn.softrankpo`: `mask` is True at
-real rollouts; `weights` are per *rollout* (times the group's weight, where groups have one), and
+real rollouts. `weights` are per *rollout* (times the group's weight, where groups have one), and
 a loss is the weighted mean. Without `weights` rollouts count as drawn: equally within a group,
 as do the groups.
 """
@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from mpdf_langgraph.errors import ConfigurationError
-from training.learn.softrankpo import checked_rewards, checked_weights, real_cells, same_shape
+from training.learn.softrankpo import check_rewards, check_weights, real_cells, same_shape
 
 #: Added to a group's standard deviation in GRPO, as its public implementations do.
 GRPO_EPSILON = 1e-4
@@ -36,7 +36,7 @@ def enumeration_weights(old_logp: Tensor, actions: Tensor, mask: Tensor | None =
         mask: Real rollouts.
 
     Returns:
-        Shape and dtype of `old_logp`, no gradient; 0 where masked. A group's weights sum to 1
+        Shape and dtype of `old_logp`, no gradient, and 0 where masked. A group's weights sum to 1
         where every allowed action is among its rollouts.
 
     Raises:
@@ -54,16 +54,16 @@ def _rollout_weights(mask: Tensor, weights: Tensor | None) -> Tensor:
     if weights is None:
         return mask.double() / mask.sum(-1, keepdim=True).clamp_min(1)
     same_shape(rollouts=mask, weights=weights)
-    return checked_weights(torch.where(mask, weights.double(), 0.0))
+    return check_weights(torch.where(mask, weights.double(), 0.0))
 
 
 def _shares(weights: Tensor, over: int | tuple[int, int]) -> Tensor:
-    """Return weights scaled to sum to 1 over some dimensions; all 0 stay 0."""
+    """Return weights scaled to sum to 1 over some dimensions. All 0 stay 0."""
     total = weights.sum(over, keepdim=True)
     return weights / torch.where(total > 0, total, 1.0)
 
 
-def centred(
+def center_rewards(
     rewards: Tensor, *, mask: Tensor | None = None, weights: Tensor | None = None
 ) -> Tensor:
     """Return R minus the group's weighted mean: the advantage over the old policy's value.
@@ -77,14 +77,14 @@ def centred(
         weights: Per rollout, see the module.
 
     Returns:
-        Shape and dtype of `rewards`, no gradient; 0 where masked, and exactly 0 throughout a
+        Shape and dtype of `rewards`, no gradient. It is 0 where masked, and exactly 0 throughout a
         group whose rewards are all equal.
 
     Raises:
         ConfigurationError: A shape is wrong, a reward is not finite, or a weight is negative.
     """
     mask = real_cells(rewards, mask)
-    r = checked_rewards(rewards, mask)
+    r = check_rewards(rewards, mask)
     share = _shares(_rollout_weights(mask, weights), over=-1)
     # Measured from the lowest: no rounding where all are equal.
     low = torch.where(mask, r, math.inf).amin(-1, keepdim=True)
@@ -135,14 +135,14 @@ def ppo(
     Args:
         logp: log π_θ of each rollout's action, shape ``[G, K]``. Gradients flow into it alone.
         old_logp: log π_old of the same, as it was when this update began.
-        advantages: E.g. `centred` rewards.
+        advantages: E.g. `center_rewards`.
         clip: ε: the ratio π_θ/π_old is held within 1 ± ε where leaving it would gain.
         mask: Real rollouts.
         weights: Per rollout, see the module.
 
     Returns:
-        The loss, and diagnostics: ``loss``; ``clip_fraction`` (weighted share of ratios outside
-        1 ± ε); ``kl_old`` (KL(π_old‖π_θ), exact for enumerated rollouts).
+        The loss, and diagnostics: ``loss``, ``clip_fraction`` (weighted share of ratios outside
+        1 ± ε), ``kl_old`` (KL(π_old‖π_θ), exact for enumerated rollouts).
 
     Raises:
         ConfigurationError: A shape is wrong, `clip` is not in (0, 1), or a weight is negative.
@@ -170,7 +170,7 @@ def grpo(
 
     Shao et al., "DeepSeekMath" (arXiv 2402.03300), equations 3 and 4: advantages
     (R − mean)/(std + 1e-4) over the group, KL by the k3 estimator. Its mean and standard
-    deviation estimate those under the old policy, so they are weighted as well; the deviation is
+    deviation estimate those under the old policy, so they are weighted as well. The deviation is
     the population's, for the weights make it an expectation and not a sample.
 
     Args:
@@ -179,7 +179,7 @@ def grpo(
         ref_logp: log π_ref of the same, the frozen SFT policy.
         rewards: Shape ``[G, K]``.
         clip: See `ppo`.
-        beta: Weight of the KL term; the default is the paper's.
+        beta: Weight of the KL term. The default is the paper's.
         mask: Real rollouts.
         weights: Per rollout, see the module.
 
@@ -188,14 +188,14 @@ def grpo(
         KL(π_θ‖π_ref), which is exact where π_θ = π_old and the rollouts are enumerated).
 
     Raises:
-        ConfigurationError: As `ppo`; or `beta` is negative, or a reward is not finite.
+        ConfigurationError: As `ppo`, or `beta` is negative, or a reward is not finite.
     """
     if not (math.isfinite(beta) and beta >= 0):
         raise ConfigurationError(f"beta={beta!r}: use a number that is not negative")
     same_shape(logp=logp, old_logp=old_logp, ref_logp=ref_logp, rewards=rewards)
     mask = real_cells(logp, mask)
     raw = _rollout_weights(mask, weights)
-    gap = centred(rewards.double(), mask=mask, weights=raw)
+    gap = center_rewards(rewards.double(), mask=mask, weights=raw)
     deviation = (_shares(raw, over=-1) * gap**2).sum(-1, keepdim=True).sqrt()
     advantages = (gap / (deviation + GRPO_EPSILON)).to(logp.dtype)
     weight = _shares(raw, over=(0, 1)).to(logp.dtype)
@@ -215,9 +215,9 @@ def awr(
 ) -> tuple[Tensor, dict[str, float]]:
     """Return AWR's weighted log-likelihood, negated: −E_{π_old}[min(exp(A/T), 20)·log π_θ].
 
-    Peng et al., "Advantage-Weighted Regression" (arXiv 1910.00177), with A the `centred`
-    rewards. Its minimum is π(a) ∝ π_old(a) times the mean weight of the rollouts with action a;
-    as that is a mean of exponentials, it leans towards actions whose rewards vary.
+    Peng et al., "Advantage-Weighted Regression" (arXiv 1910.00177), with A from `center_rewards`
+    Its minimum is π(a) ∝ π_old(a) times the mean weight of the rollouts with action a.
+    As that is a mean of exponentials, it leans towards actions whose rewards vary.
 
     Args:
         logp: log π_θ of each rollout's action, shape ``[G, K]``. Gradients flow into it alone.
@@ -227,7 +227,7 @@ def awr(
         weights: Per rollout, see the module.
 
     Returns:
-        The loss, and diagnostics: ``loss``; ``clip_fraction`` (weighted share of rollouts whose
+        The loss, and diagnostics: ``loss``, ``clip_fraction`` (weighted share of rollouts whose
         weight is held at 20).
 
     Raises:
@@ -239,7 +239,7 @@ def awr(
     same_shape(logp=logp, rewards=rewards)
     mask = real_cells(logp, mask)
     raw = _rollout_weights(mask, weights)
-    gap = centred(rewards.double(), mask=mask, weights=raw)
+    gap = center_rewards(rewards.double(), mask=mask, weights=raw)
     factor = (gap / temperature).exp()
     weight = _shares(raw, over=(0, 1))
     constant = (weight * factor.clamp_max(AWR_MAX_WEIGHT)).to(logp.dtype)
@@ -266,13 +266,13 @@ def regression(
     the best expected reward, if it beats PERSIST by the margin.
 
     Args:
-        logp: log π_θ of each rollout's action, shape ``[G, K]``; the first is PERSIST, as it is
+        logp: log π_θ of each rollout's action, shape ``[G, K]``. The first is PERSIST, as it is
             in every group. Gradients flow into it alone.
         rewards: Shape ``[G, K]``.
         temperature: T, in the rewards' unit.
         margin: What another action must gain over PERSIST, in the rewards' unit.
         mask: Real rollouts.
-        weights: Groups' weights, shape ``[G]``; the loss is the weighted mean.
+        weights: Groups' weights, shape ``[G]``. The loss is the weighted mean.
 
     Returns:
         The loss, and diagnostics: ``loss``.
@@ -287,12 +287,12 @@ def regression(
     mask = real_cells(logp, mask)
     others = mask.clone()
     others[:, :1] = False
-    gain = checked_rewards(rewards, mask).to(logp.dtype)
+    gain = check_rewards(rewards, mask).to(logp.dtype)
     target = (gain - gain[:, :1] - margin) / temperature
     known = torch.where(mask, logp, 0.0)
     errors = torch.where(others, (known - known[:, :1] - target) ** 2, 0.0).sum(-1)
     errors = errors / others.sum(-1).clamp_min(1)
-    counted = torch.ones_like(errors) if weights is None else checked_weights(weights)
+    counted = torch.ones_like(errors) if weights is None else check_weights(weights)
     least = torch.finfo(errors.dtype).tiny
     value = (counted * errors).sum() / counted.sum().clamp_min(least)
     return value, {"loss": value.item()}

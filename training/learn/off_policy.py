@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from mpdf_langgraph.state import ACTIONS
 from training.learn.dataset import Groups
+from training.learn.measures import Interval, mean_interval
 
 Array = NDArray[np.float64]
 LEAST_EFFECTIVE_SAMPLE = 100.0
@@ -24,51 +25,6 @@ MOST_UNSEEN = 0.01
 a whole-episode estimate, so that more of them would bias it."""
 
 
-@dataclass(frozen=True)
-class Interval:
-    """A mean over questions with its bootstrap interval (95 %).
-
-    Attributes:
-        mean: The estimate.
-        low: 2.5th percentile over resampled questions.
-        high: 97.5th percentile.
-        questions: How many questions were resampled.
-    """
-
-    mean: float
-    low: float
-    high: float
-    questions: int
-
-    def __str__(self) -> str:
-        return f"{self.mean:+.4f} [{self.low:+.4f}, {self.high:+.4f}] (n = {self.questions})"
-
-
-def clustered(
-    values: Array, question: NDArray[Any], *, samples: int = 2000, seed: int = 0
-) -> Interval:
-    """Return the mean of `values` with an interval from resampling whole questions.
-
-    Args:
-        values: One number per turn or episode, shape ``[n]``.
-        question: Which question each belongs to, shape ``[n]``; turns of one question are not
-            independent.
-        samples: Bootstrap resamples.
-        seed: Of the resampling.
-    """
-    if not len(values):
-        return Interval(float("nan"), float("nan"), float("nan"), 0)
-    _, index = np.unique(question, return_inverse=True)
-    sums, sizes = np.bincount(index, values), np.bincount(index)
-    rng = np.random.default_rng(seed)
-    means = np.empty(samples)
-    for k in range(samples):
-        drawn = rng.integers(0, len(sums), len(sums))
-        means[k] = sums[drawn].sum() / sizes[drawn].sum()
-    low, high = np.percentile(means, [2.5, 97.5])
-    return Interval(float(sums.sum() / sizes.sum()), float(low), float(high), len(sums))
-
-
 def action_means(groups: Groups, values: NDArray[Any]) -> Array:
     """Return the mean of a per-rollout value by action.
 
@@ -77,7 +33,7 @@ def action_means(groups: Groups, values: NDArray[Any]) -> Array:
         values: Shape ``[G, K]``.
 
     Returns:
-        Shape ``[G, 3]``; NaN where an action has no rollout.
+        Shape ``[G, 3]``. It is NaN if an action has no rollout.
     """
     means = np.full((len(groups), len(ACTIONS)), np.nan)
     for action in range(len(ACTIONS)):
@@ -88,7 +44,7 @@ def action_means(groups: Groups, values: NDArray[Any]) -> Array:
     return means
 
 
-def expected(means: Array, probabilities: Array) -> Array:
+def expect(means: Array, probabilities: Array) -> Array:
     """Return the expected value of each group under action probabilities, both ``[G, 3]``.
 
     An allowed action without a rollout (a REFINE of which every sample failed) is left out and
@@ -138,23 +94,23 @@ def one_turn(groups: Groups, probabilities: Array, rewards: NDArray[Any], seed: 
     """
     group_right = action_means(groups, groups.consensus)
     own_right = action_means(groups, groups.correct)
-    gain = expected(group_right, probabilities)
+    gain = expect(group_right, probabilities)
     disagreeing = groups.disagreement
     mean_actions = probabilities.mean(0) if len(groups) else np.full(3, np.nan)
     return OneTurn(
-        reward=clustered(
-            expected(action_means(groups, rewards), probabilities), groups.question, seed=seed
+        reward=mean_interval(
+            expect(action_means(groups, rewards), probabilities), groups.question, seed=seed
         ),
-        against_vote=clustered(gain - group_right[:, 0], groups.question, seed=seed),
-        against_behaviour=clustered(
-            gain - expected(group_right, groups.behaviour.astype(float)),
+        against_vote=mean_interval(gain - group_right[:, 0], groups.question, seed=seed),
+        against_behaviour=mean_interval(
+            gain - expect(group_right, groups.behaviour.astype(float)),
             groups.question,
             seed=seed,
         ),
-        own=clustered(
-            expected(own_right, probabilities) - own_right[:, 0], groups.question, seed=seed
+        own=mean_interval(
+            expect(own_right, probabilities) - own_right[:, 0], groups.question, seed=seed
         ),
-        tokens=float(expected(action_means(groups, groups.tokens), probabilities).mean()),
+        tokens=float(expect(action_means(groups, groups.tokens), probabilities).mean()),
         actions=mean_actions.tolist(),
         actions_disagreeing=probabilities[disagreeing].mean(0).tolist()
         if disagreeing.any()
@@ -168,10 +124,10 @@ class WholeEpisodes:
 
     Attributes:
         effective_sample: Kish's effective sample size of the importance weights.
-        against_vote: Difference in accuracy to the plain vote of the proposals; None: unknown,
+        against_vote: Difference in accuracy to the plain vote of the proposals. None: unknown,
             for the reason that `unknown` gives.
         against_behaviour: The same to the policy that made the traces.
-        unknown: Why there is no estimate; empty where there is one.
+        unknown: Why there is no estimate. It is empty if there is one.
     """
 
     effective_sample: float
@@ -223,18 +179,20 @@ def whole_episodes(groups: Groups, probabilities: Array, seed: int = 0) -> Whole
     # Its mean is the estimate, and its spread that of a ratio of two sums (delta method).
     each = estimate + weight / weight.mean() * (gain - estimate)
     return WholeEpisodes(
-        effective, clustered(each, first, seed=seed), clustered(each - gain, first, seed=seed)
+        effective,
+        mean_interval(each, first, seed=seed),
+        mean_interval(each - gain, first, seed=seed),
     )
 
 
-def plain(value: Any) -> Any:
-    """Return a dataclass of this module as plain data for JSON; NaN becomes None."""
+def to_plain(value: Any) -> Any:
+    """Return a dataclass of this module as plain data for JSON. NaN becomes None."""
     if hasattr(value, "__dataclass_fields__"):
         value = asdict(value)
     if isinstance(value, dict):
-        return {key: plain(part) for key, part in value.items()}
+        return {key: to_plain(part) for key, part in value.items()}
     if isinstance(value, list | tuple):
-        return [plain(part) for part in value]
+        return [to_plain(part) for part in value]
     if isinstance(value, float) and not np.isfinite(value):
         return None
     return value

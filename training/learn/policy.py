@@ -39,9 +39,9 @@ class Standardise(nn.Module):
         features: Number of features F.
 
     Attributes:
-        mean: Shape ``[F]``; 0 until fitted.
-        std: Shape ``[F]``; 1 until fitted, and for a feature without spread.
-        varies: Shape ``[F]``; 0 for a feature without spread. Its weights are never trained, so
+        mean: Shape ``[F]``, 0 until fitted.
+        std: Shape ``[F]``, 1 until fitted, and for a feature without spread.
+        varies: Shape ``[F]``, 0 for a feature without spread. Its weights are never trained, so
             that what they are must not matter when it differs later.
     """
 
@@ -62,7 +62,7 @@ class Standardise(nn.Module):
 
     @torch.no_grad()
     def fit(self, values: Tensor) -> None:
-        """Take the statistics of `values`, shape ``[n, F]``; with n = 0 nothing is scaled."""
+        """Take the statistics of `values`, shape ``[n, F]``. With n = 0 nothing is scaled."""
         if not torch.isfinite(values).all():
             raise ValueError("features to normalise by must be finite")
         if len(values) == 0:
@@ -109,11 +109,11 @@ class Policy(nn.Module):
 
         Args:
             own: The agents' own features, shape ``[B, F]``.
-            peers: Their peers' features, shape ``[B, P, F]``; P may be 0. What stands where
+            peers: Their peers' features, shape ``[B, P, F]``. P may be 0. What stands where
                 `peer_mask` is False is not looked at.
             peer_mask: True where a peer is real, shape ``[B, P]``.
             action_mask: True where an action is allowed, shape ``[B, 3]``. A forbidden one gets
-                about `FORBIDDEN`; if all are, all are equally likely.
+                about `FORBIDDEN`. If all are, all are equally likely.
         """
         # Padding is replaced, not multiplied by 0: it may be NaN.
         peers = torch.where(peer_mask.unsqueeze(-1), peers, 0.0)
@@ -132,7 +132,8 @@ class Policy(nn.Module):
         # Sums of products rather than einsum: so few peers make tiny matrices, a third slower.
         scores = (query.unsqueeze(1) * key).sum(-1) / math.sqrt(query.shape[-1])
         weights = scores.masked_fill(~there.unsqueeze(-1), float("-inf")).softmax(dim=1)
-        return (weights.unsqueeze(-1) * value).sum(1).flatten(1)
+        read: Tensor = (weights.unsqueeze(-1) * value).sum(1).flatten(1)
+        return read
 
     def fit_normalisation(self, own: Tensor, peers: Tensor, peer_mask: Tensor) -> None:
         """Set the normalisation from the training set (shapes as in `forward`), padding left out.
@@ -148,7 +149,7 @@ def export(policy: Policy, path: str | os.PathLike[str]) -> None:
     """Write `policy` as ONNX, for batches and teams of any size.
 
     Inputs ``own`` float32 ``[batch, F]``, ``peers`` float32 ``[batch, peers, F]``, ``peer_mask``
-    bool ``[batch, peers]``, ``action_mask`` bool ``[batch, 3]``; output ``log_probabilities``
+    bool ``[batch, peers]``, ``action_mask`` bool ``[batch, 3]``. Output ``log_probabilities``
     float32 ``[batch, 3]``. The same policy gives the same bytes.
     """
     # Sizes of 0 and 1 would be taken for constants.

@@ -23,7 +23,7 @@ def recalibrate(
     Args:
         episode: Recorded with whatever calibration, or none.
         calibration: ``Calibration({})`` gives the confidences back as the critic gave them.
-        rule: The episode's consensus rule; default the built-in one that it names.
+        rule: The episode's consensus rule. Default: the built-in rule that it names.
 
     Raises:
         ConfigurationError: The rule is not built in and not given.

@@ -1,7 +1,6 @@
 """The router's folder: `policy.onnx`, `router.json`, and a report that people would rather read."""
 
 import hashlib
-import json
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -13,7 +12,8 @@ from numpy.typing import NDArray
 from mpdf_langgraph.calibration import Calibration
 from mpdf_langgraph.observation import FEATURE_VERSION, INDEX
 from mpdf_langgraph.state import ACTIONS
-from training.learn.calibrate import quality, reliability
+from training.collect.files import write_json
+from training.learn.measures import quality, reliability
 from training.learn.off_policy import LEAST_QUESTIONS, OneTurn, WholeEpisodes
 
 FORMAT = 2
@@ -100,7 +100,7 @@ def signs_of_trouble(
     return warnings
 
 
-def write_json(
+def write_manifest(
     folder: Path,
     *,
     name: str,
@@ -127,9 +127,7 @@ def write_json(
         "training": dict(training),
         "sha256": {"policy.onnx": digest},
     }
-    target = folder / "router.json"
-    target.with_suffix(".tmp").write_text(json.dumps(content, indent=1, default=str) + "\n")
-    target.with_suffix(".tmp").replace(target)
+    write_json(folder / "router.json", content)
     return content
 
 

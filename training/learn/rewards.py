@@ -59,12 +59,12 @@ class Weights:
 
 @dataclass(frozen=True, slots=True)
 class Move:
-    """One move at a decision, and where it leads; nothing in it depends on the reference.
+    """One move at a decision, and where it leads. Nothing in it depends on the reference.
 
     Attributes:
         action: Index into `ACTIONS`.
-        answer: What the agent would answer afterwards; None where it holds no valid answer.
-        consensus: What the group would answer afterwards; None without votes.
+        answer: What the agent would answer afterwards. None if it holds no valid answer.
+        consensus: What the group would answer afterwards. None without votes.
         tokens: Prompt plus completion tokens of the response drawn and its critique.
         response: Id of the response held afterwards (None: none).
         taken: The episode went this way.
@@ -83,14 +83,14 @@ class Decision:
     """One turn with every move whose outcome is known, in the order of `ACTIONS`.
 
     Attributes:
-        observation: As recorded; rebuilt where it was of another feature version.
+        observation: As recorded, or rebuilt if another feature version recorded it.
         mask: Which of `ACTIONS` were allowed.
         behaviour: Probabilities that the action was drawn from.
         action: Index of the action taken.
-        before: The answer held at the decision; None where it was not valid.
+        before: The answer held at the decision. None if it was not valid.
         without: What the group would answer afterwards had the agent abstained.
         disagreement: The team held at least two different valid answers at the decision.
-        moves: PERSIST; where allowed, the REFINE taken, the alternatives, CONCEDE.
+        moves: PERSIST, then, as far as allowed, the REFINE taken, the alternatives, CONCEDE.
     """
 
     agent: str
@@ -103,156 +103,6 @@ class Decision:
     without: str | None
     disagreement: bool
     moves: tuple[Move, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class Rollout:
-    """A graded move.
-
-    Attributes:
-        action: Index into `ACTIONS`.
-        local: r_local, -1, 0 or 1.
-        global_: r_global, -1, 0 or 1.
-        tokens: Prompt plus completion tokens of the response drawn and its critique.
-        correct: The agent's answer afterwards is.
-        consensus_correct: The group's answer afterwards is.
-        response: Id of the response held afterwards (None: none).
-        taken: The episode went this way.
-    """
-
-    action: int
-    local: int
-    global_: int
-    tokens: int
-    correct: bool
-    consensus_correct: bool
-    response: str | None
-    taken: bool
-
-
-@dataclass(frozen=True, slots=True)
-class Group:
-    """The rollouts that share one router state.
-
-    Attributes:
-        episode: Id of the episode.
-        mask: Which of `ACTIONS` were allowed.
-        behaviour: Probabilities that the action was drawn from.
-        action: Index of the action taken.
-        rollouts: PERSIST first; where allowed, the REFINEs (none where none was drawn), CONCEDE.
-        disagreement: The team held at least two different valid answers at the decision.
-        correct_before: The answer held at the decision is correct.
-    """
-
-    episode: str
-    question: str
-    agent: str
-    round: int
-    observation: Observation
-    mask: list[bool]
-    behaviour: list[float]
-    action: int
-    rollouts: tuple[Rollout, ...]
-    disagreement: bool
-    correct_before: bool
-
-
-def groups(
-    episode: Episode,
-    grader: Grader,
-    reference: str | None = None,
-    rule: ConsensusRule | None = None,
-) -> list[Group]:
-    """Return the graded groups of an episode, one for every turn before any hint, in order.
-
-    Args:
-        episode: The record of one deliberation.
-        grader: Tells whether an answer is correct, given the reference.
-        reference: The reference answer; default the episode's own.
-        rule: The episode's consensus rule; default the built-in one that it names.
-
-    Raises:
-        ConfigurationError: There is no reference, or the rule is not built in and not given.
-        TraceError: The record contradicts itself or the rule.
-    """
-    truth = episode.reference if reference is None else reference
-    if truth is None:
-        raise ConfigurationError(f"episode {episode.id} has no reference answer: give reference=")
-    verdicts: dict[str | None, bool] = {None: False}
-
-    def correct(answer: str | None) -> bool:
-        if answer not in verdicts:
-            verdicts[answer] = bool(grader(answer, truth))  # type: ignore[arg-type]
-        return verdicts[answer]
-
-    result = []
-    for decision in decisions(episode, rule):
-        before, without = correct(decision.before), correct(decision.without)
-        rollouts = tuple(
-            Rollout(
-                action=move.action,
-                local=correct(move.answer) - before,
-                global_=correct(move.consensus) - without,
-                tokens=move.tokens,
-                correct=correct(move.answer),
-                consensus_correct=correct(move.consensus),
-                response=move.response,
-                taken=move.taken,
-            )
-            for move in decision.moves
-        )
-        result.append(
-            Group(
-                episode=episode.id,
-                question=episode.question,
-                agent=decision.agent,
-                round=decision.round,
-                observation=decision.observation,
-                mask=decision.mask,
-                behaviour=decision.behaviour,
-                action=decision.action,
-                rollouts=rollouts,
-                disagreement=decision.disagreement,
-                correct_before=before,
-            )
-        )
-    return result
-
-
-def reward(rollout: Rollout, weights: Weights) -> float:
-    """Return what a rollout is worth."""
-    gain = weights.local * rollout.local + weights.global_ * rollout.global_
-    return gain - weights.cost * rollout.tokens / 1000
-
-
-def mean_rewards(group: Group, weights: Weights) -> dict[int, float]:
-    """Return the mean reward of every action that has a rollout, by index."""
-    drawn: dict[int, list[float]] = {}
-    for rollout in group.rollouts:
-        drawn.setdefault(rollout.action, []).append(reward(rollout, weights))
-    return {action: math.fsum(values) / len(values) for action, values in drawn.items()}
-
-
-def oracle_label(group: Group, weights: Weights) -> int:
-    """Return the action with the best mean reward; ties go to PERSIST, CONCEDE, REFINE."""
-    means = mean_rewards(group, weights)
-    best = max(means.values()) - TOLERANCE
-    return next(action for action in CHEAPEST_FIRST if means.get(action, -math.inf) >= best)
-
-
-def soft_label(group: Group, weights: Weights, temperature: float) -> list[float]:
-    """Return softmax(mean reward / temperature), shape ``[3]``; 0 for actions without a rollout.
-
-    Raises:
-        ConfigurationError: The temperature is not positive.
-    """
-    if not temperature > 0:
-        raise ConfigurationError(f"temperature must be above 0, got {temperature}")
-    means = mean_rewards(group, weights)
-    best = max(means.values())
-    powers = {action: math.exp((mean - best) / temperature) for action, mean in means.items()}
-    total = math.fsum(powers.values())
-    return [powers.get(action, 0.0) / total for action in range(len(ACTIONS))]
 
 
 def observations(episode: Episode, round_: int) -> dict[str, Observation]:
@@ -315,7 +165,7 @@ def next_situation(episode: Episode, decision: Decision, response: str | None) -
 
 
 def first_hint(episode: Episode) -> float:
-    """Return the first round that a person's hint shaped; infinity without a hint."""
+    """Return the first round that a person's hint shaped, infinity without a hint."""
     hints = [i["round"] for i in episode.interventions if i["action"] == "hint"]
     return min(hints, default=math.inf)
 
@@ -327,7 +177,7 @@ def decisions(episode: Episode, rule: ConsensusRule | None = None) -> list[Decis
 
     Args:
         episode: The record of one deliberation.
-        rule: Its consensus rule; default the built-in one that it names.
+        rule: Its consensus rule. Default: the built-in rule that it names.
 
     Raises:
         ConfigurationError: The rule is not built in and not given, or elects what nobody voted

@@ -11,7 +11,7 @@ from mpdf_langgraph.calibration import Calibration
 from training.learn.calibrate import Judged
 from training.learn.dataset import Groups
 from training.learn.fit_config import Config
-from training.learn.off_policy import one_turn, plain, whole_episodes
+from training.learn.off_policy import one_turn, to_plain, whole_episodes
 from training.learn.policy import Policy, export
 from training.learn.report import (
     calibration_rows,
@@ -21,7 +21,7 @@ from training.learn.report import (
     plot_rewards,
     plot_training,
     signs_of_trouble,
-    write_json,
+    write_manifest,
     write_report,
 )
 from training.learn.tensors import Data, log_probabilities
@@ -111,14 +111,14 @@ def export_router(
     plot_calibration(out / "calibration.png", measured.confidence, measured.right, mended)
     plot_front(out / "front.png", {n: (e.tokens, e.own.mean) for n, e in estimates.items()}, chosen)
     gate = gate_of(turn, whole)
-    content = write_json(
+    content = write_manifest(
         out,
         name=out.resolve().name,
         temperature=config.temperature,
         competence=competence,
         calibration=calibration,
         gate=gate[0],
-        evidence={"why": gate[1], "one_turn": plain(turn), "whole_episodes": plain(whole)},
+        evidence={"why": gate[1], "one_turn": to_plain(turn), "whole_episodes": to_plain(whole)},
         training={
             **asdict(config),
             "critic": critics,

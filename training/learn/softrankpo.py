@@ -13,7 +13,7 @@ the mean advantage of the rollouts with action a: the policy that trades Ā agai
 reference. As h̄ is taken over the group, the partition function of π* cancels.
 
 Pure functions of tensors, shapes ``[G, K]``: groups by rollouts. Groups of different sizes are
-padded; `mask` is True at real rollouts, and what stands elsewhere (NaN too) has no effect.
+padded. `mask` is True at real rollouts, and what stands elsewhere (NaN too) has no effect.
 """
 
 import math
@@ -58,7 +58,7 @@ def same_shape(**tensors: Tensor) -> None:
         raise ConfigurationError(f"expected tensors of one shape, got {shapes}")
 
 
-def checked_rewards(rewards: Tensor, mask: Tensor) -> Tensor:
+def check_rewards(rewards: Tensor, mask: Tensor) -> Tensor:
     """Return the rewards as constants in float64, 0 where masked.
 
     Raises:
@@ -70,7 +70,7 @@ def checked_rewards(rewards: Tensor, mask: Tensor) -> Tensor:
     return filled
 
 
-def checked_weights(weights: Tensor) -> Tensor:
+def check_weights(weights: Tensor) -> Tensor:
     """Return weights as constants.
 
     Raises:
@@ -83,7 +83,7 @@ def checked_weights(weights: Tensor) -> Tensor:
 
 
 def group_mean(values: Tensor, mask: Tensor) -> Tensor:
-    """Return the mean over each group's real rollouts, shape ``[G]``; 0 for an empty group."""
+    """Return the mean over each group's real rollouts, shape ``[G]``, 0 for an empty group."""
     return torch.where(mask, values, 0.0).sum(-1) / mask.sum(-1).clamp_min(1)
 
 
@@ -92,7 +92,7 @@ def reward_scale(rewards: Tensor, mask: Tensor | None = None) -> float:
 
     The root of Σ_g Σ_i (R_gi − R̄_g)² / Σ_g (K_g − 1) over the groups that are not all tied.
     Within a group, as the parts of a reward that do not depend on the action cancel there but
-    would inflate a global deviation; without the tied groups, as otherwise their share would
+    would inflate a global deviation. Without the tied groups, as otherwise their share would
     set how sharp the ranks are. Fit it once, on the training split, and keep it.
 
     Args:
@@ -100,13 +100,13 @@ def reward_scale(rewards: Tensor, mask: Tensor | None = None) -> float:
         mask: Real rollouts.
 
     Returns:
-        In the rewards' unit; 1.0 if every group is tied.
+        In the rewards' unit, 1.0 if every group is tied.
 
     Raises:
         ConfigurationError: A shape is wrong, or a reward is not finite.
     """
     mask = real_cells(rewards, mask)
-    r = checked_rewards(rewards, mask)
+    r = check_rewards(rewards, mask)
     low = torch.where(mask, r, math.inf).amin(-1, keepdim=True)
     above = torch.where(mask, r - low, 0.0)
     untied = (above > 0).any(-1)
@@ -124,13 +124,13 @@ def soft_ranks(rewards: Tensor, *, tau: float, scale: float, mask: Tensor | None
 
     Args:
         rewards: Shape ``[G, K]``.
-        tau: Softness in units of `scale`; 0 gives the average ranks, (rank − ½)/K, which any
+        tau: Softness in units of `scale`. 0 gives the average ranks, (rank − ½)/K, which any
             increasing map of the rewards leaves as they are.
         scale: s, see `reward_scale`.
         mask: Real rollouts.
 
     Returns:
-        float64 ``[G, K]`` in [1/2K, 1 − 1/2K], summing to K/2 in every group; 0 where masked.
+        float64 ``[G, K]`` in [1/2K, 1 − 1/2K], summing to K/2 in every group, 0 where masked.
 
     Raises:
         ConfigurationError: A shape is wrong, a reward is not finite, or `tau` or `scale` is out
@@ -139,7 +139,7 @@ def soft_ranks(rewards: Tensor, *, tau: float, scale: float, mask: Tensor | None
     if not (math.isfinite(tau) and tau >= 0 and math.isfinite(scale) and scale > 0):
         raise ConfigurationError(f"tau={tau!r}, scale={scale!r}: use tau >= 0 and scale > 0")
     mask = real_cells(rewards, mask)
-    r = checked_rewards(rewards, mask)
+    r = check_rewards(rewards, mask)
     total = torch.empty_like(r)
     for start in range(0, len(r), _CHUNK):  # as pairs take K times the memory of the rewards
         part = slice(start, start + _CHUNK)
@@ -159,12 +159,12 @@ def advantages(rewards: Tensor, *, tau: float, scale: float, mask: Tensor | None
 
     Args:
         rewards: Shape ``[G, K]``.
-        tau: Softness in units of `scale`; 0 for hard ranks.
+        tau: Softness in units of `scale`. 0 for hard ranks.
         scale: s, see `reward_scale`.
         mask: Real rollouts.
 
     Returns:
-        Shape and dtype of `rewards`, no gradient, mean 0 in every group; 0 where masked.
+        Shape and dtype of `rewards`, no gradient, mean 0 in every group, 0 where masked.
 
     Raises:
         ConfigurationError: As `soft_ranks`.
@@ -193,12 +193,12 @@ def loss(
         advantages: See `advantages`.
         beta: Price of leaving the reference: larger stays nearer.
         mask: Real rollouts. A group without any does not count.
-        weights: Groups' weights, shape ``[G]``; the loss is the weighted mean, and 0 in a batch
+        weights: Groups' weights, shape ``[G]``. The loss is the weighted mean, and 0 in a batch
             whose weights are all 0.
 
     Returns:
-        The loss, and diagnostics: ``loss``; ``advantage_std`` (over real rollouts);
-        ``tied`` (share of groups with no advantage anywhere); ``drift_std`` (of h − h̄, how far
+        The loss, and diagnostics: ``loss``, ``advantage_std`` (over real rollouts),
+        ``tied`` (share of groups with no advantage anywhere), ``drift_std`` (of h − h̄, how far
         the policy is from the reference).
 
     Raises:
@@ -216,7 +216,7 @@ def loss(
     counted = mask.any(-1).to(per_group.dtype)
     if weights is not None:
         same_shape(groups=per_group, weights=weights)
-        counted = counted * checked_weights(weights).to(per_group.dtype)
+        counted = counted * check_weights(weights).to(per_group.dtype)
     least = torch.finfo(counted.dtype).tiny
     value = (counted * per_group).sum() / counted.sum().clamp_min(least)
 
@@ -234,7 +234,7 @@ def kl(logp_ref: Tensor, logp: Tensor) -> Tensor:
     """Return KL(π_ref‖π_θ) of whole distributions, exactly, in nats.
 
     Args:
-        logp_ref: Log-probabilities of the reference, shape ``[G, 3]``; no gradient.
+        logp_ref: Log-probabilities of the reference, shape ``[G, 3]``, no gradient.
         logp: Those of the policy. Gradients flow into it alone.
 
     Returns:

@@ -1,5 +1,6 @@
 """Groups as tensors, and what a policy makes of them."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -10,7 +11,7 @@ from torch import Tensor
 from mpdf_langgraph.observation import INDEX
 from training.learn.dataset import Groups
 from training.learn.fit_config import Config
-from training.learn.off_policy import action_means, expected
+from training.learn.off_policy import action_means, expect
 from training.learn.policy import Policy
 from training.learn.rewards import TOLERANCE
 
@@ -24,7 +25,7 @@ class Data:
             ``[G, 3]``: the policy's arguments.
         actions: Action of every rollout, ``[G, K]``.
         mask: Which rollouts are real, ``[G, K]``.
-        rewards: ``[G, K]``, without `Config.reward_scale`, which is for the losses alone.
+        rewards: ``[G, K]``.
         labels: SFT targets, ``[G, 3]``.
         weights: Weight of each group, ``[G]``.
         tied: Every rollout is worth the same, ``[G]``.
@@ -47,15 +48,22 @@ class Data:
         return self.mask & ~self.tied[:, None]
 
 
-def to_data(groups: Groups, config: Config, cost: float) -> Data:
-    """Turns groups into tensors with rewards, labels and weights."""
+def to_data(groups: Groups, config: Config, cost: float, *, hard_labels: bool = False) -> Data:
+    """Turn groups into tensors with rewards, labels and weights.
+
+    Args:
+        groups: As the policy sees them.
+        config: The fit's options.
+        cost: Reward taken off per 1,000 tokens.
+        hard_labels: The label is the best action alone, also where an action almost ties with it.
+    """
     weights = config.weights(cost)
     rewards = groups.rewards(weights)
     low = np.where(groups.rollout_mask, rewards, np.inf).min(1)
     high = np.where(groups.rollout_mask, rewards, -np.inf).max(1)
     tied = high - low < TOLERANCE
     labels = np.eye(3, dtype=np.float32)[groups.labels(weights)]
-    if not config.hard_labels:
+    if not hard_labels:
         soft = groups.soft_labels(weights, config.label_temperature)
         labels = np.where(tied[:, None], labels, soft)
     group_weights = np.where(tied, config.tied_weight, 1.0)
@@ -80,26 +88,20 @@ def to_data(groups: Groups, config: Config, cost: float) -> Data:
     )
 
 
-def prepare(groups: Groups, config: Config, competence: dict[str, float]) -> Groups:
-    """Fills in the agents' competence, and blanks out what an ablation hides.
-
-    A feature that is always 0 has no spread, which the policy ignores for good: the router of an
-    ablation stays blind to it when it runs.
-    """
+def set_competence(groups: Groups, competence: Mapping[str, float]) -> Groups:
+    """Return the groups with the agents' prior competence among their features."""
     own, peers = groups.own.copy(), groups.peers.copy()
-    names = np.array([competence.get(name, 0.5) for name in groups.agents], dtype=np.float32)
-    if len(names):
-        own[:, INDEX["competence"]] = names[groups.agent]
-        peers[:, :, INDEX["competence"]] = names[groups.peer_agent]
-    for name in config.hidden:
-        own[:, INDEX[name]] = peers[:, :, INDEX[name]] = 0.0
-    return replace(groups, own=own, peers=np.zeros_like(peers) if config.blind else peers)
+    by_agent = np.array([competence.get(name, 0.5) for name in groups.agents], np.float32)
+    if len(by_agent):
+        own[:, INDEX["competence"]] = by_agent[groups.agent]
+        peers[:, :, INDEX["competence"]] = by_agent[groups.peer_agent]
+    return replace(groups, own=own, peers=peers)
 
 
-def competences(groups: Groups) -> dict[str, float]:
-    """Estimates each agent's prior competence: its share of right proposals, smoothed.
+def estimate_competence(groups: Groups) -> dict[str, float]:
+    """Estimate each agent's prior competence: its share of right proposals, smoothed.
 
-    Of the questions that leave something to decide: on those that all agree on, it tells nothing.
+    Only questions with a decision count: where all agree at once there is nothing to tell apart.
     """
     result = {}
     right = groups.held_right
@@ -111,7 +113,7 @@ def competences(groups: Groups) -> dict[str, float]:
 
 @torch.no_grad()
 def log_probabilities(policy: Policy, data: Data, chunk: int = 65_536) -> Tensor:
-    """The policy's log-probabilities of the three actions, ``[G, 3]``."""
+    """Return the policy's log-probabilities of the three actions, ``[G, 3]``."""
     policy.eval()
     parts = [
         policy(*(part[start : start + chunk] for part in data.observation))
@@ -121,6 +123,6 @@ def log_probabilities(policy: Policy, data: Data, chunk: int = 65_536) -> Tensor
 
 
 def expected_reward(policy: Policy, data: Data, groups: Groups) -> float:
-    """Expected reward of a turn on held-out groups, the second stage's yardstick."""
+    """Return the expected reward of a turn on held-out groups, the second stage's yardstick."""
     probabilities = log_probabilities(policy, data).exp().double().cpu().numpy()
-    return float(expected(action_means(groups, data.rewards.cpu().numpy()), probabilities).mean())
+    return float(expect(action_means(groups, data.rewards.cpu().numpy()), probabilities).mean())

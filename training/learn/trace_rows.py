@@ -26,7 +26,7 @@ from tqdm import tqdm
 
 from mpdf_langgraph.errors import ConfigurationError, MPDFError, TraceError
 from mpdf_langgraph.observation import FEATURE_VERSION
-from mpdf_langgraph.traces.reader import find_segments
+from mpdf_langgraph.traces.reader import NOT_A_FILE, find_files
 from mpdf_langgraph.traces.records import SCHEMA_VERSION, Episode
 from training.collect.files import atomic_write
 
@@ -61,7 +61,7 @@ class Rows:
 
     Attributes:
         arrays: Joined along the first axis. Later axes are padded with zeros.
-        texts: By column, one entry per episode; ``"id"`` and ``"reference"`` are among them.
+        texts: By column, one entry per episode. ``"id"`` and ``"reference"`` are among them.
         dropped: Records without a row, by reason: ``"unreadable"``, ``"contradictory"``.
         problems: Where and why, the first `MOST_PROBLEMS` of each segment.
         segments: Segments read.
@@ -98,7 +98,7 @@ def read_rows(
         TraceError: There is no such path, or it cannot be read.
         MPDFError: A process was killed.
     """
-    segments = find_segments(paths)
+    segments, odd = find_files(paths)
     try:
         # Before reading: what is appended meanwhile makes a cache stale.
         stats = {path: path.stat() for path in segments}
@@ -131,17 +131,20 @@ def read_rows(
                 waiting.append(chunk)
                 bar.update(min(CHUNK, sizes[path] - start))
                 if start + CHUNK >= sizes[path]:
-                    parts[path] = _join_chunks(path, waiting)
+                    parts[path] = rows = _join_chunks(path, waiting)
                     waiting = []
                     if kind:
-                        _write_cache(path, kind, parts[path], stats[path])
+                        _write_cache(path, kind, rows, stats[path])
     except BrokenProcessPool as error:
         raise MPDFError(
             f"a process that read traces was killed, perhaps for want of memory: {error}"
         ) from error
     except OSError as error:
         raise TraceError(f"cannot read the traces: {error}") from error
-    return join_rows([part for part in parts.values() if part])
+    result = join_rows([part for part in parts.values() if part])
+    result.dropped.update({"unreadable": len(odd)} if odd else {})
+    result.problems += [f"{path}: {NOT_A_FILE}" for path in odd]
+    return result
 
 
 def join_rows(parts: Sequence[Rows]) -> Rows:
@@ -192,12 +195,12 @@ def stack_rows(rows: Iterable[Row]) -> Rows:
 def find_references(
     texts: Mapping[str, list[Any]], labels: Mapping[str, str]
 ) -> tuple[list[str | None], NDArray[np.bool_]]:
-    """Return the reference of each episode, and which episodes are the first of their id."""
+    """Return the reference of each episode, and which episodes are the last of their id."""
     ids = texts.get("id", [])
     pairs = zip(ids, texts.get("reference", []), strict=True)
-    seen: dict[str, int] = {}
-    first = [seen.setdefault(id_, i) == i for i, id_ in enumerate(ids)]
-    return [labels.get(id_, own) for id_, own in pairs], np.array(first, bool)
+    places = {id_: i for i, id_ in enumerate(ids)}
+    last = [places[id_] == i for i, id_ in enumerate(ids)]
+    return [labels.get(id_, own) for id_, own in pairs], np.array(last, bool)
 
 
 def look_up(values: NDArray[Any], first: NDArray[Any], codes: NDArray[Any]) -> NDArray[Any]:
@@ -272,7 +275,7 @@ def cache_of(segment: Path, kind: str) -> Path:
 
 
 def _read_cache(segment: Path, kind: str) -> Rows | None:
-    """Return the rows that are kept of a segment; None if they are torn, stale or not there."""
+    """Return the rows that are kept of a segment, None if they are torn, stale or not there."""
     if not kind or not cache_of(segment, kind).exists():
         return None
     try:
@@ -295,7 +298,7 @@ def _is_unchanged(segment: Path, kept: Mapping[str, Any]) -> bool:
     stat = segment.stat()
     if stat.st_size != kept["size"]:
         return False
-    return stat.st_mtime_ns == kept["modified"] or _digest(segment) == kept["sha256"]
+    return bool(stat.st_mtime_ns == kept["modified"] or _digest(segment) == kept["sha256"])
 
 
 def _digest(segment: Path) -> str:
@@ -316,7 +319,8 @@ def _write_cache(segment: Path, kind: str, rows: Rows, stat: os.stat_result) -> 
     }
     try:
         with atomic_write(cache_of(segment, kind)) as draft, draft.open("wb") as file:
-            np.savez(file, kept=np.frombuffer(orjson.dumps(kept), np.uint8), **rows.arrays)
+            arrays = {**rows.arrays, "kept": np.frombuffer(orjson.dumps(kept), np.uint8)}
+            np.savez(file, allow_pickle=False, **arrays)
         alike = segment.parent.glob(f".{segment.name}.{kind.partition('-')[0]}*.npz")
         for old in sorted(alike, key=lambda path: path.stat().st_mtime)[:-MOST_CACHES]:
             old.unlink(missing_ok=True)

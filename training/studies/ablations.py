@@ -46,14 +46,13 @@ from tqdm import tqdm
 from mpdf_langgraph.calibration import Calibration
 from mpdf_langgraph.errors import ConfigurationError, MPDFError
 from training.collect.team import answer_schema, grader
-from training.learn.calibrate import quality
 from training.learn.dataset import Groups, check_answer, load, split
 from training.learn.fit_config import Algorithm, Config, read_labels
-from training.learn.off_policy import clustered
+from training.learn.measures import mean_interval, quality
 from training.learn.report import confidences, table
-from training.studies.accuracy_by_round import course, plot_rounds
-from training.studies.fits import Fit, Fitted, run_all
-from training.studies.score import EXPLANATION, HEADINGS, YARDSTICK, Scores, plot, row, score, told
+from training.studies.accuracy_by_round import plot_rounds, read_course
+from training.studies.fits import Changes, FinishedFit, Fit, run_fits
+from training.studies.score import EXPLANATION, HEADINGS, YARDSTICK, Scores, plot, row, score
 
 Name = Literal[
     "reward-scale", "algorithm", "tau", "beta", "rewards", "observation", "labels",
@@ -68,8 +67,8 @@ SEEN_OF_PEERS = ("support", "plurality", "margin", "cluster_confidence", "distin
 
 
 @dataclass
-class Options:
-    """Options of the ablations."""
+class AblationOptions:
+    """AblationOptions of the ablations."""
 
     traces: tuple[Path, ...]
     """Folders of traces (or single segments) to fit on."""
@@ -108,8 +107,8 @@ class Options:
             if name in self.only and not getattr(self, option):
                 raise ConfigurationError(f"--only {name} needs --{option} NAME=FOLDER")
 
-    def fit(self, seed: int, changes: Mapping[str, Any], traces: tuple[Path, ...] = ()) -> Config:
-        """Return a fit's options; `changes` differ from the defaults."""
+    def fit(self, seed: int, options: Mapping[str, Any], traces: tuple[Path, ...] = ()) -> Config:
+        """Return a fit's options; `options` differ from the defaults."""
         return Config(
             traces=traces or self.traces,
             out=self.out / "fits",
@@ -119,7 +118,7 @@ class Options:
             epochs=self.epochs,
             seed=seed,
             threads=1,
-            **changes,
+            **options,
         )
 
 
@@ -129,14 +128,14 @@ class Variant:
 
     Attributes:
         label: Its name.
-        changes: Options of the fit that are not the defaults.
-        raw_text: The policy sees texts instead of the structured state.
+        options: AblationOptions of the fit that are not the defaults.
+        changes: What it changes beside them.
         against: Label of the variant that it is compared with; None: the ablation's first.
     """
 
     label: str
-    changes: Mapping[str, Any] = field(default_factory=dict)
-    raw_text: bool = False
+    options: Mapping[str, Any] = field(default_factory=dict)
+    changes: Changes = field(default_factory=Changes)
     against: str | None = None
 
 
@@ -154,7 +153,8 @@ def _scaled(name: str, algorithm: str) -> list[Variant]:
     return [
         Variant(
             f"{name}, rewards × {scale:g}",
-            {"algorithm": algorithm, "reward_scale": scale},
+            {"algorithm": algorithm},
+            Changes(reward_scale=scale),
             against=unscaled,
         )
         for scale in (1.0, 0.1, 10.0)
@@ -226,12 +226,12 @@ ABLATIONS = (
         "responses, through the same network.",
         (
             Variant("everything"),
-            Variant("without profile", {"hidden": PROFILE}),
-            Variant("without confidence", {"hidden": CONFIDENCE}),
-            Variant("without both", {"hidden": PROFILE + CONFIDENCE}),
-            Variant("without the peers' states", {"blind": True}),
-            Variant("without anything of peers", {"blind": True, "hidden": SEEN_OF_PEERS}),
-            Variant("raw text", raw_text=True),
+            Variant("without profile", changes=Changes(hidden=PROFILE)),
+            Variant("without confidence", changes=Changes(hidden=CONFIDENCE)),
+            Variant("without both", changes=Changes(hidden=PROFILE + CONFIDENCE)),
+            Variant("without the peers' states", changes=Changes(blind=True)),
+            Variant("without anything of peers", changes=Changes(blind=True, hidden=SEEN_OF_PEERS)),
+            Variant("raw text", changes=Changes(raw_text=True)),
         ),
     ),
     Ablation(
@@ -239,7 +239,7 @@ ABLATIONS = (
         "How should SFT treat its labels, and both stages the groups that are all tied?",
         (
             Variant("soft labels, tied × 0.1"),
-            Variant("hard labels", {"hard_labels": True}),
+            Variant("hard labels", changes=Changes(hard_labels=True)),
             Variant("soft labels at 0.1", {"label_temperature": 0.1}),
             Variant("soft labels at 1", {"label_temperature": 1.0}),
             *(
@@ -263,12 +263,14 @@ class Scorer:
         failed: Why fits failed, by their keys.
     """
 
-    def __init__(self, options: Options, failed: Mapping[str, str]) -> None:
+    def __init__(self, options: AblationOptions, failed: Mapping[str, str]) -> None:
         self.options, self.failed = options, failed
         self._groups: dict[tuple[tuple[Path, ...], str], Groups] = {}
-        self._fitted: dict[str, Fitted] = {}
+        self._fitted: dict[str, FinishedFit] = {}
 
-    def loaded(self, traces: tuple[Path, ...], calibration: Calibration | None = None) -> Groups:
+    def load_groups(
+        self, traces: tuple[Path, ...], calibration: Calibration | None = None
+    ) -> Groups:
         """Return all groups of traces, as recorded or with the confidences calibrated."""
         key = traces, "" if calibration is None else calibration.model_dump_json()
         if key not in self._groups:
@@ -297,19 +299,19 @@ class Scorer:
             ConfigurationError: No question of --test is new.
         """
         if traces is not None or not self.options.test:
-            found = self.loaded(traces or self.options.traces, calibration)
+            found = self.load_groups(traces or self.options.traces, calibration)
             return split(found, seed=seed)[1]
-        test = self.loaded(self.options.test, calibration)
-        seen = set(self.loaded(self.options.traces).questions)
+        test = self.load_groups(self.options.test, calibration)
+        seen = set(self.load_groups(self.options.traces).questions)
         new = np.array([question not in seen for question in test.questions], bool)
         if not new[test.question].any():
             raise ConfigurationError("--test has no decision on a question that is not in --traces")
         return test.select(new[test.question])
 
-    def fitted(self, fit: Fit) -> Fitted:
+    def finished(self, fit: Fit) -> FinishedFit:
         """Return what came of a finished fit."""
         if fit.key not in self._fitted:
-            self._fitted[fit.key] = Fitted(fit)
+            self._fitted[fit.key] = FinishedFit(fit)
         return self._fitted[fit.key]
 
     def scores(self, fits: Sequence[Fit], traces: tuple[Path, ...] | None = None) -> Scores | str:
@@ -320,7 +322,7 @@ class Scorer:
             if not fit.done:
                 problems.append(self.failed.get(fit.key, "not fitted"))
                 continue
-            fitted = self.fitted(fit)
+            fitted = self.finished(fit)
             groups = self.groups(traces, fit.config.seed, fitted.calibration)
             parts.append((fit.config.seed, groups, fitted.probabilities(groups, texts)))
             spreads.append(fitted.manifest["training"]["advantage_std"])
@@ -343,7 +345,7 @@ class Scorer:
             if not fit.done:
                 continue
             seed = fit.config.seed
-            groups = self.groups(None, seed, self.fitted(fit).calibration)
+            groups = self.groups(None, seed, self.finished(fit).calibration)
             policies = {
                 "(always PERSIST)": np.tile([1.0, 0.0, 0.0], (len(groups), 1)),
                 "(the traces' policy)": groups.behaviour.astype(float),
@@ -359,10 +361,10 @@ def section(name: str, question: str, body: str, note: str = EXPLANATION) -> str
     return f"## {name}\n\n{question}\n\n{body}\n\n{note}\n\n![{name}]({name}.png)\n"
 
 
-def fits_of(options: Options, variant: Variant) -> list[Fit]:
+def fits_of(options: AblationOptions, variant: Variant) -> list[Fit]:
     """Return a variant's fits, one per seed."""
     seeds = range(options.seeds)
-    return [Fit(options.fit(seed, variant.changes), variant.raw_text) for seed in seeds]
+    return [Fit(options.fit(seed, variant.options), variant.changes) for seed in seeds]
 
 
 def on_groups(scorer: Scorer, ablation: Ablation) -> str:
@@ -386,7 +388,9 @@ def transfer(scorer: Scorer, folders: Mapping[str, Path]) -> str:
     For another size of team, temperature, mix of models or critic: whatever the traces are of.
     """
     options = scorer.options
-    here, lines, base, rows, critics = fits_of(options, Variant("")), {}, {}, [], []
+    here, rows, critics = fits_of(options, Variant("")), [], []
+    lines: dict[str, Scores | str] = {}
+    base: dict[str, Scores | str] = {}
     for name, folder in folders.items():
         there = [Fit(options.fit(seed, {}, (folder,))) for seed in range(options.seeds)]
         own = scorer.scores(there, (folder,))
@@ -415,15 +419,15 @@ def rounds(scorer: Scorer, folders: Mapping[str, Path]) -> str:
     options = scorer.options
     right = grader(answer_schema(options.answer))
     labels = read_labels(options.labels) if options.labels else {}
-    courses = {name: course(folder, right, labels) for name, folder in folders.items()}
+    courses = {name: read_course(folder, right, labels) for name, folder in folders.items()}
     rows = []
     for name, c in courses.items():
         team = "/".join(map(str, sorted(c.agents)))
         for round_ in range(c.right.shape[1]):
-            gain = clustered(c.right[:, round_] - c.right[:, 0], c.question)
+            gain = mean_interval(c.right[:, round_] - c.right[:, 0], c.question)
             spent = c.tokens[:, round_].mean()
             accuracy = f"{c.right[:, round_].mean():.4f}"
-            rows.append([name, team, len(c.right), round_, accuracy, told(gain), f"{spent:.0f}"])
+            rows.append([name, team, len(c.right), round_, accuracy, gain.short(), f"{spent:.0f}"])
     plot_rounds(options.out / "rounds.png", courses)
     headings = ["runs", "agents", "episodes", "rounds", "accuracy", "− proposals' vote", "tokens"]
     return section(
@@ -439,7 +443,7 @@ def rounds(scorer: Scorer, folders: Mapping[str, Path]) -> str:
 # --- the command ------------------------------------------------------------------------------
 
 
-def named(option: str, given: Sequence[str]) -> dict[str, Path]:
+def find_folders(option: str, given: Sequence[str]) -> dict[str, Path]:
     """Return NAME=FOLDER options as folders by name.
 
     Raises:
@@ -456,7 +460,7 @@ def named(option: str, given: Sequence[str]) -> dict[str, Path]:
     return found
 
 
-def ablate(options: Options) -> int:
+def ablate(options: AblationOptions) -> int:
     """Run all ablations that are asked for; return 1 if a fit failed, else 0.
 
     Raises:
@@ -464,8 +468,8 @@ def ablate(options: Options) -> int:
     """
     options.check()
     wanted = options.only or get_args(Name)
-    elsewhere = named("transfer", options.transfer) if "transfer" in wanted else {}
-    runs = named("runs", options.runs) if "rounds" in wanted else {}
+    elsewhere = find_folders("transfer", options.transfer) if "transfer" in wanted else {}
+    runs = find_folders("runs", options.runs) if "rounds" in wanted else {}
     given = (*options.traces, *options.test, *elsewhere.values(), *runs.values())
     check_answer(given, options.answer)
     chosen = [ablation for ablation in ABLATIONS if ablation.name in wanted]
@@ -475,7 +479,7 @@ def ablate(options: Options) -> int:
         seeds = range(options.seeds)
         fits += [Fit(options.fit(s, {}, (folder,))) for folder in elsewhere.values() for s in seeds]
     options.out.mkdir(parents=True, exist_ok=True)
-    failed = run_all(fits, options.jobs)
+    failed = run_fits(fits, options.jobs)
     scorer = Scorer(options, failed)
     pages = {}
     for ablation in tqdm(chosen, desc="tables", unit="table"):
@@ -486,7 +490,7 @@ def ablate(options: Options) -> int:
         pages["rounds"] = rounds(scorer, runs)
     traces = ", ".join(map(str, options.traces))
     where = ", ".join(map(str, options.test)) or "each fit's held-out questions"
-    setting = f"Fitted on {traces}; scored on {where}; seeds: {options.seeds}; "
+    setting = f"FinishedFit on {traces}; scored on {where}; seeds: {options.seeds}; "
     setting += f"epochs: {options.epochs} at most, of each stage."
     for name, page in pages.items():
         note = "" if name == "rounds" else f"\n{setting}\n"
@@ -501,7 +505,7 @@ def ablate(options: Options) -> int:
 
 if __name__ == "__main__":
     try:
-        sys.exit(ablate(tyro.cli(Options, description=__doc__)))
+        sys.exit(ablate(tyro.cli(AblationOptions, description=__doc__)))
     except (MPDFError, OSError) as error:
         sys.exit(f"error: {error}")
     except KeyboardInterrupt:

@@ -13,7 +13,7 @@ from mpdf_langgraph import TraceReader
 from mpdf_langgraph.errors import ConfigurationError
 from mpdf_langgraph.state import tokens
 from training.collect.questions import superseded
-from training.learn.off_policy import clustered
+from training.learn.measures import mean_interval
 from training.learn.rewards import Grader
 
 
@@ -36,7 +36,7 @@ class Course:
     agents: set[int]
 
 
-def course(folder: Path, grader: Grader, labels: Mapping[str, str]) -> Course:
+def read_course(folder: Path, grader: Grader, labels: Mapping[str, str]) -> Course:
     """Read what deliberations gave after every round.
 
     Where a proposal failed and the question was asked again, the first attempt does not count.
@@ -85,7 +85,7 @@ def plot_rounds(path: Path, courses: Mapping[str, Course]) -> None:
 
     figure, (by_round, by_tokens) = plt.subplots(1, 2, figsize=(9, 3.6), sharey=True)
     for name, c in courses.items():
-        found = [clustered(column, c.question) for column in c.right.T]
+        found = [mean_interval(column, c.question) for column in c.right.T]
         mean = [interval.mean for interval in found]
         by_round.plot(range(len(mean)), mean, "o-", label=name)
         by_round.fill_between(

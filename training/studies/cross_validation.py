@@ -38,10 +38,10 @@ from training.collect.importing import Replay
 from training.collect.team import answer_schema, grader
 from training.learn.dataset import check_answer, load
 from training.learn.fit_config import Algorithm, Config
-from training.learn.off_policy import clustered
+from training.learn.measures import mean_interval
 from training.learn.recalibrate import holdings, recalibrate
 from training.learn.report import table
-from training.studies.fits import Fit, Fitted, run_all
+from training.studies.fits import FinishedFit, Fit, run_fits
 
 PERSIST, _, CONCEDE = range(len(ACTIONS))
 LEARNED, GREEDY = "learned deliberation", "learned deliberation, greedy"
@@ -51,8 +51,8 @@ _PENALTY = 1e-3
 
 
 @dataclass
-class Options:
-    """Options of the cross-validation."""
+class FoldOptions:
+    """FoldOptions of the cross-validation."""
 
     traces: tuple[Path, ...]
     """Folders of traces (or single segments)."""
@@ -140,7 +140,7 @@ def first_majority(votes: list[Vote]) -> int | None:
     return max(counted, key=counted.__getitem__, default=None)
 
 
-def dealt(recordings: Sequence[Recording], folds: int) -> NDArray[np.int64]:
+def assign_folds(recordings: Sequence[Recording], folds: int) -> NDArray[np.int64]:
     """Return each recording's fold; those of one question share it.
 
     Raises:
@@ -214,7 +214,7 @@ class Fold:
 
     def __init__(
         self,
-        options: Options,
+        options: FoldOptions,
         schema: AnswerSchema,
         rest: Sequence[Recording],
         held_out: Sequence[Recording],
@@ -314,7 +314,7 @@ class Fold:
         """Let the fitted routers decide: the mean over seeds, drawn and greedy."""
         drawn, greedy, still = (np.zeros(len(self.asked)) for _ in range(3))
         for fit in self.fits:
-            fitted = Fitted(fit)
+            fitted = FinishedFit(fit)
             groups, _ = load(
                 self.folder / "held_out.jsonl",
                 grader=grader(self.schema),
@@ -334,7 +334,7 @@ class Fold:
                 nobody = dict.fromkeys(concede, 0.0)
                 for chances, total in ((nobody, still), (concede, drawn), (sharp, greedy)):
                     total[k] += self._deliberated(episode, recording, chances) / len(self.fits)
-        # What calibration gives is not deliberation's.
+        # The calibrated vote is reported too, to separate its gain from deliberation's.
         return {CALIBRATED: [*still], LEARNED: [*drawn], GREEDY: [*greedy]}
 
     def _deliberated(
@@ -431,7 +431,7 @@ def linear_choice(
 # --- the command ------------------------------------------------------------------------------
 
 
-def cross_validate(options: Options) -> dict[str, NDArray[Any]]:
+def cross_validate(options: FoldOptions) -> dict[str, NDArray[Any]]:
     """Answer every question with what was learned from the other folds.
 
     Returns:
@@ -444,7 +444,7 @@ def cross_validate(options: Options) -> dict[str, NDArray[Any]]:
     check_answer(options.traces, options.answer)
     schema = answer_schema(options.answer)
     recordings = read(options.traces, grader(schema))
-    recordings, places = known_in_every_fold(recordings, dealt(recordings, options.folds))
+    recordings, places = known_in_every_fold(recordings, assign_folds(recordings, options.folds))
     held_out: list[Recording] = []
     with tempfile.TemporaryDirectory(prefix="folds-") as folder:
         folds = []
@@ -453,33 +453,32 @@ def cross_validate(options: Options) -> dict[str, NDArray[Any]]:
             rest = [r for r, place in zip(recordings, places, strict=True) if place != k]
             folds.append(Fold(options, schema, rest, here, Path(folder) / f"fold-{k}"))
             held_out += here
-        failed = run_all([fit for fold in folds for fit in fold.fits], options.jobs)
+        failed = run_fits([fit for fold in folds for fit in fold.fits], options.jobs)
         if failed:
             raise MPDFError(f"a fit failed: {next(iter(failed.values()))}")
         parts = [fold.answers() for fold in tqdm(folds, desc="held-out folds", unit="fold")]
     right = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
     options.out.mkdir(parents=True, exist_ok=True)
-    text = report(options, right, [r.question for r in held_out])
+    text = format_results(options, right, [r.question for r in held_out])
     (options.out / "results.md").write_text(text)
     print(text)
     return right
 
 
-def report(options: Options, right: Mapping[str, NDArray[Any]], questions: Sequence[str]) -> str:
+def format_results(
+    options: FoldOptions, right: Mapping[str, NDArray[Any]], questions: Sequence[str]
+) -> str:
     """Return the table: accuracies, and what the learned deliberations gain, by question."""
     number = {question: i for i, question in enumerate(dict.fromkeys(questions))}
     question = np.array([number[q] for q in questions])
 
-    def told(values: NDArray[Any], sign: str) -> str:
-        found = clustered(values, question)
-        return f"{found.mean:{sign}.4f} [{found.low:{sign}.4f}, {found.high:{sign}.4f}]"
-
     rows = []
     for name, values in right.items():
         gains = [
-            "=" if name == one else told(right[one] - values, "+") for one in (LEARNED, GREEDY)
+            "=" if name == one else mean_interval(right[one] - values, question).short()
+            for one in (LEARNED, GREEDY)
         ]
-        rows.append([name, told(values, ""), *gains])
+        rows.append([name, mean_interval(values, question).short(""), *gains])
     return (
         "# Learned deliberation on recorded answers\n\n"
         + table(["method", "accuracy", f"{LEARNED} − it", f"{GREEDY} − it"], rows)
@@ -492,7 +491,7 @@ def report(options: Options, right: Mapping[str, NDArray[Any]], questions: Seque
 
 if __name__ == "__main__":
     try:
-        cross_validate(tyro.cli(Options, description=__doc__))
+        cross_validate(tyro.cli(FoldOptions, description=__doc__))
     except (MPDFError, OSError) as error:
         sys.exit(f"error: {error}")
     except KeyboardInterrupt:

@@ -1,4 +1,4 @@
-"""Measures how fast a router is fitted, and in how much memory, on made-up traces.
+"""Measures how fast a router is fitted, and in how much memory, on the traces of guessing agents.
 
     python training/studies/fit_speed.py                           # 10k, 100k and 1M transitions
     python training/studies/fit_speed.py --sizes 10000 --out bench.md
@@ -17,6 +17,7 @@ A million transitions take 6 GB of disk while they are measured, and half an hou
 """
 
 import os
+import random
 import shutil
 import sys
 import tempfile
@@ -31,21 +32,24 @@ from pathlib import Path
 from typing import Any
 
 import tyro
+from langchain_core.runnables import RunnableConfig, RunnableLambda
+from langgraph.checkpoint.memory import InMemorySaver
 from tqdm import tqdm
 
+from mpdf_langgraph import Agent, Episode, MathAnswer, create_deliberation
 from mpdf_langgraph.errors import ConfigurationError, MPDFError
 
 # Not here: anything that loads torch. A stage is to pay for what it needs, and for no more.
 
 #: Aim for a fit of `AIM_SIZE` transitions, on two cores.
 AIM_SIZE, AIM_SECONDS, AIM_BYTES = 1_000_000, 180.0, 4e9
-BASE_EPISODES = 300
+BASE_EPISODES = 100
 EPISODES_PER_SEGMENT = 10_000
 
 
 @dataclass(frozen=True)
-class Options:
-    """Options of the measurement."""
+class SpeedOptions:
+    """SpeedOptions of the measurement."""
 
     sizes: tuple[int, ...] = (10_000, 100_000, 1_000_000)
     """Transitions to measure with."""
@@ -78,7 +82,7 @@ class Measured:
     peak: int
 
 
-def main(options: Options) -> None:
+def main(options: SpeedOptions) -> None:
     """Measure every size, and print the table.
 
     Raises:
@@ -95,13 +99,13 @@ def main(options: Options) -> None:
             try:
                 bar.set_postfix_str(f"{size:,} transitions: write")
                 written = write_traces(folder / "traces", size)
-                for stage in (read, featurise, fit):
-                    bar.set_postfix_str(f"{size:,} transitions: {stage.__name__}")
+                for name, stage in STAGES.items():
+                    bar.set_postfix_str(f"{size:,} transitions: {name}")
                     results += alone(stage, folder, written, options)
                     bar.update()
             finally:
                 shutil.rmtree(folder)
-    text = report(results, options)
+    text = format_report(results, options)
     if options.out is not None:
         options.out.parent.mkdir(parents=True, exist_ok=True)
         options.out.write_text(text)
@@ -111,12 +115,10 @@ def main(options: Options) -> None:
 def write_traces(folder: Path, size: int) -> int:
     """Write at least `size` transitions, and return how many.
 
-    `BASE_EPISODES` episodes are made up and repeated under other ids, which stand in the
+    `BASE_EPISODES` deliberations are run and repeated under other ids, which stand in the
     questions too, so that every copy is an episode of a question of its own.
     """
-    from training.studies.synthetic import synthetic_episodes
-
-    base = [(e.id, e.to_json().rstrip(), len(e.turns)) for e in synthetic_episodes(BASE_EPISODES)]
+    base = [(e.id, e.to_json(), len(e.turns)) for e in deliberate(BASE_EPISODES)]
     folder.mkdir()
     written = episodes = 0
     while written < size:
@@ -131,13 +133,41 @@ def write_traces(folder: Path, size: int) -> int:
     return written
 
 
+def deliberate(count: int) -> list[Episode]:
+    """Run the graph with agents that guess, and whose critic knows a little of the truth."""
+    rng = random.Random(0)
+    team = [
+        Agent(
+            name,
+            RunnableLambda(lambda _: f"{rng.random()}? The answer is {rng.randrange(4)}"),
+        )
+        for name in ("ann", "bob", "cyd")
+    ]
+    graph = create_deliberation(
+        team,
+        router="random",
+        critic=lambda _, said: rng.betavariate(4 if said["answer"] == "0" else 2, 3),
+        answer=MathAnswer(),
+        max_rounds=3,
+        alternatives=4,
+        stop_when_settled=False,
+    ).compile(checkpointer=InMemorySaver())
+    episodes = []
+    for number in range(count):
+        config: RunnableConfig = {"configurable": {"thread_id": str(number)}}
+        graph.invoke({"question": "How many?", "reference": "0"}, config)
+        episode = Episode.from_state(graph.get_state(config).values)
+        episodes.append(episode.model_copy(update={"question": f"How many in {episode.id}?"}))
+    return episodes
+
+
 # --- stages -----------------------------------------------------------------------------------
 
-Stage = Callable[[Path, Options], dict[str, float]]
+Stage = Callable[[Path, SpeedOptions], dict[str, float]]
 """From the folder of one size to seconds by name."""
 
 
-def alone(stage: Stage, folder: Path, size: int, options: Options) -> list[Measured]:
+def alone(stage: Stage, folder: Path, size: int, options: SpeedOptions) -> list[Measured]:
     """Run a stage in a fresh process.
 
     Raises:
@@ -153,7 +183,7 @@ def in_a_process(function: Callable[..., Any], *given: Any) -> Any:
         return pool.submit(function, *given).result()
 
 
-def _measure(stage: Stage, folder: Path, options: Options) -> tuple[dict[str, float], int]:
+def _measure(stage: Stage, folder: Path, options: SpeedOptions) -> tuple[dict[str, float], int]:
     with Path(os.devnull).open("w") as quiet, redirect_stdout(quiet), redirect_stderr(quiet):
         seconds = stage(folder, options)
     return seconds, peak_memory()
@@ -172,18 +202,18 @@ def peak_memory() -> int:
     return peak if sys.platform == "darwin" else peak * 1024
 
 
-def read(folder: Path, options: Options) -> dict[str, float]:
+def measure_read(folder: Path, options: SpeedOptions) -> dict[str, float]:
     """Read the trace files, of which nothing is cached yet, and make tensors of them."""
     assert not list((folder / "traces").glob(".*.npz"))
-    return {"read": featurise(folder, options)["featurise"]}
+    return {"read": measure_featurise(folder, options)["featurise"]}
 
 
-def featurise(folder: Path, options: Options) -> dict[str, float]:
+def measure_featurise(folder: Path, options: SpeedOptions) -> dict[str, float]:
     """Make tensors of the cached columns, as a fit does."""
     from training.collect.team import answer_schema, grader
     from training.learn.calibrate import fit_calibration, read_judged
     from training.learn.dataset import load, split
-    from training.learn.tensors import competences, prepare, to_data
+    from training.learn.tensors import estimate_competence, set_competence, to_data
 
     config = _config(folder, options)
     began = time.perf_counter()
@@ -193,14 +223,14 @@ def featurise(folder: Path, options: Options) -> dict[str, float]:
     calibration = fit_calibration(judged.split(config.validation, config.seed)[0])
     groups, _ = load(config.traces, grader=right, calibration=calibration, processes=processes)
     parts = split(groups, config.validation, config.seed)
-    competence = competences(parts[0])
-    kept = [to_data(prepare(part, config, competence), config, config.cost) for part in parts]
+    competence = estimate_competence(parts[0])
+    kept = [to_data(set_competence(part, competence), config, config.cost) for part in parts]
     seconds = time.perf_counter() - began
     assert sum(map(len, kept)) == len(groups)
     return {"featurise": seconds}
 
 
-def fit(folder: Path, options: Options) -> dict[str, float]:
+def measure_fit(folder: Path, options: SpeedOptions) -> dict[str, float]:
     """Fit a router, and keep apart what its epochs take."""
     import torch.utils.tensorboard  # noqa: F401  # some seconds of importing, which do not count
 
@@ -223,7 +253,14 @@ def fit(folder: Path, options: Options) -> dict[str, float]:
         fitting.run_stage = run_stage
 
 
-def _config(folder: Path, options: Options) -> Any:
+STAGES: dict[str, Stage] = {
+    "read": measure_read,
+    "featurise": measure_featurise,
+    "fit": measure_fit,
+}
+
+
+def _config(folder: Path, options: SpeedOptions) -> Any:
     from training.learn.fit_config import Config
 
     config = Config(
@@ -241,7 +278,7 @@ def _config(folder: Path, options: Options) -> Any:
 # --- the table --------------------------------------------------------------------------------
 
 
-def report(results: Sequence[Measured], options: Options) -> str:
+def format_report(results: Sequence[Measured], options: SpeedOptions) -> str:
     """Return the table, and how the largest fit compares with the aim."""
     note = (
         f"fit: {options.epochs} epochs of SFT and {options.epochs} of SoftRankPO, "
@@ -276,7 +313,7 @@ def _against_the_aim(results: Iterable[Measured]) -> list[str]:
 
 if __name__ == "__main__":
     try:
-        main(tyro.cli(Options, description=__doc__))
+        main(tyro.cli(SpeedOptions, description=__doc__))
     except MPDFError as error:
         sys.exit(f"error: {error}")
     except KeyboardInterrupt:

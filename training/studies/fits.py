@@ -8,31 +8,50 @@ import traceback
 from collections.abc import Iterable, Mapping
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import contextmanager, redirect_stderr, redirect_stdout
-from dataclasses import dataclass, replace
+from contextlib import redirect_stderr, redirect_stdout
+from dataclasses import asdict, dataclass, field, replace
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import onnxruntime
+import torch
 from numpy.typing import NDArray
 from tqdm import tqdm
 
 from mpdf_langgraph.calibration import Calibration
 from mpdf_langgraph.errors import MPDFError, describe_error
-from mpdf_langgraph.observation import FEATURE_VERSION
+from mpdf_langgraph.observation import FEATURE_VERSION, INDEX
 from mpdf_langgraph.traces.reader import find_segments
 from training.learn import fitting
 from training.learn.dataset import Groups
 from training.learn.fit_config import Config
+from training.learn.policy import Policy
 from training.learn.report import FORMAT
-from training.learn.tensors import prepare
+from training.learn.tensors import log_probabilities, set_competence, to_data
 from training.studies import raw_text
 
 #: Options of a fit that change nothing in what comes out.
 _APART = ("traces", "labels", "out", "resume", "threads", "device")
-_CHUNK = 65_536
+
+
+@dataclass(frozen=True)
+class Changes:
+    """What an ablation changes in a fit beside its options.
+
+    Attributes:
+        reward_scale: Multiplies all rewards.
+        hard_labels: SFT learns the best action alone.
+        hidden: Features that the policy does not see, of an agent's own and of its peers.
+        blind: The policy does not see the peers' features.
+        raw_text: The policy sees texts instead of the structured state.
+    """
+
+    reward_scale: float = 1.0
+    hard_labels: bool = False
+    hidden: tuple[str, ...] = ()
+    blind: bool = False
+    raw_text: bool = False
 
 
 @dataclass(frozen=True)
@@ -41,35 +60,34 @@ class Fit:
 
     Attributes:
         config: Its options; `out` is the folder that all fits lie in.
-        raw_text: The policy sees texts instead of the structured state.
+        changes: What it changes beside them.
     """
 
     config: Config
-    raw_text: bool = False
+    changes: Changes = field(default_factory=Changes)
 
     @property
     def folder(self) -> Path:
         """The router's folder: what differs from the defaults, then the hash."""
-        default = Config(traces=())
+        default = vars(Config(traces=())) | asdict(Changes())
         changed = [
-            f"{name}-{value}"
-            for name, value in vars(self.config).items()
-            if name not in _APART and value != getattr(default, name)
+            f"{name}-{value}" for name, value in self._options().items() if value != default[name]
         ]
-        told = "_".join([*changed, *["raw_text"] * self.raw_text])
-        told = re.sub(r"[^\w.-]+", "-", told)[:60]
-        return self.config.out / f"{told}_{self.key}".lstrip("_")
+        name = re.sub(r"[^\w.-]+", "-", "_".join(changed))[:60]
+        return self.config.out / f"{name}_{self.key}".lstrip("_")
+
+    def _options(self) -> dict[str, Any]:
+        options = {k: v for k, v in vars(self.config).items() if k not in _APART}
+        return options | asdict(self.changes)
 
     @property
     def key(self) -> str:
         """A hash of what the router depends on: options, and the traces by name and size."""
-        options = {k: v for k, v in vars(self.config).items() if k not in _APART}
         labels = self.config.labels
         content = {
-            "options": options,
+            "options": self._options(),
             "traces": [[p.name, p.stat().st_size] for p in find_segments(self.config.traces)],
             "labels": hashlib.sha256(labels.read_bytes()).hexdigest() if labels else None,
-            "raw text": self.raw_text,
             "features": [FORMAT, FEATURE_VERSION],
         }
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:10]
@@ -78,6 +96,26 @@ class Fit:
     def done(self) -> bool:
         """It is there already."""
         return (self.folder / "router.json").exists()
+
+    def view(
+        self, groups: Groups, competence: Mapping[str, float], traces: Iterable[Path]
+    ) -> Groups:
+        """Return groups as the policy sees them.
+
+        A feature that is always 0 has no spread, and the policy ignores it for good: the router
+        of an ablation stays blind to it when it runs.
+
+        Args:
+            groups: As `dataset.load` gives them with the fit's calibration.
+            competence: Of the fit.
+            traces: Where the groups come from, for the texts.
+        """
+        if self.changes.raw_text:
+            return raw_text.featurise(groups, traces)
+        seen = set_competence(groups, competence)
+        for name in self.changes.hidden:
+            seen.own[:, INDEX[name]] = seen.peers[:, :, INDEX[name]] = 0.0
+        return replace(seen, peers=np.zeros_like(seen.peers)) if self.changes.blind else seen
 
     def run(self) -> str | None:
         """Fit, going on from an interrupted run's checkpoints; what it prints goes to fit.log.
@@ -90,8 +128,12 @@ class Fit:
         config = replace(self.config, out=folder, resume=True)
         with (folder / "fit.log").open("a") as log, redirect_stdout(log), redirect_stderr(log):
             try:
-                with _seen_as(raw_text.view if self.raw_text else prepare):
-                    fitting.fit(config)
+                fitting.fit(
+                    config,
+                    reward_scale=self.changes.reward_scale,
+                    hard_labels=self.changes.hard_labels,
+                    view=lambda groups, known: self.view(groups, known, config.traces),
+                )
             except MPDFError as error:
                 print(f"error: {error}")
                 return str(error)
@@ -101,18 +143,7 @@ class Fit:
         return None
 
 
-@contextmanager
-def _seen_as(view: Any) -> Any:
-    """Let `fitting.fit` see groups through another function than `prepare`."""
-    usual = fitting.prepare
-    fitting.prepare = view
-    try:
-        yield
-    finally:
-        fitting.prepare = usual
-
-
-def run_all(fits: Iterable[Fit], jobs: int) -> dict[str, str]:
+def run_fits(fits: Iterable[Fit], jobs: int) -> dict[str, str]:
     """Run the fits that are not there yet, with a progress bar.
 
     Args:
@@ -162,27 +193,30 @@ def run_all(fits: Iterable[Fit], jobs: int) -> dict[str, str]:
     return failed
 
 
-class Fitted:
+class FinishedFit:
     """A finished fit.
 
     Attributes:
         fit: Which.
-        manifest: What its ``router.json`` says.
+        manifest: The content of its ``router.json``.
         calibration: Of the confidences that it was fitted on.
+        policy: The network that its ``policy.onnx`` was made from.
     """
 
     def __init__(self, fit: Fit) -> None:
         self.fit = fit
         self.manifest: Mapping[str, Any] = json.loads((fit.folder / "router.json").read_text())
         self.calibration = Calibration.model_validate(self.manifest["calibration"])
-        options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = options.inter_op_num_threads = 1
-        self._session = onnxruntime.InferenceSession(
-            (fit.folder / "policy.onnx").read_bytes(), options, providers=["CPUExecutionProvider"]
-        )
+        config = fit.config
+        second = fitting.stage_name(config.algorithm, config.cost)
+        stage = "sft" if config.algorithm == "none" else second
+        weights = torch.load(fit.folder / "checkpoints" / f"{stage}.pt", weights_only=True)
+        features = raw_text.BUCKETS if fit.changes.raw_text else len(INDEX)
+        self.policy = Policy(features, width=config.width)
+        self.policy.load_state_dict(weights["best_policy"])
 
     def probabilities(self, groups: Groups, traces: Iterable[Path]) -> NDArray[np.float64]:
-        """Return what it would do.
+        """Return what it would do, as the router draws.
 
         Args:
             groups: As `dataset.load` gives them with the fit's calibration.
@@ -191,20 +225,6 @@ class Fitted:
         Returns:
             Probabilities of the three actions, ``[G, 3]``.
         """
-        if self.fit.raw_text:
-            seen = raw_text.featurise(groups, traces)
-        else:
-            seen = prepare(groups, self.fit.config, dict(self.manifest["competence"]))
-        arrays = {
-            "own": seen.own,
-            "peers": seen.peers,
-            "peer_mask": seen.peer_mask,
-            "action_mask": seen.action_mask,
-        }
-        parts = [np.zeros((0, 3))]
-        for start in range(0, len(groups), _CHUNK):
-            given = {name: array[start : start + _CHUNK] for name, array in arrays.items()}
-            parts.append(self._session.run(None, given)[0].astype(np.float64))
-        logs = np.concatenate(parts) / self.manifest["temperature"]
-        powers = np.exp(logs - logs.max(1, keepdims=True))
-        return np.asarray(powers / powers.sum(1, keepdims=True))
+        seen = self.fit.view(groups, self.manifest["competence"], traces)
+        logs = log_probabilities(self.policy, to_data(seen, self.fit.config, 0.0)).double()
+        return np.asarray((logs / self.manifest["temperature"]).softmax(-1).numpy())

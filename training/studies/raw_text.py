@@ -10,21 +10,18 @@ from collections.abc import Iterable
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
 from zlib import crc32
 
 import numpy as np
-import orjson
 
-from mpdf_langgraph.traces.reader import find_segments
+from mpdf_langgraph import Episode, TraceReader
 from training.learn.dataset import Groups
-from training.learn.fit_config import Config
 
 BUCKETS = 256
 _TOKENS = re.compile(r"\w+|[^\w\s]")
 
 
-def hashed(text: str, buckets: int = BUCKETS) -> np.ndarray:
+def hash_text(text: str, buckets: int = BUCKETS) -> np.ndarray:
     """Return the signed, hashed counts of a text's words and pairs, ``[buckets]`` of length 1.
 
     The sign keeps what collides from adding up (Weinberger et al. 2009). An empty text is 0.
@@ -52,43 +49,26 @@ def featurise(groups: Groups, traces: Iterable[Path]) -> Groups:
     found, starts = np.unique(groups.episode[order], return_index=True)
     parts = np.split(order, starts[1:])
     rows = {groups.episodes[i]: part for i, part in zip(found, parts, strict=False)}
-    for segment in find_segments(traces):
-        with segment.open("rb") as lines:
-            for line in lines:
-                record = _record(line)
-                for row, mine, others in _texts(groups, rows.pop(record.get("id"), ()), record):
-                    own[row] = mine
-                    peers[row, : len(others)] = others
+    for episode in TraceReader(traces):
+        for row, mine, others in _texts(groups, rows.get(episode.id, ()), episode):
+            own[row] = mine
+            peers[row, : len(others)] = others
     return replace(groups, own=own, peers=peers)
 
 
-def view(groups: Groups, config: Config, competence: dict[str, float]) -> Groups:
-    """Return the groups as a policy of raw text sees them; in the place of `tensors.prepare`."""
-    return featurise(groups, config.traces)
-
-
-def _record(line: bytes) -> dict[str, Any]:
-    """Return a record; an empty one where it is torn (the dataset has counted it)."""
-    try:
-        record = orjson.loads(line)
-    except orjson.JSONDecodeError:
-        return {}
-    return record if isinstance(record, dict) else {}
-
-
 def _texts(
-    groups: Groups, rows: Iterable[int], record: dict[str, Any]
+    groups: Groups, rows: Iterable[int], episode: Episode
 ) -> Iterable[tuple[int, np.ndarray, list[np.ndarray]]]:
     """Yield each row of an episode with its own vector and those of its peers, in their order."""
-    vectors: dict[str | None, np.ndarray] = {None: hashed("")}
+    vectors: dict[str | None, np.ndarray] = {None: hash_text("")}
     held: dict[tuple[int, str], np.ndarray] = {}
     for row in rows:
         if not held:
-            for turn in record["turns"]:
+            for turn in episode.turns:
                 id_ = turn["before"]
-                if id_ not in vectors:
-                    vectors[id_] = hashed(record["responses"][id_]["text"])
+                if id_ is not None and id_ not in vectors:
+                    vectors[id_] = hash_text(episode.responses[id_]["text"])
                 held[turn["round"], turn["agent"]] = vectors[id_]
         round_, name = int(groups.round[row]), groups.agents[groups.agent[row]]
-        others = [agent["name"] for agent in record["agents"] if agent["name"] != name]
+        others = [agent["name"] for agent in episode.agents if agent["name"] != name]
         yield row, held[round_, name], [held[round_, other] for other in others]

@@ -10,7 +10,8 @@ from numpy.typing import NDArray
 
 from mpdf_langgraph.state import ACTIONS
 from training.learn.dataset import Groups
-from training.learn.off_policy import Interval, action_means, clustered, expected
+from training.learn.measures import Interval, mean_interval
+from training.learn.off_policy import action_means, expect
 from training.learn.report import COLORS, percent
 from training.learn.rewards import Weights
 
@@ -60,15 +61,16 @@ def score(parts: Sequence[tuple[int, Groups, NDArray[Any]]]) -> Scores:
         found = {
             "question": groups.question,
             "seed": np.full(len(groups), seed),
-            "reward": expected(rewards, probabilities),
-            "group": expected(voted, probabilities) - voted[:, 0],
-            "own": expected(held, probabilities) - held[:, 0],
-            "tokens": expected(action_means(groups, groups.tokens), probabilities),
+            "reward": expect(rewards, probabilities),
+            "group": expect(voted, probabilities) - voted[:, 0],
+            "own": expect(held, probabilities) - held[:, 0],
+            "tokens": expect(action_means(groups, groups.tokens), probabilities),
             "probabilities": probabilities,
         }
         for name, values in found.items():
             columns.setdefault(name, []).append(values)
-    return Scores(**{name: np.concatenate(values) for name, values in columns.items()})
+    joined: dict[str, Any] = {name: np.concatenate(values) for name, values in columns.items()}
+    return Scores(**joined)
 
 
 # --- tables and plots -------------------------------------------------------------------------
@@ -85,12 +87,7 @@ EXPLANATION = (
 )
 
 
-def told(interval: Interval) -> str:
-    """Return an interval in short."""
-    return f"{interval.mean:+.4f} [{interval.low:+.4f}, {interval.high:+.4f}]"
-
-
-def compared(scores: Scores, base: Scores) -> tuple[Interval, float]:
+def compare_policies(scores: Scores, base: Scores) -> tuple[Interval, float]:
     """Return the paired difference in reward, and how far the policy moved.
 
     Only the seeds that both have count.
@@ -100,7 +97,7 @@ def compared(scores: Scores, base: Scores) -> tuple[Interval, float]:
     difference = scores.reward[mine] - base.reward[other]
     moved = np.abs(scores.probabilities[mine] - base.probabilities[other]).sum(1) / 2
     return (
-        clustered(difference, scores.question[mine]),
+        mean_interval(difference, scores.question[mine]),
         float(moved.mean()) if len(moved) else float("nan"),
     )
 
@@ -115,8 +112,8 @@ def row(label: str, scores: Scores | str, base: Scores | str | None) -> list[Any
     if base is scores:
         against = "="
     elif isinstance(base, Scores):
-        difference, distance = compared(scores, base)
-        against, moved = told(difference), f"{distance:.4f}"
+        difference, distance = compare_policies(scores, base)
+        against, moved = difference.short(), f"{distance:.4f}"
     missing = f" ({len(scores.problems)} seeds failed)" if scores.problems else ""
     return [
         label + missing,
@@ -124,8 +121,8 @@ def row(label: str, scores: Scores | str, base: Scores | str | None) -> list[Any
         against,
         moved,
         spread,
-        told(clustered(scores.group, scores.question)),
-        told(clustered(scores.own, scores.question)),
+        mean_interval(scores.group, scores.question).short(),
+        mean_interval(scores.own, scores.question).short(),
         f"{scores.tokens.mean():.0f}",
         *percent(scores.probabilities.mean(0)),
         "–" if scores.spread is None else f"{scores.spread:.3f}",
@@ -151,9 +148,9 @@ def plot(path: Path, lines: Mapping[str, Scores | str], base: Mapping[str, Score
     figure, axes = plt.subplots(1, 3, figsize=(13, height), sharey=True)
     widest = LEAST_RANGE
     for y, (label, scores) in enumerate(shown.items()):
-        found = {1: clustered(scores.group, scores.question)}
+        found = {1: mean_interval(scores.group, scores.question)}
         if isinstance(other := base.get(label), Scores):
-            found[0] = compared(scores, other)[0]
+            found[0] = compare_policies(scores, other)[0]
             widest = max(widest, -found[0].low, found[0].high)
         for place, interval in found.items():
             axes[place].plot([interval.low, interval.high], [y, y], color="#4477aa", lw=2)

@@ -15,7 +15,7 @@ from examples.tiny_lm.llama import CONTEXT, build_model, save_model
 from examples.tiny_lm.measure import Config, Team
 from examples.tiny_lm.prompts import solve_messages
 from examples.tiny_lm.questions import problems
-from examples.tiny_lm.scores import auroc, calibration_error, rate
+from examples.tiny_lm.scores import auroc, rate
 from examples.tiny_lm.text import build_tokenizer
 
 
@@ -142,8 +142,3 @@ def test_a_rates_error_is_over_questions():
     assert repeated["error"] == pytest.approx(alone["error"])
     assert alone["error"] == pytest.approx(np.std(values) / 20, rel=0.01)
     assert math.isnan(rate([[], []])["value"])
-
-
-def test_calibration_error_by_hand():
-    assert calibration_error([(0.75, True), (0.75, False)]) == pytest.approx(0.25)
-    assert calibration_error([(1.0, True), (0.0, False)]) == 0.0

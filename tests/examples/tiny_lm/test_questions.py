@@ -113,7 +113,7 @@ def test_plain_questions_need_no_context():
         assert question["steps"] >= 3
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(any_problem, st.integers(0, 10**9))
 def test_solutions_are_right_exactly_when_the_guesses_are(problem, seed):
     rng = random.Random(seed)
@@ -133,7 +133,7 @@ def test_solutions_are_right_exactly_when_the_guesses_are(problem, seed):
         assert is_right(problem, text) or not lucky
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(any_problem, st.integers(0, 10**9))
 def test_values_stay_positive_even_with_the_lowest_guesses(problem, seed):
     lowest = dict.fromkeys(problem.owner, FACT_RANGE[0])
@@ -142,7 +142,7 @@ def test_values_stay_positive_even_with_the_lowest_guesses(problem, seed):
     assert answer_of(text) > 0
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(any_problem, st.integers(0, 10**9))
 def test_refining_pools_what_the_team_knows(problem, seed):
     rng = random.Random(seed)
@@ -163,7 +163,7 @@ def test_refining_keeps_own_guesses_and_ignores_those_of_peers():
     assert stated_facts(problem, refined) == {name: (11, True)}
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(any_problem, st.integers(0, 10**9))
 def test_simulated_examples_are_well_formed(problem, seed):
     example = simulated_example(problem, random.Random(seed))

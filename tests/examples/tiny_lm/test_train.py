@@ -61,14 +61,14 @@ def config(path, **changes):
     )
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(example=any_example)
 def test_tokens_and_text_are_the_same_thing(tokenizer, encoder, example):
     text = tokenizer.apply_chat_template(example.messages, tokenize=False)
     assert tokenizer.decode(encoder.encode(example).tokens) == text
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(example=any_example)
 def test_targets_are_exactly_the_learnt_assistant_messages(tokenizer, encoder, example):
     encoded = encoder.encode(example)
@@ -81,14 +81,14 @@ def test_targets_are_exactly_the_learnt_assistant_messages(tokenizer, encoder, e
         assert (weight > 0) == (label != IGNORE)
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(example=any_example)
 def test_every_sentence_and_answer_has_its_verdict(encoder, example):
     found = [label for label in encoder.encode(example).right if label != IGNORE]
     assert found == [int(label) for turn in example.right for label in turn]
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(example=any_example)
 def test_prompt_is_the_beginning_of_the_training_text(tokenizer, encoder, example):
     prompt = prompt_tokens(tokenizer, example.messages[:-1])

@@ -81,7 +81,7 @@ numbers = st.one_of(
 
 @pytest.mark.parametrize("schema", SCHEMAS, ids=lambda schema: schema.name)
 @given(text=texts)
-@settings(deadline=None, max_examples=300)
+@settings(max_examples=300)
 def test_parse_never_raises_and_what_it_finds_equals_itself(
     schema: AnswerSchema, text: str
 ) -> None:
@@ -142,7 +142,6 @@ EXACT = [
 
 @pytest.mark.parametrize(("schema", "values"), EXACT, ids=lambda value: getattr(value, "name", ""))
 @given(data=st.data())
-@settings(deadline=None)
 def test_clusters_are_the_classes_of_an_equivalence(
     schema: AnswerSchema, values: st.SearchStrategy[str], data: st.DataObject
 ) -> None:

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from langchain_core.language_models import FakeListChatModel
 
 from mpdf_langgraph import create_deliberation
-from mpdf_langgraph.answers import sandbox
+from mpdf_langgraph.answers import bubblewrap
 from mpdf_langgraph.answers.code_answer import CodeAnswer, CodeTests, Verdict
 from mpdf_langgraph.answers.programs import canonical
 from mpdf_langgraph.answers.sandbox import Sandbox
@@ -99,7 +99,7 @@ pieces = st.sampled_from(["```", "```python", "\n", "def f():", " ", "return 1",
 
 
 @given(text=st.one_of(st.text(), st.lists(pieces, max_size=12).map("".join)))
-@settings(deadline=None, max_examples=200)
+@settings(max_examples=200)
 def test_parse_never_raises_and_what_it_finds_equals_itself(text: str) -> None:
     schema = CodeAnswer(sandbox=TRUSTED)
     code = schema.parse(text)
@@ -364,6 +364,9 @@ def f(x):
         CodeTests("f", "f(print)"),
         CodeTests("f", "f(1)", "1 / 0"),
         CodeTests("f", "f(1)", "def"),
+        CodeTests("f", "assert True"),
+        CodeTests("f", "def check(candidate):\n    yield candidate(1)"),
+        CodeTests("f", "async def check(candidate):\n    assert candidate(1)"),
     ],
 )
 def test_tests_that_cannot_be_run_are_nobodys_failure(tests: CodeTests) -> None:
@@ -379,7 +382,7 @@ def test_other_references_are_refused(text: str) -> None:
 
 def test_without_a_sandbox_there_is_no_schema(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("shutil.which", lambda name: None)
-    sandbox._bubblewrap.cache_clear()
+    bubblewrap.bubblewrap_command.cache_clear()
     with pytest.raises(SandboxError, match="bubblewrap"):
         CodeAnswer()
 
@@ -581,9 +584,7 @@ atexit.register(print, "bye")
 print("loaded", file=sys.stderr)
 def f(x):
     print("called" * 1000)
-    with open("/tmp/x", "w") as file:
-        file.write("x" * 1000)
-    return x * x if os.listdir("/tmp") == ["x"] else None
+    return x * x if os.listdir("/tmp") == [] else None
 if __name__ == "__main__":
     f(input())
 """

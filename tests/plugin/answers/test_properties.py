@@ -179,3 +179,8 @@ def test_letters_of_every_choice_are_read_back() -> None:
         ):
             assert schema.parse(written) == letter
         assert schema.equivalent(f"({letter})", letter)
+
+
+def test_deep_nesting_is_no_crash() -> None:
+    deep = "(" * 240 + "1,2" + ",3)" * 240
+    assert not MathAnswer().equivalent(deep, deep.replace("1,2", "1,5"))

@@ -2,7 +2,9 @@
 
 import json
 import os
+import resource
 import shutil
+import signal
 import socket
 import sys
 import tempfile
@@ -16,10 +18,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from mpdf_langgraph.answers import bubblewrap
 from mpdf_langgraph.answers import sandbox as module
 from mpdf_langgraph.answers.sandbox import ProgramEndedError, Sandbox
 from mpdf_langgraph.answers.sandbox_inside import decode, encode
 from mpdf_langgraph.errors import ConfigurationError, SandboxError
+from tests.plugin.answers.escapes.running import children
 
 #: Keeps nothing in: for the programs of these tests that do no harm.
 TRUSTED = Sandbox(command=("env", "-i"), seconds=5)
@@ -218,13 +222,25 @@ def test_a_sandbox_that_does_not_work_says_why() -> None:
 
 
 def test_without_a_sandbox_nothing_runs(monkeypatch: pytest.MonkeyPatch) -> None:
-    module._bubblewrap.cache_clear()
+    bubblewrap.bubblewrap_command.cache_clear()
     monkeypatch.setattr(shutil, "which", lambda name: None)
     with pytest.raises(SandboxError, match=r"apt install bubblewrap.*command="):
         Sandbox()
     with pytest.raises(SandboxError, match="firejail is not installed"):
         Sandbox(command=["firejail", "--quiet"])
-    module._bubblewrap.cache_clear()
+
+
+@pytest.mark.parametrize("missing", ["bwrap", "prlimit", "setpriv"])
+def test_what_is_missing_is_named_with_its_package(
+    monkeypatch: pytest.MonkeyPatch, missing: str
+) -> None:
+    monkeypatch.setattr(os, "getuid", lambda: 0)
+    monkeypatch.setattr(shutil, "which", lambda name: None if name == missing else f"/bin/{name}")
+    bubblewrap.bubblewrap_command.cache_clear()
+    package = "bubblewrap" if missing == "bwrap" else "util-linux"
+    with pytest.raises(SandboxError, match=rf"{missing} is not installed.*apt install {package}"):
+        Sandbox()
+    bubblewrap.bubblewrap_command.cache_clear()
 
 
 def test_root_needs_a_python_that_others_may_run(
@@ -235,8 +251,10 @@ def test_root_needs_a_python_that_others_may_run(
     ours.touch()
     monkeypatch.setattr(sys, "base_prefix", str(tmp_path))
     tmp_path.chmod(0o700)
-    assert module._python(root=False) == ours
-    system = module._python(root=True) if Path("/usr/bin/python3").exists() else None
+    assert bubblewrap._python(root=False) != ours  # it may not be run
+    ours.chmod(0o755)
+    assert bubblewrap._python(root=False) == ours
+    system = bubblewrap._python(root=True) if Path("/usr/bin/python3").exists() else None
     assert system is None or system.is_relative_to("/usr")
 
 
@@ -292,24 +310,21 @@ def f(port):
     reached = []
     for address in (("127.0.0.1", port), ("1.1.1.1", 53), ("10.0.2.2", 80)):
         for kind in (socket.SOCK_STREAM, socket.SOCK_DGRAM):
-            with socket.socket(socket.AF_INET, kind) as it:
-                it.settimeout(0.2)
-                try:
+            try:
+                with socket.socket(socket.AF_INET, kind) as it:
+                    it.settimeout(0.2)
                     it.connect(address)
                     it.send(b"x")
-                    if kind == socket.SOCK_STREAM or address[0] != "127.0.0.1":
-                        reached.append(address)
-                except OSError:
-                    pass
+                    reached.append(address)
+            except OSError:
+                pass
     try:
         reached.append(socket.gethostbyname("example.com"))
     except OSError:
         pass
-    return reached, [name for _, name in socket.if_nameindex()]
+    return reached
 """
-    reached, interfaces = answer(box, program, port)
-    assert reached == []
-    assert interfaces == ["lo"]
+    assert answer(box, program, port) == []
     time.sleep(0.05)
     assert len(came) == 1
 
@@ -342,42 +357,17 @@ def f(paths):
     paths += ["/usr/bin/x", "/usr/x", "/dev/x", "/dev/shm/x", "/proc/sysrq-trigger", "/var/x"]
     paths += ["/proc/1/mem", "/proc/sys/kernel/hostname", sys.executable + "x"]
     found, root, temporary, here = answer(box, program, paths)
-    assert [(path, mode) for path, mode in found if path[:6] != "/proc/" or mode == "a"] == []
-    assert not {"home", "root", "etc", "var", "mnt", "opt", "srv", "run"} & set(root)
+    assert found == []
+    assert not {"home", "root", "etc", "var", "mnt", "opt", "srv", "run", "proc", "sys"} & set(root)
     assert temporary == here == []
-
-
-def test_the_disk_is_small_and_gone_afterwards(box: Sandbox) -> None:
-    program = """
-import os
-def f():
-    before, written = os.listdir("/tmp"), 0
-    try:
-        for number in range(1000):
-            with open(f"/tmp/{number}", "wb") as file:
-                written += file.write(b"x" * 1_000_000)
-    except OSError:
-        pass
-    return before, written
-"""
-    for _ in range(2):
-        before, written = answer(box, program)
-        assert before == []
-        assert written <= 17_000_000
 
 
 def test_no_environment(box: Sandbox, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OPENAI_API_KEY", "sk-very-secret")
     program = """
-import glob, os
+import os
 def f():
-    text = repr(dict(os.environ))
-    for path in glob.glob("/proc/[0-9]*/environ") + glob.glob("/proc/[0-9]*/cmdline"):
-        try:
-            text += open(path).read()
-        except OSError:
-            pass
-    return text
+    return repr(dict(os.environ))
 """
     text = answer(box, program)
     assert "secret" not in text
@@ -399,12 +389,10 @@ def f(pid):
             done.append(name)
         except (OSError, ZeroDivisionError):
             pass
-    processes = [name for name in os.listdir("/proc") if name.isdigit()]
-    return done, len(processes), os.getuid(), os.uname().nodename
+    return done, os.getuid(), os.uname().nodename
 """
-    done, processes, user, host = answer(box, program, os.getpid())
+    done, user, host = answer(box, program, os.getpid())
     assert done == []
-    assert processes <= 2
     assert user != 0
     assert host == "sandbox"
 
@@ -429,71 +417,102 @@ def test_memory_is_bounded(box: Sandbox) -> None:
     assert raised == "RuntimeError"
 
 
-def children() -> set[str]:
-    """The processes that this one, or one of its children, has started."""
-    found: set[str] = set()
-    parents = {str(os.getpid())}
-    while parents:
-        status = {p.parent.name: p for p in Path("/proc").glob("[0-9]*/status")}
-        new = set()
-        for pid, path in status.items():
-            try:
-                lines = dict(line.split(":\t", 1) for line in path.read_text().splitlines())
-            except (OSError, ValueError):
-                continue
-            if lines.get("PPid") in parents and pid not in found:
-                new.add(pid)
-        found |= new
-        parents = new
-    return found
-
-
-def is_alive(pid: str) -> bool:
-    """Whether a process is more than an entry that its new parent has not collected yet."""
-    try:
-        return Path("/proc", pid, "stat").read_text().rpartition(")")[2].split()[0] not in "ZX"
-    except OSError:
-        return False
-
-
-IGNORING_SIGNALS = """
-import signal
-for number in range(1, 65):
-    try:
-        signal.signal(number, lambda *a: None)
-    except (OSError, ValueError):
-        pass
-while True: pass
+def test_what_programs_need_works(box: Sandbox) -> None:
+    program = """
+import asyncio, decimal, random, select, signal, socket, time
+async def wait(x):
+    await asyncio.sleep(0.001)
+    return x
+async def both(x):
+    return await asyncio.gather(wait(x), asyncio.wait_for(wait(x + 1), 5))
+def f(x):
+    signal.signal(signal.SIGALRM, lambda *a: None)
+    signal.setitimer(signal.ITIMER_REAL, 0.001)
+    time.sleep(0.01)
+    a, b = socket.socketpair()
+    a.send(b"x")
+    select.select([b], [], [], 5)
+    with open(random.__file__) as file:
+        length = len(file.read())
+    return asyncio.run(both(x)), b.recv(5), length > 0, random.random() < 1, decimal.Decimal(x) == x
 """
+    assert answer(box, program, 1) == ([1, 2], b"x", True, True, True)
 
 
-@pytest.mark.parametrize(
-    "program",
-    [
-        "while True: pass",
-        IGNORING_SIGNALS,
-    ],
-)
-def test_nothing_is_left_behind(box: Sandbox, program: str) -> None:
+def is_there(pid: str) -> bool:
+    """Whether a process is there, be it an entry that its parent has not collected yet."""
+    return Path("/proc", pid).exists()
+
+
+def test_all_is_gone_where_a_sandbox_ends(box: Sandbox) -> None:
+    for _ in range(10):
+        before = children()
+        with box.start() as process:
+            process.send({"program": "while True: pass"}, time.monotonic() + 5)
+            started = children() - before
+            assert len(started) == 3  # bubblewrap outside, the first process inside, the program
+        assert not any(map(is_there, started))
+
+
+def test_all_is_gone_where_bubblewrap_outside_was_killed_first(box: Sandbox) -> None:
     before = children()
-    sandbox = Sandbox(seconds=0.5)
-    with sandbox.start() as process:
-        process.send({"program": program}, time.monotonic() + 1)
+    with box.start() as process:
+        process.send({"program": "while True: pass"}, time.monotonic() + 5)
         started = children() - before
-        assert started
-        with pytest.raises(ProgramEndedError, match="too long"):
-            process.receive(time.monotonic() + 0.5)
-    assert not children() - before
-    for _ in range(100):  # what was in there goes with its first process
-        if not any(map(is_alive, started)):
+        os.kill(process._process.pid, signal.SIGKILL)
+    assert not (children() - before) | (children() & started)
+
+
+def test_a_program_that_does_not_end_is_told(box: Sandbox, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "is_readable", lambda descriptor, seconds: False)
+    with pytest.raises(SandboxError, match="still there 10 s after it was killed"), box.start():
+        pass
+
+
+def test_what_cannot_be_watched_does_not_run(box: Sandbox, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*args: Any) -> int:
+        raise OSError(38, "Function not implemented")
+
+    before = children()
+    monkeypatch.setattr(os, "pidfd_open", refuse)
+    with pytest.raises(SandboxError, match="cannot be watched"), box.start():
+        pass
+    monkeypatch.setattr(module, "start_bubblewrap", refuse)
+    with pytest.raises(SandboxError, match=r"cannot be started: .*not implemented"), box.start():
+        pass
+    for _ in range(500):  # it ends when the one outside does, and was not waited for
+        if not children() - before:
             break
         time.sleep(0.02)
     else:
         pytest.fail("a process outlived its sandbox")
 
 
+def test_many_open_files_do_no_harm(box: Sandbox) -> None:
+    """Above descriptor 1023 `select` gives up; a process with many connections is there soon."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if hard < 2000:
+        pytest.skip("needs 2000 open files: ulimit -n 2000")
+    resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, 2000), hard))
+    opened = [os.open(os.devnull, os.O_RDONLY) for _ in range(1100)]
+    try:
+        assert answer(box, "def f(): return 1") == 1
+    finally:
+        for descriptor in opened:
+            os.close(descriptor)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+
+def test_no_descriptor_is_left_open(box: Sandbox) -> None:
+    answer(box, "def f(): return 1")
+    before = sorted(Path("/proc/self/fd").iterdir())
+    for _ in range(3):
+        answer(box, "def f(): return 1")
+    assert sorted(Path("/proc/self/fd").iterdir()) == before
+
+
 @given(source=st.text(st.characters(exclude_categories=())) | st.binary().map(repr))
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15)
 def test_no_text_of_a_program_breaks_anything(source: str) -> None:
     try:
         raised, text = answer(TRUSTED, source)

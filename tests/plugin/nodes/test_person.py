@@ -191,7 +191,7 @@ unreadable = st.one_of(
 )
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(replies=st.lists(unreadable, min_size=1, max_size=3))
 def test_a_reply_that_cannot_be_read_is_asked_for_again(replies: list[Any]) -> None:
     models = team()
@@ -280,7 +280,7 @@ def test_unsure_is_low_support_or_low_or_unknown_confidence(
     confidence_bar: float | None,
 ) -> None:
     if support_bar is None and confidence_bar is None:
-        with pytest.raises(ConfigurationError, match="give support_below"):
+        with pytest.raises(ConfigurationError, match="needs support_below"):
             Unsure()
         return
     unsure = Unsure(support_below=support_bar, confidence_below=confidence_bar)

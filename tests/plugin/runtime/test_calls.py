@@ -1,9 +1,12 @@
 """Retries, deadlines, metering and the masking of secrets, with calls that go wrong."""
 
 import asyncio
+import math
 import random
+import threading
 import time
 from collections.abc import Callable, Coroutine
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import httpx
@@ -217,6 +220,46 @@ async def test_usage_that_is_not_whole_is_unreported(
     assert outcome.usage["estimated"] == 50
 
 
+@pytest.mark.parametrize("side", ["input_tokens", "output_tokens"])
+@pytest.mark.parametrize(
+    "told",
+    [-1_000_000, -1, 10**30, 1_000_000, "50", "", True, 50.0, math.nan, math.inf, [5], {"a": 1}],
+    ids=repr,
+)
+async def test_usage_that_cannot_be_is_unreported(drive: Driver, side: str, told: Any) -> None:
+    """The bound is charged, whether a model or a graph that runs elsewhere reports it."""
+
+    def reply(_: Any) -> AIMessage:
+        message = AIMessage("hi")
+        usage: Any = {"input_tokens": 4, "output_tokens": 2, "total_tokens": 6, side: told}
+        message.usage_metadata = usage
+        return message
+
+    model = Scripted(reply=reply, reports_usage=False).bind(max_tokens=100)
+    outcome = await drive(one(Call(model, "x", same, bound=50)))
+    assert outcome.error is None
+    assert (outcome.usage["unreported"], outcome.usage["estimated"]) == (1, 50)
+    assert outcome.usage["prompt_tokens"] == (0 if side == "input_tokens" else 4)
+    assert outcome.usage["completion_tokens"] == (0 if side == "output_tokens" else 2)
+    if told == 1_000_000:  # a graph that runs elsewhere may have had a longer prompt
+        return
+    elsewhere = RunnableLambda(lambda x: {"messages": [reply(x)]})
+    outcome = await drive(one(Call(elsewhere, "x", same, bound=50)))
+    assert (outcome.usage["unreported"], outcome.usage["estimated"]) == (1, 50)
+
+
+async def test_a_template_may_bring_a_prompt_of_its_own(drive: Driver) -> None:
+    def reply(_: Any) -> AIMessage:
+        usage: Any = {"input_tokens": 3000, "output_tokens": 100, "total_tokens": 3100}
+        return AIMessage("hi", usage_metadata=usage)
+
+    model = Scripted(reply=reply, reports_usage=False).bind(max_tokens=100)
+    outcome = await drive(one(Call(model, "x", same, bound=50)))
+    assert counted(outcome.usage) == {
+        "calls": 1, "prompt_tokens": 3000, "completion_tokens": 100, "unreported": 0,
+    }  # fmt: skip
+
+
 async def test_past_deadline_starts_nothing(drive: Driver) -> None:
     model = says("hi")
     outcome = await drive(one(Call(model, "x", same, deadline=time.time() - 1)))
@@ -259,13 +302,24 @@ async def test_no_pause_past_the_deadline(drive: Driver, monkeypatch: pytest.Mon
 
 
 async def test_calls_of_one_list_run_side_by_side(drive: Driver) -> None:
-    def several() -> Steps[list[Any]]:
-        outcomes = yield [Call(says(str(i), delay=0.5), "x", same) for i in range(8)]
-        return [outcome.value.text for outcome in outcomes]
+    """Every call waits until all have started."""
+    barrier = threading.Barrier(8)
 
-    began = time.monotonic()
-    assert await drive(several()) == [str(i) for i in range(8)]
-    assert time.monotonic() - began < 3  # one after the other: four seconds
+    async def wait_for_the_others(number: int) -> int:
+        await asyncio.to_thread(barrier.wait, 60)
+        return number
+
+    def wait_in_a_thread(number: int) -> int:
+        barrier.wait(60)
+        return number
+
+    def several() -> Steps[list[Any]]:
+        model = RunnableLambda(wait_in_a_thread, wait_for_the_others)
+        outcomes = yield [Call(model, i, same) for i in range(8)]
+        return [outcome.value for outcome in outcomes]
+
+    asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor(16))
+    assert await drive(several()) == list(range(8))
 
 
 async def test_together_keeps_results_with_their_owners(drive: Driver) -> None:

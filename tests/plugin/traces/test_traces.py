@@ -1,5 +1,7 @@
 """Episode records: written, torn, mixed up, read back."""
 
+import itertools
+import math
 import os
 import shutil
 import subprocess
@@ -11,13 +13,14 @@ from typing import Any
 
 import orjson
 import pytest
+from langchain_core.messages import AIMessage
 from langchain_openai import ChatOpenAI
 from langgraph.checkpoint.memory import InMemorySaver
 from pydantic import SecretStr
 
 from mpdf_langgraph import Agent, Episode, TraceReader, TraceWriter, create_deliberation
 from mpdf_langgraph.errors import DeliberationError, TraceError
-from tests.support.scripted import StatusError, says, yes
+from tests.support.scripted import Scripted, StatusError, says, yes
 
 
 class Kept:
@@ -131,6 +134,68 @@ def test_torn_tail_costs_only_itself(tmp_path: Path, episodes: list[Episode]) ->
         assert ids(TraceReader(tmp_path)) == [first.id, later.id]
 
 
+def answered(episode: Episode, answer: str) -> Episode:
+    """Return a later record of the same id."""
+    return episode.model_copy(update={"outcome": {**episode.outcome, "answer": answer}})
+
+
+def test_the_last_record_of_an_id_counts(tmp_path: Path, episodes: list[Episode]) -> None:
+    first, second, third = episodes[:3]
+    segments = {
+        "1.jsonl": [first, second, answered(first, "again")],
+        "2.jsonl": [answered(second, "later"), third, answered(first, "last")],
+    }
+    for name, written in segments.items():
+        (tmp_path / name).write_bytes(b"".join(b"\n" + e.to_json() for e in written))
+    reader = TraceReader(tmp_path)
+    found = list(reader)
+    assert ids(found) == ids([second, third, first])
+    assert [e.outcome["answer"] for e in found] == ["later", third.outcome["answer"], "last"]
+    assert reader.counts == {"read": 3, "duplicate": 3}
+    # The order of the paths says which is later.
+    found = list(TraceReader([tmp_path / "2.jsonl", tmp_path / "1.jsonl"]))
+    assert [e.outcome["answer"] for e in found][-2:] == [second.outcome["answer"], "again"]
+
+
+def test_a_torn_or_invalid_last_record_leaves_the_one_before(
+    tmp_path: Path, episodes: list[Episode]
+) -> None:
+    first, later = episodes[0], answered(episodes[0], "later")
+    torn = later.to_json()[:-20]
+    invalid = orjson.dumps({**later.model_dump(), "turns": 7})
+    lines = [invalid, first.to_json(), torn, later.to_json(), invalid, torn]
+    (tmp_path / "a.jsonl").write_bytes(b"\n" + b"\n".join(lines))
+    reader = TraceReader(tmp_path)
+    assert [e.outcome["answer"] for e in reader] == ["later"]
+    assert reader.counts == {"read": 1, "duplicate": 1, "skipped": 4}
+
+
+def test_what_is_written_meanwhile_is_not_read_twice(
+    tmp_path: Path, episodes: list[Episode]
+) -> None:
+    writer = TraceWriter(tmp_path)
+    writer.write(episodes[0])
+    writer.write(episodes[1])
+    found = []
+    for episode in TraceReader(tmp_path):
+        writer.write(answered(episodes[0], "later"))
+        writer.write(episodes[2])
+        found.append(episode.id)
+    writer.close()
+    assert found == ids(episodes[:2])
+
+
+def test_segments_of_one_second_sort_by_their_beginning(
+    tmp_path: Path, episodes: list[Episode]
+) -> None:
+    for i in range(8):
+        writer = TraceWriter(tmp_path)
+        writer.write(answered(episodes[0], str(i)))
+        writer.close()
+    [episode] = TraceReader(tmp_path)
+    assert episode.outcome["answer"] == "7"
+
+
 def test_duplicates_are_dropped_and_counted(tmp_path: Path, episodes: list[Episode]) -> None:
     for written in ([0, 1, 1], [1, 0, 2]):
         writer = TraceWriter(tmp_path)
@@ -151,7 +216,7 @@ def test_duplicates_are_dropped_and_counted(tmp_path: Path, episodes: list[Episo
         (b"[" * 5000, "torn record"),
         (b"[]", "schema version None"),
         (b"null", "schema version None"),
-        (b'{"schema_version": 99}', "schema version 99; this release reads versions 1 to 3"),
+        (b'{"schema_version": 99}', "schema version 99, but this release reads versions 1 to 3"),
         (b'{"schema_version": 1, "id": "x"}', "invalid record"),
     ],
     ids=["word", "bytes", "zeros", "deep", "list", "null", "version", "incomplete"],
@@ -181,6 +246,76 @@ def test_numbers_that_json_has_no_word_for_are_rejected(states: list[Any]) -> No
         ):
             with pytest.raises(TraceError, match=r"finite|valid episode"):
                 Episode.from_state({**state, **part})
+
+
+@pytest.mark.parametrize("told", [-1_000_000, math.nan, 10**30, "50", True, 2.5], ids=repr)
+def test_no_usage_voids_a_budget_or_costs_a_trace(tmp_path: Path, told: Any) -> None:
+    number = itertools.count()
+
+    def reply(_: Any) -> AIMessage:
+        message = AIMessage(f"{next(number)}. Answer: 4")
+        usage: Any = {"input_tokens": told, "output_tokens": told, "total_tokens": 5}
+        message.usage_metadata = usage
+        return message
+
+    team = [Scripted(reply=reply, reports_usage=False, max_tokens=20) for _ in range(2)]
+    graph = create_deliberation(
+        team, critic=None, router="always-refine", max_tokens=3000, max_rounds=50,
+        traces=tmp_path, stop_when_settled=False,
+    )  # fmt: skip
+    outcome = graph.compile().invoke({"question": "2 + 2?"})["deliberation"]
+    assert outcome["stop_reason"] == "max_tokens"
+    assert sum(len(model.served) for model in team) < 20
+    assert "trace_error" not in outcome
+    [episode] = TraceReader(tmp_path)
+    usage = episode.outcome["usage"]["total"]
+    assert usage["unreported"] == usage["calls"]
+    assert usage["prompt_tokens"] == usage["completion_tokens"] == 0
+    assert 0 < usage["estimated"] <= 3000
+
+
+def test_a_record_that_cannot_be_read_again_is_not_written(
+    tmp_path: Path, episodes: list[Episode]
+) -> None:
+    deep: Any = 1
+    for _ in range(990):
+        deep = [deep]
+    writer = TraceWriter(tmp_path)
+    for update in (
+        {"schema_version": 99},
+        {"started": math.nan},
+        {"options": {"deep": deep}},
+        {"options": {"object": object()}},
+    ):
+        with pytest.raises(TraceError):
+            writer.write(episodes[0].model_copy(update=update))
+    writer.write(episodes[1])
+    writer.close()
+    reader = TraceReader(tmp_path)
+    assert ids(reader) == ids(episodes[1:2])
+    assert not reader.skipped
+
+
+def test_hostile_files_are_skipped_and_counted(tmp_path: Path, episodes: list[Episode]) -> None:
+    good = episodes[0].to_json()
+    record = orjson.loads(good)
+    bad = [
+        good.replace(b'"options":{', b'"options":{"deep":' + b"[" * 990 + b"]" * 990 + b",", 1),
+        b"[" * 100_000,
+        orjson.dumps({**record, "schema_version": True}),
+        orjson.dumps({**record, "schema_version": 2.0}),
+        orjson.dumps({**record, "id": {"a": 1}}),
+    ]
+    (tmp_path / "a.jsonl").write_bytes(b"\n" + b"\n".join([*bad, good, *bad]))
+    (tmp_path / "folder.jsonl").mkdir()
+    (tmp_path / "folder.jsonl" / "b.jsonl").write_bytes(b"\n" + episodes[1].to_json())
+    (tmp_path / "link.jsonl").symlink_to(tmp_path / "nowhere")
+    (tmp_path / "circle.jsonl").symlink_to(tmp_path / "circle.jsonl")
+    reader = TraceReader(tmp_path)
+    assert ids(reader) == ids(episodes[:2])
+    assert reader.counts == {"read": 2, "skipped": 13}
+    assert sum("not a file" in line for line in reader.skipped) == 3
+    assert sum(line.startswith(f"{tmp_path}/a.jsonl:") for line in reader.skipped) == 10
 
 
 def test_unfinished_state_is_no_episode(states: list[Any]) -> None:

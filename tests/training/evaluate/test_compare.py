@@ -86,7 +86,7 @@ def test_the_difference_is_paired() -> None:
     assert gain == difference(a, b)
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(st.lists(st.tuples(st.booleans(), st.booleans()), min_size=2, max_size=30))
 def test_differences_reversed_are_reversed(pairs: list[tuple[bool, bool]]) -> None:
     a, b = (method("x", side) for side in zip(*pairs, strict=True))
@@ -210,7 +210,6 @@ def test_what_failed_is_told() -> None:
     assert "fine" not in told
 
 
-@settings(deadline=None)  # scipy's first call may take long
 @given(st.integers(1, 500), st.data())
 def test_intervals_of_accuracies_are_wilsons(count: int, data: st.DataObject) -> None:
     right = data.draw(st.integers(0, count))

@@ -18,13 +18,13 @@ from mpdf_langgraph.errors import ConfigurationError, TraceError
 from mpdf_langgraph.observation import FEATURES
 from mpdf_langgraph.state import Intervention
 from mpdf_langgraph.traces.reader import find_segments
+from tests.support.synthetic import synthetic_episodes
 from training.learn import trace_rows
 from training.learn.calibrate import read_judged
 from training.learn.dataset import _ARRAYS, Groups, load, make_groups, split
 from training.learn.recalibrate import recalibrate
-from training.learn.rewards import Group, Weights, groups, oracle_label, reward, soft_label
+from training.learn.rewards import Decision, Weights, decisions
 from training.learn.trace_rows import read_rows
-from training.studies.synthetic import synthetic_episodes
 
 
 def exactly(answer: str, reference: str) -> bool:
@@ -80,7 +80,7 @@ def test_the_arrays_are_the_groups(
         chunk = mixed[1][0].stat().st_size // 29
     monkeypatch.setattr(trace_rows, "CHUNK", chunk)
     episodes, files = mixed
-    expected = [(e, g) for e in episodes for g in groups(e, exactly)]
+    expected = [(e, d) for e in episodes for d in decisions(e)]
     for again in (False, True):
         got, report = read(files)
         assert report.cached == len(files) * again
@@ -88,70 +88,54 @@ def test_the_arrays_are_the_groups(
         assert got.actions.shape == (len(expected), 7)
         assert len(got) == len(expected) == report.groups
         assert got.episodes == [e.id for e in episodes]
-        for i, (episode, group) in enumerate(expected):
-            agrees(got, i, episode, group)
+        for i, (episode, decision) in enumerate(expected):
+            agrees(got, i, episode, decision)
         right = [[t["answer"] == e.reference for t in e.tallies] for e in episodes]
         assert got.outcomes.vote.tolist() == [first for first, *_ in right]
         assert got.outcomes.final.tolist() == [last for *_, last in right]
         assert (report.episodes, report.undecided) == (14, 2)
-        assert report.rollouts == sum(len(g.rollouts) for _, g in expected)
-        equal = [len({reward(r, Weights()) for r in g.rollouts}) == 1 for _, g in expected]
+        assert report.rollouts == sum(len(d.moves) for _, d in expected)
+        rewards = got.rewards(Weights())
+        equal = [len(set(rewards[i, : len(d.moves)])) == 1 for i, (_, d) in enumerate(expected)]
         assert report.tied == sum(equal)
         assert 0 < report.tied < len(expected)
-        untried = [g.mask[1] and all(r.action != 1 for r in g.rollouts) for _, g in expected]
+        untried = [d.mask[1] and all(m.action != 1 for m in d.moves) for _, d in expected]
         assert report.untried == sum(untried) > 0
 
 
-def agrees(got: Groups, i: int, episode: Episode, group: Group) -> None:
-    """Check row `i` of the arrays against its group."""
-    n, names = len(group.rollouts), [agent["name"] for agent in episode.agents]
-    others = [name for name in names if name != group.agent]
-    assert got.episodes[got.episode[i]] == group.episode
-    assert got.questions[got.question[i]] == group.question
-    assert got.agents[got.agent[i]] == group.agent
+def agrees(got: Groups, i: int, episode: Episode, decision: Decision) -> None:
+    """Check row `i` of the arrays against its decision."""
+    n, names = len(decision.moves), [agent["name"] for agent in episode.agents]
+    others = [name for name in names if name != decision.agent]
+
+    def right(answer: str | None) -> bool:
+        return answer == episode.reference
+
+    assert got.episodes[got.episode[i]] == episode.id
+    assert got.questions[got.question[i]] == episode.question
+    assert got.agents[got.agent[i]] == decision.agent
     assert [got.agents[a] for a in got.peer_agent[i, : len(others)]] == others
-    assert got.round[i] == group.round
-    assert got.own[i].tolist() == np.float32(group.observation["own"]).tolist()
-    peers = group.observation["peers"]
+    assert got.round[i] == decision.round
+    assert got.own[i].tolist() == np.float32(decision.observation["own"]).tolist()
+    peers = decision.observation["peers"]
     assert got.peers[i, : len(peers)].tolist() == np.float32(peers).tolist()
     assert got.peer_mask[i].tolist() == [j < len(peers) for j in range(4)]
-    assert got.action_mask[i].tolist() == group.mask
-    assert got.behaviour[i].tolist() == np.float32(group.behaviour).tolist()
-    assert got.taken[i] == group.action
-    assert got.disagreement[i] == group.disagreement
-    assert got.held_right[i] == group.correct_before == got.correct[i, 0]
+    assert got.action_mask[i].tolist() == decision.mask
+    assert got.behaviour[i].tolist() == np.float32(decision.behaviour).tolist()
+    assert got.taken[i] == decision.action
+    assert got.disagreement[i] == decision.disagreement
+    assert got.held_right[i] == right(decision.before) == got.correct[i, 0]
     assert got.rollout_mask[i].tolist() == [j < n for j in range(7)]
-    for name, field in (
-        ("actions", "action"),
-        ("local", "local"),
-        ("global_", "global_"),
-        ("tokens", "tokens"),
-        ("correct", "correct"),
-        ("consensus", "consensus_correct"),
-    ):
-        values = [getattr(rollout, field) for rollout in group.rollouts]
+    moves, before, without = decision.moves, right(decision.before), right(decision.without)
+    for name, values in {
+        "actions": [move.action for move in moves],
+        "local": [right(move.answer) - before for move in moves],
+        "global_": [right(move.consensus) - without for move in moves],
+        "tokens": [move.tokens for move in moves],
+        "correct": [right(move.answer) for move in moves],
+        "consensus": [right(move.consensus) for move in moves],
+    }.items():
         assert getattr(got, name)[i].tolist() == values + [0] * (7 - n), name
-
-
-@pytest.mark.parametrize(
-    "weights", [Weights(), Weights(1, 0), Weights(0.1, 0.2, cost=0.05), Weights(0, 0)], ids=str
-)
-def test_rewards_and_labels_are_those_of_the_groups(
-    mixed: tuple[list[Episode], list[Path]], weights: Weights
-) -> None:
-    episodes, files = mixed
-    expected = [g for e in episodes for g in groups(e, exactly)]
-    got, _ = read(files)
-    rewards = got.rewards(weights)
-    assert rewards.dtype == np.float32
-    for row, group in zip(rewards, expected, strict=True):
-        values = [reward(r, weights) for r in group.rollouts]
-        assert row.tolist() == pytest.approx(values + [0.0] * (7 - len(values)), abs=1e-6)
-    assert got.labels(weights).tolist() == [oracle_label(g, weights) for g in expected]
-    soft = [soft_label(g, weights, 0.3) for g in expected]
-    assert np.allclose(got.soft_labels(weights, 0.3), soft, atol=1e-6)
-    with pytest.raises(ConfigurationError, match="temperature"):
-        got.soft_labels(weights, 0.0)
 
 
 def test_select(mixed: tuple[list[Episode], list[Path]]) -> None:
@@ -454,7 +438,7 @@ def test_what_is_dropped_is_reported(tmp_path: Path) -> None:
         assert (report.segments, report.cached) == (2, cached)
         assert report.dropped == {reason: len(group) for reason, group in bad.items()}
         assert (report.episodes, report.duplicates, report.groups) == (3, 2, 27)
-        assert got.episodes == [first.id, third.id, second.id]
+        assert got.episodes == [third.id, first.id, second.id]
         assert [int(re.findall(r"a\.jsonl:(\d+): ", p)[0]) for p in report.problems] == list(
             range(3, 13)
         )
@@ -464,6 +448,30 @@ def test_what_is_dropped_is_reported(tmp_path: Path) -> None:
         assert "turns of nobody" in report.problems[8]
         assert "8 unreadable, 2 contradictory" in str(report)
         assert "2 duplicates" in str(report)
+
+
+def test_what_only_bears_the_name_of_a_segment_is_reported(tmp_path: Path) -> None:
+    write(tmp_path, synthetic_episodes(2))
+    (tmp_path / "folder.jsonl").mkdir()
+    (tmp_path / "link.jsonl").symlink_to(tmp_path / "nowhere")
+    for cached in (0, 1):
+        _, report = read(tmp_path)
+        assert (report.episodes, report.cached) == (2, cached)
+        assert report.dropped == {"unreadable": 2}
+        assert sum("not a file" in problem for problem in report.problems) == 2
+
+
+def test_the_last_record_of_an_id_counts(tmp_path: Path) -> None:
+    old, other = synthetic_episodes(2)
+    later = old.model_copy(update={"question": "As it ended"})
+    write(tmp_path / "a", [old, other])
+    write(tmp_path / "b", [later])
+    for _ in ("read", "cached"):
+        got, report = read(tmp_path)
+        assert got.episodes == [other.id, old.id]
+        assert got.questions[-1] == "As it ended"
+        assert old.question not in got.questions or old.question == other.question
+        assert report.duplicates == 1
 
 
 def test_only_the_first_problems_are_told(tmp_path: Path) -> None:

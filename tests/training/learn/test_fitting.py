@@ -19,26 +19,27 @@ from mpdf_langgraph import Calibration, TraceWriter, load_router
 from mpdf_langgraph.errors import ConfigurationError, MPDFError, TraceError
 from mpdf_langgraph.observation import INDEX
 from mpdf_langgraph.state import Observation, Response
+from tests.support.synthetic import Deliberation, synthetic_episodes
 from tests.support.toy_groups import Toy, toy_groups
 from training.learn import checkpoints, fitting, softrankpo
 from training.learn.calibrate import fit_calibration, read_judged
 from training.learn.dataset import Groups, check_answer, load, split
 from training.learn.fit_config import Config, read_labels
 from training.learn.fitting import fit, second_stage_loss, sft_loss
-from training.learn.off_policy import action_means, expected
+from training.learn.off_policy import action_means, expect
 from training.learn.policy import Policy
 from training.learn.rewards import Weights
 from training.learn.tensors import (
-    competences,
+    estimate_competence,
     expected_reward,
     log_probabilities,
-    prepare,
+    set_competence,
     to_data,
 )
-from training.studies.synthetic import _Deliberation, synthetic_episodes
+from training.studies.fits import Changes, Fit
 
 
-class Telling(_Deliberation):
+class Telling(Deliberation):
     """A deliberation in which confidence tells everything.
 
     Agents know the answer or do not, and are confident only if they do. Refining helps only where
@@ -50,10 +51,10 @@ class Telling(_Deliberation):
         super().__init__(f"{number:032x}", random.Random(number), 3, "confidence")
         self.knows = {name: float(self.rng.random() < 0.4) for name in self.knows}
 
-    def _respond(self, id_: str, name: str, round_: int, chance: float) -> Response:
+    def respond(self, id_: str, name: str, round_: int, chance: float) -> Response:
         if round_ > 0:
             chance = float(not any(self.knows.values()))
-        response = super()._respond(id_, name, round_, chance)
+        response = super().respond(id_, name, round_, chance)
         critique = response["critique"]
         assert critique is not None
         critique["confidence"] = 0.9 if response["answer"] == str(self.truth) else 0.1
@@ -133,14 +134,14 @@ def test_every_algorithm_finds_the_best_decisions(
         label_temperature=0.3 if sft_alone else 1000.0,
     )
     policy: Any = fit(options)
-    groups = prepare(fresh, options, competences(read(traces)))
+    groups = set_competence(fresh, estimate_competence(read(traces)))
     data = to_data(groups, options, 0.0)
     probabilities = log_probabilities(policy, data).exp().numpy()
     best = groups.labels(Weights())
     untied = ~groups.tied(Weights())
     assert np.bincount(best[untied]).min() > 20  # all three are best somewhere
     assert (probabilities.argmax(1) == best)[untied].mean() > 0.95
-    oracle = expected(action_means(groups, data.rewards.numpy()), np.eye(3)[best]).mean()
+    oracle = expect(action_means(groups, data.rewards.numpy()), np.eye(3)[best]).mean()
     assert expected_reward(policy, data, groups) > 0.85 * oracle
     if not sft_alone:
         first = next(row for row in rows(tmp_path) if row["stage"] == "sft")
@@ -152,7 +153,7 @@ def test_softrankpo_is_unmoved_by_the_scale_of_rewards(
 ) -> None:
     def weights(algorithm: Any, scale: float) -> torch.Tensor:
         out = tmp_path / f"{algorithm}{scale}"
-        made: Any = fit(config(traces, out, algorithm=algorithm, reward_scale=scale))
+        made: Any = fit(config(traces, out, algorithm=algorithm), reward_scale=scale)
         return torch.cat([part.flatten() for part in made.parameters()])
 
     expected = weights("softrankpo", 1.0)
@@ -215,15 +216,16 @@ def test_labels_and_weights() -> None:
     assert data.labels[1].tolist() == [1, 0, 0]  # all tied: PERSIST, not a third each
     assert data.weights.tolist() == pytest.approx([3.0, 0.1])
     assert data.untied.tolist() == [[True] * 4, [False] * 4]
-    hard = to_data(groups, Config(traces=(), hard_labels=True), 0.0)
+    hard = to_data(groups, Config(traces=()), 0.0, hard_labels=True)
     assert hard.labels.tolist() == [[0, 1, 0], [1, 0, 0]]
 
 
 def test_an_ablated_router_stays_blind_to_what_was_hidden(
     traces: Path, fresh: Groups, tmp_path: Path, without_export: None
 ) -> None:
-    options = config(traces, tmp_path, hidden=("confidence",), blind=True, sft_epochs=1, epochs=1)
-    policy: Any = fit(options)
+    options = config(traces, tmp_path, sft_epochs=1, epochs=1)
+    ablated = Fit(options, Changes(hidden=("confidence",), blind=True))
+    policy: Any = fit(options, view=lambda *seen: ablated.view(*seen, ()))
 
     def decisions(groups: Groups) -> torch.Tensor:
         return log_probabilities(policy, to_data(groups, Config(traces=()), 0.0))
@@ -237,11 +239,11 @@ def test_an_ablated_router_stays_blind_to_what_was_hidden(
 
 
 def test_competence_is_the_smoothed_share_of_right_proposals(fresh: Groups) -> None:
-    found = competences(fresh)
+    found = estimate_competence(fresh)
     right = [fresh.held_right[fresh.agent == i] for i in range(3)]
     assert list(found) == fresh.agents == ["agent-1", "agent-2", "agent-3"]
     assert list(found.values()) == pytest.approx([(r.sum() + 1) / (len(r) + 2) for r in right])
-    prepared = prepare(fresh, Config(traces=()), found)
+    prepared = set_competence(fresh, found)
     place = INDEX["competence"]
     assert prepared.own[0, place] == pytest.approx(found["agent-1"])
     assert prepared.peers[0, :, place] == pytest.approx([found["agent-2"], found["agent-3"]])
@@ -346,7 +348,7 @@ def test_the_folder_says_what_was_done(traces: Path, fitted: Path) -> None:
     assert (training["tau"], training["beta"], training["seed"]) == (0.8, 0.3, 0)
     assert manifest["name"] == "mine"
     assert manifest["gate"] in ("pass", "fail", "unknown")
-    assert manifest["competence"] == competences(train)
+    assert manifest["competence"] == estimate_competence(train)
     assert evidence["one_turn"]["reward"]["questions"] == len(set(held_out.question.tolist()))
     assert evidence["one_turn"]["against_vote"]["mean"] > 0.05
 
@@ -375,7 +377,7 @@ def test_the_folder_loads_and_decides_as_the_policy_does(
     with pytest.warns(UserWarning, match="has not been shown"):
         router = load_router(fitted)
     options = config(traces, fitted)
-    groups = prepare(fresh, options, dict(router.competence))
+    groups = set_competence(fresh, router.competence)
     checkpoint = torch.load(fitted / "checkpoints" / "softrankpo-cost-0.pt", weights_only=True)
     policy = Policy()
     policy.load_state_dict(checkpoint["best_policy"])
@@ -385,20 +387,16 @@ def test_the_folder_loads_and_decides_as_the_policy_does(
 
 
 def test_estimates_are_of_the_router_that_is_deployed(traces: Path, tmp_path: Path) -> None:
-    """At its temperature; and all hidden, even the critic's confidence, it can be fitted."""
+    """At its temperature. A policy that does not see the confidence can be fitted."""
+    ablated = Fit(Config(traces=()), Changes(hidden=("confidence", "confidence_known")))
     sharp = fit(
-        config(
-            traces,
-            tmp_path,
-            algorithm="none",
-            temperature=0.01,
-            hidden=("confidence", "confidence_known"),
-        )
+        config(traces, tmp_path, algorithm="none", temperature=0.01),
+        view=lambda *seen: ablated.view(*seen, ()),
     )
     with pytest.warns(UserWarning, match="has not been shown"):
         router = load_router(tmp_path)
     _, held_out = split(read(traces, router.calibration), 0.2, 0)
-    groups = prepare(held_out, Config(traces=()), sharp["competence"])
+    groups = set_competence(held_out, sharp["competence"])
     decided = np.asarray(router.decide(observations(groups), groups.action_mask.tolist()))
     assert sharp["evidence"]["one_turn"]["actions"] == pytest.approx(
         decided.mean(0).tolist(), abs=1e-3
@@ -411,8 +409,8 @@ def test_estimates_are_of_the_router_that_is_deployed(traces: Path, tmp_path: Pa
 class Hopeless(Telling):
     """Nobody knows the answer, nor ever finds it."""
 
-    def _respond(self, id_: str, name: str, round_: int, chance: float) -> Response:
-        return super()._respond(id_, name, 0, 0.0) | {"round": round_}
+    def respond(self, id_: str, name: str, round_: int, chance: float) -> Response:
+        return super().respond(id_, name, 0, 0.0) | {"round": round_}
 
 
 def test_traces_in_which_nothing_can_be_decided(tmp_path: Path) -> None:
@@ -441,7 +439,6 @@ def test_traces_in_which_nothing_can_be_decided(tmp_path: Path) -> None:
         ({"global_": float("inf")}, "--global must be finite"),
         ({"clip": 1.0}, "--clip must be between 0 and 1"),
         ({"validation": 1.0}, "--validation must be between 0 and 1"),
-        ({"reward_scale": 0.0}, "--reward-scale must be above 0"),
         ({"label_temperature": 0.0}, "--label-temperature must be above 0"),
         ({"temperature": 0.0}, "--temperature must be above 0"),
         ({"tied_weight": -1.0}, "--tied-weight must be 0 or more"),
@@ -451,7 +448,6 @@ def test_traces_in_which_nothing_can_be_decided(tmp_path: Path) -> None:
         ({"sweep": (0.1, -1.0)}, "--sweep must be 0 or more"),
         ({"sweep": (0.1,), "algorithm": "none"}, "--sweep must be empty"),
         ({"seed": -1}, "--seed must be 0 or more"),
-        ({"hidden": ("confidenc",)}, "no feature is named 'confidenc'; use answer_valid, support"),
         ({"device": "tpu9"}, "--device tpu9: "),
     ],
 )
@@ -469,7 +465,31 @@ def test_no_traces_and_nothing_to_learn(tmp_path: Path) -> None:
     one = write(tmp_path / "one", range(1))
     with pytest.raises(ConfigurationError, match=r"3 turns of 1 questions leave .* collect more"):
         fit(config(one, tmp_path / "out"))
+    agreed = tmp_path / "agreed"
+    write_agreed(agreed)
+    with pytest.raises(ConfigurationError, match=r"0 turns of 2 questions leave .* collect more"):
+        fit(config(agreed, tmp_path / "out"))
     assert not (tmp_path / "out").exists()
+
+
+def write_agreed(folder: Path) -> None:
+    """Write a segment of episodes that were agreed on at once: they hold no decision."""
+    writer = TraceWriter(folder)
+    for episode in synthetic_episodes(2, 3, rounds=0):
+        writer.write(episode)
+    writer.close()
+
+
+def test_a_segment_without_a_decision_is_no_trouble(tmp_path: Path, without_export: None) -> None:
+    """As after a collection whose last question, after a stop, was agreed on at once."""
+    traces = write(tmp_path / "traces", range(60))
+    write_agreed(traces)
+    write_agreed(traces / "further")  # sub-folders are read
+    short = {"algorithm": "none", "sft_epochs": 1}
+    fit(config(traces, tmp_path / "first", **short))
+    fit(config(traces, tmp_path / "cached", **short))
+    assert rows(tmp_path / "first") == rows(tmp_path / "cached")
+    assert len(read(traces).episodes) == 62
 
 
 def test_an_endless_loss_says_what_to_do(
@@ -493,12 +513,27 @@ def test_an_endless_loss_says_what_to_do(
         b'{"episode": "a", "reference": null}',
         b'{"episode": "a", "reference": ["x"]}',
         b'"\xff"',
+        b'{"episode": "a", "reference": true}',
+        b"[" * 100_000,
+        b'{"episode": "a", "reference": ' + b"[" * 900 + b"]" * 900 + b"}",
     ],
 )
 def test_a_malformed_line_of_labels_is_named(tmp_path: Path, line: bytes) -> None:
     path = tmp_path / "labels.jsonl"
     path.write_bytes(b'{"episode": "e", "reference": 1}\n\n' + line + b"\n")
     with pytest.raises(ConfigurationError, match=r"labels\.jsonl:3: expected an object with"):
+        read_labels(path)
+
+
+def test_labels_that_contradict_each_other_are_refused(tmp_path: Path) -> None:
+    path = tmp_path / "labels.jsonl"
+    same = '{"episode": "a", "reference": "4"}\n'
+    path.write_text("\ufeff" + same * 2, encoding="utf-8")
+    assert read_labels(path) == {"a": "4"}
+    path.write_text(same * 2 + '{"episode": "a", "reference": "5"}\n')
+    with pytest.raises(
+        ConfigurationError, match=r"labels\.jsonl:3: .*'a' is '5' here and '4' in line 1"
+    ):
         read_labels(path)
 
 
@@ -524,7 +559,6 @@ def test_the_command_line_fails_without_a_traceback(tmp_path: Path) -> None:
     ("arguments", "message"),
     [
         (["--labels", "labels.jsonl"], "error: labels.jsonl:1: expected an object with"),
-        (["--hidden", "mood"], "error: --hidden: no feature is named 'mood'; use answer_valid"),
         (["--out", "labels.jsonl"], "error: [Errno "),
         (["--device", "tpu9"], "error: --device tpu9: RuntimeError"),
     ],

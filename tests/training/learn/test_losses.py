@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from mpdf_langgraph.errors import ConfigurationError
-from training.learn.losses import awr, centred, enumeration_weights, grpo, ppo, regression
+from training.learn.losses import awr, center_rewards, enumeration_weights, grpo, ppo, regression
 
 NAN = math.nan
 seeds = st.integers(0, 2**32 - 1)
@@ -22,7 +22,7 @@ Loss = Callable[..., tuple[Tensor, dict[str, float]]]
 def ppo_of_rewards(
     logp: Tensor, old: Tensor, ref: Tensor, rewards: Tensor, **options: Tensor
 ) -> tuple[Tensor, dict[str, float]]:
-    return ppo(logp, old, centred(rewards, **options), **options)
+    return ppo(logp, old, center_rewards(rewards, **options), **options)
 
 
 def awr_of_rewards(
@@ -116,7 +116,6 @@ def by_hand(problem: Enumerated, name: str) -> float:
 
 
 @pytest.mark.parametrize("name", LOSSES)
-@settings(deadline=None)
 @given(seed=seeds)
 def test_losses_are_their_definitions(name: str, seed: int) -> None:
     problem = Enumerated(seed)
@@ -153,7 +152,6 @@ def test_enumeration_weights_share_an_actions_probability() -> None:
 
 
 @each_loss
-@settings(deadline=None)
 @given(seed=seeds)
 def test_copies_of_an_action_change_nothing(function: Loss, seed: int) -> None:
     problem = Enumerated(seed)
@@ -168,7 +166,6 @@ def test_copies_of_an_action_change_nothing(function: Loss, seed: int) -> None:
 
 
 @pytest.mark.parametrize("name", ["ppo", "grpo"])
-@settings(deadline=None)
 @given(seed=seeds)
 def test_the_first_gradient_is_the_policy_gradient(name: str, seed: int) -> None:
     problem = Enumerated(seed, groups=1)
@@ -200,7 +197,6 @@ def test_without_weights_four_refines_count_four_times() -> None:
     assert pushes[1].tolist()[0] == pytest.approx([1 / 36, 4 / 36, -5 / 36])  # REFINE in front
 
 
-@settings(deadline=None)
 @given(seed=seeds)
 def test_enumerated_kl_diagnostics_are_exact(seed: int) -> None:
     problem = Enumerated(seed)
@@ -219,28 +215,26 @@ def test_enumerated_kl_diagnostics_are_exact(seed: int) -> None:
 # --- centred rewards --------------------------------------------------------------------------
 
 
-@settings(deadline=None)
 @given(seed=seeds)
 def test_centred_rewards_are_measured_from_the_value(seed: int) -> None:
     problem = Enumerated(seed)
     value = (problem.old.exp() * problem.mean_rewards()).sum(-1, keepdim=True)
-    a = centred(problem.rewards, mask=problem.mask, weights=problem.weights)
+    a = center_rewards(problem.rewards, mask=problem.mask, weights=problem.weights)
     assert torch.allclose(a[problem.mask], (problem.rewards - value)[problem.mask], atol=1e-12)
     assert (a[~problem.mask] == 0).all()
-    plain = centred(problem.rewards, mask=problem.mask)
+    plain = center_rewards(problem.rewards, mask=problem.mask)
     means = problem.rewards.nanmean(-1, keepdim=True)
     assert torch.allclose(plain[problem.mask], (problem.rewards - means)[problem.mask], atol=1e-12)
 
 
-@settings(deadline=None)
 @given(st.floats(-1e6, 1e6), st.lists(st.floats(0.01, 1), min_size=1, max_size=6))
 def test_equal_rewards_are_exactly_zero_when_centred(reward: float, weights: list[float]) -> None:
-    a = centred(row(*[reward] * len(weights)), weights=row(*weights))
+    a = center_rewards(row(*[reward] * len(weights)), weights=row(*weights))
     assert a.tolist() == [[0.0] * len(weights)]
 
 
 def test_centred_rewards_are_constants_of_the_same_dtype() -> None:
-    a = centred(row(0.0, 1.0).float().requires_grad_())
+    a = center_rewards(row(0.0, 1.0).float().requires_grad_())
     assert a.dtype == torch.float32
     assert not a.requires_grad
 
@@ -301,7 +295,6 @@ def test_awr_holds_weights_at_twenty() -> None:
 
 
 @each_loss
-@settings(deadline=None)
 @given(seed=seeds)
 def test_ragged_groups_equal_separate_ones(function: Loss, seed: int) -> None:
     problem = Enumerated(seed)
@@ -442,7 +435,7 @@ def test_learns_the_best_action_of_every_state(function: Loss) -> None:
     assert (policy().exp()[range(4), BEST] > 0.9).all(), policy().exp()
 
 
-@settings(deadline=None, max_examples=10)
+@settings(max_examples=10)
 @given(seed=seeds, temperature=st.sampled_from([0.1, 0.5, 2.0]))
 def test_awr_has_its_closed_form(seed: int, temperature: float) -> None:
     problem = Enumerated(seed)
@@ -528,7 +521,7 @@ def test_mistakes_are_told(call: Callable[[], object], words: str) -> None:
 # --- regression -------------------------------------------------------------------------------
 
 
-@settings(deadline=None, max_examples=20)
+@settings(max_examples=20)
 @given(
     gains=st.tuples(st.floats(-1, 1), st.floats(-1, 1)),
     noise=st.floats(0, 1),

@@ -8,14 +8,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.support.toy_groups import Toy, toy_groups
+from training.learn.measures import Interval, mean_interval
 from training.learn.off_policy import (
-    Interval,
     WholeEpisodes,
     action_means,
-    clustered,
-    expected,
+    expect,
     one_turn,
-    plain,
+    to_plain,
     whole_episodes,
 )
 
@@ -54,7 +53,7 @@ def by_hand(group, probabilities, value):
     return total
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(cases())
 def test_one_turn_is_what_a_hand_computes(case):
     made, groups, probabilities = case
@@ -101,7 +100,7 @@ def test_an_allowed_action_without_a_rollout_is_left_out():
     means = action_means(groups, groups.local)
     assert np.array_equal(means, [[1, np.nan, 3]] * 2, equal_nan=True)
     # The other two share what REFINE had, in proportion; evenly where REFINE had all.
-    found = expected(means, np.array([[0.2, 0.2, 0.6], [0.0, 1.0, 0.0]]))
+    found = expect(means, np.array([[0.2, 0.2, 0.6], [0.0, 1.0, 0.0]]))
     assert found == pytest.approx([0.25 * 1 + 0.75 * 3, 2.0])
 
 
@@ -110,11 +109,11 @@ def test_an_allowed_action_without_a_rollout_is_left_out():
 
 def test_clustered_takes_all_values_alike_and_repeats_itself():
     values, question = np.array([1.0, 2, 3, 10]), np.array([7, 7, 7, 9])
-    found = clustered(values, question)
+    found = mean_interval(values, question)
     assert found.mean == 4.0
     assert (found.low, found.high, found.questions) == (2.0, 10.0, 2)
-    assert clustered(values, question) == found
-    assert math.isnan(clustered(np.array([]), np.array([])).mean)
+    assert mean_interval(values, question) == found
+    assert math.isnan(mean_interval(np.array([]), np.array([])).mean)
     assert str(Interval(0.5, -0.25, 1.0, 3)) == "+0.5000 [-0.2500, +1.0000] (n = 3)"
 
 
@@ -129,7 +128,7 @@ def test_intervals_cover_the_truth_about_as_often_as_they_say():
             ("clustered", question),
             ("as if independent", np.arange(len(question))),
         ):
-            found = clustered(values, unit, samples=300, seed=1)
+            found = mean_interval(values, unit, samples=300, seed=1)
             covered[name] += found.low <= 0.3 <= found.high
     assert 0.90 <= covered["clustered"] / 400 <= 0.98
     assert covered["as if independent"] / 400 < 0.85
@@ -235,7 +234,7 @@ def test_no_episodes_are_unknown():
 
 def test_plain_data_for_json():
     whole = WholeEpisodes(math.nan, Interval(1.0, -math.inf, 2.0, 3))
-    assert plain({"a": (whole, [1, "x"])}) == {
+    assert to_plain({"a": (whole, [1, "x"])}) == {
         "a": [
             {
                 "effective_sample": None,

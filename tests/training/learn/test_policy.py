@@ -9,7 +9,7 @@ import numpy as np
 import onnx
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
@@ -70,7 +70,6 @@ def test_it_is_small() -> None:
     assert sum(p.numel() for p in Policy().parameters()) < 20_000
 
 
-@settings(deadline=None)
 @given(seeds, sizes)
 def test_probabilities(seed: int, peers: int) -> None:
     *observed, allowed = batch(seed, 6, peers)
@@ -85,7 +84,6 @@ def test_probabilities(seed: int, peers: int) -> None:
     same(logs, free.log_softmax(-1))
 
 
-@settings(deadline=None)
 @given(seeds, st.integers(2, 7))
 def test_the_order_of_peers_does_not_matter(seed: int, peers: int) -> None:
     own, others, there, allowed = batch(seed, 6, peers)
@@ -94,7 +92,6 @@ def test_the_order_of_peers_does_not_matter(seed: int, peers: int) -> None:
     same(shuffled, POLICY(own, others, there, allowed))
 
 
-@settings(deadline=None)
 @given(seeds, sizes, st.integers(0, 3), st.sampled_from([0.0, 1e9, math.nan, math.inf]))
 def test_padding_does_not_matter(seed: int, peers: int, padding: int, filler: float) -> None:
     own, others, there, allowed = batch(seed, 6, peers)

@@ -8,9 +8,9 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from mpdf_langgraph.calibration import Calibration
+from mpdf_langgraph.calibration import Calibration, Curve
 from mpdf_langgraph.observation import FEATURES, INDEX
-from training.learn.calibrate import Platt
+from training.learn.calibrate import apply_curve
 from training.learn.off_policy import Interval, OneTurn, WholeEpisodes
 from training.learn.report import (
     calibration_rows,
@@ -23,7 +23,7 @@ from training.learn.report import (
     plot_training,
     signs_of_trouble,
     table,
-    write_json,
+    write_manifest,
     write_report,
 )
 
@@ -129,7 +129,7 @@ CURVES = {
 def test_router_json(tmp_path):
     (tmp_path / "policy.onnx").write_bytes(b"a network")
     digest = hashlib.sha256(b"a network").hexdigest()
-    content = write_json(
+    content = write_manifest(
         tmp_path,
         name="mine",
         temperature=0.5,
@@ -226,7 +226,9 @@ def test_confidences_are_those_that_the_critic_gave_of_valid_answers():
 
 def test_calibration_rows():
     confidence, right = np.array([0.9, 0.9, 0.9, 0.1]), np.array([1.0, 0.0, 1.0, 0.0])
-    raw, mended = calibration_rows(confidence, right, Platt(0.5, 0.0).apply(confidence))
+    raw, mended = calibration_rows(
+        confidence, right, apply_curve(Curve(slope=0.5, shift=0.0), confidence)
+    )
     # Brier: three of 0.1, 0.9, 0.1 off, one of 0.1; ECE: 0.9 against 2/3 for three, 0.1 for one.
     assert raw == ["raw", f"{0.84 / 4:.3f}", "0.655", f"{(0.7 + 0.1) / 4:.3f}", "0.750", 4]
     assert mended[0] == "calibrated"

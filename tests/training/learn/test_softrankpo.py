@@ -60,14 +60,12 @@ def brute_force(rewards: Sequence[float], tau: float, scale: float) -> list[floa
 # --- ranks and advantages ---------------------------------------------------------------------
 
 
-@settings(deadline=None)
 @given(reward_lists, taus, scales)
 def test_advantages_are_the_definition(rewards: list[float], tau: float, scale: float) -> None:
     given_ = advantages(rows(rewards), tau=tau, scale=scale)[0].tolist()
     assert given_ == pytest.approx(brute_force(rewards, tau, scale), abs=1e-9)
 
 
-@settings(deadline=None)
 @given(reward_lists, taus, scales)
 def test_percentiles_sum_to_half_the_group_and_keep_within_bounds(
     rewards: list[float], tau: float, scale: float
@@ -90,13 +88,11 @@ def test_bound_is_reached_by_hard_ranks_of_two() -> None:
     assert a.tolist() == pytest.approx([-NormalDist().inv_cdf(0.75), NormalDist().inv_cdf(0.75)])
 
 
-@settings(deadline=None)
 @given(st.floats(-1e6, 1e6), st.integers(1, 12), taus, scales)
 def test_equal_rewards_give_exactly_zero(reward: float, k: int, tau: float, scale: float) -> None:
     assert advantages(rows([reward] * k), tau=tau, scale=scale).tolist() == [[0.0] * k]
 
 
-@settings(deadline=None)
 @given(st.floats(-1e6, 1e6), taus)
 def test_a_single_rollout_has_no_advantage(reward: float, tau: float) -> None:
     assert reward_scale(rows([reward])) == 1.0
@@ -104,7 +100,6 @@ def test_a_single_rollout_has_no_advantage(reward: float, tau: float) -> None:
     assert advantages(rows([reward]), tau=tau, scale=1).tolist() == [[0.0]]
 
 
-@settings(deadline=None)
 @given(
     st.lists(st.lists(quarters, min_size=4, max_size=4), min_size=1, max_size=5),
     taus,
@@ -127,7 +122,6 @@ def test_the_scale_matters_where_it_is_not_refitted() -> None:
     assert (far - near).abs().max() > 0.3
 
 
-@settings(deadline=None)
 @given(reward_lists, taus, scales)
 def test_reversed_rewards_reverse_advantages(
     rewards: list[float], tau: float, scale: float
@@ -137,7 +131,6 @@ def test_reversed_rewards_reverse_advantages(
     assert torch.allclose(up, -down, atol=1e-9, rtol=0)
 
 
-@settings(deadline=None)
 @given(st.data(), reward_lists, taus, scales)
 def test_permuted_rewards_permute_advantages(
     data: st.DataObject, rewards: list[float], tau: float, scale: float
@@ -150,7 +143,6 @@ def test_permuted_rewards_permute_advantages(
     )
 
 
-@settings(deadline=None)
 @given(reward_lists, st.floats(0.05, 5), scales)
 def test_better_rewards_never_have_lower_advantages(
     rewards: list[float], tau: float, scale: float
@@ -160,7 +152,6 @@ def test_better_rewards_never_have_lower_advantages(
     assert (ordered.diff() >= -1e-9).all()
 
 
-@settings(deadline=None)
 @given(reward_lists)
 def test_hard_ranks_are_average_ranks(rewards: list[float]) -> None:
     u = soft_ranks(rows(rewards), tau=0, scale=1)[0].numpy()
@@ -171,7 +162,6 @@ def test_hard_ranks_are_average_ranks(rewards: list[float]) -> None:
     assert a == pytest.approx(quantiles - quantiles.mean(), abs=1e-9)
 
 
-@settings(deadline=None)
 @given(st.data(), reward_lists)
 def test_hard_ranks_survive_any_increasing_map(data: st.DataObject, rewards: list[float]) -> None:
     levels = sorted(set(rewards))
@@ -191,7 +181,6 @@ def test_vanishing_softness_is_hard_ranks() -> None:
         assert torch.allclose(soft_ranks(r, tau=tau, scale=1e-3), hard, atol=1e-12, rtol=0)
 
 
-@settings(deadline=None)
 @given(st.lists(reward_lists, min_size=1, max_size=5), taus, scales, seeds)
 def test_ragged_groups_equal_separate_ones(
     groups: list[list[float]], tau: float, scale: float, seed: int
@@ -227,7 +216,6 @@ def test_advantages_are_constants() -> None:
 # --- scale ------------------------------------------------------------------------------------
 
 
-@settings(deadline=None)
 @given(st.lists(reward_lists, min_size=1, max_size=6), seeds)
 def test_scale_is_the_pooled_deviation_of_untied_groups(
     groups: list[list[float]], seed: int
@@ -265,7 +253,6 @@ def brute_force_loss(
     return sum((beta * (x - middle) - y) ** 2 for x, y in zip(h, a, strict=True)) / len(h)
 
 
-@settings(deadline=None)
 @given(st.lists(st.integers(1, 6), min_size=1, max_size=5), st.floats(0.05, 3), seeds)
 def test_loss_is_the_weighted_mean_of_separate_groups(
     sizes: list[int], beta: float, seed: int
@@ -390,7 +377,7 @@ class Tabular:
         return result
 
 
-@settings(deadline=None, max_examples=25)
+@settings(max_examples=25)
 @given(seeds, st.sampled_from([0.3, 1.0]), st.sampled_from([0.0, 0.8, 2.0]))
 def test_the_minimum_is_the_closed_form(seed: int, beta: float, tau: float) -> None:
     problem = Tabular(seed)
@@ -421,7 +408,6 @@ def test_without_advantages_the_minimum_is_the_reference() -> None:
 # --- KL ---------------------------------------------------------------------------------------
 
 
-@settings(deadline=None)
 @given(seeds)
 def test_kl_is_the_relative_entropy(seed: int) -> None:
     p, q = np.random.default_rng(seed).dirichlet([1.0] * 3, (2, 5))

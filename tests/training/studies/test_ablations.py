@@ -17,17 +17,25 @@ from mpdf_langgraph.errors import ConfigurationError, MPDFError
 from mpdf_langgraph.observation import INDEX
 from mpdf_langgraph.state import Observation
 from tests.support.records import failure, usage
+from tests.support.synthetic import synthetic_episodes
 from tests.support.toy_groups import Toy, toy_groups
 from training.learn import fitting
 from training.learn.dataset import Groups, load
 from training.learn.fit_config import Algorithm, Config
-from training.learn.rewards import groups as groups_of
+from training.learn.rewards import decisions
 from training.studies import ablations, raw_text
-from training.studies.ablations import ABLATIONS, Ablation, Name, Options, Variant, fits_of, named
-from training.studies.accuracy_by_round import course
-from training.studies.fits import Fit, Fitted, run_all
-from training.studies.score import Scores, compared, row, score
-from training.studies.synthetic import synthetic_episodes
+from training.studies.ablations import (
+    ABLATIONS,
+    Ablation,
+    AblationOptions,
+    Name,
+    Variant,
+    find_folders,
+    fits_of,
+)
+from training.studies.accuracy_by_round import read_course
+from training.studies.fits import Changes, FinishedFit, Fit, run_fits
+from training.studies.score import Scores, compare_policies, row, score
 
 
 def exactly(answer: str, reference: str) -> bool:
@@ -51,18 +59,18 @@ def read(*paths: Path) -> Groups:
 
 @given(st.text(max_size=200))
 def test_a_hashed_text_is_of_length_one(text: str) -> None:
-    vector = raw_text.hashed(text)
+    vector = raw_text.hash_text(text)
     assert vector.shape == (raw_text.BUCKETS,)
     # 0 where there is no word, or where all of them cancel.
     assert np.linalg.norm(vector) == pytest.approx(1, abs=1e-5) or not vector.any()
-    assert np.array_equal(vector, raw_text.hashed(text))
+    assert np.array_equal(vector, raw_text.hash_text(text))
 
 
 def test_a_hashed_text_tells_words_and_their_order() -> None:
-    assert not raw_text.hashed(" \n").any()
+    assert not raw_text.hash_text(" \n").any()
     texts = ["a b", "b a", "a c", "a b b"]
-    assert len({raw_text.hashed(text).tobytes() for text in texts}) == len(texts)
-    assert np.array_equal(raw_text.hashed("A  b"), raw_text.hashed("a b"))
+    assert len({raw_text.hash_text(text).tobytes() for text in texts}) == len(texts)
+    assert np.array_equal(raw_text.hash_text("A  b"), raw_text.hash_text("a b"))
 
 
 def test_the_texts_held_are_the_features(tmp_path: Path) -> None:
@@ -89,9 +97,9 @@ def test_the_texts_held_are_the_features(tmp_path: Path) -> None:
             }
             me = chosen.agents[chosen.agent[i]]
             others = [agent["name"] for agent in episode.agents if agent["name"] != me]
-            assert np.array_equal(seen.own[i], raw_text.hashed(texts[me]))
+            assert np.array_equal(seen.own[i], raw_text.hash_text(texts[me]))
             for k, other in enumerate(others):
-                assert np.array_equal(seen.peers[i, k], raw_text.hashed(texts[other]))
+                assert np.array_equal(seen.peers[i, k], raw_text.hash_text(texts[other]))
             assert not seen.peers[i, len(others) :].any()
 
 
@@ -111,10 +119,16 @@ def test_a_fit_is_known_by_what_it_depends_on(tmp_path: Path) -> None:
     others = [
         replace(fit.config, tau=0.0),
         replace(fit.config, seed=1),
-        replace(fit.config, hidden=("steps",)),
         replace(fit.config, labels=labels),
     ]
-    keys = [fit.key, Fit(fit.config, raw_text=True).key, *(Fit(one).key for one in others)]
+    keys = [
+        fit.key,
+        *(
+            Fit(fit.config, changed).key
+            for changed in (Changes(raw_text=True), Changes(hidden=("steps",)))
+        ),
+        *(Fit(one).key for one in others),
+    ]
     labels.write_text('{"episode": "e", "reference": "2"}')
     keys.append(Fit(others[-1]).key)
     write(traces, *synthetic_episodes(1, 5))
@@ -126,31 +140,29 @@ def test_a_fit_is_known_by_what_it_depends_on(tmp_path: Path) -> None:
 
 def test_only_what_is_missing_is_fitted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     traces = write(tmp_path / "t", *synthetic_episodes(2))
-    ran: list[tuple[float, bool, Any]] = []
+    ran: list[tuple[float, bool, float]] = []
 
-    def fake(config: Config) -> None:
+    def fake(config: Config, *, reward_scale: float, **options: Any) -> None:
         sys.stdout.write("told\n")
-        ran.append((config.tau, config.resume, fitting.prepare))
+        ran.append((config.tau, config.resume, reward_scale))
         if config.tau == 5.0:
             raise MPDFError("no good")
         (config.out / "router.json").write_text("{}")
 
     monkeypatch.setattr(fitting, "fit", fake)
-    usual = fitting.prepare
     config = Config(traces=(traces,), out=tmp_path / "fits")
     one, bad = Fit(config), Fit(replace(config, tau=5.0))
-    text = Fit(config, raw_text=True)
-    assert run_all([one, bad, one, text], jobs=1) == {bad.key: "no good"}
+    text = Fit(config, Changes(reward_scale=0.1))
+    assert run_fits([one, bad, one, text], jobs=1) == {bad.key: "no good"}
     assert ran == [
-        (0.8, True, usual),
-        (5.0, True, usual),
-        (0.8, True, raw_text.view),
+        (0.8, True, 1.0),
+        (5.0, True, 1.0),
+        (0.8, True, 0.1),
     ]
-    assert fitting.prepare is usual
     assert (one.done, text.done, bad.done) == (True, True, False)
     assert (one.folder / "fit.log").read_text() == "told\n"
     assert "no good" in (bad.folder / "fit.log").read_text()
-    assert run_all([one, bad, text], jobs=1) == {bad.key: "no good"}
+    assert run_fits([one, bad, text], jobs=1) == {bad.key: "no good"}
     assert len(ran) == 4
 
 
@@ -158,7 +170,7 @@ def test_fits_side_by_side_tell_why_they_fail(tmp_path: Path) -> None:
     traces = write(tmp_path / "t", *synthetic_episodes(1))  # one question: none is left over
     config = Config(traces=(traces,), out=tmp_path / "fits")
     both = [Fit(config), Fit(replace(config, seed=1))]
-    failed = run_all(both, jobs=2)
+    failed = run_fits(both, jobs=2)
     assert set(failed) == {fit.key for fit in both}
     assert all("collect more traces" in problem for problem in failed.values())
 
@@ -191,15 +203,15 @@ def test_scores_by_hand() -> None:
     assert found.seed.tolist() == [3, 3]
 
 
-def test_policies_are_compared_on_the_seeds_that_both_have() -> None:
+def test_policies_are_compare_policies_on_the_seeds_that_both_have() -> None:
     stay, go = np.tile([1.0, 0, 0], (2, 1)), np.tile([0, 0, 1.0], (2, 1))
     half = (stay + go) / 2
     mine = score([(0, TWO, half), (1, TWO, go)])
     base = score([(1, TWO, stay), (2, TWO, half)])
-    difference, moved = compared(mine, base)
+    difference, moved = compare_policies(mine, base)
     assert difference.mean == pytest.approx(((2 - 0) + (-2 - 1)) / 2)
     assert (moved, difference.questions) == (1.0, 2)
-    assert compared(mine, score([(5, TWO, stay)]))[0].questions == 0
+    assert compare_policies(mine, score([(5, TWO, stay)]))[0].questions == 0
 
 
 def test_a_line_of_the_table() -> None:
@@ -222,7 +234,7 @@ def test_what_every_round_gave(tmp_path: Path) -> None:
     late = full[1].model_copy(update={"id": "e" * 32, "reference": None})
     folder = write(tmp_path, *full, *short, missing, late)
     assert full[1].reference is not None
-    found = course(folder, exactly, {late.id: full[1].reference})
+    found = read_course(folder, exactly, {late.id: full[1].reference})
     kept = [*full, *short, full[1]]
     assert found.agents == {2, 3}
     assert found.right.shape == found.tokens.shape == (len(kept), 4)
@@ -239,7 +251,7 @@ def test_what_every_round_gave(tmp_path: Path) -> None:
             )
             assert found.tokens[i, round_] == spent
     with pytest.raises(MPDFError, match="no episode"):
-        course(write(tmp_path / "none", missing), exactly, {})
+        read_course(write(tmp_path / "none", missing), exactly, {})
 
 
 def test_a_first_attempt_does_not_count_and_failed_calls_are_paid_for(tmp_path: Path) -> None:
@@ -249,11 +261,11 @@ def test_a_first_attempt_does_not_count_and_failed_calls_are_paid_for(tmp_path: 
     broken = [failure("agent-1", "propose", usage(1, 9, 0))]
     first = sound.model_copy(update={"id": "f" * 32, "failures": broken})
     twice = [alone.model_copy(update={"id": c * 32, "failures": broken}) for c in "de"]
-    found = course(write(tmp_path / "all", first, sound, *twice), exactly, {})
-    plain = course(write(tmp_path / "two", sound, twice[1]), exactly, {})
+    found = read_course(write(tmp_path / "all", first, sound, *twice), exactly, {})
+    plain = read_course(write(tmp_path / "two", sound, twice[1]), exactly, {})
     assert found.tokens.tolist() == plain.tokens.tolist()
     free = sound.model_copy(update={"failures": []})
-    before = course(write(tmp_path / "free", free), exactly, {}).tokens[0]
+    before = read_course(write(tmp_path / "free", free), exactly, {}).tokens[0]
     assert (plain.tokens[0] - before).tolist() == [0, 34, 34]
 
 
@@ -261,33 +273,33 @@ def test_a_first_attempt_does_not_count_and_failed_calls_are_paid_for(tmp_path: 
 
 
 def test_every_ablation_is_sound(tmp_path: Path) -> None:
-    options = Options(traces=(tmp_path,), out=tmp_path)
+    options = AblationOptions(traces=(tmp_path,), out=tmp_path)
     assert [one.name for one in ABLATIONS] == [
         name for name in get_args(Name) if name not in ("transfer", "rounds")
     ]
     for ablation in ABLATIONS:
         labels = [variant.label for variant in ablation.variants]
         assert len(set(labels)) == len(labels)
-        # No two variants are the same fit, and what they are compared with is there.
+        # No two variants are the same fit, and what they are compare_policies with is there.
         assert len({fits_of(options, v)[0].key for v in ablation.variants}) == len(labels)
         for variant in ablation.variants:
-            options.fit(0, variant.changes).check()
+            options.fit(0, variant.options).check()
             assert variant.against in (None, *labels)
-    tried = {v.changes["algorithm"] for v in ABLATIONS[1].variants}
+    tried = {v.options["algorithm"] for v in ABLATIONS[1].variants}
     assert tried == set(get_args(Algorithm))
 
 
 def test_the_command_line_is_read(tmp_path: Path) -> None:
     given = ["--traces", "a", "b", "--only", "tau", "--runs", "x=a", "5 agents=b"]
-    options = tyro.cli(Options, args=given)
+    options = tyro.cli(AblationOptions, args=given)
     assert (options.traces, options.only) == ((Path("a"), Path("b")), ("tau",))
     assert options.runs == ("x=a", "5 agents=b")
-    assert named("runs", [f"a b={tmp_path}"]) == {"a b": tmp_path}
+    assert find_folders("runs", [f"a b={tmp_path}"]) == {"a b": tmp_path}
     for wrong in ([str(tmp_path)], ["x="], [f"={tmp_path}"], [f"x={tmp_path}/none"]):
         with pytest.raises(ConfigurationError, match="--runs"):
-            named("runs", wrong)
+            find_folders("runs", wrong)
     with pytest.raises(ConfigurationError, match="each name once"):
-        named("runs", [f"x={tmp_path}"] * 2)
+        find_folders("runs", [f"x={tmp_path}"] * 2)
     for changed in ({"seeds": 0}, {"only": ("transfer",)}, {"only": ("rounds",)}):
         with pytest.raises(ConfigurationError):
             replace(options, runs=(), **changed).check()
@@ -300,11 +312,11 @@ def test_the_whole_command(
     other = write(tmp_path / "five", *synthetic_episodes(30, 7, agents=5, rounds=1))
     variants = (
         Variant("everything"),
-        Variant("raw text", raw_text=True),
+        Variant("raw text", changes=Changes(raw_text=True)),
         Variant("impossible", {"beta": 0.0}),
     )
     monkeypatch.setattr(ablations, "ABLATIONS", (Ablation("observation", "What?", variants),))
-    options = Options(
+    options = AblationOptions(
         traces=(traces,),
         out=tmp_path / "out",
         test=(traces, other),
@@ -330,7 +342,7 @@ def test_the_whole_command(
     fit = fits_of(options, variants[0])[0]
     scores = scorer.scores([fit])
     assert isinstance(scores, Scores)
-    assert len(scores.reward) == len(read(other)) < len(scorer.loaded(options.test))
+    assert len(scores.reward) == len(read(other)) < len(scorer.load_groups(options.test))
 
     # No policy is better than the oracle in any of the same groups.
     fixed = scorer.fixed([fit])
@@ -338,7 +350,7 @@ def test_the_whole_command(
     assert np.all(fixed["(oracle)"].reward >= fixed["(always PERSIST)"].reward - 1e-6)
 
     # The router decides as it does when deployed.
-    fitted = Fitted(fit)
+    fitted = FinishedFit(fit)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)  # its gate is not passed
         router = load_router(fit.folder)
@@ -347,7 +359,7 @@ def test_the_whole_command(
         agent["competence"] = None
     stored = read(write(tmp_path / "one", episode))
     expected = fitted.probabilities(stored, (tmp_path / "one",))
-    for i, group in enumerate(groups_of(episode, exactly)):
+    for i, group in enumerate(decisions(episode)):
         o = group.observation
         seen = Observation(own=list(o["own"]), peers=[list(peer) for peer in o["peers"]])
         names = [agent["name"] for agent in episode.agents]

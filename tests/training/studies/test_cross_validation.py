@@ -17,9 +17,9 @@ from training.studies.cross_validation import (
     GREEDY,
     LEARNED,
     Fold,
-    Options,
+    FoldOptions,
     Recording,
-    dealt,
+    assign_folds,
     first_majority,
     known_in_every_fold,
     linear_choice,
@@ -59,16 +59,16 @@ def test_nothing_to_learn_from_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ConfigurationError, match="no episode has a reference"):
         read((tmp_path,), MATH.equivalent)
     with pytest.raises(ConfigurationError, match="--folds"):
-        Options((tmp_path,), folds=1).check()
+        FoldOptions((tmp_path,), folds=1).check()
 
 
 def test_a_question_is_in_one_fold_alone(tmp_path: Path) -> None:
     found = recordings(tmp_path, {f"{i}?": ("1", {"a": "1", "b": "2"}) for i in range(50)})
-    folds = dealt([*found, *found], 5)
+    folds = assign_folds([*found, *found], 5)
     assert np.array_equal(folds[:50], folds[50:])
     assert np.bincount(folds).tolist() == [20] * 5
     with pytest.raises(ConfigurationError, match="50 questions are too few for 6 folds"):
-        dealt(found, 6)
+        assign_folds(found, 6)
 
 
 def test_who_answered_in_one_fold_alone_is_left_out(
@@ -78,7 +78,7 @@ def test_who_answered_in_one_fold_alone_is_left_out(
     rows["0?"][1]["rare"] = "1"
     rows["1?"] = ("1", {"a": "1", "odd": "1"})
     found = recordings(tmp_path, rows)
-    places = dealt(found, 2)
+    places = assign_folds(found, 2)
     kept, where = known_in_every_fold(found, places)
     assert [sorted(r.proposals) for r in kept] == [["a", "b"]] * 39
     assert all(r.right.keys() == r.proposals.keys() for r in kept)
@@ -92,7 +92,7 @@ def test_who_answered_in_one_fold_alone_is_left_out(
 
 
 def fold_of(folder: Path, rest: list[Recording], asked: list[Recording]) -> Fold:
-    options = Options((folder,), consensus="majority", seeds=1)
+    options = FoldOptions((folder,), consensus="majority", seeds=1)
     return Fold(options, MATH, rest, asked, folder / "fold")
 
 
@@ -183,7 +183,7 @@ def test_it_learns_whom_to_follow(tmp_path: Path, capsys: pytest.CaptureFixture[
         said = {"ann": wrong, "bo": wrong, "cy": truth if rng.random() < 0.9 else wrong + 1}
         rows[f"Question {i}?"] = (str(truth), {name: str(n) for name, n in said.items()})
     folder = write(tmp_path / "traces", rows)
-    options = Options((folder,), out=tmp_path / "out", folds=2, seeds=1)
+    options = FoldOptions((folder,), out=tmp_path / "out", folds=2, seeds=1)
     right = {n: float(v.mean()) for n, v in cross_validation.cross_validate(options).items()}
     assert right["majority, ties drawn"] == right["single: ann"] == 0.0
     assert right["any of them right (a bound)"] == right["single: cy"] > 0.8
@@ -207,7 +207,7 @@ def test_what_calibration_gives_is_told_apart(tmp_path: Path) -> None:
         answers = [Answer(name, f"#### {number}", sure) for name, number, sure in said]
         writer.write(recorded_episode(f"Question {i}?", str(truth), answers, schema=MATH))
     writer.close()
-    options = Options((tmp_path / "traces",), out=tmp_path / "out", folds=2, seeds=1)
+    options = FoldOptions((tmp_path / "traces",), out=tmp_path / "out", folds=2, seeds=1)
     right = {n: float(v.mean()) for n, v in cross_validation.cross_validate(options).items()}
     assert right["vote by confidence"] == 0.0
     assert right[CALIBRATED] == pytest.approx(right["single: cy"], abs=0.02)

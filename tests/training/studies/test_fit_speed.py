@@ -9,7 +9,7 @@ from mpdf_langgraph.errors import ConfigurationError
 from training.collect.team import answer_schema
 from training.learn.dataset import load
 from training.studies import fit_speed
-from training.studies.fit_speed import Measured, Options, report, write_traces
+from training.studies.fit_speed import Measured, SpeedOptions, format_report, write_traces
 
 
 def test_the_traces_are_episodes_of_questions_of_their_own(
@@ -32,7 +32,7 @@ def test_a_small_measurement(
 ) -> None:
     monkeypatch.setattr(fit_speed, "in_a_process", lambda function, *given: function(*given))
     out = tmp_path / "bench.md"
-    fit_speed.main(Options(sizes=(450,), epochs=1, threads=1, folder=tmp_path / "b", out=out))
+    fit_speed.main(SpeedOptions(sizes=(450,), epochs=1, threads=1, folder=tmp_path / "b", out=out))
     rows = [
         [cell.strip() for cell in line.split("|")[1:-1]] for line in out.read_text().split("\n")
     ]
@@ -55,7 +55,7 @@ def test_peak_memory_is_a_process_of_its_own() -> None:
 
 def test_the_table_tells_whether_the_aim_is_met() -> None:
     def told(seconds: float, peak: float, size: int = 1_000_000) -> str:
-        return report([Measured(size, "fit", seconds, int(peak))], Options())
+        return format_report([Measured(size, "fit", seconds, int(peak))], SpeedOptions())
 
     assert "| 1,000,000 | fit | 100.0 | 10,000 | 100 | 2.50 GB |" in told(100, 2.5e9)
     assert told(100, 2.5e9).endswith("met.\n")
@@ -67,4 +67,4 @@ def test_the_table_tells_whether_the_aim_is_met() -> None:
 @pytest.mark.parametrize("sizes", [(), (0,)])
 def test_nothing_to_measure_is_refused(sizes: tuple[int, ...]) -> None:
     with pytest.raises(ConfigurationError, match="--sizes"):
-        fit_speed.main(Options(sizes=sizes))
+        fit_speed.main(SpeedOptions(sizes=sizes))

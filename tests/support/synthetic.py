@@ -1,4 +1,4 @@
-"""Made-up episodes: as the graph would record them, without a model. For tests and benchmarks.
+"""Made-up episodes: as the graph would record them, without a model, and always the same.
 
 Agents know a question with a probability of their own; a wrong answer is one of a few usual
 mistakes. Their confidence tells right from wrong imperfectly, and refining draws them towards
@@ -10,8 +10,8 @@ from collections.abc import Iterator
 from typing import Any
 
 from mpdf_langgraph.consensus import concession, count_votes, make_rule
-from mpdf_langgraph.errors import ConfigurationError
 from mpdf_langgraph.observation import FEATURE_VERSION, Situation, observe
+from mpdf_langgraph.rounds import after_move
 from mpdf_langgraph.router import behaviour, competences, draw
 from mpdf_langgraph.state import (
     Consensus,
@@ -47,16 +47,14 @@ def synthetic_episodes(
         alternatives: Extra REFINE samples a turn.
         consensus: ``"confidence"`` or ``"majority"``.
     """
-    if min(count, rounds, alternatives) < 0 or agents < 1:
-        raise ConfigurationError("count, rounds and alternatives are 0 or more, agents 1 or more")
     for number in range(count):
         rng = random.Random(f"{seed}/{number}")
-        yield _Deliberation(f"{seed:04x}{number:028x}", rng, agents, consensus).run(
+        yield Deliberation(f"{seed:04x}{number:028x}", rng, agents, consensus).run(
             rounds, alternatives
         )
 
 
-class _Deliberation:
+class Deliberation:
     """One made-up deliberation under way."""
 
     def __init__(self, id_: str, rng: random.Random, agents: int, consensus: str) -> None:
@@ -76,7 +74,7 @@ class _Deliberation:
         held: dict[str, Response | None] = {}
         for agent in self.team:
             name = agent["name"]
-            held[name] = self._respond(f"{name}@0", name, 0, self.knows[name])
+            held[name] = self.respond(f"{name}@0", name, 0, self.knows[name])
         tallies = [count_votes(held, self.rule, self.representatives)]
         turns: list[Turn] = []
         for round_ in range(1, rounds + 1):
@@ -136,14 +134,12 @@ class _Deliberation:
             chance = 0.4 * self.knows[name] + 0.5 * backing
             extra = [f"{name}@{round_}+{k}" for k in range(1, alternatives + 1)]
             for response_id in extra:
-                self._respond(response_id, name, round_, chance)
+                self.respond(response_id, name, round_, chance)
+            drawn = None
             if action == "REFINE":
-                new = self._respond(f"{name}@{round_}", name, round_, chance)
-                keeps = new["cluster"] is None and own is not None and own["cluster"] is not None
-                after[name] = own if keeps else new
-            elif action == "CONCEDE" and target is not None:
-                after[name] = self.responses[target]
-            now = after[name]
+                drawn = self.respond(f"{name}@{round_}", name, round_, chance)
+            adopted = self.responses[target] if target else None
+            now = after[name] = after_move(action, own, drawn=drawn, target=adopted)
             turns.append(
                 Turn(
                     agent=name,
@@ -161,7 +157,7 @@ class _Deliberation:
             )
         return turns, after
 
-    def _respond(self, id_: str, name: str, round_: int, chance: float) -> Response:
+    def respond(self, id_: str, name: str, round_: int, chance: float) -> Response:
         """Draw a response that is right with probability `chance`; 3 % have no answer."""
         rng = self.rng
         right = rng.random() < chance

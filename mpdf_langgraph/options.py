@@ -1,0 +1,51 @@
+"""The check of options that are numbers."""
+
+import math
+from fractions import Fraction
+from typing import Any
+
+from mpdf_langgraph.errors import ConfigurationError
+
+
+def check_number(
+    name: str,
+    value: Any,
+    low: float,
+    high: float = math.inf,
+    *,
+    above: bool = False,
+    whole: bool = False,
+    optional: bool = False,
+) -> None:
+    """Raise an error that says what an option must be, unless it is that.
+
+    Args:
+        name: The option.
+        value: Its value.
+        low: The least allowed value.
+        high: The largest allowed value. Infinity itself is never allowed.
+        above: `low` itself is not allowed.
+        whole: Only whole numbers are allowed.
+        optional: None is allowed.
+
+    Raises:
+        ConfigurationError: It is something else.
+
+    Example:
+        >>> check_number("explore", 0.5, 0, 1 / 3)
+        Traceback (most recent call last):
+        mpdf_langgraph.errors.ConfigurationError: explore must be a number in [0, 1/3], got 0.5
+    """
+    if value is None and optional:
+        return
+    kind: Any = int if whole else int | float
+    fits = isinstance(value, kind) and not isinstance(value, bool) and math.isfinite(value)
+    if fits and low <= value <= high and not (above and value == low):
+        return
+    bounds = f"above {low:g}" if above else f"of at least {low:g}"
+    if high < math.inf:
+        bounds = f"in [{low:g}, {Fraction(high).limit_denominator(100)}]"
+    raise ConfigurationError(
+        f"{name} must be a {'whole ' if whole else ''}number {bounds}"
+        f"{' or None' if optional else ''}, got {value!r:.80}"
+    )

@@ -1,0 +1,119 @@
+"""Measures: means with intervals over questions, and how good a confidence is."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.stats import bootstrap, mannwhitneyu
+
+from mpdf_langgraph.calibration import EDGE
+
+Array = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Interval:
+    """A mean over questions with its bootstrap interval (95 %).
+
+    Attributes:
+        mean: The estimate.
+        low: 2.5th percentile over resampled questions.
+        high: 97.5th percentile.
+        questions: How many questions were resampled.
+    """
+
+    mean: float
+    low: float
+    high: float
+    questions: int
+
+    def __str__(self) -> str:
+        return f"{self.short()} (n = {self.questions})"
+
+    def short(self, sign: str = "+") -> str:
+        """Return the interval without the number of questions."""
+        return f"{self.mean:{sign}.4f} [{self.low:{sign}.4f}, {self.high:{sign}.4f}]"
+
+
+def mean_interval(
+    values: Array, question: NDArray[Any], *, samples: int = 2000, seed: int = 0
+) -> Interval:
+    """Return the mean of `values` with an interval from resampling whole questions.
+
+    Args:
+        values: One number per turn or episode, shape ``[n]``.
+        question: Which question each belongs to, shape ``[n]``. Turns of one question are not
+            independent.
+        samples: Bootstrap resamples.
+        seed: Of the resampling.
+    """
+    if not len(values):
+        return Interval(float("nan"), float("nan"), float("nan"), 0)
+    _, index = np.unique(question, return_inverse=True)
+    sums, sizes = np.bincount(index, values), np.bincount(index)
+    mean = float(sums.sum() / sizes.sum())
+    if len(sums) == 1:
+        return Interval(mean, mean, mean, 1)
+
+    def ratio(sums: Array, sizes: Array, axis: int = -1) -> Any:
+        return sums.sum(axis=axis) / sizes.sum(axis=axis)
+
+    found = bootstrap(
+        (sums, sizes),
+        ratio,
+        paired=True,
+        vectorized=True,
+        n_resamples=samples,
+        batch=max(1, 2_000_000 // len(sums)),
+        method="percentile",
+        rng=np.random.default_rng(seed),
+    ).confidence_interval
+    return Interval(mean, float(found.low), float(found.high), len(sums))
+
+
+def ordered_pairs(score: Array, right: NDArray[Any]) -> tuple[float, int]:
+    """Return in how many pairs of a right and a wrong answer the right one scores higher.
+
+    A tie counts half.
+
+    Returns:
+        These pairs, and the number of all pairs.
+    """
+    good, bad = score[right > 0.5], score[right < 0.5]
+    if not len(good) or not len(bad):
+        return 0.0, 0
+    above = mannwhitneyu(good, bad, method="asymptotic").statistic
+    return float(above), len(good) * len(bad)
+
+
+def auroc(score: Array, right: NDArray[Any]) -> float:
+    """Return the probability that a right answer scores above a wrong one. NaN without both."""
+    above, pairs = ordered_pairs(score, right)
+    return above / pairs if pairs else float("nan")
+
+
+def reliability(confidence: Array, right: Array, bins: int = 10) -> list[tuple[float, float, int]]:
+    """Return (mean confidence, share right, count) of every filled bin of equal width."""
+    index = np.minimum((confidence * bins).astype(int), bins - 1)
+    return [
+        (float(confidence[chosen].mean()), float(right[chosen].mean()), int(chosen.sum()))
+        for chosen in (index == b for b in range(bins))
+        if chosen.any()
+    ]
+
+
+def quality(confidence: Array, right: Array) -> dict[str, float]:
+    """Return Brier score, log-loss, expected calibration error, AUROC and count."""
+    if not len(right):
+        nan = float("nan")
+        return {"brier": nan, "log_loss": nan, "ece": nan, "auroc": nan, "count": 0}
+    p = np.clip(confidence, EDGE, 1 - EDGE)
+    gaps = [abs(mean - share) * count for mean, share, count in reliability(confidence, right)]
+    return {
+        "brier": float(np.mean((confidence - right) ** 2)),
+        "log_loss": float(-np.mean(right * np.log(p) + (1 - right) * np.log(1 - p))),
+        "ece": float(sum(gaps) / len(right)),
+        "auroc": auroc(confidence, right),
+        "count": len(right),
+    }
