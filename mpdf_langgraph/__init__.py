@@ -6,6 +6,7 @@ from mpdf_langgraph.answers.code_answer import CodeAnswer, CodeTests
 from mpdf_langgraph.answers.math_answer import MathAnswer
 from mpdf_langgraph.answers.sandbox import Sandbox
 from mpdf_langgraph.answers.schema import AnswerSchema
+from mpdf_langgraph.answers.structured_answer import StructuredAnswer
 from mpdf_langgraph.answers.text_answer import TextAnswer
 from mpdf_langgraph.calibration import Calibration
 from mpdf_langgraph.consensus import Vote
@@ -76,6 +77,7 @@ __all__ = [
     "RouterError",
     "Sandbox",
     "SandboxError",
+    "StructuredAnswer",
     "TextAnswer",
     "ThresholdRouter",
     "TraceError",

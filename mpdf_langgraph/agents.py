@@ -253,10 +253,21 @@ class Agent:
         deadline: float | None,
         config: RunnableConfig,
         calls: int | None = None,
+        response_schema: Mapping[str, Any] | None = None,
     ) -> Call:
-        """Return the call that answers `messages`. The value of its result is a `Reply`."""
+        """Return the call that answers `messages`. The value of its result is a `Reply`.
+
+        `response_schema` is a JSON schema. Where `vllm_chat_model` made the agent's model, it is
+        asked for as structured output.
+        """
         runnable = self.runnable
         sampling = self.sampling_for(refine=refine)
+        if response_schema is not None and getattr(self.chat_model, "structured_outputs", False):
+            sampling["extra_body"] = {
+                **(getattr(self.chat_model, "extra_body", None) or {}),
+                **{**self._bound_arguments, **sampling}.get("extra_body", {}),
+                "structured_outputs": {"json": dict(response_schema)},
+            }
         if sampling:
             runnable = runnable.bind(**sampling)
         is_graph = isinstance(self.runnable, PregelProtocol)

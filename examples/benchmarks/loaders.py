@@ -35,7 +35,7 @@ from mpdf_langgraph.errors import describe_error
 from training.collect.questions import Question, TableError, read_table, text_of
 from training.collect.team import grader
 
-Name = Literal["gsm8k", "math", "aime", "amc", "mmlu", "humaneval"]
+Name = Literal["gsm8k", "math", "aime", "amc", "mmlu", "humaneval", "mbpp"]
 Row = dict[str, Any]
 
 #: For what takes thinking before an answer.
@@ -44,6 +44,8 @@ STEP_BY_STEP = Prompts(propose="{question}\n\nReason step by step. {instructions
 PROGRAM = Prompts(
     propose="Complete this Python function.\n\n```python\n{question}\n```\n\n{instructions}"
 )
+#: For programs to write from a description.
+TASK = Prompts(propose="{question}\n\n{instructions}")
 _MATH = MathAnswer()
 _CHOICES = 4
 
@@ -137,6 +139,30 @@ def humaneval(row: Row) -> tuple[str, str]:
     return prompt, CodeTests(text_of(row, "entry_point"), text_of(row, "test"), prompt).to_json()
 
 
+_CALLED = re.compile(r"(?<![\w.])([A-Za-z_]\w*)\s*\(")
+_DEFINED = re.compile(r"^def\s+(\w+)\s*\(", re.MULTILINE)
+
+
+def mbpp(row: Row) -> tuple[str, str]:
+    """Convert a row of MBPP (Austin et al. 2021): the first test is shown, the others are hidden.
+
+    The rows have the line ends of Windows.
+    """
+    text = text_of(row, "text" if "text" in row else "prompt").replace("\r\n", "\n")
+    tests = row.get("test_list")
+    if not isinstance(tests, Sequence) or isinstance(tests, str) or len(tests) < 2:
+        raise TableError(f"'test_list' must be two tests or more, got {tests!r:.60}")
+    shown, *hidden = (str(test).replace("\r\n", "\n").strip() for test in tests)
+    code = text_of(row, "code").replace("\r\n", "\n")
+    name = next((n for n in _CALLED.findall(shown) if n in _DEFINED.findall(code)), None)
+    if name is None:
+        raise TableError(f"the first test calls no function of 'code': {shown!r:.80}")
+    setup = row.get("test_setup_code") or "\n".join(row.get("test_imports") or ())
+    question = f"{text}\n\nThe function must pass this test:\n\n{shown}"
+    setup = setup.replace("\r\n", "\n")
+    return question, CodeTests(name, "\n".join(hidden), setup).to_json()
+
+
 BENCHMARKS: dict[str, Benchmark] = {
     b.name: b
     for b in (
@@ -152,6 +178,10 @@ BENCHMARKS: dict[str, Benchmark] = {
         Benchmark(
             "humaneval", humaneval, CodeAnswer, ("openai/openai_humaneval", None, "test"),
             1024, 250, "PROGRAM",
+        ),
+        Benchmark(
+            "mbpp", mbpp, CodeAnswer, ("google-research-datasets/mbpp", "full", "test"), 1024, 200,
+            "TASK",
         ),
     )
 }  # fmt: skip

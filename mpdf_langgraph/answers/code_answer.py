@@ -13,14 +13,18 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, NamedTuple
 
-from mpdf_langgraph.answers.programs import (
+from mpdf_langgraph.answers.program_reading import (
     DEFINITION,
-    MAX_LENGTH,
-    canonical,
     code_blocks,
+    ends_in_signature,
+    find_program,
+    is_python,
+)
+from mpdf_langgraph.answers.programs import (
+    canonical,
     find_calls,
     find_prompts,
-    is_python,
+    first_called,
     normalise,
     read_call,
 )
@@ -93,9 +97,12 @@ class CodeTests:
 class CodeAnswer:
     """Python programs.
 
-    `parse` takes the last complete fenced code block that defines a function, else the last
-    one, else a response that is a program as it stands. A block that the token limit cut off is
-    no answer.
+    `parse` takes the last fenced code block that defines the function which the question asks
+    for, else any function, with the imports and helpers of earlier blocks that it needs. Without
+    fences it takes the stretch of the response that is Python. A block whose closing fence is
+    missing counts where it can be parsed; what the token limit cut off in the middle is no
+    answer. Where the question ends in a signature, the body alone is an answer. What the
+    question asks for is known after `for_question`.
 
     Two programs are equivalent where they differ in nothing but comments, docstrings and
     layout, or give the same outputs on the visible examples. Outputs are compared as values,
@@ -142,13 +149,17 @@ class CodeAnswer:
                     f'an example must be a call with literal arguments, "add(2, 3)": {example!r}'
                 )
         self._memory = _Memory()
+        # What the question asks for, and whether its code ends in that function's signature.
+        self._function: str | None = None
+        self._body_alone = False
 
     def for_question(self, question: str) -> "CodeAnswer":
         """Return the schema for one question: its code is the setup, its calls the examples.
 
         Code is the question itself where it is Python, as in HumanEval, else its code blocks.
         Examples are the calls of the last function defined there, or of one named in the
-        question's prose with literal arguments after ``>>>``; all arguments must be literals.
+        question's prose with literal arguments after ``>>>`` or ``assert``; all arguments must be
+        literals.
         """
         setup = question if is_python(question) else "\n".join(code_blocks(question))
         setup = setup if is_python(setup) else ""
@@ -159,19 +170,13 @@ class CodeAnswer:
             sandbox=self.sandbox,
         )
         bound._memory = self._memory
+        bound._function = defined[-1] if defined else first_called(bound.examples)
+        bound._body_alone = ends_in_signature(setup)
         return bound
 
     def parse(self, text: str) -> str | None:
         """Read the program out of a response; None where there is none."""
-        blocks = code_blocks(text)
-        defining = [block for block in blocks if DEFINITION.search(block)]
-        code = (defining or blocks or [""])[-1]
-        if not blocks and is_python(text):
-            code = text
-        lines = code.rstrip().split("\n")
-        while lines and not lines[0].strip():
-            del lines[0]
-        return "\n".join(lines) if lines and len(code) <= MAX_LENGTH else None
+        return find_program(text, self._function, body_alone=self._body_alone)
 
     def equivalent(self, a: str, b: str) -> bool:
         """Tell whether two programs do the same, as far as the examples show.
@@ -307,6 +312,12 @@ class _Memory:
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._known: dict[Any, _Outputs] = {}
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {}  # another process has a memory of its own
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        _Memory.__init__(self)
 
     def get(self, key: Any) -> _Outputs | None:
         return self._known.get(key)

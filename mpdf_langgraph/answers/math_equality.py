@@ -2,7 +2,7 @@
 
 Comparing two expressions can take for ever (``9^{9^{9^9}}``) or all the memory, and no thread
 can be stopped in the middle of it. So one long-lived process compares, and is killed at the
-limit. It is started when it is first needed, from this very file: it imports nothing of the
+limit. It is started when it is first needed, from `math_worker.py`, which imports nothing of the
 package, and nothing of the caller's program runs a second time.
 
 The conversation is one line of JSON each way: the module search path, answered by null once
@@ -11,7 +11,6 @@ math-verify is imported; then ``[a, b, limit]``, answered by true or false.
 
 import atexit
 import contextlib
-import faulthandler
 import json
 import os
 import signal
@@ -20,9 +19,11 @@ import sys
 import threading
 from pathlib import Path
 
+from mpdf_langgraph.answers.math_worker import PATIENCE
+
+_OUT_OF_TIME = -getattr(signal, "SIGPROF", 0) or None  # how the system ended it at its limit
 _START_LIMIT = 60.0  # seconds; importing sympy takes about one
-_MEMORY_LIMIT = 2 << 30  # bytes
-_ORPHAN_GRACE = 2.0  # seconds past the limit, after which a worker without a parent ends itself
+_WORKER_FILE = Path(__file__).with_name("math_worker.py")
 
 
 class EqualityWorker:
@@ -54,7 +55,8 @@ class EqualityWorker:
         Args:
             a: One expression.
             b: The other.
-            timeout: Seconds this comparison may take, the worker's start not included.
+            timeout: Seconds of computing this comparison may take, and ten times as many by the
+                clock, the worker's start not included.
 
         Returns:
             The verdict; False for what cannot be read as an expression.
@@ -67,9 +69,11 @@ class EqualityWorker:
         with self._lock:
             for _ in range(2):  # a worker that somebody else killed shows only when it is used
                 process = self._running()
-                reply = self._exchange(process, [a, b, timeout], timeout)
+                reply = self._exchange(process, [a, b, timeout], PATIENCE * timeout)
                 if reply is not None:
                     return bool(json.loads(reply))
+                if process.returncode == _OUT_OF_TIME:
+                    raise TimeoutError(f"No verdict within {timeout:g} s.")
         raise ChildProcessError("The worker comparing two answers died.")
 
     def close(self) -> None:
@@ -88,10 +92,10 @@ class EqualityWorker:
         if self._process is not None and self._process.poll() is None:
             return self._process
         self.close()
-        # -I keeps this file's folder, whose modules may bear names of the standard library, the
+        # -I keeps the worker's folder, whose modules may bear names of the standard library, the
         # current folder and the environment out of the search path; ours follows on the pipe.
         self._process = process = subprocess.Popen(
-            [sys.executable, "-I", str(Path(__file__).resolve())],
+            [sys.executable, "-I", str(_WORKER_FILE.resolve())],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
@@ -151,48 +155,3 @@ class EqualityWorker:
         """In a forked child: the worker is the parent's, and its lock may be held for ever."""
         self._lock = threading.Lock()
         self._process = None
-
-
-def _serve() -> None:
-    """The worker's side: import math-verify, then answer until the pipe closes."""
-    replies = os.fdopen(os.dup(1), "w", encoding="utf-8")
-    os.dup2(2, 1)  # whatever a library prints must not be read as a reply
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the parent
-
-    def reply(value: object) -> None:
-        replies.write(json.dumps(value) + "\n")
-        replies.flush()
-
-    sys.path[:] = json.loads(sys.stdin.readline())
-    with contextlib.suppress(ImportError, ValueError, OSError):  # not every system has limits
-        import resource
-
-        resource.setrlimit(resource.RLIMIT_AS, (_MEMORY_LIMIT, _MEMORY_LIMIT))
-    try:
-        from math_verify import parse, verify  # type: ignore[import-untyped]
-    except ImportError as error:
-        reply(repr(error))
-        return
-
-    def equal(a: str, b: str) -> bool:
-        # Its own limits are off, as they are whole seconds of SIGALRM. `verify` depends on the
-        # order (x < 5 equals the interval, not the other way round), hence both.
-        x, y = (parse(f"\\boxed{{{text}}}", parsing_timeout=None) for text in (a, b))
-        return any(verify(*pair, timeout_seconds=None) for pair in ((x, y), (y, x)))
-
-    # The first use loads the LaTeX grammar; without its runtime everything would be different.
-    reply(None if equal(r"\frac{x}{2}", r"\frac12x") else "math-verify cannot read LaTeX")
-    for line in sys.stdin:
-        a, b, limit = json.loads(line)
-        # Should the parent be killed in the meantime, nobody else would end a hanging worker.
-        faulthandler.dump_traceback_later(limit + _ORPHAN_GRACE, exit=True)
-        try:
-            verdict = equal(a, b)
-        except Exception:  # including MemoryError and RecursionError
-            verdict = False
-        faulthandler.cancel_dump_traceback_later()
-        reply(verdict)
-
-
-if __name__ == "__main__":
-    _serve()

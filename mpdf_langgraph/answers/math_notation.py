@@ -1,208 +1,249 @@
-"""How mathematical answers are written: finding them in a response, one form for every number.
+"""One way of writing for mathematical answers: decoration gone, Unicode and LaTeX variants merged.
 
-All of this is cheap and exact; what it cannot decide is left to math-verify (see `equality`).
+All of this is cheap and exact. What two answers are worth is compared elsewhere.
 """
 
 import re
-from collections import deque
-from fractions import Fraction
-from functools import lru_cache
-from typing import NamedTuple
+import unicodedata
 
-MAX_LENGTH = 1000  # characters; no answer is longer, and every step below stays cheap
+from mpdf_langgraph.answers.math_numbers import (
+    MAX_LENGTH,
+    read_quantity,
+    write_number,
+)
+from mpdf_langgraph.answers.math_units import CURRENCY
+from mpdf_langgraph.answers.patterns import Pattern
 
-_INTEGER = r"[0-9]{1,3}(?:,[0-9]{3})+(?![0-9])|[0-9]+"
-_DECIMAL = rf"(?:(?:{_INTEGER})(?:\.[0-9]+)?|\.[0-9]+)"
-_FRACTION = r"\\[dt]?frac\s?(?:\{-?[0-9]+\}|[0-9])\s?(?:\{[0-9]+\}|[0-9])"
-_NUMBER = rf"(?:{_FRACTION}|{_DECIMAL}(?:\s?/\s?[0-9]+)?)"
-_CURRENCY = r"(?:\\?[$€£]\s?)"
-_UNIT = (
-    r"(?:\^?\{?\\circ\}?|°"
-    r"|(?:\s?\\text\s?\{[^{}]*\}|\s(?:[A-Za-z]{3,})(?:\s[A-Za-z]+){0,4}"
-    r"|\s?(?:cm|mm|km|kg|ft|lbs?|oz|mL|ml|hrs?|mph)\b)(?:\^\{?[23]\}?)?)"
+_TYPOGRAPHY = str.maketrans(
+    {
+        "\u2212": "-", "\u2013": "-", "\u2014": "-", "\u2010": "-", "\u2011": "-", "\uff0d": "-",
+        "\u00a0": " ", "\u202f": " ", "\u2009": " ", "\u2007": " ", "\u200b": "", "\u2044": "/",
+        "\u2215": "/", "\uff0f": "/", "“": '"', "”": '"', "‘": "'", "’": "'", "，": ",", "：": ":",
+        "（": "(", "）": ")", "；": ";", "％": "%", "＝": "=", "＋": "+", "。": ".",
+        "、": ",", "．": ".", "º": "°", "˚": "°", "\u2126": "Ω", "\u03bc": "µ", "＜": "<",
+        "＞": ">", "＄": "$", "［": "[", "］": "]", "｛": "{", "｝": "}", "～": " ", "…": "...",
+        "\u2062": "", "\u2061": "", "∣": "|",
+    }
+)  # fmt: skip
+_FULL_WIDTH = {
+    ord(c) + 0xFEE0: c for c in "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
+}
+_VULGAR = Pattern("[¼½¾⅐-⅞↉]")
+_VULGAR_RAISED = Pattern("\\^([¼½¾⅐-⅞])")
+_VULGAR_DIGITS = Pattern("(?<=[0-9])\\s?(?=[¼½¾⅐-⅞])")
+_THOUSANDS = Pattern(r"(?<=[0-9])(?:,?\s?\\!\s?|\\,|\{,\}|'|_|\\ )(?=[0-9]{3}(?![0-9]))")
+_EUROPEAN = Pattern(r"(?<![\w.,])([0-9]{1,3}(?:\.[0-9]{3})+),([0-9]+)(?![\w.,])")
+_EUROPEAN_CENTS = Pattern(
+    r"(?<![\w.,])([0-9]{1,3}),([0-9]{2})(?=\s?(?:\\text\s?\{\s?)?(?:€|EUR\b|euros?\b))"
 )
-_NUMERAL = re.compile(
-    rf"(?P<sign>[+-]?)\s?{_CURRENCY}?(?P<sign2>-?)(?P<number>{_NUMBER})"
-    rf"(?P<percent>\s?(?:\\?%|percent|\\text\s?\{{\s?percent\}}))?(?P<unit>{_UNIT})?"
+_CASES = Pattern(
+    r"(?:\\left)?(?:\\\{)?\s?\\begin\{cases\}(.*?)\\end\{cases\}(?:\s?\\right\.)?", re.DOTALL
 )
-# Words after a number that are no units: with them the number alone is not the answer.
-_NO_UNIT = re.compile(
-    r"\b(?:(?:hundred|thousand|million|billion|trillion|dozen)(?:s|ths?)?|and|or|to|times|plus|minus"
-    r"|over|half|halves|thirds|fourths|fifths|tenths|sqrt|pi|mod|root|sin|cos|tan|cot|log|exp"
-    r"|choose|factorial)\b|^\s(?:squared|cubed)\b",
+_SPACING = Pattern(
+    r"(?<!\\)\\(?:[!,;:> ]|(?:left|right|big|Big|bigg|Bigg|bigl|bigr|Bigl|Bigr)(?![a-z])"
+    r"|(?:quad|qquad|displaystyle|textstyle|scriptstyle|limits|hfill|enspace|thinspace|nobreak"
+    r"|tiny|small|normalsize|large|Large|LARGE|huge|Huge|bfseries|centering|noindent)(?![a-zA-Z]))"
+)
+_SIGNS = Pattern(
+    r"\\(?:checkmark|blacksquare|square|Box|qed|qedsymbol|star|bigstar|clubsuit)(?![a-zA-Z])"
+    r"|[✓✔✅☑■□∎🎉]\ufe0f?"
+)
+_COLOURED = Pattern(
+    r"\\(?:text)?color\s?(?:\[[^\]]*\])?\{[^{}]*\}|\\color\s?(?:red|blue|green|black|cyan|magenta|orange|purple)\b"
+)
+_STYLES = (
+    "text|textbf|textit|textrm|textsf|texttt|textup|textnormal|mathrm|mathbf|mathit|mathsf|mathtt"
+    "|mathnormal|mbox|hbox|emph"
+)
+_DRESSED = Pattern(
+    r"\\(?:underline|boldsymbol|bm|uline|mathbf|mathit|mathsf|textbf|textit|colorbox\{[^{}]*\}|ensuremath"
+    r"|underbrace|fcolorbox\{[^{}]*\}\{[^{}]*\}|mathstrut|vphantom|hl|framebox|mathrm|textrm|text)\s?\{"
+)
+_PHANTOM = Pattern(r"\\(?:phantom|hphantom|vphantom|hspace|vspace|label|tag)\*?\s?\{[^{}]*\}")
+_OLD_STYLE = Pattern(r"\\(?:bf|it|rm|sf|tt)(?![a-zA-Z])\s?")
+_RELATION = Pattern(
+    r"^(?:(?:=|≈|≃|≅|⇒|→|∴|~|:)|\\(?:approx|simeq|cong|implies|therefore|to|sim|doteq|leadsto|iff|mapsto|[A-Za-z]*[rR]ightarrow)(?![a-zA-Z]))\s*"
+)
+_MATH_SEGMENT = Pattern(r"\$\$?([^$]+)\$\$?|\\\((.+?)\\\)|\\\[(.+?)\\\]", re.DOTALL)
+_WRAPPED = Pattern(rf"\\(?:{_STYLES})\s?\{{([^{{}}]*)\}}")
+_LABEL = Pattern(
+    rf"^(?:\\(?:{_STYLES})\s?\{{\s*)?\((?P<letter>[A-E])\)\s*(?P<close>\}})?(?:\\ |~|\s)*(?=\S)"
+)
+_PREFIX = Pattern(
+    r"^(?:\\(?:text|textbf|mathrm|textrm|mbox|mathbf)\s?\{\s*)?(?:the\s)?(?:(?:final|correct)\s)?"
+    r"(?P<name>[A-Za-z][A-Za-z' ]{1,40}?)\s?(?::|(?P<is>\bis\b))\s*(?P<close>\})?\s*:?\s*(?=\S)",
     re.IGNORECASE,
 )
-_FIND_NUMBER = re.compile(rf"(?:(?<![\w)}}\]])[-\u2212]{_CURRENCY}?)?{_NUMBER}(?:\s?\\?%)?")
-_BOX_TOKEN = re.compile(r"\\(?:boxed|fbox|framebox)\s{0,9}\{|\\.|[{}]", re.DOTALL)
-TRUNCATED_BOX = re.compile(r"\\(?:boxed|fbox|framebox)\s{0,9}\{(?!\s*\})[^\n]*")
-_HASHES = re.compile(r"####[ \t]*([^\n]+)")
-_HEADING = re.compile(r"\**(?:[A-Za-z]{2}|[0-9]+[.):]\s+\S)")
-ANSWER_MARKER = re.compile(r"\banswer[\s*]{0,9}(?:is\b|:|=)[\s*:]{0,9}", re.IGNORECASE)
-_MATH_SEGMENT = re.compile(r"\$\$?([^$]+)\$|\\\((.+?)\\\)|\\\[(.+?)\\\]", re.DOTALL)
-_SENTENCE_END = re.compile(r"\n|[.!?](?=\s|$)")
-_COMMAND_WITH_WORDS = re.compile(
-    r"\\(?:begin|end|text|mbox|mathrm|mathbf|textbf|operatorname)\s?\{[^{}]*\}"
+_ALIGNED = Pattern(
+    r"^\\begin\{(?:aligned|align\*?|split|gathered|equation\*?)\}(.*)\\end\{[a-z*]+\}$", re.DOTALL
 )
-_WORD = re.compile(r"(?<![\\A-Za-z])(?:[A-Za-z]{3,}|(?i:it|is|so|we|hm)(?![A-Za-z]))")
-_ONLY_WORDS = re.compile(r"[A-Za-z][A-Za-z\s.,'()-]*")
-_NO_EXPRESSION = re.compile(r"\n|[A-Za-z]:|\\(?:boxed|fbox|framebox)")
-_ASSIGNED = re.compile(r"[A-Za-z]\s?=")
-_THOUSANDS = re.compile(r"(?<=[0-9])(?:,?\s?\\!\s?|\\,|\{,\})(?=[0-9]{3})")
-_SPACING = re.compile(r"(?<!\\)\\(?:[!,;: ]|(?:left|right)(?![a-z]))")
-_WRAPPED = re.compile(r"\\(?:text|mathrm|textbf|mathbf)\s?\{([^{}]*)\}")
-_TYPOGRAPHY = str.maketrans(  # minus, en dash, no-break spaces, fraction slash
-    {"\u2212": "-", "\u2013": "-", "\u00a0": " ", "\u202f": " ", "\u2044": "/"}
+_DOUBLED = Pattern(
+    r"(?<!\\)\\\\(?=(?:[dtc]?frac|sqrt|text|pi|cdot|times|left|right|boxed|mathrm|circ|pm|infty|binom|theta|log|ln|sin|cos|tan|begin|end|\{|\}|%|\$|,|cup|le|ge|leq|geq)(?![a-zA-Z]))"
 )
-
-
-class _Numeral(NamedTuple):
-    value: Fraction
-    decimal: bool  # written with a decimal point, so perhaps rounded
-    percent: bool
-    text: str
-
-
-def find_answer(text: str) -> str | None:
-    """The answer in a response, by the order that `MathAnswer` documents."""
-    boxed = last_box(text)
-    if boxed is not None:
-        return canonical(boxed)
-    answer: str | None
-    text = TRUNCATED_BOX.sub("", text)
-    # A Markdown heading of level 4 ("#### Step 2", "#### 1. Add") is not an answer.
-    lines = [line for line in _HASHES.findall(text) if not _HEADING.match(line)]
-    if lines and (answer := canonical(lines[-1])):
-        return answer
-    marker = last_match(ANSWER_MARKER, text)
-    if marker and (answer := _after_marker(text[marker.end() :][: 2 * MAX_LENGTH])):
-        return answer
-    whole = text.strip()
-    if len(whole) <= MAX_LENGTH and not _has_prose(whole) and not _NO_EXPRESSION.search(whole):
-        answer = canonical(whole)
-        if "=" not in _ASSIGNED.sub("", answer, count=1) and re.search(r"\w", answer):
-            return answer
-    number = last_match(_FIND_NUMBER, text)
-    return canonical(number.group()) if number else None
-
-
-def last_match(pattern: re.Pattern[str], text: str) -> re.Match[str] | None:
-    """The last match; no list of them, as a broken response can have millions."""
-    return next(iter(deque(pattern.finditer(text), maxlen=1)), None)
-
-
-def last_box(text: str) -> str | None:
-    """The contents of the last complete, non-empty box; of nested ones the innermost."""
-    if not any(box in text for box in ("\\boxed", "\\fbox", "\\framebox")):
-        return None
-    open_braces: list[int] = []  # start of the contents of a box, -1 for any other brace
-    last, contents = -1, None
-    for token in _BOX_TOKEN.finditer(text):
-        kind = token.group()
-        if kind == "}":
-            start = open_braces.pop() if open_braces else -1
-            if start > last and (inner := text[start : token.start()].strip()):
-                last, contents = start, inner
-        elif kind.endswith("{") and (kind == "{" or len(kind) > 2):
-            open_braces.append(-1 if kind == "{" else token.end())
-    return contents
-
-
-def _after_marker(rest: str) -> str | None:
-    """The answer at the beginning of what follows "the answer is"."""
-    rest = rest.strip()
-    segment = _MATH_SEGMENT.match(rest)
-    # "$12, so she has $5 left" is not mathematics between dollar signs.
-    if segment and not _has_prose(segment.group()):
-        return canonical(segment.group())
-    sentence = _SENTENCE_END.split(rest, maxsplit=1)[0]
-    if _has_prose(sentence) and (number := _FIND_NUMBER.search(sentence)):
-        return canonical(number.group())
-    return canonical(sentence)
-
-
-def _has_prose(text: str) -> bool:
-    return bool(_WORD.search(_COMMAND_WITH_WORDS.sub(" ", text)))
+_SINGLE = Pattern(r"(?<!\\)\\(?=[A-Za-z{}$%,])")
+_HEDGE = Pattern(
+    r"^(?:\\text\s?\{\s*)?(?:about|exactly|approximately|approx\.?|roughly|nearly|around|almost)\b\s*\}?\s*(?=\S)",
+    re.IGNORECASE,
+)
+_CURRENCY_IN_TEXT = Pattern(rf"^(?:\\(?:text|mathrm)\s?\{{\s*)({CURRENCY})\s*\}}\s*")
+_TRAILING = Pattern(
+    r"\s*(?:,|\\text\s?\{\s?,)\s*(?:\\text\s?\{\s?)?(?:as|so|since|because|where|for|with|if|when|hence|thus"
+    r"|which|respectively|assuming|given)\b(?![^{}]*=).*$",
+    re.DOTALL,
+)
 
 
 def canonical(text: str) -> str:
-    """One form for every number, and little more than tidy white space for the rest."""
+    r"""Write an answer in one form: a number exactly, anything else without its decoration.
+
+    Example:
+        >>> canonical(r"\text{Total: }\$1{,}000.00"), canonical("½"), canonical(r"\color{red}{x}")
+        ('$1000', '1/2', 'x')
+    """
     if len(text) > 4 * MAX_LENGTH:
         return text  # too long for an answer, whatever is trimmed
-    text = _SPACING.sub(" ", _THOUSANDS.sub("", text.translate(_TYPOGRAPHY)))
-    text = text.replace("\\mbox", "\\text").replace("dfrac", "frac").replace("tfrac", "frac")
-    text = " ".join(text.split()).strip("*` ")
-    for wrapper in (_MATH_SEGMENT, _WRAPPED):
-        if match := wrapper.fullmatch(text):
-            text = next(filter(None, match.groups()), "").strip()
-    if not text.endswith(".."):  # 0.333...
-        text = text.rstrip(".,;: ")
-    numeral = _numeral(text)
-    return numeral.text if numeral else text
+    for _ in range(6):
+        before = text
+        text = _simplified(text)
+        if text == before:
+            break
+    return text
 
 
-@lru_cache(maxsize=4096)
-def _numeral(text: str) -> _Numeral | None:
-    """Read a plain number, with currency, percent sign or unit if need be."""
-    match = _NUMERAL.fullmatch(text)
-    if not match or len(text) > MAX_LENGTH or _NO_UNIT.search(match["unit"] or ""):
-        return None
-    number = match["number"].replace(",", "")
-    if "frac" in number:
-        parts = re.findall(r"-?[0-9]+", number)
-        if len(parts) == 1:  # \frac12
-            parts = list(parts[0])
-        elif len(parts) == 2 and "{" not in number:  # \frac1 2
-            parts = [part[0] for part in parts]
-    else:
-        parts = re.split(r"\s?/\s?", number)
-    values = [Fraction("0" + part if part.startswith(".") else part) for part in parts]
-    if len(values) == 2 and values[1] == 0:
-        return None
-    value = values[0] / values[1] if len(values) == 2 else values[0]
-    if (match["sign"] + match["sign2"]).count("-") == 1:
-        value = -value
-    decimal, percent = "." in number, bool(match["percent"])
-    return _Numeral(value, decimal, percent, _write(value, decimal) + "%" * percent)
+def _simplified(text: str) -> str:
+    text = _plain_characters(text)
+    text = _undressed(text)
+    quantity = read_quantity(text)
+    if quantity is None:
+        return text
+    number = write_number(quantity.value, quantity.decimal) + "%" * quantity.percent
+    return _with_unit(number, quantity.unit_text)
 
 
-def _write(value: Fraction, decimal: bool) -> str:
-    """Write a number in the shortest exact form."""
-    if not decimal or value.denominator == 1:
-        return str(value)
-    places = 0
-    while (value * 10**places).denominator != 1:
-        places += 1
-        if places > MAX_LENGTH:  # 0.5/3 has no end
-            return str(value)
-    whole, rest = divmod(abs(value.numerator) * 10**places // value.denominator, 10**places)
-    return f"{'-' * (value < 0)}{whole}.{rest:0{places}d}"
+def _with_unit(number: str, unit: str) -> str:
+    """The number with its unit, as it is read again."""
+    if not unit:
+        return number
+    money = re.match(r"(?:(?:US|HK|NZ|[AC]U?|S)?\$|[€£¥₹₩₽₪₿¢])", unit)
+    if money:
+        rest = unit[money.end() :].strip()
+        sign = "-" * number.startswith("-")
+        return f"{sign}{money.group()}{number.removeprefix('-')}" + (
+            " " * (rest[:1].isalpha()) + rest
+        )
+    return f"{number}{unit}" if unit[0] in "°/" else f"{number} {unit}"
 
 
-def quick_verdict(a: str, b: str) -> bool | None:
-    """The verdict on two canonical answers, None where only math-verify can tell."""
-    if "".join(a.split()) == "".join(b.split()):
-        return True
-    x, y = _numeral(a), _numeral(b)
-    if x and y:
-        if x.percent == y.percent:
-            return _same_number(x.value, y.value, x.decimal or y.decimal)
-        scaled = x.value / 100 if x.percent else x.value, y.value / 100 if y.percent else y.value
-        rounded = x.decimal or y.decimal
-        return _same_number(x.value, y.value, rounded) or _same_number(*scaled, rounded)
-    words = [_words(text) for text in (a, b)]
-    if any(words):  # math-verify takes words for products: "listen" would equal "silent"
-        return words[0] == words[1]
-    return None
+def _plain_characters(text: str) -> str:
+    """Unicode and spacing commands in their plainest form."""
+    text = text.translate(_TYPOGRAPHY).translate(_FULL_WIDTH)
+    if not text.isascii():
+        text = _VULGAR_RAISED.sub(r"^{\1}", text)
+        text = _VULGAR_DIGITS.sub(" ", text)
+        text = _VULGAR.sub(
+            lambda one: unicodedata.normalize("NFKC", one[0]).replace("\u2044", "/"), text
+        )
+    if _DOUBLED.search(text) and not _SINGLE.search(text):
+        text = text.replace("\\\\", "\\")
+    text = _SPACING.sub(" ", _THOUSANDS.sub("", text))
+    text = re.sub(r"\\[dtc]frac(?![a-zA-Z])", r"\\frac", text)
+    text = text.replace("\\mbox", "\\text").replace("\\lt ", "<").replace("\\gt ", ">")
+    text = _EUROPEAN.sub(lambda found: found[1].replace(".", "") + "." + found[2], text)
+    text = _EUROPEAN_CENTS.sub(r"\1.\2", text)
+    text = re.sub(r"(?<=[a-z])\s?!=(?!=)", r" \\ne ", text)
+    text = _CASES.sub(
+        lambda found: ", ".join(re.split(r"\s*\\\\\s*", found[1].replace("&", " ").strip())), text
+    )
+    return " ".join(text.split())
 
 
-def _same_number(x: Fraction, y: Fraction, rounded: bool) -> bool:
-    """Exactly the same, or, of rounded numbers, to six digits and six places."""
-    return x == y or (rounded and abs(x - y) * 10**6 <= min(Fraction(1), max(abs(x), abs(y))))
+def _undressed(text: str) -> str:
+    """What is left without signs, colours, boxes, quotation marks and words that introduce."""
+    text = _OLD_STYLE.sub("", _PHANTOM.sub("", _COLOURED.sub("", _SIGNS.sub("", text))))
+    text = text.strip("*` \t")
+    if len(text) > 2 and text[0] == text[-1] == "_":
+        text = text.strip("_ ")
+    text = _RELATION.sub("", text)
+    text = _HEDGE.sub(_reopened, text)
+    text = _CURRENCY_IN_TEXT.sub(r"\1 ", text)
+    while len(text) > 1 and text[0] == text[-1] and text[0] in "\"'":
+        text = text[1:-1].strip()
+    if aligned := _ALIGNED.match(text):
+        text = re.split(r"\\\\", aligned[1].replace("&", " "))[-1].strip()
+    text = _opened(text)
+    if segment := _MATH_SEGMENT.fullmatch(text):
+        text = next(filter(None, segment.groups()), "").strip()
+    elif (
+        "$" in text
+        and (inner := re.findall(r"(?<!\\)\$([^$]+)\$", text))
+        and len(inner) == 1
+        and "\\" in inner[0]
+    ):
+        text = re.sub(r"(?<!\\)\$([^$]+)\$", r"\1", text)
+    if wrapped := _WRAPPED.fullmatch(text):
+        text = wrapped[1].strip()
+    prefix = _PREFIX.match(text)
+    if prefix and _introduces(text, prefix):
+        opening = "\\text{" if "{" in prefix.group() and not prefix["close"] else ""
+        text = opening + text[prefix.end() :].strip()
+    text = _TRAILING.sub("", text) or text
+    if not text.endswith(("..", "!")):  # 0.333...
+        text = re.sub(r"\\text\s?\{\s?[.,;]?\s?\}$", "", text).rstrip(".,;:。 ")
+    if text.endswith("!") and re.search(r"[A-Za-z]{3}!$", text):
+        text = text[:-1]
+    return text.strip()
 
 
-def _words(text: str) -> str | None:
-    r"""The normalised words of an answer such as ``\text{Friday}``, None for anything else."""
-    text = _WRAPPED.sub(r"\1", text).strip()
-    if _ONLY_WORDS.fullmatch(text) and _WORD.search(text):
-        return " ".join(re.findall("[a-z]+", text.casefold()))
-    return None
+def _reopened(removed: re.Match[str]) -> str:
+    """What opened the text of which the first words are removed."""
+    return "\\text{" if removed.group().count("{") > removed.group().count("}") else ""
+
+
+def _introduces(text: str, prefix: re.Match[str]) -> bool:
+    """Tell whether a prefix such as "Total:" introduces what follows it."""
+    words = prefix["name"].lower().split()
+    if prefix["is"]:
+        return bool({"answer", "result", "total", "value", "solution", "area"} & set(words))
+    rest = text[prefix.end() :]
+    return bool(re.search(r"[A-Za-z]{2}", prefix["name"])) and not re.match(r"[0-9]{1,2}:", rest)
+
+
+def _opened(text: str) -> str:
+    """The text without braces or a style around all of it."""
+    for _ in range(20):
+        dressed = _DRESSED.match(text)
+        start = dressed.end() if dressed else 1 if text.startswith("{") else 0
+        if not start or _closing(text, start) != len(text) - 1:
+            return text
+        inner = text[start:-1].strip()
+        if not dressed and re.search(r",", inner) and not re.search(r"[\\{}]", inner):
+            return text  # a set in plain notation
+        if not inner:
+            return text
+        text = inner
+    return text
+
+
+def _closing(text: str, start: int) -> int:
+    """Where the brace that was opened before `start` closes; -1 where it does not."""
+    depth = 1
+    position = start
+    while position < len(text):
+        character = text[position]
+        if character == "\\":
+            position += 2
+            continue
+        depth += {"{": 1, "}": -1}.get(character, 0)
+        if depth == 0:
+            return position
+        position += 1
+    return -1
+
+
+def split_label(text: str) -> tuple[str | None, str]:
+    r"""Split the letter of a choice off: ``\textbf{(C)}\ 15`` is C and 15."""
+    label = _LABEL.match(text)
+    if not label:
+        return None, text
+    opening = "\\text{" if "{" in label.group() and not label["close"] else ""
+    return label["letter"], opening + text[label.end() :].strip()

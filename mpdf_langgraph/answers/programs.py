@@ -1,4 +1,4 @@
-"""How programs are written: finding them in a response, the calls in a question, one form.
+"""How programs are compared: the calls in a question, one form for a program and for a value.
 
 Nothing here runs a program: Python is only parsed.
 """
@@ -6,54 +6,21 @@ Nothing here runs a program: Python is only parsed.
 import ast
 import json
 import re
-import textwrap
+from collections.abc import Sequence
 from itertools import islice
 from typing import Any
 
+from mpdf_langgraph.answers.program_reading import MAX_LENGTH, parse_python
+from mpdf_langgraph.answers.reading import has_long_mark_run
 from mpdf_langgraph.answers.sandbox_inside import encode
 
-MAX_LENGTH = 100_000  # characters of a program
 _MAX_EXAMPLES = 20
 _MAX_CALL = 2_000  # characters of one example
-_FENCE = re.compile(r"[ \t]*```[ \t]*([\w+#.-]*)[ \t]*$")
-_LANGUAGES = ("", "python", "python3", "py")
-DEFINITION = re.compile(r"^[ \t]*(?:async[ \t]+)?def[ \t]+(\w+)[ \t]*\(", re.MULTILINE)
 # What goes wrong in reading a text as Python: deep nesting ends in the last two.
 _UNREADABLE = (SyntaxError, ValueError, RecursionError, MemoryError)
 
 
-# --- reading --------------------------------------------------------------------------------
-
-
-def code_blocks(text: str) -> list[str]:
-    """The complete fenced blocks that are, or may be, Python."""
-    blocks: list[str] = []
-    inside: list[str] | None = None
-    language = ""
-    for line in text.split("\n"):
-        fence = _FENCE.match(line) if len(line) <= 200 and "```" in line else None
-        if fence and inside is None:
-            inside, language = [], fence[1].lower()
-        elif fence and inside is not None and not fence[1]:
-            if language in _LANGUAGES:
-                block = "\n".join(inside)
-                # Indented with a list around it; the rest of a function stays as it is.
-                blocks.append(textwrap.dedent(block) if DEFINITION.search(block) else block)
-            inside = None
-        elif inside is not None:
-            inside.append(line)
-    return blocks
-
-
-def is_python(text: str) -> bool:
-    """Tell whether a text is Python that can be parsed and defines a function."""
-    if len(text) > MAX_LENGTH or not DEFINITION.search(text):
-        return False
-    try:
-        ast.parse(text)
-    except _UNREADABLE:
-        return False
-    return True
+# --- calls ------------------------------------------------------------------------------------
 
 
 def find_calls(text: str, function: str) -> list[str]:
@@ -71,13 +38,25 @@ def find_calls(text: str, function: str) -> list[str]:
 
 
 def find_prompts(text: str) -> list[str]:
-    """The calls that stand after ``>>>``, where the question defines no function."""
-    calls = re.findall(r"^[ \t]*>>>[ \t]*(\w+\(.*\))[ \t]*$", text[:MAX_LENGTH], re.MULTILINE)
-    return [call for call in calls if read_call(call)][:_MAX_EXAMPLES]
+    """The calls after ``>>>`` or ``assert``, where the question defines no function."""
+    text = text[:MAX_LENGTH]
+    calls = re.findall(r"^[ \t]*>>>[ \t]*(\w+\(.*\))[ \t]*$", text, re.MULTILINE)
+    for name in islice(
+        re.finditer(r"^[ \t]*assert[ \t]+(\w+)\(", text, re.MULTILINE), _MAX_EXAMPLES
+    ):
+        calls += find_calls(text[name.start(1) :].split("\n", 1)[0], name[1])[:1]
+    return [call for call in dict.fromkeys(calls) if read_call(call)][:_MAX_EXAMPLES]
+
+
+def first_called(examples: Sequence[str]) -> str | None:
+    """The function that the examples call first."""
+    return examples[0].split("(", 1)[0] if examples else None
 
 
 def read_call(text: str) -> dict[str, Any] | None:
     """The message that asks a program for this call; None where it is none, or not literal."""
+    if len(text) > MAX_LENGTH or has_long_mark_run(text):
+        return None
     try:
         call = ast.parse(text.strip(), mode="eval").body
         if not isinstance(call, ast.Call) or not isinstance(call.func, ast.Name):
@@ -96,8 +75,10 @@ def read_call(text: str) -> dict[str, Any] | None:
 
 def normalise(code: str) -> str:
     """The program without comments, docstrings and layout."""
+    tree = parse_python(code)
+    if tree is None:
+        return " ".join(code.split())
     try:
-        tree = ast.parse(code)
         for node in ast.walk(tree):
             body = getattr(node, "body", None)
             if isinstance(body, list) and body and _is_docstring(body[0]) and len(body) > 1:

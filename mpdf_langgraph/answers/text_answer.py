@@ -2,18 +2,14 @@
 
 import re
 import threading
-import unicodedata
 import warnings
 from collections.abc import Callable
-from functools import lru_cache
+from typing import Any
 
 from langchain_core.language_models import BaseChatModel
 
-from mpdf_langgraph.answers.math_notation import (
-    ANSWER_MARKER,
-    last_match,
-)
 from mpdf_langgraph.answers.schema import refuse_async
+from mpdf_langgraph.answers.text_reading import find_text, normalise
 from mpdf_langgraph.answers.thoughts import split_thought
 from mpdf_langgraph.answers.verdict_memory import VerdictMemory
 from mpdf_langgraph.errors import ConfigurationError, describe_error
@@ -24,9 +20,12 @@ from mpdf_langgraph.prompts import SAME_MEANING
 class TextAnswer:
     """Free text.
 
-    `parse` takes what follows the last "answer is" or "Answer:", else the whole response.
-    `equivalent` ignores case, white space, punctuation and English articles; what still differs
-    is decided by `equivalence`, if given.
+    `parse` takes what follows the last "answer is" or "Answer:" (in other languages, too), the
+    contents of a box, an ``<answer>`` tag or a JSON object's answer field, without explanations
+    and decoration; else the whole response. "Yes, it is." is Yes.
+    `equivalent` ignores case, white space, punctuation, English articles and the accents of Latin
+    letters, and compares numbers by their value; what still differs is decided by
+    `equivalence`, if given.
 
     Args:
         equivalence: A function of two answers, called in both orders, or a chat model, asked
@@ -62,12 +61,11 @@ class TextAnswer:
 
     def parse(self, text: str) -> str | None:
         """Read the answer out of a response; None where nothing is left."""
-        marker = last_match(ANSWER_MARKER, text)
-        return text[marker.end() if marker else 0 :].strip().strip("*").strip() or None
+        return find_text(text)
 
     def equivalent(self, a: str, b: str) -> bool:
         """Tell whether two answers say the same."""
-        if _normalise(a) == _normalise(b):
+        if normalise(a) == normalise(b):
             return True
         if self._equivalence is None:
             return False
@@ -108,17 +106,9 @@ class TextAnswer:
         with self._lock:
             self.undecided += 1
 
+    def __getstate__(self) -> dict[str, Any]:
+        """Leave out the lock: a schema goes to other processes with its settings."""
+        return {key: value for key, value in vars(self).items() if key != "_lock"}
 
-@lru_cache(maxsize=4096)
-def _normalise(text: str) -> str:
-    """Normalise as SQuAD does, but spare the signs that tell numbers and "C#" from "C" apart."""
-    plain = " ".join(unicodedata.normalize("NFKC", text).casefold().split())
-    kept = "".join(
-        character
-        for character, following in zip(plain, (plain + " ")[1:], strict=True)
-        if not unicodedata.category(character).startswith("P")
-        or character in "#%"
-        or (character in "-.:/" and following.isdigit())
-    )
-    words = [word for word in kept.split() if word not in ("a", "an", "the")]
-    return " ".join(words) or plain
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        vars(self).update(state, _lock=threading.Lock())

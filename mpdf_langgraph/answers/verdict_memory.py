@@ -1,6 +1,7 @@
 """A bounded memory of verdicts on pairs of answers."""
 
 import threading
+from typing import Any
 
 
 class VerdictMemory:
@@ -22,3 +23,10 @@ class VerdictMemory:
             if len(self._known) >= self._CAPACITY:
                 del self._known[next(iter(self._known))]
             return self._known.setdefault((min(a, b), max(a, b)), verdict)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Leave the lock and the verdicts out: another process makes its own."""
+        return {}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        VerdictMemory.__init__(self)

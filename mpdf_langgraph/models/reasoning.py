@@ -5,7 +5,7 @@ OpenAI's API and so `ChatOpenAI` know nothing.
 """
 
 from collections.abc import Iterator, Mapping
-from typing import Any
+from typing import Any, ClassVar
 
 from langchain_core.messages import BaseMessage
 from langchain_core.outputs import ChatGenerationChunk, ChatResult
@@ -20,6 +20,9 @@ class ReasoningChatOpenAI(ChatOpenAI):
 
     It stands in ``additional_kwargs["reasoning_content"]``, as other providers' classes have it.
     """
+
+    #: The server can be held to a JSON schema (vLLM's ``structured_outputs``).
+    structured_outputs: ClassVar[bool] = True
 
     @classmethod
     def is_lc_serializable(cls) -> bool:

@@ -9,6 +9,7 @@ from typing import Any, Literal, cast
 from langchain_core.runnables import RunnableLambda
 from langgraph.types import Command, Send
 
+from mpdf_langgraph.answers.schema import schema_for
 from mpdf_langgraph.errors import ConfigurationError
 from mpdf_langgraph.history import unreadable_kinds
 from mpdf_langgraph.nodes.settings import Settings
@@ -95,6 +96,8 @@ def agent_steps(settings: Settings, task: Assignment) -> Steps[Command[Literal["
             failures.append(task_failure(task, "context", str(outcome.error), outcome))
             task = Assignment({**task, "act": False, "alternatives": 0})
 
+    schema = schema_for(settings.answer, task["question"])
+    response_schema = getattr(schema, "response_schema", None)
     messages = [*opening_messages(settings, task), *refine_messages(settings, task)]
     ids: list[tuple[str, Stage]] = []
     calls = []
@@ -114,6 +117,7 @@ def agent_steps(settings: Settings, task: Assignment) -> Steps[Command[Literal["
                     deadline=deadline,
                     config=labels,
                     calls=allowance["calls"],
+                    response_schema=response_schema,
                 )
             )
         else:
@@ -133,6 +137,7 @@ def agent_steps(settings: Settings, task: Assignment) -> Steps[Command[Literal["
                 bound=0,  # outside the budget
                 deadline=deadline,
                 config=labels,
+                response_schema=response_schema,
             )
         )
 
@@ -145,7 +150,7 @@ def agent_steps(settings: Settings, task: Assignment) -> Steps[Command[Literal["
             failures.append(task_failure(task, kind, str(outcome.error), outcome))
             continue
         response = response_from(
-            outcome, response_id=response_id, agent=name, round_=round_, schema=settings.answer
+            outcome, response_id=response_id, agent=name, round_=round_, schema=schema
         )
         drawn.append(response)
         if kind != "alternative":

@@ -72,7 +72,7 @@ class TraceWriter:
             now = time.time_ns()  # fine enough to tell a killed process from the one that resumes
             stamp = time.strftime("%Y%m%dT%H%M%S", time.gmtime(now // 10**9))
             path = self.folder / f"{stamp}{now % 10**9:09d}-{pid}-{uuid.uuid4().hex[:8]}.jsonl"
-            flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC
+            flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | getattr(os, "O_CLOEXEC", 0)
             opened = os.open(path, flags, 0o644)
             # The first of several threads wins. A lock could stay held across a fork for ever.
             if self._segments.setdefault(pid, opened) != opened:

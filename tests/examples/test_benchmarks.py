@@ -27,7 +27,14 @@ from examples.benchmarks.loaders import (
 )
 from examples.benchmarks.loaders import Options as LoaderOptions
 from examples.benchmarks.loaders import main as convert
-from mpdf_langgraph import CodeAnswer, ConfigurationError, MathAnswer, SandboxError
+from mpdf_langgraph import (
+    CodeAnswer,
+    CodeTests,
+    ConfigurationError,
+    MathAnswer,
+    Sandbox,
+    SandboxError,
+)
 from tests.plugin.test_learned_router import fitted
 from tests.plugin.test_learned_router import write as write_router
 from tests.support import summers
@@ -43,6 +50,7 @@ FILES = {
     "amc": ("amc23/test.jsonl", 40),
     "mmlu": ("mmlu_stem/test.jsonl", 3018),
     "humaneval": ("humaneval/HumanEval.jsonl.gz", 164),
+    "mbpp": ("mbpp/mbpp.jsonl", 974),
 }
 MODELS = ("tests.support.summers:ann", "tests.support.summers:bo", "tests.support.summers:cy")
 EVERY = (
@@ -116,6 +124,29 @@ def test_canonical_programs_pass_and_others_do_not() -> None:
         assert PROGRAM.propose.format(question=question.question, instructions="").count("```") == 2
 
 
+def test_mbpp_shows_one_test_and_hides_the_others() -> None:
+    row = {
+        "text": "Write a function to double.\r\n",
+        "code": "def helper(x):\r\n\treturn x\r\ndef twice(x):\r\n\treturn 2 * helper(x)",
+        "test_list": ["assert twice(1) == 2", "assert twice(2) == 4", "assert twice(3) == 6"],
+        "test_setup_code": "",
+    }
+    question, reference = BENCHMARKS["mbpp"].convert(row)
+    assert "twice(1)" in question
+    assert "twice(2)" not in question + row["text"]
+    tests = CodeTests.from_json(reference)
+    assert (tests.entry_point, tests.tests) == (
+        "twice",
+        "assert twice(2) == 4\nassert twice(3) == 6",
+    )
+    schema = CodeAnswer(sandbox=Sandbox(command=("env", "-i"))).for_question(question)
+    assert schema.examples == ("twice(1)",)
+    program = schema.parse(f"```python\n{row['code']}\n```")
+    assert program is not None
+    assert schema.passes(program, tests).passed
+    assert not schema.passes("def twice(x): return 2", tests).passed
+
+
 choices = st.lists(st.text(string.ascii_letters + " ", min_size=1), min_size=4, max_size=4)
 
 
@@ -139,6 +170,8 @@ def test_a_choice_is_asked_by_letter(texts: list[str], answer: int, lettered: bo
         ("mmlu", {"question": "?", "choices": ["a", "b"], "answer": 0}, "'choices'"),
         ("mmlu", {"question": "?", "choices": list("abcd"), "answer": 4}, "'answer'"),
         ("humaneval", {"prompt": "def f():", "test": "..."}, "entry_point"),
+        ("mbpp", {"text": "?", "code": "def f(): ...", "test_list": ["assert f()"]}, "test_list"),
+        ("mbpp", {"text": "?", "code": "def f(): ...", "test_list": ["g()", "g()"]}, "first test"),
     ],
 )
 def test_another_format_is_refused_with_its_row(

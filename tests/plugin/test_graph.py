@@ -296,7 +296,7 @@ async def test_batch_and_abatch() -> None:
 
 
 def test_agreement_stops_before_any_decision() -> None:
-    result = deliberate(models("4", "four", "4"), answer=MathAnswer(), max_rounds=3)
+    result = deliberate(models("4", "five", "4"), answer=MathAnswer(), max_rounds=3)
     assert result["stop_reason"] != "agreement"
     result = deliberate(models("4", "4.0", "4"), answer=MathAnswer(), max_rounds=3)
     assert (result["stop_reason"], result["rounds"]) == ("agreement", 0)

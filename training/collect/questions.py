@@ -1,5 +1,6 @@
 """Questions, and the tables that questions and answers are read from."""
 
+import codecs
 import hashlib
 import json
 import math
@@ -98,7 +99,9 @@ def read_table(path: Path) -> Iterator[tuple[int, dict[str, Any] | TableError]]:
             raise TableError(f"{path}: {describe_error(error)}") from error
         return
     with path.open("rb") as lines:
-        for number, line in enumerate(lines, 1):
+        for number, read in enumerate(lines, 1):
+            # Windows' editors begin a file with a mark of its byte order.
+            line = read.removeprefix(codecs.BOM_UTF8) if number == 1 else read
             if not line.strip():
                 continue
             try:

@@ -176,19 +176,30 @@ def grader(schema: AnswerSchema) -> Callable[[str, str], bool]:
 
 
 def check_references(questions: Iterable[Question], schema: AnswerSchema) -> None:
-    """See that the references of programs are tests, before the first question is asked.
+    """See that every reference can be read, before the first question is asked.
+
+    One that cannot would be a wrong mark for every agent. The references of programs are tests.
 
     Raises:
-        ConfigurationError: One is not.
+        ConfigurationError: One cannot be read.
     """
-    if not isinstance(schema, CodeAnswer):
-        return
     for question in questions:
         if question.reference is not None:
             try:
-                CodeTests.from_json(question.reference)
+                _check_reference(question.reference, schema)
             except ConfigurationError as error:
                 raise ConfigurationError(f"question {question.id!r}: {error}") from error
+
+
+def _check_reference(reference: str, schema: AnswerSchema) -> None:
+    if isinstance(schema, CodeAnswer):
+        CodeTests.from_json(reference)
+        return
+    written = f"\\boxed{{{reference}}}" if isinstance(schema, MathAnswer) else reference
+    if schema.parse(written) is None:
+        raise ConfigurationError(
+            f"the reference {reference!r:.200} cannot be read as an answer of {schema.name}"
+        )
 
 
 def load_object(name: str) -> Any:

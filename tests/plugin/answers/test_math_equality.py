@@ -13,8 +13,9 @@ from typing import Any
 
 import pytest
 
-from mpdf_langgraph.answers import math_equality
+from mpdf_langgraph.answers import math_worker
 from mpdf_langgraph.answers.math_equality import EqualityWorker
+from mpdf_langgraph.answers.math_worker import PATIENCE
 from tests.support.paths import ROOT
 
 ENDLESS = "9^{9^{9^9}}"
@@ -81,7 +82,7 @@ def test_a_worker_killed_while_it_compares_is_replaced_once(
     killed: list[int] = []
 
     def sabotaged(process: Any, message: Any, limit: float) -> str | None:
-        if limit == 20 and len(killed) < deaths:
+        if limit == 20 * PATIENCE and len(killed) < deaths:
             killed.append(process.pid)
             threading.Timer(0.2, process.kill).start()
             message = [ENDLESS, "5", 20]
@@ -170,7 +171,7 @@ def test_a_hanging_worker_without_parent_ends_itself(tmp_path: Path) -> None:
         tmp_path,
     )
     assert done.returncode == -signal.SIGKILL
-    assert gone(int(done.stdout), within=1 + math_equality._ORPHAN_GRACE + 2)
+    assert gone(int(done.stdout), within=1 + math_worker._ORPHAN_GRACE + 2)
 
 
 def test_without_math_verify_the_error_says_what_to_install(

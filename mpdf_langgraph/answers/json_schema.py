@@ -1,0 +1,243 @@
+"""JSON schemas: checking a value against one, and reading it leniently.
+
+The keywords that describe answers are known; one that is not known is refused when the schema is
+given, so that nothing is accepted unchecked.
+"""
+
+import re
+from collections.abc import Mapping
+from typing import Any
+
+from mpdf_langgraph.errors import ConfigurationError
+
+_KNOWN = frozenset(
+    (
+        "$defs", "$id", "$ref", "$schema", "additionalProperties", "allOf", "anyOf", "const",
+        "default", "definitions", "deprecated", "description", "enum", "examples",
+        "exclusiveMaximum", "exclusiveMinimum", "format", "items", "maxItems", "maxLength",
+        "maximum", "minItems", "minLength", "minimum", "multipleOf", "oneOf", "pattern",
+        "prefixItems", "properties", "required", "title", "type", "uniqueItems",
+    )
+)  # fmt: skip
+_TYPES: dict[str, tuple[type, ...]] = {
+    "string": (str,), "integer": (int,), "number": (int, float), "boolean": (bool,),
+    "array": (list,), "object": (dict,), "null": (type(None),),
+}  # fmt: skip
+_DEEPEST = 50
+
+
+class MismatchError(ValueError):
+    """A value does not fit a schema; the message says where."""
+
+
+def check_schema(schema: Any, path: str = "$") -> None:
+    """See that every keyword of a schema is known.
+
+    Raises:
+        ConfigurationError: One is not, or the schema is none.
+    """
+    if isinstance(schema, bool):
+        return
+    if not isinstance(schema, Mapping):
+        raise ConfigurationError(f"JSON schema at {path}: expected an object, got {schema!r:.80}")
+    if unknown := sorted(set(schema) - _KNOWN):
+        raise ConfigurationError(
+            f"JSON schema at {path}: {', '.join(unknown)} cannot be checked; use a pydantic model"
+        )
+    for key in ("properties", "$defs", "definitions"):
+        for name, part in schema.get(key, {}).items():
+            check_schema(part, f"{path}.{name}")
+    for key in ("anyOf", "oneOf", "allOf", "prefixItems"):
+        for part in schema.get(key, ()):
+            check_schema(part, f"{path}.{key}")
+    for key in ("items", "additionalProperties"):
+        if key in schema:
+            check_schema(schema[key], f"{path}.{key}")
+
+
+def fit(value: Any, schema: Any, root: Mapping[str, Any], path: str = "$", depth: int = 0) -> Any:
+    """Return a value as a schema describes it: "42" as 42 where it must be a number.
+
+    Args:
+        value: Parsed JSON.
+        schema: What it must fit.
+        root: The whole schema, where references are looked up.
+        path: Where the value stands, for messages.
+        depth: How deep the value is nested.
+
+    Raises:
+        MismatchError: It does not fit.
+    """
+    if depth > _DEEPEST:
+        raise MismatchError(f"{path} is nested too deeply")
+    if schema is True or schema is None:
+        return value
+    if schema is False:
+        raise MismatchError(f"{path} is not allowed")
+    if "$ref" in schema:
+        return fit(value, _look_up(schema["$ref"], root), root, path, depth + 1)
+    for part in schema.get("allOf", ()):
+        value = fit(value, part, root, path, depth + 1)
+    for key in ("anyOf", "oneOf"):
+        if key in schema:
+            value = _fit_any(value, schema[key], root, path, depth)
+    value = _fit_type(value, schema.get("type"), path)
+    if "enum" in schema:
+        value = _fit_enum(value, schema["enum"], path)
+    if "const" in schema:
+        value = _fit_enum(value, [schema["const"]], path)
+    _check_bounds(value, schema, path)
+    if isinstance(value, dict):
+        return _fit_object(value, schema, root, path, depth)
+    if isinstance(value, list):
+        return _fit_array(value, schema, root, path, depth)
+    return value
+
+
+def rename_keys(value: Any, schema: Any, root: Mapping[str, Any], depth: int = 0) -> Any:
+    """Return a value whose keys are spelt as in the schema: "First Name" as first_name."""
+    if depth > _DEEPEST or not isinstance(schema, Mapping):
+        return value
+    if "$ref" in schema:
+        return rename_keys(value, _look_up(schema["$ref"], root), root, depth + 1)
+    if isinstance(value, list):
+        return [rename_keys(item, schema.get("items"), root, depth + 1) for item in value]
+    properties = schema.get("properties")
+    if not isinstance(value, dict) or not isinstance(properties, Mapping):
+        return value
+    spelt: dict[str, str] = {_plain(name): name for name in properties}
+    renamed: dict[str, Any] = {}
+    for key, item in value.items():
+        name = str(key if key in properties else spelt.get(_plain(str(key)), key))
+        renamed.setdefault(name, rename_keys(item, properties.get(name), root, depth + 1))
+    return renamed
+
+
+def _plain(name: str) -> str:
+    return re.sub(r"[\W_]", "", name).casefold()
+
+
+def _look_up(reference: str, root: Mapping[str, Any]) -> Any:
+    found: Any = root
+    for part in reference.removeprefix("#").strip("/").split("/"):
+        found = found.get(part) if isinstance(found, Mapping) and part else found
+    if found is None:
+        raise ConfigurationError(f"JSON schema: {reference} is not defined in it")
+    return found
+
+
+def _fit_any(value: Any, schemas: Any, root: Mapping[str, Any], path: str, depth: int) -> Any:
+    faults = []
+    for exact in (True, False):  # a value that fits as it stands is not changed
+        for schema in schemas:
+            try:
+                fitted = fit(value, schema, root, path, depth + 1)
+            except MismatchError as error:
+                faults.append(str(error))
+                continue
+            if fitted == value or not exact:
+                return fitted
+    raise MismatchError(faults[0] if faults else f"{path} fits nothing")
+
+
+def _fit_type(value: Any, wanted: Any, path: str) -> Any:
+    if wanted is None:
+        return value
+    names = [wanted] if isinstance(wanted, str) else list(wanted)
+    for name in names:
+        if _is(value, name):
+            return int(value) if name == "integer" else value
+    for name in names:
+        converted = _converted(value, name)
+        if converted is not None:
+            return converted
+    raise MismatchError(f"{path} must be {' or '.join(names)}, got {value!r:.60}")
+
+
+def _is(value: Any, name: str) -> bool:
+    if name == "integer" and isinstance(value, float):
+        return value.is_integer()
+    if name in ("integer", "number") and isinstance(value, bool):
+        return False
+    return isinstance(value, _TYPES.get(name, ()))
+
+
+def _converted(value: Any, name: str) -> Any:
+    """A value of another type that says the same; None where there is none."""
+    if name in ("integer", "number") and isinstance(value, str):
+        text = value.strip().strip("$€£% ").replace(",", "")
+        if re.fullmatch(r"[-+]?\d{1,300}(?:\.0*)?", text):
+            return int(text.split(".")[0])
+        if name == "number" and re.fullmatch(r"[-+]?\d*\.?\d+(?:[eE][-+]?\d{1,3})?", text):
+            return float(text)
+    if name == "string" and isinstance(value, int | float) and not isinstance(value, bool):
+        return str(value)
+    if name == "boolean" and isinstance(value, str):
+        return {"true": True, "yes": True, "false": False, "no": False}.get(value.strip().lower())
+    if name == "array" and value is not None and not isinstance(value, list | dict):
+        return [value]
+    return None
+
+
+def _fit_enum(value: Any, allowed: Any, path: str) -> Any:
+    if value in allowed:
+        return value
+    if isinstance(value, str):
+        for one in allowed:
+            if isinstance(one, str) and _plain(one) == _plain(value):
+                return one
+    raise MismatchError(f"{path} must be one of {list(allowed)!r:.120}, got {value!r:.60}")
+
+
+def _check_bounds(value: Any, schema: Mapping[str, Any], path: str) -> None:
+    if isinstance(value, int | float) and not isinstance(value, bool):
+        size, bounds = value, ("minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum")
+        multiple = schema.get("multipleOf")
+        if multiple and abs(value / multiple - round(value / multiple)) > 1e-9:
+            raise MismatchError(f"{path} must be a multiple of {multiple}, got {value}")
+    elif isinstance(value, str):
+        size, bounds = len(value), ("minLength", "maxLength", "", "")
+        if "pattern" in schema and not re.search(schema["pattern"], value):
+            raise MismatchError(f"{path} must match {schema['pattern']!r}, got {value!r:.60}")
+    elif isinstance(value, list):
+        size, bounds = len(value), ("minItems", "maxItems", "", "")
+        if schema.get("uniqueItems") and any(item in value[:k] for k, item in enumerate(value)):
+            raise MismatchError(f"{path} holds something twice")
+    else:
+        return
+    low, high, above, below = (schema.get(bound) for bound in bounds)
+    if (
+        (low is not None and size < low)
+        or (high is not None and size > high)
+        or (above is not None and size <= above)
+        or (below is not None and size >= below)
+    ):
+        raise MismatchError(f"{path} is out of bounds: {value!r:.60}")
+
+
+def _fit_object(
+    value: dict[str, Any], schema: Mapping[str, Any], root: Mapping[str, Any], path: str, depth: int
+) -> dict[str, Any]:
+    properties = schema.get("properties", {})
+    missing = [name for name in schema.get("required", ()) if name not in value]
+    if missing:
+        raise MismatchError(f"{path} lacks {', '.join(missing)}")
+    rest = schema.get("additionalProperties", True)
+    fitted = {}
+    for name, item in value.items():
+        if name not in properties and rest is False:
+            continue  # what a model says beyond what it was asked for
+        part = properties.get(name, rest)
+        fitted[name] = fit(item, part, root, f"{path}.{name}", depth + 1)
+    return fitted
+
+
+def _fit_array(
+    value: list[Any], schema: Mapping[str, Any], root: Mapping[str, Any], path: str, depth: int
+) -> list[Any]:
+    first = schema.get("prefixItems", ())
+    rest = schema.get("items", True)
+    return [
+        fit(item, first[k] if k < len(first) else rest, root, f"{path}[{k}]", depth + 1)
+        for k, item in enumerate(value)
+    ]

@@ -1,0 +1,367 @@
+"""What mathematical answers are made of: lists, brackets, assignments, intervals, words.
+
+Each function takes an answer apart in one way, and says None where it is not made that way.
+"""
+
+import re
+from fractions import Fraction
+from typing import NamedTuple
+
+from mpdf_langgraph.answers.math_numbers import (
+    DECIMAL,
+    NUMBER_WORD,
+    Quantity,
+    read_quantity,
+)
+from mpdf_langgraph.answers.math_units import Units, plain_units, scale_between
+from mpdf_langgraph.answers.patterns import Pattern
+
+_OPENING = {"(": ")", "[": "]", "{": "}", "\\{": "\\}", "\\langle": "\\rangle", "|": "|"}
+_TOP_TOKEN = Pattern(
+    r"\\(?:langle|rangle|begin|end)(?![a-z])|\\.|[()\[\]{}]|,|;|(?<![A-Za-z\\])(?:and|or)(?![A-Za-z])",
+    re.DOTALL,
+)
+_LISTED_WORDS = Pattern(
+    r"\\(?:text|textrm|mathrm|mbox)\s?\{\s?,?\s?(and|or|,|und|oder|et|ou|y|o)\s?\}"
+    r"|\\(?:lor|vee|wedge|land)(?![a-z])|\\quad|∨|∧"
+)
+
+
+def split_list(text: str) -> list[str]:
+    """Split at commas, semicolons, "and" and "or" that stand in no brackets."""
+    text = _LISTED_WORDS.sub(lambda found: f" {found[1] or 'or'} ".replace(" , ", " and "), text)
+    text = re.sub(
+        r"(\\text\s?\{[^{}]*?)\b(and|or)\b([^{}]*\})", r"\1} \2 \\text{\3", text
+    )  # \text{ apples and }
+    text = re.sub(r"\\text\s?\{\s*\}", " ", text)
+    pieces: list[str] = []
+    depth = start = 0
+    for token in _TOP_TOKEN.finditer(text):
+        kind = token.group()
+        if kind in ("(", "[", "{", "\\{", "\\langle", "\\begin"):
+            depth += 1
+        elif kind in (")", "]", "}", "\\}", "\\rangle", "\\end"):
+            depth -= 1
+        elif kind in (",", ";", "and", "or") and depth <= 0:
+            pieces.append(text[start : token.start()])
+            start = token.end()
+    pieces.append(text[start:])
+    return [piece.strip() for piece in pieces if piece.strip()]
+
+
+class Bracketed(NamedTuple):
+    """What stands in one pair of brackets.
+
+    Attributes:
+        opening: "(", "[", "{" or "<".
+        closing: The other one.
+        items: What the commas inside separate.
+    """
+
+    opening: str
+    closing: str
+    items: list[str]
+
+
+_BRACKETS = Pattern(
+    r"(?P<open>\(|\[|\]|\\\{|\{|\\langle|<|\\lbrace|\\lbrack)\s*(?P<inside>.*?)\s*"
+    r"(?P<close>\)|\]|\[|\\\}|\}|\\rangle|>|\\rbrace|\\rbrack)",
+    re.DOTALL,
+)
+_ONE_BRACKET = {"\\{": "{", "\\}": "}", "\\langle": "<", "\\rangle": ">", "\\lbrace": "{",
+                "\\rbrace": "}", "\\lbrack": "[", "\\rbrack": "]"}  # fmt: skip
+
+
+def read_bracketed(text: str) -> Bracketed | None:
+    """Read a tuple, interval or set; None where one pair of brackets does not hold it all."""
+    brackets = _BRACKETS.fullmatch(text)
+    if not brackets:
+        return None
+    inside = brackets["inside"]
+    depth = 0
+    for token in re.finditer(r"\\[{}]|\\langle|\\rangle|[()\[\]{}]", inside):
+        depth += 1 if token.group() in ("(", "[", "{", "\\{", "\\langle") else -1
+        if depth < 0:
+            return None
+    if depth:
+        return None
+    opening, closing = (_ONE_BRACKET.get(brackets[k], brackets[k]) for k in ("open", "close"))
+    if (opening == "{") != (closing == "}") or (opening == "<") != (closing == ">"):
+        return None
+    items = split_list(inside)
+    if len(items) < 2 and opening != "{":
+        return None
+    return Bracketed(opening, closing, items)
+
+
+_MATRIX = Pattern(
+    r"\\(?:left)?[(\[|]?\s*\\begin\{(?:[pbvBV]?matrix|smallmatrix|array)\}(?:\{[lcr"
+    r"| ]*\})?(?P<rows>.*?)\\end\{[a-zA-Z]+\}\s*"
+    r"(?:\\right)?[)\]|]?"
+    r"|\\begin\{(?P<kind>[pbvBV]?matrix|smallmatrix|array)\}(?:\{[lcr"
+    r"| ]*\})?(?P<cells>.*?)\\end\{[a-zA-Z]+\}",
+    re.DOTALL,
+)
+
+
+def read_matrix(text: str) -> list[list[str]] | None:
+    """Read the rows of a matrix. A determinant, between bars, is an expression instead."""
+    matrix = _MATRIX.fullmatch(text)
+    if not matrix or (matrix["kind"] or "").startswith(("v", "V")):
+        return None
+    cells = matrix["cells"] if matrix["cells"] is not None else matrix["rows"]
+    rows = [row for row in re.split(r"\\\\|\\cr(?![a-z])", cells) if row.strip()]
+    return [[cell.strip() for cell in row.split("&")] for row in rows]
+
+
+_NAME = (
+    r"(?:[A-Za-z]|\\(?:alpha|beta|gamma|delta|theta|lambda|mu|phi|omega|angle|triangle|vec|mathbf|mathrm"
+    r"|overline|text|textbf|operatorname|bar|hat|measuredangle|det|Delta|ell|sigma|rho|tau|sum|max|min|gcd"
+    r"|lim|log|sin|cos|tan)\b)"
+)
+_ASSIGNMENT = Pattern(
+    rf"(?P<name>(?:\(\s?[A-Za-z](?:\s?,\s?[A-Za-z])+\s?\)|\|[A-Za-z\\{{}} ]+\|"
+    rf"|{_NAME}[^=<>,]{{0,60}}?))\s?"
+    r"(?:=|\\approx|≈|\\in(?![a-z])|∈|:=)\s?(?P<value>[^=].*)",
+    re.DOTALL,
+)
+
+
+def read_assignment(text: str) -> tuple[str, str] | None:
+    """Split ``x = 5`` or ``P(A) = 1/2`` into name and value; of a chain the last value."""
+    if re.search(r"[<>≤≥≠]|\\(?:le|ge|lt|gt|ne|leq|geq|neq|equiv)(?![a-z])", text):
+        return None
+    found = _ASSIGNMENT.fullmatch(text)
+    if not found:
+        return None
+    name, value = re.sub(r"\s", "", found["name"]), found["value"].strip()
+    if "=" in value:
+        value = value.rpartition("=")[2].strip()
+    return (name, value) if value and value[0] not in "^_" else None
+
+
+def is_plain_name(name: str) -> bool:
+    """Tell whether a name stands for one unknown, such as x, x_1 or f(3), or says what is asked."""
+    return bool(
+        re.fullmatch(r"\|.+\||[A-Za-z]{0,4}\\(?:angle|overline|triangle|measuredangle).*", name)
+        or re.fullmatch(r"(?:[A-Za-z]|\\[a-z]+)(?:_\{?\w+\}?)?'?(?:\([^()=]*\))?|[A-Z]{2,4}", name)
+        or re.match(r"\\(?:angle|triangle|text|measuredangle|overline|vec|mathbf|mathrm|det)", name)
+        or re.match(r"\([A-Za-z](?:,[A-Za-z])+\)$", name)
+        or re.fullmatch(r"[A-Za-z]{2,}(?:of|the|[A-Z][a-z]+|[a-z])*", name)
+        or re.fullmatch(r"\\(?:max|min|gcd|log|sin|cos|tan|lim|sum)\b.*", name)
+    )
+
+
+# --- inequalities -----------------------------------------------------------------------------
+_LESS = {
+    "<": "<", "\\lt": "<", "\\le": "<=", "\\leq": "<=", "≤": "<=", "\\leqslant": "<=",
+    "<=": "<=", ">": ">", "\\gt": ">", "\\ge": ">=", "\\geq": ">=", "≥": ">=",
+    "\\geqslant": ">=", ">=": ">=", "\\ne": "!=", "\\neq": "!=", "≠": "!=", "!=": "!=",
+    "⩽": "<=", "⩾": ">=",
+}  # fmt: skip
+_SET_BUILDER = Pattern(
+    r"\\?\{\s?(?P<name>[a-z])\s?(?:\\in\s?(?:\\mathbb\s?\{?R\}?|ℝ)\s?)?(?:\\mid|\||:|\\colon|\\vert|,)\s?(?P<condition>.+?)\s?\\?\}"
+)
+_COMPARISON = Pattern(
+    r"\\(?:leqslant|geqslant|leq|geq|neq|le|ge|ne|lt|gt)(?![a-z])|<=|>=|!=|[<>≤≥≠⩽⩾]"
+)
+_VARIABLE = Pattern(r"\\?[A-Za-z]{1,6}(?:_\{?\w\}?)?")
+
+
+def read_intervals(text: str) -> list[Bracketed] | None:
+    r"""Read a union of intervals, also as inequalities of one unknown: ``2 < x \le 5``."""
+    if built := _SET_BUILDER.fullmatch(text.strip()):
+        text = built["condition"]
+    text = re.sub(r"^[a-z]\s?(?:\\in(?![a-z])|∈)\s?", "", text.strip())
+    if both := _read_both(text):
+        return [both]
+    intervals: list[Bracketed] = []
+    for piece in re.split(
+        r"\\cup(?![a-z])|∪|(?<=[)\]])\s?U\s?(?=[(\[])|\\text\s?\{\s?or\s?\}|\bor\b", text
+    ):
+        read = _read_interval(piece.strip())
+        if read is None:
+            return None
+        intervals += read
+    return intervals
+
+
+def _read_both(text: str) -> Bracketed | None:
+    r"""Read ``x \ge 2 \text{ and } x \le 5`` as one interval."""
+    pieces = re.split(r"\\text\s?\{\s?and\s?\}|\band\b|\\land(?![a-z])|\\cap(?![a-z])|∩", text)
+    if len(pieces) != 2:
+        return None
+    read = [_read_interval(piece.strip()) for piece in pieces]
+    if any(one is None or len(one) != 1 for one in read):
+        return None
+    [[first], [second]] = read  # type: ignore[misc]
+    if first.items[0] != "-\\infty":
+        first, second = second, first
+    if first.items[0] != "-\\infty" or second.items[1] != "\\infty":
+        return None
+    return Bracketed(second.opening, first.closing, [second.items[0], first.items[1]])
+
+
+def _read_interval(piece: str) -> list[Bracketed] | None:
+    bracketed = read_bracketed(piece)
+    if (
+        bracketed
+        and len(bracketed.items) == 2
+        and bracketed.opening in "(["
+        and bracketed.closing in ")]"
+    ):
+        return [bracketed]
+    signs = [_LESS[sign.group().strip()] for sign in _COMPARISON.finditer(piece)]
+    sides = [side.strip() for side in _COMPARISON.split(piece)]
+    if len(signs) == 1 and all(sides):
+        left, right = sides
+        [sign] = signs
+        if not _VARIABLE.fullmatch(left):
+            left, right = right, left
+            sign = sign.translate(str.maketrans("<>", "><"))
+        if not _VARIABLE.fullmatch(left) or left in ("\\pi", "e", "\\infty"):
+            return None
+        low, high = (
+            Bracketed("(", ")", ["-\\infty", right]),
+            Bracketed("(", ")", [right, "\\infty"]),
+        )
+        if sign == "!=":
+            return [low, high]
+        if sign[0] == "<":
+            return [low._replace(closing="]" if sign == "<=" else ")")]
+        return [high._replace(opening="[" if sign == ">=" else "(")]
+    if (
+        len(signs) == 2
+        and all(sides)
+        and signs[0][0] == signs[1][0] != "!"
+        and _VARIABLE.fullmatch(sides[1])
+    ):
+        if signs[0][0] == ">":
+            sides.reverse()
+            signs.reverse()
+        low_sign, high_sign = ("=" in sign for sign in signs)
+        return [
+            Bracketed("[" if low_sign else "(", "]" if high_sign else ")", [sides[0], sides[2]])
+        ]
+    return None
+
+
+# --- numbers of another kind ------------------------------------------------------------------
+
+_BASES = {"two": 2, "three": 3, "four": 4, "five": 5, "six": 6, "seven": 7, "eight": 8, "nine": 9,
+          "ten": 10, "eleven": 11, "twelve": 12, "sixteen": 16, "binary": 2, "octal": 8,
+          "hex": 16, "hexadecimal": 16, "decimal": 10}  # fmt: skip
+_BASED = Pattern(
+    r"\(?(?P<digits>[0-9A-Fa-f]*[0-9][0-9A-Fa-f]*|[A-F]+)\)?\s?(?:_\s?\{?\s?(?:\\text\s?\{)?\s?\(?\s?(?P<base>[0-9]{1,2}|[a-z]+)"
+    r"\s?\)?\s?\}{0,2}|(?:\\text\s?\{)?\s?[\s(,]{0,3}(?:in\s)?base[\s-]?(?P<named>[0-9]{1,2}|[a-z]+)\s?\)?\s?\}?)"
+)
+
+
+def read_based(text: str) -> tuple[int, int] | None:
+    """Read a number in a stated base: its value and the base."""
+    found = _BASED.fullmatch(text)
+    if not found:
+        return None
+    name = found["base"] or found["named"]
+    base = int(name) if name.isdigit() else _BASES.get(name, 0)
+    try:
+        return (int(found["digits"], base), base) if 2 <= base <= 36 else None
+    except ValueError:
+        return None
+
+
+_TIME = Pattern(
+    r"(?P<hour>[0-9]{1,2})(?:(?::|\.)(?P<minute>[0-5][0-9])(?::(?P<second>[0-5][0-9]))?)?\s?"
+    r"(?:\\text\s?\{|\\mathrm\s?\{)?\s?(?P<half>[ap])\.?\s?m\b\.?\s?\}?"
+    r"|(?P<hour2>[0-9]{1,2}):(?P<minute2>[0-5][0-9])",
+    re.IGNORECASE,
+)
+
+
+def read_time(text: str) -> tuple[int, bool] | None:
+    """Read a time of day: minutes since midnight, and whether a.m. or p.m. is said."""
+    found = _TIME.fullmatch(text)
+    if not found:
+        return None
+    if found["half"]:
+        hour, minute = int(found["hour"]) % 12, int(found["minute"] or 0)
+        return (hour + 12 * (found["half"].lower() == "p")) * 60 + minute, True
+    return int(found["hour2"]) * 60 + int(found["minute2"]), False
+
+
+_RATIO_SIGN = r"\s?(?::|\\colon|∶|\\text\s?\{\s?(?:to|:)\s?\}|\bto\b)\s?"
+_RATIO = Pattern(rf"{DECIMAL}(?:{_RATIO_SIGN}{DECIMAL}){{1,5}}")
+_PROPORTION = Pattern(
+    rf"(?P<part>{DECIMAL})\s?"
+    rf"(?:\\text\s?\{{)?\s?(?:out of(?: every)?|in(?: every)?)\s?\}}?\s?(?P<whole>{DECIMAL})"
+)
+
+
+def read_ratio(text: str) -> list[Fraction] | None:
+    """Read 1:2:3 or "3 to 1", in lowest terms with a first term of 1."""
+    if not _RATIO.fullmatch(text):
+        return None
+    terms = [
+        Fraction(term.replace(",", "").replace(" ", "")) for term in re.split(_RATIO_SIGN, text)
+    ]
+    first = next((term for term in terms if term), None)
+    return [term / first for term in terms] if first else None
+
+
+def read_proportion(text: str) -> Fraction | None:
+    """Read "1 out of 4" or "1 in 4"."""
+    found = _PROPORTION.fullmatch(text)
+    if not found:
+        return None
+    part, whole = (Fraction(found[k].replace(",", "").replace(" ", "")) for k in ("part", "whole"))
+    return part / whole if whole else None
+
+
+_CONGRUENCE = Pattern(
+    r"(?:(?P<name>[A-Za-z])\s?(?:\\equiv|≡|=)\s?)?(?P<residue>[^=≡]+?)\s?\(?\s?"
+    r"(?:\\pmod|\\bmod|\\mod|\\text\s?\{\s?mod\s?\}|\\mathrm\s?\{\s?mod\s?\}|\\operatorname\s?\{mod\}|mod)\s?\{?\s?"
+    r"(?P<modulus>[0-9A-Za-z]+)\s?\}?\s?\)?"
+)
+
+
+def read_congruence(text: str) -> tuple[str, str] | None:
+    """Read a residue and its modulus: ``x ≡ 3 (mod 7)``."""
+    found = _CONGRUENCE.fullmatch(text)
+    return (found["residue"].strip(), found["modulus"]) if found else None
+
+
+_COMPOUND = Pattern(
+    rf"(?P<number>(?:[$€£₹]\s?)?{DECIMAL}|(?:{NUMBER_WORD})\b)(?P<unit>[^0-9]*?)(?=(?:[$€£₹]\s?)?[0-9]|(?<=\s)(?:{NUMBER_WORD})\b|$)"
+)
+
+
+def read_compound(text: str) -> list[Quantity] | None:
+    """Read "1 hour 30 minutes" or "45 dollars and 50 cents": parts of one quantity."""
+    plain = plain_units(text)
+    if len(plain) > 100 or not re.fullmatch(r"[\w\s,.$€£₹°'/-]+", plain):
+        return None
+    parts: list[Quantity] = []
+    position = 0
+    while position < len(plain):
+        found = _COMPOUND.match(plain, position)
+        if not found or not found.group():
+            return None
+        piece = re.sub(r"[\s,]+(?:and)?[\s,]*$", "", found.group())
+        quantity = read_quantity(piece)
+        if quantity is None or not quantity.units.dimensions or quantity.units.words:
+            return None
+        if parts and (
+            quantity.units.dimensions != parts[0].units.dimensions
+            or quantity.units.factor >= parts[-1].units.factor
+        ):
+            return None
+        parts.append(quantity)
+        position = found.end()
+        while position < len(plain) and plain[position] in " ,":
+            position += 1
+    return parts if len(parts) > 1 else None
+
+
+def total_in(parts: list[Quantity], unit: Units) -> Fraction:
+    """Add the parts of a compound quantity up, in a unit of the same kind."""
+    return sum((part.value * (scale_between(part.units, unit) or 0) for part in parts), Fraction(0))

@@ -1,0 +1,273 @@
+"""The answer that a sentence gives, behind a mark such as "the answer is" or in plain prose."""
+
+import re
+
+from mpdf_langgraph.answers.math_notation import canonical
+from mpdf_langgraph.answers.math_numbers import DECIMAL, MAX_LENGTH, NUMBER_WORD, read_quantity
+from mpdf_langgraph.answers.math_parts import read_proportion
+from mpdf_langgraph.answers.patterns import Pattern
+from mpdf_langgraph.answers.reading import last_match
+
+_FRACTION = r"\\[dt]?frac\s?(?:\{-?[0-9]+\}|[0-9])\s?(?:\{[0-9]+\}|[0-9])"
+_CURRENCY = r"(?:\\?[$€£₹¥]\s?)"
+_MULTIPLIER = r"(?:\s(?:hundred|thousand|million|billion|trillion|dozen)\b)"
+_FIND_NUMBER = Pattern(
+    rf"(?:(?<![\w)}}\]])[-\u2212]\s?{_CURRENCY}?|(?<![\w])[-\u2212](?={_CURRENCY}?[0-9]))?{_CURRENCY}?"
+    rf"(?:{_FRACTION}|{DECIMAL}(?:\s?/\s?[0-9]+)?){_MULTIPLIER}{{0,2}}(?:\s?\\?%)?"
+)
+_FIND_WORD = Pattern(
+    rf"(?i:\b(?:(?:minus"
+    rf"|negative) )?(?:{NUMBER_WORD})\b(?:[- ](?:and[- ](?:a )?)?(?:{NUMBER_WORD})\b){{0,8}})"
+)
+_DOLLARS_AND_CENTS = Pattern(r"([0-9]+) (dollars|euros|pounds) and ([0-9]{1,2}) (cents|pence)")
+_MATH_SEGMENT = Pattern(r"\$\$?([^$]+)\$\$?|\\\((.+?)\\\)|\\\[(.+?)\\\]", re.DOTALL)
+_SENTENCE_END = Pattern(
+    r"\n|(?<![ap]\.m)(?<!i\.e)(?<!e\.g)(?<!\bsq)(?<!\bcu)(?<!\bapprox)(?<!\bDr)(?<!\bM[rs])(?<!\bRs)[.!?](?=\s|$)|。|(?<=[^0-9])!(?=\s|$)"
+)
+_COMMAND_WITH_WORDS = Pattern(
+    r"\\(?:begin|end|text|mbox|mathrm|mathbf|textbf|operatorname)\s?\{[^{}]*\}"
+)
+_FUNCTION = r"sin|cos|tan|cot|sec|csc|log|ln|exp|sqrt|pi|max|min|gcd|lcm|arcsin|arccos|arctan"
+_WORD = Pattern(
+    rf"(?<![\\A-Za-z])(?!(?:{_FUNCTION})\b)(?:[A-Za-z]{{3,}}|(?i:it|is|so|we|hm)(?![A-Za-z]))"
+)
+# Letters of other scripts, but for Greek ones.
+_FOREIGN_WORD = Pattern("[^\\W\\d_A-Za-zΑ-ωªº⁰-₟ℂℕℝℤℚµ\u2070-\u209f]")
+
+_HEDGE = Pattern(
+    r"(?:\*\*|`|\"|:|≈|=|~|\s|\\approx|that\b|there\s(?:are|is)\b|(?:exactly|about|approximately|approx\.?|roughly|only|just"
+    r"|simply|therefore|thus|hence|clearly|then|still|now|equal\sto|given\sby|always|indeed|a\stotal\sof)\b)*",
+    re.IGNORECASE,
+)
+_CLAUSE_END = Pattern(
+    r",\s(?![0-9]{3}\b)|\s\(|;|\s[-–—]+\s(?=[A-Za-z])|:\s"
+    r"|\s(?:because|since|as|so|which|when|if|not|but|for|after|in|at|on|per|where|while|with|i\.e\.)\s",
+)
+_RESULT = Pattern(
+    r"(?:\bwhich (?:is|equals|makes|gives|means)|\bi\.e\.,?|\bthat is,?|\bso\b|\bbut\b"
+    r"|\brather\b|\bit(?:'s| is)|\bequals|\bmakes|=|≈)\s*(?=\D{0,30}[0-9])",
+    re.IGNORECASE,
+)
+_NEGATED = Pattern(r"(?:not|n't|never)\b", re.IGNORECASE)
+_SUBORDINATE = Pattern(
+    r"\s*(?:After|Since|If|When|Because|As|In|On|At|By|With|For|From|Given|Once|Before|Of"
+    r"|Out of|While|Although|During"
+    r"|Every|Per)\b[^,]{0,200},\s",
+    re.IGNORECASE,
+)
+_VERB = Pattern(
+    r"(?<!to )\b(?:is|are|was|were|has|have|had|gets?|got|needs?|takes?|took|costs?|pays?"
+    r"|paid|spends?|spent|saves?|saved"
+    r"|earns?|earned|makes?|made|sells?|sold|eats?|ate|buys?|bought|equals?|totals?|left"
+    r"|comes? to|receives?|gives?|can"
+    r"|will|walks?|walked|runs?|ran|reads?|drives?|drove|travels?|weighs?|uses?|used|remains?|owes?|owed|contains?|be"
+    r"|becomes?|collects?|collected|finds?|found|scores?|scored|works?|worked|raises?|raised|drinks?|plants?|planted"
+    r"|bakes?|baked|requires?|produces?|holds?|loses?|lost|keeps?|kept|gains?|gained|should"
+    r"|must|would|there are)\b",
+    re.IGNORECASE,
+)
+_UNIT_TAIL = Pattern(r"(?:\s(?!(?:and|or|times|plus|minus|more|less|is|are)\b)[A-Za-z]{2,}){1,4}")
+_CONCLUSION = Pattern(
+    r"\s*(?:\*\*)?(?:So|Thus|Therefore|Hence|In total|Finally|Altogether|In conclusion"
+    r"|Consequently)\b",
+    re.IGNORECASE,
+)
+
+
+def read_after_marker(rest: str) -> str | None:
+    """The answer at the beginning of what follows "the answer is"."""
+    rest = rest.strip()
+    if _NEGATED.match(rest):
+        sentence = _SENTENCE_END.split(rest, maxsplit=1)[0]
+        corrected = re.search(r"\b(?:but|rather|it is|it's|instead)\b", sentence)
+        return read_after_marker(sentence[corrected.end() :]) if corrected else None
+    segment = _MATH_SEGMENT.match(rest)
+    # "$12, so she has $5 left" is not mathematics between dollar signs.
+    if segment and not has_prose(segment.group()) and not re.match(r"[0-9]", rest[segment.end() :]):
+        return canonical(_joined_segments(rest, segment))
+    sentence = _SENTENCE_END.split(rest, maxsplit=1)[0]
+    return read_sentence(sentence)
+
+
+def _joined_segments(rest: str, first: re.Match[str]) -> str:
+    """The formula, and those that "or" and "and" join to it."""
+    parts, end = [first.group()], first.end()
+    while joint := re.match(r"\s?(?:,|or|and)\s(?=[$\\])", rest[end:]):
+        following = _MATH_SEGMENT.match(rest, end + joint.end())
+        if not following or has_prose(following.group()) or len(parts) > 20:
+            break
+        parts.append(following.group())
+        end = following.end()
+    if len(parts) == 1:
+        return parts[0]
+    return ", ".join(part.strip("$ ").removeprefix("\\(").removesuffix("\\)") for part in parts)
+
+
+def read_sentence(sentence: str) -> str | None:
+    """Read the answer that a sentence gives: "After 3 days, Tom has 15 marbles." is 15."""
+    sentence = sentence.strip()
+    hedge = _HEDGE.match(sentence)
+    lead = sentence[hedge.end() if hedge else 0 :].strip()
+    if not lead:
+        return None
+    lead = re.sub(r"(?<=\w)\*\*", "", lead)
+    if _NUMBERS_LISTED.fullmatch(lead):
+        return canonical(lead)
+    if read_proportion(lead.strip(" .")):
+        return canonical(lead)
+    if formula := _final_formula(lead):
+        return formula
+    if not has_prose(lead):
+        return canonical(result_of(_without_remark(lead)))
+    whole = canonical(lead)
+    if read_quantity(whole) is not None and len(lead) < 60:
+        return whole
+    if compound := _DOLLARS_AND_CENTS.match(lead):
+        return compound.group()
+    clause = _CLAUSE_END.split(lead, maxsplit=1)[0].strip(" .,*")
+    answer = canonical(clause)
+    if read_quantity(answer) is not None or (
+        not has_prose(clause) and re.search(r"[0-9\\]|^[a-z]$", clause)
+    ):
+        return canonical(result_of(clause))
+    return _result_in(lead) or _leading_number(lead) or _number_after_verb(lead) or answer or None
+
+
+def _final_formula(sentence: str) -> str | None:
+    r"""The formula that ends a sentence: "so the area is $27\pi$"."""
+    found = _ENDING_FORMULA.search(sentence)
+    if not found or not found.start() or has_prose(found.group()):
+        return None
+    inside = next(filter(None, found.groups()), "")
+    if not re.search(r"[0-9\\]", inside) or re.search(r"[<>]", inside):
+        return None
+    return canonical(inside.rpartition("=")[2])
+
+
+_ENDING_FORMULA = Pattern(r"(?:(?<![\\$])\$([^$]{1,300})\$|\\\((.{1,300}?)\\\))\s*[.!*]*\s*$")
+_NUMBERS_LISTED = Pattern(
+    rf"-?{DECIMAL}(?:\s?/\s?[0-9]+)?(?:(?:,|,?\sand|,?\sor)\s-?{DECIMAL}(?:\s?/\s?[0-9]+)?)+[.\s]*"
+)
+
+
+def _without_remark(text: str) -> str:
+    return re.sub(r"\s\([^()]*[a-z=][^()]*\)\s*$", "", text)
+
+
+def result_of(text: str) -> str:
+    """What a chain of equal numbers comes to: "3 + 4 = 7" is 7. An equation stays one."""
+    left, equals, right = text.rpartition("=")
+    if equals and _is_sum_of_unknowns(left) and is_number(right):
+        return right.strip()
+    if (
+        equals
+        and re.search(r"[0-9]", right)
+        and re.fullmatch(r"[\d\s+*/x×÷·().,$%=\\a-z{}-]*", left)
+        and re.search(r"[0-9)]\s*$", left)
+        and not re.search(r"[<>]", text)
+        and not re.search(r"[a-wyz]", re.sub(r"\\[a-z]+", "", left))
+    ):
+        return right.strip()
+    return text
+
+
+def _is_sum_of_unknowns(text: str) -> bool:
+    return bool(re.search(r"[a-z]\s?[-+*/]\s?[a-z]", text)) and not re.search(r"[<>=]", text)
+
+
+def _result_in(sentence: str) -> str | None:
+    """The number behind the last "which is", "i.e." or equals sign."""
+    result = last_match(_RESULT, sentence)
+    if result is None:
+        return None
+    number = _FIND_NUMBER.search(sentence, result.end())
+    return _number_at(sentence, number) if number else None
+
+
+def _leading_number(sentence: str) -> str | None:
+    """The number that a sentence begins with, unless something is done to it."""
+    number = _FIND_NUMBER.match(sentence)
+    if not number or _OPERATION.match(sentence, number.end()):
+        return None
+    verb = _VERB.search(sentence, number.end())
+    if verb and _FIND_NUMBER.search(sentence, verb.end()):
+        return None
+    return _number_at(sentence, number)
+
+
+_OPERATION = Pattern(
+    r"\s?(?:times|plus|minus|divided|multiplied|more|less|fewer|out|of|and|or|to|x\b|[-+*/×÷=^<>])",
+    re.IGNORECASE,
+)
+
+
+def _number_after_verb(sentence: str) -> str | None:
+    """The first number after the last verb that has one, outside of subordinate clauses."""
+    while subordinate := _SUBORDINATE.match(sentence):
+        if not _FIND_NUMBER.search(sentence, subordinate.end()):
+            break
+        sentence = sentence[subordinate.end() :]
+    found = None
+    for verb in _VERB.finditer(sentence[:MAX_LENGTH]):
+        number = _FIND_NUMBER.search(sentence, verb.end())
+        if number and (found is None or number.start() != found.start()):
+            found = number
+    found = found or last_match(_FIND_NUMBER, sentence[: 2 * MAX_LENGTH])
+    if found:
+        return _number_at(sentence, found)
+    word = last_match(_FIND_WORD, sentence[:MAX_LENGTH])
+    return canonical(word.group()) if word else None
+
+
+def _number_at(text: str, number: re.Match[str]) -> str:
+    """The number with the unit that follows it."""
+    tail = _UNIT_TAIL.match(text, number.end())
+    if tail:
+        words = tail.group().split()
+        # Only what surely is a unit: any word may follow a number.
+        answer = canonical(f"{number.group()} {words[0]}")
+        quantity = read_quantity(answer)
+        if quantity is not None and quantity.units.dimensions:
+            return answer
+    return canonical(number.group())
+
+
+# "24 square feet, or about 2.2 square meters": the same once more, rounded.
+_RESTATED = Pattern(
+    r",? (?:or|which is|i\.e\.,?) (?:about|approximately|roughly|around) [^\n]{1,80}$",
+    re.IGNORECASE,
+)
+
+
+def read_prose(text: str) -> str | None:
+    """The last number of a response, or what its conclusion says."""
+    if (last := text.strip().rsplit("\n", 1)[-1]) and (
+        formula := _final_formula(last[-MAX_LENGTH:])
+    ):
+        return formula
+    sentences = [s for s in _SENTENCE_END.split(text[-2 * MAX_LENGTH :]) if s.strip()]
+    if sentences and _CONCLUSION.match(sentences[-1]) and _FIND_NUMBER.search(sentences[-1]):
+        conclusion = _CONCLUSION.sub("", sentences[-1], count=1).lstrip(" ,:")
+        if (answer := read_sentence(conclusion)) and re.search(r"[0-9]", answer):
+            return answer
+    if text and (compound := last_match(_DOLLARS_AND_CENTS, text[-MAX_LENGTH:])):
+        after = text[-MAX_LENGTH:][compound.end() :]
+        if not _FIND_NUMBER.search(after):
+            return compound.group()
+    text = _RESTATED.sub("", text) if _FIND_NUMBER.search(_RESTATED.sub("", text)) else text
+    if number := last_match(_FIND_NUMBER, text):
+        return canonical(number.group())
+    word = last_match(_FIND_WORD, text[-MAX_LENGTH:])
+    return canonical(word.group()) if word else None
+
+
+def has_prose(text: str) -> bool:
+    """Tell whether a text holds words, so that it is more than an expression."""
+    if _FOREIGN_WORD.search(text):
+        return True
+    return bool(_WORD.search(_COMMAND_WITH_WORDS.sub(" ", text)))
+
+
+def is_number(line: str) -> bool:
+    """Tell whether a text is one number, perhaps with a unit."""
+    return read_quantity(canonical(line[:MAX_LENGTH])) is not None

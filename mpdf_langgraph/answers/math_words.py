@@ -1,0 +1,137 @@
+"""Words in mathematical answers, and the units behind expressions."""
+
+import re
+
+from mpdf_langgraph.answers.math_numbers import (
+    DECIMAL,
+    read_quantity,
+    units_behind,
+)
+from mpdf_langgraph.answers.math_units import Units, singular
+from mpdf_langgraph.answers.patterns import Pattern
+
+# --- words ------------------------------------------------------------------------------------
+
+_TEXT = Pattern(
+    r"\\(?:text(?:bf|it|rm|sf|up)?|mathrm|mathbf|mbox|operatorname|textnormal)\s?\{([^{}]*)\}"
+)
+_FUNCTIONS_TEXT = (
+    "sin cos tan cot sec csc arcsin arccos arctan sinh cosh tanh asin acos atan log ln lg exp"
+    " sqrt cbrt max min gcd lcm mod abs floor ceil pi det lim sup inf sgn sign alpha beta gamma"
+    " delta theta lambda phi omega sigma mu infty infinity oo dx dy dt arg re im cup cap"
+)
+_FUNCTIONS = frozenset(_FUNCTIONS_TEXT.split())
+_WORD_TOKEN = Pattern(rf"{DECIMAL}|[^\W\d_]+(?:['’-][^\W\d_]+)*|\\[A-Za-z]+|[^\s\w]|_")
+_FILLERS = frozenset(["the", "a", "an", "there", "is", "are"])
+_MONTHS_TEXT = (
+    "january february march april may june july august september october november december"
+)
+_MONTHS = frozenset(_MONTHS_TEXT.split())
+_SYNONYMS = {
+    "dne": "does not exist", "doesn't exist": "does not exist", "do not exist": "does not exist",
+    "no limit": "does not exist", "no solution exist": "no solution",
+    "no solution exists": "no solution", "none": "no solution", "empty set": "no solution",
+    "\\emptyset": "no solution", "\\varnothing": "no solution", "∅": "no solution",
+    "\\{\\}": "no solution", "{}": "no solution", "infinite": "infinitely many",
+    "infinitely many solution": "infinitely many",
+    "infinite number of solution": "infinitely many", "infinite solution": "infinitely many",
+    "infinity": "\\infty", "∞": "\\infty", "oo": "\\infty", "positive infinity": "\\infty",
+    "+\\infty": "\\infty", "negative infinity": "-\\infty", "all real number": "\\mathbb{R}",
+    "all real": "\\mathbb{R}", "ℝ": "\\mathbb{R}", "\\R": "\\mathbb{R}",
+    "\\mathbf{R}": "\\mathbb{R}", "\\Bbb{R}": "\\mathbb{R}", "(-\\infty,\\infty)": "\\mathbb{R}",
+    "(-\\infty,+\\infty)": "\\mathbb{R}", "set of all real number": "\\mathbb{R}",
+    "not possible": "impossible", "noon": "12:00 pm", "midnight": "12:00 am",
+}  # fmt: skip
+
+
+def has_words(text: str) -> bool:
+    """Tell whether words stand in an answer that no mathematics can be made of."""
+    if any(re.search(r"[^\W\d_]{2}", inside) for inside in _TEXT.findall(text)):
+        return True
+    bare = re.sub(r"\\[A-Za-z]+", " ", _TEXT.sub(" ", text))
+    return any(_is_word(run) for run in re.findall(r"[^\W\d_]{2,}", bare))
+
+
+def _is_word(run: str) -> bool:
+    if run.lower() in _FUNCTIONS or any(
+        set(run) <= set(letters) for letters in ("abcd", "xyz", "uvw", "pqr", "rst", "mnk", "ijk")
+    ):
+        return False
+    if re.fullmatch(
+        r"(?:arc)?(?:sin|cos|tan|log|ln|sqrt|exp|pi)[a-z]?|[a-z]?(?:pi|sqrt)[a-z]?|(?:pi|sqrt|sin|cos|tan){2,}",
+        run,
+    ):
+        return False
+    if len(run) == 2 and run.islower():
+        return run in _SHORT_WORDS
+    return True
+
+
+_SHORT_WORDS_TEXT = "no on in it is so we by of up us he me my go do be am pm or at to"
+_SHORT_WORDS = frozenset(_SHORT_WORDS_TEXT.split())
+
+
+def word_tokens(text: str) -> list[str]:
+    """The words, numbers and signs of an answer, in a form made to be compared."""
+    text = _TEXT.sub(r" \1 ", text)
+    tokens: list[str] = []
+    for token in _WORD_TOKEN.findall(text):
+        lower = token.casefold().strip("'’")
+        quantity = read_quantity(lower) if token[0].isdigit() or token.isalpha() else None
+        if quantity is not None and not quantity.unit_text:
+            tokens.append(str(quantity.value))
+        elif token[0].isalpha() and len(token) > 1:
+            tokens += [word for word in singular(lower).split("-") if word not in _FILLERS]
+        elif token not in ",.;:\"'!?`*$~" and lower != "a":
+            tokens.append(token)
+    if tokens and tokens[0] in ("on", "at"):
+        del tokens[0]
+    tokens = [{"r": "remainder", "R": "remainder"}.get(token, token) for token in tokens]
+    return sorted(tokens) if _MONTHS & set(tokens) else tokens
+
+
+def synonym(text: str) -> str:
+    """One phrase for all that say the same, such as "DNE"; the text itself otherwise."""
+    squeezed = re.sub(r"\s+", "", text)
+    if squeezed in _SYNONYMS:
+        return _SYNONYMS[squeezed]
+    if not re.search(r"[A-Za-z]{3}", text) or len(text) > 100:
+        return text
+    words = " ".join(word_tokens(text))
+    return _SYNONYMS.get(words, text)
+
+
+# --- expressions with a unit ------------------------------------------------------------------
+
+_UNIT_START = Pattern(
+    r"\\(?:text|mathrm|mbox|operatorname|rm)\b|\\frac\s?\{\s?\\(?:text|mathrm)|(?<=[\s}\)0-9])(?:[a-zA-Z]{2,})|°"
+    r"|\^\s?\{?\s?\\circ|(?<=\s)[msgLNJhWV]\b"
+)
+
+
+def split_unit(text: str) -> tuple[str, Units | None, bool]:
+    """Split the unit, and a percent sign, off the end of an expression."""
+    percent = re.search(r"\s?\\?%$", text)
+    if percent:
+        return text[: percent.start()].strip(), None, True
+    if re.search(r"\\(?:sin|cos|tan|cot|sec|csc)(?![a-z])|(?<![a-z])(?:sin|cos|tan)\b", text):
+        return text, None, False  # degrees belong to the angle
+    for start in _UNIT_START.finditer(text):
+        expression, rest = text[: start.start()].rstrip(), text[start.start() :]
+        if (
+            not expression
+            or expression[-1] in "+-=*^_{(,<>/"
+            or (
+                re.search(r"\\[A-Za-z]+$", expression)
+                and not re.search(r"\\(?:pi|theta|infty)$", expression)
+            )
+        ):
+            continue
+        if expression.count("{") != expression.count("}") or expression.count(
+            "("
+        ) != expression.count(")"):
+            continue
+        units = units_behind(rest, False)
+        if units is not None:
+            return expression, units, False
+    return text, None, False

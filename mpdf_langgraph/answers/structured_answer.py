@@ -1,0 +1,239 @@
+"""JSON objects as answers."""
+
+import ast
+import json
+import re
+from collections.abc import Mapping, Sequence
+from itertools import islice
+from typing import Any
+
+from pydantic import BaseModel, ValidationError
+
+from mpdf_langgraph.answers.json_schema import MismatchError, check_schema, fit, rename_keys
+from mpdf_langgraph.answers.patterns import Pattern
+from mpdf_langgraph.answers.reading import answering_part, has_long_mark_run
+from mpdf_langgraph.answers.text_reading import normalise
+from mpdf_langgraph.errors import ConfigurationError
+
+_MAX_LENGTH = 100_000  # characters of an object
+_MOST_OBJECTS = 50
+_CODE_FENCE = Pattern(r"```(?:json[5c]?)?\s*\n(.*?)```", re.DOTALL | re.IGNORECASE)
+_COMMENT = Pattern(r'("(?:[^"\\]|\\.)*")|//[^\n]*|/\*.*?\*/', re.DOTALL)
+_TRAILING_COMMA = Pattern(r'("(?:[^"\\]|\\.)*")|,(?=\s*[}\]])', re.DOTALL)
+_BARE_KEY = Pattern(r'("(?:[^"\\]|\\.)*")|(?<=[{,\s])([A-Za-z_]\w*)(?=\s*:)')
+
+
+class StructuredAnswer:
+    """JSON objects that fit a schema.
+
+    `parse` takes the last object in a response that fits: from a code fence or from between
+    words, with single quotes, comments, trailing commas or keys in another spelling, with "42"
+    for 42. It gives the object in one form, sorted and without white space.
+    Two answers are equivalent where every field is the same: text but for case, white space and
+    punctuation, numbers by value. `load` gives the answer as the schema describes it.
+
+    Where the endpoint can (vLLM), agents ask for `response_schema` as structured output.
+
+    Args:
+        schema: A pydantic model, or a JSON schema of an object.
+        by_field: `combine` votes on every field for itself, so that the winner may be an
+            object that nobody gave. Otherwise whole objects are voted on.
+
+    Raises:
+        ConfigurationError: It is no such schema.
+
+    Example:
+        >>> class City(BaseModel):
+        ...     name: str
+        ...     people: int
+        >>> schema = StructuredAnswer(City)
+        >>> answer = schema.parse("So: {'Name': 'Oslo', 'people': '700,000',}")
+        >>> answer
+        '{"name":"Oslo","people":700000}'
+        >>> schema.load(answer)
+        City(name='Oslo', people=700000)
+    """
+
+    def __init__(
+        self, schema: type[BaseModel] | Mapping[str, Any], *, by_field: bool = False
+    ) -> None:
+        self.by_field = by_field
+        self._model: type[BaseModel] | None = None
+        if isinstance(schema, type) and issubclass(schema, BaseModel):
+            self._model = schema
+            described = schema.model_json_schema()
+            title = schema.__name__
+        elif isinstance(schema, Mapping):
+            described = json.loads(json.dumps(dict(schema)))
+            check_schema(described)
+            title = str(described.get("title", "object"))
+            if described.get("type", "object") != "object":
+                raise ConfigurationError("the JSON schema of an answer must be of type object")
+        else:
+            raise ConfigurationError(
+                f"StructuredAnswer takes a pydantic model or a JSON schema: {schema!r:.120}"
+            )
+        #: The JSON schema, for endpoints that can be held to one.
+        self.response_schema: dict[str, Any] = described
+        self.name = f"structured({title})"
+        self.instructions = (
+            "Answer with one JSON object that fits this JSON schema, and nothing behind it:\n"
+            f"{json.dumps(described, ensure_ascii=False)}"
+        )
+
+    def parse(self, text: str) -> str | None:
+        """Read the last object that fits out of a response; None where there is none."""
+        for candidate in _objects(answering_part(text)):
+            fitted = self._fitted(candidate)
+            if fitted is not None:
+                return _written(fitted)
+        return None
+
+    def equivalent(self, a: str, b: str) -> bool:
+        """Tell whether two answers have the same fields with the same values."""
+        return a == b or self._folded(a) == self._folded(b)
+
+    def load(self, answer: str) -> Any:
+        """Return an answer as an instance of the model, or as the object that fits the schema.
+
+        Raises:
+            ValueError: It fits no longer; a parsed answer does.
+        """
+        fitted = self._fitted(answer)
+        if fitted is None:
+            raise ValueError(f"the answer does not fit {self.name}: {answer!r:.200}")
+        return self._model.model_validate(fitted) if self._model else fitted
+
+    def combine(self, answers: Sequence[tuple[str, float]]) -> str | None:
+        """Return the object of the heaviest value of every field; None without answers.
+
+        Where these do not fit together, it is the heaviest whole answer. Ties go to what came
+        first.
+
+        Args:
+            answers: Parsed answers with the weights of their votes.
+
+        Example:
+            >>> schema = StructuredAnswer({"properties": {"a": {}, "b": {}}}, by_field=True)
+            >>> schema.combine([('{"a":1,"b":2}', 1), ('{"a":1,"b":3}', 1), ('{"a":4,"b":3}', 1)])
+            '{"a":1,"b":3}'
+        """
+        objects = [(json.loads(answer), weight) for answer, weight in answers]
+        if not objects:
+            return None
+        if self.by_field:
+            fields = dict.fromkeys(name for one, _ in objects for name in one)
+            chosen = {
+                name: _heaviest([(one.get(name), w) for one, w in objects]) for name in fields
+            }
+            fitted = self._fitted({k: v for k, v in chosen.items() if v is not None})
+            if fitted is not None:
+                return _written(fitted)
+        return _written(_heaviest(objects))
+
+    def _fitted(self, candidate: Any) -> dict[str, Any] | None:
+        """The object in the form that the schema gives it, None where it does not fit."""
+        value = candidate if isinstance(candidate, dict) else _read_object(candidate)
+        if value is None:
+            return None
+        try:
+            value = rename_keys(value, self.response_schema, self.response_schema)
+            if self._model is None:
+                fitted = fit(value, self.response_schema, self.response_schema)
+            else:
+                fitted = self._validated(self._model, value)
+        except (ValidationError, MismatchError, RecursionError, ValueError, TypeError):
+            return None
+        return fitted if isinstance(fitted, dict) else None
+
+    def _validated(self, model: type[BaseModel], value: dict[str, Any]) -> Any:
+        try:
+            validated = model.model_validate(value)
+        except ValidationError:  # numbers with commas, yes for true
+            validated = model.model_validate(fit(value, self.response_schema, self.response_schema))
+        return validated.model_dump(mode="json", by_alias=True)
+
+    def _folded(self, answer: str) -> Any:
+        value = _read_object(answer)
+        return answer.strip() if value is None else _fold(self._fitted(value) or value)
+
+
+def _objects(text: str) -> list[str]:
+    """The pieces of a text that may be JSON objects, the last one first."""
+    pieces = [found[1] for found in islice(_CODE_FENCE.finditer(text), _MOST_OBJECTS)]
+    depth, start, quoted, escaped = 0, 0, False, False
+    found: list[str] = []
+    for position, character in enumerate(text):
+        if quoted:
+            if escaped:
+                escaped = False
+            elif character == "\\":
+                escaped = True
+            elif character == '"' or character == "\n":
+                quoted = False
+        elif character == '"':
+            quoted = depth > 0
+        elif character == "{":
+            start = position if depth == 0 else start
+            depth += 1
+        elif character == "}" and depth:
+            depth -= 1
+            if depth == 0:
+                found.append(text[start : position + 1])
+                found = found[-_MOST_OBJECTS:]
+    return [*reversed(found), *reversed(pieces)]
+
+
+def _read_object(text: str) -> dict[str, Any] | None:
+    """Read JSON, or what was meant as JSON."""
+    if len(text) > _MAX_LENGTH or has_long_mark_run(text):
+        return None
+    text = text.strip()
+    repaired = _TRAILING_COMMA.sub(r"\1", _COMMENT.sub(r"\1", text))
+    for attempt in (text, repaired, _BARE_KEY.sub(_quoted, repaired)):
+        try:
+            value = json.loads(attempt, strict=False, parse_constant=_refuse_constant)
+        except (ValueError, RecursionError):
+            continue
+        return value if isinstance(value, dict) else None
+    try:
+        value = ast.literal_eval(repaired)
+        return json.loads(json.dumps(value, allow_nan=False)) if isinstance(value, dict) else None
+    except (ValueError, TypeError, SyntaxError, RecursionError, MemoryError):
+        return None
+
+
+def _refuse_constant(name: str) -> Any:
+    raise ValueError(f"{name} is no JSON")
+
+
+def _quoted(found: re.Match[str]) -> str:
+    return found[1] or f'"{found[2]}"'
+
+
+def _written(value: Any) -> str:
+    return json.dumps(value, sort_keys=True, ensure_ascii=False, separators=(",", ":"))
+
+
+def _fold(value: Any) -> Any:
+    """A value in one form for all that count as the same."""
+    if isinstance(value, dict):
+        return {key: _fold(item) for key, item in value.items() if item is not None}
+    if isinstance(value, list):
+        return [_fold(item) for item in value]
+    if isinstance(value, bool):
+        return str(value)
+    if isinstance(value, int | float):
+        return float(f"{value:.12g}") if abs(value) < 2**53 else value
+    return normalise(value) if isinstance(value, str) else value
+
+
+def _heaviest(values: Sequence[tuple[Any, float]]) -> Any:
+    """The value with the largest sum of weights; what came first wins ties."""
+    sums: dict[str, float] = {}
+    first: dict[str, Any] = {}
+    for value, weight in values:
+        key = json.dumps(_fold(value), sort_keys=True)
+        sums[key] = sums.get(key, 0.0) + weight
+        first.setdefault(key, value)
+    return first[max(sums, key=lambda key: sums[key])]

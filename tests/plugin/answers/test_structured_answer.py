@@ -1,0 +1,186 @@
+"""JSON objects as answers: read leniently, compared, voted on, and asked for."""
+
+import json
+import pickle
+from typing import Any, Literal
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from pydantic import BaseModel, Field
+
+from mpdf_langgraph import Agent, ConfigurationError, StructuredAnswer, vllm_chat_model
+from mpdf_langgraph.answers.schema import assign_clusters
+
+
+class Trip(BaseModel):
+    city: str
+    nights: int = Field(ge=1)
+    means: Literal["train", "car"] = "train"
+    stops: list[str] = []
+
+
+TRIP = StructuredAnswer(Trip)
+SAME_SCHEMA = {
+    "title": "Trip",
+    "type": "object",
+    "properties": {
+        "city": {"type": "string"},
+        "nights": {"type": "integer", "minimum": 1},
+        "means": {"enum": ["train", "car"]},
+        "stops": {"type": "array", "items": {"type": "string"}},
+    },
+    "required": ["city", "nights"],
+    "additionalProperties": False,
+}
+PLAIN = StructuredAnswer(SAME_SCHEMA)
+
+
+@pytest.mark.parametrize("schema", [TRIP, PLAIN], ids=["pydantic", "JSON schema"])
+@pytest.mark.parametrize(
+    "text",
+    [
+        '{"city": "Oslo", "nights": 3, "means": "car"}',
+        'Sure:\n```json\n{"city": "Oslo", "nights": 3, "means": "car"}\n```\nEnjoy!',
+        '```\n{"nights": 3, "means": "car", "city": "Oslo"}\n```',
+        "{'city': 'Oslo', 'nights': 3, 'means': 'car'}",
+        '{"city": "Oslo", "nights": 3, "means": "car",}',
+        '{"city": "Oslo", // the capital\n "nights": 3, "means": "car"}',
+        '{"City": "Oslo", "NIGHTS": 3, "Means": "car"}',
+        '{city: "Oslo", nights: 3, means: "car"}',
+        '{"city": "Oslo", "nights": "3", "means": "car"}',
+        '{"city": "Oslo", "nights": 3.0, "means": "Car"}',
+        '{"city": "Oslo", "nights": 3, "means": "car", "why": "nice {fjord}"}',
+        '<think>{"city": "Rome", "nights": 9}</think>{"city": "Oslo", "nights": 3, "means": "car"}',
+        '{"city": "Rome", "nights": 9}, or rather {"city": "Oslo", "nights": 3, "means": "car"}.',
+        'For {x}: {"city": "Oslo", "nights": 3, "means": "car"} and {y}',
+    ],
+)
+def test_objects_are_read_leniently(schema: StructuredAnswer, text: str) -> None:
+    answer = schema.parse(text)
+    assert answer is not None
+    loaded = schema.load(answer)
+    values = loaded.model_dump() if isinstance(loaded, Trip) else loaded
+    assert (values["city"], values["nights"], values["means"]) == ("Oslo", 3, "car")
+    assert schema.parse(answer) == answer
+
+
+@pytest.mark.parametrize("schema", [TRIP, PLAIN], ids=["pydantic", "JSON schema"])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "Oslo, three nights",
+        "{}",
+        '{"city": "Oslo"}',
+        '{"city": "Oslo", "nights": 0}',
+        '{"city": "Oslo", "nights": "some"}',
+        '{"city": "Oslo", "nights": 3, "means": "ship"}',
+        '{"city": "Oslo", "nights": 3',
+        '[{"nights": 3}]',
+        '<think>{"city": "Oslo", "nights": 3}',
+        '{"city": "Oslo", "nights": NaN}',
+        '{"city":' * 5000,
+    ],
+)
+def test_what_does_not_fit_is_no_answer(schema: StructuredAnswer, text: str) -> None:
+    assert schema.parse(text) is None
+
+
+def test_answers_are_compared_field_by_field() -> None:
+    one, other = '{"city":"Oslo","nights":3}', '{"nights":3.0,"city":"oslo.","means":"train"}'
+    assert TRIP.equivalent(one, other)
+    assert TRIP.equivalent(other, one)
+    assert not TRIP.equivalent(one, '{"city":"Oslo","nights":4}')
+    assert not TRIP.equivalent(one, '{"city":"Oslo","nights":3,"stops":["Hamar"]}')
+    assert not TRIP.equivalent(one, "nonsense")
+    assert assign_clusters([one, None, other], [], TRIP.equivalent)[0] == [0, None, 0]
+
+
+def test_a_vote_on_every_field() -> None:
+    votes = [
+        ('{"city":"Oslo","nights":3}', 0.5),
+        ('{"city":"Oslo","nights":4}', 0.4),
+        ('{"city":"Rome","nights":4}', 0.3),
+    ]
+    together = StructuredAnswer(Trip, by_field=True).combine(votes)
+    assert together is not None
+    assert TRIP.load(together) == Trip(city="Oslo", nights=4)
+    whole = TRIP.combine(votes)
+    assert whole is not None
+    assert TRIP.load(whole) == Trip(city="Oslo", nights=3)
+    assert TRIP.combine([]) is None
+
+
+def test_fields_that_do_not_fit_together_give_the_heaviest_whole() -> None:
+    schema = StructuredAnswer(
+        {"anyOf": [{"properties": {"a": {"const": k}, "b": {"const": k}}} for k in (1, 2)]},
+        by_field=True,
+    )
+    votes = [('{"a":1,"b":1}', 1.0), ('{"a":2,"b":2}', 0.6), ('{"a":2,"b":2}', 0.5)]
+    assert schema.combine(votes) == '{"a":2,"b":2}'
+
+
+@pytest.mark.parametrize(
+    ("schema", "match"),
+    [
+        (5, "pydantic model or a JSON schema"),
+        (int, "pydantic model or a JSON schema"),
+        ({"type": "array"}, "type object"),
+        ({"properties": {"a": {"if": {}}}}, "if cannot be checked"),
+        ({"properties": {"a": 5}}, "expected an object"),
+    ],
+)
+def test_other_schemas_are_refused(schema: Any, match: str) -> None:
+    with pytest.raises(ConfigurationError, match=match):
+        StructuredAnswer(schema)
+
+
+def test_the_schema_is_told_and_travels() -> None:
+    assert json.dumps(TRIP.response_schema) in TRIP.instructions
+    again = pickle.loads(pickle.dumps(TRIP))
+    assert again.parse('{"city": "Oslo", "nights": 3}') == TRIP.parse(
+        '{"city": "Oslo", "nights": 3}'
+    )
+    with pytest.raises(ValueError, match="does not fit"):
+        TRIP.load('{"city": "Oslo"}')
+
+
+def test_nested_references_are_followed() -> None:
+    class Route(BaseModel):
+        trips: list[Trip]
+
+    given_as = '{"Trips": [{"City": "Oslo", "nights": "2"}]}'
+    model, plain = StructuredAnswer(Route), StructuredAnswer(Route.model_json_schema())
+    for schema in (model, plain):
+        answer = schema.parse(given_as)
+        assert answer is not None
+        assert json.loads(answer)["trips"][0]["nights"] == 2
+
+
+texts = st.text() | st.lists(
+    st.sampled_from(["{", "}", '"', "city", ":", ",", "'", "3", "\\", "[", "]", "```json\n", "//"]),
+    max_size=30,
+).map("".join)
+
+
+@given(texts)
+def test_parse_never_raises(text: str) -> None:
+    answer = TRIP.parse(text)
+    assert answer is None or TRIP.parse(answer) == answer
+
+
+def test_a_server_that_can_is_held_to_the_schema() -> None:
+    llm = vllm_chat_model("http://localhost:1/v1", "m", extra_body={"top_k": 5})
+    agent = Agent("ann", llm, sampling={"extra_body": {"min_p": 0.1}})
+    arguments: dict[str, Any] = {
+        "refine": False, "retries": 0, "bound": 0, "deadline": None, "config": {},
+    }  # fmt: skip
+    call = agent.call([], **arguments, response_schema=TRIP.response_schema)
+    body = call.runnable.kwargs["extra_body"]  # type: ignore[attr-defined]
+    assert body == {
+        "top_k": 5,
+        "min_p": 0.1,
+        "structured_outputs": {"json": TRIP.response_schema},
+    }
+    assert agent.call([], **arguments).runnable.kwargs == {"extra_body": {"min_p": 0.1}}  # type: ignore[attr-defined]
