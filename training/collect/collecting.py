@@ -19,7 +19,6 @@ add `--convert training.collect.importing:gsm8k_solutions`.
 """
 
 import asyncio
-import os
 import sys
 import time
 from collections import Counter
@@ -43,6 +42,8 @@ from mpdf_langgraph import (
 )
 from mpdf_langgraph.critic import make_critic
 from mpdf_langgraph.router import Router, make_router
+from training.collect.asking import Answered, ask_all
+from training.collect.files import keep_settings
 from training.collect.importing import Replay, read_answers
 from training.collect.questions import (
     Question,
@@ -51,21 +52,22 @@ from training.collect.questions import (
     is_sound,
     read_questions,
 )
-from training.collect.team import Answered, Source, check_references, load_object, run_all
+from training.collect.team import TeamOptions, check_references, load_object
 
 #: Name of the graph, by which its episodes are told from others in the folder.
 NAME = "collect"
+ADVICE = "Use another --out, or the options of then."
 
 
 @dataclass(frozen=True)
-class Options:
+class CollectOptions:
     """Options of collecting."""
 
     questions: Path | None = None
     """What to ask: JSON Lines or Parquet."""
     out: Path = Path("traces")
     """Folder for the traces."""
-    source: tyro.conf.OmitArgPrefixes[Source] = Source()
+    team: tyro.conf.OmitArgPrefixes[TeamOptions] = TeamOptions()
     rounds: int = 3
     """Rounds of decisions at most."""
     alternatives: int = 4
@@ -89,7 +91,7 @@ class Options:
     """module:function that turns a row of a table of another form into rows for --import."""
 
 
-def main(options: Options) -> int:
+def main(options: CollectOptions) -> int:
     """Collect or import; return the exit code."""
     try:
         if options.import_answers is not None:
@@ -106,7 +108,7 @@ def main(options: Options) -> int:
 # --- asking ---------------------------------------------------------------------------------
 
 
-def collect(options: Options) -> int:
+def collect(options: CollectOptions) -> int:
     """Ask every question that is not finished; return 1 if any failed twice, else 0."""
     if options.questions is None:
         raise ConfigurationError("give --questions FILE, or --import FILE")
@@ -115,11 +117,11 @@ def collect(options: Options) -> int:
     if options.convert is not None:
         raise ConfigurationError("--convert is for --import only")
     questions = read_questions(options.questions)
-    agents = options.source.build_agents()
+    agents = options.team.build_agents()
     check_contexts(questions, agents)
-    schema = options.source.answer_schema()
+    schema = options.team.answer_schema()
     check_references(questions, schema)
-    router = load(options.router)
+    router = open_router(options.router)
     judge = load_object(options.critic)() if ":" in options.critic else options.critic
     critic = make_critic(None if judge == "none" else judge)
     writer = TraceWriter(options.out)
@@ -135,7 +137,7 @@ def collect(options: Options) -> int:
         traces=writer,
         name=NAME,
     ).compile()
-    keep_to_one_setting(options.out / "collect.json", setting_of(options, agents, router))
+    keep_settings(options.out / "collect.json", settings_of(options, agents, router), ADVICE)
     todo = unfinished(questions, options.out)
     nameless = sum(question.reference is None for question in questions)
     if nameless:
@@ -145,7 +147,7 @@ def collect(options: Options) -> int:
         attempts, failed = asyncio.run(ask(graph, todo, options))
     finally:
         writer.close()
-    print(summary(attempts))
+    print(summarise(attempts))
     if failed:
         print(f"{len(failed)} questions failed twice, see {options.out / 'failures.log'}:")
         for error, count in Counter(str(one.error) for one in failed).most_common(3):
@@ -153,20 +155,20 @@ def collect(options: Options) -> int:
     return 1 if failed else 0
 
 
-def load(router: str) -> Router:
+def open_router(router: str) -> Router:
     """Return the router of that name, or the fitted one in the folder of that name."""
     if Path(router).is_dir():
         return load_router(router)
     return make_router(router)
 
 
-def setting_of(options: Options, agents: Sequence[Agent], router: Router) -> dict[str, Any]:
+def settings_of(options: CollectOptions, agents: Sequence[Agent], router: Router) -> dict[str, Any]:
     """Return how traces are made: what all of a folder have in common."""
     return {
         "agents": [agent.describe() for agent in agents],
-        "model_factory": options.source.model_factory,
-        "prompts": options.source.prompts,
-        "answer": options.source.answer_schema().name,
+        "model_factory": options.team.model_factory,
+        "prompts": options.team.prompts,
+        "answer": options.team.answer_schema().name,
         "router": {"name": router.name, "version": router.version},
         "critic": options.critic,
         "consensus": options.consensus,
@@ -174,33 +176,6 @@ def setting_of(options: Options, agents: Sequence[Agent], router: Router) -> dic
         "explore": options.explore,
         "alternatives": options.alternatives,
     }
-
-
-def keep_to_one_setting(path: Path, setting: dict[str, Any]) -> None:
-    """Note in a file how the traces beside it are made, and refuse to mix them with others.
-
-    Otherwise a resumed run would take questions for finished that another team has answered.
-
-    Raises:
-        ConfigurationError: The folder's were made differently; the message says in what.
-    """
-    setting = orjson.loads(orjson.dumps(setting))  # tuples become lists, as in the file
-    if not path.exists():
-        draft = path.with_suffix(f".{os.getpid()}.tmp")
-        draft.write_bytes(orjson.dumps(setting, option=orjson.OPT_INDENT_2))
-        draft.replace(path)
-        return
-    try:
-        known = orjson.loads(path.read_bytes())
-    except orjson.JSONDecodeError as error:
-        raise ConfigurationError(f"{path} is damaged ({error}): use another --out") from error
-    changed = [name for name in setting if known.get(name, setting[name]) != setting[name]]
-    if changed:
-        told = "; ".join(f"{name} {known.get(name)!r}, now {setting[name]!r}" for name in changed)
-        raise ConfigurationError(
-            f"the traces in {path.parent} were collected with {told}. Use another --out, or the "
-            "options of then"
-        )
 
 
 def unfinished(questions: Sequence[Question], folder: Path) -> list[Question]:
@@ -228,7 +203,7 @@ def unfinished(questions: Sequence[Question], folder: Path) -> list[Question]:
 
 
 async def ask(
-    graph: Any, questions: Sequence[Question], options: Options
+    graph: Any, questions: Sequence[Question], options: CollectOptions
 ) -> tuple[list[Answered], list[Answered]]:
     """Ask the questions, and those that fail once more.
 
@@ -249,14 +224,14 @@ async def ask(
 
             if not todo:
                 break
-            results = await run_all(graph, todo, options.concurrency, label, note)
+            results = await ask_all(graph, todo, options.concurrency, label, note)
             attempts += results
             failed = [one for one in results if one.error is not None]
             todo = [one.question for one in failed]
     return attempts, failed
 
 
-def summary(attempts: Sequence[Answered]) -> str:
+def summarise(attempts: Sequence[Answered]) -> str:
     """Return in a line what this run has brought, and what it took."""
     outcomes = [one.deliberation for one in attempts if one.deliberation is not None]
     at_once = sum(outcome["rounds"] == 0 for outcome in outcomes)
@@ -275,7 +250,7 @@ def summary(attempts: Sequence[Answered]) -> str:
 # --- importing ------------------------------------------------------------------------------
 
 
-def import_table(options: Options) -> int:
+def import_table(options: CollectOptions) -> int:
     """Write the episodes of a table of answers; those that are there already are left out."""
     if options.questions is not None:
         raise ConfigurationError("give either --questions or --import")
@@ -283,12 +258,13 @@ def import_table(options: Options) -> int:
     convert = None if options.convert is None else load_object(options.convert)
     answers = read_answers(options.import_answers, convert)
     print(answers.report())
-    schema = options.source.answer_schema()
+    schema = options.team.answer_schema()
     replay = Replay(schema, options.consensus, options.rounds)
     writer = TraceWriter(options.out)
-    keep_to_one_setting(
+    keep_settings(
         options.out / "import.json",
         {"answer": schema.name, "consensus": options.consensus, "rounds": options.rounds},
+        ADVICE,
     )
     known = {episode.id for episode in TraceReader(options.out)}
     written = 0
@@ -305,4 +281,4 @@ def import_table(options: Options) -> int:
 
 def command() -> None:
     """Run the command."""
-    sys.exit(main(tyro.cli(Options, description=__doc__)))
+    sys.exit(main(tyro.cli(CollectOptions, description=__doc__)))
