@@ -190,9 +190,7 @@ async def evaluate(options: EvaluateOptions) -> dict[str, MethodResult]:
         warnings.filterwarnings("ignore", "all .* agents proposed the very same", UserWarning)
         if options.questions is not None:
             questions = read_test_questions(options.questions, bench, options.limit)
-        keep_settings(
-            options.out / "run.json", settings_of(options, bench), "Use another --out."
-        )
+        keep_settings(options.out / "run.json", settings_of(options, bench), "Use another --out.")
         tuned: dict[str, Any] = {}
         if options.validation is not None:
             validation = read_test_questions(options.validation, bench, options.limit)

@@ -15,7 +15,7 @@ from mpdf_langgraph.runtime.calls import run
 from tests.support.scripted import Request, Scripted, StatusError, totals
 from training.collect.questions import Question
 from training.collect.team import TeamOptions
-from training.evaluate import rivals, votes
+from training.evaluate import rivals
 from training.evaluate.bench import Bench
 from training.evaluate.votes import Result, vote
 

@@ -143,7 +143,7 @@ def test_what_failed_is_asked_again(
 def test_other_settings_need_another_folder(tmp_path: Path) -> None:
     evaluate_now(options(tmp_path, methods=("single",)))
     evaluate_now(options(tmp_path, methods=("single",), concurrency=1, control=True))
-    with pytest.raises(ConfigurationError, match="rounds 2, now 3"):
+    with pytest.raises(ConfigurationError, match="rounds was 2 and is 3"):
         evaluate_now(options(tmp_path, methods=("single",), rounds=3))
 
 

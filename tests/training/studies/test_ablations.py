@@ -345,7 +345,7 @@ def test_the_whole_command(
     assert len(scores.reward) == len(read(other)) < len(scorer.load_groups(options.test))
 
     # No policy is better than the oracle in any of the same groups.
-    fixed = scorer.fixed([fit])
+    fixed = scorer.score_references([fit])
     assert np.all(fixed["(oracle)"].reward >= scores.reward - 1e-6)
     assert np.all(fixed["(oracle)"].reward >= fixed["(always PERSIST)"].reward - 1e-6)
 

@@ -126,7 +126,7 @@ def test_it_deliberates_as_the_graph_does(
         max_calls=3,
     ).compile()
     answer = graph.invoke({"question": "What is 2+2?"})["deliberation"]["answer"]
-    assert fold._deliberated(fold.asked[0], asked[0], moves) == float(answer == "4")
+    assert fold._deliberate(fold.asked[0], asked[0], moves) == float(answer == "4")
 
 
 def test_probabilities_are_weighted(tmp_path: Path) -> None:
@@ -136,14 +136,14 @@ def test_probabilities_are_weighted(tmp_path: Path) -> None:
     assert [*fold.record] == ["ann", "bo"]
     given = {"ann": 0.25, "bo": 0.5}
     # She concedes: both hold 5 unless bo concedes as well, and then ann holds 5 and comes first.
-    assert fold._deliberated(fold.asked[0], asked[0], given) == pytest.approx(0.75)
+    assert fold._deliberate(fold.asked[0], asked[0], given) == pytest.approx(0.75)
 
 
 def test_ties_of_a_plain_majority_are_drawn(tmp_path: Path) -> None:
     said = {"a": "4", "b": "5", "c": "6", "d": "5", "e": "4"}
     asked = recordings(tmp_path / "a", {"2+2?": ("4", said)})
     fold = fold_of(tmp_path, asked, asked)
-    assert fold._tied(fold.asked[0], asked[0]) == 0.5
+    assert fold._majority_with_drawn_ties(fold.asked[0], asked[0]) == 0.5
 
 
 def test_a_majority_counts_heads_and_ties_go_to_the_first() -> None:
