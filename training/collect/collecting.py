@@ -7,15 +7,15 @@ r"""Collect traces to learn from: ask a team many questions, and record what it 
     python training/collect.py --import answers.jsonl --out traces/
 
 The questions are JSON Lines or Parquet with `question`, `reference`, and if wanted `id` and
-`contexts` (private text by agent name). Stopped or killed, the same command goes on where it was:
-a question is finished once its episode is in the folder. Questions that fail are asked once more
-at the end; those that fail again are in failures.log, and the exit code is 1. It is 2 where the
-command itself is wrong.
+`contexts` (private text by agent name). A question is finished once its episode is in the folder,
+so a stopped or killed command goes on where it was. Questions that fail are asked once more at the
+end. Those that fail again are in failures.log, and the exit code is 1. It is 2 if the command
+itself is wrong.
 
-With --import no model is asked: a table of answers given elsewhere (columns `question`,
-`reference`, `agent`, `response`, and if known `confidence`) becomes episodes from which PERSIST
-and CONCEDE can be learned, but not REFINE. For the table of model solutions that comes with GSM8K
-add `--convert training.collect.importing:gsm8k_solutions`.
+With --import no model is asked. A table of recorded answers (columns `question`, `reference`,
+`agent`, `response`, and if known `confidence`) becomes episodes. PERSIST and CONCEDE can be learned
+from them, but not REFINE. For the table of model solutions that comes with GSM8K add
+`--convert training.collect.importing:gsm8k_solutions`.
 """
 
 import asyncio
@@ -54,7 +54,7 @@ from training.collect.questions import (
 )
 from training.collect.team import TeamOptions, check_references, load_object
 
-#: Name of the graph, by which its episodes are told from others in the folder.
+#: Name of the graph. It marks the episodes of this command in the folder.
 NAME = "collect"
 ADVICE = "Use another --out, or the options of then."
 
@@ -73,26 +73,25 @@ class CollectOptions:
     alternatives: int = 4
     """Extra REFINE samples per decision, drawn only to learn from."""
     router: str = "random"
-    """Who decides: random, threshold, always-refine, always-persist, or the folder of a fitted
-    router. A team that always persists stops after one round and shows nothing of later ones."""
+    """The router: random, threshold, always-refine, always-persist, or the folder of a fitted
+    router. A team that always persists stops after one round and shows nothing of later rounds."""
     explore: float = 0.1
     """Least probability of every allowed action, at most 1/3."""
     critic: str = "self+logprob"
-    """Where confidence comes from: self+logprob, logprob (which costs no extra call), self,
-    self-reasoning, none; or module:function, which returns a chat model that is to judge every
-    answer."""
+    """Where confidence comes from: self+logprob, logprob (no extra call), self, self-reasoning,
+    none; or module:function, which returns a chat model that judges every answer."""
     consensus: Literal["confidence", "majority"] = "confidence"
     """How votes are counted."""
     concurrency: int = 64
     """Deliberations at a time."""
     import_answers: Annotated[Path | None, tyro.conf.arg(name="import")] = None
-    """A table of answers to turn into episodes, instead of asking."""
+    """A table of recorded answers to turn into episodes, instead of asking."""
     convert: str | None = None
     """module:function that turns a row of a table of another form into rows for --import."""
 
 
 def main(options: CollectOptions) -> int:
-    """Collect or import; return the exit code."""
+    """Collect or import, and return the exit code."""
     try:
         if options.import_answers is not None:
             return import_table(options)
@@ -109,7 +108,7 @@ def main(options: CollectOptions) -> int:
 
 
 def collect(options: CollectOptions) -> int:
-    """Ask every question that is not finished; return 1 if any failed twice, else 0."""
+    """Ask every question that is not finished. Return 1 if a question failed twice, else 0."""
     if options.questions is None:
         raise ConfigurationError("give --questions FILE, or --import FILE")
     if options.concurrency < 1:
@@ -138,7 +137,7 @@ def collect(options: CollectOptions) -> int:
         name=NAME,
     ).compile()
     keep_settings(options.out / "collect.json", settings_of(options, agents, router), ADVICE)
-    todo = unfinished(questions, options.out)
+    todo = find_unfinished(questions, options.out)
     nameless = sum(question.reference is None for question in questions)
     if nameless:
         print(f"{nameless} questions have no reference: fitting will need their labels")
@@ -163,7 +162,7 @@ def open_router(router: str) -> Router:
 
 
 def settings_of(options: CollectOptions, agents: Sequence[Agent], router: Router) -> dict[str, Any]:
-    """Return how traces are made: what all of a folder have in common."""
+    """Return the settings that all traces of a folder have in common."""
     return {
         "agents": [agent.describe() for agent in agents],
         "model_factory": options.team.model_factory,
@@ -178,12 +177,11 @@ def settings_of(options: CollectOptions, agents: Sequence[Agent], router: Router
     }
 
 
-def unfinished(questions: Sequence[Question], folder: Path) -> list[Question]:
+def find_unfinished(questions: Sequence[Question], folder: Path) -> list[Question]:
     """Return the questions without a sound episode in the folder.
 
-    The episode itself says what it answers: a question is known by its text, reference and
-    contexts, so that no other file can disagree with the traces. Questions equal in all of these
-    take an episode each.
+    A question is recognised by the text, reference and contexts in the episode. Questions that are
+    equal in all of these take an episode each.
     """
     traces = TraceReader(folder)
     finished = Counter(
@@ -205,10 +203,10 @@ def unfinished(questions: Sequence[Question], folder: Path) -> list[Question]:
 async def ask(
     graph: Any, questions: Sequence[Question], options: CollectOptions
 ) -> tuple[list[Answered], list[Answered]]:
-    """Ask the questions, and those that fail once more.
+    """Ask the questions, and ask those that fail once more.
 
     Returns:
-        What came of every attempt, and those that failed in the end.
+        The result of every attempt, and the questions that failed twice.
     """
     attempts: list[Answered] = []
     failed: list[Answered] = []
@@ -232,7 +230,7 @@ async def ask(
 
 
 def summarise(attempts: Sequence[Answered]) -> str:
-    """Return in a line what this run has brought, and what it took."""
+    """Return in a line how much was collected, and what it cost."""
     outcomes = [one.deliberation for one in attempts if one.deliberation is not None]
     at_once = sum(outcome["rounds"] == 0 for outcome in outcomes)
     decisions = sum(len(outcome["actions"]) for outcome in outcomes)
@@ -251,7 +249,7 @@ def summarise(attempts: Sequence[Answered]) -> str:
 
 
 def import_table(options: CollectOptions) -> int:
-    """Write the episodes of a table of answers; those that are there already are left out."""
+    """Write the episodes of a table of answers that are not in the folder yet."""
     if options.questions is not None:
         raise ConfigurationError("give either --questions or --import")
     assert options.import_answers is not None
