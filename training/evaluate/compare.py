@@ -210,13 +210,18 @@ def format_interval(interval: Interval, digits: int = 3, sign: str = "+") -> str
     return f"{mean} [{low}, {high}]"
 
 
-def intervals_table(methods: Sequence[MethodResult]) -> str:
-    """Return a Markdown table of accuracies and differences to the first method, with intervals."""
+def intervals_table(methods: Sequence[MethodResult], gains: Mapping[str, Interval]) -> str:
+    """Return a Markdown table of accuracies and differences to the first method, with intervals.
+
+    Args:
+        methods: All methods.
+        gains: The differences, by method.
+    """
     first = methods[0]
     rows = []
     for m in methods:
         low, high = wilson(m.accuracy, len(m.right))
-        gain = "" if m is first else format_interval(difference(m, first))
+        gain = "" if m is first else format_interval(gains[m.name])
         rows.append([m.name, f"{m.accuracy:.3f} [{low:.3f}, {high:.3f}]", gain])
     return table(["method", "accuracy [95 %]", f"against {first.name} [95 %]"], rows)
 

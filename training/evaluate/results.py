@@ -15,7 +15,7 @@ from training.evaluate.compare import (
     wilson,
 )
 from training.evaluate.options import EvaluateOptions
-from training.learn.off_policy import plain
+from training.learn.off_policy import Interval, plain
 
 
 def write_results(
@@ -24,7 +24,8 @@ def write_results(
     """Write `results.md`, `results.json` and `tokens.png`, and print the tables."""
     methods = list(results.values())
     caption = _caption(options, bench, questions, methods)
-    text = f"{results_table(methods)}\n\n{intervals_table(methods)}\n\n{caption}\n"
+    gains = {method.name: difference(method, methods[0]) for method in methods}
+    text = f"{results_table(methods)}\n\n{intervals_table(methods, gains)}\n\n{caption}\n"
     (options.out / "results.md").write_text(text)
     team = {**vars(options.team), "api_key": None}
     content = {
@@ -32,24 +33,25 @@ def write_results(
         "caption": caption,
         "options": {**vars(options), "team": team},
         "tuned": {name: getattr(options, name) for name in ("share", "bar", "gap", "strongest")},
-        "methods": plain({name: _figures(m, results) for name, m in results.items()}),
+        "methods": plain({name: _figures(m, results, gains) for name, m in results.items()}),
     }
     write_json(options.out / "results.json", content)
     plot(options.out / "tokens.png", methods)
     print(text)
 
 
-def _figures(method: MethodResult, results: Mapping[str, MethodResult]) -> dict[str, Any]:
-    def gain(other: MethodResult) -> list[float]:
-        interval = difference(method, other)
+def _figures(
+    method: MethodResult, results: Mapping[str, MethodResult], gains: Mapping[str, Interval]
+) -> dict[str, Any]:
+    def plain_interval(interval: Interval) -> list[float]:
         return [interval.mean, interval.low, interval.high]
 
-    first = next(iter(results.values()))
+    first = next(iter(results))
     figures = {
         "accuracy": method.accuracy,
         "standard_error": method.standard_error,
         "interval": wilson(method.accuracy, len(method.right)),
-        f"against {first.name}": gain(first),
+        f"against {first}": plain_interval(gains[method.name]),
         "tokens": float(method.tokens.mean()),
         "calls": float(method.calls.mean()),
         "kind": method.kind,
@@ -62,7 +64,9 @@ def _figures(method: MethodResult, results: Mapping[str, MethodResult]) -> dict[
     }
     if method.kind == "learned":
         figures["minus"] = {
-            name: gain(other) for name, other in results.items() if name != method.name
+            name: plain_interval(difference(method, other))
+            for name, other in results.items()
+            if name != method.name
         }
     return figures
 
