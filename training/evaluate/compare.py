@@ -174,8 +174,8 @@ def results_table(methods: Sequence[MethodResult]) -> str:
                 f"{m.tokens.mean():.0f}",
                 f"{m.calls.mean():.1f}",
                 ", ".join(f"{a} {s:.0%}" for a, s in m.actions.items()),
-                "" if rival is None else f"{format_interval(difference(m, rival))} ({rival.name})",
-                "" if control is None else format_interval(difference(m, control)),
+                "" if rival is None else f"{difference(m, rival).short(digits=3)} ({rival.name})",
+                "" if control is None else difference(m, control).short(digits=3),
                 f"{m.confidence['ece']:.3f}" if m.confidence else "",
                 m.failed or "",
             ]
@@ -202,14 +202,6 @@ def describe_failures(methods: Sequence[MethodResult]) -> str:
     return " ".join(sentences)
 
 
-def format_interval(interval: Interval, digits: int = 3, sign: str = "+") -> str:
-    """Return a mean and its interval as text, with a sign if they are a difference."""
-    mean, low, high = (
-        f"{x:{sign}.{digits}f}" for x in (interval.mean, interval.low, interval.high)
-    )
-    return f"{mean} [{low}, {high}]"
-
-
 def intervals_table(methods: Sequence[MethodResult], gains: Mapping[str, Interval]) -> str:
     """Return a Markdown table of accuracies and differences to the first method, with intervals.
 
@@ -221,7 +213,7 @@ def intervals_table(methods: Sequence[MethodResult], gains: Mapping[str, Interva
     rows = []
     for m in methods:
         low, high = wilson(m.accuracy, len(m.right))
-        gain = "" if m is first else format_interval(gains[m.name])
+        gain = "" if m is first else gains[m.name].short(digits=3)
         rows.append([m.name, f"{m.accuracy:.3f} [{low:.3f}, {high:.3f}]", gain])
     return table(["method", "accuracy [95 %]", f"against {first.name} [95 %]"], rows)
 

@@ -15,7 +15,8 @@ from training.evaluate.compare import (
     wilson,
 )
 from training.evaluate.options import EvaluateOptions
-from training.learn.off_policy import Interval, plain
+from training.learn.measures import Interval
+from training.learn.off_policy import to_plain
 
 
 def write_results(
@@ -33,7 +34,7 @@ def write_results(
         "caption": caption,
         "options": {**vars(options), "team": team},
         "tuned": {name: getattr(options, name) for name in ("share", "bar", "gap", "strongest")},
-        "methods": plain({name: _figures(m, results, gains) for name, m in results.items()}),
+        "methods": to_plain({name: _figures(m, results, gains) for name, m in results.items()}),
     }
     write_json(options.out / "results.json", content)
     plot(options.out / "tokens.png", methods)
