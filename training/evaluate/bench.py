@@ -171,6 +171,12 @@ class Bench:
         """The team at temperature 0."""
         return [replace(a, sampling={**a.sampling, "temperature": 0.0}) for a in self.agents]
 
+    @cached_property
+    def refining_doubles(self) -> list[Agent]:
+        """The doubles with the sampling that agents refine with."""
+        doubles = self.crowd[len(self.agents) :]
+        return [replace(agent, sampling=agent.sampling_for(refine=True)) for agent in doubles]
+
     def close(self) -> None:
         """Close the file of samples."""
         self.samples.close()
@@ -199,7 +205,7 @@ class Bench:
 
         Args:
             question: The question.
-            agents: Part of the crowd, or `greedy_agents`. Default: the team.
+            agents: Agents of this bench. Default: the team.
             options: Further arguments of `create_deliberation`.
 
         Returns:
@@ -238,6 +244,17 @@ class Bench:
         """Draw the pool of proposals: one vote of the first `size` of the crowd, or of all."""
         options = {"router": "always-persist", "consensus": "majority"}
         return await self.deliberate(question, agents=self.crowd[:size], **options)
+
+    async def draw_fresh(self, question: Question, rounds: int) -> Episode:
+        """Draw what the controls take instead of refinements: one vote of everything.
+
+        First come the team's own proposals, then fresh ones of its doubles, enough for every
+        round. These are drawn with the sampling that the agents *refine* with: a model that never
+        reads its peers may still gain by being asked cooler, or by being given more room.
+        """
+        doubles = self.refining_doubles[: len(self.agents) * rounds]
+        options = {"router": "always-persist", "consensus": "majority"}
+        return await self.deliberate(question, agents=[*self.agents, *doubles], **options)
 
     async def calibrate(self, questions: Sequence[Question], concurrency: int) -> Calibration:
         """Fit a calibration of the confidences, and use it from now on.

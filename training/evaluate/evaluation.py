@@ -25,7 +25,8 @@ votes, debates and the threshold router. A fitted router brings a calibration of
 
 Routers are seeds of one method if their folders differ only in their last number (seed-0, seed-1)
 and their fits only in the seed. Every router comes with its *control*: the same decisions with
-every REFINE replaced by a fresh proposal. If all methods and controls are run, `router.json` of
+every REFINE replaced by a fresh proposal, drawn with the sampling of refinements (temperature and
+length). If all methods and controls are run, `router.json` of
 each router gets its own gate. It is `pass` if the router beats its control and the best baseline
 at no more tokens, both with lower 95 % bounds above zero. Without validation questions the
 baselines are not at their best, and nothing passes.
@@ -115,7 +116,7 @@ async def tune(
         for gap in options.gaps:
             name = f"threshold {bar:g}, {gap:g}"
             router = {name: ThresholdRouter(bar=bar, gap=gap)}
-            [method] = router_methods(name, router, "baseline", options, team, control=False)
+            [method] = router_methods(name, router, "baseline", options, control=False)
             tried["bar, gap"][bar, gap] = method
     methods = [method for those in tried.values() for method in those.values()]
     runs = await measure(
@@ -241,18 +242,18 @@ def set_gates(
             own = summarise_runs(one, alone)
             gate, evidence = decide_gate(own[name], {**results, **own})
             evidence |= {"critic": options.critic, "rounds": options.rounds}
-            evidence["drawn"] = options.sampled
             if gate == "pass" and options.validation is None:
                 gate = "unknown"
                 evidence["why"] = "the baselines were not tuned: give --validation"
-            set_gate(folder, gate, evidence)
+            set_gate(folder, gate, evidence, drawn=options.sampled)
 
 
-def set_gate(folder: Path, gate: str, evidence: dict[str, Any]) -> None:
-    """Write a router's gate and its evidence into `router.json`."""
+def set_gate(folder: Path, gate: str, evidence: dict[str, Any], *, drawn: bool) -> None:
+    """Write a router's gate, its evidence, and the mode of its measurement into `router.json`."""
     path = folder / "router.json"
     content = json.loads(path.read_text())
-    content |= {"gate": gate, "evidence": {**content.get("evidence", {}), "evaluation": evidence}}
+    content |= {"gate": gate, "mode": "drawn" if drawn else "greedy"}
+    content |= {"evidence": {**content.get("evidence", {}), "evaluation": evidence}}
     write_json(path, content)
     print(f"{folder}: gate {gate}")
 

@@ -77,6 +77,7 @@ class Play:
         self._pool_size = max((method.needs for method in methods), default=0)
         self._oracle_rounds = max((method.oracle for method in methods), default=0)
         self._pool: Episode | None = None
+        self._fresh: Episode | None = None
         self._oracles: list[Result] = []
         self._routed: dict[str, Episode] = {}
 
@@ -85,6 +86,12 @@ class Play:
         if self._pool is None:
             self._pool = await self.bench.draw_pool(self.question, self._pool_size)
         return self._pool
+
+    async def fresh(self, rounds: int) -> Episode:
+        """Return the vote that the controls take their fresh proposals from."""
+        if self._fresh is None:
+            self._fresh = await self.bench.draw_fresh(self.question, rounds)
+        return self._fresh
 
     async def oracle(self, rounds: int) -> Result:
         """Return what the oracle of so many rounds gives. All of them are played in one go."""
@@ -235,7 +242,8 @@ def select(
         options: What all methods have in common.
         agents: Size of the team.
         control: Add for every router the same decisions with each REFINE replaced by a fresh
-            sample. If that does as well, refining was worth no more than another sample.
+            proposal, at the sampling of refinements. If that does as well, reading the peers was
+            worth nothing.
 
     Raises:
         ConfigurationError: There is no such method, it needs more proposals than there are, or a
@@ -246,12 +254,12 @@ def select(
         if name in ROUTERS:
             label = f"{name} router"
             one = {label: ROUTERS[name](options)}
-            methods += router_methods(label, one, "baseline", options, agents, control=control)
+            methods += router_methods(label, one, "baseline", options, control=control)
         else:
             methods.append(_find_method(name, agents, options))
     for name, seeds in routers.items():
         labelled = {f"{name} {k}": router for k, router in enumerate(seeds)}
-        methods += router_methods(name, labelled, "learned", options, agents, control=control)
+        methods += router_methods(name, labelled, "learned", options, control=control)
     if not methods:
         raise ConfigurationError("name at least one method (--methods), or give a --router")
     repeated = [name for name, n in Counter(m.name for m in methods).items() if n > 1]
@@ -282,7 +290,6 @@ def router_methods(
     routers: Mapping[str, Router],
     kind: str,
     options: MethodOptions,
-    agents: int,
     *,
     control: bool,
 ) -> list[Method]:
@@ -293,7 +300,6 @@ def router_methods(
         routers: The seeds by their labels.
         kind: ``"baseline"`` or ``"learned"``.
         options: What all methods have in common.
-        agents: Size of the team.
         control: See `select`.
     """
     rule = make_rule(options.consensus)[1]
@@ -308,7 +314,7 @@ def router_methods(
     def replay(label: str, router: Router) -> Ask:
         async def ask(play: Play) -> Result:
             episode = await play.routed(label, router, options.seed)
-            return replay_with_fresh_samples(episode, await play.pool(), rule)
+            return replay_with_fresh_samples(episode, await play.fresh(options.rounds), rule)
 
         return ask
 
@@ -317,6 +323,5 @@ def router_methods(
 
     methods = [Method(name, runs(deliberation), kind)]
     if control:
-        needs = agents * (1 + options.rounds)
-        methods.append(Method(f"{name}: control", runs(replay), "control", needs))
+        methods.append(Method(f"{name}: control", runs(replay), "control"))
     return methods

@@ -91,7 +91,8 @@ def _caption(
     kinds = {method.kind for method in methods}
     if "control" in kinds:
         text += (
-            " The control of a router takes its decisions, with a fresh proposal for every REFINE."
+            " The control of a router takes its decisions, with a fresh proposal for every REFINE, "
+            "at the refinements' sampling."
         )
     if any(method.name == "DyLAN" for method in methods):
         text += (

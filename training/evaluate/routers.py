@@ -60,8 +60,9 @@ def open_routers(folders: Sequence[Path], options: MethodOptions) -> dict[str, l
 
 
 def _open(folder: Path, options: MethodOptions) -> Router:
-    with warnings.catch_warnings():  # that it has not been measured yet: it is about to be
+    with warnings.catch_warnings():  # it is about to be measured in this mode
         warnings.filterwarnings("ignore", "router .* has not been shown", UserWarning)
+        warnings.filterwarnings("ignore", "router .* passed its gate with", UserWarning)
         router = load_router(folder, greedy=not options.sampled)
     fitted = _read_training(folder).get("critic")
     critics = [fitted] if isinstance(fitted, str) else fitted or []

@@ -184,13 +184,14 @@ def adaptive(share: float, least: int = 3, most: int = 15) -> Callable[[Episode]
 def replay_with_fresh_samples(episode: Episode, pool: Episode, rule: ConsensusRule) -> Result:
     """Replay an episode's decisions with every REFINE replaced by a fresh proposal.
 
-    This is the control: where it does as well, refining was worth no more than another sample.
-    At first the agents hold their proposals from the pool. CONCEDE adopts the strongest of the
-    responses that are held in the replay.
+    This is the control: where it does as well, refining was worth no more than another sample that
+    is drawn as coolly as a refinement. At first the agents hold their proposals from the pool.
+    CONCEDE adopts the strongest of the responses that are held in the replay.
 
     Args:
         episode: The deliberation whose decisions are replayed.
-        pool: A vote of more agents on the same question, at least one for every agent and round.
+        pool: From `Bench.draw_fresh`: a vote of more agents on the same question, at least one for
+            every agent and round.
             Agents at the same place in the team's turn (1, 4, 7, ... for the first of three) have
             the same information. Its confidences are calibrated as the episode's were.
         rule: How votes are counted.

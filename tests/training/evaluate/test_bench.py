@@ -235,3 +235,29 @@ async def test_the_bench_can_be_calibrated_and_routers_keep_their_own(
         # The control counts the pool's proposals with the confidences that the router had.
         replay = votes.replay_with_fresh_samples(episode, control, confidence_weighted)
         assert replay.confidence == pytest.approx(math.exp(-0.3))
+
+
+async def test_who_never_reads_its_peers_is_no_better_than_its_control(tmp_path: Path) -> None:
+    """Its refinements are right because they are drawn cooler, and so are the control's."""
+    team = TeamOptions(model_factory=("tests.support.riddles:hot_headed",))
+    with closing(bench_of(tmp_path, team, rounds=1)) as bench:
+        questions = some(tmp_path, "A" * 60, contexts=False)
+        given: dict[str, Any] = {"router": "always-refine", "stop_when_settled": False}
+        debates = await each(questions, lambda q: bench.deliberate(q, **given))
+        pool = await each(questions, lambda q: bench.draw_fresh(q, 1))
+        hot = await each(questions, lambda q: bench.draw_pool(q, 6))
+
+    def right(results: list[votes.Result]) -> float:
+        pairs = zip(results, questions, strict=True)
+        return sum(bench.is_right(q, r.answer) for r, q in pairs) / len(questions)
+
+    def control(drawn: list[Episode]) -> float:
+        pairs = zip(debates, drawn, strict=True)
+        rule = confidence_weighted
+        return right([votes.replay_with_fresh_samples(e, p, rule) for e, p in pairs])
+
+    debate = right([votes.result_of(one) for one in debates])
+    assert debate > 0.9
+    assert control(pool) > debate - 0.1
+    assert control(hot) < debate - 0.3  # against hot proposals it would seem to gain
+    assert [a["sampling"]["temperature"] for a in pool[0].agents] == [1.0] * 3 + [0.6] * 3
