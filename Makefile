@@ -99,7 +99,7 @@ tiny-lm: $(VENV)/.ready  ## train the small model from scratch, as the bundled o
 	$(BIN)/python examples/tiny_lm/train.py --out runs/tiny_lm
 
 bench-training: $(VENV)/.ready  ## how fast a router is fitted: made-up traces, up to a million turns
-	$(BIN)/python training/studies/fit_speed.py
+	$(BIN)/python -m training.studies.fit_speed
 
 reproduce: $(VENV)/.ready  ## every figure of the small model in docs/results.md, under vLLM (hours)
 	$(BIN)/python examples/reproduce.py

@@ -7,7 +7,7 @@
 From the traces and a router of the reproduction. Collects what needs traces of its own (teams of
 two to six, up to five rounds; a team of five, another temperature, the agents' own verdicts, an
 external judge, and with --other-model that model by itself and a mixed team), then runs
-`training/studies/ablations.py`. Goes on where it was stopped. The results lie in
+`training.studies.ablations`. It goes on where it was stopped. The results are in
 `runs/ablations/ablations.md`.
 """
 
@@ -36,7 +36,7 @@ _JUDGE = "MPDF_JUDGE_URL"
 
 
 @dataclass(frozen=True)
-class Options:
+class ModelAblationOptions:
     """Options of the ablations."""
 
     reproduction: Path = Path("runs/reproduce/hidden")
@@ -67,11 +67,11 @@ def judge() -> Any:
     return vllm_chat_model(os.environ[_JUDGE], max_tokens=200)
 
 
-def dealt(question: dict[str, Any], agents: int) -> dict[str, Any]:
-    """Return a question whose private notes are dealt out anew, to a team of another size.
+def deal_notes(question: dict[str, Any], agents: int) -> dict[str, Any]:
+    """Return a question with its private notes dealt out to a team of another size.
 
-    Sentence by sentence in turn, so that a smaller team knows as much and a larger one holds it
-    more thinly; notes of a team of three stay as they are for three.
+    The agents get the sentences in turn. So a smaller team knows as much, and each agent of a
+    larger team knows less. The notes of a team of three stay as they are.
     """
     if agents == 3:
         return question
@@ -88,16 +88,18 @@ def dealt(question: dict[str, Any], agents: int) -> dict[str, Any]:
     return {**question, "contexts": contexts}
 
 
-def questions(source: Path, count: int, agents: int, out: Path) -> Path:
-    """Write the first questions of a file, for a team of that size; return where."""
+def write_questions(source: Path, count: int, agents: int, out: Path) -> Path:
+    """Write the first questions of a file for a team of that size. Return the new file."""
     lines = source.read_text().splitlines()[:count]
-    written = [json.dumps(dealt(json.loads(line), agents)) + "\n" for line in lines]
+    written = [json.dumps(deal_notes(json.loads(line), agents)) + "\n" for line in lines]
     out.parent.mkdir(parents=True, exist_ok=True)
     out.write_text("".join(written))
     return out
 
 
-def plan(options: Options, url: str, other_url: str | None = None) -> list[list[object]]:
+def plan(
+    options: ModelAblationOptions, url: str, other_url: str | None = None
+) -> list[list[object]]:
     """Return the commands in their order, and write the files of questions they need."""
     out, made = options.out, options.reproduction
     common: list[object] = ["--prompts", PROMPTS, "--max-tokens", 200]
@@ -106,7 +108,7 @@ def plan(options: Options, url: str, other_url: str | None = None) -> list[list[
     common += ["--temperature", PROPOSE_TEMPERATURE]
     one: list[object] = ["--base-url", url, *common]
     asked = {
-        n: questions(made / "train.jsonl", options.transfer, n, out / f"transfer-{n}.jsonl")
+        n: write_questions(made / "train.jsonl", options.transfer, n, out / f"transfer-{n}.jsonl")
         for n in (3, 5)
     }
     others: dict[str, tuple[int, list[object]]] = {
@@ -126,14 +128,14 @@ def plan(options: Options, url: str, other_url: str | None = None) -> list[list[
              "--out", out / "traces" / name]
         )  # fmt: skip
     for n in TEAMS:
-        file = questions(made / "test.jsonl", options.runs, n, out / f"test-{n}.jsonl")
+        file = write_questions(made / "test.jsonl", options.runs, n, out / f"test-{n}.jsonl")
         commands.append(
             ["training/collect.py", "--questions", file, *one, "--agents", n, "--rounds", 5,
              "--router", made / "routers" / "softrankpo-0", "--explore", 0, "--alternatives", 0,
              "--critic", "logprob", "--out", out / "runs" / str(n)]
         )  # fmt: skip
     commands.append(
-        ["training/studies/ablations.py", "--traces", made / "traces", "--out", out,
+        ["-m", "training.studies.ablations", "--traces", made / "traces", "--out", out,
          "--transfer", *(f"{name}={out / 'traces' / name}" for name in others),
          "--runs", *(f"{n} agents={out / 'runs' / str(n)}" for n in TEAMS),
          "--seeds", options.seeds, "--jobs", options.jobs]
@@ -141,7 +143,7 @@ def plan(options: Options, url: str, other_url: str | None = None) -> list[list[
     return commands
 
 
-def main(options: Options) -> None:
+def main(options: ModelAblationOptions) -> None:
     """Run all steps."""
     if len(options.base_url) > 2:
         raise ConfigurationError("--base-url: one server, and the other model's if there is one")
@@ -167,6 +169,6 @@ def show(commands: Sequence[Sequence[object]]) -> None:
 
 if __name__ == "__main__":
     try:
-        main(tyro.cli(Options, description=__doc__))
+        main(tyro.cli(ModelAblationOptions, description=__doc__))
     except (MPDFError, OSError) as error:
         sys.exit(f"error: {error}")

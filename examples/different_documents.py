@@ -162,7 +162,7 @@ def make_team(llm: BaseChatModel, prompts: Prompts, *, tools: bool) -> list[Agen
 
 
 @dataclass
-class Options:
+class DocumentsOptions:
     """Options of the example."""
 
     base_url: str | None = None
@@ -191,7 +191,7 @@ def right_at_first(episode: Episode) -> list[str]:
     ]
 
 
-def main(options: Options, console: Console, llm: BaseChatModel, prompts: Prompts) -> None:
+def main(options: DocumentsOptions, console: Console, llm: BaseChatModel, prompts: Prompts) -> None:
     """Ask the three questions and show who knew what, who moved how, and what came of it."""
     team = make_team(llm, prompts, tools=options.tools)
     graph: Any = create_deliberation(
@@ -219,7 +219,7 @@ def main(options: Options, console: Console, llm: BaseChatModel, prompts: Prompt
 
 
 if __name__ == "__main__":
-    chosen = tyro.cli(Options, description=__doc__)
+    chosen = tyro.cli(DocumentsOptions, description=__doc__)
     on_screen = Console()
     if not on_screen.is_terminal:  # in a file nothing needs to fit 80 columns
         on_screen = Console(width=110)

@@ -108,7 +108,7 @@ class ScriptedJudge(SimpleChatModel):
 
 
 @dataclass(frozen=True)
-class Options:
+class FreeTextOptions:
     """Options of the example."""
 
     base_url: str | None = None
@@ -119,7 +119,7 @@ class Options:
     """A question of your own (with --base-url)."""
 
 
-def models(options: Options) -> tuple[list[Agent], BaseChatModel]:
+def models(options: FreeTextOptions) -> tuple[list[Agent], BaseChatModel]:
     """Return the team and the judge.
 
     Raises:
@@ -149,7 +149,7 @@ def deliberate(team: Sequence[Agent], answer: TextAnswer, question: str) -> dict
     return outcome
 
 
-def main(options: Options) -> None:
+def main(options: FreeTextOptions) -> None:
     """Ask every question with and without a judge."""
     if options.question is not None and options.base_url is None:
         raise MPDFError("the scripted models know their own questions only: give --base-url too")
@@ -174,6 +174,6 @@ def main(options: Options) -> None:
 
 if __name__ == "__main__":
     try:
-        main(tyro.cli(Options, description=__doc__))
+        main(tyro.cli(FreeTextOptions, description=__doc__))
     except MPDFError as error:
         sys.exit(f"error: {error}")

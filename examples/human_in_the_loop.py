@@ -30,7 +30,7 @@ Action = Literal["settle", "hint", "answer"]
 
 
 @dataclass
-class Options:
+class PersonOptions:
     """Options of the example."""
 
     questions: int = 3
@@ -66,7 +66,7 @@ def show(standing: dict[str, Any]) -> None:
         print(f"  {name}{known}: {' / '.join(response['text'].splitlines())}")
 
 
-def main(options: Options) -> None:
+def main(options: PersonOptions) -> None:
     """Ask some questions; hand over those on which the agents do not agree."""
     prompts = dataclasses.replace(PROMPTS, hint="* {hint}")
     team = [
@@ -114,4 +114,4 @@ def main(options: Options) -> None:
 
 
 if __name__ == "__main__":
-    main(tyro.cli(Options, description=__doc__))
+    main(tyro.cli(PersonOptions, description=__doc__))

@@ -74,7 +74,7 @@ MEANING = {
 
 
 @dataclass
-class Options:
+class QuickstartOptions:
     """Options of the quickstart."""
 
     base_url: str | None = None
@@ -212,7 +212,7 @@ def summary_row(name: str, questions: list[dict[str, Any]], outcomes: Any) -> li
     ]
 
 
-def load_model(options: Options, console: Console) -> tuple[BaseChatModel, Prompts]:
+def load_model(options: QuickstartOptions, console: Console) -> tuple[BaseChatModel, Prompts]:
     """The model that was asked for, and the prompts that suit it."""
     if options.base_url is None:
         from examples.tiny_lm.chat_model import make  # needs torch, which a server's user may lack
@@ -229,7 +229,7 @@ def load_model(options: Options, console: Console) -> tuple[BaseChatModel, Promp
     return chat, PROMPTS if tiny else Prompts()
 
 
-def main(options: Options) -> None:
+def main(options: QuickstartOptions) -> None:
     """Show a few deliberations, then compare four routers."""
     console = Console()
     llm, prompts = load_model(options, console)
@@ -269,4 +269,4 @@ def main(options: Options) -> None:
 
 
 if __name__ == "__main__":
-    main(tyro.cli(Options, description=__doc__))
+    main(tyro.cli(QuickstartOptions, description=__doc__))

@@ -39,7 +39,7 @@ MATH = MathAnswer()
 
 
 @dataclass(frozen=True)
-class Options:
+class ReplayOptions:
     """Options of the replay."""
 
     data: Path
@@ -194,7 +194,7 @@ async def replay(recordings: Recordings, concurrency: int) -> dict[str, list[boo
     return right
 
 
-def main(options: Options) -> None:
+def main(options: ReplayOptions) -> None:
     """Replay, and print what each method gets right."""
     recordings = read(options.data, options.limit)
     if len(recordings.said) < 4:
@@ -211,6 +211,6 @@ def main(options: Options) -> None:
 
 if __name__ == "__main__":
     try:
-        main(tyro.cli(Options, description=__doc__))
+        main(tyro.cli(ReplayOptions, description=__doc__))
     except MPDFError as error:
         sys.exit(f"error: {error}")

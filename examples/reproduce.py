@@ -46,7 +46,7 @@ accuracy lower by .003."""
 
 
 @dataclass(frozen=True)
-class Options:
+class ReproduceOptions:
     """Options of the reproduction."""
 
     out: Path = Path("runs/reproduce")
@@ -122,7 +122,7 @@ def wait(server: subprocess.Popen[bytes], port: int, log: Path) -> None:
     sys.exit(f"vLLM ended with {server.returncode}, see {log}")
 
 
-def main(options: Options) -> None:
+def main(options: ReproduceOptions) -> None:
     """Run all steps."""
     options.out.mkdir(parents=True, exist_ok=True)
     started = (
@@ -145,7 +145,7 @@ def is_newer(router: Path, traces: Path) -> bool:
     return router.exists() and router.stat().st_mtime >= max(written, default=0.0)
 
 
-def reproduce(options: Options, kind: Kind, team: list[object]) -> None:
+def reproduce(options: ReproduceOptions, kind: Kind, team: list[object]) -> None:
     """The steps of one set of questions."""
     out = options.out / kind
     out.mkdir(exist_ok=True)
@@ -176,4 +176,4 @@ def reproduce(options: Options, kind: Kind, team: list[object]) -> None:
 
 
 if __name__ == "__main__":
-    main(tyro.cli(Options, description=__doc__))
+    main(tyro.cli(ReproduceOptions, description=__doc__))

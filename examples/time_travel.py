@@ -31,7 +31,7 @@ MATH = MathAnswer()
 
 
 @dataclass
-class Options:
+class TimeTravelOptions:
     """Options of the example."""
 
     agent: str = "agent-1"
@@ -66,7 +66,7 @@ def row(label: str, episode: Episode, reference: str) -> list[str]:
     return [label, "\n".join(course), verdict, str(outcome["usage"]["total"]["tokens"])]
 
 
-def main(options: Options) -> None:
+def main(options: TimeTravelOptions) -> None:
     """Deliberate, then fork one round."""
     console = Console()
     llm = make()
@@ -122,4 +122,4 @@ def main(options: Options) -> None:
 
 
 if __name__ == "__main__":
-    main(tyro.cli(Options, description=__doc__))
+    main(tyro.cli(TimeTravelOptions, description=__doc__))

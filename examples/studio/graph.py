@@ -3,9 +3,10 @@
     cd examples/studio && langgraph dev        # pip install "langgraph-cli[inmem]"
 
 Studio shows the four nodes, streams the run, and makes an assistant's configuration a form of
-`Options`. The team is three agents of the bundled model; with MPDF_BASE_URL (and, where the server
-serves more than one model, MPDF_MODEL) in the environment it is three of that server's. Give
-`messages` or a `question`, and in `contexts` what only `agent-1`, `agent-2` or `agent-3` knows.
+`StudioOptions`. The team is three agents of the bundled model. With MPDF_BASE_URL in the
+environment it is three agents of that server's model (MPDF_MODEL, if the server serves several).
+Give `messages` or a `question`, and in `contexts` what only one of the agents `agent-1`, `agent-2`
+and `agent-3` knows.
 """
 
 import os
@@ -17,7 +18,7 @@ from pydantic import BaseModel, Field
 from mpdf_langgraph import Agent, MathAnswer, ThresholdRouter, create_deliberation, vllm_chat_model
 
 
-class Options(BaseModel):
+class StudioOptions(BaseModel):
     """What may be set for an assistant or a single run."""
 
     rounds: int = Field(2, ge=0, le=10, description="Rounds of decisions at most.")
@@ -50,11 +51,11 @@ def make_team() -> list[Agent]:
 TEAM = make_team()
 
 
-def make_graph(runtime: ServerRuntime[Options]) -> Any:
+def make_graph(runtime: ServerRuntime[StudioOptions]) -> Any:
     """Build the graph for one run, or, without one, for its drawing and its schemas."""
     running = runtime.execution_runtime
     given = running.context if running else None
-    options = given if isinstance(given, Options) else Options.model_validate(given or {})
+    options = StudioOptions.model_validate(given or {})
     threshold = ThresholdRouter(bar=options.bar, gap=options.gap)
     builder = create_deliberation(
         TEAM,
@@ -67,5 +68,5 @@ def make_graph(runtime: ServerRuntime[Options]) -> Any:
         max_tokens=options.max_tokens,
         timeout=options.timeout,
     )
-    builder.context_schema = Options
+    builder.context_schema = StudioOptions
     return builder

@@ -8,11 +8,11 @@ import pytest
 import tyro
 
 from examples import ablations as example
-from examples.ablations import TEAMS, Options, dealt, plan
+from examples.ablations import TEAMS, ModelAblationOptions, deal_notes, plan
 from examples.tiny_lm.questions import make_questions
 from mpdf_langgraph import TraceReader
 from training.collect import collecting
-from training.collect.team import Source
+from training.collect.team import TeamOptions
 from training.studies import ablations
 
 
@@ -29,7 +29,7 @@ def test_notes_are_dealt_out_whole(agents: int) -> None:
     names = {f"agent-{i + 1}" for i in range(agents)}
     holders = set()
     for question in make_questions("hidden", "test", 100):
-        found = dealt(question, agents)
+        found = deal_notes(question, agents)
         assert sentences(found) == sentences(question)
         assert set(found["contexts"]) <= names
         assert {k: found[k] for k in ("question", "reference")} == {
@@ -48,18 +48,18 @@ def reproduction(tmp_path: Path) -> Path:
 
 
 def test_every_command_is_one_that_its_script_takes(reproduction: Path, tmp_path: Path) -> None:
-    options = Options(reproduction=reproduction, out=tmp_path / "out", transfer=3)
+    options = ModelAblationOptions(reproduction=reproduction, out=tmp_path / "out", transfer=3)
     *commands, ablating = plan(options, "http://here/v1", "http://other/v1")
     assert len(commands) == 6 + len(TEAMS)
     folders = set()
     for script, *arguments in commands:
         assert script == "training/collect.py"
-        asked = tyro.cli(collecting.Options, args=[str(word) for word in arguments])
+        asked = tyro.cli(collecting.CollectOptions, args=[str(word) for word in arguments])
         assert asked.questions is not None
         assert len(asked.questions.read_text().splitlines()) in (3, 4)
         folders.add(asked.out)
     assert len(folders) == len(commands)
-    given = tyro.cli(ablations.AblationOptions, args=[str(word) for word in ablating[1:]])
+    given = tyro.cli(ablations.AblationOptions, args=[str(word) for word in ablating[2:]])
     for folder in folders:
         folder.mkdir(parents=True)
     find = ablations.find_folders
@@ -70,10 +70,12 @@ def test_every_command_is_one_that_its_script_takes(reproduction: Path, tmp_path
 def test_it_tells_what_it_would_run(
     reproduction: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    example.main(Options(reproduction=reproduction, out=tmp_path / "o", only_print=True))
+    options = ModelAblationOptions(reproduction=reproduction, out=tmp_path / "o", only_print=True)
+    example.main(options)
     told = capsys.readouterr().out.splitlines()
     assert len(told) == 4 + len(TEAMS) + 1
-    assert all(line.startswith("python training/") for line in told)
+    assert all(line.startswith("python training/collect.py ") for line in told[:-1])
+    assert told[-1].startswith("python -m training.studies.ablations ")
     assert "--base-url URL" in told[0]
 
 
@@ -81,7 +83,7 @@ def test_another_model_is_the_critic(tmp_path: Path) -> None:
     questions = tmp_path / "q.jsonl"
     questions.write_text('{"question": "How many?", "reference": "1"}\n')
     options = tyro.cli(
-        collecting.Options,
+        collecting.CollectOptions,
         args=[
             "--questions", str(questions), "--model-factory", "tests.support.factories:make",
             "--critic", "tests.support.factories:other", "--rounds", "1",
@@ -98,7 +100,7 @@ def test_another_model_is_the_critic(tmp_path: Path) -> None:
 def test_an_unknown_critic_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     questions = tmp_path / "q.jsonl"
     questions.write_text('{"question": "How many?", "reference": "1"}\n')
-    source = Source(model_factory=("tests.support.factories:make",))
-    options = collecting.Options(questions, tmp_path / "t", source, critic="oracle")
+    source = TeamOptions(model_factory=("tests.support.factories:make",))
+    options = collecting.CollectOptions(questions, tmp_path / "t", source, critic="oracle")
     assert collecting.main(options) == 2
     assert "critic='oracle'" in capsys.readouterr().err

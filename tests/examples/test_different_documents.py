@@ -10,8 +10,8 @@ from rich.console import Console
 from examples.different_documents import (
     ARCHIVE,
     QUESTIONS,
+    DocumentsOptions,
     KeywordRetriever,
-    Options,
     count_what_is_asked,
     look_up,
     main,
@@ -85,7 +85,7 @@ def test_the_keeper_can_call_its_tool_by_itself(tmp_path):
 
     llm, out = Boss(reply=reply, logprob=-0.05), io.StringIO()
     console = Console(file=out, width=110)
-    main(Options(tools=True, traces=tmp_path), console, llm, Prompts())
+    main(DocumentsOptions(tools=True, traces=tmp_path), console, llm, Prompts())
     shown = " ".join(out.getvalue().split())
     assert "archivist 0, clerk 0, keeper 0; together 3" in shown
     for episode in TraceReader(tmp_path):

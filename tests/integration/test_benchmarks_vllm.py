@@ -21,8 +21,8 @@ from urllib.request import Request, urlopen
 
 import pytest
 
-from examples.benchmarks import run as benchmarks
 from mpdf_langgraph import Sandbox, SandboxError
+from training.evaluate.evaluation import main
 
 ROOT = Path(__file__).parents[2]
 DATA = ROOT.parent / "shared" / "data"
@@ -121,8 +121,9 @@ def command(name: str, url: str, out: Path, *more: str) -> list[str]:
         pytest.skip(f"public data is not here: {path}")
     words = ["--benchmark", name, "--data", str(path), "--base-url", url, "--out", str(out)]
     words += ["--methods", "single", "vote-3", "threshold", "debate-1", "--rounds", "1"]
-    words += ["--limit", str(QUESTIONS), "--max-tokens", "60"]
-    return [sys.executable, "examples/benchmarks/run.py", *words, *more]
+    words += ["--limit", str(QUESTIONS), "--max-tokens", "60", "--temperature", "0.7"]
+    words += ["--critic", "logprob", "--no-control", "--concurrency", "32"]
+    return [sys.executable, "training/evaluate.py", *words, *more]
 
 
 def run(words: list[str]) -> subprocess.CompletedProcess[str]:
@@ -197,7 +198,7 @@ def test_every_question_gets_a_graded_row_of_every_method(
             pytest.skip(str(error))
     with gateway(vllm_server) as asked:
         words = command(name, asked.url, tmp_path)
-        assert benchmarks.command([*words[2:], "--estimate"]) == 0
+        assert main([*words[2:], "--estimate"]) == 0
         told = capsys.readouterr().out.splitlines()
         [line] = [line for line in told if line.startswith("calls:")]
         least, most = (int(number.replace(",", "")) for number in line.split()[1::2])

@@ -1,5 +1,6 @@
-"""Models that add two numbers, each wrong in ways of its own, for the benchmarks' command."""
+"""Models that add two numbers, each wrong in ways of its own, and questions for them."""
 
+import json
 import os
 import re
 import time
@@ -66,3 +67,13 @@ def eve() -> Scripted:
 
 def fay() -> Scripted:
     return program("fay", wrong=False)
+
+
+def sums(path: Path, count: int) -> Path:
+    """Questions in the format of GSM8K."""
+    rows = [
+        {"question": f"What is {7 * k} and {k + 2} together?", "answer": f"So\n#### {8 * k + 2:,}"}
+        for k in range(count)
+    ]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return path

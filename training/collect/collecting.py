@@ -7,19 +7,18 @@ r"""Collect traces to learn from: ask a team many questions, and record what it 
     python training/collect.py --import answers.jsonl --out traces/
 
 The questions are JSON Lines or Parquet with `question`, `reference`, and if wanted `id` and
-`contexts` (private text by agent name). Stopped or killed, the same command goes on where it was:
-a question is finished once its episode is in the folder. Questions that fail are asked once more
-at the end; those that fail again are in failures.log, and the exit code is 1. It is 2 where the
-command itself is wrong.
+`contexts` (private text by agent name). A question is finished once its episode is in the folder,
+so a stopped or killed command goes on where it was. Questions that fail are asked once more at the
+end. Those that fail again are in failures.log, and the exit code is 1. It is 2 if the command
+itself is wrong.
 
-With --import no model is asked: a table of answers given elsewhere (columns `question`,
-`reference`, `agent`, `response`, and if known `confidence`) becomes episodes from which PERSIST
-and CONCEDE can be learned, but not REFINE. For the table of model solutions that comes with GSM8K
-add `--convert training.collect.importing:gsm8k_solutions`.
+With --import no model is asked. A table of recorded answers (columns `question`, `reference`,
+`agent`, `response`, and if known `confidence`) becomes episodes. PERSIST and CONCEDE can be learned
+from them, but not REFINE. For the table of model solutions that comes with GSM8K add
+`--convert training.collect.importing:gsm8k_solutions`.
 """
 
 import asyncio
-import os
 import sys
 import time
 from collections import Counter
@@ -43,6 +42,8 @@ from mpdf_langgraph import (
 )
 from mpdf_langgraph.critic import make_critic
 from mpdf_langgraph.router import Router, make_router
+from training.collect.asking import Answered, ask_all
+from training.collect.files import keep_settings
 from training.collect.importing import Replay, read_answers
 from training.collect.questions import (
     Question,
@@ -51,46 +52,46 @@ from training.collect.questions import (
     is_sound,
     read_questions,
 )
-from training.collect.team import Answered, Source, check_references, load_object, run_all
+from training.collect.team import TeamOptions, check_references, load_object
 
-#: Name of the graph, by which its episodes are told from others in the folder.
+#: Name of the graph. It marks the episodes of this command in the folder.
 NAME = "collect"
+ADVICE = "Use another --out, or the options of then."
 
 
 @dataclass(frozen=True)
-class Options:
+class CollectOptions:
     """Options of collecting."""
 
     questions: Path | None = None
     """What to ask: JSON Lines or Parquet."""
     out: Path = Path("traces")
     """Folder for the traces."""
-    source: tyro.conf.OmitArgPrefixes[Source] = Source()
+    team: tyro.conf.OmitArgPrefixes[TeamOptions] = TeamOptions()
     rounds: int = 3
     """Rounds of decisions at most."""
     alternatives: int = 4
     """Extra REFINE samples per decision, drawn only to learn from."""
     router: str = "random"
-    """Who decides: random, threshold, always-refine, always-persist, or the folder of a fitted
-    router. A team that always persists stops after one round and shows nothing of later ones."""
+    """The router: random, threshold, always-refine, always-persist, or the folder of a fitted
+    router. A team that always persists stops after one round and shows nothing of later rounds."""
     explore: float = 0.1
     """Least probability of every allowed action, at most 1/3."""
     critic: str = "self+logprob"
-    """Where confidence comes from: self+logprob, logprob (which costs no extra call), self,
-    self-reasoning, none; or module:function, which returns a chat model that is to judge every
-    answer."""
+    """Where confidence comes from: self+logprob, logprob (no extra call), self, self-reasoning,
+    none; or module:function, which returns a chat model that judges every answer."""
     consensus: Literal["confidence", "majority"] = "confidence"
     """How votes are counted."""
     concurrency: int = 64
     """Deliberations at a time."""
     import_answers: Annotated[Path | None, tyro.conf.arg(name="import")] = None
-    """A table of answers to turn into episodes, instead of asking."""
+    """A table of recorded answers to turn into episodes, instead of asking."""
     convert: str | None = None
     """module:function that turns a row of a table of another form into rows for --import."""
 
 
-def main(options: Options) -> int:
-    """Collect or import; return the exit code."""
+def main(options: CollectOptions) -> int:
+    """Collect or import, and return the exit code."""
     try:
         if options.import_answers is not None:
             return import_table(options)
@@ -106,8 +107,8 @@ def main(options: Options) -> int:
 # --- asking ---------------------------------------------------------------------------------
 
 
-def collect(options: Options) -> int:
-    """Ask every question that is not finished; return 1 if any failed twice, else 0."""
+def collect(options: CollectOptions) -> int:
+    """Ask every question that is not finished. Return 1 if a question failed twice, else 0."""
     if options.questions is None:
         raise ConfigurationError("give --questions FILE, or --import FILE")
     if options.concurrency < 1:
@@ -115,11 +116,11 @@ def collect(options: Options) -> int:
     if options.convert is not None:
         raise ConfigurationError("--convert is for --import only")
     questions = read_questions(options.questions)
-    agents = options.source.build_agents()
+    agents = options.team.build_agents()
     check_contexts(questions, agents)
-    schema = options.source.answer_schema()
+    schema = options.team.answer_schema()
     check_references(questions, schema)
-    router = load(options.router)
+    router = open_router(options.router)
     judge = load_object(options.critic)() if ":" in options.critic else options.critic
     critic = make_critic(None if judge == "none" else judge)
     writer = TraceWriter(options.out)
@@ -135,8 +136,8 @@ def collect(options: Options) -> int:
         traces=writer,
         name=NAME,
     ).compile()
-    keep_to_one_setting(options.out / "collect.json", setting_of(options, agents, router))
-    todo = unfinished(questions, options.out)
+    keep_settings(options.out / "collect.json", settings_of(options, agents, router), ADVICE)
+    todo = find_unfinished(questions, options.out)
     nameless = sum(question.reference is None for question in questions)
     if nameless:
         print(f"{nameless} questions have no reference: fitting will need their labels")
@@ -145,7 +146,7 @@ def collect(options: Options) -> int:
         attempts, failed = asyncio.run(ask(graph, todo, options))
     finally:
         writer.close()
-    print(summary(attempts))
+    print(summarise(attempts))
     if failed:
         print(f"{len(failed)} questions failed twice, see {options.out / 'failures.log'}:")
         for error, count in Counter(str(one.error) for one in failed).most_common(3):
@@ -153,20 +154,20 @@ def collect(options: Options) -> int:
     return 1 if failed else 0
 
 
-def load(router: str) -> Router:
+def open_router(router: str) -> Router:
     """Return the router of that name, or the fitted one in the folder of that name."""
     if Path(router).is_dir():
         return load_router(router)
     return make_router(router)
 
 
-def setting_of(options: Options, agents: Sequence[Agent], router: Router) -> dict[str, Any]:
-    """Return how traces are made: what all of a folder have in common."""
+def settings_of(options: CollectOptions, agents: Sequence[Agent], router: Router) -> dict[str, Any]:
+    """Return the settings that all traces of a folder have in common."""
     return {
         "agents": [agent.describe() for agent in agents],
-        "model_factory": options.source.model_factory,
-        "prompts": options.source.prompts,
-        "answer": options.source.answer_schema().name,
+        "model_factory": options.team.model_factory,
+        "prompts": options.team.prompts,
+        "answer": options.team.answer_schema().name,
         "router": {"name": router.name, "version": router.version},
         "critic": options.critic,
         "consensus": options.consensus,
@@ -176,39 +177,11 @@ def setting_of(options: Options, agents: Sequence[Agent], router: Router) -> dic
     }
 
 
-def keep_to_one_setting(path: Path, setting: dict[str, Any]) -> None:
-    """Note in a file how the traces beside it are made, and refuse to mix them with others.
-
-    Otherwise a resumed run would take questions for finished that another team has answered.
-
-    Raises:
-        ConfigurationError: The folder's were made differently; the message says in what.
-    """
-    setting = orjson.loads(orjson.dumps(setting))  # tuples become lists, as in the file
-    if not path.exists():
-        draft = path.with_suffix(f".{os.getpid()}.tmp")
-        draft.write_bytes(orjson.dumps(setting, option=orjson.OPT_INDENT_2))
-        draft.replace(path)
-        return
-    try:
-        known = orjson.loads(path.read_bytes())
-    except orjson.JSONDecodeError as error:
-        raise ConfigurationError(f"{path} is damaged ({error}): use another --out") from error
-    changed = [name for name in setting if known.get(name, setting[name]) != setting[name]]
-    if changed:
-        told = "; ".join(f"{name} {known.get(name)!r}, now {setting[name]!r}" for name in changed)
-        raise ConfigurationError(
-            f"the traces in {path.parent} were collected with {told}. Use another --out, or the "
-            "options of then"
-        )
-
-
-def unfinished(questions: Sequence[Question], folder: Path) -> list[Question]:
+def find_unfinished(questions: Sequence[Question], folder: Path) -> list[Question]:
     """Return the questions without a sound episode in the folder.
 
-    The episode itself says what it answers: a question is known by its text, reference and
-    contexts, so that no other file can disagree with the traces. Questions equal in all of these
-    take an episode each.
+    A question is recognised by the text, reference and contexts in the episode. Questions that are
+    equal in all of these take an episode each.
     """
     traces = TraceReader(folder)
     finished = Counter(
@@ -228,12 +201,12 @@ def unfinished(questions: Sequence[Question], folder: Path) -> list[Question]:
 
 
 async def ask(
-    graph: Any, questions: Sequence[Question], options: Options
+    graph: Any, questions: Sequence[Question], options: CollectOptions
 ) -> tuple[list[Answered], list[Answered]]:
-    """Ask the questions, and those that fail once more.
+    """Ask the questions, and ask those that fail once more.
 
     Returns:
-        What came of every attempt, and those that failed in the end.
+        The result of every attempt, and the questions that failed twice.
     """
     attempts: list[Answered] = []
     failed: list[Answered] = []
@@ -249,15 +222,15 @@ async def ask(
 
             if not todo:
                 break
-            results = await run_all(graph, todo, options.concurrency, label, note)
+            results = await ask_all(graph, todo, options.concurrency, label, note)
             attempts += results
             failed = [one for one in results if one.error is not None]
             todo = [one.question for one in failed]
     return attempts, failed
 
 
-def summary(attempts: Sequence[Answered]) -> str:
-    """Return in a line what this run has brought, and what it took."""
+def summarise(attempts: Sequence[Answered]) -> str:
+    """Return in a line how much was collected, and what it cost."""
     outcomes = [one.deliberation for one in attempts if one.deliberation is not None]
     at_once = sum(outcome["rounds"] == 0 for outcome in outcomes)
     decisions = sum(len(outcome["actions"]) for outcome in outcomes)
@@ -275,20 +248,21 @@ def summary(attempts: Sequence[Answered]) -> str:
 # --- importing ------------------------------------------------------------------------------
 
 
-def import_table(options: Options) -> int:
-    """Write the episodes of a table of answers; those that are there already are left out."""
+def import_table(options: CollectOptions) -> int:
+    """Write the episodes of a table of answers that are not in the folder yet."""
     if options.questions is not None:
         raise ConfigurationError("give either --questions or --import")
     assert options.import_answers is not None
     convert = None if options.convert is None else load_object(options.convert)
     answers = read_answers(options.import_answers, convert)
     print(answers.report())
-    schema = options.source.answer_schema()
+    schema = options.team.answer_schema()
     replay = Replay(schema, options.consensus, options.rounds)
     writer = TraceWriter(options.out)
-    keep_to_one_setting(
+    keep_settings(
         options.out / "import.json",
         {"answer": schema.name, "consensus": options.consensus, "rounds": options.rounds},
+        ADVICE,
     )
     known = {episode.id for episode in TraceReader(options.out)}
     written = 0
@@ -305,4 +279,4 @@ def import_table(options: Options) -> int:
 
 def command() -> None:
     """Run the command."""
-    sys.exit(main(tyro.cli(Options, description=__doc__)))
+    sys.exit(main(tyro.cli(CollectOptions, description=__doc__)))

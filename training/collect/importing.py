@@ -34,7 +34,7 @@ from mpdf_langgraph.state import Response, Usage, no_usage
 from training.collect.questions import TableError, read_table, reference_of, text_of
 
 NAME = "import"
-#: What is known of the call behind a logged response: that there was one.
+#: The usage of a logged response: there was one call, and nothing else is known of it.
 _LOGGED = Usage(calls=1, prompt_tokens=0, completion_tokens=0, unreported=1, estimated=0)
 
 Convert = Callable[[dict[str, Any]], Iterable[dict[str, Any]]]
@@ -42,7 +42,7 @@ Convert = Callable[[dict[str, Any]], Iterable[dict[str, Any]]]
 
 @dataclass(frozen=True)
 class Answer:
-    """One usable row: what an agent said to a question, and P(correct) where it was measured."""
+    """One usable row: an agent's response to a question, and P(correct) if it was measured."""
 
     agent: str
     response: str
@@ -55,9 +55,9 @@ class Answers:
 
     Attributes:
         groups: (question, reference) -> answers, one per agent, in the team's order.
-        rows: Rows read, after conversion.
-        unusable: Rows left out, counted by reason.
-        examples: Where the first row left out for each reason stands.
+        rows: Number of rows read, after conversion.
+        unusable: Number of rows left out, by reason.
+        examples: The place of the first row left out, by reason.
     """
 
     groups: dict[tuple[str, str | None], list[Answer]] = field(default_factory=dict)
@@ -66,7 +66,7 @@ class Answers:
     examples: dict[str, str] = field(default_factory=dict)
 
     def report(self) -> str:
-        """Return what was read and what was left out, line by line."""
+        """Return what was read and what was left out, as lines."""
         used = sum(len(answers) for answers in self.groups.values())
         lines = [f"{self.rows} rows: {used} answers to {len(self.groups)} questions"]
         lines += [
@@ -79,19 +79,19 @@ class Answers:
 def read_answers(path: Path, convert: Convert | None = None) -> Answers:
     """Read a table of answers from JSON Lines or Parquet.
 
-    Columns: `question`, `reference` (text, a number, or null where it is not known yet), `agent`
-    (the same name for the same agent throughout), `response` (the whole text, from which the
-    answer is read), and `confidence`, which may be left out: P(correct) in [0, 1], from a critic
-    or token log-probabilities, not what the text claims of itself.
+    Columns: `question`; `reference` (text, a number, or null if it is not known yet); `agent` (the
+    same name for the same agent throughout); `response` (the whole text, from which the answer is
+    read); and `confidence`, which may be left out: P(correct) in [0, 1], from a critic or token
+    log-probabilities, not what the text claims of itself.
 
     The team of a question are the agents that answered it, in the order in which the file first
-    names them. Of several rows of one agent on one question the first counts; give samples
-    different agent names to use them all. A question keeps its first reference: rows with
-    another one are left out. Where one agent alone has answered there is nothing to decide.
+    names them. If an agent has several rows for a question the first one counts. Give samples
+    different agent names to use them all. A question keeps its first reference, and rows with
+    another reference are left out. A question that only one agent has answered is left out too.
 
     Args:
         path: The table.
-        convert: Turns one row of a table of another form into rows as above.
+        convert: Turns one row of a table of another form into such rows.
 
     Raises:
         TableError: There is no such table.
@@ -108,7 +108,7 @@ def read_answers(path: Path, convert: Convert | None = None) -> Answers:
 
     for number, raw in read_table(path):
         where = f"line {number}"
-        for row in _converted(raw, convert):
+        for row in _convert_row(raw, convert):
             answers.rows += 1
             try:
                 if isinstance(row, TableError):
@@ -116,7 +116,7 @@ def read_answers(path: Path, convert: Convert | None = None) -> Answers:
                 question, reference = text_of(row, "question"), reference_of(row)
                 answer = _answer(row)
             except TableError as error:
-                # What differs from row to row is no part of the reason.
+                # The reason leaves out what differs from row to row.
                 leave_out(re.split(r", got| \(", str(error))[0], where)
                 continue
             if references.setdefault(question, reference) != reference:
@@ -135,7 +135,7 @@ def read_answers(path: Path, convert: Convert | None = None) -> Answers:
     return answers
 
 
-def _converted(
+def _convert_row(
     raw: dict[str, Any] | TableError, convert: Convert | None
 ) -> Iterator[dict[str, Any] | TableError]:
     if convert is None or isinstance(raw, TableError):
@@ -162,8 +162,8 @@ def _answer(row: Mapping[str, Any]) -> Answer:
 def gsm8k_solutions(row: dict[str, Any]) -> Iterator[dict[str, Any]]:
     """Convert the table of model solutions that comes with GSM8K (Cobbe et al. 2021).
 
-    There a row is a question with its `ground_truth` and, under every model's name, a
-    `solution`; both end in ``A: <answer>``. Every model becomes an agent.
+    A row is a question with its `ground_truth` and, under every model's name, a `solution`. Both
+    end in ``A: <answer>``. Every model becomes an agent.
     """
     reference = str(row["ground_truth"]).rpartition("A:")[2].strip()
     for name, said in row.items():

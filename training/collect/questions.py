@@ -16,7 +16,7 @@ import orjson
 from mpdf_langgraph import Agent, Episode, MPDFError
 from mpdf_langgraph.errors import describe_error
 
-#: Faults of a file that an error names one by one.
+#: Number of faults that an error names one by one.
 _SHOWN = 5
 
 
@@ -29,9 +29,9 @@ class Question:
     """One question.
 
     Attributes:
-        id: For reports; the file's own, or else taken from the text.
-        reference: The reference answer; None where it is not known yet.
-        contexts: What only one agent knows, by agent name.
+        id: For reports. The file gives it, or it is made from the text.
+        reference: The reference answer. None: it is not known yet.
+        contexts: Private text by agent name.
     """
 
     id: str
@@ -41,7 +41,7 @@ class Question:
 
     @property
     def key(self) -> str:
-        """What a question and the episodes of it have in common."""
+        """The hash that a question and its episodes share."""
         return content_key(self.question, self.reference, self.contexts)
 
     def input(self) -> dict[str, Any]:
@@ -54,19 +54,19 @@ class Question:
 
 
 def content_key(question: str, reference: str | None, contexts: Mapping[str, str]) -> str:
-    """Return a hash of all that makes a question, 16 hexadecimal digits."""
+    """Return a hash of text, reference and contexts, 16 hexadecimal digits."""
     content = json.dumps([question, reference, sorted(contexts.items())])
     return hashlib.sha256(content.encode()).hexdigest()[:16]
 
 
 def is_sound(episode: Episode) -> bool:
-    """Tell whether every agent proposed: what failed later is survived and part of the record."""
+    """Tell whether every proposal succeeded. Later failures are survived and do not count."""
     return not any(failure["stage"] == "propose" for failure in episode.failures)
 
 
-def superseded(episodes: Iterable[Episode]) -> set[str]:
+def find_superseded(episodes: Iterable[Episode]) -> set[str]:
     """Return the ids of episodes that are not sound and whose question was asked again."""
-    attempts: dict[str, list[str]] = {}  # not sound, by question; the last of them stays
+    attempts: dict[str, list[str]] = {}  # not sound, by question. The last one may stay.
     answered: set[str] = set()
     for episode in episodes:
         key = content_key(episode.question, episode.reference, episode.contexts)
@@ -80,16 +80,16 @@ def superseded(episodes: Iterable[Episode]) -> set[str]:
 def read_table(path: Path) -> Iterator[tuple[int, dict[str, Any] | TableError]]:
     """Yield the rows of a JSON Lines or Parquet file with their numbers, from 1.
 
-    Blank lines are passed over but counted; a line that is no JSON object comes as an error.
+    Blank lines are passed over but counted. A line that is no JSON object comes as an error.
 
     Raises:
-        TableError: There is no such file, or it is no Parquet file though it is called so.
+        TableError: There is no such file, or a `.parquet` file is not one.
     """
     if not path.is_file():
         raise TableError(f"{path}: no such file")
     if path.suffix == ".parquet":
         import pyarrow
-        import pyarrow.parquet as parquet  # half a second that readers of JSON need not wait
+        import pyarrow.parquet as parquet  # takes half a second, which JSON does not need
 
         try:
             with parquet.ParquetFile(path) as file:
@@ -116,7 +116,7 @@ def text_of(row: Mapping[str, Any], column: str) -> str:
     """Return a column that must hold text.
 
     Raises:
-        TableError: It is missing, empty or something else.
+        TableError: The column is missing, empty, or not text.
     """
     value = row.get(column)
     if not isinstance(value, str) or not value.strip():
@@ -125,10 +125,10 @@ def text_of(row: Mapping[str, Any], column: str) -> str:
 
 
 def reference_of(row: Mapping[str, Any]) -> str | None:
-    """Return the reference answer: text or a number; null where it is not known yet.
+    """Return the reference answer: text or a number, or null if it is not known yet.
 
     Raises:
-        TableError: The column is missing (which a misspelt one would be) or something else.
+        TableError: The column is missing or misspelt, or holds something else.
     """
     if "reference" not in row:
         raise TableError("'reference' is missing; write null where it is not known yet")
@@ -172,12 +172,11 @@ def _id_of(row: Mapping[str, Any]) -> str | None:
 def read_questions(path: Path) -> list[Question]:
     """Read questions from JSON Lines or Parquet.
 
-    Columns: `question`; `reference` (text, a number, or null); `contexts`, where agents know
-    different things: private text by agent name; and `id`, which may be left out. Others are
-    ignored.
+    Columns: `question`; `reference` (text, a number, or null); `contexts` (private text by agent
+    name) and `id`, which may both be left out. Other columns are ignored.
 
     Raises:
-        TableError: The file has faults, or no question; the message names lines and faults.
+        TableError: The file has faults, or no question. The message names lines and faults.
     """
     questions: list[Question] = []
     faults: list[str] = []
@@ -213,10 +212,10 @@ def read_questions(path: Path) -> list[Question]:
 
 
 def check_contexts(questions: Iterable[Question], agents: Sequence[Agent]) -> None:
-    """See that every private context is an agent's, before the first question is asked.
+    """Check, before the first question is asked, that every private context belongs to an agent.
 
     Raises:
-        TableError: One is not.
+        TableError: A context belongs to nobody.
     """
     names = [agent.name for agent in agents]
     for question in questions:

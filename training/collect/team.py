@@ -1,20 +1,17 @@
-"""Whom questions are put to, and how: the team from its options, and many questions at a time.
+"""The team from its options, for collecting traces and for evaluating a router.
 
-What collecting traces and evaluating a router have in common. Models of one's own come in by
-name (``module:function``), so that nothing here knows any of them.
+Models of your own are given by name (``module:function``).
 """
 
-import asyncio
 import importlib
 import os
 import sys
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import tyro
 from langchain_core.runnables import Runnable
-from tqdm import tqdm
 
 from mpdf_langgraph import (
     Agent,
@@ -29,41 +26,39 @@ from mpdf_langgraph import (
     check_endpoint,
     vllm_chat_model,
 )
-from mpdf_langgraph.errors import EndpointError, describe_error
+from mpdf_langgraph.errors import EndpointError
 from training.collect.questions import Question
 
 Answer = Literal["math", "choice", "text", "code"]
 
-# --- models ---------------------------------------------------------------------------------
-
 
 @dataclass(frozen=True)
-class Source:
-    """Whom to ask, and how answers are read."""
+class TeamOptions:
+    """The team to ask, and how its answers are read."""
 
     base_url: tyro.conf.UseAppendAction[tuple[str, ...]] = ()
-    """An OpenAI-compatible server. Several (give the option again) are dealt out to the agents
-    in turn, each with the model of the same place."""
+    """An OpenAI-compatible server. Give the option again for more servers: the agents get them in
+    turn, each with the model of the same place."""
     model: tyro.conf.UseAppendAction[tuple[str, ...]] = ()
-    """A served model's name; may be left out where the server serves only one."""
+    """A served model's name. It may be left out if the server serves only one."""
     api_key: str | None = None
-    """Key for the servers, if they want one."""
+    """Key for the servers, if they need one."""
     model_factory: tyro.conf.UseAppendAction[tuple[str, ...]] = ()
     """Instead of servers: module:function that is called without arguments and returns a chat
-    model (or any Runnable). Several are dealt out to the agents in turn."""
+    model (or any Runnable). Give the option again for more: the agents get them in turn."""
     agents: int = 3
     """Agents in the team, named agent-1, agent-2, ..."""
     prompts: str | None = None
-    """module:NAME of a `Prompts` of your own; the plugin's otherwise."""
+    """module:NAME of a `Prompts` of your own. Default: the plugin's."""
     temperature: float = 1.0
-    """Sampling temperature of proposals; refinements are sampled at 0.6 at most."""
+    """Sampling temperature of proposals. Refinements are sampled at 0.6 at most."""
     max_tokens: int | None = None
-    """Longest answer in tokens; as the model was made otherwise (1024 for servers)."""
+    """Longest answer in tokens. Default: as the model was made (1024 for servers)."""
     timeout: float = 300.0
-    """Seconds without a sign of life from a server before a call fails."""
+    """A call fails after so many seconds without a byte from the server."""
     answer: Answer = "math"
-    """How answers are read and compared. Code is run in a sandbox; a question's reference is then
-    what `CodeTests.to_json()` gives."""
+    """How answers are read and compared. Code runs in a sandbox, and a question's reference is
+    then what `CodeTests.to_json()` gives."""
     choices: int = 4
     """Number of choices of a multiple-choice question (--answer choice)."""
 
@@ -81,7 +76,7 @@ class Source:
         return answer_schema(self.answer, self.choices)
 
     def build_agents(self) -> list[Agent]:
-        """Return the team; servers are checked first, with a line each on standard output.
+        """Return the team. Servers are checked first, and a line is printed for each.
 
         Raises:
             ConfigurationError: An option is wrong.
@@ -93,8 +88,8 @@ class Source:
             raise ConfigurationError("give either --base-url or --model-factory")
         prompts = Prompts() if self.prompts is None else load_object(self.prompts)
         if not isinstance(prompts, Prompts):
-            raise ConfigurationError(f"--prompts {self.prompts} is no mpdf_langgraph.Prompts")
-        models = self._served() if self.base_url else self._made()
+            raise ConfigurationError(f"--prompts {self.prompts} is not a mpdf_langgraph.Prompts")
+        models = self._serve_models() if self.base_url else self._make_models()
         sampling: dict[str, Any] = {"temperature": self.temperature}
         if self.max_tokens is not None:
             sampling["max_tokens"] = self.max_tokens
@@ -105,7 +100,7 @@ class Source:
             team.append(replace(agent, sampling=sampling) if agent.chat_model else agent)
         return team
 
-    def _made(self) -> list[Runnable[Any, Any]]:
+    def _make_models(self) -> list[Runnable[Any, Any]]:
         if self.model:
             raise ConfigurationError("--model names a served model: it needs --base-url")
         models = [load_object(name)() for name in self.model_factory]
@@ -117,7 +112,7 @@ class Source:
                 )
         return models
 
-    def _served(self) -> list[Runnable[Any, Any]]:
+    def _serve_models(self) -> list[Runnable[Any, Any]]:
         names: tuple[str | None, ...] = self.model or (None,)
         count = max(len(self.base_url), len(names))
         if len(self.base_url) not in (1, count) or len(names) not in (1, count):
@@ -153,7 +148,7 @@ class Source:
 
 
 def answer_schema(name: Answer, choices: int = 4) -> AnswerSchema:
-    """Return the answer schema of that name; `choices` is for ``"choice"`` alone.
+    """Return the answer schema of that name. `choices` counts for ``"choice"`` only.
 
     Raises:
         SandboxError: Programs cannot be run here.
@@ -166,9 +161,9 @@ def answer_schema(name: Answer, choices: int = 4) -> AnswerSchema:
 
 
 def grader(schema: AnswerSchema) -> Callable[[str, str], bool]:
-    """Return what tells whether an answer is right, given the reference.
+    """Return the function that tells whether an answer is right, given the reference.
 
-    The reference of a program is no other program but its tests. Testing takes up to seconds.
+    The reference of a program is its tests, not another program. Testing takes up to seconds.
     """
     if isinstance(schema, CodeAnswer):
         return lambda answer, tests: schema.passes(answer, tests).passed
@@ -203,7 +198,7 @@ def _check_reference(reference: str, schema: AnswerSchema) -> None:
 
 
 def load_object(name: str) -> Any:
-    """Return what ``module:name`` stands for; the working folder is searched too.
+    """Return the object that ``module:name`` names. The working folder is searched too.
 
     Raises:
         ConfigurationError: There is no such module, or nothing of that name in it.
@@ -217,71 +212,3 @@ def load_object(name: str) -> Any:
         return getattr(importlib.import_module(module), attribute)
     except (ImportError, AttributeError) as error:
         raise ConfigurationError(f"cannot load {name}: {error}") from error
-
-
-# --- runs -----------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class Answered:
-    """What came of one question.
-
-    Attributes:
-        deliberation: The graph's outcome; None where the deliberation raised.
-        error: What went wrong: the error raised, else the proposals that failed, else that the
-            trace was not stored. None where all is well.
-    """
-
-    question: Question
-    deliberation: dict[str, Any] | None
-    error: str | None
-
-
-async def run_all(
-    graph: Any,
-    questions: Sequence[Question],
-    concurrency: int,
-    label: str,
-    on_failure: Callable[[Answered], None] | None = None,
-) -> list[Answered]:
-    """Ask a compiled graph all questions, a few at a time, under a progress bar.
-
-    Args:
-        graph: From `create_deliberation(...).compile()`.
-        questions: What to ask.
-        concurrency: Deliberations at a time.
-        label: Stands before the progress bar.
-        on_failure: Called at once with every question that went wrong.
-
-    Returns:
-        What came of each question, in their order. A failure stops nothing.
-    """
-    gate = asyncio.Semaphore(concurrency)
-    failed = 0
-
-    async def ask(question: Question) -> Answered:
-        nonlocal failed
-        async with gate:
-            try:
-                deliberation = (await graph.ainvoke(question.input()))["deliberation"]
-                answered = Answered(question, deliberation, _fault(deliberation))
-            except Exception as error:  # of any kind: the other questions must be answered
-                answered = Answered(question, None, describe_error(error))
-        if answered.error is not None:
-            failed += 1
-            bar.set_postfix(errors=failed, refresh=False)
-            if on_failure:
-                on_failure(answered)
-        bar.update()
-        return answered
-
-    with tqdm(total=len(questions), desc=label, unit="question", mininterval=0.5) as bar:
-        bar.set_postfix(errors=0)
-        return await asyncio.gather(*(ask(question) for question in questions))
-
-
-def _fault(deliberation: Mapping[str, Any]) -> str | None:
-    faults = [f for f in deliberation["failures"] if f.partition(": ")[0].endswith(" propose")]
-    if stored := deliberation.get("trace_error"):
-        faults.append(f"the trace was not stored: {stored}")
-    return "; ".join(faults) or None

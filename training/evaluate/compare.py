@@ -8,33 +8,31 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from training.collect.questions import Question
-from training.evaluate.runner import Bench
-from training.evaluate.votes import Outcome
+from training.evaluate.votes import Result
 from training.learn.measures import Interval, mean_interval, quality
 from training.learn.off_policy import LEAST_QUESTIONS
 from training.learn.report import _figure, table
 
 
 @dataclass
-class Method:
-    """A method's results on the same questions as all others'.
+class MethodResult:
+    """The results of a method on all questions.
 
     Attributes:
-        name: Stands in the table.
-        right: Share of its runs that were right, per question, ``[Q]``; failures are wrong.
+        name: Name in the table.
+        right: Share of its runs that were right, per question, ``[Q]``. A failure is wrong.
         tokens: Mean tokens per question, ``[Q]``.
         calls: Mean calls per question, ``[Q]``.
-        kind: ``"baseline"``, ``"learned"``, ``"control"`` or ``"oracle"``: a control and an
-            oracle are nothing that anybody could deploy.
-        runs: How many seeds.
+        kind: ``"baseline"``, ``"learned"``, ``"control"`` or ``"oracle"``. Nobody could deploy a
+            control or an oracle.
+        runs: Number of seeds.
         failed: Questions that failed, over all runs.
         survived: Calls that failed, or gave no answer, in questions that were answered all the
             same, over all runs.
-        spread: Standard deviation of the accuracy over seeds; NaN with one.
-        actions: Share of each action, where there are actions.
-        confidence: How good the confidence in its answers is (`calibration.quality`), where it has
-            one.
+        spread: Standard deviation of the accuracy over seeds. NaN with one seed.
+        actions: Share of each action. Empty for a method without actions.
+        confidence: How good the confidence in its answers is (`calibrate.quality`). Empty for a
+            method without confidences.
         control: Name of its control.
     """
 
@@ -53,83 +51,69 @@ class Method:
 
     @property
     def accuracy(self) -> float:
-        """Share of questions answered right."""
+        """Share of the questions that were answered right."""
         return float(self.right.mean())
 
     @property
     def standard_error(self) -> float:
-        """Of the accuracy, over questions; NaN with one."""
+        """Standard error of the accuracy over questions. NaN with one question."""
         count = len(self.right)
         return float(self.right.std(ddof=1) / np.sqrt(count)) if count > 1 else float("nan")
 
 
-def summarise(
-    bench: Bench,
-    questions: Sequence[Question],
-    name: str,
-    runs: Sequence[Sequence[Outcome | None]],
-    kind: str,
-) -> Method:
-    """Gather a method's runs (one per seed) into its results per question.
+def summarise(name: str, kind: str, runs: Sequence[Sequence[Result | None]]) -> MethodResult:
+    """Return a method's results over all questions.
 
-    What a run took that left nothing behind is not known: it counts as the mean of the others.
+    A run that left nothing behind counts as wrong. Its tokens and calls are not known, so they
+    count as the mean of the other runs.
+
+    Args:
+        name: Of the method.
+        kind: See `MethodResult`.
+        runs: Graded results by seed and question, in one order of the questions.
     """
-    right = np.array(
-        [
-            [
-                o is not None and bench.is_right(q, o.answer)
-                for q, o in zip(questions, run, strict=True)
-            ]
-            for run in runs
-        ],
-        dtype=float,
-    )
-    done = [o for run in runs for o in run if o is not None]
+    right = np.array([[r is not None and r.right for r in run] for run in runs], dtype=float)
+    done = [r for run in runs for r in run if r is not None]
 
-    def spent(of: Callable[[Outcome], int]) -> Any:
-        usual = float(np.mean([of(o) for o in done])) if done else 0.0
-        return np.mean([[usual if o is None else of(o) for o in run] for run in runs], axis=0)
+    def spent(of: Callable[[Result], int]) -> Any:
+        usual = float(np.mean([of(r) for r in done])) if done else 0.0
+        return np.mean([[usual if r is None else of(r) for r in run] for run in runs], axis=0)
 
     counts = {
-        action: sum(o.actions.get(action, 0) for o in done)
+        action: sum(r.actions.get(action, 0) for r in done)
         for action in ("PERSIST", "REFINE", "CONCEDE")
     }
     total = sum(counts.values())
-    pairs = [
-        (o.confidence, float(verdict))
-        for run, verdicts in zip(runs, right, strict=True)
-        for o, verdict in zip(run, verdicts, strict=True)
-        if o is not None and o.confidence is not None
-    ]
-    return Method(
+    pairs = [(r.confidence, float(r.right)) for r in done if r.confidence is not None]
+    return MethodResult(
         name=name,
         right=right.mean(0),
-        tokens=spent(lambda o: o.tokens),
-        calls=spent(lambda o: o.calls),
+        tokens=spent(lambda r: r.tokens),
+        calls=spent(lambda r: r.calls),
         kind=kind,
         runs=len(runs),
-        failed=sum(o is None or o.failed for run in runs for o in run),
-        survived=sum(len(o.failures) for o in done if not o.failed),
+        failed=sum(r is None or r.failed for run in runs for r in run),
+        survived=sum(len(r.failures) for r in done if not r.failed),
         spread=float(right.mean(1).std(ddof=1)) if len(runs) > 1 else float("nan"),
         actions={a: n / total for a, n in counts.items()} if total else {},
         confidence=quality(*np.array(pairs, float).T) if pairs else {},
     )
 
 
-def link_controls(methods: Mapping[str, Method]) -> None:
-    """Note with every method its control, where there is one."""
+def link_controls(methods: Mapping[str, MethodResult]) -> None:
+    """Note the name of its control in every method that has one."""
     for name, method in methods.items():
         if f"{name}: control" in methods:
             method.control = f"{name}: control"
 
 
-def difference(a: Method, b: Method, seed: int = 0) -> Interval:
+def difference(a: MethodResult, b: MethodResult, seed: int = 0) -> Interval:
     """Return the paired difference in accuracy, a minus b, with its interval over questions."""
     return mean_interval(a.right - b.right, np.arange(len(a.right)), samples=4000, seed=seed)
 
 
 def wilson(accuracy: float, questions: int) -> tuple[float, float]:
-    """Return Wilson's 95 % interval of an accuracy: of use also where all or none are right."""
+    """Return Wilson's 95 % interval of an accuracy. It also works where all or none are right."""
     z = 1.96
     center = accuracy + z * z / (2 * questions)
     half = z * float(np.sqrt(accuracy * (1 - accuracy) / questions + (z / (2 * questions)) ** 2))
@@ -139,18 +123,20 @@ def wilson(accuracy: float, questions: int) -> tuple[float, float]:
     return max(0.0, min(accuracy, low)), min(1.0, max(accuracy, high))
 
 
-def best_baseline(method: Method, methods: Sequence[Method]) -> Method | None:
-    """Return the most accurate baseline that takes no more tokens than `method` does."""
+def best_baseline(method: MethodResult, methods: Sequence[MethodResult]) -> MethodResult | None:
+    """Return the most accurate baseline that takes no more tokens than `method`."""
     limit = method.tokens.mean()
     rivals = [m for m in methods if m.kind == "baseline" and m.tokens.mean() <= limit]
     return max(rivals, key=lambda m: (m.accuracy, -m.tokens.mean()), default=None)
 
 
-def verdict(method: Method, methods: Mapping[str, Method]) -> tuple[str, dict[str, Any]]:
+def decide_gate(
+    method: MethodResult, methods: Mapping[str, MethodResult]
+) -> tuple[str, dict[str, Any]]:
     """Return the gate of a learned router and its evidence.
 
-    It passes where it beats the best baseline at no more tokens than its own, and its control
-    loses: both lower bounds above zero. On fewer than `LEAST_QUESTIONS` it is unknown.
+    It passes if it beats its control and the best baseline at no more tokens, both with lower
+    bounds above zero. On fewer than `LEAST_QUESTIONS` questions the gate is unknown.
     """
     rival = best_baseline(method, list(methods.values()))
     against = {"baseline": rival, "control": methods.get(method.control or "")}
@@ -173,7 +159,7 @@ def verdict(method: Method, methods: Mapping[str, Method]) -> tuple[str, dict[st
     return "unknown", evidence
 
 
-def results_table(methods: Sequence[Method]) -> str:
+def results_table(methods: Sequence[MethodResult]) -> str:
     """Return all methods as a Markdown table, in order of tokens."""
     rows = []
     everything = {m.name: m for m in methods}
@@ -188,8 +174,8 @@ def results_table(methods: Sequence[Method]) -> str:
                 f"{m.tokens.mean():.0f}",
                 f"{m.calls.mean():.1f}",
                 ", ".join(f"{a} {s:.0%}" for a, s in m.actions.items()),
-                "" if rival is None else f"{_short(difference(m, rival))} ({rival.name})",
-                "" if control is None else _short(difference(m, control)),
+                "" if rival is None else f"{difference(m, rival).short(digits=3)} ({rival.name})",
+                "" if control is None else difference(m, control).short(digits=3),
                 f"{m.confidence['ece']:.3f}" if m.confidence else "",
                 m.failed or "",
             ]
@@ -203,25 +189,37 @@ def results_table(methods: Sequence[Method]) -> str:
     return table([headings[k] for k in filled], [[row[k] for k in filled] for row in rows])
 
 
-def told_failures(methods: Sequence[Method]) -> str:
-    """Return in words what failed: questions, and calls that were survived; empty if nothing."""
+def describe_failures(methods: Sequence[MethodResult]) -> str:
+    """Describe the questions that failed and the calls that were survived. Empty: none."""
     sentences = []
     if failed := [f"{m.name} {m.failed}" for m in methods if m.failed]:
         sentences.append(f"**Questions that failed, and count as wrong: {', '.join(failed)}.**")
     if survived := [f"{m.name} {m.survived}" for m in methods if m.survived]:
         sentences.append(
-            "Calls that failed, or whose response had no answer, while the agent kept what it "
-            f"held: {', '.join(survived)}."
+            "Calls that failed or gave no answer, so that the agent kept its response: "
+            f"{', '.join(survived)}."
         )
     return " ".join(sentences)
 
 
-def _short(interval: Interval) -> str:
-    return f"{interval.mean:+.3f} [{interval.low:+.3f}, {interval.high:+.3f}]"
+def intervals_table(methods: Sequence[MethodResult], gains: Mapping[str, Interval]) -> str:
+    """Return a Markdown table of accuracies and differences to the first method, with intervals.
+
+    Args:
+        methods: All methods.
+        gains: The differences, by method.
+    """
+    first = methods[0]
+    rows = []
+    for m in methods:
+        low, high = wilson(m.accuracy, len(m.right))
+        gain = "" if m is first else gains[m.name].short(digits=3)
+        rows.append([m.name, f"{m.accuracy:.3f} [{low:.3f}, {high:.3f}]", gain])
+    return table(["method", "accuracy [95 %]", f"against {first.name} [95 %]"], rows)
 
 
-def plot(path: Path, methods: Sequence[Method]) -> None:
-    """Draw accuracy against tokens, with standard errors; what lies together has one label."""
+def plot(path: Path, methods: Sequence[MethodResult]) -> None:
+    """Draw accuracy against tokens, with standard errors. Marks that lie together share a label."""
     (axis,), done = _figure(path, 1, width=8.5, height=5.5)
     marks = {"baseline": ("o", "#888888"), "learned": ("*", "#cc3311"), "control": ("x", "#cc3311")}
     for m in methods:
@@ -253,9 +251,9 @@ def plot(path: Path, methods: Sequence[Method]) -> None:
     done()
 
 
-def _neighbours(methods: Sequence[Method]) -> list[list[Method]]:
-    """Put methods of a kind together whose marks cover each other, in order of tokens."""
-    groups: list[list[Method]] = []
+def _neighbours(methods: Sequence[MethodResult]) -> list[list[MethodResult]]:
+    """Group methods of a kind whose marks cover each other, in order of tokens."""
+    groups: list[list[MethodResult]] = []
     for m in sorted(methods, key=lambda m: m.tokens.mean()):
         for group in groups:
             first = group[0]

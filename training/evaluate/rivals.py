@@ -1,6 +1,6 @@
-"""Methods of others, on the same agents, prompts, samples and parser: PHP and DyLAN.
+"""Two published methods, PHP and DyLAN, on the same agents, prompts, samples and parser.
 
-What of them had to be changed is said where it is.
+The docstrings say what had to be changed.
 """
 
 from collections.abc import Sequence
@@ -17,32 +17,33 @@ from mpdf_langgraph.router import PERSIST, REFINE
 from mpdf_langgraph.runtime.calls import Steps, arun
 from mpdf_langgraph.state import add_usage, no_usage, tokens
 from training.collect.questions import Question
-from training.evaluate.runner import Bench
-from training.evaluate.votes import Outcome
+from training.evaluate.bench import Bench
+from training.evaluate.shared_samples import one_question
+from training.evaluate.votes import Result
 
 HINT = "{question} (Hint: The answer is near to {hints}.)"
-PHP_ASKS = 6
-"""Answers at most; the authors' code has no limit."""
+MOST_HINTED_ANSWERS = 6
+"""Answers of PHP at most. The authors' code has no limit."""
 DYLAN_AGENTS = 4
 
 
-def php_steps(
-    agent: Agent, question: str, notes: str, schema: AnswerSchema, most: int = PHP_ASKS
-) -> Steps[Outcome]:
+def progressive_hints(
+    agent: Agent, question: str, notes: str, schema: AnswerSchema, most: int = MOST_HINTED_ANSWERS
+) -> Steps[Result]:
     """Progressive-Hint Prompting (Zheng et al. 2023): ask again until two answers in a row agree.
 
-    Every time the question is asked anew with all earlier answers as a hint. It is no
+    Every time the question is asked anew with all earlier answers as a hint. This is not a
     deliberation: the graph shows an agent its peers' responses, never its own earlier ones.
 
-    A model that brings prompts of its own may know no others (the bundled one does not): it is
-    asked with its own refine prompt instead, in which its last response stands as a peer's.
+    A model with prompts of its own may know no other prompts (the bundled one does not). It is
+    asked with its own refine prompt instead, which shows its last response as a peer's.
 
     Args:
         agent: The one agent.
         question: The question.
-        notes: What it knows about the question; may be empty.
+        notes: What it knows about the question. May be empty.
         schema: Reads and compares the answers.
-        most: Answers at most; then the last one counts.
+        most: Answers at most. Then the last one counts.
     """
     opening = agent.conversation(question, schema=schema, history=[], notes=notes)
     hinted = agent.prompts.refine == Prompts().refine
@@ -83,7 +84,7 @@ def php_steps(
             own = response["text"]
             again = agent.refine_turn(question, schema=schema, own=own, peers={agent.name: own})
             messages = [*opening, *again]
-    return Outcome(
+    return Result(
         answer=answers[-1] if answers else None,
         tokens=tokens(usage),
         calls=usage["calls"],
@@ -93,30 +94,31 @@ def php_steps(
     )
 
 
-async def php(bench: Bench, questions: Sequence[Question]) -> list[Outcome | None]:
-    """Run PHP with the first agent on all questions."""
+async def ask_with_progressive_hints(bench: Bench, question: Question) -> Result:
+    """Run PHP with the first agent."""
     agent = bench.agents[0]
-
-    async def one(question: Question) -> Outcome:
-        notes = question.contexts.get(agent.name, "")
-        steps = php_steps(agent, question.question, notes, bench.schema)
+    notes = question.contexts.get(agent.name, "")
+    steps = progressive_hints(agent, question.question, notes, bench.schema)
+    with one_question(bench.seed):
         return await arun(steps, RunnableConfig())
-
-    return await bench.every("PHP", questions, one)
 
 
 class Dylan:
-    """DyLAN (Liu et al. 2023) as a router and a consensus rule; for one deliberation.
+    """DyLAN (Liu et al. 2023) as a router and a consensus rule, for one deliberation.
 
-    Three rounds of answers: proposals, all refine, the two most important agents refine and they
-    alone vote. It stops as soon as more than two thirds of the agents agree.
+    There are three rounds of answers. First all propose, then all refine, then the two most
+    important agents refine and only they vote. It stops as soon as more than two thirds of the
+    agents agree.
 
-    Meant, and done here: those two stay who did best. In the authors' code others do: the
-    responses are shuffled before they are ranked, and the ranks are then read as places in the
-    order before the shuffle. Changed: the critic's confidence ranks the agents, where the authors
-    ask the model with a prompt for it, so that DyLAN saves that call; and all agents of a round
-    answer at the same time, so that it does not save a round's last call where those before it
-    agree already.
+    Different from the authors' code:
+
+    - The two agents that did best are kept, as the paper means it. The authors' code keeps others:
+      it shuffles the responses before it ranks them, and then reads the ranks as places in the
+      order before the shuffle.
+    - The critic's confidence ranks the agents. The authors ask the model for a ranking, so DyLAN
+      saves that call here.
+    - All agents of a round answer at the same time. So DyLAN does not save the last call of a
+      round in which the agents before it agree already.
     """
 
     name = "dylan"
@@ -128,12 +130,12 @@ class Dylan:
         self.played = 0
 
     def count(self, votes: Sequence[Vote]) -> int | None:
-        """Return the most frequent answer of the active agents; the graph's consensus rule."""
+        """Return the most frequent answer of the active agents: the graph's consensus rule."""
         self.votes = list(votes)
         return majority([v for v in votes if self.active is None or v.agent in self.active])
 
     def decide(self, observations: Any, masks: Any) -> Sequence[Sequence[float]]:
-        """See `Router.decide`; what it goes by are the votes, as counted just before."""
+        """See `Router.decide`. The votes that were counted just before decide."""
         self.played += 1
         leader = majority(self.votes)
         backing = sum(v.cluster == leader for v in self.votes if v.cluster is not None)
@@ -151,12 +153,10 @@ def _importance(vote: Vote) -> float:
     return -1.0 if vote.cluster is None else vote.confidence or 0.0
 
 
-async def dylan(bench: Bench, questions: Sequence[Question]) -> list[Episode | None]:
-    """Run DyLAN on all questions; with four agents, as its authors do, or the team if larger."""
-
-    def each(question: Question) -> dict[str, Any]:
-        one = Dylan()
-        return {"router": one, "consensus": one.count}
-
+async def deliberate_as_dylan(bench: Bench, question: Question) -> Episode:
+    """Run DyLAN with four agents, as its authors do, or with the team if it is larger."""
+    one = Dylan()
     agents = bench.crowd[: max(DYLAN_AGENTS, len(bench.agents))]
-    return await bench.run("DyLAN", questions, agents=agents, each=each, max_rounds=2)
+    return await bench.deliberate(
+        question, agents=agents, router=one, consensus=one.count, max_rounds=2
+    )

@@ -1,9 +1,9 @@
-"""A chat model that remembers: methods that ask the same thing get the same sample.
+"""A chat model that remembers its samples, so that methods that ask the same get the same.
 
-The n-th time that one method asks an agent one thing about one question it gets the n-th sample
-of it, which is drawn only if no method has drawn it before. So all methods share their first
-proposals, pairs are exact, calls are few, and a stopped evaluation goes on from the file of
-samples.
+If a method asks an agent the same thing about a question for the n-th time, it gets the n-th
+sample. The sample is drawn only if no method has drawn it before. So all methods share their first
+proposals, differences are exactly paired, calls are few, and a stopped evaluation goes on from the
+file of samples.
 """
 
 import asyncio
@@ -31,7 +31,7 @@ _asked: ContextVar[tuple[int, dict[str, set[int]]] | None] = ContextVar("asked",
 
 @contextmanager
 def one_question(seed: int) -> Iterator[None]:
-    """Count what is asked within as one method's handling of one question.
+    """Count the requests within as those of one method on one question.
 
     Args:
         seed: Another seed has samples of its own.
@@ -44,18 +44,18 @@ def one_question(seed: int) -> Iterator[None]:
 
 
 class Samples:
-    """The samples drawn so far, in a file; only where each stands is kept in memory.
+    """The samples drawn so far, in a file. Memory holds only their places in it.
 
-    Whoever asks is given what stands in the file, also the first time: a stopped evaluation that
-    goes on sees exactly what one without a stop does.
+    A sample is always read from the file, also the first time. So an evaluation that was stopped
+    sees exactly what one without a stop sees.
 
     Args:
-        path: JSON Lines; made if it does not exist. Torn lines are passed over.
+        path: JSON Lines. It is made if it does not exist. Torn lines are passed over.
 
     Attributes:
-        drawn: Samples drawn anew since this was made.
-        reused: Samples given again.
-        unreported: Samples given of which the endpoint did not say how many tokens they took.
+        drawn: Number of samples drawn since this was made.
+        reused: Number of samples given again.
+        unreported: Number of samples given whose endpoint reported no token counts.
     """
 
     def __init__(self, path: Path) -> None:
@@ -72,11 +72,11 @@ class Samples:
                 start += len(line)
 
     async def get(self, key: str, draw: Callable[[], Awaitable[AIMessage]]) -> AIMessage:
-        """Return the sample of that key; of several at a time one draws, the others wait."""
+        """Return the sample of that key. If several ask at a time one draws and the others wait."""
         while key not in self._places:
             if key in self._pending:
                 await asyncio.wait([self._pending[key]])
-                continue  # where drawing failed, one of those who waited draws
+                continue  # if drawing failed, one of those who waited draws
             done = self._pending[key] = asyncio.get_running_loop().create_future()
             try:
                 self._store(key, await draw())
@@ -94,7 +94,7 @@ class Samples:
             "response_metadata": message.response_metadata,
             "usage_metadata": message.usage_metadata,
         }
-        # The newline first, so that a torn line swallows no other.
+        # The newline comes first, so that a torn line swallows no other.
         line = b"\n" + json.dumps({"key": key, "message": kept}, default=str).encode()
         if self._file.write(line) != len(line):
             raise OSError(f"a sample was not written whole to {self._file.name}: is the disk full?")
@@ -114,11 +114,11 @@ class Samples:
 
 
 class RememberingChatModel(BaseChatModel):
-    """Wraps a chat model; see the module.
+    """A chat model with a file of samples (see the module).
 
     Attributes:
-        inner: Whom to ask for samples that are not known.
-        name: Of the agent and its model: each has samples of its own.
+        inner: The chat model that draws new samples.
+        name: Of the agent and its model. Another name has other samples.
     """
 
     inner: BaseChatModel
@@ -129,7 +129,7 @@ class RememberingChatModel(BaseChatModel):
         super().__init__(**fields)
         self._samples = samples
 
-    # What agents and critics look up in their models.
+    # Agents and critics look up these attributes in their models.
 
     @property
     def model_name(self) -> str | None:
@@ -177,8 +177,8 @@ class RememberingChatModel(BaseChatModel):
         asked[key].add(number)
 
         async def draw() -> AIMessage:
-            # Not `_agenerate`, which leaves log-probabilities and the finish reason aside; and
-            # not `ainvoke`, which would report the call a second time.
+            # `_agenerate` leaves out log-probabilities and the finish reason, and `ainvoke` would
+            # report the call a second time.
             [[generation]] = (
                 await self.inner.agenerate([messages], stop=stop, **kwargs)
             ).generations
@@ -189,6 +189,6 @@ class RememberingChatModel(BaseChatModel):
         try:
             message = await self._samples.get(f"{key}/{number}", draw)
         except BaseException:
-            asked[key].discard(number)  # whoever tries again asks for the same sample
+            asked[key].discard(number)  # a retry asks for the same sample
             raise
         return ChatResult(generations=[ChatGeneration(message=message)])

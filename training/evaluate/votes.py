@@ -1,7 +1,7 @@
-"""What can be had from proposals alone, computed from one pool of samples per question.
+"""The methods that only need proposals, computed from one pool of samples per question.
 
-A vote of k is the graph with k agents that always persist; as it makes no decision, all of these
-methods follow exactly from the first k proposals of one larger vote (a test holds the two equal).
+A vote of k is the graph with k agents that always persist. It makes no decision, so it follows
+exactly from the first k proposals of a larger vote (a test compares the two).
 """
 
 from collections.abc import Callable, Collection, Sequence
@@ -22,17 +22,18 @@ from mpdf_langgraph.state import Critique, Response, Usage, add_usage, no_usage,
 
 
 @dataclass(frozen=True)
-class Outcome:
-    """What a method made of one question.
+class Result:
+    """The result of a method on one question.
 
     Attributes:
-        answer: The group's answer; None where there is none.
+        answer: The group's answer. None: it has none.
         tokens: Prompt and completion tokens, the critic's included.
         calls: LLM calls.
-        actions: How often each action was taken, where there are actions.
+        actions: How often each action was taken. Empty for a method without actions.
         failed: No call gave a response.
-        confidence: Of the answer: the highest of those who give it; None where unknown.
-        failures: What went wrong, survived or not: a line for every failure.
+        confidence: The highest confidence of those who give the answer. None: unknown.
+        failures: A line for everything that went wrong, survived or not.
+        right: Whether the answer is right, once it is graded.
     """
 
     answer: str | None
@@ -42,35 +43,36 @@ class Outcome:
     failed: bool = False
     confidence: float | None = field(default=None, compare=False)
     failures: tuple[str, ...] = field(default=(), compare=False)
+    right: bool = field(default=False, compare=False)
 
 
-def spent_on(episode: Episode, agents: Collection[str]) -> Usage:
-    """Return what some agents of an episode took, failures and critiques that count included."""
+def usage_of(episode: Episode, agents: Collection[str]) -> Usage:
+    """Return the usage of some agents of an episode, failures and critiques included."""
     parts = [f["usage"] for f in episode.failures if f["agent"] in agents]
     for response in episode.responses.values():
         if response["agent"] in agents:
             parts.append(response["usage"])
-            if response["critique"] and not _is_beside(response["critique"]):
+            if response["critique"] and not _is_extra(response["critique"]):
                 parts.append(response["critique"]["usage"])
     return add_usage(no_usage(), *parts)
 
 
-def _is_beside(critique: Critique) -> bool:
-    """Tell whether its verdict was asked for beside the sequence probability, the confidence.
+def _is_extra(critique: Critique) -> bool:
+    """Tell whether a verdict was asked for beside the confidence, the sequence probability.
 
-    Only a learned router looks at it, among its observations; no vote and no rule does.
+    Only a learned router uses that verdict, as part of its observations.
     """
     return critique["source"] == "logprob"
 
 
-def ballot(drawn: Sequence[Response | None]) -> list[Vote]:
-    """Return the votes of some responses, each an agent's.
+def ballot(responses: Sequence[Response | None]) -> list[Vote]:
+    """Return the votes of some responses, one per agent.
 
-    A confidence that is the agreement within the whole pool tells of samples that a smaller vote
-    has not drawn: it counts as unknown.
+    Where the confidence is the agreement within the whole pool it counts as unknown, because a
+    smaller vote has not drawn the other samples.
     """
     votes = []
-    for number, response in enumerate(drawn):
+    for number, response in enumerate(responses):
         critique = response["critique"] if response else None
         known = critique is not None and critique["source"] != "agreement"
         votes.append(
@@ -87,18 +89,18 @@ def _names(pool: Episode) -> list[str]:
     return [agent["name"] for agent in pool.agents]
 
 
-def _drawn(pool: Episode, agents: Sequence[str]) -> list[Response | None]:
+def _proposals(pool: Episode, agents: Sequence[str]) -> list[Response | None]:
     return [pool.responses.get(f"{name}@0") for name in agents]
 
 
-def _outcome(
+def _result(
     pool: Episode, held: Sequence[Response | None], rule: ConsensusRule, used: Collection[str]
-) -> Outcome:
+) -> Result:
     votes = ballot(held)
     cluster = rule(votes)
     backing = [v.confidence for v in votes if v.cluster == cluster and v.confidence is not None]
-    usage = spent_on(pool, used)
-    return Outcome(
+    usage = usage_of(pool, used)
+    return Result(
         answer=None if cluster is None else pool.representatives[cluster],
         tokens=tokens(usage),
         calls=usage["calls"],
@@ -109,37 +111,37 @@ def _outcome(
     )
 
 
-def vote(k: int, rule: ConsensusRule = majority) -> Callable[[Episode], Outcome]:
+def vote(k: int, rule: ConsensusRule = majority) -> Callable[[Episode], Result]:
     """Return the vote of the first k proposals (self-consistency, Wang et al. 2022)."""
 
-    def method(pool: Episode) -> Outcome:
+    def method(pool: Episode) -> Result:
         agents = _names(pool)[:k]
-        return _outcome(pool, _drawn(pool, agents), rule, agents)
+        return _result(pool, _proposals(pool, agents), rule, agents)
 
     return method
 
 
-def weighted_vote(k: int) -> Callable[[Episode], Outcome]:
+def weighted_vote(k: int) -> Callable[[Episode], Result]:
     """Return the confidence-weighted vote of the first k proposals."""
     return vote(k, confidence_weighted)
 
 
-def best_of(k: int) -> Callable[[Episode], Outcome]:
-    """Return the most confident of the first k proposals; their vote where none has a confidence.
+def best_of(k: int) -> Callable[[Episode], Result]:
+    """Return the most confident of the first k proposals, the first of them at a tie.
 
-    The first in order at a tie.
+    Their plain vote where no proposal has a confidence.
     """
 
-    def surest(votes: Sequence[Vote]) -> int | None:
+    def most_confident(votes: Sequence[Vote]) -> int | None:
         known = [v for v in votes if v.cluster is not None and v.confidence is not None]
         return max(known, key=lambda v: v.confidence or 0.0).cluster if known else majority(votes)
 
-    return vote(k, surest)
+    return vote(k, most_confident)
 
 
 def member(
-    place: int, team: int, method: Callable[[Episode], Outcome]
-) -> Callable[[Episode], Outcome]:
+    place: int, team: int, method: Callable[[Episode], Result]
+) -> Callable[[Episode], Result]:
     """Return a method on the proposals of one member of the team alone.
 
     Args:
@@ -150,18 +152,19 @@ def member(
     return lambda pool: method(pool.model_copy(update={"agents": pool.agents[place::team]}))
 
 
-def adaptive(share: float, least: int = 3, most: int = 15) -> Callable[[Episode], Outcome]:
+def adaptive(share: float, least: int = 3, most: int = 15) -> Callable[[Episode], Result]:
     """Return adaptive resampling: draw until the confidence-weighted vote is settled.
 
     Adaptive consistency (Aggarwal et al. 2023) with confidences as weights.
 
     Args:
-        share: The leading answer's share of the summed confidence from which it is settled.
+        share: The vote is settled once the leading answer has this share of the summed
+            confidence.
         least: Proposals drawn at first.
         most: Proposals drawn at most.
     """
 
-    def settled(votes: Sequence[Vote]) -> bool:
+    def is_settled(votes: Sequence[Vote]) -> bool:
         leader = confidence_weighted(votes)
         if leader is None:
             return False
@@ -169,27 +172,28 @@ def adaptive(share: float, least: int = 3, most: int = 15) -> Callable[[Episode]
         backing = sum(weights[v.agent] for v in votes if v.cluster == leader)
         return backing >= share * sum(weights.values())
 
-    def method(pool: Episode) -> Outcome:
+    def method(pool: Episode) -> Result:
         agents = _names(pool)[:most]
-        ballots = ((k, ballot(_drawn(pool, agents[:k]))) for k in range(least, len(agents)))
-        enough = next((k for k, votes in ballots if settled(votes)), len(agents))
+        ballots = ((k, ballot(_proposals(pool, agents[:k]))) for k in range(least, len(agents)))
+        enough = next((k for k, votes in ballots if is_settled(votes)), len(agents))
         return weighted_vote(enough)(pool)
 
     return method
 
 
-def replaced(episode: Episode, pool: Episode, rule: ConsensusRule) -> Outcome:
+def replay_with_fresh_samples(episode: Episode, pool: Episode, rule: ConsensusRule) -> Result:
     """Replay an episode's decisions with every REFINE replaced by a fresh proposal.
 
-    The control: where it does as well, refining was worth no more than another sample that is
-    drawn as coolly as a refinement (`Bench.fresh`). The agents hold their proposals from the pool
-    at first. CONCEDE goes to whoever is strongest among what is held then.
+    This is the control: where it does as well, refining was worth no more than another sample that
+    is drawn as coolly as a refinement. At first the agents hold their proposals from the pool.
+    CONCEDE adopts the strongest of the responses that are held in the replay.
 
     Args:
         episode: The deliberation whose decisions are replayed.
-        pool: A vote of more agents on the same question, at least one for every agent and round;
-            those at the same place in the team's turn (1, 4, 7, ... for the first of three) have
-            the same information. Its confidences are taken as the episode's were calibrated.
+        pool: From `Bench.draw_fresh`: a vote of more agents on the same question, at least one for
+            every agent and round.
+            Agents at the same place in the team's turn (1, 4, 7, ... for the first of three) have
+            the same information. Its confidences are calibrated as the episode's were.
         rule: How votes are counted.
     """
     team, crowd = _names(episode), _names(pool)
@@ -216,35 +220,35 @@ def replaced(episode: Episode, pool: Episode, rule: ConsensusRule) -> Outcome:
                 drawn=fresh(name) if action == "REFINE" else None,
                 target=by_id[target] if target else None,
             )
-    outcome = _outcome(pool, list(held.values()), rule, used)
-    return replace(outcome, actions=_actions(episode))
+    outcome = _result(pool, list(held.values()), rule, used)
+    return replace(outcome, actions=_count_actions(episode))
 
 
-def outcome_of(episode: Episode, *, observes: bool = False) -> Outcome:
-    """Return what a deliberation made of its question.
+def result_of(episode: Episode, *, observes: bool = False) -> Result:
+    """Return the result of a deliberation.
 
     Args:
         episode: The deliberation.
-        observes: Its router goes by its observations, as a learned one does: it pays for verdicts
-            asked for beside the confidence, too.
+        observes: Its router uses all of the observations, as a learned one does. It then also pays
+            for verdicts that were asked for beside the confidence.
     """
     usage = episode.outcome["usage"]["total"]
     critiques = [response["critique"] for response in episode.responses.values()]
     unread = add_usage(
-        no_usage(), *(c["usage"] for c in critiques if c and _is_beside(c) and not observes)
+        no_usage(), *(c["usage"] for c in critiques if c and _is_extra(c) and not observes)
     )
-    return Outcome(
+    return Result(
         answer=episode.outcome["answer"],
         tokens=usage["tokens"] - tokens(unread),
         calls=usage["calls"] - unread["calls"],
-        actions=_actions(episode),
+        actions=_count_actions(episode),
         failed=episode.outcome["stop_reason"] == "failed",
         confidence=episode.outcome["confidence"],
         failures=tuple(failure["error"] for failure in episode.failures),
     )
 
 
-def _actions(episode: Episode) -> dict[str, int]:
+def _count_actions(episode: Episode) -> dict[str, int]:
     actions: dict[str, int] = {}
     for turn in episode.turns:
         actions[turn["action"]] = actions.get(turn["action"], 0) + 1

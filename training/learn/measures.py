@@ -31,9 +31,10 @@ class Interval:
     def __str__(self) -> str:
         return f"{self.short()} (n = {self.questions})"
 
-    def short(self, sign: str = "+") -> str:
+    def short(self, sign: str = "+", digits: int = 4) -> str:
         """Return the interval without the number of questions."""
-        return f"{self.mean:{sign}.4f} [{self.low:{sign}.4f}, {self.high:{sign}.4f}]"
+        mean, low, high = (f"{x:{sign}.{digits}f}" for x in (self.mean, self.low, self.high))
+        return f"{mean} [{low}, {high}]"
 
 
 def mean_interval(

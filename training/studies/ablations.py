@@ -1,21 +1,21 @@
-"""The ablations: what in a fit matters, each with a table and a plot, by one command.
+"""The ablations: what matters in a fit, each with a table and a plot.
 
-    python training/studies/ablations.py --traces traces/ --out runs/ablations
-    python training/studies/ablations.py --traces traces/ --test other/ --only tau beta --seeds 5
+    python -m training.studies.ablations --traces traces/ --out runs/ablations
+    python -m training.studies.ablations --traces traces/ --test other/ --only tau beta --seeds 5
 
-Those that stored groups can answer need nothing else, and go first: reward scale and algorithm,
-τ, β, the parts of the reward, parts of the observation (and raw text in its place), labels. Each
-variant is fitted with several seeds (other weights, batches and held-out questions) and scored
-turn by turn on held-out questions, always by the same yardstick: r_local + r_global, without
-cost. As a fit chooses its best epoch by its held-out questions, scores on them are a little high,
-for all alike; --test takes traces of questions that no fit has seen.
+Most ablations only need stored groups: reward scale, algorithm, τ, β, the parts of the reward, the
+parts of the observation (and raw text in its place), labels. Each variant is fitted with several
+seeds (other weights, batches and held-out questions). It is scored turn by turn on held-out
+questions, always by the same yardstick: r_local + r_global, without cost. A fit chooses its best
+epoch by its held-out questions, so scores on them are a little high, for all variants alike.
+--test takes traces of questions that no fit has seen.
 
-Others need traces of their own, which any team can record:
+Other ablations need traces of their own, which any team can record:
 
     --transfer "5 agents=FOLDER" "hot=FOLDER" "mixed=FOLDER"
 
-scores the router fitted on --traces on other groups, beside one fitted there. Collect them with
-the options of --traces, but
+scores the router fitted on --traces on other groups, beside a router fitted there. Collect them
+with the options of --traces, except for
     another team size:      collect.py ... --agents 5
     another temperature:    collect.py ... --temperature 0.5
     a mixed team:           collect.py ... --base-url U1 --base-url U2   (or --model-factory)
@@ -24,17 +24,17 @@ the options of --traces, but
 
     --runs "3 agents=FOLDER" "5 agents=FOLDER"
 
-tells what whole deliberations gave after every round; teams of 2 to 6, 1 to 5 rounds. Record them
-with the router to be judged:
+gives the accuracy of whole deliberations after every round. Record them with the router to be
+judged:
     collect.py ... --agents 5 --rounds 5 --router routers/mine --explore 0 --alternatives 0
 
-Stopped, the same command goes on where it was: fits that are finished (their folders are named by
-a hash of options and traces) are not run again. After a change of the code remove OUT/fits.
+A stopped command goes on where it was: finished fits are not run again. Their folders are named by
+a hash of options and traces, so remove OUT/fits after a change of the code.
 """
 
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 
@@ -47,23 +47,13 @@ from mpdf_langgraph.calibration import Calibration
 from mpdf_langgraph.errors import ConfigurationError, MPDFError
 from training.collect.team import answer_schema, grader
 from training.learn.dataset import Groups, check_answer, load, split
-from training.learn.fit_config import Algorithm, Config, read_labels
+from training.learn.fit_config import Config, read_labels
 from training.learn.measures import mean_interval, quality
 from training.learn.report import confidences, table
-from training.studies.accuracy_by_round import plot_rounds, read_course
-from training.studies.fits import Changes, FinishedFit, Fit, run_fits
+from training.studies.accuracy_by_round import measure_rounds, plot_rounds
+from training.studies.fits import FinishedFit, Fit, run_fits
 from training.studies.score import EXPLANATION, HEADINGS, YARDSTICK, Scores, plot, row, score
-
-Name = Literal[
-    "reward-scale", "algorithm", "tau", "beta", "rewards", "observation", "labels",
-    "transfer", "rounds",
-]  # fmt: skip
-PROFILE = ("steps", "operators", "length", "hedges", "claimed_confidence", "claim_given",
-           "truncated")  # fmt: skip
-CONFIDENCE = ("cluster_confidence", "confidence", "confidence_known", "logprob", "logprob_known",
-              "logprob_raw", "lowest_window", "self_verdict", "self_known")  # fmt: skip
-#: What an agent's own features tell of its peers.
-SEEN_OF_PEERS = ("support", "plurality", "margin", "cluster_confidence", "distinct_answers")
+from training.studies.variants import ABLATIONS, Ablation, Name, Variant
 
 
 @dataclass
@@ -75,16 +65,16 @@ class AblationOptions:
     out: Path = Path("runs/ablations")
     """Folder for tables, plots and fits."""
     test: tuple[Path, ...] = ()
-    """Traces to score on, as far as their questions are not in --traces; otherwise each fit's
+    """Traces to score on, as far as their questions are not in --traces. Default: each fit's
     held-out questions."""
     transfer: Annotated[tuple[str, ...], tyro.conf.arg(metavar="NAME=FOLDER ...")] = ()
     """Traces collected otherwise, for the router fitted on --traces to be scored on."""
     runs: Annotated[tuple[str, ...], tyro.conf.arg(metavar="NAME=FOLDER ...")] = ()
-    """Traces of whole deliberations, to tell what every round gave."""
+    """Traces of whole deliberations, for the accuracy after every round."""
     only: tuple[Name, ...] = ()
-    """Some of the ablations; otherwise all that there are traces for."""
+    """Some of the ablations. Default: all that there are traces for."""
     labels: Path | None = None
-    """JSONL of `episode` (its id) and `reference`, for traces whose truth came late."""
+    """JSON Lines of `episode` (its id) and `reference`, for traces without references."""
     answer: Literal["math", "choice", "text", "code"] = "math"
     """How answers are compared with references."""
     seeds: int = 3
@@ -98,7 +88,7 @@ class AblationOptions:
         """Refuse options that cannot work.
 
         Raises:
-            ConfigurationError: Says which one, and what to give instead.
+            ConfigurationError: Says which option is wrong, and what to give instead.
         """
         for name in ("seeds", "epochs", "jobs"):
             if getattr(self, name) < 1:
@@ -122,144 +112,14 @@ class AblationOptions:
         )
 
 
-@dataclass(frozen=True)
-class Variant:
-    """One line of an ablation.
-
-    Attributes:
-        label: Its name.
-        options: AblationOptions of the fit that are not the defaults.
-        changes: What it changes beside them.
-        against: Label of the variant that it is compared with; None: the ablation's first.
-    """
-
-    label: str
-    options: Mapping[str, Any] = field(default_factory=dict)
-    changes: Changes = field(default_factory=Changes)
-    against: str | None = None
-
-
-@dataclass(frozen=True)
-class Ablation:
-    """Variants that answer one question from stored groups."""
-
-    name: Name
-    question: str
-    variants: tuple[Variant, ...]
-
-
-def _scaled(name: str, algorithm: str) -> list[Variant]:
-    unscaled = f"{name}, rewards × 1"
-    return [
-        Variant(
-            f"{name}, rewards × {scale:g}",
-            {"algorithm": algorithm},
-            Changes(reward_scale=scale),
-            against=unscaled,
-        )
-        for scale in (1.0, 0.1, 10.0)
-    ]
-
-
-def _swept(option: str, symbol: str, *values: float) -> tuple[Variant, ...]:
-    default = getattr(DEFAULT, option)
-    return tuple(
-        Variant(
-            f"{symbol} = {value:g}",
-            {"algorithm": "softrankpo", option: value},
-            against=f"{symbol} = {default:g}",
-        )
-        for value in sorted({default, *values})
-    )
-
-
-DEFAULT = Config(traces=())
-ALGORITHMS = {"softrankpo": "SoftRankPO", "grpo": "GRPO", "ppo": "PPO", "awr": "AWR"}
-ABLATIONS = (
-    Ablation(
-        "reward-scale",
-        "Does a fit depend on the unit of the rewards? SoftRankPO ranks them, GRPO divides them "
-        "by their deviation (plus 1e-4), PPO takes them as they are. *Moved* is 0 where the unit "
-        "does not matter.",
-        (
-            *_scaled("SoftRankPO", "softrankpo"),
-            *_scaled("GRPO", "grpo"),
-            *_scaled("PPO", "ppo"),
-        ),
-    ),
-    Ablation(
-        "algorithm",
-        "What does the second stage give, and which one gives most?",
-        (
-            Variant("SFT", {"algorithm": "none"}),
-            *(
-                Variant(f"SFT + {ALGORITHMS.get(name, name)}", {"algorithm": name})
-                for name in get_args(Algorithm)
-                if name != "none"
-            ),
-        ),
-    ),
-    Ablation(
-        "tau",
-        "How smooth should SoftRankPO's ranks be? τ also sets the size of the advantages, std(A), "
-        "so that a change may be one of step size as much as of smoothness.",
-        _swept("tau", "τ", 0.0, 0.4, 0.6, 0.8, 1.0, 2.0, 5.0),
-    ),
-    Ablation(
-        "beta",
-        "How far may SoftRankPO go from the SFT policy?",
-        _swept("beta", "β", 0.1, 0.2, 0.3, 0.5, 1.0, 2.0),
-    ),
-    Ablation(
-        "rewards",
-        "Are both parts of the reward needed? All variants are scored by their sum.",
-        (
-            Variant("both"),
-            Variant("r_local only", {"global_": 0.0}),
-            Variant("r_global only", {"local": 0.0}),
-        ),
-    ),
-    Ablation(
-        "observation",
-        "What of the observation is needed? The allowed actions are always known, and with them "
-        "whether a peer holds another answer. Raw text: hashed words and pairs of words of the "
-        "responses, through the same network.",
-        (
-            Variant("everything"),
-            Variant("without profile", changes=Changes(hidden=PROFILE)),
-            Variant("without confidence", changes=Changes(hidden=CONFIDENCE)),
-            Variant("without both", changes=Changes(hidden=PROFILE + CONFIDENCE)),
-            Variant("without the peers' states", changes=Changes(blind=True)),
-            Variant("without anything of peers", changes=Changes(blind=True, hidden=SEEN_OF_PEERS)),
-            Variant("raw text", changes=Changes(raw_text=True)),
-        ),
-    ),
-    Ablation(
-        "labels",
-        "How should SFT treat its labels, and both stages the groups that are all tied?",
-        (
-            Variant("soft labels, tied × 0.1"),
-            Variant("hard labels", changes=Changes(hard_labels=True)),
-            Variant("soft labels at 0.1", {"label_temperature": 0.1}),
-            Variant("soft labels at 1", {"label_temperature": 1.0}),
-            *(
-                Variant(f"tied × {weight:g}", {"tied_weight": weight})
-                for weight in (0.0, 0.3, 1.0)
-            ),
-            Variant("disagreement × 3", {"disagreement_weight": 3.0}),
-        ),
-    ),
-)  # fmt: skip
-
-
 # --- the ablations ----------------------------------------------------------------------------
 
 
 class Scorer:
-    """Scores the fits that are there on held-out groups.
+    """Scores the finished fits on held-out groups.
 
     Args:
-        options: The command's.
+        options: Of the command.
         failed: Why fits failed, by their keys.
     """
 
@@ -288,10 +148,10 @@ class Scorer:
         seed: int,
         calibration: Calibration | None = None,
     ) -> Groups:
-        """Return what the fits of a seed are scored on.
+        """Return the groups that the fits of a seed are scored on.
 
         Args:
-            traces: Their held-out questions count. None: what the command's options say.
+            traces: Take their held-out questions. None: as the command's options say.
             seed: Of the fit, which has split the questions by it.
             calibration: Of the fit, which has seen calibrated confidences. None: as recorded.
 
@@ -309,13 +169,13 @@ class Scorer:
         return test.select(new[test.question])
 
     def finished(self, fit: Fit) -> FinishedFit:
-        """Return what came of a finished fit."""
+        """Return a finished fit's router."""
         if fit.key not in self._fitted:
             self._fitted[fit.key] = FinishedFit(fit)
         return self._fitted[fit.key]
 
     def scores(self, fits: Sequence[Fit], traces: tuple[Path, ...] | None = None) -> Scores | str:
-        """Score fits, one per seed, as `groups` says; a text says why there is none."""
+        """Score fits, one per seed, on `groups`. Return why if there is no score."""
         texts = traces or self.options.test or self.options.traces
         parts, spreads, problems = [], [], []
         for fit in fits:
@@ -334,11 +194,11 @@ class Scorer:
             result.spread = float(np.mean(spreads))
         return result
 
-    def fixed(self, beside: Sequence[Fit]) -> dict[str, Scores]:
+    def score_references(self, beside: Sequence[Fit]) -> dict[str, Scores]:
         """Score what needs no fit: persisting, the traces' policy and the oracle.
 
         Args:
-            beside: Fits on whose groups they are scored: calibration changes what a vote gives.
+            beside: Fits on whose groups they are scored, because calibration changes votes.
         """
         found: dict[str, list[tuple[int, Groups, NDArray[Any]]]] = {}
         for fit in beside:
@@ -367,8 +227,8 @@ def fits_of(options: AblationOptions, variant: Variant) -> list[Fit]:
     return [Fit(options.fit(seed, variant.options), variant.changes) for seed in seeds]
 
 
-def on_groups(scorer: Scorer, ablation: Ablation) -> str:
-    """Compare an ablation's variants on stored groups; write its plot, return its page."""
+def compare_variants(scorer: Scorer, ablation: Ablation) -> str:
+    """Compare an ablation's variants on stored groups. Write its plot and return its page."""
     options = scorer.options
     lines: dict[str, Scores | str] = {
         variant.label: scorer.scores(fits_of(options, variant)) for variant in ablation.variants
@@ -376,16 +236,16 @@ def on_groups(scorer: Scorer, ablation: Ablation) -> str:
     first = ablation.variants[0].label
     base = {variant.label: lines[variant.against or first] for variant in ablation.variants}
     if ablation.name == "algorithm":
-        lines |= scorer.fixed(fits_of(options, ablation.variants[0]))
+        lines |= scorer.score_references(fits_of(options, ablation.variants[0]))
     plot(options.out / f"{ablation.name}.png", lines, base)
     rows = [row(label, scores, base.get(label)) for label, scores in lines.items()]
     return section(ablation.name, ablation.question, table(HEADINGS, rows))
 
 
-def transfer(scorer: Scorer, folders: Mapping[str, Path]) -> str:
-    """Score the router fitted on --traces on other traces, beside one fitted on these.
+def compare_transfer(scorer: Scorer, folders: Mapping[str, Path]) -> str:
+    """Score the router fitted on --traces on other traces, beside a router fitted on these.
 
-    For another size of team, temperature, mix of models or critic: whatever the traces are of.
+    The other traces may be of another size of team, temperature, mix of models or critic.
     """
     options = scorer.options
     here, rows, critics = fits_of(options, Variant("")), [], []
@@ -414,21 +274,21 @@ def transfer(scorer: Scorer, folders: Mapping[str, Path]) -> str:
     )
 
 
-def rounds(scorer: Scorer, folders: Mapping[str, Path]) -> str:
-    """Tell what whole deliberations gave after each round, for teams of any size."""
+def compare_rounds(scorer: Scorer, folders: Mapping[str, Path]) -> str:
+    """Return the accuracy of whole deliberations after each round, for teams of any size."""
     options = scorer.options
     right = grader(answer_schema(options.answer))
     labels = read_labels(options.labels) if options.labels else {}
-    courses = {name: read_course(folder, right, labels) for name, folder in folders.items()}
+    measured = {name: measure_rounds(folder, right, labels) for name, folder in folders.items()}
     rows = []
-    for name, c in courses.items():
+    for name, c in measured.items():
         team = "/".join(map(str, sorted(c.agents)))
         for round_ in range(c.right.shape[1]):
             gain = mean_interval(c.right[:, round_] - c.right[:, 0], c.question)
             spent = c.tokens[:, round_].mean()
             accuracy = f"{c.right[:, round_].mean():.4f}"
             rows.append([name, team, len(c.right), round_, accuracy, gain.short(), f"{spent:.0f}"])
-    plot_rounds(options.out / "rounds.png", courses)
+    plot_rounds(options.out / "rounds.png", measured)
     headings = ["runs", "agents", "episodes", "rounds", "accuracy", "− proposals' vote", "tokens"]
     return section(
         "rounds",
@@ -447,7 +307,7 @@ def find_folders(option: str, given: Sequence[str]) -> dict[str, Path]:
     """Return NAME=FOLDER options as folders by name.
 
     Raises:
-        ConfigurationError: One is of another form, or there is no such folder.
+        ConfigurationError: An option has another form, or there is no such folder.
     """
     found: dict[str, Path] = {}
     for text in given:
@@ -461,7 +321,7 @@ def find_folders(option: str, given: Sequence[str]) -> dict[str, Path]:
 
 
 def ablate(options: AblationOptions) -> int:
-    """Run all ablations that are asked for; return 1 if a fit failed, else 0.
+    """Run the ablations that are asked for. Return 1 if a fit failed, else 0.
 
     Raises:
         MPDFError: An option is wrong, or traces cannot be read.
@@ -483,11 +343,11 @@ def ablate(options: AblationOptions) -> int:
     scorer = Scorer(options, failed)
     pages = {}
     for ablation in tqdm(chosen, desc="tables", unit="table"):
-        pages[ablation.name] = on_groups(scorer, ablation)
+        pages[ablation.name] = compare_variants(scorer, ablation)
     if elsewhere:
-        pages["transfer"] = transfer(scorer, elsewhere)
+        pages["transfer"] = compare_transfer(scorer, elsewhere)
     if runs:
-        pages["rounds"] = rounds(scorer, runs)
+        pages["rounds"] = compare_rounds(scorer, runs)
     traces = ", ".join(map(str, options.traces))
     where = ", ".join(map(str, options.test)) or "each fit's held-out questions"
     setting = f"FinishedFit on {traces}; scored on {where}; seeds: {options.seeds}; "

@@ -1,4 +1,4 @@
-"""What recorded deliberations gave after every round."""
+"""The accuracy of recorded deliberations after every round."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -12,21 +12,21 @@ from tqdm import tqdm
 from mpdf_langgraph import TraceReader
 from mpdf_langgraph.errors import ConfigurationError
 from mpdf_langgraph.state import tokens
-from training.collect.questions import superseded
+from training.collect.questions import find_superseded
 from training.learn.measures import mean_interval
 from training.learn.rewards import Grader
 
 
 @dataclass
-class Course:
-    """What deliberations gave, had they been stopped after each round.
+class AccuracyByRound:
+    """Results of deliberations as if they had been stopped after each round.
 
     Attributes:
-        question: Of each episode, ``[n]``.
-        right: The consensus after each round is right, ``[n, 1 + rounds]``; that of the
-            proposals first, and the last one again where an episode ended earlier.
-        tokens: Prompt and completion tokens until then, ``[n, 1 + rounds]``: critiques and failed
-            calls included, and a judge of answers with the last round.
+        question: Number of each episode's question, ``[n]``.
+        right: The consensus after each round is right, ``[n, 1 + rounds]``. The first one is that
+            of the proposals. An episode that ended earlier keeps its last one.
+        tokens: Prompt and completion tokens until then, ``[n, 1 + rounds]``. Critiques and failed
+            calls are included. A judge of answers counts with the last round.
         agents: Sizes of the teams.
     """
 
@@ -36,17 +36,17 @@ class Course:
     agents: set[int]
 
 
-def read_course(folder: Path, grader: Grader, labels: Mapping[str, str]) -> Course:
-    """Read what deliberations gave after every round.
+def measure_rounds(folder: Path, grader: Grader, labels: Mapping[str, str]) -> AccuracyByRound:
+    """Read the results of deliberations after every round.
 
-    Where a proposal failed and the question was asked again, the first attempt does not count.
+    If a proposal failed and the question was asked again, the first attempt does not count.
 
     Raises:
         MPDFError: There is no episode with a reference.
     """
     numbers: dict[str, int] = {}
     question, right, spent, agents = [], [], [], set()
-    retried = superseded(TraceReader(folder))
+    retried = find_superseded(TraceReader(folder))
     for episode in tqdm(TraceReader(folder), desc=folder.name, unit="episode", mininterval=1):
         truth = labels.get(episode.id, episode.reference)
         if truth is None or episode.id in retried:
@@ -73,10 +73,10 @@ def read_course(folder: Path, grader: Grader, labels: Mapping[str, str]) -> Cour
     most = max(map(len, right))
     kept = [[*row, *[row[-1]] * (most - len(row))] for row in right]
     paid = [[*row, *[row[-1]] * (most - len(row))] for row in spent]
-    return Course(np.array(question), np.array(kept, float), np.array(paid, float), agents)
+    return AccuracyByRound(np.array(question), np.array(kept, float), np.array(paid, float), agents)
 
 
-def plot_rounds(path: Path, courses: Mapping[str, Course]) -> None:
+def plot_rounds(path: Path, measured: Mapping[str, AccuracyByRound]) -> None:
     """Draw accuracy by rounds and by tokens, with intervals over questions."""
     import matplotlib
 
@@ -84,7 +84,7 @@ def plot_rounds(path: Path, courses: Mapping[str, Course]) -> None:
     import matplotlib.pyplot as plt
 
     figure, (by_round, by_tokens) = plt.subplots(1, 2, figsize=(9, 3.6), sharey=True)
-    for name, c in courses.items():
+    for name, c in measured.items():
         found = [mean_interval(column, c.question) for column in c.right.T]
         mean = [interval.mean for interval in found]
         by_round.plot(range(len(mean)), mean, "o-", label=name)

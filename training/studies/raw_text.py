@@ -1,8 +1,8 @@
 """Raw text in place of the structured state: an ablation of what the policy sees.
 
-Every response becomes hashed counts of its words and pairs of words, own and peers' alike, and
-goes into the same network. Nothing tells it who agrees with whom, how sure the critic is, or
-which round it is; what the texts say of these it has to find out by itself.
+Every response, own and peers' alike, becomes hashed counts of its words and pairs of words, and
+goes into the same network. The network is not told who agrees with whom, how sure the critic is,
+or which round it is. It has to find that out from the texts.
 """
 
 import re
@@ -24,7 +24,7 @@ _TOKENS = re.compile(r"\w+|[^\w\s]")
 def hash_text(text: str, buckets: int = BUCKETS) -> np.ndarray:
     """Return the signed, hashed counts of a text's words and pairs, ``[buckets]`` of length 1.
 
-    The sign keeps what collides from adding up (Weinberger et al. 2009). An empty text is 0.
+    The sign keeps colliding words from adding up (Weinberger et al. 2009). An empty text is 0.
     """
     words = _TOKENS.findall(text.lower())
     grams = [*words, *(f"{a} {b}" for a, b in pairwise(words))]

@@ -1,4 +1,4 @@
-"""What fitted policies would give on the same turns: tables and plots that compare them."""
+"""Scores of fitted policies on the same turns, with tables and plots that compare them."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -15,15 +15,15 @@ from training.learn.off_policy import action_means, expect
 from training.learn.report import COLORS, percent
 from training.learn.rewards import Weights
 
-#: What all policies are scored by, whatever they were fitted with.
+#: All policies are scored by these weights, whatever they were fitted with.
 YARDSTICK = Weights()
-#: Of differences in reward, for a plot: less is no difference to look at.
+#: The least range of a plot of differences in reward.
 LEAST_RANGE = 0.01
 
 
 @dataclass
 class Scores:
-    """What a policy would give, turn by turn; turns of all seeds one after another.
+    """Scores of a policy turn by turn, the turns of all seeds one after another.
 
     Attributes:
         question: Whose turns, ``[n]``.
@@ -33,7 +33,7 @@ class Scores:
         own: The same of the agent's own, ``[n]``.
         tokens: Expected tokens, ``[n]``.
         probabilities: Of the actions, ``[n, 3]``.
-        spread: Standard deviation of the advantages that it was fitted with; None: it had none.
+        spread: Standard deviation of the advantages that it was fitted with. None: it had none.
         problems: Why seeds are missing.
     """
 
@@ -130,13 +130,13 @@ def row(label: str, scores: Scores | str, base: Scores | str | None) -> list[Any
 
 
 def plot(path: Path, lines: Mapping[str, Scores | str], base: Mapping[str, Scores | str]) -> None:
-    """Draw a line per variant: what it gains in reward and for the group, and its actions.
+    """Draw a line per variant: its gains in reward and for the group, and its actions.
 
     Args:
         path: File to write.
-        lines: Scores by label; what failed is left out.
-        base: What a line is compared with in reward, by label. Pairs tell differences that the
-            lines' own intervals, as wide as questions differ, would hide.
+        lines: Scores by label. Variants that failed are left out.
+        base: What a line is compared with in reward, by label. The intervals of paired differences
+            are narrower than those of the rewards, because questions differ more than variants.
     """
     import matplotlib
 

@@ -14,8 +14,9 @@ from mpdf_langgraph.answers.sandbox import Sandbox
 from tests.support.recorded import recorded_episode
 from training.collect import collecting
 from training.collect.importing import Answer
-from training.collect.team import Source, grader
+from training.collect.team import TeamOptions, grader
 from training.evaluate import evaluation
+from training.evaluate.options import EvaluateOptions
 from training.learn.dataset import load
 from training.learn.rewards import REFINE
 
@@ -61,7 +62,7 @@ def options(kind: Any, folder: Path, *arguments: str) -> Any:
 
 @pytest.mark.usefixtures("sandbox")
 def test_traces_of_programs_are_collected_and_graded_by_their_tests(tmp_path: Path) -> None:
-    given = options(collecting.Options, tmp_path, "--critic", "logprob", "--rounds", "1")
+    given = options(collecting.CollectOptions, tmp_path, "--critic", "logprob", "--rounds", "1")
     assert collecting.main(given) == 0
     episodes = {episode.question: episode for episode in TraceReader(tmp_path / "out")}
     easy = episodes[prompt("plus", "easy")]
@@ -80,7 +81,7 @@ def test_traces_of_programs_are_collected_and_graded_by_their_tests(tmp_path: Pa
 
 @pytest.mark.usefixtures("sandbox")
 async def test_programs_are_evaluated(tmp_path: Path) -> None:
-    given = options(evaluation.Options, tmp_path, "--debate-rounds", "1", "--oracle-rounds", "1")
+    given = options(EvaluateOptions, tmp_path, "--debate-rounds", "1", "--oracle-rounds", "1")
     methods = await evaluation.evaluate(given)
     assert methods["single sample"].right.tolist() == [0, 0]
     assert methods["vote of 3"].right.tolist() == [1, 0]
@@ -93,7 +94,7 @@ async def test_programs_are_evaluated(tmp_path: Path) -> None:
 def test_a_reference_that_is_no_test_is_found_before_anything_is_asked(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], reference: str
 ) -> None:
-    given = options(collecting.Options, tmp_path)
+    given = options(collecting.CollectOptions, tmp_path)
     row = {"id": "odd", "question": "def plus(a, b):", "reference": reference}
     given.questions.write_text(json.dumps(row))
     assert collecting.main(given) == 2
@@ -116,14 +117,14 @@ def without_bubblewrap(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Itera
 def test_without_bubblewrap_it_says_what_to_install(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert collecting.main(options(collecting.Options, tmp_path)) == 2
+    assert collecting.main(options(collecting.CollectOptions, tmp_path)) == 2
     told = capsys.readouterr().err
     assert "bwrap is not installed" in told
     assert "apt install bubblewrap" in told
     assert len(told.splitlines()) == 1
     with pytest.raises(SandboxError, match="apt install bubblewrap"):
-        Source(answer="code").answer_schema()
-    assert isinstance(Source().answer_schema(), MathAnswer)  # which needs none
+        TeamOptions(answer="code").answer_schema()
+    assert isinstance(TeamOptions().answer_schema(), MathAnswer)  # which needs none
 
 
 @pytest.mark.usefixtures("sandbox")

@@ -38,6 +38,7 @@ from tests.support.recorded import recorded_episode
 from tests.support.scripted import says
 from tests.support.server import Server, cards, completion
 from training.collect import collecting
+from training.collect.asking import ask_all
 from training.collect.importing import Answer, gsm8k_solutions, read_answers
 from training.collect.questions import (
     Question,
@@ -46,7 +47,7 @@ from training.collect.questions import (
     content_key,
     read_questions,
 )
-from training.collect.team import Source, run_all
+from training.collect.team import TeamOptions
 
 GSM8K = DATA / "gsm8k/model_solutions.jsonl"
 
@@ -70,12 +71,12 @@ def numbered(folder: Path, count: int = 8) -> Path:
     return table(folder / "questions.jsonl", *rows)
 
 
-def options(folder: Path, *arguments: str) -> collecting.Options:
+def options(folder: Path, *arguments: str) -> collecting.CollectOptions:
     """The options of a command line, with scripted agents where nothing else is said."""
     words = ["--out", str(folder / "traces"), *arguments]
     if "--import" not in words and not {"--model-factory", "--base-url"} & set(words):
         words += ["--model-factory", "tests.support.factories:make"]
-    return tyro.cli(collecting.Options, args=words)
+    return tyro.cli(collecting.CollectOptions, args=words)
 
 
 def asked(folder: Path, *arguments: str, count: int = 8) -> int:
@@ -228,7 +229,7 @@ def test_a_context_for_nobody_is_found_before_anything_is_asked(tmp_path: Path) 
 
 
 def test_models_are_dealt_out_in_turn() -> None:
-    source = Source(
+    source = TeamOptions(
         model_factory=("tests.support.factories:make", "tests.support.factories:other"),
         agents=5,
         temperature=0.9,
@@ -245,43 +246,46 @@ def test_models_are_dealt_out_in_turn() -> None:
 
 
 def test_a_chain_keeps_its_own_sampling() -> None:
-    [agent] = Source(model_factory=("tests.support.factories:chain",), agents=1).build_agents()
+    [agent] = TeamOptions(model_factory=("tests.support.factories:chain",), agents=1).build_agents()
     assert agent.sampling == {}
 
 
 @pytest.mark.parametrize(
     ("source", "fault"),
     [
-        (Source(), "either --base-url or --model-factory"),
-        (Source(base_url=("x",), model_factory=("y:z",)), "either --base-url or"),
+        (TeamOptions(), "either --base-url or --model-factory"),
+        (TeamOptions(base_url=("x",), model_factory=("y:z",)), "either --base-url or"),
         (
-            Source(model_factory=("tests.support.factories:make",), model=("m",)),
+            TeamOptions(model_factory=("tests.support.factories:make",), model=("m",)),
             "--model names a served",
         ),
-        (Source(model_factory=("tests.support.factories:make",), agents=0), "--agents must be 1"),
-        (Source(model_factory=("tests.support.factories",)), "the form module:name"),
-        (Source(model_factory=("tests.nowhere:make",)), "cannot load tests.nowhere:make"),
-        (Source(model_factory=("tests.support.factories:nothing",)), "cannot load"),
-        (Source(model_factory=("tests.support.factories:no_model",)), "returned str"),
         (
-            Source(
+            TeamOptions(model_factory=("tests.support.factories:make",), agents=0),
+            "--agents must be 1",
+        ),
+        (TeamOptions(model_factory=("tests.support.factories",)), "the form module:name"),
+        (TeamOptions(model_factory=("tests.nowhere:make",)), "cannot load tests.nowhere:make"),
+        (TeamOptions(model_factory=("tests.support.factories:nothing",)), "cannot load"),
+        (TeamOptions(model_factory=("tests.support.factories:no_model",)), "returned str"),
+        (
+            TeamOptions(
                 model_factory=("tests.support.factories:make",),
                 prompts="tests.support.factories:NO_PROMPTS",
             ),
-            "is no mpdf_langgraph.Prompts",
+            "is not a mpdf_langgraph.Prompts",
         ),
-        (Source(base_url=("a", "b"), model=("m",) * 3), "2 --base-url and 3 --model"),
+        (TeamOptions(base_url=("a", "b"), model=("m",) * 3), "2 --base-url and 3 --model"),
     ],
 )
-def test_a_wrong_option_says_what_to_change(source: Source, fault: str) -> None:
+def test_a_wrong_option_says_what_to_change(source: TeamOptions, fault: str) -> None:
     with pytest.raises(ConfigurationError, match=fault):
         source.build_agents()
 
 
 def test_answer_schemas() -> None:
-    assert isinstance(Source().answer_schema(), MathAnswer)
-    assert isinstance(Source(answer="text").answer_schema(), TextAnswer)
-    choice = Source(answer="choice", choices=5).answer_schema()
+    assert isinstance(TeamOptions().answer_schema(), MathAnswer)
+    assert isinstance(TeamOptions(answer="text").answer_schema(), TextAnswer)
+    choice = TeamOptions(answer="choice", choices=5).answer_schema()
     assert isinstance(choice, ChoiceAnswer)
     assert choice.name == "choice(5)"
 
@@ -321,22 +325,22 @@ def test_servers_are_checked_and_dealt_out(
 
 
 def test_one_server_with_two_models(servers: list[Server]) -> None:
-    team = Source(base_url=(servers[0].url,), model=("tiny", "adapter")).build_agents()
+    team = TeamOptions(base_url=(servers[0].url,), model=("tiny", "adapter")).build_agents()
     assert [a.describe()["model"] for a in team] == ["tiny", "adapter", "tiny"]
 
 
 def test_an_answer_longer_than_the_context_is_refused_at_once(servers: list[Server]) -> None:
     given = {"base_url": (servers[1].url,), "answer": "text"}
-    assert Source(**given, max_tokens=1024).build_agents()
+    assert TeamOptions(**given, max_tokens=1024).build_agents()
     with pytest.raises(ConfigurationError, match=r"--max-tokens 1025 .* 1024 tokens"):
-        Source(**given, max_tokens=1025).build_agents()
+        TeamOptions(**given, max_tokens=1025).build_agents()
 
 
 def test_a_server_that_cannot_be_used_ends_it_at_once(
     tmp_path: Path, servers: list[Server], capsys: pytest.CaptureFixture[str]
 ) -> None:
     with pytest.raises(EndpointError, match="does not serve 'none'"):
-        Source(base_url=(servers[0].url,), model=("none",)).build_agents()
+        TeamOptions(base_url=(servers[0].url,), model=("none",)).build_agents()
     assert asked(tmp_path, "--base-url", servers[0].url) == 2
     assert "serves several models" in capsys.readouterr().err
     assert not (tmp_path / "traces").exists()
@@ -365,7 +369,7 @@ def test_every_question_becomes_an_episode_to_learn_from(
         assert allowed == pytest.approx([1 / len(allowed)] * len(allowed))
     told = capsys.readouterr()
     assert f"12 episodes with {len(turns)} decisions" in told.out
-    assert "errors=0" in told.err
+    assert "failed=0" in told.err
     assert "12/12" in told.err
 
 
@@ -408,8 +412,8 @@ def test_other_options_need_another_folder(
     assert asked(tmp_path, count=2) == 0
     assert asked(tmp_path, "--explore", "0.2", "--critic", "logprob", count=3) == 2
     told = capsys.readouterr().err
-    assert "critic 'self+logprob', now 'logprob'" in told
-    assert "explore 0.1, now 0.2" in told
+    assert "critic was 'self+logprob' and is 'logprob'" in told
+    assert "explore was 0.1 and is 0.2" in told
     assert len(episodes(tmp_path)) == 2
     assert asked(tmp_path, "--model-factory", "tests.support.factories:other", count=3) == 2
     assert "model_factory" in capsys.readouterr().err
@@ -432,7 +436,7 @@ def test_a_failed_question_is_asked_once_more(
     found = episodes(tmp_path)
     assert Counter(collecting.is_sound(e) for e in found) == {True: 4, False: 4}
     told = capsys.readouterr()
-    assert "errors=4" in told.err
+    assert "failed=4" in told.err
     assert "retry" in told.err
     assert "failed twice" not in told.out
     assert "8 episodes" in told.out  # those of the first attempts are in the folder, too
@@ -486,7 +490,7 @@ def test_a_wrong_command_is_told_in_a_line(
 
 
 def test_runs_keep_the_order_and_the_limit(capsys: pytest.CaptureFixture[str]) -> None:
-    """`run_all` with a graph that counts how many questions it is asked at a time."""
+    """`ask_all` with a graph that counts how many questions it is asked at a time."""
     now, most = 0, 0
 
     class Graph:
@@ -505,7 +509,7 @@ def test_runs_keep_the_order_and_the_limit(capsys: pytest.CaptureFixture[str]) -
     questions = [Question(str(n), str(n), None, {}) for n in range(9)]
     noted: list[str] = []
     done = asyncio.run(
-        run_all(Graph(), questions, 4, "x", lambda one: noted.append(one.question.id))
+        ask_all(Graph(), questions, 4, "x", lambda one: noted.append(one.question.id))
     )
     assert most == 4
     assert [one.question for one in done] == questions
@@ -525,7 +529,7 @@ def test_a_trace_that_the_disk_refuses_is_a_failure() -> None:
     team = [says("The answer is 1"), says("Answer: 1")]
     graph = create_deliberation(team, critic=None, traces=FullDisk()).compile()  # type: ignore[arg-type]
     with pytest.warns(RuntimeWarning, match="the trace was not stored"):
-        [one] = asyncio.run(run_all(graph, [Question("1", "?", None, {})], 1, "x"))
+        [one] = asyncio.run(ask_all(graph, [Question("1", "?", None, {})], 1, "x"))
     assert one.error == "the trace was not stored: OSError: no space left"
 
 
@@ -639,7 +643,7 @@ def test_importing_twice_doubles_nothing(
     assert "1 episodes written" in capsys.readouterr().out
     again = ["--import", str(tmp_path / "answers.jsonl"), "--rounds", "2"]
     assert collecting.main(options(tmp_path, *again)) == 2
-    assert "were collected with rounds 3, now 2" in capsys.readouterr().err
+    assert "rounds was 3 and is 2" in capsys.readouterr().err
     assert len(episodes(tmp_path)) == 2
     # Imported questions are not finished for a live team.
     path = str(table(tmp_path / "q.jsonl", {"question": "2+2?", "reference": "4"}))

@@ -11,21 +11,21 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from training.evaluate.compare import (
-    Method,
+    MethodResult,
     _neighbours,
     best_baseline,
+    decide_gate,
+    describe_failures,
     difference,
     plot,
     results_table,
-    told_failures,
-    verdict,
     wilson,
 )
 
 
-def method(name: str, right: Any, tokens: float = 100.0, **fields: Any) -> Method:
+def method(name: str, right: Any, tokens: float = 100.0, **fields: Any) -> MethodResult:
     right = np.array(right, dtype=float)
-    return Method(name, right, np.full(len(right), tokens), np.ones(len(right)), **fields)
+    return MethodResult(name, right, np.full(len(right), tokens), np.ones(len(right)), **fields)
 
 
 def share(p: float, count: int = 200) -> list[float]:
@@ -119,9 +119,9 @@ def test_the_gate(mine: float, baseline: Any, control: Any, gate: str) -> None:
     methods["vote"] = method("vote", share(baseline or 0.9), 300 if baseline else 301)
     if control is not None:
         methods["r: control"] = method("r: control", share(control), 200, kind="control")
-    found, evidence = verdict(router, methods)
+    found, evidence = decide_gate(router, methods)
     assert found == gate
-    few, why = verdict(
+    few, why = decide_gate(
         method("r", np.ones(3, bool), 300, kind="learned", control="c"),
         {
             "c": method("c", np.zeros(3, bool), 200, kind="control"),
@@ -144,7 +144,7 @@ def test_the_gate(mine: float, baseline: Any, control: Any, gate: str) -> None:
 # --- the table and the plot -------------------------------------------------------------------
 
 
-def all_kinds() -> list[Method]:
+def all_kinds() -> list[MethodResult]:
     return [
         method("dear", share(0.9), 900),
         method("vote", share(0.5), 100, failed=2),
@@ -202,11 +202,11 @@ def test_columns_without_a_value_are_left_out() -> None:
 
 
 def test_what_failed_is_told() -> None:
-    assert told_failures([method("fine", [1.0])]) == ""
-    told = told_failures([method("fine", [1.0]), method("a", [0.0], failed=3, survived=2)])
+    assert describe_failures([method("fine", [1.0])]) == ""
+    told = describe_failures([method("fine", [1.0]), method("a", [0.0], failed=3, survived=2)])
     assert "Questions that failed, and count as wrong: a 3." in told
-    assert "Calls that failed, or whose response had no answer" in told
-    assert told.endswith("held: a 2.")
+    assert "Calls that failed or gave no answer" in told
+    assert told.endswith("response: a 2.")
     assert "fine" not in told
 
 

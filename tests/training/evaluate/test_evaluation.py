@@ -22,14 +22,14 @@ from mpdf_langgraph.errors import RouterError
 from tests.support import riddles
 from tests.support.paths import ROOT
 from training.collect import collecting
-from training.collect.questions import Question, TableError
-from training.collect.team import Source
+from training.collect.questions import TableError
 from training.evaluate import compare
-from training.evaluate.compare import Method, summarise
-from training.evaluate.evaluation import Options, command, evaluate
-from training.evaluate.methods import families
-from training.evaluate.runner import VOTES, Bench
-from training.evaluate.votes import Outcome
+from training.evaluate.bench import VOTES
+from training.evaluate.compare import MethodResult, summarise
+from training.evaluate.evaluation import evaluate, main
+from training.evaluate.options import EvaluateOptions
+from training.evaluate.routers import group_routers
+from training.evaluate.votes import Result
 from training.learn.policy import Policy, export
 
 VOTED = {f"{name} of {k}" for name in ("vote", "weighted vote", "best") for k in VOTES}
@@ -49,7 +49,9 @@ MIXED = [
 ]
 
 
-def options(folder: Path, *arguments: str, kinds: str = "AABBAABB", **about: Any) -> Options:
+def options(
+    folder: Path, *arguments: str, kinds: str = "AABBAABB", **about: Any
+) -> EvaluateOptions:
     """The options of a command line, on riddles."""
     folder.mkdir(parents=True, exist_ok=True)
     words = ["--questions", str(riddles.questions(folder / "test.jsonl", kinds, **about))]
@@ -57,7 +59,7 @@ def options(folder: Path, *arguments: str, kinds: str = "AABBAABB", **about: Any
         words += ["--model-factory", "tests.support.riddles:make"]
     words += ["--out", str(folder / "out"), "--debate-rounds", "2"]
     words += ["--rounds", "2", "--critic", "logprob"]
-    return tyro.cli(Options, args=[*words, *arguments])
+    return tyro.cli(EvaluateOptions, args=[*words, *arguments])
 
 
 def tuned(folder: Path) -> list[str]:
@@ -68,6 +70,11 @@ def tuned(folder: Path) -> list[str]:
 
 def rows(folder: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in (folder / "out/rows.jsonl").read_text().splitlines()]
+
+
+def run_of(row: dict[str, Any], method: str) -> dict[str, Any]:
+    [run] = row["methods"][method]
+    return dict(run)
 
 
 # --- the whole of it --------------------------------------------------------------------------
@@ -82,7 +89,7 @@ def _few_questions_will_do() -> Iterator[None]:
 
 
 @pytest.fixture(scope="module")
-def done(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Method]]:
+def done(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, MethodResult]]:
     """An evaluation of two seeds of a router that refines whoever hedges."""
     folder = tmp_path_factory.mktemp("evaluation")
     seeds = [riddles.router(folder / f"hedger-{k}", critic="logprob") for k in range(2)]
@@ -93,7 +100,7 @@ def done(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Meth
     return folder, methods
 
 
-def test_every_method_does_what_it_must(done: tuple[Path, dict[str, Method]]) -> None:
+def test_every_method_does_what_it_must(done: tuple[Path, dict[str, MethodResult]]) -> None:
     _, methods = done
     assert set(methods) == PLAIN | {"hedger", "hedger: control"}
     # Proposals alone find the Bs, always refining the As; the third of four votes settles a B
@@ -127,7 +134,7 @@ def test_every_method_does_what_it_must(done: tuple[Path, dict[str, Method]]) ->
     assert methods["oracle, 1 round"].kind == "oracle"
 
 
-def test_tokens_are_those_that_the_model_served(done: tuple[Path, dict[str, Method]]) -> None:
+def test_tokens_are_those_that_the_model_served(done: tuple[Path, dict[str, MethodResult]]) -> None:
     _, methods = done
     [model] = [m for m in riddles.MODELS if any("of test?" in r.last for r in m.requests)]
     pool = [
@@ -151,7 +158,7 @@ def test_tokens_are_those_that_the_model_served(done: tuple[Path, dict[str, Meth
     assert methods["hedger"].tokens[2] == methods["vote of 3"].tokens[2]
 
 
-def test_the_files_say_the_same(done: tuple[Path, dict[str, Method]]) -> None:
+def test_the_files_say_the_same(done: tuple[Path, dict[str, MethodResult]]) -> None:
     folder, methods = done
     table = (folder / "out/results.md").read_text()
     assert all(f"| {name} |" in table or f"| **{name}** |" in table for name in methods)
@@ -169,14 +176,17 @@ def test_the_files_say_the_same(done: tuple[Path, dict[str, Method]]) -> None:
         assert low <= mean <= high
     assert mine["minus"]["single sample"][1] > 0
     lines = rows(folder)
-    assert len(lines) == 8 * (len(methods) + 2)  # the router and its control twice
-    [row] = [r for r in lines if (r["method"], r["question"]) == ("debate, 1 round", "B3")]
-    assert (row["answer"], row["right"], row["failed"]) == ("991", False, False)
+    assert len(lines) == 8
+    assert all(len(line["methods"]) == len(methods) for line in lines)
+    assert len(lines[0]["methods"]["hedger: control"]) == 2
+    [row] = [line for line in lines if line["id"] == "B3"]
+    run = run_of(row, "debate, 1 round")
+    assert (run["answer"], run["right"], "error" in run) == ("991", False, False)
     assert (folder / "out/tokens.png").read_bytes().startswith(b"\x89PNG")
 
 
 def test_a_router_that_passed_is_loaded_without_a_warning(
-    done: tuple[Path, dict[str, Method]],
+    done: tuple[Path, dict[str, MethodResult]],
 ) -> None:
     folder, methods = done
     for seed in range(2):
@@ -241,9 +251,9 @@ async def test_failed_questions_are_wrong_and_counted(
         assert m.right[1] == m.right[2] == 0
     assert methods["vote of 3"].right.tolist() == [1, 0, 0, 1]
     assert methods["vote of 3"].calls.tolist() == [3, 3, 3, 3]
-    failed = [row["failed"] for row in rows(tmp_path) if row["method"] == "PHP"]
+    failed = ["error" in run_of(row, "PHP") for row in rows(tmp_path)]
     assert failed == [False, True, False, False]
-    assert "X2: DeliberationError" in capsys.readouterr().err
+    assert "failed: " in capsys.readouterr().err
     # As good as a vote, and no better than its control: which is not enough.
     assert json.loads((folder / "router.json").read_text())["gate"] == "unknown"
 
@@ -286,7 +296,7 @@ def test_routers_that_differ_in_their_last_number_are_one_method(tmp_path: Path)
         return [tmp_path / name for name in names]
 
     def named(*names: str) -> dict[str, list[str]]:
-        found = families(paths(*names))
+        found = group_routers(paths(*names))
         return {
             name.replace(str(tmp_path), ""): [str(f.relative_to(tmp_path)) for f in folders]
             for name, folders in found.items()
@@ -406,27 +416,26 @@ async def test_a_broken_router_and_a_missing_reference_are_found_at_once(tmp_pat
     (tmp_path / "validation.jsonl").write_text(json.dumps(row))
     for name in ("questions", "validation"):
         given = {"questions": test.questions, name: tmp_path / "validation.jsonl"}
-        wrong = Options(source=test.source, out=test.out, **given)
+        wrong = EvaluateOptions(team=test.team, out=test.out, **given)
         with pytest.raises(ConfigurationError, match="'lost' has none"):
             await evaluate(wrong)
 
 
-def test_what_left_nothing_behind_counts_as_wrong_at_the_usual_price(tmp_path: Path) -> None:
-    bench = Bench(Source(model_factory=("tests.support.riddles:make",)), tmp_path)
-    bench.close()
-    questions = [Question(f"q{n}", "?", "1", {}) for n in range(4)]
-    runs: list[list[Outcome | None]] = [
-        [Outcome("1", 10, 1, {"REFINE": 3}), Outcome("2", 20, 3, {"PERSIST": 1}), None, None],
-        [Outcome("1", 60, 5, {}), Outcome("1.0", 30, 3, {}), None, Outcome(None, 30, 3, {}, True)],
+def test_what_left_nothing_behind_counts_as_wrong_at_the_usual_price() -> None:
+    runs: list[list[Result | None]] = [
+        [Result("1", 10, 1, {"REFINE": 3}, right=True), Result("2", 20, 3, {"PERSIST": 1})],
+        [Result("1", 60, 5, {}, right=True), Result("1.0", 30, 3, {}, right=True)],
     ]
-    method = summarise(bench, questions, "m", runs, "learned")
+    runs[0] += [None, None]
+    runs[1] += [None, Result(None, 30, 3, {}, True)]
+    method = summarise("m", "learned", runs)
     assert method.right.tolist() == [1, 0.5, 0, 0]
     assert method.tokens.tolist() == [35, 25, 30, 30]
     assert method.calls.tolist() == [3, 3, 3, 3]
     assert method.failed == 4
     assert method.actions == {"PERSIST": 0.25, "REFINE": 0.75, "CONCEDE": 0.0}
     assert method.spread == pytest.approx(0.25 / 2**0.5)
-    nothing = summarise(bench, questions, "m", [[None] * 4], "baseline")
+    nothing = summarise("m", "baseline", [[None] * 4])
     assert nothing.accuracy == nothing.tokens.sum() == 0
     assert nothing.failed == 4
 
@@ -455,16 +464,15 @@ def test_the_command(tmp_path: Path) -> None:
     assert "Traceback" not in done.stderr
 
 
-def test_errors_are_told_in_a_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_errors_are_told_in_a_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     words = ["--model-factory", "tests.support.riddles:make", "--out", str(tmp_path)]
-    monkeypatch.setattr(sys, "argv", ["evaluate.py", *words, "--questions", "none.jsonl"])
-    with pytest.raises(SystemExit, match=r"error: none\.jsonl: no such"):
-        command()
+    assert main([*words, "--questions", "none.jsonl"]) == 2
+    assert capsys.readouterr().err.startswith("error: none.jsonl: no such")
 
 
 def test_collecting_evaluating_and_the_graph_have_the_same_defaults() -> None:
     graph = inspect.signature(create_deliberation).parameters
-    for options_of in (Options, collecting.Options):
+    for options_of in (EvaluateOptions, collecting.CollectOptions):
         default = {one.name: one.default for one in fields(options_of)}
         assert default["critic"] == graph["critic"].default
         assert default["rounds"] == graph["max_rounds"].default

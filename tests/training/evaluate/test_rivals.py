@@ -14,10 +14,10 @@ from mpdf_langgraph.consensus import Vote
 from mpdf_langgraph.runtime.calls import run
 from tests.support.scripted import Request, Scripted, StatusError, totals
 from training.collect.questions import Question
-from training.collect.team import Source
+from training.collect.team import TeamOptions
 from training.evaluate import rivals
-from training.evaluate import votes as pools
-from training.evaluate.runner import Bench
+from training.evaluate.bench import Bench
+from training.evaluate.votes import Result, vote
 
 PLUGIN = Prompts()
 OWN = Prompts(
@@ -36,10 +36,11 @@ def saying(*replies: Any) -> Scripted:
     return Scripted(reply=reply, temperature=1.0)
 
 
-def php(model: Scripted, prompts: Prompts = PLUGIN, **options: Any) -> pools.Outcome:
+def hinted(model: Scripted, prompts: Prompts = PLUGIN, **options: Any) -> Result:
     agent = Agent("ann", model, prompts=prompts, retries=0)
     return run(
-        rivals.php_steps(agent, "How many?", "You know.", MathAnswer(), **options), RunnableConfig()
+        rivals.progressive_hints(agent, "How many?", "You know.", MathAnswer(), **options),
+        RunnableConfig(),
     )
 
 
@@ -64,7 +65,7 @@ def test_php_asks_until_two_in_a_row_agree(
     replies: list[Any], answer: str | None, calls: int, prompts: Prompts
 ) -> None:
     model = saying(*replies)
-    outcome = php(model, prompts)
+    outcome = hinted(model, prompts)
     assert (outcome.answer, outcome.calls) == (answer, calls)
     used = totals([model])
     assert outcome.tokens == used["prompt_tokens"] + used["completion_tokens"]
@@ -72,12 +73,12 @@ def test_php_asks_until_two_in_a_row_agree(
 
 
 def test_php_without_a_response_has_failed() -> None:
-    assert php(saying(StatusError(400))) == pools.Outcome(None, 0, 1, {}, failed=True)
+    assert hinted(saying(StatusError(400))) == Result(None, 0, 1, {}, failed=True)
 
 
 def test_php_gives_all_earlier_answers_as_hints() -> None:
     model = saying("none", 5, 6, 5, 5)
-    php(model)
+    hinted(model)
     asked = [request.last.splitlines()[0] for request in model.requests]
     assert asked == [
         "How many?",
@@ -97,7 +98,7 @@ def test_php_gives_all_earlier_answers_as_hints() -> None:
 
 def test_php_asks_a_model_with_prompts_of_its_own_by_them() -> None:
     model = saying(5, 6, 6)
-    php(model, OWN)
+    hinted(model, OWN)
     first, second, third = ([str(m.text) for m in r.messages[1:]] for r in model.requests)
     assert first == ["How many?"]
     for asked, earlier in ((second, 5), (third, 6)):
@@ -171,15 +172,15 @@ def fourfold(request: Request) -> str:
 def bench(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Bench]:
     model = Scripted(reply=fourfold, logprob=-0.3)
     monkeypatch.setattr("tests.support.factories.make", lambda: model)
-    source = Source(model_factory=("tests.support.factories:make",), agents=4)
+    source = TeamOptions(model_factory=("tests.support.factories:make",), agents=4)
     with closing(Bench(source, tmp_path)) as opened:
         yield opened
 
 
 async def test_dylan_in_the_graph(bench: Bench) -> None:
     contexts = {f"agent-{k}": f"You are number {k}." for k in range(1, 5)}
-    [episode] = await rivals.dylan(bench, [Question("q", "How many?", "7", contexts)])
-    assert episode is not None
+    question = Question("q", "How many?", "7", contexts)
+    episode = await rivals.deliberate_as_dylan(bench, question)
     assert episode.outcome["actions"] == [
         *(f"agent-{k}@1: REFINE" for k in (1, 2, 3, 4)),
         *("agent-1@2: REFINE", "agent-2@2: REFINE", "agent-3@2: PERSIST", "agent-4@2: PERSIST"),
@@ -194,12 +195,10 @@ async def test_dylan_in_the_graph(bench: Bench) -> None:
 
 async def test_php_begins_with_the_pools_first_proposal(bench: Bench) -> None:
     contexts = {f"agent-{k}": f"You are number {k}." for k in range(1, 5)}
-    questions = [Question("q", "How many?", "7", contexts)]
-    [pool] = await bench.pool("pool", questions)
+    question = Question("q", "How many?", "7", contexts)
+    pool = await bench.draw_pool(question)
     drawn = bench.samples.drawn
-    [outcome] = await rivals.php(bench, questions)
-    assert pool is not None
-    assert outcome is not None
-    assert outcome.answer == pools.vote(1)(pool).answer == "10"
+    outcome = await rivals.ask_with_progressive_hints(bench, question)
+    assert outcome.answer == vote(1)(pool).answer == "10"
     assert outcome.calls == 2
     assert bench.samples.drawn == drawn + 1

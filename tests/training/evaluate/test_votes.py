@@ -11,11 +11,12 @@ from mpdf_langgraph import Episode
 from mpdf_langgraph.consensus import confidence_weighted, majority
 from mpdf_langgraph.router import FixedRouter
 from mpdf_langgraph.state import Critique, Response, Turn
+from tests.support.asking import each
 from tests.support.records import critique, failure, response, usage
 from training.collect.questions import Question
-from training.collect.team import Source
-from training.evaluate import votes as pools
-from training.evaluate.runner import Bench, Seeded
+from training.collect.team import TeamOptions
+from training.evaluate import votes
+from training.evaluate.bench import Bench, Seeded
 
 Member = tuple[int | None, float | None] | None
 
@@ -55,19 +56,19 @@ POOL = episode((0, 0.9), (1, 0.5), (1, 0.3), (None, 0.9), (1, 0.2), (2, 0.95))
 @pytest.mark.parametrize(
     ("method", "answer", "tokens", "calls"),
     [
-        (pools.vote(1), "0", 10, 1),
-        (pools.member(1, 3, pools.vote(2)), "1", 70, 2),
-        (pools.member(2, 3, pools.weighted_vote(2)), "2", 90, 2),
-        (pools.vote(2), "0", 30, 2),  # a tie goes to the surer one
-        (pools.vote(3), "1", 60, 3),
-        (pools.weighted_vote(3), "0", 60, 3),
-        (pools.weighted_vote(5), "1", 150, 5),
-        (pools.best_of(5), "0", 150, 5),
-        (pools.best_of(6), "2", 210, 6),
-        (pools.adaptive(0.52), "0", 60, 3),  # 0.9 of 1.7 are 0.529
-        (pools.adaptive(0.53), "1", 210, 6),  # nor 1.0 of 1.9, which is 0.526
-        (pools.adaptive(0.53, most=5), "1", 150, 5),
-        (pools.adaptive(0.6, least=1), "0", 10, 1),
+        (votes.vote(1), "0", 10, 1),
+        (votes.member(1, 3, votes.vote(2)), "1", 70, 2),
+        (votes.member(2, 3, votes.weighted_vote(2)), "2", 90, 2),
+        (votes.vote(2), "0", 30, 2),  # a tie goes to the surer one
+        (votes.vote(3), "1", 60, 3),
+        (votes.weighted_vote(3), "0", 60, 3),
+        (votes.weighted_vote(5), "1", 150, 5),
+        (votes.best_of(5), "0", 150, 5),
+        (votes.best_of(6), "2", 210, 6),
+        (votes.adaptive(0.52), "0", 60, 3),  # 0.9 of 1.7 are 0.529
+        (votes.adaptive(0.53), "1", 210, 6),  # nor 1.0 of 1.9, which is 0.526
+        (votes.adaptive(0.53, most=5), "1", 150, 5),
+        (votes.adaptive(0.6, least=1), "0", 10, 1),
     ],
 )
 def test_methods_by_hand(method: Any, answer: str, tokens: int, calls: int) -> None:
@@ -78,16 +79,16 @@ def test_methods_by_hand(method: Any, answer: str, tokens: int, calls: int) -> N
 
 def test_adaptive_resampling_stops_in_the_middle() -> None:
     pool = episode((0, 0.5), (1, 0.5), (0, 0.5), (0, 0.5), (0, 0.5), (1, 0.5))
-    assert pools.adaptive(0.75)(pool) == pools.weighted_vote(4)(pool)
-    assert pools.adaptive(0.8)(pool) == pools.weighted_vote(5)(pool)
+    assert votes.adaptive(0.75)(pool) == votes.weighted_vote(4)(pool)
+    assert votes.adaptive(0.8)(pool) == votes.weighted_vote(5)(pool)
 
 
 def test_without_confidences_weights_are_equal() -> None:
     pool = episode((0, None), (1, None), (1, None), (1, None), (0, None))
-    for method in (pools.vote(5), pools.weighted_vote(5), pools.best_of(5)):
+    for method in (votes.vote(5), votes.weighted_vote(5), votes.best_of(5)):
         assert method(pool).answer == "1"
-    assert pools.adaptive(0.74)(pool).calls == 4  # 3 of 4 say so
-    assert pools.adaptive(0.76)(pool).calls == 5
+    assert votes.adaptive(0.74)(pool).calls == 4  # 3 of 4 say so
+    assert votes.adaptive(0.76)(pool).calls == 5
 
 
 def test_agreement_within_the_pool_is_not_known_to_a_smaller_vote() -> None:
@@ -95,7 +96,7 @@ def test_agreement_within_the_pool_is_not_known_to_a_smaller_vote() -> None:
     for one in pool.responses.values():
         assert one["critique"]
         one["critique"]["source"] = "agreement"
-    assert pools.best_of(2)(pool).answer == pools.weighted_vote(2)(pool).answer == "0"
+    assert votes.best_of(2)(pool).answer == votes.weighted_vote(2)(pool).answer == "0"
 
 
 def test_failures_and_critics_are_paid_for() -> None:
@@ -104,36 +105,35 @@ def test_failures_and_critics_are_paid_for() -> None:
     second["critique"] = Critique({**critique(0.5), "usage": usage(1, 5, 1)})
     pool.failures.append(failure("agent-1", "propose", usage(3, 7, 0)))
     pool.failures.append(failure("agent-3", "critique", usage(1, 100, 0)))
-    assert pools.vote(2)(pool) == pools.Outcome("1", 7 + 20 + 6, 3 + 1 + 1, {})
-    assert pools.vote(3)(pool) == pools.Outcome("0", 33 + 30 + 100, 5 + 1 + 1, {})
+    assert votes.vote(2)(pool) == votes.Result("1", 7 + 20 + 6, 3 + 1 + 1, {})
+    assert votes.vote(3)(pool) == votes.Result("0", 33 + 30 + 100, 5 + 1 + 1, {})
 
 
 def test_a_verdict_beside_the_sequence_probability_costs_a_vote_nothing() -> None:
     pool = episode(None, (1, 0.5), (0, 0.9))
-    before = pools.vote(2)(pool).tokens
+    before = votes.vote(2)(pool).tokens
     second = pool.responses["agent-2@0"]
     second["critique"] = Critique({**critique(0.5), "source": "logprob", "usage": usage(1, 5, 1)})
-    assert pools.vote(2)(pool).tokens == before
+    assert votes.vote(2)(pool).tokens == before
     second["critique"] = Critique({**critique(0.5), "source": "self", "usage": usage(1, 5, 1)})
-    assert pools.vote(2)(pool).tokens == before + 6
+    assert votes.vote(2)(pool).tokens == before + 6
 
 
 def test_a_vote_without_a_response_has_failed_and_one_without_an_answer_has_not() -> None:
     pool = episode(None, (None, 0.5), (0, 0.9))
     pool.failures.append(failure("agent-1", "propose", usage(3, 7, 0)))
-    for method in (pools.vote, pools.weighted_vote, pools.best_of):
-        assert method(1)(pool) == pools.Outcome(None, 7, 3, {}, failed=True)
-        assert method(2)(pool) == pools.Outcome(None, 27, 4, {})
+    for method in (votes.vote, votes.weighted_vote, votes.best_of):
+        assert method(1)(pool) == votes.Result(None, 7, 3, {}, failed=True)
+        assert method(2)(pool) == votes.Result(None, 27, 4, {})
 
 
 async def test_nor_does_it_cost_a_rule_anything(tmp_path: Path) -> None:
     found = {}
     for critic in ("logprob", "self+logprob"):
-        source = Source(model_factory=("tests.support.factories:make",))
+        source = TeamOptions(model_factory=("tests.support.factories:make",))
         with closing(Bench(source, tmp_path / critic, critic=critic)) as bench:
-            [one] = await bench.run("debate", QUESTIONS[:1], router="always-refine")
-        assert one is not None
-        found[critic] = pools.outcome_of(one), pools.outcome_of(one, observes=True)
+            one = await bench.deliberate(QUESTIONS[0], router="always-refine")
+        found[critic] = votes.result_of(one), votes.result_of(one, observes=True)
     cheap, dear = found["logprob"], found["self+logprob"]
     assert cheap[0] == cheap[1]
     assert (dear[0].tokens, dear[0].calls) == (cheap[0].tokens, cheap[0].calls)
@@ -173,7 +173,7 @@ CROWD: list[Member] = [
 def test_the_control_by_hand(turns: list[Any], answer: str, tokens: int) -> None:
     played, pool = episode((0, 0.6), (1, 0.5), (2, 0.4), turns=turns), episode(*CROWD)
     before = pool.model_dump()
-    outcome = pools.replaced(played, pool, confidence_weighted)
+    outcome = votes.replay_with_fresh_samples(played, pool, confidence_weighted)
     assert (outcome.answer, outcome.tokens) == (answer, tokens)
     assert sum(outcome.actions.values()) == len(turns)
     assert outcome.calls == 3 + outcome.actions.get("REFINE", 0)
@@ -186,14 +186,14 @@ def test_the_control_takes_failures_as_the_graph_does() -> None:
     pool = episode((0, 0.6), None, None, (None, 0.3))
     # Agent 1 keeps its 0, as the fresh one failed; agent 2 takes the one without an answer, as it
     # had none, and then goes over to 0.
-    assert pools.replaced(played, pool, majority).answer == "0"
-    assert pools.replaced(played, pool, majority).calls == 2
+    assert votes.replay_with_fresh_samples(played, pool, majority).answer == "0"
+    assert votes.replay_with_fresh_samples(played, pool, majority).calls == 2
 
 
 def test_the_control_keeps_an_answer_rather_than_none() -> None:
     played = episode((1, 0.9), (0, 0.5), turns=[(1, 1, "REFINE")])
     pool = episode((1, 0.9), (0, 0.5), (None, 0.3))
-    assert pools.replaced(played, pool, confidence_weighted) == pools.Outcome(
+    assert votes.replay_with_fresh_samples(played, pool, confidence_weighted) == votes.Result(
         "1", 60, 3, {"REFINE": 1}
     )
 
@@ -208,7 +208,7 @@ QUESTIONS = [
 
 @pytest.fixture
 def bench(tmp_path: Path) -> Iterator[Bench]:
-    source = Source(model_factory=("tests.support.riddles:motley",))
+    source = TeamOptions(model_factory=("tests.support.riddles:motley",))
     with closing(Bench(source, tmp_path)) as opened:
         yield opened
 
@@ -218,18 +218,21 @@ def bench(tmp_path: Path) -> Iterator[Bench]:
 async def test_a_vote_from_the_pool_is_the_graph_of_k_that_persist(
     bench: Bench, k: int, rule: str
 ) -> None:
-    pool = await bench.pool("pool", QUESTIONS)
+    pool = await each(QUESTIONS, bench.draw_pool)
     drawn = bench.samples.drawn
-    graph = await bench.run(
-        "graph", QUESTIONS, agents=bench.crowd[:k], router="always-persist", consensus=rule
-    )
+
+    async def persist(question: Question) -> Episode:
+        team = bench.crowd[:k]
+        return await bench.deliberate(
+            question, agents=team, router="always-persist", consensus=rule
+        )
+
+    graph = await each(QUESTIONS, persist)
     assert bench.samples.drawn == drawn == 10 * len(QUESTIONS)  # a third of 15 fails
-    method = pools.vote(k) if rule == "majority" else pools.weighted_vote(k)
+    method = votes.vote(k) if rule == "majority" else votes.weighted_vote(k)
     answers = set()
     for one, large in zip(graph, pool, strict=True):
-        assert one is not None
-        assert large is not None
-        real, computed = pools.outcome_of(one), method(large)
+        real, computed = votes.result_of(one), method(large)
         assert (real.answer, real.tokens, real.calls) == (
             computed.answer,
             computed.tokens,
@@ -242,14 +245,12 @@ async def test_a_vote_from_the_pool_is_the_graph_of_k_that_persist(
 async def test_a_control_without_refinements_is_the_deliberation_itself(bench: Bench) -> None:
     """The team's proposals are the first of the pool, and CONCEDE does what the graph does."""
     concede = FixedRouter("concede", (0.5, 0.0, 0.5))
-    pool = await bench.pool("pool", QUESTIONS)
-    played = await bench.run("x", QUESTIONS, each=lambda q: {"router": Seeded(concede, q.id)})
+    pool = await each(QUESTIONS, bench.draw_pool)
+    played = await each(QUESTIONS, lambda q: bench.deliberate(q, router=Seeded(concede, q.id)))
     moved = 0
     for one, large in zip(played, pool, strict=True):
-        assert one is not None
-        assert large is not None
-        control = pools.replaced(one, large, confidence_weighted)
-        assert control == pools.outcome_of(one)
+        control = votes.replay_with_fresh_samples(one, large, confidence_weighted)
+        assert control == votes.result_of(one)
         moved += control.actions.get("CONCEDE", 0)
         for response_id, drawn in one.responses.items():
             assert drawn["text"] == large.responses[response_id]["text"]

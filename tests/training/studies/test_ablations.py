@@ -24,18 +24,11 @@ from training.learn.dataset import Groups, load
 from training.learn.fit_config import Algorithm, Config
 from training.learn.rewards import decisions
 from training.studies import ablations, raw_text
-from training.studies.ablations import (
-    ABLATIONS,
-    Ablation,
-    AblationOptions,
-    Name,
-    Variant,
-    find_folders,
-    fits_of,
-)
-from training.studies.accuracy_by_round import read_course
+from training.studies.ablations import AblationOptions, find_folders, fits_of
+from training.studies.accuracy_by_round import measure_rounds
 from training.studies.fits import Changes, FinishedFit, Fit, run_fits
 from training.studies.score import Scores, compare_policies, row, score
+from training.studies.variants import ABLATIONS, Ablation, Name, Variant
 
 
 def exactly(answer: str, reference: str) -> bool:
@@ -203,7 +196,7 @@ def test_scores_by_hand() -> None:
     assert found.seed.tolist() == [3, 3]
 
 
-def test_policies_are_compare_policies_on_the_seeds_that_both_have() -> None:
+def test_policies_are_compared_on_the_seeds_that_both_have() -> None:
     stay, go = np.tile([1.0, 0, 0], (2, 1)), np.tile([0, 0, 1.0], (2, 1))
     half = (stay + go) / 2
     mine = score([(0, TWO, half), (1, TWO, go)])
@@ -234,7 +227,7 @@ def test_what_every_round_gave(tmp_path: Path) -> None:
     late = full[1].model_copy(update={"id": "e" * 32, "reference": None})
     folder = write(tmp_path, *full, *short, missing, late)
     assert full[1].reference is not None
-    found = read_course(folder, exactly, {late.id: full[1].reference})
+    found = measure_rounds(folder, exactly, {late.id: full[1].reference})
     kept = [*full, *short, full[1]]
     assert found.agents == {2, 3}
     assert found.right.shape == found.tokens.shape == (len(kept), 4)
@@ -251,7 +244,7 @@ def test_what_every_round_gave(tmp_path: Path) -> None:
             )
             assert found.tokens[i, round_] == spent
     with pytest.raises(MPDFError, match="no episode"):
-        read_course(write(tmp_path / "none", missing), exactly, {})
+        measure_rounds(write(tmp_path / "none", missing), exactly, {})
 
 
 def test_a_first_attempt_does_not_count_and_failed_calls_are_paid_for(tmp_path: Path) -> None:
@@ -261,11 +254,11 @@ def test_a_first_attempt_does_not_count_and_failed_calls_are_paid_for(tmp_path: 
     broken = [failure("agent-1", "propose", usage(1, 9, 0))]
     first = sound.model_copy(update={"id": "f" * 32, "failures": broken})
     twice = [alone.model_copy(update={"id": c * 32, "failures": broken}) for c in "de"]
-    found = read_course(write(tmp_path / "all", first, sound, *twice), exactly, {})
-    plain = read_course(write(tmp_path / "two", sound, twice[1]), exactly, {})
+    found = measure_rounds(write(tmp_path / "all", first, sound, *twice), exactly, {})
+    plain = measure_rounds(write(tmp_path / "two", sound, twice[1]), exactly, {})
     assert found.tokens.tolist() == plain.tokens.tolist()
     free = sound.model_copy(update={"failures": []})
-    before = read_course(write(tmp_path / "free", free), exactly, {}).tokens[0]
+    before = measure_rounds(write(tmp_path / "free", free), exactly, {}).tokens[0]
     assert (plain.tokens[0] - before).tolist() == [0, 34, 34]
 
 
@@ -280,7 +273,7 @@ def test_every_ablation_is_sound(tmp_path: Path) -> None:
     for ablation in ABLATIONS:
         labels = [variant.label for variant in ablation.variants]
         assert len(set(labels)) == len(labels)
-        # No two variants are the same fit, and what they are compare_policies with is there.
+        # No two variants are the same fit, and what they are compared with is there.
         assert len({fits_of(options, v)[0].key for v in ablation.variants}) == len(labels)
         for variant in ablation.variants:
             options.fit(0, variant.options).check()
@@ -345,7 +338,7 @@ def test_the_whole_command(
     assert len(scores.reward) == len(read(other)) < len(scorer.load_groups(options.test))
 
     # No policy is better than the oracle in any of the same groups.
-    fixed = scorer.fixed([fit])
+    fixed = scorer.score_references([fit])
     assert np.all(fixed["(oracle)"].reward >= scores.reward - 1e-6)
     assert np.all(fixed["(oracle)"].reward >= fixed["(always PERSIST)"].reward - 1e-6)
 

@@ -18,13 +18,15 @@ from training.studies.cross_validation import (
     LEARNED,
     Fold,
     FoldOptions,
+)
+from training.studies.linear_choice import linear_choice
+from training.studies.recordings import (
     Recording,
     assign_folds,
-    first_majority,
-    known_in_every_fold,
-    linear_choice,
-    read,
-    record_of,
+    leave_out_rare_agents,
+    measure_records,
+    plain_majority,
+    read_recordings,
 )
 
 MATH = MathAnswer()
@@ -41,14 +43,14 @@ def write(folder: Path, rows: dict[str, tuple[str, dict[str, str]]]) -> Path:
 
 
 def recordings(folder: Path, rows: dict[str, tuple[str, dict[str, str]]]) -> list[Recording]:
-    return read((write(folder, rows),), MATH.equivalent)
+    return read_recordings((write(folder, rows),), MATH.equivalent)
 
 
 def test_proposals_are_read_and_judged(tmp_path: Path) -> None:
     [found] = recordings(tmp_path, {"2+2?": ("4", {"ann": "4", "bo": "5"})})
     assert found.right == {"ann": True, "bo": False}
     assert [r["text"] for r in found.proposals.values()] == ["#### 4", "#### 5"]
-    assert record_of([found]) == {"ann": 1.0, "bo": 0.0}
+    assert measure_records([found]) == {"ann": 1.0, "bo": 0.0}
 
 
 def test_nothing_to_learn_from_is_refused(tmp_path: Path) -> None:
@@ -57,7 +59,7 @@ def test_nothing_to_learn_from_is_refused(tmp_path: Path) -> None:
     writer.write(recorded_episode("2+2?", None, two, schema=MATH))
     writer.close()
     with pytest.raises(ConfigurationError, match="no episode has a reference"):
-        read((tmp_path,), MATH.equivalent)
+        read_recordings((tmp_path,), MATH.equivalent)
     with pytest.raises(ConfigurationError, match="--folds"):
         FoldOptions((tmp_path,), folds=1).check()
 
@@ -79,13 +81,13 @@ def test_who_answered_in_one_fold_alone_is_left_out(
     rows["1?"] = ("1", {"a": "1", "odd": "1"})
     found = recordings(tmp_path, rows)
     places = assign_folds(found, 2)
-    kept, where = known_in_every_fold(found, places)
+    kept, where = leave_out_rare_agents(found, places)
     assert [sorted(r.proposals) for r in kept] == [["a", "b"]] * 39
     assert all(r.right.keys() == r.proposals.keys() for r in kept)
     assert where.tolist() == [p for r, p in zip(found, places, strict=True) if r.question != "1?"]
     told = capsys.readouterr().err
-    assert "fold alone: odd, rare; with them 1 episodes" in told
-    again, same = known_in_every_fold(kept, where)
+    assert "fold only: odd, rare; with them 1 episodes" in told
+    again, same = leave_out_rare_agents(kept, where)
     assert again == kept
     assert same is where
     assert capsys.readouterr().err == ""
@@ -93,7 +95,7 @@ def test_who_answered_in_one_fold_alone_is_left_out(
 
 def fold_of(folder: Path, rest: list[Recording], asked: list[Recording]) -> Fold:
     options = FoldOptions((folder,), consensus="majority", seeds=1)
-    return Fold(options, MATH, rest, asked, folder / "fold")
+    return Fold(options, MATH, rest, asked, folder / "fold", {})
 
 
 @pytest.mark.parametrize(
@@ -126,7 +128,7 @@ def test_it_deliberates_as_the_graph_does(
         max_calls=3,
     ).compile()
     answer = graph.invoke({"question": "What is 2+2?"})["deliberation"]["answer"]
-    assert fold._deliberated(fold.asked[0], asked[0], moves) == float(answer == "4")
+    assert fold._deliberate(fold.asked[0], asked[0], moves) == float(answer == "4")
 
 
 def test_probabilities_are_weighted(tmp_path: Path) -> None:
@@ -136,29 +138,29 @@ def test_probabilities_are_weighted(tmp_path: Path) -> None:
     assert [*fold.record] == ["ann", "bo"]
     given = {"ann": 0.25, "bo": 0.5}
     # She concedes: both hold 5 unless bo concedes as well, and then ann holds 5 and comes first.
-    assert fold._deliberated(fold.asked[0], asked[0], given) == pytest.approx(0.75)
+    assert fold._deliberate(fold.asked[0], asked[0], given) == pytest.approx(0.75)
 
 
 def test_ties_of_a_plain_majority_are_drawn(tmp_path: Path) -> None:
     said = {"a": "4", "b": "5", "c": "6", "d": "5", "e": "4"}
     asked = recordings(tmp_path / "a", {"2+2?": ("4", said)})
     fold = fold_of(tmp_path, asked, asked)
-    assert fold._tied(fold.asked[0], asked[0]) == 0.5
+    assert fold._draw_ties(fold.asked[0], asked[0]) == 0.5
 
 
 def test_a_majority_counts_heads_and_ties_go_to_the_first() -> None:
     def votes(*given: tuple[int | None, float | None]) -> list[Vote]:
         return [Vote(str(i), cluster, sure) for i, (cluster, sure) in enumerate(given)]
 
-    assert first_majority(votes((0, 0.1), (1, 0.9), (0, 0.1))) == 0
-    assert first_majority(votes((1, 0.1), (0, 0.9))) == 1
-    assert first_majority(votes((None, None), (2, None), (0, 0.9))) == 2
-    assert first_majority(votes((None, 0.5))) is None
+    assert plain_majority(votes((0, 0.1), (1, 0.9), (0, 0.1))) == 0
+    assert plain_majority(votes((1, 0.1), (0, 0.9))) == 1
+    assert plain_majority(votes((None, None), (2, None), (0, 0.9))) == 2
+    assert plain_majority(votes((None, 0.5))) is None
 
 
 def test_what_is_left_out_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     folder = write(tmp_path, {"2+2?": ("4", {"ann": "4", "bo": "5"}), "3+3?": ("6", {"bo": "6"})})
-    assert len(read((folder,), MATH.equivalent)) == 1
+    assert len(read_recordings((folder,), MATH.equivalent)) == 1
     assert "1 episodes without a reference or a second proposal" in capsys.readouterr().err
 
 

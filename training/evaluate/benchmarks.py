@@ -1,11 +1,11 @@
 """Public benchmarks in their own formats, as questions.
 
-    python examples/benchmarks/loaders.py --benchmark gsm8k --data train.jsonl --out questions.jsonl
+    python -m training.evaluate.benchmarks --benchmark gsm8k --data train.jsonl --out train-q.jsonl
 
-writes what `training/collect.py` reads. `--data` is a file (.jsonl, .jsonl.gz or .parquet) as the
-benchmark's authors, or the Hugging Face Hub, publish it; or a dataset's name on the Hub, where
-`datasets` is installed and the machine can reach it. Questions are asked zero-shot: the benchmark's
-text, the wording below, and the answer schema's own instructions.
+writes the questions that `training/collect.py` reads. `--data` is a file (.jsonl, .jsonl.gz or
+.parquet) as the benchmark's authors or the Hugging Face Hub publish it. It may also be a dataset's
+name on the Hub, if `datasets` is installed and the machine can reach the Hub. Questions are asked
+zero-shot: the benchmark's text, the prompt below, and the answer schema's instructions.
 """
 
 import gzip
@@ -22,9 +22,6 @@ import orjson
 import tyro
 
 from mpdf_langgraph import (
-    AnswerSchema,
-    ChoiceAnswer,
-    CodeAnswer,
     CodeTests,
     ConfigurationError,
     MathAnswer,
@@ -33,12 +30,12 @@ from mpdf_langgraph import (
 )
 from mpdf_langgraph.errors import describe_error
 from training.collect.questions import Question, TableError, read_table, text_of
-from training.collect.team import grader
+from training.collect.team import Answer
 
 Name = Literal["gsm8k", "math", "aime", "amc", "mmlu", "humaneval", "mbpp"]
 Row = dict[str, Any]
 
-#: For what takes thinking before an answer.
+#: For questions that take thinking before an answer.
 STEP_BY_STEP = Prompts(propose="{question}\n\nReason step by step. {instructions}")
 #: For functions to complete.
 PROGRAM = Prompts(
@@ -55,32 +52,23 @@ class Benchmark:
     """One benchmark: where it is, how it is read, asked and graded.
 
     Attributes:
+        name: Its name.
         convert: A row as it is published -> (question, reference).
-        schema: Makes the answer schema.
+        answer: The answer schema, as in `TeamOptions.answer`.
         hub: Dataset on the Hugging Face Hub, its configuration, if it has any, and its test split.
         max_tokens: Longest answer.
-        usual_tokens: What an answer of a model of 3 to 8 billion parameters takes, roughly; for
-            estimates.
-        prompts: How it is asked: the name of a `Prompts` in this module.
+        usual_tokens: Usual length of an answer of a model of 3 to 8 billion parameters, roughly.
+            For estimates.
+        prompts: How it is asked, as ``module:NAME`` of a `Prompts`.
     """
 
     name: str
     convert: Callable[[Row], tuple[str, str]]
-    schema: Callable[[], AnswerSchema]
+    answer: Answer
     hub: tuple[str, str | None, str]
     max_tokens: int
     usual_tokens: int
-    prompts: str = "STEP_BY_STEP"
-
-    def grade(self, schema: AnswerSchema, answer: str | None, question: Question) -> bool:
-        """Tell whether an answer is right; none is wrong. May take seconds for a program.
-
-        Raises:
-            SandboxError: Programs cannot be run here.
-        """
-        if answer is None or question.reference is None:
-            return False
-        return grader(schema)(answer, question.reference)
+    prompts: str = "training.evaluate.benchmarks:STEP_BY_STEP"
 
 
 # --- formats --------------------------------------------------------------------------------
@@ -166,18 +154,18 @@ def mbpp(row: Row) -> tuple[str, str]:
 BENCHMARKS: dict[str, Benchmark] = {
     b.name: b
     for b in (
-        Benchmark("gsm8k", gsm8k, MathAnswer, ("openai/gsm8k", "main", "test"), 512, 180),
-        Benchmark("math", math, MathAnswer, ("HuggingFaceH4/MATH-500", None, "test"), 1536, 450),
+        Benchmark("gsm8k", gsm8k, "math", ("openai/gsm8k", "main", "test"), 512, 180),
+        Benchmark("math", math, "math", ("HuggingFaceH4/MATH-500", None, "test"), 1536, 450),
         Benchmark(
-            "aime", competition, MathAnswer, ("HuggingFaceH4/aime_2024", None, "train"), 3072, 1100
+            "aime", competition, "math", ("HuggingFaceH4/aime_2024", None, "train"), 3072, 1100
         ),
-        Benchmark("amc", competition, MathAnswer, ("math-ai/amc23", None, "test"), 2048, 800),
+        Benchmark("amc", competition, "math", ("math-ai/amc23", None, "test"), 2048, 800),
         Benchmark(
-            "mmlu", mmlu, lambda: ChoiceAnswer(_CHOICES), ("cais/mmlu", "all", "test"), 1024, 250
+            "mmlu", mmlu, "choice", ("cais/mmlu", "all", "test"), 1024, 250
         ),
         Benchmark(
-            "humaneval", humaneval, CodeAnswer, ("openai/openai_humaneval", None, "test"),
-            1024, 250, "PROGRAM",
+            "humaneval", humaneval, "code", ("openai/openai_humaneval", None, "test"),
+            1024, 250, "training.evaluate.benchmarks:PROGRAM",
         ),
         Benchmark(
             "mbpp", mbpp, CodeAnswer, ("google-research-datasets/mbpp", "full", "test"), 1024, 200,
@@ -201,10 +189,10 @@ def load(benchmark: Benchmark, data: str | None = None, split: str | None = None
         data: A file; or the name of a dataset on the Hugging Face Hub, with its configuration
             behind a colon; or a folder of a dataset downloaded from there. None: the
             benchmark's usual place on the Hub.
-        split: Of a dataset, its test questions if None; a file is taken whole.
+        split: Split of a dataset. None: its test questions. A file is taken whole.
 
     Raises:
-        TableError: Rows are not in the benchmark's format; the message says which and why.
+        TableError: Rows are not in the benchmark's format. The message says which, and why.
         ConfigurationError: There is no such data, or it cannot be reached.
     """
     questions: list[Question] = []
@@ -235,7 +223,7 @@ def _rows(
     if data is not None:
         path = Path(data)
         if path.is_file():
-            return _zipped(path) if path.suffix == ".gz" else read_table(path)
+            return _read_zipped(path) if path.suffix == ".gz" else read_table(path)
         given, _, configuration = data.partition(":")
         if path.is_dir():
             name, config, test = data, None, "test"
@@ -245,10 +233,10 @@ def _rows(
             )
         elif given != name or configuration:
             name, config, test = given, configuration or None, "test"
-    return enumerate(_from_hub(name, config, split or test), 1)
+    return enumerate(_read_from_hub(name, config, split or test), 1)
 
 
-def _zipped(path: Path) -> Iterator[tuple[int, Row | TableError]]:
+def _read_zipped(path: Path) -> Iterator[tuple[int, Row | TableError]]:
     try:
         with gzip.open(path) as lines:
             for number, line in enumerate(lines, 1):
@@ -259,9 +247,9 @@ def _zipped(path: Path) -> Iterator[tuple[int, Row | TableError]]:
         raise TableError(f"{path}: {describe_error(error)}") from error
 
 
-def _from_hub(name: str, config: str | None, split: str) -> Iterable[Row]:
+def _read_from_hub(name: str, config: str | None, split: str) -> Iterable[Row]:
     try:
-        import datasets  # optional: files need none of it
+        import datasets  # type: ignore[import-not-found]  # optional: files do not need it
     except ImportError as error:
         raise ConfigurationError(
             f"--data {name} is no file here, and to load it from the Hugging Face Hub takes "
@@ -298,22 +286,22 @@ def as_row(question: Question) -> Mapping[str, Any]:
 
 
 @dataclass(frozen=True)
-class Options:
+class ConvertOptions:
     """Options of the conversion."""
 
     benchmark: Name
-    """Which one."""
+    """The benchmark."""
     out: Path
-    """Where the questions go, as JSON Lines."""
+    """File for the questions: JSON Lines."""
     data: str | None = None
-    """File, folder or dataset; see above. The benchmark's usual place on the Hub otherwise."""
+    """File, folder or dataset, see above. Default: the benchmark's usual place on the Hub."""
     split: str = "train"
-    """Split of a dataset from the Hub; a file is taken whole."""
+    """Split of a dataset from the Hub. A file is taken whole."""
     limit: int | None = None
-    """Take only so many, spread over the file."""
+    """Take only so many questions, spread over the file."""
 
 
-def main(options: Options) -> None:
+def main(options: ConvertOptions) -> None:
     """Write the questions."""
     questions = load(BENCHMARKS[options.benchmark], options.data, options.split)
     chosen = sample(questions, options.limit)
@@ -324,6 +312,6 @@ def main(options: Options) -> None:
 
 if __name__ == "__main__":
     try:
-        main(tyro.cli(Options, description=__doc__))
+        main(tyro.cli(ConvertOptions, description=__doc__))
     except MPDFError as error:
         sys.exit(f"error: {error}")

@@ -13,15 +13,16 @@ from mpdf_langgraph import Calibration, ConfigurationError, Episode
 from mpdf_langgraph.consensus import confidence_weighted
 from mpdf_langgraph.router import FixedRouter
 from tests.support import riddles
+from tests.support.asking import each
 from training.collect.questions import Question, read_questions
-from training.collect.team import Source
-from training.evaluate import votes as pools
-from training.evaluate.runner import Bench, Script, Seeded
+from training.collect.team import TeamOptions
+from training.evaluate import votes
+from training.evaluate.bench import Bench, Script, Seeded
 
-RIDDLES = Source(model_factory=("tests.support.riddles:make",))
+RIDDLES = TeamOptions(model_factory=("tests.support.riddles:make",))
 
 
-def bench_of(folder: Path, source: Source = RIDDLES, **options: Any) -> Bench:
+def bench_of(folder: Path, source: TeamOptions = RIDDLES, **options: Any) -> Bench:
     return Bench(source, folder, **options)
 
 
@@ -35,14 +36,12 @@ def some(folder: Path, kinds: str, **options: Any) -> list[Question]:
     return read_questions(riddles.questions(folder / "riddles.jsonl", kinds, **options))
 
 
-def there(episodes: list[Episode | None]) -> list[Episode]:
-    found = [e for e in episodes if e is not None]
-    assert len(found) == len(episodes)
-    return found
+def answers(episodes: list[Episode]) -> list[str | None]:
+    return [episode.outcome["answer"] for episode in episodes]
 
 
-def answers(episodes: list[Episode | None]) -> list[str | None]:
-    return [episode.outcome["answer"] for episode in there(episodes)]
+async def persist(bench: Bench, questions: list[Question]) -> list[Episode]:
+    return await each(questions, lambda q: bench.deliberate(q, router="always-persist"))
 
 
 # --- the team and the crowd -------------------------------------------------------------------
@@ -50,23 +49,25 @@ def answers(episodes: list[Episode | None]) -> list[str | None]:
 
 def test_the_crowd_is_the_team_and_doubles_enough_for_every_refinement(tmp_path: Path) -> None:
     for agents, rounds, size in ((3, 2, 15), (2, 1, 15), (5, 3, 20), (16, 1, 32)):
-        source = Source(model_factory=RIDDLES.model_factory, agents=agents)
+        source = TeamOptions(model_factory=RIDDLES.model_factory, agents=agents)
         with closing(bench_of(tmp_path, source, rounds=rounds)) as bench:
             assert [a.name for a in bench.crowd] == [f"agent-{k + 1}" for k in range(size)]
             assert bench.agents == bench.crowd[:agents]
 
 
 async def test_doubles_know_what_their_originals_do(bench: Bench, tmp_path: Path) -> None:
-    [episode] = there(await bench.pool("pool", some(tmp_path, "A")))
+    [episode] = await each(some(tmp_path, "A"), bench.draw_pool)
     said = [episode.responses[f"agent-{k}@0"]["answer"] for k in range(1, 16)]
     assert said == ["100", "200", "300"] * 5
     assert episode.contexts["agent-5"] == "You are number 2."
 
 
 async def test_a_mixed_team_keeps_its_models_apart_even_of_one_name(tmp_path: Path) -> None:
-    both = Source(model_factory=("tests.support.riddles:make", "tests.support.riddles:agreeable"))
+    both = TeamOptions(
+        model_factory=("tests.support.riddles:make", "tests.support.riddles:agreeable")
+    )
     with closing(bench_of(tmp_path, both)) as bench:
-        [episode] = there(await bench.pool("pool", some(tmp_path, "A", contexts=False)))
+        [episode] = await each(some(tmp_path, "A", contexts=False), bench.draw_pool)
     # Agents 1 and 3 are of the first make, agent 2 of the other; the doubles likewise.
     assert [episode.responses[f"agent-{k}@0"]["answer"] for k in range(1, 7)] == [
         *("100", "1", "100"),
@@ -78,15 +79,15 @@ async def test_another_model_of_one_name_has_samples_of_its_own(tmp_path: Path) 
     questions = some(tmp_path, "AB", contexts=False)
     for factory, expected in (("make", ["100", "2"]), ("agreeable", ["1", "2"])):
         with closing(
-            bench_of(tmp_path, Source(model_factory=(f"tests.support.riddles:{factory}",)))
+            bench_of(tmp_path, TeamOptions(model_factory=(f"tests.support.riddles:{factory}",)))
         ) as b:
-            assert answers(await b.run("x", questions, router="always-persist")) == expected
+            assert answers(await persist(b, questions)) == expected
             assert b.samples.drawn == 6
 
 
 def test_chains_are_refused(tmp_path: Path) -> None:
     with pytest.raises(ConfigurationError, match="plain chat models"):
-        bench_of(tmp_path, Source(model_factory=("tests.support.factories:chain",)))
+        bench_of(tmp_path, TeamOptions(model_factory=("tests.support.factories:chain",)))
     assert not list(tmp_path.iterdir())
 
 
@@ -94,28 +95,20 @@ def test_chains_are_refused(tmp_path: Path) -> None:
 
 
 async def test_a_failed_question_leaves_its_episode_and_stops_no_other(
-    bench: Bench, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    bench: Bench, tmp_path: Path
 ) -> None:
-    episodes = there(await bench.run("x", some(tmp_path, "XBU"), router="always-persist"))
-    outcomes = [pools.outcome_of(episode) for episode in episodes]
+    episodes = await persist(bench, some(tmp_path, "XBU"))
+    outcomes = [votes.result_of(episode) for episode in episodes]
     assert [o.failed for o in outcomes] == [True, False, False]
     assert [o.answer for o in outcomes] == [None, "2", None]
     assert [o.calls for o in outcomes] == [3, 3, 3]
-    assert "x: X1: DeliberationError" in capsys.readouterr().err
 
 
-async def test_what_raises_without_an_episode_is_none(
-    bench: Bench, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    def broken(question: Question) -> dict[str, Any]:
-        if question.id == "A1":
-            raise ZeroDivisionError("of my own")
-        return {"router": "always-persist"}
-
-    first, second = await bench.run("x", some(tmp_path, "AB"), each=broken)
-    assert first is None
-    assert second is not None
-    assert "ZeroDivisionError: of my own" in capsys.readouterr().err
+async def test_a_question_that_fails_does_not_calibrate(bench: Bench, tmp_path: Path) -> None:
+    questions = some(tmp_path, "AAAAAAAA")
+    expected = await bench.calibrate(questions, concurrency=8)
+    lost = Question("lost", "", "1", {})  # an empty question is refused
+    assert await bench.calibrate([*questions, lost], concurrency=8) == expected
 
 
 def test_grading(bench: Bench) -> None:
@@ -127,14 +120,15 @@ def test_grading(bench: Bench) -> None:
 async def test_a_seeded_router_decides_the_same_again(bench: Bench, tmp_path: Path) -> None:
     router = FixedRouter("r", (1 / 3, 1 / 3, 1 / 3))
     questions = some(tmp_path, "AAAABBBB")
-    settings = {"stop_when_settled": False}
-
-    def each(seed: str) -> Any:
-        return lambda q: {"router": Seeded(router, f"{seed}/{q.id}")}
 
     async def actions(seed: str) -> list[str]:
-        episodes = await bench.run("x", questions, each=each(seed), **settings)
-        return [turn["action"] for e in there(episodes) for turn in e.turns]
+        episodes = await each(
+            questions,
+            lambda q: bench.deliberate(
+                q, router=Seeded(router, f"{seed}/{q.id}"), stop_when_settled=False
+            ),
+        )
+        return [turn["action"] for e in episodes for turn in e.turns]
 
     first = await actions("0")
     assert len(first) == 3 * 2 * len(questions)
@@ -170,8 +164,9 @@ def test_a_script_plays_its_rounds_and_goes_on() -> None:
 
 async def test_the_oracle_by_hand(bench: Bench, tmp_path: Path) -> None:
     questions = some(tmp_path, "ABXU")
-    one, two = await bench.oracle("oracle", questions, 2)
-    riddle_a, riddle_b, failed, hopeless = there(one)
+    played = await each(questions, lambda q: bench.play_oracle(q, 2))
+    one, two = ([episodes[k] for episodes in played] for k in (0, 1))
+    riddle_a, riddle_b, failed, hopeless = one
     # All are wrong of A, and refining helps; of B the third goes over to the surest of the others.
     assert riddle_a.outcome["actions"] == [f"agent-{k}@1: REFINE" for k in (1, 2, 3)]
     assert riddle_b.outcome["actions"] == [
@@ -183,13 +178,12 @@ async def test_the_oracle_by_hand(bench: Bench, tmp_path: Path) -> None:
     assert failed.outcome["answer"] is None
     assert answers(one) == answers(two) == ["1", "2", None, None]
     # All is well after the first round: in the second everyone persists, for nothing.
-    for first, second in zip(there(one), there(two), strict=True):
+    for first, second in zip(one, two, strict=True):
         assert (
             second.outcome["usage"]["total"]["tokens"] == first.outcome["usage"]["total"]["tokens"]
         )
         assert all(turn["action"] == "PERSIST" for turn in second.turns if turn["round"] == 2)
-    persist = await bench.run("x", questions, router="always-persist")
-    assert answers(persist) == ["100", "2", None, None]
+    assert answers(await persist(bench, questions)) == ["100", "2", None, None]
 
 
 @pytest.mark.parametrize("rule", ["majority", "confidence"])
@@ -198,13 +192,14 @@ async def test_the_oracle_is_never_below_always_persisting(tmp_path: Path, rule:
         Question(f"q{n}", f"Question {n}?", "1", {"agent-2": "You are number 2."} if n % 3 else {})
         for n in range(12)
     ]
-    source = Source(model_factory=("tests.support.riddles:motley",))
+    source = TeamOptions(model_factory=("tests.support.riddles:motley",))
     with closing(bench_of(tmp_path, source, consensus=rule)) as bench:
-        persist = there(await bench.run("x", questions, router="always-persist"))
-        rounds = [there(found) for found in await bench.oracle("oracle", questions, 3)]
+        first = await persist(bench, questions)
+        played = await each(questions, lambda q: bench.play_oracle(q, 3))
+        rounds = [list(episodes) for episodes in zip(*played, strict=True)]
         right = [
             [bench.is_right(q, e.outcome["answer"]) for q, e in zip(questions, run, strict=True)]
-            for run in (persist, *rounds)
+            for run in (first, *rounds)
         ]
     # It repeats itself: what the trial drew is what the real run has.
     assert all(e.outcome["rounds"] == k for k, run in enumerate(rounds, 1) for e in run)
@@ -223,44 +218,45 @@ async def test_the_bench_can_be_calibrated_and_routers_keep_their_own(
 ) -> None:
     """Riddles A are guessed wrong and refined right, whatever the confidence: curves say so."""
     questions = some(tmp_path, "A" * 8)
-    assert "calibration" not in there(await bench.pool("raw", questions))[0].options
-    calibration = await bench.calibrate(questions)
+    assert "calibration" not in (await bench.draw_pool(questions[0])).options
+    calibration = await bench.calibrate(questions, concurrency=8)
     assert calibration.root.keys() == {"logprob"}
-    pool = there(await bench.pool("pool", questions))
-    debate = there(await bench.run("debate", questions, router="always-refine"))
+    pool = await each(questions, bench.draw_pool)
+    debate = await each(questions, lambda q: bench.deliberate(q, router="always-refine"))
     for episode in pool + debate:
         assert Calibration.model_validate(episode.options["calibration"]) == calibration
         for response in episode.responses.values():
             assert calibration.apply(response) == response
     own = FixedRouter("own", (0.0, 1.0, 0.0))
     object.__setattr__(own, "calibration", Calibration({}))
-    ran = await bench.run("own", questions, each=lambda q: {"router": Seeded(own, q.id)})
-    for episode, control in zip(there(ran), pool, strict=True):
+    ran = await each(questions, lambda q: bench.deliberate(q, router=Seeded(own, q.id)))
+    for episode, control in zip(ran, pool, strict=True):
         assert "calibration" not in episode.options
         # The control counts the pool's proposals with the confidences that the router had.
-        replaced = pools.replaced(episode, control, confidence_weighted)
-        assert replaced.confidence == pytest.approx(math.exp(-0.3))
+        replay = votes.replay_with_fresh_samples(episode, control, confidence_weighted)
+        assert replay.confidence == pytest.approx(math.exp(-0.3))
 
 
 async def test_who_never_reads_its_peers_is_no_better_than_its_control(tmp_path: Path) -> None:
     """Its refinements are right because they are drawn cooler, and so are the control's."""
-    source = Source(model_factory=("tests.support.riddles:hot_headed",))
-    with closing(bench_of(tmp_path, source, rounds=1)) as bench:
+    team = TeamOptions(model_factory=("tests.support.riddles:hot_headed",))
+    with closing(bench_of(tmp_path, team, rounds=1)) as bench:
         questions = some(tmp_path, "A" * 60, contexts=False)
         given: dict[str, Any] = {"router": "always-refine", "stop_when_settled": False}
-        debates = there(await bench.run("debate", questions, **given))
-        pool = there(await bench.fresh("fresh", questions, 1))
-        hot = there(await bench.pool("pool", questions, 6))
+        debates = await each(questions, lambda q: bench.deliberate(q, **given))
+        pool = await each(questions, lambda q: bench.draw_fresh(q, 1))
+        hot = await each(questions, lambda q: bench.draw_pool(q, 6))
 
-    def right(outcomes: list[pools.Outcome]) -> float:
-        pairs = zip(outcomes, questions, strict=True)
-        return sum(bench.is_right(q, o.answer) for o, q in pairs) / len(questions)
+    def right(results: list[votes.Result]) -> float:
+        pairs = zip(results, questions, strict=True)
+        return sum(bench.is_right(q, r.answer) for r, q in pairs) / len(questions)
 
     def control(drawn: list[Episode]) -> float:
         pairs = zip(debates, drawn, strict=True)
-        return right([pools.replaced(e, p, confidence_weighted) for e, p in pairs])
+        rule = confidence_weighted
+        return right([votes.replay_with_fresh_samples(e, p, rule) for e, p in pairs])
 
-    debate = right([pools.outcome_of(one) for one in debates])
+    debate = right([votes.result_of(one) for one in debates])
     assert debate > 0.9
     assert control(pool) > debate - 0.1
     assert control(hot) < debate - 0.3  # against hot proposals it would seem to gain

@@ -1,1 +1,0 @@
-"""Public benchmarks: their formats as questions, and every method run on them."""
