@@ -168,7 +168,7 @@ BENCHMARKS: dict[str, Benchmark] = {
             1024, 250, "training.evaluate.benchmarks:PROGRAM",
         ),
         Benchmark(
-            "mbpp", mbpp, CodeAnswer, ("google-research-datasets/mbpp", "full", "test"), 1024, 200,
+            "mbpp", mbpp, "code", ("google-research-datasets/mbpp", "full", "test"), 1024, 200,
             "TASK",
         ),
     )
