@@ -169,7 +169,7 @@ BENCHMARKS: dict[str, Benchmark] = {
         ),
         Benchmark(
             "mbpp", mbpp, "code", ("google-research-datasets/mbpp", "full", "test"), 1024, 200,
-            "TASK",
+            "training.evaluate.benchmarks:TASK",
         ),
     )
 }  # fmt: skip
