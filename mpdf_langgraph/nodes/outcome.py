@@ -8,6 +8,7 @@ from typing import Any
 from langchain_core.messages import AIMessage
 from langchain_core.runnables import RunnableConfig
 
+from mpdf_langgraph.answers.structured_answer import StructuredAnswer
 from mpdf_langgraph.nodes.settings import EpisodeSink, Settings
 from mpdf_langgraph.rounds import confidence_of
 from mpdf_langgraph.runtime.budget import is_alternative, total_usage
@@ -143,14 +144,18 @@ def merge_deliberations(
     return gathered
 
 
-def final_message(state: DeliberationState) -> AIMessage:
+def final_message(state: DeliberationState, voted: str | None = None) -> AIMessage:
     """Return the winning response, or the answer that a person named, as the graph's message.
 
     It has no usage of its own, as the agents' calls have reported theirs.
+
+    Args:
+        state: A finished deliberation.
+        voted: The answer of a vote field by field, which nobody may have given as a whole.
     """
     chosen = state["tallies"][-1]["response"]
     text = state["responses"][chosen]["text"] if chosen else NO_ANSWER
-    text = _answer_of_person(state) or text
+    text = _answer_of_person(state) or voted or text
     header = state["header"]
     return AIMessage(text, name=header["graph"], id=f"deliberation-{header['id']}")
 
@@ -159,6 +164,17 @@ def _answer_of_person(state: DeliberationState) -> str | None:
     """Return the answer that a person named, None if none did."""
     last = state["interventions"][-1:]
     return last[0]["text"] if last and last[0]["action"] == "answer" else None
+
+
+def _vote_by_field(settings: Settings, state: DeliberationState) -> str | None:
+    """Return the answer of a vote field by field, None if whole answers decide."""
+    schema, tally = settings.answer, state["tallies"][-1]
+    by_field = isinstance(schema, StructuredAnswer) and schema.by_field
+    if not by_field or _answer_of_person(state) is not None:
+        return None
+    answers = state["representatives"]
+    votes = [(a, answers[c]) for a, c in tally["votes"].items() if c is not None]
+    return schema.combine([(answer, tally["weights"][agent]) for agent, answer in votes])
 
 
 def describe_standing(state: DeliberationState, stop_reason: str) -> dict[str, Any]:
@@ -189,11 +205,14 @@ def describe_standing(state: DeliberationState, stop_reason: str) -> dict[str, A
 def finish(settings: Settings, state: DeliberationState, stop_reason: str) -> Steps[dict[str, Any]]:
     """Write the trace of a finished deliberation. Return the state update that ends it."""
     state["deliberation"] = describe_outcome(state, stop_reason)
+    voted = _vote_by_field(settings, state)
+    if voted is not None and voted != state["deliberation"]["answer"]:  # nobody's whole answer
+        state["deliberation"] |= {"answer": voted, "agent": None, "confidence": None}
     if settings.traces is not None:
         state["deliberation"] |= yield from _store(settings.traces, state)
     return {
         "deliberation": state["deliberation"],
-        "messages": [final_message(state)],
+        "messages": [final_message(state, voted)],
         **clock_update(state["clock"]),
     }
 

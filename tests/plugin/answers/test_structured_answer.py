@@ -7,9 +7,16 @@ from typing import Any, Literal
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from langchain_core.language_models import FakeListChatModel
 from pydantic import BaseModel, Field
 
-from mpdf_langgraph import Agent, ConfigurationError, StructuredAnswer, vllm_chat_model
+from mpdf_langgraph import (
+    Agent,
+    ConfigurationError,
+    StructuredAnswer,
+    create_deliberation,
+    vllm_chat_model,
+)
 from mpdf_langgraph.answers.schema import assign_clusters
 
 
@@ -184,3 +191,22 @@ def test_a_server_that_can_is_held_to_the_schema() -> None:
         "structured_outputs": {"json": TRIP.response_schema},
     }
     assert agent.call([], **arguments).runnable.kwargs == {"extra_body": {"min_p": 0.1}}  # type: ignore[attr-defined]
+
+
+def test_a_team_votes_field_by_field() -> None:
+    """Nobody gives the winning object as a whole."""
+    said = ('{"a": 1, "b": 2}', '{"a": 1, "b": 3}', '{"a": 4, "b": 3}')
+    properties = {name: {"type": "integer"} for name in "abc"}
+    outcomes = {}
+    for by_field in (False, True):
+        schema = StructuredAnswer({"type": "object", "properties": properties}, by_field=by_field)
+        team = [FakeListChatModel(responses=[text]) for text in said]
+        graph = create_deliberation(
+            team, answer=schema, critic=None, consensus="majority", max_rounds=0
+        ).compile()
+        out = graph.invoke({"question": "Which?"})
+        outcomes[by_field] = out["deliberation"]["answer"]
+        if by_field:
+            assert schema.load(out["messages"][-1].content) == {"a": 1, "b": 3}
+    assert outcomes[False] == '{"a":1,"b":2}'
+    assert outcomes[True] == '{"a":1,"b":3}'
