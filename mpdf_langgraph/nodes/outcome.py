@@ -169,8 +169,7 @@ def _answer_of_person(state: DeliberationState) -> str | None:
 def _vote_by_field(settings: Settings, state: DeliberationState) -> str | None:
     """Return the answer of a vote field by field, None if whole answers decide."""
     schema, tally = settings.answer, state["tallies"][-1]
-    by_field = isinstance(schema, StructuredAnswer) and schema.by_field
-    if not by_field or _answer_of_person(state) is not None:
+    if not isinstance(schema, StructuredAnswer) or not schema.by_field or _answer_of_person(state):
         return None
     answers = state["representatives"]
     votes = [(a, answers[c]) for a, c in tally["votes"].items() if c is not None]
