@@ -128,6 +128,7 @@ class Fold:
                     out=folder / "fits",
                     answer=options.answer,
                     algorithm=options.algorithm,
+                    values="one-step",  # recorded answers have no later round
                     seed=seed,
                     threads=1,
                 )

@@ -346,7 +346,7 @@ def test_the_whole_command(
     fitted = FinishedFit(fit)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)  # its gate is not passed
-        router = load_router(fit.folder)
+        router = load_router(fit.folder, greedy=False)
     [episode] = synthetic_episodes(1, 9)
     for agent in episode.agents:
         agent["competence"] = None
