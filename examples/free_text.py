@@ -99,7 +99,7 @@ class ScriptedJudge(SimpleChatModel):
         **kwargs: Any,
     ) -> str:
         self.asked += 1
-        answers = re.findall(r"<answer>(.*?)</answer>", str(messages[-1].text), re.DOTALL)
+        answers = re.findall(r"answer: (\".*\")$", str(messages[-1].text), re.MULTILINE)
         first, second = ({*re.findall(r"\w+", answer.lower())} for answer in answers)
         # "It does not rotate" shares words with what it denies.
         same_sense = ("not" in first) == ("not" in second)
