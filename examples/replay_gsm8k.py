@@ -21,7 +21,6 @@ from typing import Any
 import tyro
 from rich.console import Console
 from rich.table import Table
-from tqdm import tqdm
 
 from mpdf_langgraph import (
     Agent,
@@ -32,6 +31,7 @@ from mpdf_langgraph import (
     create_deliberation,
 )
 from mpdf_langgraph.observation import feature
+from training.collect.asking import for_each
 from training.collect.importing import gsm8k_solutions
 from training.collect.questions import TableError, read_table
 
@@ -105,20 +105,6 @@ def outvoted(observations: Sequence[Observation]) -> list[str]:
     return actions
 
 
-async def ask(graph: Any, questions: Sequence[str], concurrency: int, label: str) -> list[Any]:
-    """Run the graph on all questions; return what it made of each."""
-    gate = asyncio.Semaphore(concurrency)
-
-    async def one(question: str) -> Any:
-        async with gate:
-            outcome = (await graph.ainvoke({"question": question}))["deliberation"]
-        bar.update()
-        return outcome
-
-    with tqdm(total=len(questions), desc=label, unit="question", mininterval=1) as bar:
-        return await asyncio.gather(*(one(question) for question in questions))
-
-
 def graph_of(recordings: Recordings, record: dict[str, float], **options: Any) -> Any:
     """Return the graph of all recorded models, those with the better record first.
 
@@ -185,10 +171,15 @@ async def replay(recordings: Recordings, concurrency: int) -> dict[str, list[boo
             asked = questions[half::2]
             graph = graph_of(recordings, record, **options)
             label = f"{name}, half {half + 1}"
-            for question, outcome in zip(
-                asked, await ask(graph, asked, concurrency, label), strict=True
-            ):
-                found[question] = is_right(outcome["answer"], recordings.references[question])
+
+            async def ask(question: str, graph: Any = graph) -> Any:
+                return (await graph.ainvoke({"question": question}))["deliberation"]["answer"]
+
+            answers = await for_each(
+                asked, ask, concurrency=concurrency, label=label, has_failed=lambda _: False
+            )
+            for question, answer in zip(asked, answers, strict=True):
+                found[question] = is_right(answer, recordings.references[question])
         right[name] = [found[question] for question in questions]
     right["any of them right (a bound)"] = [any(r) for r in zip(*alone.values(), strict=True)]
     return right
