@@ -99,6 +99,11 @@ class Config:
         """The reward's weights, at another cost if given."""
         return Weights(self.local, self.global_, self.cost if cost is None else cost)
 
+    @property
+    def iterations(self) -> int:
+        """How often the second stage is run."""
+        return self.policy_iterations if self.values == "fitted" else 1
+
     def check(self) -> None:
         """Refuses options that cannot work, before anything is read or written.
 

@@ -253,9 +253,10 @@ def run_stage(
     policy.load_state_dict(state["best_policy"])
 
 
-def stage_name(algorithm: str, cost: float) -> str:
-    """Return the name of a second stage."""
-    return f"{algorithm}-cost-{cost:g}"
+def stage_name(algorithm: str, cost: float, iteration: int = 1) -> str:
+    """Return the name of a second stage, which its checkpoint bears; `iteration` is from 1."""
+    name = f"{algorithm}-cost-{cost:g}"
+    return name if iteration == 1 else f"{name}-iteration-{iteration}"
 
 
 def epoch_seed(seed: int, stage: str, epoch: int) -> int:
@@ -350,11 +351,10 @@ def fit(
         costs = () if config.algorithm == "none" else (config.cost, *config.sweep)
         for cost in dict.fromkeys(costs):
             before, worth = policy, parts
-            for iteration in range(1 if ends is None else config.policy_iterations):
-                stage = stage_name(config.algorithm, cost)
-                if iteration:
+            for iteration in range(1, config.iterations + 1):
+                stage = stage_name(config.algorithm, cost, iteration)
+                if iteration > 1:
                     assert ends is not None
-                    stage += f"-iteration-{iteration + 1}"
                     followed = probabilities_at(before, worth, config)
                     worth = ends.revalued(ends.policy(followed))[1]
                 at_cost = tensors(worth, cost)

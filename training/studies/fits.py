@@ -208,7 +208,7 @@ class FinishedFit:
         self.manifest: Mapping[str, Any] = json.loads((fit.folder / "router.json").read_text())
         self.calibration = Calibration.model_validate(self.manifest["calibration"])
         config = fit.config
-        second = fitting.stage_name(config.algorithm, config.cost)
+        second = fitting.stage_name(config.algorithm, config.cost, config.iterations)
         stage = "sft" if config.algorithm == "none" else second
         weights = torch.load(fit.folder / "checkpoints" / f"{stage}.pt", weights_only=True)
         features = raw_text.BUCKETS if fit.changes.raw_text else len(INDEX)
