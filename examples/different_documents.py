@@ -223,5 +223,7 @@ if __name__ == "__main__":
     on_screen = Console()
     if not on_screen.is_terminal:  # in a file nothing needs to fit 80 columns
         on_screen = Console(width=110)
-    served = quickstart.Options(chosen.base_url, chosen.model, chosen.api_key, chosen.prompts)
+    served = quickstart.QuickstartOptions(
+        chosen.base_url, chosen.model, chosen.api_key, chosen.prompts
+    )
     main(chosen, on_screen, *quickstart.load_model(served, on_screen))
