@@ -137,7 +137,7 @@ def check_endpoint(
     model: str | None = None,
     *,
     api_key: str | SecretStr | None = None,
-    timeout: float = 15.0,
+    timeout: float = 60.0,
 ) -> EndpointStatus:
     """Ask an endpoint for its models and for one token. Say in one line what was found.
 
