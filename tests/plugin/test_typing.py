@@ -23,6 +23,7 @@ from mpdf_langgraph import (
     Vote,
     create_deliberation,
 )
+from mpdf_langgraph.state import no_usage
 
 LLM = FakeListChatModel(responses=["Rome"])
 TEAM = [LLM]
@@ -51,7 +52,7 @@ def trust(question: str, response: Response) -> float | None:
 
 
 async def judge(question: str, response: Response) -> Critique:
-    raise NotImplementedError
+    return Critique(confidence=0.5, source="judge", scores={}, usage=no_usage())
 
 
 def elect_first(votes: Sequence[Vote]) -> int | None:

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from mpdf_langgraph.calibration import Calibration
 from mpdf_langgraph.consensus import Vote, concession, confidence_weighted
+from mpdf_langgraph.errors import ConfigurationError
 from mpdf_langgraph.observation import Situation, observe
 from mpdf_langgraph.response_profile import logprob_summary, reasoning_profile
 from mpdf_langgraph.router import Router, behaviour, known_calibration, known_competence
@@ -289,9 +290,16 @@ class Known:
     # --- what the best policy gives ---
 
     def optimum(self) -> Value:
-        """Return what the best policy gives that sees all that can be seen, at the price."""
+        """Return what the best policy gives that sees all that can be seen, at the price.
+
+        Raises:
+            ConfigurationError: The environment does not have two rounds.
+        """
         if self.environment.rounds != 2:
-            raise NotImplementedError("the optimum is worked out for two rounds")
+            raise ConfigurationError(
+                f"the optimum is known for two rounds only: {self.environment.name} has "
+                f"{self.environment.rounds}"
+            )
         price = self.environment.price / 1000
         joint = list(itertools.product(range(len(ACTIONS)), repeat=len(self.agents)))
         cost = np.array([REFINE_COST * actions.count(REFINE) for actions in joint], float)
