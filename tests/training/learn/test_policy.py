@@ -47,7 +47,7 @@ def batch(seed: int, count: int, peers: int) -> tuple[Tensor, Tensor, Tensor, Te
     )
 
 
-def same(found: Tensor, expected: Tensor, atol: float = 1e-5) -> None:
+def assert_same(found: Tensor, expected: Tensor, atol: float = 1e-5) -> None:
     """Compare probabilities, given as logarithms."""
     torch.testing.assert_close(found.exp(), expected.exp(), atol=atol, rtol=0, check_dtype=False)
 
@@ -75,13 +75,13 @@ def test_probabilities(seed: int, peers: int) -> None:
     *observed, allowed = batch(seed, 6, peers)
     logs = POLICY(*observed, allowed)
     assert torch.isfinite(logs).all()
-    same(logs.logsumexp(-1), torch.zeros(6))
+    assert_same(logs.logsumexp(-1), torch.zeros(6))
     assert (logs.exp()[~allowed] == 0.0).all()
     assert (logs[~allowed] <= FORBIDDEN / 2).all()
     assert (logs.exp()[allowed] > 0.0).all()
     # Forbidding an action leaves the ratios of the others.
     free = POLICY(*observed, torch.ones_like(allowed)).masked_fill(~allowed, -torch.inf)
-    same(logs, free.log_softmax(-1))
+    assert_same(logs, free.log_softmax(-1))
 
 
 @given(seeds, st.integers(2, 7))
@@ -89,7 +89,7 @@ def test_the_order_of_peers_does_not_matter(seed: int, peers: int) -> None:
     own, others, there, allowed = batch(seed, 6, peers)
     order = torch.randperm(peers, generator=torch.Generator().manual_seed(seed))
     shuffled = POLICY(own, others[:, order], there[:, order], allowed)
-    same(shuffled, POLICY(own, others, there, allowed))
+    assert_same(shuffled, POLICY(own, others, there, allowed))
 
 
 @given(seeds, sizes, st.integers(0, 3), st.sampled_from([0.0, 1e9, math.nan, math.inf]))
@@ -99,13 +99,13 @@ def test_padding_does_not_matter(seed: int, peers: int, padding: int, filler: fl
     more = torch.cat([filled, torch.full((6, padding, F), filler)], dim=1)
     mask = torch.cat([there, torch.zeros(6, padding, dtype=torch.bool)], dim=1)
     padded = POLICY(own, more, mask, allowed)
-    same(padded, POLICY(own, others, there, allowed))
+    assert_same(padded, POLICY(own, others, there, allowed))
     # Each alone, with exactly the peers it has.
     for row in range(6):
         alone = others[row : row + 1, there[row]]
         mask = torch.ones(1, alone.shape[1], dtype=torch.bool)
         one = POLICY(own[row : row + 1], alone, mask, allowed[row : row + 1])
-        same(one[0], padded[row])
+        assert_same(one[0], padded[row])
 
 
 def test_every_feature_of_oneself_and_of_each_peer_matters() -> None:
@@ -134,7 +134,7 @@ def test_without_peers_it_learns_all_the_same(peers: int) -> None:
 def test_all_forbidden_is_no_nan() -> None:
     own, others, there, allowed = batch(3, 2, 2)
     logs = POLICY(own, others, there, torch.zeros_like(allowed))
-    same(logs, torch.full((2, 3), 1 / 3).log())
+    assert_same(logs, torch.full((2, 3), 1 / 3).log())
 
 
 def test_wrong_width() -> None:
@@ -172,7 +172,7 @@ def test_scale_and_shift_of_features_do_not_matter(scale: float, shift: float) -
     own, others = own.double() * factor + shift, others.double() * factor + shift
     policy = policy.double()
     policy.fit_normalisation(own, others, there)
-    same(policy(own, others, there, allowed), before, atol=1e-4)
+    assert_same(policy(own, others, there, allowed), before, atol=1e-4)
 
 
 def test_a_feature_without_spread_is_ignored_for_good() -> None:
@@ -223,13 +223,13 @@ def test_statistics_are_saved_with_the_weights() -> None:
 
 
 def by_count(own: Tensor, peers: Tensor, there: Tensor) -> Tensor:
-    """PERSIST if most peers are below oneself in feature 2, else CONCEDE; REFINE alone."""
+    """PERSIST if most peers are below oneself in feature 2, else CONCEDE. Alone: REFINE."""
     above = ((peers[..., 2] > own[:, None, 2]) & there).sum(1)
     return torch.where(there.sum(1) == 0, 1, torch.where(2 * above <= there.sum(1), 0, 2))
 
 
 def by_best(own: Tensor, peers: Tensor, there: Tensor) -> Tensor:
-    """The sign of feature 0 of the peer that is highest in feature 1; REFINE alone."""
+    """The sign of feature 0 of the peer that is highest in feature 1. Alone: REFINE."""
     best = peers[..., 1].masked_fill(~there, -9.0).argmax(1)
     sign = peers[torch.arange(len(own)), best, 0] > 0
     return torch.where(there.sum(1) == 0, 1, torch.where(sign, 0, 2))
