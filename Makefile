@@ -63,7 +63,7 @@ newest:
 	$(call install-everything,$(NEWEST))
 	$(call versions,$(NEWEST)) >$(NEWEST)/versions.txt
 
-test-newest: newest  ## the whole test suite with the newest versions; nothing to do if these are locked
+test-newest: newest  ## the whole test suite with the newest versions, unless these are the locked ones
 	@if diff $(LOCK) $(NEWEST)/versions.txt; then \
 	    echo "The newest versions are the locked ones. \`make test\` tests them."; \
 	else \
@@ -142,5 +142,5 @@ lock:  ## lock the newest versions into requirements/ (needs Python 3.11, 10 min
 	$(NEWEST)/bin/python -c "from examples.serve_vllm import ensure_venv; ensure_venv()"
 	$(call versions,.venv-vllm) >requirements/vllm.txt
 
-clean:  ## remove the virtual environments and builds; traces and training runs stay
+clean:  ## remove the virtual environments and builds, not traces and training runs
 	rm -rf $(VENV) .venv-* build dist

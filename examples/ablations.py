@@ -4,10 +4,10 @@
     python examples/ablations.py --base-url http://localhost:8000/v1    # a server that runs already
     python examples/ablations.py --print                                # only say what it would run
 
-From the traces and a router of the reproduction. Collects what needs traces of its own (teams of
-two to six, up to five rounds; a team of five, another temperature, the agents' own verdicts, an
-external judge, and with --other-model that model by itself and a mixed team), then runs
-`training.studies.ablations`. It goes on where it was stopped. The results are in
+It starts from the traces and a router of the reproduction. It collects what needs traces of its
+own: teams of two to six with up to five rounds, a team of five, another temperature, the agents'
+own verdicts, an external judge, and with --other-model that model by itself and a mixed team. Then
+it runs `training.studies.ablations`. It goes on where it was stopped. The results are in
 `runs/ablations/ablations.md`.
 """
 
@@ -44,7 +44,7 @@ class ModelAblationOptions:
     out: Path = Path("runs/ablations")
     """Folder for everything."""
     other_model: Path | None = None
-    """Folder of another model, for a team of it and a mixed one; left out where none is given."""
+    """Folder of another model, for a team of it and a mixed one. Default: without these teams."""
     base_url: tyro.conf.UseAppendAction[tuple[str, ...]] = ()
     """Servers that run already, instead of those started here: the bundled model's, and the other
     model's if there is one."""

@@ -7,7 +7,7 @@ The archivist has documents and a small retriever, the clerk a table in a databa
 tool. Every question needs a number from two of the three, so that nobody can answer alone: whoever
 lacks one has to guess it, until it reads what its peers say. No agent sees another's sources.
 
-With `--tools` the keeper is a ReAct agent that calls its tool by itself; the server must allow tool
+With `--tools` the keeper is a ReAct agent that calls its tool by itself. The server must allow tool
 calls (vLLM: `--enable-auto-tool-choice --tool-call-parser ...`).
 """
 
@@ -110,7 +110,7 @@ class KeywordRetriever(BaseRetriever):
 
 
 def open_table() -> sqlite3.Connection:
-    """The clerk's database, in memory; agents are asked in threads of their own."""
+    """The clerk's database, in memory and for any thread: agents are asked in their own."""
     database = sqlite3.connect(":memory:", check_same_thread=False)
     database.execute("CREATE TABLE stock (owner TEXT, item TEXT, amount INTEGER)")
     database.executemany("INSERT INTO stock VALUES (?, ?, ?)", TABLE)
@@ -166,9 +166,9 @@ class DocumentsOptions:
     """Options of the example."""
 
     base_url: str | None = None
-    """An OpenAI-compatible server; without one the bundled model runs in process."""
+    """An OpenAI-compatible server. Without one the bundled model runs in process."""
     model: str | None = None
-    """The served model's name; asked of the server where it serves only one."""
+    """The served model's name. It is not needed where the server serves only one."""
     api_key: str | None = None
     """Key for the server, if it wants one."""
     prompts: str = "auto"

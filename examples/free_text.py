@@ -3,7 +3,7 @@
     python examples/free_text.py                                       # scripted models, offline
     python examples/free_text.py --base-url http://localhost:8000/v1   # a server's model throughout
 
-Without a judge every wording is an answer of its own and a vote finds no majority; with one the
+Without a judge every wording is an answer of its own and a vote finds no majority. With one the
 agents learn that they agree. Verdicts are remembered, and what the judge takes is counted.
 """
 
@@ -112,9 +112,9 @@ class FreeTextOptions:
     """Options of the example."""
 
     base_url: str | None = None
-    """An OpenAI-compatible server, for agents and judge; scripted models otherwise."""
+    """An OpenAI-compatible server, for agents and judge. Default: scripted models."""
     model: str | None = None
-    """The served model's name; asked of the server where it serves only one."""
+    """The served model's name. It is not needed where the server serves only one."""
     question: str | None = None
     """A question of your own (with --base-url)."""
 
@@ -136,7 +136,7 @@ def models(options: FreeTextOptions) -> tuple[list[Agent], BaseChatModel]:
 
 
 def deliberate(team: Sequence[Agent], answer: TextAnswer, question: str) -> dict[str, Any]:
-    """Ask all; where they do not agree, let everybody refine once; then vote."""
+    """Ask all, let everybody refine once where they do not agree, and vote."""
     graph = create_deliberation(
         team,
         router="always-refine",

@@ -4,7 +4,7 @@
     python examples/human_in_the_loop.py --replies hint answer    # replies by itself, in turn
 
 Three agents of the bundled model, each knowing something the others don't. Where fewer than all of
-them back the answer, LangGraph interrupts the graph; the reply resumes it, days and restarts later
+them back the answer, LangGraph interrupts the graph. The reply resumes it, days and restarts later
 if the checkpointer is SQLite or PostgreSQL (here it is in memory). What the person did stands in
 the trace, and the answer that they named as its reference. The small model has never seen a hint in
 training: it may read it and slip all the same.
@@ -39,13 +39,13 @@ class PersonOptions:
     """Replies in place of a person's, used in turn, the last one repeated: a hint holds every
     agent's facts, an answer is the right one. None: a person is asked."""
     seed: int = 0
-    """Of the model's sampling."""
+    """Seed of the model's sampling."""
     traces: Path = Path("traces/human_in_the_loop")
     """Folder for the traces."""
 
 
 def ask_person(standing: dict[str, Any]) -> dict[str, str]:
-    """Let a person at the terminal reply; LangGraph asks again where the reply makes no sense."""
+    """Let a person at the terminal reply. LangGraph asks again if the reply makes no sense."""
     if "error" in standing:
         print(f"  {standing['error']}")
     said = input("  [s]ettle, or h <hint>, or a <answer>: ").strip()
@@ -67,7 +67,7 @@ def show(standing: dict[str, Any]) -> None:
 
 
 def main(options: PersonOptions) -> None:
-    """Ask some questions; hand over those on which the agents do not agree."""
+    """Ask some questions, and hand over those on which the agents do not agree."""
     prompts = dataclasses.replace(PROMPTS, hint="* {hint}")
     team = [
         Agent(

@@ -3,10 +3,10 @@
     python examples/quickstart.py                                       # the bundled model
     python examples/quickstart.py --base-url http://localhost:8000/v1   # an OpenAI-like server
 
-First a handful of questions as a person would like to read them; then many questions under four
-routers side by side. The questions are from the test split; the threshold's two numbers were chosen
-on validation questions, and the learned router was fitted on training questions (`reproduce.py`),
-both for the bundled model: under another they are a guess.
+First it asks a handful of questions as a person would like to read them. Then it asks many
+questions under four routers side by side. The questions are from the test split. The threshold's
+two numbers were chosen on validation questions, and the learned router was fitted on training
+questions (`reproduce.py`). Both are for the bundled model: under another they are a guess.
 """
 
 import asyncio
@@ -78,9 +78,9 @@ class QuickstartOptions:
     """Options of the quickstart."""
 
     base_url: str | None = None
-    """An OpenAI-compatible server; without one the bundled model runs in process."""
+    """An OpenAI-compatible server. Without one the bundled model runs in process."""
     model: str | None = None
-    """The served model's name; asked of the server where it serves only one."""
+    """The served model's name. It is not needed where the server serves only one."""
     api_key: str | None = None
     """Key for the server, if it wants one."""
     prompts: str = "auto"
@@ -99,7 +99,7 @@ class QuickstartOptions:
 
 
 def team(llm: BaseChatModel, prompts: Prompts) -> list[Agent]:
-    """Three agents of one model; what sets them apart is what each of them knows."""
+    """Three agents of one model. What sets them apart is what each of them knows."""
     temperature = PROPOSE_TEMPERATURE if prompts is PROMPTS else 1.0
     return [
         Agent(
@@ -123,7 +123,7 @@ def configuration(name: str) -> dict[str, Any]:
 
 
 def is_right(answer: str | None, reference: str) -> bool:
-    """The one grader of this script; no answer is a wrong answer."""
+    """The one grader of this script. No answer is a wrong answer."""
     return answer is not None and MATH.equivalent(answer, reference)
 
 
@@ -169,7 +169,7 @@ def cell(episode: Episode, response_id: str | None) -> str:
 
 
 async def ask_all(graph: Any, questions: list[dict[str, Any]], concurrency: int, label: str) -> Any:
-    """Run all questions, a few at a time; return every outcome, None where a question failed."""
+    """Run all questions, a few at a time. Return every outcome, None where one failed."""
     gate = asyncio.Semaphore(concurrency)
 
     async def ask(index: int) -> tuple[int, dict[str, Any] | None]:

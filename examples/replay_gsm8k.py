@@ -81,7 +81,7 @@ def read(path: Path, limit: int | None = None) -> Recordings:
 
 
 def is_right(answer: str | None, reference: str) -> bool:
-    """The one grader of this script; no answer is a wrong answer."""
+    """The one grader of this script. No answer is a wrong answer."""
     return answer is not None and MATH.equivalent(answer, reference)
 
 

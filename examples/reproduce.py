@@ -6,7 +6,7 @@
 
 Makes the question files, collects traces, fits three seeds of every algorithm, and evaluates on
 test questions, on the hidden profile and on the plain set. Every step goes on where it was
-stopped. Results lie in `runs/reproduce/<kind>/evaluation/results.md`; each command is printed, so
+stopped. Results lie in `runs/reproduce/<kind>/evaluation/results.md`. Each command is printed, so
 that it can be run by itself.
 """
 
@@ -55,7 +55,7 @@ class ReproduceOptions:
     """Folders of other models than the bundled one: give the option again for a mixed team, whose
     agents get them in turn."""
     base_url: tyro.conf.UseAppendAction[tuple[str, ...]] = ()
-    """Servers that run already, instead of those started here; dealt out in the same way."""
+    """Servers that run already, instead of those started here. Agents get them in turn, too."""
     kinds: tuple[Kind, ...] = ("hidden", "plain")
     """Sets of questions."""
     train: int = 2000
@@ -75,7 +75,7 @@ class ReproduceOptions:
 
 
 def step(*command: object) -> None:
-    """Print a command of this project and run it; a failure ends the reproduction."""
+    """Print a command of this project and run it. A failure ends the reproduction."""
     words = [str(word) for word in command]
     print(f"\n$ python {shlex.join(words)}", flush=True)
     done = subprocess.run([sys.executable, *words], cwd=ROOT, check=False)
@@ -111,7 +111,7 @@ def servers(model_dirs: Sequence[Path], logs: Path) -> Iterator[list[str]]:
 
 
 def wait(server: subprocess.Popen[bytes], port: int, log: Path) -> None:
-    """Wait until a server answers; its end ends the program."""
+    """Wait until a server answers. If the server ends, so does the program."""
     while server.poll() is None:
         try:
             urllib.request.urlopen(f"http://127.0.0.1:{port}/health", timeout=5).close()

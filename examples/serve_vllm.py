@@ -42,7 +42,7 @@ def ensure_venv(path: Path = VENV) -> Path:
     What pip does shows on the terminal.
 
     Raises:
-        subprocess.CalledProcessError: pip failed; it has said why.
+        subprocess.CalledProcessError: pip failed, and has said why.
 
     Example:
         ```python
@@ -106,7 +106,7 @@ def serving(command: list[str], log: IO[bytes] | None = None) -> Iterator[subpro
 
     Args:
         command: From `server_command`.
-        log: Where its output goes; the terminal when None.
+        log: Where its output goes. None: to the terminal.
 
     Example:
         ```python

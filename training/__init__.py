@@ -1,1 +1,1 @@
-"""Fits the router from traces with PyTorch: SFT, then SoftRankPO; and measures what it gives."""
+"""Fits the router from traces with PyTorch (SFT, then SoftRankPO), and measures what it gives."""

@@ -100,7 +100,7 @@ class Engine:
             try:
                 for row, result in decode(self.model, [request for request, _ in batch]):
                     futures[row].set_result(result)
-            except Exception as error:  # whoever waits must hear of it; the thread lives on
+            except Exception as error:  # whoever waits must hear of it, and the thread lives on
                 for future in futures:
                     if not future.done():
                         future.set_exception(error)
@@ -108,7 +108,7 @@ class Engine:
 
 @lru_cache(maxsize=8)
 def engine_for(folder: Path) -> Engine:
-    """Returns the engine of a folder; models on one folder share it, and so their batches."""
+    """Returns the engine of a folder. Models on one folder share it, and so their batches."""
     return Engine(folder)
 
 
@@ -121,7 +121,7 @@ class TinyChatModel(BaseChatModel):
     Attributes:
         folder: The model's folder.
         model_name: What results bear as the model's name.
-        temperature: Sampling temperature; log-probabilities are those before temperature.
+        temperature: Sampling temperature. The log-probabilities are those at temperature 1.
         max_tokens: Longest answer.
         seed: If given, equal conversations get equal answers, whatever else is in the batch.
         logprobs: Whether results carry the log-probabilities of the sampled tokens.

@@ -19,7 +19,7 @@ from training.learn.measures import quality
 class Response:
     """One response with everything that is measured of it.
 
-    Log-probabilities are those of the conversation that produced it; `first_logprob` is the total
+    Log-probabilities are those of the conversation that produced it. `first_logprob` is the total
     under the agent's first prompt, before it saw its peers. `backing` is the highest sequence
     probability among the team's first proposals of the same answer, 0 where there is none.
     """
@@ -48,7 +48,7 @@ class Case:
 
 
 def vote(responses: Sequence[Response], reference: int, weighted: bool = False) -> bool:
-    """Whether the (confidence-weighted) majority is right; ties go to the first answer."""
+    """Whether the (confidence-weighted) majority is right. Ties go to the first answer."""
     votes: Counter[int] = Counter()
     for response in responses:
         answer = answer_of(response.text)
@@ -111,9 +111,9 @@ def sources(stage: str) -> list[str]:
 def backed(probability: float, backing: float) -> float:
     """A refined answer's sequence probability, trusted more where a sure proposal said the same.
 
-    Two sources in which different mistakes show: where the context that produced an answer led it
-    astray, nobody who did not see that context is sure of it; and where a proposal could not know
-    the answer, the context is sure. The constants were chosen on validation questions.
+    It combines two sources that show different mistakes. If the context that produced an answer led
+    it astray, nobody who did not see that context is sure of it. If a proposal could not know the
+    answer, the context is sure. The constants were chosen on validation questions.
     """
     return probability * (0.5 + backing) / 1.5
 
@@ -134,7 +134,7 @@ def figures(cases: list[Case], hidden: bool) -> dict[str, Rate]:
     """All figures of one kind of question."""
 
     def over(select: Callable[[Case, str], float | None]) -> Rate:
-        """The rate of a property of (question, agent); None leaves a pair out."""
+        """The rate of a property of (question, agent). None leaves a pair out."""
         groups = [[select(case, agent) for agent in AGENTS] for case in cases]
         return rate([[v for v in group if v is not None] for group in groups])
 

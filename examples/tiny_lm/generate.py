@@ -101,7 +101,7 @@ class GrowingLayer(DynamicLayer):
 
 
 def pad_left(prompts: Sequence[Sequence[int]], pad: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """Pads prompts on the left to one length; returns the tokens and the attention mask."""
+    """Pads prompts on the left to one length. Returns the tokens and the attention mask."""
     width = max(map(len, prompts))
     tokens = torch.full((len(prompts), width), pad)
     mask = torch.zeros(len(prompts), width, dtype=torch.long)

@@ -1,4 +1,4 @@
-"""The architecture: an ordinary Llama, small; and how it is saved."""
+"""The architecture, an ordinary but small Llama, and how it is saved."""
 
 from pathlib import Path
 

@@ -43,7 +43,7 @@ class Config:
     folder: Path = Path(__file__).parent / "model"
     """The model's folder; its README.md gets the figures."""
     split: Literal["validation", "test"] = "test"
-    """Tune on validation; test is for reporting."""
+    """Tune on validation. Report on test."""
     count: int = 600
     """Questions of each kind."""
     temperature: float = PROPOSE_TEMPERATURE
@@ -62,7 +62,7 @@ class Team:
         self.model = LlamaForCausalLM.from_pretrained(config.folder, dtype=torch.float32).eval()
         self.seed, self.temperature = config.seed, config.temperature
         self.yes_no = self.tokenizer.convert_tokens_to_ids(["yes", "no"])
-        # Of every agent three proposals, a refinement and two checks; and one that knows all.
+        # Every agent gives three proposals, a refinement and two checks. One more knows all.
         samples = 2 * config.count * (6 * len(AGENTS) + 1)
         self.bar = tqdm(total=samples, unit=" solutions", smoothing=0.05)
 

@@ -13,13 +13,13 @@ PROMPTS = Prompts(
 )
 
 PROPOSE_TEMPERATURE, REFINE_TEMPERATURE = 1.2, 0.6
-"""Proposals are sampled warm enough for plain questions to be hard; refinements are cooler."""
+"""Proposals are sampled warm enough for plain questions to be hard, refinements cooler."""
 
 Message = dict[str, str]
 
 
 def solve_messages(question: str, context: str) -> list[Message]:
-    """The conversation that asks for a first solution; no system message without private notes."""
+    """The conversation that asks for a first solution. Private notes are its system message."""
     system = [{"role": "system", "content": PROMPTS.context.format(context=context)}]
     user = {"role": "user", "content": PROMPTS.propose.format(question=question, instructions="")}
     return [*(system if context else []), user]
@@ -42,7 +42,7 @@ def critique_messages(
 ) -> list[Message]:
     """The conversation that produced a response, and the question whether it is right.
 
-    The model answers with `yes` or `no`; with `reasoning` it writes the solution anew before that.
+    The model answers with `yes` or `no`. With `reasoning` it first writes the solution anew.
     """
     prompt = PROMPTS.critique_reasoning if reasoning else PROMPTS.critique
     request = prompt.format(question=question, response=response)

@@ -1,7 +1,7 @@
 """Questions with known answers: hidden profiles, and plain ones as the honest comparison.
 
 A question is a short chain of arithmetic about what people own. In a *hidden* question some of
-the starting numbers are missing; each stands in the private notes of exactly one agent:
+the starting numbers are missing. Each stands in the private notes of exactly one agent:
 
     Ann has 3 times as many coins as Kim. Bo has 7 more coins than Lee.
     How many coins do Ann and Bo have together?
@@ -31,7 +31,7 @@ TAKERS = ("Ann", "Bo", "Cy", "Dee", "Eli", "Fay")
 """People whose number follows from others', in the order in which they appear."""
 ITEMS = ("beads", "books", "cards", "coins", "marbles", "pens", "shells", "stamps")
 FACT_RANGE = (10, 19)
-"""Range of every hidden number; who lacks one guesses within it."""
+"""Range of every hidden number. Who lacks one guesses within it."""
 OWNER_SHARES = {0: 0.30, 1: 0.35, 2: 0.25, 3: 0.10}
 """Share of hidden questions by the number of agents who own a missing fact."""
 
@@ -122,7 +122,7 @@ class Problem:
 
     @property
     def contexts(self) -> dict[str, str]:
-        """The private notes by agent; agents without notes are left out."""
+        """The private notes by agent. Agents without notes are left out."""
         contexts = {}
         for agent in AGENTS:
             facts = [*self.notes(agent).items()]
@@ -186,7 +186,7 @@ def _chain(rng: random.Random, level: Difficulty, n_facts: int) -> Problem | Non
     times_left = 1  # two would exceed the limit more often than not
     for i, name in enumerate(TAKERS[:n_relations]):
         left = n_relations - i
-        # The question can join two open ends; the relations must have joined all others by then.
+        # The question can join two open ends. The relations must have joined all others by then.
         must_join = len(open_ends) - 2 >= left
         if len(open_ends) > 1 and (must_join or rng.random() < 0.25):
             relation = Relation(name, "sum", tuple(rng.sample(open_ends, 2)))
@@ -265,9 +265,9 @@ def make_questions(
 
     Args:
         kind: `hidden` (private facts) or `plain` (all facts in the question, more steps).
-        split: `train`, `validation` or `test`; no question text occurs in two of them.
+        split: `train`, `validation` or `test`. No question text occurs in two of them.
         count: How many.
-        seed: The same seed gives the same questions; a prefix of a larger count is equal.
+        seed: The same seed gives the same questions. A smaller count gives the first of them.
 
     Returns:
         Dicts with `id`, `question`, `reference`, `contexts` (private text by agent name), and

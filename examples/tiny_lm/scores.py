@@ -22,7 +22,7 @@ def rate(groups: Sequence[Sequence[float]]) -> Rate:
 
 
 def auroc(groups: Sequence[Sequence[tuple[float, bool]]], within: bool, seed: int = 0) -> Rate:
-    """AUROC of a score, overall or among the responses to one question; error by bootstrap."""
+    """AUROC of a score, overall or within questions, with its standard error by bootstrap."""
     rng = np.random.default_rng(seed)
     arrays = [
         (np.array([s for s, _ in group]), np.array([r for _, r in group], dtype=bool))

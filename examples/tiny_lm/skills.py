@@ -1,7 +1,7 @@
 """The three skills in text: a programmatic solver, what it may know, and training examples.
 
 A solution calculates from left to right and writes every value after the name of its owner, so
-that each look-up is one step; a value that is neither given nor known is guessed, and says so:
+that each look-up is one step. A value that is neither given nor known is guessed, and says so:
 
     Ann: Kim(guess 14), 3*14=42, Ann(42). Bo: Lee(20), 20+7=27, Bo(27).
     Together: Ann(42), Bo(27), 42+27=69.
@@ -40,7 +40,7 @@ class Example:
         messages: The conversation, ending with an assistant message.
         learn: For every assistant message in turn, whether its tokens are targets.
         right: For every assistant message in turn, whether each of its sentences and finally
-            its answer are right so far; empty where it holds no solution.
+            its answer are right so far. Empty where it holds no solution.
     """
 
     messages: list[Message]
@@ -97,7 +97,7 @@ def solve(
         problem: The problem.
         known: The missing facts that the writer knows.
         rng: Source of guesses and slips.
-        guesses: Earlier guesses to keep; what is neither known nor guessed is guessed anew.
+        guesses: Earlier guesses to keep. What is neither known nor guessed is guessed anew.
         slip: Probability of an error per sentence.
 
     Returns:
@@ -155,7 +155,7 @@ def refine(
 ) -> str:
     """The solution that a careful agent writes when it sees its peers' solutions.
 
-    Its own notes come first, then what somebody states without calling it a guess; where
+    Its own notes come first, then what somebody states without calling it a guess. Where
     statements differ the most frequent one counts, at a tie one that is true. What nobody states
     stays the agent's own guess: adopting a peer's guess would look like knowledge.
     """
@@ -189,7 +189,7 @@ def solve_example(problem: Problem, rng: random.Random, informed: float = 0.2) -
 def look_up_example(rng: random.Random) -> Example:
     """A list of facts, and what some people have.
 
-    Whole problems teach it slowly, as rules of thumb are often right there; so do short lists.
+    Whole problems teach it slowly, as rules of thumb are often right there. So do short lists.
     """
     item = rng.choice(ITEMS)
     names = rng.sample(GIVERS + TAKERS, rng.randint(4, 8))
@@ -266,7 +266,7 @@ def _sum(rng: random.Random, most: int) -> tuple[str, int]:
 def refine_example(
     problem: Problem, agent: str, own: str, peers: list[str], rng: random.Random, learn_own: bool
 ) -> Example:
-    """A new solution in view of the peers'; `learn_own` makes the first solution a target too."""
+    """A new solution in view of the peers'. `learn_own` makes the first one a target, too."""
     notes = problem.notes(agent)
     target = refine(problem, notes, own, peers, rng)
     messages = refine_messages(problem.question, problem.contexts.get(agent, ""), own, peers)

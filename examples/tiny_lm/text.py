@@ -31,7 +31,7 @@ IGNORE = -100
 
 
 def build_tokenizer(context: int, vocabulary: int = 512) -> PreTrainedTokenizerFast:
-    """Trains a byte-level BPE on the project's own text; every digit is a token of its own."""
+    """Trains a byte-level BPE on the project's own text. Every digit is a token of its own."""
     rng = random.Random("tokenizer")
     texts = [" ".join(["yes no", *rng.sample(GIVERS + TAKERS, 10), *ITEMS]) for _ in range(200)]
     for kind in ("hidden", "plain"):
@@ -78,7 +78,7 @@ def prompt_tokens(tokenizer: PreTrainedTokenizerFast, messages: list[Message]) -
 
 @dataclass(frozen=True)
 class Encoded:
-    """One example as tokens; the three lists beside `tokens` are aligned with it.
+    """One example as tokens. The three lists beside `tokens` are aligned with it.
 
     Attributes:
         tokens: The whole conversation.
@@ -137,7 +137,7 @@ class Encoder:
         encoded.sort(key=lambda e: len(e.tokens))
         result = []
         while encoded:
-            # The longest of the rest decides the length; the rest of a batch is nearly as long.
+            # The longest of the rest decides the length. The others of a batch are nearly as long.
             length = next(n for n in LENGTHS if n >= len(encoded[-1].tokens))
             rows = max(1, tokens_per_batch // length)
             result.append(self._batch(encoded[-rows:], rows, length))

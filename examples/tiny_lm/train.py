@@ -11,9 +11,9 @@ interrupted one. The phases:
 2. *sums*: bare sums, some of them checked. Without these two, whole problems leave both
    skills at chance: the loss goes on falling through everything else that is to be learnt.
 3. *solve*: whole problems, hidden and plain.
-4. *simulated*: solve, refine and critique with simulated teammates; sampling costs nothing here.
+4. *simulated*: solve, refine and critique with simulated teammates. Sampling costs nothing here.
 5. *on_policy*: refine and critique the model's own samples, at the frequencies at which they
-   occur, with as much solving beside it; the learning rate ends at zero.
+   occur, with as much solving beside it. The learning rate ends at zero.
 """
 
 import json
@@ -58,7 +58,7 @@ from examples.tiny_lm.skills import (
 from examples.tiny_lm.text import IGNORE, Encoder, build_tokenizer
 
 OWN_TEMPERATURE = 1.0
-"""Of the samples it learns to refine and to judge; in use plain questions are to be harder."""
+"""Temperature of the samples it learns to refine and to judge. In use it is higher."""
 DRILL: dict[str, tuple[float, float, float, tuple[int, ...]]] = {
     # Shares of bare look-ups, sums and checks among the examples of a phase, and how large the
     # sums are.
@@ -75,7 +75,7 @@ class Config:
     """Options of a training run."""
 
     out: Path = Path("runs/tiny_lm")
-    """Folder of the checkpoint, the log and the plot; the model itself goes to `out/model`."""
+    """Folder of the checkpoint, the log and the plot. The model itself goes to `out/model`."""
     seed: int = 0
     """Seed of weights, data and sampling."""
     size: Literal["1M", "3M", "8M"] = "1M"
@@ -83,7 +83,7 @@ class Config:
     device: str = "cpu"
     """Torch device."""
     threads: int = 1
-    """CPU threads; a second one gains little at this size."""
+    """CPU threads. A second one gains little at this size."""
     resume: bool = False
     """Go on from the last checkpoint in `out`."""
     rounds: dict[str, int] = field(
@@ -103,7 +103,7 @@ class Config:
     learning_rate: float = 1e-3
     """Peak learning rate."""
     on_policy_learning_rate: float = 6e-4
-    """Learning rate at the start of the on-policy phase; higher ones damage solving."""
+    """Learning rate at the start of the on-policy phase. Higher ones damage solving."""
     warmup: int = 150
     """Steps of linear warm-up."""
     weight_decay: float = 0.1
@@ -201,7 +201,7 @@ def on_policy_examples(
 def round_examples(
     config: Config, index: int, model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast
 ) -> list[Example]:
-    """The examples of one round; they depend on the seed, the round and the weights alone."""
+    """The examples of one round. They depend on the seed, the round and the weights alone."""
     phase = config.phase(index)
     seed = f"{config.seed}/{index}"
     rng = random.Random(seed)

@@ -30,7 +30,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 def vllm_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """Yield the base URL of a vLLM server that serves the tiny model.
 
-    MPDF_VLLM_URL names one that already runs; otherwise one is started, and ended with the
+    MPDF_VLLM_URL names one that already runs. Otherwise one is started, and ended with the
     session. Where that is impossible the tests fail: whoever asks for them wants to know.
     """
     if running := os.environ.get("MPDF_VLLM_URL"):
@@ -76,7 +76,7 @@ def postgres_server() -> Iterator[str]:
         pytest.skip("PostgreSQL is not installed (Debian: apt-get install postgresql)")
     pytest.importorskip("psycopg", reason="psycopg is not installed")
     folder = Path(tempfile.mkdtemp(prefix="mpdf-postgres-"))  # socket paths must be short
-    # The server refuses to run as root; "nobody" is on every system.
+    # The server refuses to run as root. "nobody" is on every system.
     user = {"user": "nobody", "group": "nogroup"} if os.geteuid() == 0 else {}
     if user:
         shutil.chown(folder, **user)

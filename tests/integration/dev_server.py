@@ -27,7 +27,7 @@ needs_dev_server = pytest.mark.skipif(
 
 @contextmanager
 def dev_server(folder: Path) -> Iterator[str]:
-    """Serve the graphs of a folder with a langgraph.json; yield the address.
+    """Serve the graphs of a folder with a langgraph.json, and yield the address.
 
     The server keeps its threads in that folder: not one of the repository.
     """

@@ -157,7 +157,7 @@ def kill_after(words: list[str], rows: Path, count: int) -> None:
 def check(
     out: Path, done: subprocess.CompletedProcess[str], questions: int = QUESTIONS
 ) -> dict[str, int]:
-    """See that every question has one graded row of every method; return what failed by method."""
+    """See that every question has one graded row of every method. Count failures by method."""
     assert "Traceback" not in done.stderr
     rows = read(out / "rows.jsonl")
     assert len(rows) == len({row["id"] for row in rows}) == questions
@@ -202,7 +202,7 @@ def test_every_question_gets_a_graded_row_of_every_method(
         told = capsys.readouterr().out.splitlines()
         [line] = [line for line in told if line.startswith("calls:")]
         least, most = (int(number.replace(",", "")) for number in line.split()[1::2])
-        # Three proposals and the three refinements of the debate; the router shares or adds some.
+        # Three proposals and the three refinements of the debate. The router shares or adds some.
         assert least == 6 * QUESTIONS <= most
         assert asked.answered == asked.refused == 0
         assert list(tmp_path.iterdir()) == []
@@ -213,7 +213,7 @@ def test_every_question_gets_a_graded_row_of_every_method(
         assert asked.answered <= most
         # All methods share their proposals: where one has none, nobody has.
         assert len(set(failed.values())) == 1
-        # What was refused is not remembered, so each method asks by itself; but the pool is one.
+        # What was refused is not remembered, so each method asks by itself. The pool is one.
         refused = [
             error
             for row in read(tmp_path / "rows.jsonl")

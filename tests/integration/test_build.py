@@ -122,7 +122,7 @@ def test_the_wheel_works_in_a_fresh_environment_without_torch(built: Path, tmp_p
     wheel = built / f"{RELEASE}-py3-none-any.whl"
     pip = (sys.executable, "-m", "pip", "--python", python)
     run(*pip, "install", "--no-deps", "--no-index", "--quiet", wheel, cwd=tmp_path)
-    # Its dependencies are those of this environment; a .pth file in them is not followed, so
+    # Its dependencies are those of this environment. A .pth file in them is not followed, so
     # the clone stays out of sight.
     [site] = (tmp_path / "fresh" / "lib").glob("python*/site-packages")
     (site / "dependencies.pth").write_text(sysconfig.get_path("purelib") + "\n")

@@ -43,7 +43,7 @@ def note(path: Path, line: str) -> None:
 
 
 def work(folder: Path) -> None:
-    """Answer every question that is not answered yet; go on with the one that was under way."""
+    """Answer every question that is not answered yet, first the one that was under way."""
     with SqliteSaver.from_conn_string(str(folder / "state.db")) as saver:
         compiled = graph(folder, saver)
         for question in range(QUESTIONS):
@@ -60,7 +60,7 @@ def work(folder: Path) -> None:
 
 
 def serve(folder: str) -> None:
-    """Fork a worker for every line of input; reap it at the next and say how it ended."""
+    """Fork a worker for every line of input. Reap it at the next and say how it ended."""
     for _ in sys.stdin:
         child = os.fork()
         if child == 0:

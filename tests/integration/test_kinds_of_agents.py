@@ -27,7 +27,7 @@ def count_apples(place: str) -> int:
 
 
 def counter(place: str) -> Boss:
-    """Counts at its one place; the sum it can only say once a peer has told of the other."""
+    """Counts at its one place. It knows the sum once a peer has told of the other place."""
 
     def reply(request: Request) -> AIMessage | str:
         if request.messages[-1].type != "tool":

@@ -236,7 +236,7 @@ async def test_a_round_forked_with_another_action(store: Store, tmp_path: Path) 
     assert forked.turns[1]["probabilities"] == [1.0, 0.0, 0.0]
     assert forked.turns[0]["observation"] == original.turns[0]["observation"]
     assert forked.tallies[0] == original.tallies[0]
-    # What was proposed is not proposed again; round 1 has one call less, round 2 has all.
+    # What was proposed is not proposed again. Round 1 has one call less, round 2 has all.
     assert [model.kinds().count("propose") for model in models] == [1, 1, 1]
     assert counted(forked.outcome["usage"]["total"])["calls"] == 8
     # The thread goes on from the fork, and the first course is still to be found.
@@ -246,7 +246,7 @@ async def test_a_round_forked_with_another_action(store: Store, tmp_path: Path) 
 
 @pytest.mark.parametrize("nested", [False, True])
 def test_langgraph_tells_a_node_of_its_checkpointer(nested: bool) -> None:
-    """What `interrupt_when` refuses to start without; if this fails, see `check_checkpointer`."""
+    """`interrupt_when` refuses to start without this. If it fails, see `check_checkpointer`."""
     seen: list[Any] = []
 
     def look(state: MessagesState, config: RunnableConfig) -> None:

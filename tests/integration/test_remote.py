@@ -84,7 +84,7 @@ async def test_agents_on_a_server_deliberate_with_one_here(remote: Any, apart: b
 async def test_no_conversation_piles_up_on_the_server(
     remote: Any, apart: bool, thread: str
 ) -> None:
-    """A server knows threads too; on the caller's, one agent would read what another was told."""
+    """A server knows threads, too. On the caller's an agent would read what others were told."""
     team = [Agent("far", remote("counting")), Agent("too", remote("counting"))]
     graph = debate(team, stop_when_settled=False).compile(checkpointer=InMemorySaver())
     thread = f"{thread[:-1]}{int(apart)}"
@@ -190,7 +190,7 @@ class Waiting(MessagesState):
 
 @BOTH
 async def test_remote_resume(remote: Any, apart: bool) -> None:
-    """A person here answers what a deliberation there asks; the page shows these two nodes."""
+    """A person here answers what a deliberation there asks. The page shows these two nodes."""
     graph = remote("unsure")
 
     def given(state: Waiting, config: RunnableConfig) -> tuple[Any, Any]:

@@ -1,6 +1,6 @@
 """Every way to embed a deliberation, used synchronously, asynchronously, streamed and resumed.
 
-The table in docs/embedding.md names these tests; the hosts are the real libraries.
+The table in docs/embedding.md names these tests. The hosts are the real libraries.
 """
 
 import itertools
@@ -263,7 +263,7 @@ def who_asks() -> Any:
 @pytest.mark.parametrize("apart", [False, True], ids=["sync", "async"])
 @every_way
 async def test_resume(way: str, apart: bool) -> None:
-    """An interrupt of one agent reaches the caller; on resume its finished peer is not asked."""
+    """An interrupt of one agent reaches the caller. On resume its finished peer is not asked."""
     peer = says("Five. Answer: 5")
     builder = team(who_asks(), peer, router="always-persist", consensus="majority")
     host = WAYS[way](builder, InMemorySaver())

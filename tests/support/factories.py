@@ -20,7 +20,7 @@ def wavering(request: Request) -> Reply:
 
 
 def make() -> Scripted:
-    """A model that disagrees with itself; as slow as DELAY seconds a call."""
+    """A model that disagrees with itself. A call takes DELAY seconds."""
     delay = float(os.environ.get("DELAY", "0"))
     return Scripted(reply=wavering, logprob=-0.3, model_name="wavering", delay=delay)
 

@@ -54,7 +54,7 @@ def response(
     round_: int = 0,
     **fields: Any,
 ) -> Response:
-    """Return a response of `agent`; `fields` replace any of its parts."""
+    """Return a response of `agent`. `fields` replace any of its parts."""
     text = "no answer" if cluster is None else f"#### {cluster}"
     plain = Response(
         id=f"{agent}@{round_}",
@@ -174,7 +174,7 @@ def responses(draw: st.DrawFn, agent: str, *, peers: str = "") -> Response:
 def teams(
     draw: st.DrawFn, *, least: int = 1, most: int = 8, whole: bool = True
 ) -> dict[str, Response | None]:
-    """Draw what the agents of a team hold; `whole`: every detail, else clusters and critiques."""
+    """Draw what the agents of a team hold: all of it if `whole`, else clusters and critiques."""
     names = "abcdefgh"[: draw(st.integers(least, most))]
     if whole:
         return {n: draw(st.none() | responses(n, peers=names)) for n in names}

@@ -28,7 +28,7 @@ MODELS: list[Scripted] = []
 
 
 def questions(path: Path, kinds: str, *, contexts: bool = True) -> Path:
-    """Write a riddle for every letter of `kinds`; without contexts nobody knows who it is."""
+    """Write a riddle for every letter of `kinds`. Without contexts nobody knows who it is."""
     rows = []
     for number, kind in enumerate(kinds, 1):
         row: dict[str, Any] = {"id": f"{kind}{number}", "reference": number}
@@ -41,7 +41,7 @@ def questions(path: Path, kinds: str, *, contexts: bool = True) -> Path:
 
 
 def solve(request: Request) -> Reply:
-    """Reply as the module says, never twice with the same letter; X fails, U gets no answer."""
+    """Reply as the module says, never twice with the same letter. X fails, U gets no answer."""
     kind, number = re.search(r"Riddle (\w)(\d+)", request.text).groups()  # type: ignore[union-attr]
     who = re.search(r"You are number (\d)", request.text)
     agent = int(who[1]) if who else 1
@@ -78,7 +78,7 @@ def agreeable() -> Scripted:
 
 @cache
 def network() -> bytes:
-    """A policy that refines whoever hedges, and lets all others persist; made once."""
+    """A policy, made once: whoever hedges refines, and all others persist."""
     policy = Policy()
     with torch.no_grad():
         for parameter in policy.parameters():
@@ -111,7 +111,7 @@ def router(folder: Path, *, critic: str | None = None) -> Path:
 
 
 def motley() -> Scripted:
-    """Says one of three numbers or none, now this and now that, never as sure; number 2 fails."""
+    """Draws one of three numbers or none, and how sure it is. Number 2 fails."""
     heard: Counter[str] = Counter()
 
     def reply(request: Request) -> Reply:

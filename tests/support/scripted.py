@@ -47,7 +47,7 @@ Reply = str | AIMessage | Exception
 
 
 def by_kind(propose: Any, refine: Any = None, critique: Any = None) -> Callable[[Request], Reply]:
-    """Reply by what is asked for; each a reply, or a list of them in turn, the last repeated."""
+    """Reply by what is asked for: one reply, or a list of them in turn, the last repeated."""
     scripts: dict[str, Any] = {}
     usual = propose[-1] if isinstance(propose, list) else propose
     for kind, given in {"propose": propose, "refine": refine, "critique": critique}.items():

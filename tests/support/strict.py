@@ -39,7 +39,7 @@ class StrictServer:
     """Serves the one model ``tiny`` to well-formed conversations alone.
 
     Attributes:
-        reply: What it generates for a conversation's last message; text, or a `Completion`.
+        reply: What it generates for a conversation's last message: text, or a `Completion`.
         images: The model takes them.
     """
 

@@ -11,7 +11,7 @@ from tests.support.scripted import Reply, Request, Scripted, StatusError
 
 
 def add(name: str, slips: int) -> Scripted:
-    """A model that slips at one question in `slips`; less often once it reads other answers."""
+    """A model that slips at one question in `slips`, less often if it reads other answers."""
 
     def reply(request: Request) -> Reply:
         if pause := os.environ.get("PAUSE"):

@@ -25,7 +25,7 @@ def toy_groups(groups: Sequence[Sequence[Toy]], **arrays: Any) -> Groups:
 
     Args:
         groups: The rollouts of each.
-        arrays: What is not so; `vote` and `final` are the outcomes.
+        arrays: What is not so. `vote` and `final` are the outcomes.
     """
     count, most = len(groups), max((len(g) for g in groups), default=0)
     cells = np.zeros((count, most, len(Toy._fields)))

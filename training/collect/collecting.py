@@ -79,7 +79,7 @@ class CollectOptions:
     """Least probability of every allowed action, at most 1/3."""
     critic: str = "self+logprob"
     """Where confidence comes from: self+logprob, logprob (no extra call), self, self-reasoning,
-    none; or module:function, which returns a chat model that judges every answer."""
+    none, or module:function, which returns a chat model that judges every answer."""
     consensus: Literal["confidence", "majority"] = "confidence"
     """How votes are counted."""
     concurrency: int = 64

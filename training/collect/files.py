@@ -46,7 +46,7 @@ def keep_settings(path: Path, settings: Mapping[str, Any], advice: str) -> None:
     Args:
         path: The file.
         settings: Plain data.
-        advice: What to do if the settings differ; it ends the error message.
+        advice: What to do if the settings differ. It ends the error message.
 
     Raises:
         ConfigurationError: The file is damaged, or a setting differs.

@@ -79,10 +79,14 @@ class Answers:
 def read_answers(path: Path, convert: Convert | None = None) -> Answers:
     """Read a table of answers from JSON Lines or Parquet.
 
-    Columns: `question`; `reference` (text, a number, or null if it is not known yet); `agent` (the
-    same name for the same agent throughout); `response` (the whole text, from which the answer is
-    read); and `confidence`, which may be left out: P(correct) in [0, 1], from a critic or token
-    log-probabilities, not what the text claims of itself.
+    The columns are:
+
+    - `question`
+    - `reference`: text, a number, or null if it is not known yet.
+    - `agent`: the same name for the same agent throughout.
+    - `response`: the whole text, from which the answer is read.
+    - `confidence`, which may be left out: P(correct) in [0, 1], from a critic or from token
+      log-probabilities, not what the text claims of itself.
 
     The team of a question are the agents that answered it, in the order in which the file first
     names them. If an agent has several rows for a question the first one counts. Give samples

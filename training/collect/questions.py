@@ -21,7 +21,7 @@ _SHOWN = 5
 
 
 class TableError(MPDFError, ValueError):
-    """A file of questions or answers is not as documented; the message says where."""
+    """A file of questions or answers is not as documented. The message says where."""
 
 
 @dataclass(frozen=True)
@@ -172,8 +172,8 @@ def _id_of(row: Mapping[str, Any]) -> str | None:
 def read_questions(path: Path) -> list[Question]:
     """Read questions from JSON Lines or Parquet.
 
-    Columns: `question`; `reference` (text, a number, or null); `contexts` (private text by agent
-    name) and `id`, which may both be left out. Other columns are ignored.
+    The columns are `question`, `reference` (text, a number, or null), and two that may be left out:
+    `contexts` (private text by agent name) and `id`. Other columns are ignored.
 
     Raises:
         TableError: The file has faults, or no question. The message names lines and faults.

@@ -96,7 +96,7 @@ class TeamOptions:
         team = []
         for number in range(self.agents):
             agent = Agent(f"agent-{number + 1}", models[number % len(models)], prompts=prompts)
-            # Only chat models take sampling options; a chain or graph has its own.
+            # Only chat models take sampling options. A chain or graph has its own.
             team.append(replace(agent, sampling=sampling) if agent.chat_model else agent)
         return team
 

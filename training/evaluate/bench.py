@@ -288,7 +288,7 @@ class Bench:
         return calibration
 
     async def play_oracle(self, question: Question, rounds: int) -> list[Episode]:
-        """Play the best actions of every round, chosen with the reference; an episode a round.
+        """Play the best actions of every round, chosen with the reference: an episode a round.
 
         An agent persists if it is right, else concedes if that makes it right, else refines if
         that makes it right, else persists. A trial run in which everyone refines draws what

@@ -186,9 +186,9 @@ def load(benchmark: Benchmark, data: str | None = None, split: str | None = None
 
     Args:
         benchmark: From `BENCHMARKS`.
-        data: A file; or the name of a dataset on the Hugging Face Hub, with its configuration
-            behind a colon; or a folder of a dataset downloaded from there. None: the
-            benchmark's usual place on the Hub.
+        data: A file, a folder of a dataset downloaded from the Hugging Face Hub, or the name of a
+            dataset there with its configuration behind a colon. None: the benchmark's usual
+            place on the Hub.
         split: Split of a dataset. None: its test questions. A file is taken whole.
 
     Raises:

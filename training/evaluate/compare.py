@@ -31,7 +31,7 @@ class MethodResult:
             same, over all runs.
         spread: Standard deviation of the accuracy over seeds. NaN with one seed.
         actions: Share of each action. Empty for a method without actions.
-        confidence: How good the confidence in its answers is (`calibrate.quality`). Empty for a
+        confidence: How good the confidence in its answers is (`measures.quality`). Empty for a
             method without confidences.
         control: Name of its control.
     """
@@ -68,7 +68,7 @@ def summarise(name: str, kind: str, runs: Sequence[Sequence[Result | None]]) -> 
     count as the mean of the other runs.
 
     Args:
-        name: Of the method.
+        name: The method's name.
         kind: See `MethodResult`.
         runs: Graded results by seed and question, in one order of the questions.
     """

@@ -259,7 +259,7 @@ def set_gate(folder: Path, gate: str, evidence: dict[str, Any], *, drawn: bool) 
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Run a command line; return the exit code."""
+    """Run a command line, and return the exit code."""
     try:
         options = tyro.cli(EvaluateOptions, args=with_config(arguments), description=__doc__)
         if options.estimate:

@@ -1,10 +1,13 @@
 """The methods that are compared, by name.
 
     single            the first proposal
-    greedy            one agent at temperature 0; greedy-vote: the whole team
-    vote-K            plain vote of K proposals; weighted-vote-K, best-of-K: by confidence
-    alone-K           the strongest member's vote, without the others; weighted-alone-K
-    adaptive          resampling until the vote is settled; adaptive-K: of K proposals at most
+    greedy            one agent at temperature 0
+    greedy-vote       the whole team at temperature 0
+    vote-K            plain vote of K proposals
+    weighted-vote-K   the same by confidence, as is best-of-K
+    alone-K           the strongest member's vote, without the others (also weighted-alone-K)
+    adaptive          resampling until the vote is settled
+    adaptive-K        the same with K proposals at most
     debate-R          R rounds in which everybody refines, then a vote
     random, threshold routers without training
     php, dylan        published methods (see training/evaluate/rivals.py)
@@ -106,7 +109,7 @@ class Play:
         Args:
             label: Part of the seed of its draws.
             router: The router.
-            seed: Of the options.
+            seed: The seed of the options.
         """
         if label not in self._routed:
             seeded = Seeded(router, f"{seed}/{label}/{self.question.id}")

@@ -35,7 +35,7 @@ def group_routers(folders: Sequence[Path]) -> dict[str, list[Path]]:
 
 
 def _read_training(folder: Path) -> dict[str, Any]:
-    """Return what a router's file says of its fit; nothing if it cannot be read."""
+    """Return what a router's file says of its fit. Empty: it cannot be read."""
     try:
         found = json.loads((folder / "router.json").read_text()).get("training", {})
     except (OSError, ValueError, AttributeError):

@@ -96,9 +96,9 @@ async def run_methods(bench: Bench, question: Question, methods: Sequence[Method
     """Run methods on one question, one after the other.
 
     Returns:
-        The runs of each method by its name, one per seed: answer, right, tokens, calls, actions;
-        `confidence` if it is known, `failures` if calls failed, `router` (its version) if there is
-        one, and `error` if the run failed.
+        The runs of each method by its name, one per seed. A run has `answer`, `right`, `tokens`,
+        `calls` and `actions`. It has `confidence` if that is known, `failures` if calls failed,
+        `router` (its version) if there is one, and `error` if the run failed.
     """
     play = Play(bench, question, methods)
     runs: dict[str, list[Row]] = {}

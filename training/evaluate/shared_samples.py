@@ -118,7 +118,7 @@ class RememberingChatModel(BaseChatModel):
 
     Attributes:
         inner: The chat model that draws new samples.
-        name: Of the agent and its model. Another name has other samples.
+        name: Name of the agent and its model. Another name has other samples.
     """
 
     inner: BaseChatModel

@@ -208,7 +208,7 @@ def fit_calibration(judged: Judged) -> Calibration:
 
 
 def _shifts(part: Judged, curve: Curve) -> dict[str, float]:
-    """Return by how much each agent's log-odds lie above the curve of all; empty if by nothing.
+    """Return by how much each agent's log-odds lie above the curve of all. Empty: by nothing.
 
     One step of Newton's method gives each agent's shift. Its variance counts the responses to one
     question as dependent. The variance between agents is DerSimonian and Laird's ("Meta-analysis in

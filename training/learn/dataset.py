@@ -221,8 +221,8 @@ def load(
             each pair. E.g. ``MathAnswer().equivalent``.
         labels: References by episode id. They go before the episodes' own.
         rule: Consensus rule of the episodes if it is not built in. Nothing is cached then.
-        calibration: Of the confidences, as if all episodes had been recorded with it. None: as
-            they were recorded.
+        calibration: Calibration of the confidences, as if all episodes had been recorded with
+            it. None: as they were recorded.
         cached: Keep what is read in a hidden file beside each segment, for each calibration.
             Other labels or another grader need no new one.
         processes: Read large traces in so many processes.

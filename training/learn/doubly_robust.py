@@ -36,12 +36,12 @@ class WholeEpisodes:
 
     Attributes:
         effective_sample: Kish's effective sample size of the weights, in the round where it is
-            least; the number of episodes where no round needs weights.
-        against_vote: Difference in accuracy to the plain vote of the proposals; None: unknown,
-            for the reason that `unknown` gives.
+            least. Where no round needs weights it is the number of episodes.
+        against_vote: Difference in accuracy to the plain vote of the proposals. None: it is not
+            known, for the reason that `unknown` gives.
         against_behaviour: The same to the policy that made the traces.
-        tokens: Difference in tokens to the policy that made the traces.
-        unknown: Why there is no estimate; empty where there is one.
+        tokens: Difference in tokens per episode to the policy that made the traces.
+        unknown: Why there is no estimate. Empty: there is one.
     """
 
     effective_sample: float
@@ -54,14 +54,14 @@ class WholeEpisodes:
 def whole_episodes(
     joint: Joint, values: Values, policy: Floats, question: NDArray[Any], seed: int = 0
 ) -> WholeEpisodes:
-    """Estimate whole deliberations; episodes without a decision are left out.
+    """Estimate whole deliberations. Episodes without a decision are left out.
 
     Args:
         joint: All states of the held-out episodes.
         values: V of the router, fitted on other questions.
         policy: Probabilities of the router's actions, ``[S, N, 3]``.
         question: Of each state, ``[S]``.
-        seed: Of the bootstrap.
+        seed: Seed of the bootstrap.
     """
     first = np.flatnonzero(joint.round == 1)
     if not len(first):
@@ -94,7 +94,7 @@ def whole_episodes(
 def estimates(
     joint: Joint, values: Values, policy: Floats
 ) -> tuple[Floats, Floats, list[Floats], float]:
-    """Return DR of every state: accuracy and tokens to come; the weights; what was never seen.
+    """Return the doubly robust estimates of every state, and how far they can be trusted.
 
     Returns:
         Accuracy ``[S]``, tokens ``[S]``, the weights of every round that needs them, and how many

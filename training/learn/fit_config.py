@@ -29,7 +29,7 @@ class Config:
     answer: Literal["math", "choice", "text", "code"] = "math"
     """How answers are compared with references."""
     algorithm: Algorithm = "softrankpo"
-    """Second stage; `none` stops after SFT."""
+    """Second stage. `none` stops after SFT."""
     values: Literal["one-step", "fitted"] = "fitted"
     """What a move is worth to the group: right after it (one-step), or at the end of the
     deliberation, by a value network that is fitted on the traces."""
@@ -37,9 +37,9 @@ class Config:
     """Times that the second stage is run with fitted values: first as if everybody went on like the
     traces' policy, then as if everybody went on like the policy before."""
     tau: float = 0.8
-    """Smoothness of SoftRankPO's ranks, in units of the rewards' spread; 0 takes hard ranks."""
+    """Smoothness of SoftRankPO's ranks, in units of the rewards' spread. 0 takes hard ranks."""
     beta: float = 0.3
-    """How closely SoftRankPO stays to the SFT policy; smaller moves further."""
+    """How closely SoftRankPO stays to the SFT policy. A smaller value moves further."""
     kl_weight: float = 0.01
     """Weight of KL(SFT policy || policy) beside SoftRankPO's own regularisation."""
     clip: float = 0.2
@@ -63,7 +63,7 @@ class Config:
     label_temperature: float = 0.3
     """Temperature of SFT's labels, softmax(mean reward / label_temperature)."""
     tied_weight: float = 0.1
-    """Weight of groups in which every action is worth the same; their label is PERSIST."""
+    """Weight of groups in which every action is worth the same. Their label is PERSIST."""
     disagreement_weight: float = 1.0
     """Further weight of turns whose team disagrees."""
     sft_epochs: int = 30
@@ -73,9 +73,9 @@ class Config:
     patience: int = 6
     """Epochs without a better validation before a stage stops."""
     batch_size: int = 512
-    """Groups in a batch; more where an epoch would have more than 400 steps."""
+    """Groups in a batch. There are more where an epoch would have more than 400 steps."""
     learning_rate: float = 1e-3
-    """Of Adam, in both stages; falls to zero along a cosine."""
+    """Learning rate of Adam, in both stages. It falls to zero along a cosine."""
     width: int = 48
     """Width of the policy, a multiple of 4."""
     validation: float = 0.2
@@ -84,7 +84,7 @@ class Config:
     """Choose, report and gate the router as it is with drawn actions (`load_router(...,
     greedy=False)`), not with the likeliest ones."""
     temperature: float = 1.0
-    """Temperature at which actions are drawn; `load_router` can override it."""
+    """Temperature at which actions are drawn. `load_router` can override it."""
     seed: int = 0
     """Seed of weights and batches, and of which questions are held out."""
     device: str = "cpu"

@@ -7,8 +7,8 @@ Reads any number of trace folders, calibrates the critic's confidence on them, c
 turn's rewards from the responses stored in them (no LLM call), splits by question, trains a
 policy of about 15,000 parameters on a CPU in minutes, and writes a router folder: `policy.onnx`
 and `router.json` for `load_router`, and `report.md` with its plots, which says honestly whether
-the router is better than what made the traces. Checkpoints lie in `checkpoints/`; logs in
-`log.jsonl` and for TensorBoard.
+the router is better than what made the traces. Checkpoints lie in `checkpoints/`. The
+log is in `log.jsonl`, and in files for TensorBoard.
 """
 
 import copy
@@ -254,7 +254,7 @@ def run_stage(
 
 
 def stage_name(algorithm: str, cost: float, iteration: int = 1) -> str:
-    """Return the name of a second stage, which its checkpoint bears; `iteration` is from 1."""
+    """Return the name of a second stage and of its checkpoint. `iteration` counts from 1."""
     name = f"{algorithm}-cost-{cost:g}"
     return name if iteration == 1 else f"{name}-iteration-{iteration}"
 

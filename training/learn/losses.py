@@ -215,7 +215,7 @@ def awr(
 ) -> tuple[Tensor, dict[str, float]]:
     """Return AWR's weighted log-likelihood, negated: −E_{π_old}[min(exp(A/T), 20)·log π_θ].
 
-    Peng et al., "Advantage-Weighted Regression" (arXiv 1910.00177), with A from `center_rewards`
+    Peng et al., "Advantage-Weighted Regression" (arXiv 1910.00177), with A from `center_rewards`.
     Its minimum is π(a) ∝ π_old(a) times the mean weight of the rollouts with action a.
     As that is a mean of exponentials, it leans towards actions whose rewards vary.
 

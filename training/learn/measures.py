@@ -47,7 +47,7 @@ def mean_interval(
         question: Which question each belongs to, shape ``[n]``. Turns of one question are not
             independent.
         samples: Bootstrap resamples.
-        seed: Of the resampling.
+        seed: Seed of the resampling.
     """
     if not len(values):
         return Interval(float("nan"), float("nan"), float("nan"), 0)

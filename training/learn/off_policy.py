@@ -84,7 +84,7 @@ def one_turn(groups: Groups, probabilities: Array, rewards: NDArray[Any], seed: 
         groups: Held-out groups.
         probabilities: The router's, shape ``[G, 3]``, masked.
         rewards: Shape ``[G, K]``.
-        seed: Of the bootstrap.
+        seed: Seed of the bootstrap.
     """
     group_right = action_means(groups, groups.consensus)
     own_right = action_means(groups, groups.correct)

@@ -29,7 +29,7 @@ COLORS = {"PERSIST": "#4477aa", "REFINE": "#ee6677", "CONCEDE": "#ccbb44"}
 def gate_of(turn: OneTurn, whole: WholeEpisodes) -> tuple[str, str]:
     """Return the gate, and why: `pass`, `fail` or `unknown`.
 
-    Whole deliberations decide, where they can be estimated; one turn alone can fail a router and
+    Whole deliberations decide, where they can be estimated. One turn alone can fail a router and
     never pass it. Real runs (`evaluate.py`) compare it with more baselines, and rewrite the gate.
     """
     differences = [turn.against_vote, turn.against_behaviour]
@@ -63,7 +63,7 @@ def signs_of_trouble(
         disagreeing_label_shares: Share of each action among the oracle's labels over turns whose
             team disagrees.
         rollouts: Mean number of rollouts of the groups that allow REFINE.
-        spread: Standard deviation of the advantages where not all are tied; 0 if all are.
+        spread: Standard deviation of the advantages where not all are tied. 0 if all are.
         gain: Expected reward of a held-out turn under the oracle, minus that of PERSIST.
     """
     warnings = []
@@ -234,7 +234,7 @@ def percent(shares: Sequence[float]) -> list[str]:
 def calibration_rows(
     confidence: NDArray[Any], right: NDArray[Any], calibrated: NDArray[Any], of: str = ""
 ) -> list[list[Any]]:
-    """Return the critic's quality before and after correction, one row each; `of` what."""
+    """Return the critic's quality before and after calibration, one row each, `of` what."""
     rows = []
     for name, values in (("raw", confidence), ("calibrated", calibrated)):
         q = quality(values, right)

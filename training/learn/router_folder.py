@@ -58,11 +58,11 @@ def export_router(
         worth: The same with the rewards that the chosen policy was fitted to.
         validation: These as tensors.
         whole: Estimates whole deliberations by a policy, given at the groups.
-        rewards: Of the training rollouts that are not tied, shape ``[n]``.
+        rewards: Rewards of the training rollouts that are not tied, shape ``[n]``.
         advantages: SoftRankPO's advantages of the same.
         scale: s, which the rewards were divided by for them.
         competence: Prior competence by agent.
-        calibration: Of the critic's confidence, fitted on the training part.
+        calibration: Calibration of the critic's confidence, fitted on the training part.
         measured: The critic's confidences of responses to held-out questions.
         rows: The epochs of all stages.
         summary: What was read and trained, a line each.

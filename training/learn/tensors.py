@@ -18,7 +18,7 @@ from training.learn.rewards import CHEAPEST_FIRST, TOLERANCE
 
 @dataclass
 class Data:
-    """Groups as tensors; ``G`` groups, up to ``P`` peers and ``K`` rollouts.
+    """Groups as tensors: ``G`` groups, up to ``P`` peers and ``K`` rollouts.
 
     Attributes:
         observation: own ``[G, F]``, peers ``[G, P, F]``, peer mask ``[G, P]``, action mask

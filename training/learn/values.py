@@ -7,8 +7,8 @@ gain is measured at the end instead:
 
 V is the probability that the group's final answer is right, less the price of the tokens still to
 come. It is exact where the deliberation ends, and a network of the joint state elsewhere. It is
-fitted backwards: the states of the last round first, as there the cached responses alone give the
-expectation under any policy; then those before, on draws of their next states (see `joint`).
+fitted backwards. The states of the last round come first, as there the cached responses alone give
+the expectation under any policy. Those before follow, on draws of their next states (see `joint`).
 """
 
 import copy
@@ -43,8 +43,10 @@ from training.learn.policy import Standardise
 REFINE = ACTIONS.index("REFINE")
 _CHUNK, _ROWS = 32_768, 100_000
 _STEPS, _BATCH, _LEARNING_RATE, _PATIENCE = 1500, 512, 2e-3, 8
-#: Draws of the peers' moves per rollout; fewer for many states, as their noise averages out.
-MOST_DRAWS, ENOUGH = 4, 30_000
+#: Draws of the peers' moves per rollout, at most.
+MOST_DRAWS = 4
+#: Rollouts times draws that are enough, as the noise of many averages out.
+ENOUGH = 30_000
 
 
 class ValueNetwork(nn.Module):
@@ -99,7 +101,7 @@ class Values:
     Args:
         joint: The states to fit on.
         policy: Probabilities of the actions at them, ``[S, N, 3]``.
-        seed: Of the draws and the weights.
+        seed: Seed of the draws and the weights.
     """
 
     def __init__(self, joint: Joint, policy: Floats, *, seed: int = 0) -> None:
@@ -276,9 +278,9 @@ class ToTheEnd:
 
     Args:
         joint: The joint states of all groups' episodes.
-        groups: The parts of the groups, the training part first; V is fitted on that alone.
+        groups: The parts of the groups, the training part first. V is fitted on that alone.
         competence: By agent, as the policy sees it.
-        seed: Of the draws and the weights.
+        seed: Seed of the draws and the weights.
     """
 
     def __init__(
@@ -305,7 +307,7 @@ class ToTheEnd:
         return found
 
     def values(self, policy: Floats | None = None) -> Values:
-        """Fit V of a policy at all joint states; None: of the one that made the traces."""
+        """Fit V of a policy at all joint states. None: of the one that made the traces."""
         policy = self.joint.behaviour.astype(float) if policy is None else policy
         part = self.joint.select(self.train)
         return Values(part, policy[self.train], seed=self.seed)
@@ -319,7 +321,7 @@ class ToTheEnd:
     def revalued(self, policy: Floats | None = None) -> tuple[Values, list[Groups]]:
         """Return V of a policy, and the groups with rewards to the end, the peers moving by it.
 
-        `global_` is the gain in the chance to end right; `tokens` those of the move itself, and
+        `global_` is the gain in the chance to end right. `tokens` are those of the move itself, and
         what it adds to those that come later.
         """
         values = self.values(policy)

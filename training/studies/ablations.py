@@ -58,7 +58,7 @@ from training.studies.variants import ABLATIONS, Ablation, Name, Variant
 
 @dataclass
 class AblationOptions:
-    """AblationOptions of the ablations."""
+    """Options of the ablations."""
 
     traces: tuple[Path, ...]
     """Folders of traces (or single segments) to fit on."""
@@ -98,7 +98,7 @@ class AblationOptions:
                 raise ConfigurationError(f"--only {name} needs --{option} NAME=FOLDER")
 
     def fit(self, seed: int, options: Mapping[str, Any], traces: tuple[Path, ...] = ()) -> Config:
-        """Return a fit's options; `options` differ from the defaults."""
+        """Return a fit's options. `options` differ from the defaults."""
         return Config(
             traces=traces or self.traces,
             out=self.out / "fits",
@@ -119,7 +119,7 @@ class Scorer:
     """Scores the finished fits on held-out groups.
 
     Args:
-        options: Of the command.
+        options: The command's options.
         failed: Why fits failed, by their keys.
     """
 
@@ -152,8 +152,8 @@ class Scorer:
 
         Args:
             traces: Take their held-out questions. None: as the command's options say.
-            seed: Of the fit, which has split the questions by it.
-            calibration: Of the fit, which has seen calibrated confidences. None: as recorded.
+            seed: The fit's seed, by which it has split the questions.
+            calibration: The fit's calibration of the confidences. None: as they were recorded.
 
         Raises:
             ConfigurationError: No question of --test is new.
@@ -350,7 +350,7 @@ def ablate(options: AblationOptions) -> int:
         pages["rounds"] = compare_rounds(scorer, runs)
     traces = ", ".join(map(str, options.traces))
     where = ", ".join(map(str, options.test)) or "each fit's held-out questions"
-    setting = f"FinishedFit on {traces}; scored on {where}; seeds: {options.seeds}; "
+    setting = f"Fitted on {traces}; scored on {where}; seeds: {options.seeds}; "
     setting += f"epochs: {options.epochs} at most, of each stage."
     for name, page in pages.items():
         note = "" if name == "rounds" else f"\n{setting}\n"

@@ -96,7 +96,7 @@ class Fold:
     """One held-out part of the recordings, and everything that is learned from the others.
 
     Args:
-        options: Of the command.
+        options: The command's options.
         schema: Compares answers.
         rest: The recordings to learn from.
         held_out: The recordings to answer.

@@ -45,9 +45,9 @@ class Options:
     out: Path = Path("runs/environments")
     """Folder for traces and routers."""
     environments: tuple[str, ...] = tuple(ENVIRONMENTS)
-    """Which."""
+    """Names of the environments."""
     algorithms: tuple[Algorithm, ...] = ("none", "softrankpo", "ppo", "grpo", "awr", "regression")
-    """Second stages; `none` is SFT alone."""
+    """Second stages. `none` is SFT alone."""
     values: tuple[str, ...] = ("one-step", "fitted")
     """What a move is worth to the group, see `fit_router.py`."""
     episodes: int = 2000
@@ -55,9 +55,9 @@ class Options:
     seeds: tuple[int, ...] = (0, 1, 2)
     """Seeds of episodes and fits."""
     policy_iterations: int = 2
-    """Of the fits with fitted values."""
+    """Policy iterations of the fits with fitted values."""
     batch_size: int = 128
-    """Of the fits: these traces are few."""
+    """Groups in a batch of the fits. It is small, as these traces are few."""
     reward_scale: float = 1.0
     """Multiplies all rewards of the fits."""
 

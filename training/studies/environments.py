@@ -99,7 +99,7 @@ def drawn(right: float, confidences: Mapping[float, float], kind: Kind = "plain"
     Args:
         right: Probability that the answer is right.
         confidences: Probability of every confidence, whatever the answer.
-        kind: Of the response.
+        kind: Kind of the response.
     """
     wrong = (1 - right) / (CHOICES - 1)
     return {
@@ -204,7 +204,7 @@ def truth_of(number: int) -> int:
 
 
 def text_of(environment: Environment, held: Held, truth: int) -> str:
-    """Return the text of a response; everything that matters can be read off it."""
+    """Return the text of a response. Everything that matters can be read off it."""
     said, stage = held.said, "refined" if held.refined else "proposed"
     letter = LETTERS[(truth + said.answer) % CHOICES]
     tag = f"[{held.author} {stage} {said.kind} {letter} {said.confidence}]"
@@ -233,9 +233,9 @@ class Replies:
         """Draw a response.
 
         Args:
-            number: Of the question.
-            agent: Whose response.
-            seen: What everybody holds, for a REFINE; None for a proposal.
+            number: Number of the question.
+            agent: Who responds.
+            seen: What everybody holds, for a REFINE. None: it proposes.
         """
         if seen is None:
             chances, request = self.environment.propose(agent), f"{agent}/{number}"

@@ -6,11 +6,11 @@
 A transition is one decision of an agent with all its rollouts. The stages, each in a process of
 its own so that its peak memory is its own:
 
-- read: the trace files into columns, which are then cached beside them;
+- read: the trace files into columns, which are then cached beside them.
 - featurise: the cached columns into a calibration and graded groups, and these into tensors with
-  rewards and labels;
+  rewards and labels.
 - fit: a whole run of `fitting.py`, which featurises, trains (SFT, then SoftRankPO), estimates
-  and writes the router's folder; the first fit of any traces takes as long as read and fit;
+  and writes the router's folder. The first fit of any traces takes as long as read and fit.
 - train: what of it went by in the epochs of the two stages.
 
 A million transitions take 6 GB of disk while they are measured, and half an hour.
@@ -56,11 +56,11 @@ class SpeedOptions:
     epochs: int = 10
     """Epochs of SFT, and of SoftRankPO after it."""
     batch_size: int | None = None
-    """Groups in a batch; as fitting.py does otherwise."""
+    """Groups in a batch. Default: that of fitting.py."""
     threads: int = 2
     """CPU threads."""
     folder: Path | None = None
-    """Where the made-up traces lie while they are measured; a temporary folder otherwise."""
+    """Where the made-up traces lie while they are measured. Default: a temporary folder."""
     out: Path | None = None
     """File for the table, which is printed anyway."""
 
@@ -72,7 +72,7 @@ class Measured:
     Attributes:
         size: Transitions.
         stage: Its name.
-        seconds: Wall-clock time; importing packages does not count.
+        seconds: Wall-clock time. Importing packages does not count.
         peak: Peak memory of the process in bytes, packages included.
     """
 
@@ -171,7 +171,7 @@ def alone(stage: Stage, folder: Path, size: int, options: SpeedOptions) -> list[
     """Run a stage in a fresh process.
 
     Raises:
-        MPDFError: It failed; the message says why and how.
+        MPDFError: It failed. The message says why and how.
     """
     seconds, peak = in_a_process(_measure, stage, folder, options)
     return [Measured(size, name, spent, peak) for name, spent in seconds.items()]

@@ -59,7 +59,7 @@ class Fit:
     """One fit that is wanted.
 
     Attributes:
-        config: Its options; `out` is the folder that all fits lie in.
+        config: Its options. `out` is the folder that all fits lie in.
         changes: What it changes beside them.
     """
 
@@ -107,7 +107,7 @@ class Fit:
 
         Args:
             groups: As `dataset.load` gives them with the fit's calibration.
-            competence: Of the fit.
+            competence: Prior competence by agent, as the fit estimated it.
             traces: Where the groups come from, for the texts.
         """
         if self.changes.raw_text:
@@ -118,7 +118,7 @@ class Fit:
         return replace(seen, peers=np.zeros_like(seen.peers)) if self.changes.blind else seen
 
     def run(self) -> str | None:
-        """Fit, going on from an interrupted run's checkpoints; what it prints goes to fit.log.
+        """Fit, from an interrupted run's checkpoints if there are any. It prints to fit.log.
 
         Returns:
             None, or why there is no router.
@@ -147,8 +147,8 @@ def run_fits(fits: Iterable[Fit], jobs: int) -> dict[str, str]:
     """Run the fits that are not there yet, with a progress bar.
 
     Args:
-        fits: Those that are wanted; the same one may be wanted often.
-        jobs: Processes side by side; with 1 they run in this one.
+        fits: Those that are wanted. The same one may be wanted often.
+        jobs: Processes side by side. With 1 they run in this one.
 
     Returns:
         Why there is no router, by the key of each fit that failed.
@@ -199,7 +199,7 @@ class FinishedFit:
     Attributes:
         fit: Which.
         manifest: The content of its ``router.json``.
-        calibration: Of the confidences that it was fitted on.
+        calibration: Calibration of the confidences that it was fitted on.
         policy: The network that its ``policy.onnx`` was made from.
     """
 

@@ -93,8 +93,8 @@ class Known:
 
     Args:
         environment: The team.
-        calibration: Of the confidences.
-        competence: By agent.
+        calibration: Calibration of the confidences. None: as they were recorded.
+        competence: Prior competence by agent. Default: 0.5 each.
     """
 
     def __init__(
@@ -126,7 +126,7 @@ class Known:
         return held.said.answer, critique["confidence"]
 
     def winner(self, ballots: Sequence[tuple[int, float]]) -> int | None:
-        """Return the answer with the most confidence; 0 is the right one."""
+        """Return the answer with the most confidence. 0 is the right one."""
         key = tuple(ballots)
         if key not in self._winners:
             votes = [Vote(name, *ballot) for name, ballot in zip(self.agents, ballots, strict=True)]
@@ -187,7 +187,7 @@ class Known:
         """Return what a router gives.
 
         Args:
-            router: Decides; its probabilities are taken as the graph takes them.
+            router: Decides. Its probabilities are taken as the graph takes them.
             stop_when_settled: False: a classical debate.
         """
         reached = self.proposals()
@@ -250,7 +250,7 @@ class Known:
             yield State(held, changed), chance, all(stayed for _, _, stayed in combination)
 
     def _ballots(self, states: Sequence[State]) -> NDArray[Any]:
-        """Return P(ballot) by state, agent and action, ``[S, N, 3, M]``; keeps the catalogue."""
+        """Return P(ballot) by state, agent and action, ``[S, N, 3, M]``, and keep the catalogue."""
         catalogue: dict[tuple[int, float], int] = {}
         shape = (len(states), len(self.agents), len(ACTIONS))
         found = [
@@ -355,7 +355,7 @@ def known_to(environment: Environment, router: Router) -> Known:
 
 
 def _contracted(table: NDArray[Any], chances: list[NDArray[Any]]) -> NDArray[Any]:
-    """Return E[table] by state and joint action, ``[S, A ** N]``; `chances` are ``[S, A, M]``."""
+    """Return E[table] by state and joint action, ``[S, A ** N]``. `chances`: ``[S, A, M]``."""
     letters, actions = "uvwxyz"[: len(chances)], "abcdef"[: len(chances)]
     terms = ",".join(f"s{a}{m}" for a, m in zip(actions, letters, strict=True))
     found = np.einsum(f"{letters},{terms}->s{actions}", table, *chances, optimize=True)

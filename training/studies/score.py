@@ -32,7 +32,7 @@ class Scores:
         group: Expected change of the group's accuracy against persisting, ``[n]``.
         own: The same of the agent's own, ``[n]``.
         tokens: Expected tokens, ``[n]``.
-        probabilities: Of the actions, ``[n, 3]``.
+        probabilities: Probabilities of the actions, ``[n, 3]``.
         spread: Standard deviation of the advantages that it was fitted with. None: it had none.
         problems: Why seeds are missing.
     """

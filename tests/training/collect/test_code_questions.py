@@ -69,7 +69,7 @@ def test_traces_of_programs_are_collected_and_graded_by_their_tests(tmp_path: Pa
     clusters = [easy.responses[f"agent-{k}@0"]["cluster"] for k in (1, 2, 3)]
     assert clusters == [0, 1, 1]
     groups, _ = load(tmp_path / "out", grader=grader(CodeAnswer()), progress=False)
-    # Only the easy one has something to decide; there agent-1 is wrong and can do no better.
+    # Only the easy one has something to decide. There agent-1 is wrong and can do no better.
     assert groups.held_right.tolist() == [False, True, True]
     refined = groups.rollout_mask & (groups.actions == REFINE)
     assert refined.any(axis=1).all()

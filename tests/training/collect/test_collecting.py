@@ -53,7 +53,7 @@ GSM8K = DATA / "gsm8k/model_solutions.jsonl"
 
 
 def table(path: Path, *rows: Any) -> Path:
-    """Write rows as JSON Lines; text goes in as it stands."""
+    """Write rows as JSON Lines. Text goes in as it stands."""
     path.write_text("".join(f"{r if isinstance(r, str) else json.dumps(r)}\n" for r in rows))
     return path
 
@@ -80,7 +80,7 @@ def options(folder: Path, *arguments: str) -> collecting.CollectOptions:
 
 
 def asked(folder: Path, *arguments: str, count: int = 8) -> int:
-    """Collect on `count` questions; return the exit code."""
+    """Collect on `count` questions, and return the exit code."""
     questions = str(numbered(folder, count))
     return collecting.main(options(folder, "--questions", questions, *arguments))
 
@@ -292,7 +292,7 @@ def test_answer_schemas() -> None:
 
 @pytest.fixture
 def servers() -> Any:
-    """Two servers; the first also serves an adapter."""
+    """Two servers. The first also serves an adapter."""
     running = [Server(), Server()]
     for server, names in zip(running, (("tiny", "adapter"), ("big",)), strict=True):
         card = cards(*names)
@@ -316,7 +316,7 @@ def test_servers_are_checked_and_dealt_out(
     )  # fmt: skip
     assert code == 0
     assert capsys.readouterr().out.count(" serves ") == 2
-    # One completion is the check's; agents 1 and 3 ask the first server, agent 2 the other.
+    # One completion is the check's. Agents 1 and 3 ask the first server, agent 2 the other.
     bodies = [[body for path, _, body in s.requests if "chat" in path][1:] for s in servers]
     assert [len(part) for part in bodies] == [4, 2]
     assert {body["model"] for body in bodies[0]} == {"tiny"}

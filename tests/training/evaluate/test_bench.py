@@ -68,7 +68,7 @@ async def test_a_mixed_team_keeps_its_models_apart_even_of_one_name(tmp_path: Pa
     )
     with closing(bench_of(tmp_path, both)) as bench:
         [episode] = await each(some(tmp_path, "A", contexts=False), bench.draw_pool)
-    # Agents 1 and 3 are of the first make, agent 2 of the other; the doubles likewise.
+    # Agents 1 and 3 are of the first make, agent 2 of the other. So are their doubles.
     assert [episode.responses[f"agent-{k}@0"]["answer"] for k in range(1, 7)] == [
         *("100", "1", "100"),
         *("100", "1", "100"),
@@ -167,7 +167,7 @@ async def test_the_oracle_by_hand(bench: Bench, tmp_path: Path) -> None:
     played = await each(questions, lambda q: bench.play_oracle(q, 2))
     one, two = ([episodes[k] for episodes in played] for k in (0, 1))
     riddle_a, riddle_b, failed, hopeless = one
-    # All are wrong of A, and refining helps; of B the third goes over to the surest of the others.
+    # All are wrong of A, and refining helps. Of B the third goes over to the surest other.
     assert riddle_a.outcome["actions"] == [f"agent-{k}@1: REFINE" for k in (1, 2, 3)]
     assert riddle_b.outcome["actions"] == [
         "agent-1@1: PERSIST",

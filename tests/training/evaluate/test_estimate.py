@@ -28,7 +28,7 @@ def test_an_estimate_counts_what_the_methods_ask(tmp_path: Path) -> None:
     assert calls("single") == "20 to 20"
     assert calls("single", "vote-3") == "60 to 60"  # they share
     assert calls("vote-3", "debate-2") == "180 to 180"
-    # Agents that agree are done; others refine in both rounds.
+    # Agents that agree are done. Others refine in both rounds.
     assert calls("vote-3", "threshold") == "60 to 180"
     assert calls("single", critic="self") == "40 to 40"
     assert calls("vote-3", "threshold", control=True) == "180 to 300"  # nine proposals instead

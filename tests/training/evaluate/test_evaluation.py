@@ -103,7 +103,7 @@ def done(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Meth
 def test_every_method_does_what_it_must(done: tuple[Path, dict[str, MethodResult]]) -> None:
     _, methods = done
     assert set(methods) == PLAIN | {"hedger", "hedger: control"}
-    # Proposals alone find the Bs, always refining the As; the third of four votes settles a B
+    # Proposals alone find the Bs, always refining the As. The third of four votes settles a B
     # for DyLAN, and the router tells one from the other.
     half = PLAIN - {"DyLAN", "random router", "random router: control"}
     half -= {"oracle, 1 round", "oracle, 2 rounds"}

@@ -26,7 +26,7 @@ OWN = Prompts(
 
 
 def saying(*replies: Any) -> Scripted:
-    """Replies in turn, the last one repeated; numbers are answers."""
+    """Replies in turn, the last one repeated. Numbers are answers."""
     rest = itertools.chain(replies, itertools.repeat(replies[-1]))
 
     def reply(_: Request) -> Any:
@@ -124,7 +124,7 @@ def test_dylan_refines_all_then_the_two_that_did_best() -> None:
     dylan = rivals.Dylan()
     assert dylan.count(votes((0, 0.1), (0, 0.9), (1, 0.8), (2, 0.3))) == 0
     assert refining(dylan) == [1, 2, 3, 4]
-    # By name and not by place in any shuffled order; the surest has no answer, so it goes.
+    # It goes by name, not by place in a shuffled order. The surest has no answer and goes.
     second = votes((0, 0.1), (1, 0.4), (None, 0.9), (1, 0.7))
     assert dylan.count(second) == 1
     assert refining(dylan) == [2, 4]

@@ -52,7 +52,7 @@ def options(tmp_path: Path, count: int = 3, **changes: Any) -> EvaluateOptions:
 
 
 def evaluate_now(given: EvaluateOptions) -> int:
-    """Run the evaluation; return whether something failed, as the command does."""
+    """Run the evaluation. Return whether something failed, as the command does."""
     results = asyncio.run(evaluate(given))
     return int(any(method.failed for method in results.values()))
 
@@ -188,7 +188,7 @@ def test_programs_are_compared_and_graded_by_what_they_do(tmp_path: Path) -> Non
         {name: found["right"] for name, [found] in row["methods"].items()}
         for row in rows_of(given.out)
     ]
-    # The first model is wrong and outvoted by the two programs that do the same; nobody adds
+    # The first model is wrong and outvoted by the two programs that do the same. Nobody adds
     # where it is hard.
     assert [one["single sample"] for one in right] == [False, False]
     assert [one["vote of 3"] for one in right] == [True, False]

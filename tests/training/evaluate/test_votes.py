@@ -27,7 +27,7 @@ def held(name: str, member: Member, tokens: int, round_: int = 0) -> Response:
 
 
 def episode(*members: Member, turns: list[tuple[int, str, str]] = [], **fields: Any) -> Episode:  # noqa: B006
-    """An episode of agent-1, ...; their proposals took 10, 20, ... tokens; None: it failed.
+    """An episode of agent-1, ... Their proposals took 10, 20, ... tokens. None: it failed.
 
     Turns are (round, agent, action).
     """
@@ -160,7 +160,7 @@ CROWD: list[Member] = [
         ([(1, 3, "REFINE"), (1, 1, "PERSIST")], "4", 60 + 60),
         # Agent 3 goes over to the surest of the others as they were: 0, not the new 3.
         ([(1, 1, "REFINE"), (1, 3, "CONCEDE")], "0", 60 + 40),
-        # Everyone twice; agent 2's second sample has no answer: it keeps its 1.
+        # Everyone twice. Agent 2's second sample has no answer, so it keeps its 1.
         (
             [(r, k, "REFINE") for r in (1, 2) for k in (1, 2, 3)],
             "4",
@@ -184,7 +184,7 @@ def test_the_control_takes_failures_as_the_graph_does() -> None:
     turns = [(1, 1, "REFINE"), (1, 2, "REFINE"), (2, 2, "CONCEDE")]
     played = episode((0, 0.6), None, turns=turns)
     pool = episode((0, 0.6), None, None, (None, 0.3))
-    # Agent 1 keeps its 0, as the fresh one failed; agent 2 takes the one without an answer, as it
+    # Agent 1 keeps its 0, as the fresh one failed. Agent 2 takes the one without an answer, as it
     # had none, and then goes over to 0.
     assert votes.replay_with_fresh_samples(played, pool, majority).answer == "0"
     assert votes.replay_with_fresh_samples(played, pool, majority).calls == 2

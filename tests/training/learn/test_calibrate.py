@@ -53,7 +53,7 @@ HARSH = of((3.0, -2.0), (0.3, 1.0))
 
 
 def made(rows: list[tuple[str, str, float, float]]) -> Judged:
-    """From measurement, stage, confidence and right; each is a question of its own."""
+    """From measurement, stage, confidence and right. Each is a question of its own."""
     source, stage, confidence, right = zip(*rows, strict=True)
     texts = [np.array(column, object) for column in (source, stage)]
     question = np.array([f"q{i}" for i in range(len(rows))], object)
@@ -113,7 +113,7 @@ def test_a_stage_with_few_of_either_kind_takes_the_curve_of_both() -> None:
 
 
 def test_a_confidence_that_says_the_opposite_gives_a_flat_curve() -> None:
-    """However sure, the share of right answers; who was surer is never held less likely."""
+    """The share of right answers, however sure. Who was surer is never held less likely."""
     rows = [("self", "proposed", 0.1 + 0.8 * (i % 2), 1.0 - i % 2) for i in range(98)]
     fitted = fit_calibration(made(rows)).root["self"].proposed
     assert fitted.slope == 0.0

@@ -110,7 +110,7 @@ def test_what_has_no_curve_or_no_confidence_stays(kept: Response) -> None:
 
 # --- in the graph ---------------------------------------------------------------------------
 
-#: Everyone proposes another answer; cy's is the least likely, and refined they are likelier.
+#: Everyone proposes another answer. cy's is the least likely. Refined ones are likelier.
 LOGPROBS = {"ann": -0.1, "bob": -0.2, "cy": -0.5}
 
 
@@ -146,7 +146,7 @@ def spread(calibration: Calibration) -> tuple[Any, list[Any]]:
 
 @pytest.mark.parametrize("brought", [True, False])
 def test_the_graph_uses_calibrated_confidences(tmp_path: Path, brought: bool) -> None:
-    """Brought by the router or given; the trace holds both, and rebuilds what the router saw."""
+    """Brought by the router or given. The trace holds both, and rebuilds what the router saw."""
     router, seen = spread(LOGPROB) if brought else spread(None)  # type: ignore[arg-type]
     episode = deliberate(tmp_path, router, calibration=None if brought else LOGPROB, alternatives=1)
     stages = {False: LOGPROB.root["logprob"].proposed, True: LOGPROB.root["logprob"].refined}

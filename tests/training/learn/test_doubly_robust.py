@@ -26,7 +26,7 @@ def refined(held: np.ndarray, rng: np.random.Generator, shape: tuple[int, ...]) 
 
 
 def router(held: np.ndarray) -> Floats:
-    """Refines where the agent is unsure, mostly; always persists where it is sure."""
+    """Mostly refines where the agent is unsure, and mostly persists where it is sure."""
     refine = np.where(CONFIDENCE[held] < 0.5, 0.8, 0.1)
     return np.stack([1 - refine, refine, np.zeros_like(refine)], -1)
 

@@ -390,7 +390,7 @@ def test_single_precision_stays_single(function: Loss) -> None:
 
 # --- learning ---------------------------------------------------------------------------------
 
-#: Rewards of the rollouts: PERSIST, four REFINEs, CONCEDE; a row per state.
+#: Rewards of the rollouts (PERSIST, four REFINEs, CONCEDE), a row per state.
 BANDIT = torch.tensor(
     [
         [1.0, 1.0, 0.0, 0.0, 1.0, 0.0],  # PERSIST

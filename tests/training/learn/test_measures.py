@@ -1,4 +1,4 @@
-"""Platt scaling finds what was done to a confidence; measures of confidences are exact."""
+"""Platt scaling finds what was done to a confidence. Measures of confidences are exact."""
 
 import math
 

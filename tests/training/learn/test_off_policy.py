@@ -1,4 +1,4 @@
-"""Estimates of one turn, as by hand; honest intervals."""
+"""Estimates of one turn, as by hand, and honest intervals."""
 
 import math
 
@@ -98,7 +98,7 @@ def test_an_allowed_action_without_a_rollout_is_left_out():
     groups = toy_groups([[Toy(0, 1.0), Toy(2, 3.0)]] * 2)
     means = action_means(groups, groups.local)
     assert np.array_equal(means, [[1, np.nan, 3]] * 2, equal_nan=True)
-    # The other two share what REFINE had, in proportion; evenly where REFINE had all.
+    # The other two share what REFINE had, in proportion, or evenly where REFINE had all.
     found = expect(means, np.array([[0.2, 0.2, 0.6], [0.0, 1.0, 0.0]]))
     assert found == pytest.approx([0.25 * 1 + 0.75 * 3, 2.0])
 

@@ -86,7 +86,7 @@ def signs(turn=TURN, labels=(0.5, 0.3, 0.2), rollouts=6.0, spread=0.5, gain=0.2)
 
 def test_no_trouble():
     assert signs() == []
-    # REFINE nearly always is no trouble where it helps; nor is PERSIST where the oracle persists.
+    # REFINE nearly always is no trouble where it helps, nor PERSIST where the oracle persists.
     assert signs(replace(TURN, actions=[0.1, 0.85, 0.05])) == []
     assert signs(replace(TURN, actions_disagreeing=[1.0, 0.0, 0.0]), labels=(0.8, 0.1, 0.1)) == []
     # Where no team disagrees nothing is known of disagreement.
@@ -235,7 +235,7 @@ def test_calibration_rows():
     raw, mended = calibration_rows(
         confidence, right, apply_curve(Curve(slope=0.5, shift=0.0), confidence)
     )
-    # Brier: three of 0.1, 0.9, 0.1 off, one of 0.1; ECE: 0.9 against 2/3 for three, 0.1 for one.
+    # Brier: three of 0.1, 0.9, 0.1 off, one of 0.1. ECE: 0.9 against 2/3 for three, 0.1 for one.
     assert raw == ["raw", f"{0.84 / 4:.3f}", "0.655", f"{(0.7 + 0.1) / 4:.3f}", "0.750", 4]
     assert mended[0] == "calibrated"
     assert mended[1] == f"{(3 * 0.25**2 + 0.75**2) / 4:.3f}"  # expit(logit(0.9) / 2) = 0.75

@@ -77,7 +77,7 @@ def turn(agent: str, action: Any, after: str | None, **fields: Any) -> Turn:
 def by_hand(
     consensus: str = "majority", refined: float = 0.7, **changes: Mapping[str, Any]
 ) -> Episode:
-    """Ann is wrong and refines, bob persists, cy concedes to what ann held; the answer is 5.
+    """Ann is wrong and refines, bob persists, cy concedes to what ann held. The answer is 5.
 
     `changes` are those of the agents' turns.
     """

@@ -17,7 +17,7 @@ from training.learn.softrankpo import advantages, kl, loss, reward_scale, soft_r
 
 NAN = math.nan
 
-# Quarters tie often; other floats hardly ever.
+# Quarters tie often. Other floats hardly ever do.
 quarters = st.integers(-8, 8).map(lambda n: n / 4)
 reward_lists = st.lists(quarters, min_size=1, max_size=9) | st.lists(
     st.floats(-5, 5), min_size=1, max_size=9

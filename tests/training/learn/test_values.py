@@ -51,7 +51,7 @@ def test_in_the_last_round_rewards_are_those_of_one_step() -> None:
 def test_a_prepared_state_is_worth_more(relay: list[Episode]) -> None:
     joint = joined(relay)
     policy = joint.behaviour.astype(float)
-    # cyd refines in the last round; until then and otherwise everybody goes on as recorded.
+    # cyd refines in the last round. Until then and otherwise everybody goes on as recorded.
     last = joint.left == 1
     policy[last, 2] = [0.0, 1.0, 0.0]
     values = Values(joint, policy)
