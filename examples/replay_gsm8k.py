@@ -85,7 +85,7 @@ def is_right(answer: str | None, reference: str) -> bool:
     return answer is not None and MATH.equivalent(answer, reference)
 
 
-def outvoted(observations: Sequence[Observation]) -> list[str]:
+def concede_if_outvoted(observations: Sequence[Observation]) -> list[str]:
     """Concede where another answer has more backers than one's own, or as many and a better one.
 
     No confidence is needed: who backs what is part of every observation, and so is how often
@@ -138,7 +138,7 @@ def line(right: Sequence[bool]) -> str:
     return f"{accuracy:.3f} ± {math.sqrt(accuracy * (1 - accuracy) / len(right)):.3f}"
 
 
-def paired(right: Sequence[bool], other: Sequence[bool]) -> str:
+def paired_difference(right: Sequence[bool], other: Sequence[bool]) -> str:
     """Difference in accuracy with the standard error of paired answers."""
     gains = [a - b for a, b in zip(right, other, strict=True)]
     mean = sum(gains) / len(gains)
@@ -161,7 +161,7 @@ async def replay(recordings: Recordings, concurrency: int) -> dict[str, list[boo
     right[f"best single model ({best})"] = alone[best]
     graphs: dict[str, dict[str, Any]] = {
         "majority": {"router": "always-persist", "max_rounds": 1},
-        "deliberation without confidences": {"router": outvoted, "max_rounds": 3},
+        "deliberation without confidences": {"router": concede_if_outvoted, "max_rounds": 3},
     }
     for name, options in graphs.items():
         found = dict.fromkeys(questions, False)
@@ -193,7 +193,7 @@ def main(options: ReplayOptions) -> None:
     right = asyncio.run(replay(recordings, options.concurrency))
     table = Table("method", "accuracy ± s.e.", "against majority ± s.e.")
     for name, answers in right.items():
-        compared = "" if name == "majority" else paired(answers, right["majority"])
+        compared = "" if name == "majority" else paired_difference(answers, right["majority"])
         table.add_row(name, line(answers), compared)
     console = Console()
     console.print(table)

@@ -373,7 +373,7 @@ class FunctionCritic:
         call = Call(
             _critic_runnable(self.function),
             (subject.question, subject.response),
-            self._read,
+            self._check_reply,
             config=subject.config,
             is_model=False,
             deadline=subject.allowance["deadline"],
@@ -385,7 +385,7 @@ class FunctionCritic:
         critique: Critique = outcome.value
         return CritiqueResult(Critique({**critique, "usage": outcome.usage}))
 
-    def _read(self, value: Any) -> Critique:
+    def _check_reply(self, value: Any) -> Critique:
         if value is None:
             return _free_critique(None, self.name)
         if not isinstance(value, Mapping):

@@ -101,7 +101,7 @@ def readable_history(messages: Sequence[BaseMessage]) -> list[BaseMessage]:
     turns: list[tuple[_Role, list[str]]] = []
     callers: dict[str, str] = {}  # tool names by id of the call
     for message in messages:
-        role, text = _role(message), _rendered(message, callers)
+        role, text = _role(message), _render(message, callers)
         if not text:
             continue
         if role is SystemMessage:
@@ -144,7 +144,7 @@ def _role(message: BaseMessage) -> _Role:
     return HumanMessage if isinstance(message, HumanMessage) else AIMessage
 
 
-def _rendered(message: BaseMessage, callers: dict[str, str]) -> str:
+def _render(message: BaseMessage, callers: dict[str, str]) -> str:
     """Return a message as text. Add the tools that it calls to `callers`."""
     text = plain_text(message)
     if isinstance(message, AIMessage):
@@ -159,11 +159,13 @@ def _rendered(message: BaseMessage, callers: dict[str, str]) -> str:
     if isinstance(message, AIMessage):
         for call in [*message.tool_calls, *message.invalid_tool_calls]:
             name = callers[str(call["id"])] = call["name"] or "?"
-            parts.append(writable(f"(I called the tool {name} with {_written(call['args'])}.)"))
+            parts.append(
+                writable(f"(I called the tool {name} with {_format_arguments(call['args'])}.)")
+            )
     return "\n".join(parts)
 
 
-def _written(arguments: Any) -> str:
+def _format_arguments(arguments: Any) -> str:
     if isinstance(arguments, str):
         return arguments
     return json.dumps(arguments, ensure_ascii=False, default=str)

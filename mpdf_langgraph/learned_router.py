@@ -191,7 +191,7 @@ def load_router(
 # --- the folder -----------------------------------------------------------------------------
 
 
-def _read(path: Path) -> bytes:
+def _read_bytes(path: Path) -> bytes:
     try:
         return path.read_bytes()
     except OSError as error:
@@ -203,7 +203,7 @@ def _read(path: Path) -> bytes:
 
 def _read_manifest(folder: Path) -> Manifest:
     path = folder / MANIFEST
-    raw = _read(path)
+    raw = _read_bytes(path)
     try:
         given = json.loads(raw)
     except (ValueError, RecursionError) as error:
@@ -233,7 +233,7 @@ def _read_manifest(folder: Path) -> Manifest:
 def _read_model(folder: Path, manifest: Manifest) -> bytes:
     """Return the network's bytes, read once: the bytes that were hashed are the bytes that run."""
     path = folder / MODEL
-    model = _read(path)
+    model = _read_bytes(path)
     expected, found = manifest.sha256.get(MODEL), hashlib.sha256(model).hexdigest()
     if expected != found:
         raise RouterError(

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from examples.tiny_lm.figures import Case, mended, pairs_of, sources
+from examples.tiny_lm.figures import Case, pairs_of, recalibrate_halves, sources
 from examples.tiny_lm.prompts import REFINE_TEMPERATURE
 from examples.tiny_lm.scores import Rate
 from training.learn.measures import reliability
@@ -111,7 +111,10 @@ def plot_calibration(path: Path, measured: dict[str, list[Case]]) -> None:
             for kind, color in (("hidden", "#cc3311"), ("plain", "#4477aa")):
                 groups = pairs_of(measured[kind], stage, source)
                 raw = [pair for group in groups for pair in group]
-                for pairs, style, label in ((raw, "o--", "raw"), (mended(groups), "o-", "mended")):
+                for pairs, style, label in (
+                    (raw, "o--", "raw"),
+                    (recalibrate_halves(groups), "o-", "calibrated"),
+                ):
                     scores, right = np.array(pairs, dtype=float).T
                     curve = reliability(scores, right)
                     x, y = [c[0] for c in curve], [c[1] for c in curve]

@@ -67,7 +67,7 @@ def knows(case: Case, agent: str) -> bool:
     return known >= set(problem.owner)
 
 
-def mended(groups: Sequence[Sequence[tuple[float, bool]]]) -> list[tuple[float, bool]]:
+def recalibrate_halves(groups: Sequence[Sequence[tuple[float, bool]]]) -> list[tuple[float, bool]]:
     """Scores after calibration that was fitted on the other half of the questions."""
     result = []
     for half in (0, 1):
@@ -93,7 +93,7 @@ SCORES: dict[str, Callable[[Response], float]] = {
     "sequence": lambda r: float(np.exp(r.mean_logprob)),
     "sequence_raw": lambda r: float(np.exp(r.total_logprob)),
     "sequence_first": lambda r: float(np.exp(r.first_logprob)),
-    "sequence_backed": lambda r: backed(float(np.exp(r.total_logprob)), r.backing),
+    "sequence_backed": lambda r: backed_probability(float(np.exp(r.total_logprob)), r.backing),
     "verdict": lambda r: r.verdict,
     "check": lambda r: 0.5 if math.isnan(r.check) else r.check,
     "check_sure": lambda r: (
@@ -108,7 +108,7 @@ def sources(stage: str) -> list[str]:
     return [name for name in SCORES if stage == "refined" or name not in later]
 
 
-def backed(probability: float, backing: float) -> float:
+def backed_probability(probability: float, backing: float) -> float:
     """A refined answer's sequence probability, trusted more where a sure proposal said the same.
 
     It combines two sources that show different mistakes. If the context that produced an answer led
@@ -217,7 +217,10 @@ def figures(cases: list[Case], hidden: bool) -> dict[str, Rate]:
             groups = pairs_of(cases, stage, source)
             result[f"{stage}_{source}_auroc"] = auroc(groups, within=False)
             result[f"{stage}_{source}_auroc_within"] = auroc(groups, within=True)
-            for when, pairs in (("", [p for g in groups for p in g]), ("_mended", mended(groups))):
+            for when, pairs in (
+                ("", [p for g in groups for p in g]),
+                ("_mended", recalibrate_halves(groups)),
+            ):
                 error = quality(*np.array(pairs, float).reshape(-1, 2).T)["ece"]
                 curve = error, float("nan"), len(pairs)
                 result[f"{stage}_{source}_ece{when}"] = dict(

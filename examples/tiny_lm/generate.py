@@ -36,7 +36,7 @@ class Request:
     top_logprobs: int = 0
     stop: Callable[[list[int]], bool] | None = None
 
-    def allowed(self, so_far: list[int], end: int) -> set[int]:
+    def next_tokens(self, so_far: list[int], end: int) -> set[int]:
         """The tokens with which one of the choices can go on."""
         n = len(so_far)
         heads = [choice for choice in self.choices if list(choice[:n]) == so_far]
@@ -179,7 +179,7 @@ def _choose(
     scores = raw / temperatures.clamp(min=1e-3)[:, None]
     for i, row in enumerate(rows):
         if requests[row].choices:
-            allowed = sorted(requests[row].allowed(samples[row].content, end) or {end})
+            allowed = sorted(requests[row].next_tokens(samples[row].content, end) or {end})
             kept = scores[i, allowed]
             scores[i] = -torch.inf
             scores[i, allowed] = kept

@@ -118,7 +118,7 @@ def solve(
             value = rng.choice(list(values.values()))
         return f"{name}({'guess ' if name in guessed else ''}{value})", value
 
-    def slipped(result: int) -> int:
+    def with_slip(result: int) -> int:
         return result + rng.choice(SLIPS) if rng.random() < slip else result
 
     sentences = []
@@ -129,7 +129,7 @@ def solve(
             "times": f"{relation.number}*{terms[0]}",
             "sum": "+".join(map(str, terms)),
         }.get(relation.kind, f"{terms[0]}{sign}{relation.number}")
-        result = slipped(relation.result(dict(zip(relation.of, terms, strict=True))))
+        result = with_slip(relation.result(dict(zip(relation.of, terms, strict=True))))
         values[relation.name] = result
         stated = ", ".join(texts)
         sentences.append(
@@ -139,7 +139,7 @@ def solve(
         answer = values[problem.ask[0]]
     else:
         texts, terms = zip(*map(look_up, problem.ask), strict=True)
-        answer = slipped(sum(terms))
+        answer = with_slip(sum(terms))
         total = "+".join(map(str, terms))
         sentences.append(f"Together: {', '.join(texts)}, {total}={answer}.")
     return "\n".join([*([" ".join(sentences)] if sentences else []), f"#### {answer}"])

@@ -207,7 +207,7 @@ class _Probe:
         """Return every served name with its context length. None: the server does not say it."""
         status, answer = self._exchange("GET", "/models")
         if status != 200:
-            raise self._refused(status, answer)
+            raise self._explain_status(status, answer)
         cards = answer.get("data") if isinstance(answer, dict) else None
         if not isinstance(cards, list):
             raise self._foreign()
@@ -233,7 +233,7 @@ class _Probe:
         if status in (400, 422):  # perhaps this server refuses the logprobs alone
             status, answer = self._exchange("POST", "/chat/completions", body)
         if status != 200:
-            raise self._refused(status, answer)
+            raise self._explain_status(status, answer)
         try:
             choice = answer["choices"][0]
             choice["message"]["role"]
@@ -275,7 +275,7 @@ class _Probe:
         except (ValueError, RecursionError):
             return response.status_code, answer.decode(errors="replace")
 
-    def _refused(self, status: int, answer: Any) -> EndpointError:
+    def _explain_status(self, status: int, answer: Any) -> EndpointError:
         if status in (401, 403):
             how = "wants an API key: pass api_key=" if self.key == _NO_KEY else "refuses the key"
             return EndpointError(f"{self.url} {how} (status {status})")

@@ -34,7 +34,7 @@ from mpdf_langgraph.state import Response, Usage, no_usage
 from training.collect.questions import TableError, read_table, reference_of, text_of
 
 NAME = "import"
-#: The usage of a logged response: there was one call, and nothing else is known of it.
+#: The usage of a recorded response: there was one call, and nothing else is known of it.
 _LOGGED = Usage(calls=1, prompt_tokens=0, completion_tokens=0, unreported=1, estimated=0)
 
 Convert = Callable[[dict[str, Any]], Iterable[dict[str, Any]]]
@@ -234,11 +234,11 @@ class Replay:
     def _graph_for(self, proposals: Sequence[Response]) -> Any:
         """Return the graph of a team, built once."""
 
-        def logged(question: str, response: Response) -> float:
+        def no_critic(question: str, response: Response) -> float:
             raise AssertionError("the critic's verdicts are recorded, so it is not asked")
 
         names = [r["agent"] for r in proposals]
-        critic = logged if any(r["critique"] is not None for r in proposals) else None
+        critic = no_critic if any(r["critique"] is not None for r in proposals) else None
         key = (*names, "" if critic is None else "logged")
         if key not in self._graphs:
             self._graphs[key] = create_deliberation(

@@ -103,7 +103,7 @@ class Play:
             self._oracles = [result_of(episode) for episode in played]
         return self._oracles[rounds - 1]
 
-    async def routed(self, label: str, router: Router, seed: int) -> Episode:
+    async def deliberate(self, label: str, router: Router, seed: int) -> Episode:
         """Return the deliberation of a router.
 
         Args:
@@ -309,14 +309,14 @@ def router_methods(
 
     def deliberation(label: str, router: Router) -> Ask:
         async def ask(play: Play) -> Result:
-            episode = await play.routed(label, router, options.seed)
+            episode = await play.deliberate(label, router, options.seed)
             return result_of(episode, observes=kind == "learned")
 
         return ask
 
     def replay(label: str, router: Router) -> Ask:
         async def ask(play: Play) -> Result:
-            episode = await play.routed(label, router, options.seed)
+            episode = await play.deliberate(label, router, options.seed)
             return replay_with_fresh_samples(episode, await play.fresh(options.rounds), rule)
 
         return ask

@@ -83,9 +83,9 @@ class Samples:
             finally:
                 del self._pending[key]
                 done.set_result(None)
-            return self._read(key)
+            return self._read_sample(key)
         self.reused += 1
-        return self._read(key)
+        return self._read_sample(key)
 
     def _store(self, key: str, message: AIMessage) -> None:
         kept = {
@@ -101,7 +101,7 @@ class Samples:
         self._places[key] = (self._file.tell() - len(line) + 1, len(line) - 1)
         self.drawn += 1
 
-    def _read(self, key: str) -> AIMessage:
+    def _read_sample(self, key: str) -> AIMessage:
         start, length = self._places[key]
         line = os.pread(self._file.fileno(), length, start)
         message = AIMessage(**json.loads(line)["message"])

@@ -64,7 +64,7 @@ class Judged:
         held_out = np.array([known(question) for question in self.question], bool)
         return self.select(~held_out), self.select(held_out)
 
-    def calibrated(self, calibration: Calibration) -> NDArray[np.float64]:
+    def apply_calibration(self, calibration: Calibration) -> NDArray[np.float64]:
         """Return the calibrated confidences, ``[R]``."""
         result = self.confidence.copy()
         for source in sorted(set(self.source)):

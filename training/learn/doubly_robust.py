@@ -81,7 +81,7 @@ def whole_episodes(
             "makes: collect with a router that explores",
         )
     vote = group_right(joint, joint.before[first], count(joint, first, joint.before[first]))
-    final, spent = realised(joint)
+    final, spent = realised_worth(joint)
     about = question[first]
     return WholeEpisodes(
         effective,
@@ -101,7 +101,7 @@ def estimates(
         decisions of an episode the traces' policy never makes in those rounds.
     """
     every = np.arange(len(joint))
-    model = values.expected(joint, every, policy, _DRAWS)
+    model = values.expected_worth(joint, every, policy, _DRAWS)
     right, tokens = model.right.copy(), model.tokens.copy()
     held, _, _ = after(joint, every, joint.taken)
     following = _following(joint)
@@ -125,7 +125,7 @@ def estimates(
     return right, tokens, weights, float(unseen)
 
 
-def realised(joint: Joint) -> tuple[Floats, Floats]:
+def realised_worth(joint: Joint) -> tuple[Floats, Floats]:
     """Return what the episodes gave from each state on: accuracy and tokens, ``[S]`` each."""
     every = np.arange(len(joint))
     held, _, tokens = after(joint, every, joint.taken)

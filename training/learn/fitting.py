@@ -325,7 +325,7 @@ def fit(
             config.traces, grader=right, labels=labels, calibration=calibration, processes=processes
         )
         ends = ToTheEnd(joint, parts, competence, config.seed)
-        parts = ends.revalued()[1]
+        parts = ends.revalue()[1]
 
     def tensors(parts: Sequence[Groups], cost: float) -> list[Data]:
         return [to_data(part, config, cost, hard_labels=hard_labels) for part in parts]
@@ -356,7 +356,7 @@ def fit(
                 if iteration > 1:
                     assert ends is not None
                     followed = probabilities_at(before, worth, config)
-                    worth = ends.revalued(ends.policy(followed))[1]
+                    worth = ends.revalue(ends.policy(followed))[1]
                 at_cost = tensors(worth, cost)
                 fitted[stage] = copy.deepcopy(before)
                 loss = second_stage_loss(config, before, at_cost[0], reward_scale)

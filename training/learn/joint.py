@@ -96,7 +96,7 @@ def joint_row(episode: Episode, calibration: Calibration | None = None) -> Row:
             "static": np.array([_static(r) for r in responses], np.float32).reshape(
                 -1, len(OF_RESPONSE)
             ),
-            "cluster": np.array([_numbered(r["cluster"]) for r in responses], np.int16),
+            "cluster": np.array([_cluster_number(r["cluster"]) for r in responses], np.int16),
             "confidence": np.array([_confidence(r) for r in responses], np.float32),
             "author": np.array([names.index(r["agent"]) for r in responses], np.int16),
             "before": before,
@@ -125,7 +125,7 @@ def joint_row(episode: Episode, calibration: Calibration | None = None) -> Row:
     )
 
 
-def _numbered(cluster: int | None) -> int:
+def _cluster_number(cluster: int | None) -> int:
     return 0 if cluster is None else cluster + 1
 
 

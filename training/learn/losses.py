@@ -103,7 +103,7 @@ def _k3(log_ratio: Tensor) -> Tensor:
     return torch.expm1(log_ratio) - log_ratio
 
 
-def _clipped(
+def _clipped_loss(
     log_ratio: Tensor, advantages: Tensor, clip: float, weight: Tensor
 ) -> tuple[Tensor, dict[str, float]]:
     """Return −Σ w·min(ρA, clip(ρ)A), and what became of the ratios ρ."""
@@ -151,7 +151,7 @@ def ppo(
     mask = real_cells(logp, mask)
     weight = _shares(_rollout_weights(mask, weights), over=(0, 1)).to(logp.dtype)
     constant = torch.where(mask, advantages.detach(), 0.0).to(logp.dtype)
-    value, diagnostics = _clipped(_log_ratio(logp, old_logp, mask), constant, clip, weight)
+    value, diagnostics = _clipped_loss(_log_ratio(logp, old_logp, mask), constant, clip, weight)
     return value, {"loss": value.item(), **diagnostics}
 
 
@@ -199,7 +199,9 @@ def grpo(
     deviation = (_shares(raw, over=-1) * gap**2).sum(-1, keepdim=True).sqrt()
     advantages = (gap / (deviation + GRPO_EPSILON)).to(logp.dtype)
     weight = _shares(raw, over=(0, 1)).to(logp.dtype)
-    surrogate, diagnostics = _clipped(_log_ratio(logp, old_logp, mask), advantages, clip, weight)
+    surrogate, diagnostics = _clipped_loss(
+        _log_ratio(logp, old_logp, mask), advantages, clip, weight
+    )
     kl_ref = (weight * _k3(-_log_ratio(logp, ref_logp, mask))).sum()
     value = surrogate + beta * kl_ref
     return value, {"loss": value.item(), **diagnostics, "kl_ref": kl_ref.item()}

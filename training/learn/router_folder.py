@@ -117,7 +117,7 @@ def export_router(
     export(policies[fitted_as], out / "policy.onnx")
     plot_training(out / "training.png", rows, list(dict.fromkeys(row["stage"] for row in rows)))
     plot_rewards(out / "rewards.png", rewards, advantages)
-    mended = measured.calibrated(calibration)
+    mended = measured.apply_calibration(calibration)
     plot_calibration(out / "calibration.png", measured.confidence, measured.right, mended)
     plot_front(out / "front.png", {n: (e.tokens, e.own.mean) for n, e in estimates.items()}, chosen)
     gate = gate_of(turn, whole_estimate)
@@ -155,7 +155,7 @@ def export_router(
             row
             for name, part in measured.parts().items()
             for row in calibration_rows(
-                part.confidence, part.right, part.calibrated(calibration), name
+                part.confidence, part.right, part.apply_calibration(calibration), name
             )
         ],
         warnings=warnings,

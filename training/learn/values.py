@@ -146,7 +146,7 @@ class Values:
             right[open_], tokens[open_] = found.right, found.tokens
         return Worth(right, tokens)
 
-    def expected(self, joint: Joint, states: Integers, policy: Floats, draws: int) -> Worth:
+    def expected_worth(self, joint: Joint, states: Integers, policy: Floats, draws: int) -> Worth:
         """Return what states themselves are worth: a round by `policy` ``[n, N, 3]``, then V."""
         right, tokens = np.zeros(len(states)), np.zeros(len(states))
         chances = move_chances(joint, states, policy)
@@ -169,7 +169,7 @@ class Values:
         draws = draws_for(len(joint))
         for left in range(1, int(joint.left.max(initial=0)) + 1):
             fresh = np.flatnonzero(joint.left == left)
-            found = self.expected(joint, fresh, policy[fresh], draws)
+            found = self.expected_worth(joint, fresh, policy[fresh], draws)
             right[fresh], tokens[fresh] = found.right, found.tokens
             known = torch.from_numpy(np.flatnonzero((joint.left <= left) & (joint.round > 1)))
             if len(known):  # nothing leads to the states of the first round
@@ -318,7 +318,7 @@ class ToTheEnd:
         question = self.groups[part].question[first]
         return self.joint.select(states), policy[states], question
 
-    def revalued(self, policy: Floats | None = None) -> tuple[Values, list[Groups]]:
+    def revalue(self, policy: Floats | None = None) -> tuple[Values, list[Groups]]:
         """Return V of a policy, and the groups with rewards to the end, the peers moving by it.
 
         `global_` is the gain in the chance to end right. `tokens` are those of the move itself, and

@@ -168,7 +168,7 @@ class Scorer:
             raise ConfigurationError("--test has no decision on a question that is not in --traces")
         return test.select(new[test.question])
 
-    def finished(self, fit: Fit) -> FinishedFit:
+    def finished_fit(self, fit: Fit) -> FinishedFit:
         """Return a finished fit's router."""
         if fit.key not in self._fitted:
             self._fitted[fit.key] = FinishedFit(fit)
@@ -182,7 +182,7 @@ class Scorer:
             if not fit.done:
                 problems.append(self.failed.get(fit.key, "not fitted"))
                 continue
-            fitted = self.finished(fit)
+            fitted = self.finished_fit(fit)
             groups = self.groups(traces, fit.config.seed, fitted.calibration)
             parts.append((fit.config.seed, groups, fitted.probabilities(groups, texts)))
             spreads.append(fitted.manifest["training"]["advantage_std"])
@@ -205,7 +205,7 @@ class Scorer:
             if not fit.done:
                 continue
             seed = fit.config.seed
-            groups = self.groups(None, seed, self.finished(fit).calibration)
+            groups = self.groups(None, seed, self.finished_fit(fit).calibration)
             policies = {
                 "(always PERSIST)": np.tile([1.0, 0.0, 0.0], (len(groups), 1)),
                 "(the traces' policy)": groups.behaviour.astype(float),

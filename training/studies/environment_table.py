@@ -75,22 +75,26 @@ def main(options: Options) -> str:
     parts = []
     for name in options.environments:
         environment = ENVIRONMENTS[name]
-        rows = [[title, *_told(value)] for title, value in baselines(environment).items()]
+        rows = [[title, *_format_value(value)] for title, value in baselines(environment).items()]
         calibration: Calibration | None = None
         for values in options.values:
             for algorithm in options.algorithms:
-                both = [_fitted(environment, options, algorithm, values, s) for s in options.seeds]
+                both = [
+                    _measure_fit(environment, options, algorithm, values, s) for s in options.seeds
+                ]
                 calibration = both[0].calibration
                 title = f"{'SFT' if algorithm == 'none' else algorithm}, {values}"
                 for mode in ("greedy", "drawn"):
                     told = _over_seeds([getattr(one, mode) for one in both])
                     rows.append([f"{title}, {mode}", *told])
-        rows.append(["optimum", *_told(Known(environment).optimum())])
+        rows.append(["optimum", *_format_value(Known(environment).optimum())])
         if calibration is not None:  # what calibrating alone gives
             mended = baselines(environment, calibration)
-            rows += [[f"{title}, calibrated", *_told(value)] for title, value in mended.items()]
+            rows += [
+                [f"{title}, calibrated", *_format_value(value)] for title, value in mended.items()
+            ]
             best = Known(environment, calibration).optimum()
-            rows.append(["optimum, calibrated", *_told(best)])
+            rows.append(["optimum, calibrated", *_format_value(best)])
         text = table([f"{name}, price {environment.price:g}", "accuracy", "tokens", "U"], rows)
         print(text, flush=True)
         parts.append(text)
@@ -109,15 +113,15 @@ def baselines(environment: Environment, calibration: Calibration | None = None) 
     }
 
 
-class _Fitted(NamedTuple):
+class _FitValues(NamedTuple):
     greedy: Value
     drawn: Value
     calibration: Calibration
 
 
-def _fitted(
+def _measure_fit(
     environment: Environment, options: Options, algorithm: Any, values: Any, seed: int
-) -> "_Fitted":
+) -> "_FitValues":
     """Return what a fitted router gives."""
     traces = options.out / f"{environment.name}-{options.episodes}-{seed}"
     if not (traces / "traces.jsonl").exists():
@@ -150,10 +154,10 @@ def _fitted(
     greedy, drawn = (known_to(environment, router).value(router) for router in routers)
     found = {"greedy": greedy._asdict(), "drawn": drawn._asdict()}
     (out / "known.json").write_text(json.dumps(found, indent=1) + "\n")
-    return _Fitted(greedy, drawn, routers[0].calibration)
+    return _FitValues(greedy, drawn, routers[0].calibration)
 
 
-def _told(value: Value) -> list[str]:
+def _format_value(value: Value) -> list[str]:
     return [f"{value.accuracy:.3f}", f"{value.tokens:.0f}", f"{value.utility:.3f}"]
 
 

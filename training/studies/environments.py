@@ -93,7 +93,7 @@ class Environment:
         return tuple(self.sentences)
 
 
-def drawn(right: float, confidences: Mapping[float, float], kind: Kind = "plain") -> Chances:
+def make_chances(right: float, confidences: Mapping[float, float], kind: Kind = "plain") -> Chances:
     """Return chances of a response that is right with a probability, else equally often wrong.
 
     Args:
@@ -109,7 +109,7 @@ def drawn(right: float, confidences: Mapping[float, float], kind: Kind = "plain"
     }
 
 
-def mixed(*parts: tuple[float, Chances]) -> Chances:
+def mix_chances(*parts: tuple[float, Chances]) -> Chances:
     """Return a mixture of chances, each with its weight."""
     total: Counter[Said] = Counter()
     for weight, chances in parts:
@@ -120,14 +120,14 @@ def mixed(*parts: tuple[float, Chances]) -> Chances:
 
 def _relay() -> Environment:
     def propose(agent: str) -> Chances:
-        return drawn(0.28, {0.45: 0.5, 0.55: 0.5} if agent == "ann" else {0.5: 1.0})
+        return make_chances(0.28, {0.45: 0.5, 0.55: 0.5} if agent == "ann" else {0.5: 1.0})
 
     def refine(agent: str, held: Mapping[str, Held]) -> Chances:
         if agent == "bob":
             return {held["bob"].said._replace(kind="partial"): 1.0}
         if agent == "cyd" and held["bob"].said.kind == "partial":
-            return drawn(0.9, {0.85: 1.0})
-        return drawn(0.25, {0.5: 1.0})
+            return make_chances(0.9, {0.85: 1.0})
+        return make_chances(0.25, {0.5: 1.0})
 
     return Environment("relay", {"ann": 2, "bob": 5, "cyd": 9}, 0.05, propose, refine)
 
@@ -137,15 +137,15 @@ def _hetero() -> Environment:
 
     def propose(agent: str) -> Chances:
         if agent == "ann":
-            return drawn(0.4, {0.45: 1.0})
-        return drawn(0.5, {0.8: 1.0}) if agent == "bob" else drawn(0.65, unsure)
+            return make_chances(0.4, {0.45: 1.0})
+        return make_chances(0.5, {0.8: 1.0}) if agent == "bob" else make_chances(0.65, unsure)
 
     def refine(agent: str, held: Mapping[str, Held]) -> Chances:
         if agent == "ann":
-            return drawn(0.92 if held["cyd"].author == "cyd" else 0.4, {0.9: 1.0})
+            return make_chances(0.92 if held["cyd"].author == "cyd" else 0.4, {0.9: 1.0})
         if agent == "bob":
             return {held["bob"].said: 1.0}
-        return drawn(0.45, unsure)
+        return make_chances(0.45, unsure)
 
     return Environment("hetero", {"ann": 2, "bob": 5, "cyd": 9}, 0.1, propose, refine)
 
@@ -153,8 +153,10 @@ def _hetero() -> Environment:
 def _concede() -> Environment:
     def propose(agent: str) -> Chances:
         if agent == "ann":
-            return drawn(0.55, {0.7: 1.0})
-        return mixed((0.5, drawn(0.95, {0.4: 1.0}, "worked")), (0.5, drawn(0.25, {0.4: 1.0})))
+            return make_chances(0.55, {0.7: 1.0})
+        return mix_chances(
+            (0.5, make_chances(0.95, {0.4: 1.0}, "worked")), (0.5, make_chances(0.25, {0.4: 1.0}))
+        )
 
     def refine(agent: str, held: Mapping[str, Held]) -> Chances:
         return propose(agent)
@@ -166,7 +168,7 @@ def _nothing() -> Environment:
     confidences = {0.5: 0.5, 0.7: 0.5}
 
     def propose(agent: str) -> Chances:
-        return drawn(0.6, confidences if agent == "ann" else {0.6: 1.0})
+        return make_chances(0.6, confidences if agent == "ann" else {0.6: 1.0})
 
     def refine(agent: str, held: Mapping[str, Held]) -> Chances:
         answer = held[agent].said.answer
@@ -274,9 +276,11 @@ class Player(BaseChatModel):
         assert found is not None
         number, seen = int(found[1]), None
         if len(messages) > 1:
-            seen = {self.agent: _held(_SEEN.search(str(messages[-2].text)), truth_of(number), 1)}
+            seen = {
+                self.agent: _parse_held(_SEEN.search(str(messages[-2].text)), truth_of(number), 1)
+            }
             for peer in _PEER.finditer(str(messages[-1].text)):
-                seen[peer[1]] = _held(peer, truth_of(number), 2)
+                seen[peer[1]] = _parse_held(peer, truth_of(number), 2)
         said = self._replies.draw(number, self.agent, seen)
         text = text_of(environment, Held(self.agent, seen is not None, said), truth_of(number))
         entries = [{"token": "x", "logprob": p, "top_logprobs": []} for p in logprobs_of(said)]
@@ -315,7 +319,7 @@ class Player(BaseChatModel):
         return self._reply(messages)
 
 
-def _held(found: re.Match[str] | None, truth: int, first: int) -> Held:
+def _parse_held(found: re.Match[str] | None, truth: int, first: int) -> Held:
     assert found is not None
     author, stage, kind, letter, confidence = found.groups()[first - 1 :]
     said = Said((LETTERS.index(letter) - truth) % CHOICES, float(confidence), kind)  # type: ignore[arg-type]

@@ -238,13 +238,13 @@ def measure_fit(folder: Path, options: SpeedOptions) -> dict[str, float]:
 
     run_stage, spent = fitting.run_stage, 0.0
 
-    def timed(*args: Any, **named: Any) -> None:
+    def time_stage(*args: Any, **named: Any) -> None:
         nonlocal spent
         began = time.perf_counter()
         run_stage(*args, **named)
         spent += time.perf_counter() - began
 
-    fitting.run_stage = timed
+    fitting.run_stage = time_stage
     try:
         began = time.perf_counter()
         fitting.fit(_config(folder, options))

@@ -278,14 +278,14 @@ class Known:
         if not states:
             return np.zeros(0)
         chances = np.einsum("sna,snam->snm", rows, self._ballots(states))
-        return _contracted(self._table(), [chances[:, n, None] for n in range(chances.shape[1])])[
+        return _expectation(self._table(), [chances[:, n, None] for n in range(chances.shape[1])])[
             :, 0
         ]
 
     def _last_by_action(self, states: Sequence[State]) -> NDArray[Any]:
         """Return P(right) after the last round by joint action, ``[S, 3 ** N]``."""
         chances = self._ballots(states)
-        return _contracted(self._table(), [chances[:, n] for n in range(chances.shape[1])])
+        return _expectation(self._table(), [chances[:, n] for n in range(chances.shape[1])])
 
     # --- what the best policy gives ---
 
@@ -354,7 +354,7 @@ def known_to(environment: Environment, router: Router) -> Known:
     return Known(environment, known_calibration(router), known_competence(router))
 
 
-def _contracted(table: NDArray[Any], chances: list[NDArray[Any]]) -> NDArray[Any]:
+def _expectation(table: NDArray[Any], chances: list[NDArray[Any]]) -> NDArray[Any]:
     """Return E[table] by state and joint action, ``[S, A ** N]``. `chances`: ``[S, A, M]``."""
     letters, actions = "uvwxyz"[: len(chances)], "abcdef"[: len(chances)]
     terms = ",".join(f"s{a}{m}" for a, m in zip(actions, letters, strict=True))

@@ -93,7 +93,9 @@ def test_every_measurement_and_stage_has_its_own_curve() -> None:
     for (source, stage), curve in truth.items():
         found = getattr(fitted.root[source], stage)
         assert (found.slope, found.shift) == pytest.approx((curve.slope, curve.shift), abs=0.15)
-    raw, mended = (quality(c, judged.right) for c in (judged.confidence, judged.calibrated(fitted)))
+    raw, mended = (
+        quality(c, judged.right) for c in (judged.confidence, judged.apply_calibration(fitted))
+    )
     assert mended["log_loss"] < raw["log_loss"]
     assert mended["ece"] < 0.02
     parts = judged.parts()
@@ -135,7 +137,7 @@ def test_whatever_is_judged_gives_curves_that_keep_the_order(rows: list[Any]) ->
     judged = made([("x", *row) for row in rows]) if rows else judge([], operator.eq)
     fitted = fit_calibration(judged)
     for part in judged.parts().values():
-        applied = part.calibrated(fitted)[np.argsort(part.confidence, kind="stable")]
+        applied = part.apply_calibration(fitted)[np.argsort(part.confidence, kind="stable")]
         assert ((applied >= 0) & (applied <= 1)).all()
         assert (np.diff(applied) >= 0).all()
 

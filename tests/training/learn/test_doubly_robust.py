@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from training.learn import doubly_robust
-from training.learn.doubly_robust import estimates, realised, whole_episodes
+from training.learn.doubly_robust import estimates, realised_worth, whole_episodes
 from training.learn.joint import OF_RESPONSE, Floats, Joint
 from training.learn.measures import mean_interval
 from training.learn.values import Values
@@ -87,7 +87,7 @@ def play(count: int, seed: int, *, on_policy: bool = False) -> tuple[Joint, Floa
 def truth() -> tuple[float, float]:
     """What the router gives where it runs itself: accuracy and tokens of open episodes."""
     joint, _ = play(60_000, 99, on_policy=True)
-    right, tokens = realised(joint)
+    right, tokens = realised_worth(joint)
     first = joint.round == 1
     return float(right[first].mean()), float(tokens[first].mean())
 

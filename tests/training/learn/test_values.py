@@ -31,7 +31,7 @@ def test_in_the_last_round_rewards_are_those_of_one_step() -> None:
     ends = ToTheEnd(joint, [groups], {}, seed=0)
     still = np.zeros((len(joint), 3, 3))
     still[:, :, 0] = 1.0
-    _, [found] = ends.revalued(still)
+    _, [found] = ends.revalue(still)
     there = groups.rollout_mask
     assert found.tokens[there] == pytest.approx(groups.tokens[there])
     # Of episodes in which the peers did persist, the one-step gains are known.
