@@ -50,7 +50,9 @@ class Agent:
         competence: Prior probability that the agent is right, for the observation. None: what
             the router knows of an agent of that name, else 0.5.
         retries: Further tries after a transient failure (connection, 429, 5xx, unusable
-            output). Give the client itself none (`max_retries=0`), or the two multiply.
+            output). `Retry-After` is honoured, up to a minute and within the question's
+            deadline. Requests are left to a client that has retries of its own. Give it none
+            (`max_retries=0`), and the deadline and the budget count for every try.
 
     Example:
         >>> from langchain_core.language_models import FakeListChatModel

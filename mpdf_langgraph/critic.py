@@ -22,7 +22,8 @@ from mpdf_langgraph.runtime.budget import (
     remaining_allowance,
     response_bound,
 )
-from mpdf_langgraph.runtime.calls import Call, Steps, is_transient
+from mpdf_langgraph.runtime.calls import Call, Steps
+from mpdf_langgraph.runtime.retries import is_transient
 from mpdf_langgraph.state import Allowance, Critique, Response, add_usage, no_usage
 from mpdf_langgraph.verdicts import (
     NoVerdictError,

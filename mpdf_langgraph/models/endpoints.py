@@ -2,6 +2,7 @@
 
 import json
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Self
 from urllib.parse import urlsplit
@@ -10,6 +11,7 @@ import httpx2
 from pydantic import SecretStr
 
 from mpdf_langgraph.errors import ConfigurationError, EndpointError
+from mpdf_langgraph.models.failover import failover_clients
 from mpdf_langgraph.models.http_client import EndpointClient
 from mpdf_langgraph.options import check_number
 from mpdf_langgraph.secrets import header_values, hide_secrets, mask_secrets
@@ -44,7 +46,7 @@ class EndpointStatus:
 
 
 def vllm_chat_model(
-    base_url: str,
+    base_url: str | Sequence[str],
     model: str | None = None,
     *,
     api_key: str | SecretStr | None = None,
@@ -65,9 +67,11 @@ def vllm_chat_model(
 
     Args:
         base_url: Where the server listens, such as ``http://localhost:8000/v1``. A missing
-            ``http://`` or ``/v1`` is added.
+            ``http://`` or ``/v1`` is added. Several servers of the same model take turns. A
+            server that cannot be reached, or turns requests down (429, 502, 503), rests, and the
+            request goes to the next one at once. Then one request at a time tries it.
         model: The served name. None: the server is asked. This takes up to 5 seconds, and the
-            server must serve exactly one model.
+            server must serve exactly one model. Of several servers the first that answers counts.
         api_key: The key of the server, if it wants one (``vllm serve --api-key``). The key and
             the values of `default_headers` are masked in failures, traces, events and warnings.
         temperature: Sampling temperature. vLLM's logprobs are those before temperature. So they
@@ -79,7 +83,8 @@ def vllm_chat_model(
         deadline: Seconds that one request may take in all, also if bytes keep coming. None: ten
             times `timeout`.
         max_retries: Retries inside the OpenAI client. An `Agent` retries failed calls itself, and
-            the two would multiply. Raise it where a model is used without an agent.
+            within the question's deadline. Raise it where a model is used without an agent. An
+            agent would then leave failed requests to the client.
         **kwargs: Anything else that `ChatOpenAI` takes. It wins over the defaults here.
 
     Raises:
@@ -98,20 +103,23 @@ def vllm_chat_model(
     # This import takes half a second. Who needs no endpoint need not wait.
     from mpdf_langgraph.models.reasoning import ReasoningChatOpenAI
 
-    url, key = _base_url(base_url), _api_key(api_key)
+    urls, key = _base_urls(base_url), _api_key(api_key)
     check_number("timeout", timeout, 0, above=True)
     check_number("temperature", temperature, 0)
     check_number("max_retries", max_retries, 0, whole=True)
     check_number("max_tokens", max_tokens, 1, whole=True, optional=True)
     if model is None:
-        with _Probe(url, key, min(timeout, _DISCOVERY_SECONDS)) as probe:
-            model = _only_model(url, probe.models())
+        model = _served_model(urls, key, min(timeout, _DISCOVERY_SECONDS))
     patience = httpx2.Timeout(timeout, connect=min(timeout, _CONNECT_SECONDS))
     if deadline is None:
         deadline = 10 * timeout
     check_number("deadline", deadline, 0, above=True)
     hide_secrets(*_secrets(key), *header_values(kwargs))
-    endpoint = EndpointClient(url, key, patience, deadline)
+    endpoints = [EndpointClient(url, key, patience, deadline) for url in urls]
+    if len(endpoints) == 1:
+        clients = endpoints[0].client(), endpoints[0].async_client()
+    else:
+        clients = failover_clients(endpoints)
     options: dict[str, Any] = {
         "temperature": temperature,
         "max_tokens": max_tokens,
@@ -124,11 +132,11 @@ def vllm_chat_model(
         "use_responses_api": False,
         # The client would read OPENAI_PROXY. HTTP_PROXY and the like still count.
         "openai_proxy": None,
-        "http_client": endpoint.client(),
-        "http_async_client": endpoint.async_client(),
+        "http_client": clients[0],
+        "http_async_client": clients[1],
     }
     return ReasoningChatOpenAI(
-        model=model, base_url=url, api_key=SecretStr(key), **(options | kwargs)
+        model=model, base_url=urls[0], api_key=SecretStr(key), **(options | kwargs)
     )
 
 
@@ -300,12 +308,33 @@ class _Probe:
         return _printable(mask_secrets(text))
 
 
+def _served_model(urls: Sequence[str], key: str, timeout: float) -> str:
+    """Return the only model of the first server that answers."""
+    for url in urls:
+        try:
+            with _Probe(url, key, timeout) as probe:
+                return _only_model(url, probe.models())
+        except EndpointError:
+            if url == urls[-1]:
+                raise
+    raise AssertionError("there is at least one URL")
+
+
 def _only_model(url: str, served: dict[str, int | None]) -> str:
     if len(served) > 1:
         raise ConfigurationError(
             f"{url} serves several models: pass model=, one of {_names(served)}"
         )
     return next(iter(served))
+
+
+def _base_urls(base_url: str | Sequence[str]) -> list[str]:
+    if isinstance(base_url, str) or not isinstance(base_url, Sequence):
+        return [_base_url(base_url)]
+    urls = [_base_url(one) for one in base_url]
+    if not urls or len(set(urls)) < len(urls):
+        raise ConfigurationError("base_url must name one server or several different ones")
+    return urls
 
 
 def _base_url(base_url: str) -> str:

@@ -8,7 +8,6 @@ are here and nowhere else.
 import asyncio
 import contextvars
 import json
-import random
 import threading
 import time
 from collections.abc import Callable, Generator, Mapping, Sequence
@@ -21,26 +20,22 @@ from langchain_core.messages import AIMessage, BaseMessage, HumanMessage
 from langchain_core.outputs import LLMResult
 from langchain_core.runnables import Runnable, RunnableConfig, RunnableLambda
 from langchain_core.runnables.config import ContextThreadPoolExecutor, merge_configs
-from langgraph.errors import GraphBubbleUp, GraphRecursionError, ParentCommand
+from langgraph.errors import GraphBubbleUp, ParentCommand
 
 from mpdf_langgraph.errors import (
     ConfigurationError,
-    EndpointError,
     ModelOutputError,
-    OutOfTokensError,
     describe_error,
-    list_causes,
 )
 from mpdf_langgraph.runtime.budget import MESSAGE_TOKENS, prompt_bound, text_bound
+from mpdf_langgraph.runtime.retries import is_worth_retrying, pause_before_retry
 from mpdf_langgraph.secrets import hide_environment, hide_secrets_of
 from mpdf_langgraph.state import Usage, add_usage, no_usage
 
-LONGEST_PAUSE = 8.0
 #: No request costs more tokens than this, on either side. It is the longest context of any model.
 MOST_TOKENS = 10_000_000
 #: A chat template may bring a system prompt of its own, of at most so many tokens.
 TEMPLATE_PROMPT_TOKENS = 4096
-_PASSING_STATUS = {408, 409, 425, 429}
 
 
 @dataclass(frozen=True)
@@ -97,21 +92,6 @@ class CallResult:
 
 T = TypeVar("T")
 Steps = Generator[list[Call], list[CallResult], T]
-
-
-def is_transient(error: Exception) -> bool:
-    """Tell whether a new try could help. It cannot if the request or the endpoint is wrong."""
-    status = getattr(error, "status_code", None)
-    if status is None:  # httpx keeps it in the response
-        status = getattr(getattr(error, "response", None), "status_code", None)
-    if isinstance(status, int) and 400 <= status < 500:
-        return status in _PASSING_STATUS
-    if isinstance(error, TypeError) and "keyword argument" in str(error):
-        return False
-    hopeless = ConfigurationError | EndpointError | OutOfTokensError
-    if any(isinstance(cause, EndpointError) for cause in list_causes(error)):  # wrapped by a client
-        return False
-    return not isinstance(error, hopeless | NotImplementedError | GraphRecursionError)
 
 
 def _handover_error(command: ParentCommand) -> ConfigurationError:
@@ -279,12 +259,12 @@ class _Attempts:
         self.cause = error
         hide_environment()
         hide_secrets_of(self.call.runnable)
-        if self.made > self.call.retries or not is_transient(error):
+        if self.made > self.call.retries or not is_worth_retrying(error, self.call.runnable):
             return None
         again = self.meter.started * (self.made + 1) // self.made
         if self.call.calls is not None and again > self.call.calls:
             return None
-        pause: float = min(LONGEST_PAUSE, 0.25 * 2**self.made) * random.uniform(0.5, 1.0)
+        pause = pause_before_retry(error, self.made)
         remaining = self.seconds_left()
         return pause if remaining is None or pause < remaining else None
 

@@ -34,7 +34,7 @@ from mpdf_langgraph import (
 )
 from mpdf_langgraph.errors import ConfigurationError, DeliberationError
 from mpdf_langgraph.nodes import consensus
-from mpdf_langgraph.runtime import calls
+from mpdf_langgraph.runtime import retries
 from mpdf_langgraph.state import DeliberationInput, DeliberationOutput
 from tests.support.paths import ROOT
 from tests.support.scripted import Request, Scripted, StatusError, counted, says, totals, yes
@@ -914,7 +914,7 @@ def test_budgets_are_hard(seed: int) -> None:
         stop_when_settled=draw.random() < 0.5,
     ).compile()
     with pytest.MonkeyPatch.context() as patched:
-        patched.setattr(calls, "LONGEST_PAUSE", 0.0)
+        patched.setattr(retries, "LONGEST_PAUSE", 0.0)
         try:
             usage = graph.invoke(Q)["deliberation"]["usage"]
         except DeliberationError:
@@ -938,7 +938,7 @@ def test_spent_budget_says_so() -> None:
 
 
 def test_retries_stay_within_the_budget(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(calls, "LONGEST_PAUSE", 0.0)
+    monkeypatch.setattr(retries, "LONGEST_PAUSE", 0.0)
     down = Agent("down", says(StatusError(503)), retries=9)
     result = deliberate([down, *models("4")], max_calls=6, router="always-persist")
     assert len(down.runnable.served) == 3  # type: ignore[attr-defined]

@@ -21,7 +21,7 @@ OURS = ("training", "examples")
 LAYERS = [
     "secrets",
     "errors state",
-    "options frames",
+    "options frames runtime.retries",
     "prompts calibration response_profile models rounds runtime fork",
     "consensus",
     "answers observation",

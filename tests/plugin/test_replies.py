@@ -8,7 +8,7 @@ from langchain_core.messages import AIMessage, HumanMessage, SystemMessage
 from mpdf_langgraph import Agent, TextAnswer, create_deliberation
 from mpdf_langgraph.errors import ModelOutputError, OutOfTokensError
 from mpdf_langgraph.replies import NO_WORDS, read_reply, response_from
-from mpdf_langgraph.runtime import calls
+from mpdf_langgraph.runtime import retries
 from mpdf_langgraph.runtime.calls import CallResult
 from mpdf_langgraph.state import no_usage
 from tests.support.scripted import says
@@ -80,7 +80,7 @@ def test_why_generation_ended_in_one_vocabulary(metadata: dict[str, Any], reason
 
 
 def test_null_content_from_an_endpoint_is_retried(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(calls, "LONGEST_PAUSE", 0.001)
+    monkeypatch.setattr(retries, "LONGEST_PAUSE", 0.001)
     broken = AIMessage("")
     cut = AIMessage("half", response_metadata={"model_provider": "openai", "finish_reason": None})
     model = says([broken, cut, "Answer: 4"])

@@ -123,7 +123,7 @@ def test_a_thought_that_used_up_max_tokens(
 def test_a_thought_alone_is_asked_for_again(
     strict: StrictServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("mpdf_langgraph.runtime.calls.LONGEST_PAUSE", 0.001)
+    monkeypatch.setattr("mpdf_langgraph.runtime.retries.LONGEST_PAUSE", 0.001)
     replies = iter([Completion(None, reasoning="Hm."), Completion("<think>Hm."), "Answer: 4"])
     strict.reply = lambda _: next(replies)
     graph = create_deliberation(models(strict)[:1], critic=None).compile()

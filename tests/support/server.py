@@ -4,7 +4,7 @@ import json
 import threading
 from collections.abc import Callable
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from typing import Any
+from typing import Any, Self
 
 
 class Server:
@@ -52,6 +52,12 @@ class Server:
         self.http.shutdown()
         self.thread.join()
         self.http.server_close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
 
     def paths(self) -> list[str]:
         return [path for path, _, _ in self.requests]

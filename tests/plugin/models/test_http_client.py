@@ -19,7 +19,7 @@ from mpdf_langgraph import check_endpoint, vllm_chat_model
 from mpdf_langgraph.errors import EndpointError, describe_error
 from mpdf_langgraph.models import http_client
 from mpdf_langgraph.models.http_client import EndpointClient
-from mpdf_langgraph.runtime.calls import is_transient
+from mpdf_langgraph.runtime.retries import is_transient
 from tests.support.server import Server, cards, completion
 
 

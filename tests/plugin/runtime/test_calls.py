@@ -21,7 +21,7 @@ from langgraph.graph import START, MessagesState, StateGraph
 from langgraph.types import Command
 
 from mpdf_langgraph.errors import ConfigurationError, EndpointError, ModelOutputError
-from mpdf_langgraph.runtime import calls
+from mpdf_langgraph.runtime import retries
 from mpdf_langgraph.runtime.calls import (
     Call,
     CallResult,
@@ -52,7 +52,7 @@ def drive(request: pytest.FixtureRequest) -> Driver:
 
 @pytest.fixture
 def no_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(calls, "LONGEST_PAUSE", 0.001)
+    monkeypatch.setattr(retries, "LONGEST_PAUSE", 0.001)
 
 
 def same(value: Any) -> Any:

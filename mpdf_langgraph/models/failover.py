@@ -1,0 +1,192 @@
+"""Several servers of one model: a request goes to one that answers."""
+
+import threading
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import httpx2
+
+from mpdf_langgraph.errors import EndpointError
+from mpdf_langgraph.models.http_client import EndpointClient
+from mpdf_langgraph.runtime.retries import backoff, retry_after
+
+#: A server that failed rests for so many seconds at most, unless it asks for more.
+LONGEST_REST = 30.0
+#: The server turned the request down: it is busy, or it is down behind a gateway.
+_TURNED_DOWN = {429, 502, 503}
+
+
+@dataclass(eq=False)
+class _Server:
+    """One server and its circuit breaker.
+
+    Attributes:
+        failures: Failures in a row.
+        rests_until: Before this `time.monotonic()`, requests rather go elsewhere.
+        probed: It has failed, and one request is trying it again.
+    """
+
+    endpoint: EndpointClient
+    failures: int = 0
+    rests_until: float = 0.0
+    probed: bool = False
+
+
+class _Servers:
+    """Servers that take turns.
+
+    A server that failed rests, longer with each failure. Then one request at a time tries it. It
+    takes its turns again once that request is answered. If all rest, they are tried nevertheless.
+    """
+
+    def __init__(self, endpoints: Sequence[EndpointClient]) -> None:
+        self._servers = [_Server(endpoint) for endpoint in endpoints]
+        self._turn = 0
+        self._lock = threading.Lock()  # one model may serve threads and event loops
+
+    def in_turn(self) -> list[_Server]:
+        with self._lock:
+            start = self._turn % len(self._servers)
+            self._turn += 1
+        return self._servers[start:] + self._servers[:start]
+
+    def take(self, waiting: list[_Server]) -> _Server:
+        """Remove the best server from those that a request has not tried yet."""
+        with self._lock:
+            now = time.monotonic()
+            ready = [s for s in waiting if now >= s.rests_until and not s.probed]
+            server = ready[0] if ready else min(waiting, key=lambda s: s.rests_until)
+            server.probed = server.failures > 0
+            waiting.remove(server)
+            return server
+
+    def release(self, server: _Server) -> None:
+        """Note that a request ended which says nothing about the server."""
+        server.probed = False
+
+    def answered(self, server: _Server) -> None:
+        """Let a server take its turns again."""
+        with self._lock:
+            server.failures, server.rests_until, server.probed = 0, 0.0, False
+
+    def failed(self, server: _Server, rest: float | None = None) -> None:
+        """Let a server rest. Of many requests that fail together, the first one counts."""
+        with self._lock:
+            server.probed = False
+            now = time.monotonic()
+            if server.failures == 0 or now >= server.rests_until:
+                server.failures += 1
+                rest = backoff(server.failures, LONGEST_REST) if rest is None else rest
+                server.rests_until = now + rest
+
+
+class _Attempts:
+    """One request on its way from server to server."""
+
+    def __init__(self, servers: _Servers, first: str, request: httpx2.Request) -> None:
+        self._servers, self._first, self._request = servers, first, request
+        self._waiting = servers.in_turn()
+        self.server = servers.take(self._waiting)
+
+    def request(self) -> httpx2.Request:
+        """Return the request as one to the current server."""
+        asked = str(self._request.url)
+        if not asked.startswith(self._first + "/"):
+            raise EndpointError(f"a request for {self._first} was to go to another host")
+        headers = [(name, text) for name, text in self._request.headers.items() if name != "host"]
+        return httpx2.Request(
+            self._request.method,
+            self.server.endpoint.url + asked.removeprefix(self._first),
+            headers=headers,
+            content=self._request.content,
+            extensions=self._request.extensions,
+        )
+
+    def goes_on_after(self, error: BaseException) -> bool:
+        """Note a failure. Tell whether the next server is asked: this one got no request."""
+        if not isinstance(error, httpx2.TransportError):
+            self._servers.release(self.server)
+            return False
+        self._servers.failed(self.server)
+        return isinstance(error, httpx2.ConnectError | httpx2.ConnectTimeout) and self._next()
+
+    def goes_on_from(self, response: httpx2.Response) -> bool:
+        """Note a reply. Tell whether the next server is asked: this one turned it down."""
+        if response.status_code not in _TURNED_DOWN:
+            self._servers.answered(self.server)
+            return False
+        self._servers.failed(self.server, retry_after(response.headers))
+        return self._next()
+
+    def _next(self) -> bool:
+        if not self._waiting:
+            return False
+        self.server = self._servers.take(self._waiting)
+        return True
+
+
+class _Failover(httpx2.BaseTransport):
+    def __init__(self, servers: _Servers, endpoints: Sequence[EndpointClient]) -> None:
+        self._servers, self._first = servers, endpoints[0].url
+        self._clients = {endpoint.url: endpoint.client() for endpoint in endpoints}
+
+    def handle_request(self, request: httpx2.Request) -> httpx2.Response:
+        request.read()
+        attempts = _Attempts(self._servers, self._first, request)
+        while True:
+            client = self._clients[attempts.server.endpoint.url]
+            try:
+                response = client.send(attempts.request(), stream=True)
+            except BaseException as error:
+                if attempts.goes_on_after(error):
+                    continue
+                raise
+            if not attempts.goes_on_from(response):
+                return response
+            response.close()
+
+    def close(self) -> None:
+        for client in self._clients.values():
+            client.close()
+
+
+class _AsyncFailover(httpx2.AsyncBaseTransport):
+    def __init__(self, servers: _Servers, endpoints: Sequence[EndpointClient]) -> None:
+        self._servers, self._first = servers, endpoints[0].url
+        self._clients = {endpoint.url: endpoint.async_client() for endpoint in endpoints}
+
+    async def handle_async_request(self, request: httpx2.Request) -> httpx2.Response:
+        await request.aread()
+        attempts = _Attempts(self._servers, self._first, request)
+        while True:
+            client = self._clients[attempts.server.endpoint.url]
+            try:
+                response = await client.send(attempts.request(), stream=True)
+            except BaseException as error:
+                if attempts.goes_on_after(error):
+                    continue
+                raise
+            if not attempts.goes_on_from(response):
+                return response
+            await response.aclose()
+
+    async def aclose(self) -> None:
+        for client in self._clients.values():
+            await client.aclose()
+
+
+def failover_clients(
+    endpoints: Sequence[EndpointClient],
+) -> tuple[httpx2.Client, httpx2.AsyncClient]:
+    """Return clients whose requests to the first endpoint go to any of `endpoints`.
+
+    The servers take turns. If one cannot be reached, or turns a request down as it is busy or
+    down, the request goes to the next one at once. Any other failure is raised, as the server may
+    have begun to answer.
+    """
+    servers = _Servers(endpoints)
+    return (
+        httpx2.Client(transport=_Failover(servers, endpoints), trust_env=False),
+        httpx2.AsyncClient(transport=_AsyncFailover(servers, endpoints), trust_env=False),
+    )

@@ -1,0 +1,266 @@
+"""Several servers of one model: real processes that are killed, restarted, busy and stuck."""
+
+import asyncio
+import json
+import socket
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from typing import Any
+
+import openai
+import pytest
+
+from mpdf_langgraph import Agent, ConfigurationError, create_deliberation, vllm_chat_model
+from mpdf_langgraph.models import failover
+from mpdf_langgraph.runtime import retries
+from tests.support.loopback import loopback
+from tests.support.server import Server, cards, completion
+
+Ask = Callable[[Any], str]
+
+
+def by_invoke(llm: Any) -> str:
+    return str(llm.invoke("Hello").content)
+
+
+def by_ainvoke(llm: Any) -> str:
+    return str(asyncio.run(llm.ainvoke("Hello")).content)
+
+
+@pytest.fixture(params=[by_invoke, by_ainvoke])
+def ask(request: pytest.FixtureRequest) -> Ask:
+    asker: Ask = request.param
+    return asker
+
+
+@pytest.fixture(autouse=True)
+def short_rests(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(failover, "LONGEST_REST", 0.05)
+
+
+def port_of(url: str) -> int:
+    return int(url.split(":")[2].split("/")[0])
+
+
+def test_servers_take_turns(ask: Ask) -> None:
+    with loopback("a") as (a, _), loopback("b") as (b, _):
+        llm = vllm_chat_model([a, b], "tiny")
+        assert [ask(llm) for _ in range(4)] == ["a", "b", "a", "b"]
+
+
+def test_a_killed_server_is_left_alone_until_it_is_back(ask: Ask) -> None:
+    with loopback("a") as (a, process), loopback("b") as (b, _):
+        llm = vllm_chat_model([a, b], "tiny")
+        assert {ask(llm), ask(llm)} == {"a", "b"}
+        process.kill()
+        process.wait()
+        for _ in range(3):
+            assert [ask(llm) for _ in range(4)] == ["b"] * 4
+            time.sleep(0.06)  # it has rested, and a request tries it in vain
+        with loopback("a", port=port_of(a)):
+            time.sleep(0.06)
+            answers = Counter(ask(llm) for _ in range(10))
+            assert answers == {"a": 5, "b": 5}
+
+
+async def test_no_request_fails_while_servers_are_killed_in_turn() -> None:
+    """Requests that were under way are lost with their server, and the agent asks again."""
+    with ExitStack() as stack:
+        running = [stack.enter_context(loopback(name, delay=0.05)) for name in "abc"]
+        team = [Agent("ann", vllm_chat_model([url for url, _ in running], "tiny"), retries=3)]
+        graph = create_deliberation(team, router="always-persist", critic=None).compile()
+        answers: list[str] = []
+        over = asyncio.Event()
+
+        async def keep_asking() -> None:
+            while not over.is_set():
+                outcome = await graph.ainvoke({"question": "Who?"})
+                answers.append(outcome["deliberation"]["answer"])
+
+        async with asyncio.TaskGroup() as group:
+            for _ in range(8):
+                group.create_task(keep_asking())
+            for _ in range(2):
+                for name, (url, process) in zip("abc", list(running), strict=True):
+                    await asyncio.sleep(0.3)
+                    process.kill()
+                    process.wait()
+                    await asyncio.sleep(0.3)
+                    again = loopback(name, port=port_of(url), delay=0.05)
+                    running.append(stack.enter_context(again))
+                del running[:3]
+            await asyncio.sleep(1)
+            seen = len(answers)
+            await asyncio.sleep(1)
+            over.set()
+        assert set(answers) == {"a", "b", "c"}
+        assert set(answers[seen:]) == {"a", "b", "c"}  # all are back
+
+
+def test_one_request_at_a_time_tries_a_server_again() -> None:
+    with Server() as slow, loopback("b") as (b, _):
+        slow.routes["/v1/chat/completions"] = lambda _: (503, {})
+        llm = vllm_chat_model([slow.url, b], "tiny")
+        assert [by_invoke(llm) for _ in range(2)] == ["b"] * 2
+
+        def late(body: dict[str, Any]) -> tuple[int, Any]:
+            time.sleep(1)
+            return completion(body)
+
+        slow.routes["/v1/chat/completions"] = late
+        tried = len(slow.requests)
+        time.sleep(0.06)
+
+        async def many() -> list[str]:
+            return [
+                str(m.content) for m in await asyncio.gather(*(llm.ainvoke("") for _ in "x" * 9))
+            ]
+
+        assert Counter(asyncio.run(many())) == {"b": 8, "Hi": 1}
+        assert len(slow.requests) == tried + 1
+
+
+@pytest.mark.parametrize("status", [429, 502, 503])
+def test_a_busy_server_passes_its_requests_on_and_rests_as_long_as_it_says(
+    ask: Ask, status: int
+) -> None:
+    with Server() as busy, loopback("b") as (b, _):
+        busy.headers = {"Retry-After": "30"}
+        busy.routes["/v1/chat/completions"] = lambda _: (status, {"error": "busy"})
+        llm = vllm_chat_model([busy.url, b], "tiny")
+        assert [ask(llm) for _ in range(3)] == ["b"] * 3
+        time.sleep(0.06)
+        assert ask(llm) == "b"
+        assert len(busy.requests) == 1
+
+
+@pytest.mark.parametrize("status", [400, 401, 500])
+def test_an_error_of_the_request_goes_to_no_other_server(ask: Ask, status: int) -> None:
+    with Server() as server, Server() as other:
+        server.routes["/v1/chat/completions"] = lambda _: (status, {"error": "no"})
+        llm = vllm_chat_model([server.url, other.url], "tiny")
+        with pytest.raises(openai.APIStatusError):
+            ask(llm)
+        assert not other.requests
+
+
+def test_a_silent_server_is_left_alone(ask: Ask) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as silent, loopback("b") as (b, _):
+        url = f"http://127.0.0.1:{silent.getsockname()[1]}/v1"
+        llm = vllm_chat_model([url, b], "tiny", timeout=0.5)
+        failover.LONGEST_REST = 30.0  # the fixture puts it back
+        with pytest.raises(openai.APITimeoutError):
+            ask(llm)
+        assert [ask(llm) for _ in range(3)] == ["b"] * 3
+
+
+def test_all_servers_are_down(ask: Ask, unused_tcp_port: int) -> None:
+    with Server() as busy:
+        busy.routes["/v1/chat/completions"] = lambda _: (503, {})
+        dead = f"http://127.0.0.1:{unused_tcp_port}/v1"
+        llm = vllm_chat_model([busy.url, dead], "tiny")
+        for tries in range(1, 5):
+            with pytest.raises((openai.APIConnectionError, openai.APIStatusError)):
+                ask(llm)
+            assert len(busy.requests) == tries  # each request has tried both
+        busy.routes["/v1/chat/completions"] = completion
+        assert ask(llm) == "Hi"
+
+
+def test_streams_go_to_a_live_server(unused_tcp_port: int) -> None:
+    chunk = {
+        "id": "1", "object": "chat.completion.chunk", "created": 1, "model": "tiny",
+        "choices": [{"index": 0, "delta": {"role": "assistant", "content": "Hi"}}],
+    }  # fmt: skip
+    with Server() as server:
+        event = f"data: {json.dumps(chunk)}\n\ndata: [DONE]\n\n".encode()
+        server.routes["/v1/chat/completions"] = lambda _: (200, event)
+        server.headers = {"Content-Type": "text/event-stream"}
+        llm = vllm_chat_model([f"http://127.0.0.1:{unused_tcp_port}/v1", server.url], "tiny")
+        assert "".join(str(c.content) for c in llm.stream("Hello")) == "Hi"
+
+        async def stream() -> str:
+            return "".join([str(c.content) async for c in llm.astream("Hello")])
+
+        assert asyncio.run(stream()) == "Hi"
+
+
+def test_each_server_gets_its_own_path_and_the_key(unused_tcp_port: int) -> None:
+    with Server() as server:
+        server.routes["/other/v9/chat/completions"] = completion
+        urls = [f"http://127.0.0.1:{unused_tcp_port}/v1", server.url.replace("/v1", "/other/v9")]
+        assert by_invoke(vllm_chat_model(urls, "tiny", api_key="sk-mine")) == "Hi"
+        path, headers, _ = server.requests[0]
+        assert path == "/other/v9/chat/completions"
+        assert headers["authorization"] == "Bearer sk-mine"
+        assert headers["host"] == server.url.split("/")[2]
+
+
+def test_the_model_is_found_on_the_first_server_that_answers(unused_tcp_port: int) -> None:
+    with Server() as server:
+        server.routes["/v1/models"] = lambda _: (200, cards("tiny"))
+        urls = [f"http://127.0.0.1:{unused_tcp_port}/v1", server.url]
+        assert vllm_chat_model(urls).model_name == "tiny"
+
+
+@pytest.mark.parametrize("urls", [[], ["http://a/v1", "a"], [1], ["http://u:p@a"]])
+def test_wrong_servers(urls: Any) -> None:
+    with pytest.raises(ConfigurationError, match="base_url"):
+        vllm_chat_model(urls, "tiny")
+
+
+# --- Retry-After in an agent ----------------------------------------------------------------
+
+
+@pytest.fixture
+def busy_once() -> Iterator[Server]:
+    with Server() as server:
+        server.headers = {"Retry-After": "1"}
+        server.routes["/v1/chat/completions"] = lambda body: (
+            (429, {"error": "busy"}) if len(server.requests) == 1 else completion(body)
+        )
+        yield server
+
+
+def deliberate(server: Server, **options: Any) -> tuple[dict[str, Any], float]:
+    team = [Agent("ann", vllm_chat_model(server.url, "tiny"))]
+    graph = create_deliberation(team, router="always-persist", critic=None, **options).compile()
+    began = time.monotonic()
+    out = graph.invoke({"question": "Who?"})
+    return out["deliberation"], time.monotonic() - began
+
+
+def test_an_agent_waits_as_long_as_the_server_says(busy_once: Server) -> None:
+    outcome, seconds = deliberate(busy_once)
+    assert outcome["answer"] == "Hi"
+    assert seconds > 1
+    assert len(busy_once.requests) == 2
+
+
+def test_an_agent_waits_no_longer_than_the_bound(
+    busy_once: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(retries, "LONGEST_RETRY_AFTER", 0.1)
+    busy_once.headers = {"Retry-After": "86400"}
+    assert deliberate(busy_once)[0]["answer"] == "Hi"
+
+
+def test_an_agent_does_not_wait_past_the_deadline_of_the_question(busy_once: Server) -> None:
+    busy_once.headers = {"Retry-After": "50"}
+    with pytest.raises(Exception, match="429"):
+        deliberate(busy_once, timeout=20)
+    assert len(busy_once.requests) == 1
+
+
+@pytest.mark.parametrize("own", [0, 1])
+def test_requests_are_retried_in_one_layer(own: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(retries, "LONGEST_PAUSE", 0.001)
+    with Server() as server:
+        server.routes["/v1/chat/completions"] = lambda _: (503, {})
+        llm = vllm_chat_model(server.url, "tiny", max_retries=own)
+        graph = create_deliberation([Agent("ann", llm, retries=3)], critic=None).compile()
+        with pytest.raises(Exception, match="503"):
+            graph.invoke({"question": "Who?"})
+        assert len(server.requests) == (4 if own == 0 else 2)
