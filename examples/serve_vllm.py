@@ -82,8 +82,17 @@ def server_command(
     served_model_name: str = "tiny",
     host: str = "127.0.0.1",
     port: int = 8000,
+    max_model_len: int = 1024,
 ) -> list[str]:
     """Return the command line of a server for a small model.
+
+    Args:
+        python: From `ensure_venv`.
+        model_dir: A Hugging Face folder.
+        served_model_name: The name that clients ask for.
+        host: Where it listens.
+        port: Where it listens.
+        max_model_len: Longest prompt plus answer in tokens.
 
     Example:
         ```python
@@ -95,7 +104,7 @@ def server_command(
         *(str(python), "-m", "vllm.entrypoints.openai.api_server"),
         *("--model", str(model_dir), "--served-model-name", served_model_name),
         *("--host", host, "--port", str(port)),
-        *("--max-model-len", "1024", "--dtype", "bfloat16"),
+        *("--max-model-len", str(max_model_len), "--dtype", "bfloat16"),
         "--enforce-eager",  # compiling would take longer than a small model saves
     ]
 
@@ -122,6 +131,7 @@ def serving(command: list[str], log: IO[bytes] | None = None) -> Iterator[subpro
             "TRANSFORMERS_OFFLINE": "1",
             "VLLM_NO_USAGE_STATS": "1",
             "VLLM_CPU_KVCACHE_SPACE": "1",  # GiB
+            "OMP_WAIT_POLICY": "PASSIVE",  # threads that spin would take the cores from others
         },
         stdout=log,
         stderr=log and subprocess.STDOUT,

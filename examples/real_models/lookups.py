@@ -1,0 +1,183 @@
+"""Questions about people, teams, rooms and prices, whose facts lie in private notes.
+
+    python examples/real_models/lookups.py --split train --count 400 --out train.jsonl
+
+A question needs two or three facts: two or three hops ("Ann is in the red team", "the red team
+meets in room 217"), or the sum of two prices. Each fact is in the notes of one agent. All notes
+hold further facts of the same kinds, which do not matter. In known shares the needed facts have one
+owner, two or three. An agent that lacks one can only guess. Answers are numbers.
+"""
+
+import hashlib
+import json
+import random
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import tyro
+
+if __name__ == "__main__":
+    sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+
+from mpdf_langgraph import Prompts
+
+Split = Literal["train", "validation", "test"]
+AGENTS = ("agent-1", "agent-2", "agent-3")
+PEOPLE = (
+    "Ann", "Ben", "Cleo", "Dan", "Eva", "Finn", "Gina", "Hugo", "Ines", "Jack", "Kate", "Leo",
+)  # fmt: skip
+TEAMS = ("red", "blue", "green", "white", "black", "yellow", "purple", "orange")
+THINGS = ("lamp", "chair", "vase", "clock", "kettle", "mirror", "carpet", "bag", "drum", "kite")
+#: How many agents own the needed facts, and how often.
+OWNER_SHARES = {1: 0.4, 2: 0.4, 3: 0.2}
+#: Further facts in the notes of every agent.
+DISTRACTORS = 2
+_SPLITS: dict[int, Split] = {0: "validation", 1: "test", 2: "test"}
+
+
+@dataclass(frozen=True)
+class Lookup:
+    """One question.
+
+    Attributes:
+        kind: ``"room"`` and ``"price"`` (two hops), ``"rent"`` (three hops) or ``"sum"``.
+        question: What all agents are asked.
+        answer: The number.
+        facts: The needed facts, in the order of the hops.
+        owners: The owner of each of them.
+        notes: All facts that an agent holds, by its name.
+    """
+
+    kind: str
+    question: str
+    answer: int
+    facts: tuple[str, ...]
+    owners: tuple[str, ...]
+    notes: dict[str, tuple[str, ...]]
+
+    def split(self) -> Split:
+        """Return the split that the needed facts belong to. No set of them is in two splits."""
+        digest = hashlib.sha256("\n".join(sorted(self.facts)).encode()).digest()
+        return _SPLITS.get(digest[0] % 8, "train")
+
+    def record(self, id_: str, *, informed: bool = False) -> dict[str, Any]:
+        """Return the question as a row for `collect.py` and `evaluate.py`.
+
+        Args:
+            id_: Its id.
+            informed: Give all notes to every agent.
+        """
+        own = {agent: "\n".join(notes) for agent, notes in self.notes.items()}
+        everything = dict.fromkeys(own, "\n".join(own.values()))
+        return {
+            "id": id_,
+            "question": self.question,
+            "reference": str(self.answer),
+            "contexts": everything if informed else own,
+            "kind": self.kind,
+            "owners": len(set(self.owners)),
+        }
+
+
+class _World:
+    """Who is in which team, where teams meet, what rooms and things cost."""
+
+    def __init__(self, rng: random.Random) -> None:
+        people, teams, things = (rng.sample(all_, len(all_)) for all_ in (PEOPLE, TEAMS, THINGS))
+        rooms = rng.sample(range(101, 500), len(teams))
+        self.team = {p: teams[k % len(teams)] for k, p in enumerate(people)}
+        self.room = dict(zip(teams, rooms, strict=True))
+        self.rent = dict(zip(rooms, rng.sample(range(21, 99), len(rooms)), strict=True))
+        self.thing = {p: things[k % len(things)] for k, p in enumerate(people)}
+        self.price = dict(zip(things, rng.sample(range(11, 99), len(things)), strict=True))
+
+    def in_team(self, person: str) -> str:
+        return f"{person} is in the {self.team[person]} team."
+
+    def meets(self, team: str) -> str:
+        return f"The {team} team meets in room {self.room[team]}."
+
+    def rents(self, room: int) -> str:
+        return f"Room {room} costs {self.rent[room]} dollars."
+
+    def wants(self, person: str) -> str:
+        return f"{person} wants a {self.thing[person]}."
+
+    def costs(self, thing: str) -> str:
+        return f"A {thing} costs {self.price[thing]} dollars."
+
+    def facts(self, kind: str) -> list[str]:
+        """All facts of the kinds that a question of `kind` needs."""
+        said: dict[str, list[str]] = {
+            "room": [self.in_team(p) for p in self.team] + [self.meets(t) for t in self.room],
+            "price": [self.wants(p) for p in self.thing] + [self.costs(t) for t in self.price],
+            "sum": [self.costs(t) for t in self.price],
+        }
+        said["rent"] = said["room"] + [self.rents(r) for r in self.rent]
+        return said[kind]
+
+
+def random_lookup(rng: random.Random) -> Lookup:
+    """Draw one question, of any split."""
+    world = _World(rng)
+    owners = rng.choices(list(OWNER_SHARES), list(OWNER_SHARES.values()))[0]
+    kind = "rent" if owners == 3 else rng.choice(("room", "price", "sum", "rent"))
+    person = rng.choice(PEOPLE)
+    if kind == "room":
+        team = world.team[person]
+        facts = [world.in_team(person), world.meets(team)]
+        question = f"What is the number of the room in which {person}'s team meets?"
+        answer = world.room[team]
+    elif kind == "rent":
+        team = world.team[person]
+        room = world.room[team]
+        facts = [world.in_team(person), world.meets(team), world.rents(room)]
+        question = f"How many dollars does the room cost in which {person}'s team meets?"
+        answer = world.rent[room]
+    elif kind == "price":
+        thing = world.thing[person]
+        facts = [world.wants(person), world.costs(thing)]
+        question = f"How many dollars does the thing cost that {person} wants?"
+        answer = world.price[thing]
+    else:
+        one, other = rng.sample(THINGS, 2)
+        facts = [world.costs(one), world.costs(other)]
+        question = f"How many dollars do a {one} and a {other} cost together?"
+        answer = world.price[one] + world.price[other]
+    team_of_owners = rng.sample(AGENTS, owners)
+    spare = [rng.choice(team_of_owners) for _ in range(len(facts) - owners)]
+    holders = rng.sample([*team_of_owners, *spare], len(facts))
+    others = [fact for fact in world.facts(kind) if fact not in facts]
+    rng.shuffle(others)
+    notes = {}
+    for place, agent in enumerate(AGENTS):
+        held = [fact for fact, holder in zip(facts, holders, strict=True) if holder == agent]
+        held += others[place * DISTRACTORS : (place + 1) * DISTRACTORS]
+        rng.shuffle(held)
+        notes[agent] = tuple(held)
+    return Lookup(kind, question, answer, tuple(facts), tuple(holders), notes)
+
+
+def lookups(split: Split, seed: int = 0) -> Iterator[Lookup]:
+    """Yield an endless stream of questions of one split."""
+    rng = random.Random(f"lookups/{split}/{seed}")
+    seen: set[tuple[str, ...]] = set()
+    while True:
+        lookup = random_lookup(rng)
+        if lookup.split() == split and lookup.facts not in seen:
+            seen.add(lookup.facts)
+            yield lookup
+
+
+def make_questions(
+    split: Split, count: int, seed: int = 0, *, informed: bool = False
+) -> list[dict[str, Any]]:
+    """Return the first `count` questions of a split as rows (see `Lookup.record`)."""
+    stream = lookups(split, seed)
+    return [
+        next(stream).record(f"lookup-{split}-{seed}-{place:05}", informed=informed)
+        for place in range(count)
+    ]
