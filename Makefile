@@ -5,7 +5,8 @@ BIN := $(VENV)/bin
 LOCK := requirements/locked.txt
 
 .PHONY: help venv demo test lint test-oldest test-newest test-pythons test-vllm vllm tiny-lm \
-	bench-training reproduce system-packages newest lock clean
+	bench-training reproduce real-model demo-real \
+	system-packages newest lock clean
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 18
 
@@ -94,6 +95,15 @@ test-vllm: $(VENV)/.ready  ## the integration tests against a real vLLM server (
 
 vllm: $(VENV)/.ready  ## serve the small model with a real vLLM server on port 8000
 	$(BIN)/python examples/serve_vllm.py
+
+# MODEL=0.5B (default), 1.5B, 135M, or any name on the Hugging Face Hub. SERVER=vllm or llamacpp.
+MODEL ?= 0.5B
+SERVER ?= vllm
+real-model: $(VENV)/.ready  ## get a real language model, MODEL=0.5B, 1.5B, 135M or a hub's name
+	$(BIN)/python examples/real_models/fetch.py --model $(MODEL)
+
+demo-real: $(VENV)/.ready  ## three agents of it deliberate (SERVER=vllm, 3.5 GB, or llamacpp)
+	$(BIN)/python examples/real_models/demo.py --model $(MODEL) --server $(SERVER)
 
 tiny-lm: $(VENV)/.ready  ## train the small model from scratch, as the bundled one (45 minutes)
 	$(BIN)/python examples/tiny_lm/train.py --out runs/tiny_lm

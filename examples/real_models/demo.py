@@ -110,9 +110,7 @@ def main(options: DemoOptions) -> int:
             if url is None:
                 port = free_port()
                 url = f"http://127.0.0.1:{port}/v1"
-                command = command_for(
-                    options.model, options.server, cache=options.cache, port=port
-                )
+                command = command_for(options.model, options.server, cache=options.cache, port=port)
                 LOG.parent.mkdir(parents=True, exist_ok=True)
                 console.print(f"Starting the server. Its output goes to {LOG}.")
                 stack.enter_context(served(command, url, stack.enter_context(LOG.open("wb"))))

@@ -31,10 +31,49 @@ PEOPLE = (
 )  # fmt: skip
 TEAMS = ("red", "blue", "green", "white", "black", "yellow", "purple", "orange")
 THINGS = ("lamp", "chair", "vase", "clock", "kettle", "mirror", "carpet", "bag", "drum", "kite")
+#: Sampling of proposals, cool enough for a model of 1.5B parameters to copy what it read.
+TEMPERATURE = 0.4
+#: Longest answer in tokens.
+MAX_TOKENS = 110
 #: How many agents own the needed facts, and how often.
 OWNER_SHARES = {1: 0.4, 2: 0.4, 3: 0.2}
 #: Further facts in the notes of every agent.
-DISTRACTORS = 2
+DISTRACTORS = 1
+#: How the agents are asked. Small models copy a form literally: the examples show it. They come
+#: first, so that a server's prefix cache holds them for all questions.
+PROMPTS = Prompts(
+    context="""\
+You and two others hold different notes about one question. Copy your notes word by word, so that \
+the others learn them. Then give the answer that follows from them, or null where a fact is missing.
+
+Example
+Notes:
+The gray team meets in room 512.
+Sam is in the pink team.
+Question: How many dollars does the room cost in which Sam's team meets?
+Answer: My notes: The gray team meets in room 512. Sam is in the pink team. {{"answer": null}}
+
+Example
+Notes:
+Room 530 costs 15 dollars.
+Sam is in the pink team.
+The pink team meets in room 530.
+Question: How many dollars does the room cost in which Sam's team meets?
+Answer: My notes: Room 530 costs 15 dollars. Sam is in the pink team. The pink team meets in room \
+530. {{"answer": 15}}
+
+Your notes:
+{context}""",
+    propose='{question}\nBegin with "My notes:" and copy them. Then give the answer, or null.',
+    refine="""\
+The others hold other notes. They said:
+
+{peers}
+
+Now all notes are known, yours and theirs. {question}
+Begin with "Facts:" and copy the notes that lead to the answer, whoever has them. Then give the \
+answer.""",
+)
 _SPLITS: dict[int, Split] = {0: "validation", 1: "test", 2: "test"}
 
 
@@ -181,3 +220,30 @@ def make_questions(
         next(stream).record(f"lookup-{split}-{seed}-{place:05}", informed=informed)
         for place in range(count)
     ]
+
+
+@dataclass(frozen=True)
+class LookupOptions:
+    """Options of writing questions."""
+
+    split: Split = "test"
+    """No set of needed facts occurs in two splits."""
+    count: int = 500
+    """How many questions."""
+    seed: int = 0
+    """Another seed has other questions. A smaller count gives the first of them."""
+    informed: bool = False
+    """Give all notes to every agent, to see what the model could do if it knew everything."""
+    out: Path = Path("questions.jsonl")
+    """The file to write."""
+
+
+def main(options: LookupOptions) -> None:
+    """Write questions for `collect.py` and `evaluate.py`."""
+    rows = make_questions(options.split, options.count, options.seed, informed=options.informed)
+    options.out.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    print(f"{len(rows)} questions of the {options.split} split -> {options.out}")
+
+
+if __name__ == "__main__":
+    main(tyro.cli(LookupOptions, description=__doc__))

@@ -224,7 +224,10 @@ class _Probe:
             name = card.get("id") if isinstance(card, dict) else None
             if not isinstance(name, str):
                 raise self._foreign()
-            length = card.get("max_model_len")
+            meta = card.get("meta")  # llama.cpp's server puts it there
+            length = card.get(
+                "max_model_len", meta.get("n_ctx") if isinstance(meta, dict) else None
+            )
             served[name] = length if isinstance(length, int) else None
         if not served:
             raise EndpointError(f"{self.url} answers, but serves no model")

@@ -54,6 +54,12 @@ def test_a_sound_endpoint(server: Server) -> None:
     assert {headers["authorization"] for _, headers, _ in server.requests} == {f"Bearer {KEY}"}
 
 
+def test_the_context_of_llama_cpp(server: Server) -> None:
+    card = {"id": "tiny", "meta": {"n_ctx": 2048, "n_ctx_train": 8192}}
+    server.routes["/v1/models"] = lambda _: (200, {"object": "list", "data": [card]})
+    assert check_endpoint(server.url).max_model_len == 2048
+
+
 def test_the_model_is_found_where_there_is_one(server: Server) -> None:
     assert check_endpoint(server.url).ok
 
