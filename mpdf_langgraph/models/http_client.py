@@ -1,7 +1,6 @@
 """HTTP clients for one endpoint. Every request ends, and a key goes to its own host alone."""
 
 import os
-import time
 import zlib
 from collections.abc import AsyncIterator, Iterable, Iterator
 from dataclasses import dataclass, field
@@ -10,6 +9,7 @@ from typing import Any
 import httpx2
 
 from mpdf_langgraph.errors import EndpointError
+from mpdf_langgraph.models.connections import bound_async_requests, bound_requests
 
 #: A reply is refused beyond so many bytes, counted after decompression.
 MOST_BYTES = 64_000_000
@@ -37,8 +37,7 @@ class EndpointClient:
         """Return a synchronous client."""
         hooks = {"request": [self._request_hook()], "response": [_cap_body]}
         client = httpx2.Client(**self._options(), event_hooks=hooks)
-        for pool in _pools(client):
-            pool._network_backend = _Backend(pool._network_backend, self.deadline)
+        bound_requests(client, self.deadline)
         return client
 
     def async_client(self) -> httpx2.AsyncClient:
@@ -55,16 +54,11 @@ class EndpointClient:
             **self._options(),
             event_hooks={"request": [prepare_async], "response": [cap_async]},
         )
-        for pool in _pools(client):
-            pool._network_backend = _AsyncBackend(pool._network_backend, self.deadline)
+        bound_async_requests(client, self.deadline)
         return client
 
     def _options(self) -> dict[str, Any]:
-        # A connection that is kept alive belongs to one event loop. A second `asyncio.run` would
-        # find it dead, and nothing closes it when the model is dropped. So none is kept. A new
-        # one costs nothing beside a model's call. Each connection then carries one request.
-        limits = httpx2.Limits(max_connections=_most_connections(), max_keepalive_connections=0)
-        return {"timeout": self.timeout, "limits": limits, "follow_redirects": False}
+        return {"timeout": self.timeout, "follow_redirects": False}
 
     def _request_hook(self) -> Any:
         """Return what makes a request ready: its own credentials, and no others."""
@@ -87,131 +81,12 @@ class EndpointClient:
                     del request.headers[name]
             request.headers["Authorization"] = f"Bearer {self.key}"
             request.headers["Accept-Encoding"] = "identity"
-            # Many calls at once wait for a connection. The server is not to blame for that.
-            times = request.extensions.get("timeout", {})
-            request.extensions["timeout"] = {**times, "pool": None}
 
         return prepare
 
 
 def _host(url: httpx2.URL) -> tuple[str, str, int | None]:
     return url.scheme, url.host, url.port
-
-
-def _most_connections() -> int:
-    """Return how many connections one client may have at once, by the limit on open files."""
-    try:
-        import resource  # not on Windows
-    except ImportError:
-        return 1000
-    soft = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
-    return 10_000 if soft == resource.RLIM_INFINITY else min(10_000, max(16, soft // 2))
-
-
-def _pools(client: httpx2.Client | httpx2.AsyncClient) -> Iterator[Any]:
-    """Yield a client's connection pools, those of proxies included.
-
-    httpx2 has no option for the network backend of a pool. Its own timeouts start anew with every
-    byte, so the backend is where a deadline can be kept.
-    """
-    for transport in [client._transport, *client._mounts.values()]:
-        if transport is not None:
-            yield transport._pool
-
-
-# --- the deadline ---------------------------------------------------------------------------
-
-
-class _Clock:
-    """Cuts the timeouts of one connection to what its deadline leaves."""
-
-    def __init__(self, deadline: float) -> None:
-        self._end = time.monotonic() + deadline
-
-    def cut(self, timeout: float | None, error: type[Exception]) -> float:
-        left = self._end - time.monotonic()
-        if left <= 0:
-            raise error("the request took longer than its deadline")
-        return left if timeout is None else min(left, timeout)
-
-
-class _Stream:
-    def __init__(self, inner: Any, clock: _Clock) -> None:
-        self._inner, self._clock = inner, clock
-
-    def read(self, max_bytes: int, timeout: float | None = None) -> bytes:
-        data: bytes = self._inner.read(max_bytes, self._clock.cut(timeout, httpx2.ReadTimeout))
-        return data
-
-    def write(self, buffer: bytes, timeout: float | None = None) -> None:
-        for start in range(0, len(buffer), _PIECE):
-            left = self._clock.cut(timeout, httpx2.WriteTimeout)
-            self._inner.write(buffer[start : start + _PIECE], left)
-
-    def close(self) -> None:
-        self._inner.close()
-
-    def start_tls(
-        self, ssl_context: Any, server_hostname: str | None = None, timeout: float | None = None
-    ) -> Any:
-        left = self._clock.cut(timeout, httpx2.ConnectTimeout)
-        return _Stream(self._inner.start_tls(ssl_context, server_hostname, left), self._clock)
-
-    def get_extra_info(self, info: str) -> Any:
-        return self._inner.get_extra_info(info)
-
-
-class _Backend:
-    def __init__(self, inner: Any, deadline: float) -> None:
-        self._inner, self._deadline = inner, deadline
-
-    def connect_tcp(self, *args: Any, **kwargs: Any) -> Any:
-        clock = _Clock(self._deadline)
-        return _Stream(self._inner.connect_tcp(*args, **kwargs), clock)
-
-    def sleep(self, seconds: float) -> None:
-        self._inner.sleep(seconds)
-
-
-class _AsyncStream:
-    def __init__(self, inner: Any, clock: _Clock) -> None:
-        self._inner, self._clock = inner, clock
-
-    async def read(self, max_bytes: int, timeout: float | None = None) -> bytes:  # noqa: ASYNC109
-        left = self._clock.cut(timeout, httpx2.ReadTimeout)
-        data: bytes = await self._inner.read(max_bytes, left)
-        return data
-
-    async def write(self, buffer: bytes, timeout: float | None = None) -> None:  # noqa: ASYNC109
-        await self._inner.write(buffer, self._clock.cut(timeout, httpx2.WriteTimeout))
-
-    async def aclose(self) -> None:
-        await self._inner.aclose()
-
-    async def start_tls(
-        self,
-        ssl_context: Any,
-        server_hostname: str | None = None,
-        timeout: float | None = None,  # noqa: ASYNC109
-    ) -> Any:
-        left = self._clock.cut(timeout, httpx2.ConnectTimeout)
-        inner = await self._inner.start_tls(ssl_context, server_hostname, left)
-        return _AsyncStream(inner, self._clock)
-
-    def get_extra_info(self, info: str) -> Any:
-        return self._inner.get_extra_info(info)
-
-
-class _AsyncBackend:
-    def __init__(self, inner: Any, deadline: float) -> None:
-        self._inner, self._deadline = inner, deadline
-
-    async def connect_tcp(self, *args: Any, **kwargs: Any) -> Any:
-        clock = _Clock(self._deadline)
-        return _AsyncStream(await self._inner.connect_tcp(*args, **kwargs), clock)
-
-    async def sleep(self, seconds: float) -> None:
-        await self._inner.sleep(seconds)
 
 
 # --- the size -------------------------------------------------------------------------------

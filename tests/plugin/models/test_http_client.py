@@ -17,7 +17,7 @@ import pytest
 
 from mpdf_langgraph import check_endpoint, vllm_chat_model
 from mpdf_langgraph.errors import EndpointError, describe_error
-from mpdf_langgraph.models import http_client
+from mpdf_langgraph.models import connections, http_client
 from mpdf_langgraph.models.http_client import EndpointClient
 from mpdf_langgraph.runtime.retries import is_transient
 from tests.support.server import Server, cards, completion
@@ -152,7 +152,7 @@ def test_waiting_for_a_connection_is_no_timeout(
     server: Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Each call takes a third of the timeout, and six wait for one connection."""
-    monkeypatch.setattr(http_client, "_most_connections", lambda: 1)
+    monkeypatch.setattr(connections, "_most_connections", lambda: 1)
 
     def slow(body: dict[str, Any]) -> tuple[int, Any]:
         time.sleep(1.0)
@@ -174,7 +174,7 @@ def test_connections_fit_into_the_limit_on_open_files(monkeypatch: pytest.Monkey
     resource = pytest.importorskip("resource")
     for soft, most in ((1024, 512), (8, 16), (10**6, 10_000), (resource.RLIM_INFINITY, 10_000)):
         monkeypatch.setattr(resource, "getrlimit", lambda _, soft=soft: (soft, soft))
-        assert http_client._most_connections() == most
+        assert connections._most_connections() == most
 
 
 # --- headers --------------------------------------------------------------------------------
