@@ -204,7 +204,8 @@ class Agent:
         """
         private = self.prompts.context.format(context=notes) if notes else ""
         told = [SystemMessage(self.system_prompt), *history, SystemMessage(private)]
-        asked = self.prompts.propose.format(question=question, instructions=schema.instructions)
+        template = self.prompts.template("propose", private=bool(notes))
+        asked = template.format(question=question, instructions=schema.instructions)
         return with_question(readable_history(told), asked.strip(), attachments)
 
     def refine_turn(
@@ -215,8 +216,11 @@ class Agent:
         own: str | None,
         peers: Mapping[str, str],
         hints: Sequence[str] = (),
+        private: bool = False,
     ) -> list[BaseMessage]:
         """Return the messages that, after `conversation`, ask for a refined answer.
+
+        `private`: `conversation` had notes.
 
         No text of a peer or a person can pass for one of another (see `frames`).
         """
@@ -227,7 +231,8 @@ class Agent:
         peer, hint = self.prompts.peer, self.prompts.hint
         said = [peer.format(name=name, response=t, fence=fence) for name, t in texts.items()]
         told = [hint.format(hint=text, fence=fence) for text in hints]
-        asked = self.prompts.refine.format(
+        template = self.prompts.template("refine", private=private)
+        asked = template.format(
             question=question,
             own=own,
             peers="\n".join([*said, *told]),

@@ -62,6 +62,13 @@ Question: How many dollars does the room cost in which Sam's team meets?
 Answer: My notes: Room 530 costs 15 dollars. Sam is in the pink team. The pink team meets in room \
 530. {{"answer": 15}}
 
+Example
+Notes:
+A cup costs 30 dollars.
+A pen costs 12 dollars.
+Question: How many dollars do a pen and a cup cost together?
+Answer: My notes: A cup costs 30 dollars. A pen costs 12 dollars. 12 + 30 = 42. {{"answer": 42}}
+
 Your notes:
 {context}""",
     propose='{question}\nBegin with "My notes:" and copy them. Then give the answer, or null.',

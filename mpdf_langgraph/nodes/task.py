@@ -79,6 +79,7 @@ def refine_messages(settings: Settings, task: Assignment) -> list[BaseMessage]:
         own=task["own"]["text"] if task["own"] else None,
         peers={name: response["text"] for name, response in task["peers"].items()},
         hints=task["hints"],
+        private=bool(task["notes"]),
     )
 
 

@@ -203,7 +203,8 @@ def test_conversation_order() -> None:
     messages = agent.conversation("Q?", schema=TextAnswer(), history=history, notes="N {x}")
     assert [m.type for m in messages] == ["system", "human", "ai", "human"]
     assert messages[0].text == "Role.\n\nNotes: N {x}"
-    assert messages[-1].text == f"Q?\n\n{TextAnswer.instructions}"
+    assert messages[-1].text.startswith("Q?\n\n")
+    assert messages[-1].text.endswith(f" {TextAnswer.instructions}")
     bare = Agent("bob", says("4")).conversation("{Q}", schema=TextAnswer(), history=[], notes="")
     assert [m.type for m in bare] == ["human"]
     assert bare[0].text.startswith("{Q}")

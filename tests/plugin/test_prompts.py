@@ -9,7 +9,7 @@ import pytest
 from langchain_core.language_models import FakeListChatModel
 from langchain_core.messages import AIMessage, HumanMessage
 
-from mpdf_langgraph import Agent, MathAnswer, Prompts
+from mpdf_langgraph import Agent, ConfigurationError, MathAnswer, Prompts
 
 TEMPLATES = [field.name for field in dataclasses.fields(Prompts)]
 HOSTILE = r"Let {x} be \frac{1}{2}, {0} and {question!r}} %s"
@@ -30,6 +30,8 @@ def documented(name: str) -> set[str]:
 @pytest.mark.parametrize("name", TEMPLATES)
 def test_templates_use_documented_fields_only(name: str) -> None:
     template = getattr(Prompts(), name)
+    if name in ("propose_private", "refine_private"):
+        template = Prompts().template(name.removesuffix("_private"), private=True)  # type: ignore[arg-type]
     if name == "no_response":
         assert template.strip()
         return
@@ -102,3 +104,28 @@ def test_an_agent_brings_its_own(agent: Agent) -> None:
     assert mine.conversation("1+1", schema=schema, history=[], notes="")[-1].text == "Q: 1+1"
     turn = mine.refine_turn("1+1", schema=schema, own="2", peers={"b": "3", "c": "4"})
     assert turn[-1].text == "3\n4\nQ: 1+1"
+
+
+def test_agents_with_private_context_are_asked_for_all_they_know(agent: Agent) -> None:
+    schema = MathAnswer()
+    plain = agent.conversation("Q?", schema=schema, history=[], notes="")[-1].text
+    private = agent.conversation("Q?", schema=schema, history=[], notes="a fact")[-1].text
+    assert "every fact you know" in private
+    assert "every fact you know" not in plain
+    given = {"schema": schema, "own": "mine", "peers": {"bob": "his"}}
+    merged = agent.refine_turn("Q?", **given, private=True)[-1].text
+    assert "all facts that matter, yours and theirs" in merged
+    assert "his" in merged
+    assert merged.endswith(schema.instructions)
+    assert "all facts" not in agent.refine_turn("Q?", **given)[-1].text
+
+
+def test_own_prompts_stand_for_private_context_too() -> None:
+    mine = dataclasses.replace(Prompts(), propose="Mine: {question}")
+    assert mine.template("propose", private=True) == "Mine: {question}"
+    assert mine.template("refine", private=True) == Prompts().template("refine", private=True)
+    both = Prompts(propose="{question}", propose_private="Tell: {question}")
+    assert both.template("propose", private=True) == "Tell: {question}"
+    assert both.template("propose", private=False) == "{question}"
+    with pytest.raises(ConfigurationError, match="propose_private"):
+        Prompts(propose_private="{wrong}")

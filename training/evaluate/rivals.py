@@ -82,7 +82,13 @@ def progressive_hints(
             messages = agent.conversation(asked, schema=schema, history=[], notes=notes)
         else:
             own = response["text"]
-            again = agent.refine_turn(question, schema=schema, own=own, peers={agent.name: own})
+            again = agent.refine_turn(
+                question,
+                schema=schema,
+                own=own,
+                peers={agent.name: own},
+                private=bool(notes),
+            )
             messages = [*opening, *again]
     return Result(
         answer=answers[-1] if answers else None,
