@@ -7,12 +7,11 @@ is compared as plain data.
 import hashlib
 import json
 import re
-import threading
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from typing import Any, NamedTuple
 
+from mpdf_langgraph.answers.memory import Memory
 from mpdf_langgraph.answers.program_reading import (
     DEFINITION,
     code_blocks,
@@ -31,7 +30,6 @@ from mpdf_langgraph.answers.programs import (
 from mpdf_langgraph.answers.sandbox import ProgramEndedError, Sandbox, SandboxedProcess
 from mpdf_langgraph.errors import ConfigurationError
 
-_REMEMBERED = 10_000  # programs whose outputs are kept
 _FUTURE = re.compile(r"^from __future__ import .*\n?", re.MULTILINE)
 
 
@@ -148,7 +146,7 @@ class CodeAnswer:
                 raise ConfigurationError(
                     f'an example must be a call with literal arguments, "add(2, 3)": {example!r}'
                 )
-        self._memory = _Memory()
+        self._memory = Memory[tuple[str, ...] | None]()
         # What the question asks for, and whether its code ends in that function's signature.
         self._function: str | None = None
         self._body_alone = False
@@ -199,10 +197,7 @@ class CodeAnswer:
             SandboxError: The sandbox does not work.
         """
         key = (self.setup, self.examples, code)
-        known = self._memory.get(key)
-        if known is None:
-            known = self._memory.put(key, _Outputs(self._outputs(code)))
-        return known.values
+        return self._memory.remember(key, lambda: self._outputs(code))
 
     def _outputs(self, code: str) -> tuple[str, ...] | None:
         if not self._calls:
@@ -300,31 +295,3 @@ def _program(setup: str, code: str) -> str:
     """The code after what the question gives, which its own definitions replace."""
     future = "".join(line.rstrip("\n") + "\n" for line in _FUTURE.findall(code))
     return f"{future}{setup}\n{_FUTURE.sub('', code)}\n" if setup else code
-
-
-class _Outputs(NamedTuple):
-    values: tuple[str, ...] | None
-
-
-class _Memory:
-    """The outputs of programs; bounded, shared by the schemas of all questions."""
-
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._known: dict[Any, _Outputs] = {}
-
-    def __getstate__(self) -> dict[str, Any]:
-        return {}  # another process has a memory of its own
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        _Memory.__init__(self)
-
-    def get(self, key: Any) -> _Outputs | None:
-        return self._known.get(key)
-
-    def put(self, key: Any, outputs: _Outputs) -> _Outputs:
-        """Remember outputs; where another thread was faster, its own stand."""
-        with self._lock:
-            if len(self._known) >= _REMEMBERED:
-                del self._known[next(iter(self._known))]
-            return self._known.setdefault(key, outputs)

@@ -1,38 +1,34 @@
 """Numbers and mathematical expressions as answers."""
 
 import math
-import threading
 import warnings
-from typing import Any
 
 from mpdf_langgraph.answers.math_comparison import Comparison
 from mpdf_langgraph.answers.math_equality import EqualityWorker
 from mpdf_langgraph.answers.math_notation import canonical
 from mpdf_langgraph.answers.math_numbers import MAX_LENGTH
 from mpdf_langgraph.answers.math_reading import find_answer
-from mpdf_langgraph.answers.verdict_memory import VerdictMemory
+from mpdf_langgraph.answers.memory import Memory
 from mpdf_langgraph.errors import ConfigurationError
 
 
 class MathAnswer:
     r"""Numbers and mathematical expressions.
 
-    `parse` takes the last complete ``\boxed{}``, with a sign, a multiplier or a second box
-    beside it. Else it takes the contents of ``<answer>`` tags, the answer field of a JSON object,
-    what follows the last ``####``, what follows "the answer is" or "answer:" (in other languages,
-    too), a response that is nothing but one short expression, or else the last number. Thoughts
-    and further questions that the model asks itself are no part of the response. A box cut off
-    by the token limit counts only where nothing else is there. Decoration goes, and numbers come
-    back in one form with their unit ("1,000" and ``1{,}000.0`` as "1000", ``\frac24`` as "1/2",
-    "two dozen" as "24"), other expressions almost as they stand.
+    `parse` takes the first of these that the response has: the last complete ``\boxed{}`` with
+    what stands beside it (a sign, a multiplier, a second box), ``<answer>`` tags, the answer field
+    of a JSON object, what follows the last ``####``, what follows "the answer is" or "answer:" in
+    many languages, one short expression that is the whole response, the last number, a box that
+    the token limit cut off. It skips thoughts, and further questions that the model asks itself.
+    Numbers come back in one form with their unit: "1,000" and ``1{,}000.0`` as "1000",
+    ``\frac24`` as "1/2", "two dozen" as "24". Other expressions lose their decoration.
 
     `equivalent` compares numbers exactly. A decimal of six digits or more also equals what it
-    rounds. Units are compared where both answers have one ("2 km" is "2000 m", "5 wins" is not
-    "5 losses"); without a unit an answer equals the same number with any. A percentage equals
-    its value and its bare number, as in "what percentage ..." with the answer 50. In these two
-    places equality is not transitive. Words, number bases, moduli and lists are compared part by
-    part. Expressions go to sympy, read by math-verify's grammar, in a worker process
-    (`math_equality`) that is shared by all schemas and ended at the time limit.
+    rounds. Units are compared if both answers have one: "2 km" is "2000 m", "5 wins" is not
+    "5 losses". A number without a unit equals the same number with any. A percentage equals its
+    value and its bare number. In these last two places equality is not transitive. Words, number
+    bases, moduli and lists are compared part by part. Expressions go to sympy in a worker process
+    (see `math_equality`), which is ended at the time limit.
 
     Args:
         timeout: Seconds of computing that comparing two expressions may take. Answers that take
@@ -53,13 +49,15 @@ class MathAnswer:
         if not (timeout > 0 and math.isfinite(timeout)):
             raise ConfigurationError(f"timeout must be a positive number of seconds: {timeout!r}")
         self.timeout = timeout
-        #: Comparisons given up at the time limit, or because the worker died of them.
-        self.undecided = 0
-        self._lock = threading.Lock()
-        self._verdicts = VerdictMemory()
+        self._verdicts = Memory[bool]()
+
+    @property
+    def undecided(self) -> int:
+        """How many comparisons were given up at the time limit, or because the worker died."""
+        return self._verdicts.undecided
 
     def parse(self, text: str) -> str | None:
-        """Read the answer out of a response; None where there is none."""
+        """Read the answer out of a response. Return None if there is none."""
         answer = find_answer(text)
         return answer if answer and len(answer) <= MAX_LENGTH else None
 
@@ -76,38 +74,22 @@ class MathAnswer:
         except RecursionError:
             return False  # nested more deeply than any answer
         except (TimeoutError, ChildProcessError) as error:
-            self._count_undecided(error)
+            if self._verdicts.count_undecided() == 1:
+                warnings.warn(
+                    f"Two answers could not be compared and count as different: {error} "
+                    "Further ones are only counted, in MathAnswer.undecided.",
+                    RuntimeWarning,
+                    stacklevel=2,
+                )
             return False
 
     def _same_expression(self, a: str, b: str) -> bool:
-        known = self._verdicts.get(a, b)
-        if known is not None:
-            return known
+        pair = frozenset((a, b))
         try:
-            verdict = _WORKER.compare(a, b, self.timeout)
+            return self._verdicts.remember(pair, lambda: _WORKER.compare(a, b, self.timeout))
         except (TimeoutError, ChildProcessError):
-            self._verdicts.put(a, b, False)
+            self._verdicts.remember(pair, lambda: False)
             raise
-        return self._verdicts.put(a, b, verdict)
-
-    def _count_undecided(self, error: Exception) -> None:
-        with self._lock:
-            self.undecided += 1
-            first = self.undecided == 1
-        if first:
-            warnings.warn(
-                f"Two answers could not be compared and count as different: {error} "
-                "Further ones are only counted, in MathAnswer.undecided.",
-                RuntimeWarning,
-                stacklevel=3,
-            )
-
-    def __getstate__(self) -> dict[str, Any]:
-        """Leave out the lock: a schema goes to other processes with its settings."""
-        return {key: value for key, value in vars(self).items() if key != "_lock"}
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        vars(self).update(state, _lock=threading.Lock())
 
 
 _WORKER = EqualityWorker()

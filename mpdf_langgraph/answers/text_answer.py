@@ -1,17 +1,15 @@
 """Free text as the answer."""
 
 import re
-import threading
 import warnings
 from collections.abc import Callable
-from typing import Any
 
 from langchain_core.language_models import BaseChatModel
 
+from mpdf_langgraph.answers.memory import Memory
 from mpdf_langgraph.answers.schema import refuse_async
 from mpdf_langgraph.answers.text_reading import find_text, normalise
 from mpdf_langgraph.answers.thoughts import split_thought
-from mpdf_langgraph.answers.verdict_memory import VerdictMemory
 from mpdf_langgraph.errors import ConfigurationError, describe_error
 from mpdf_langgraph.frames import quote_text
 from mpdf_langgraph.prompts import SAME_MEANING
@@ -20,12 +18,11 @@ from mpdf_langgraph.prompts import SAME_MEANING
 class TextAnswer:
     """Free text.
 
-    `parse` takes what follows the last "answer is" or "Answer:" (in other languages, too), the
-    contents of a box, an ``<answer>`` tag or a JSON object's answer field, without explanations
-    and decoration; else the whole response. "Yes, it is." is Yes.
+    `parse` takes what follows the last "answer is" or "Answer:" in many languages, the contents of
+    a box, an ``<answer>`` tag or a JSON object's answer field, without explanations and
+    decoration. Else it takes the whole response. "Yes, it is." is Yes.
     `equivalent` ignores case, white space, punctuation, English articles and the accents of Latin
-    letters, and compares numbers by their value; what still differs is decided by
-    `equivalence`, if given.
+    letters. It compares numbers by their value. If answers still differ, `equivalence` decides.
 
     Args:
         equivalence: A function of two answers, called in both orders, or a chat model, asked
@@ -54,13 +51,15 @@ class TextAnswer:
             )
         refuse_async(equivalence, "equivalence")
         self._equivalence = equivalence
-        #: Comparisons without a verdict: the judge said neither yes nor no, or the call failed.
-        self.undecided = 0
-        self._lock = threading.Lock()
-        self._verdicts = VerdictMemory()
+        self._verdicts = Memory[bool]()
+
+    @property
+    def undecided(self) -> int:
+        """How many comparisons had no verdict: the judge said neither yes nor no, or failed."""
+        return self._verdicts.undecided
 
     def parse(self, text: str) -> str | None:
-        """Read the answer out of a response; None where nothing is left."""
+        """Read the answer out of a response. Return None if nothing is left."""
         return find_text(text)
 
     def equivalent(self, a: str, b: str) -> bool:
@@ -69,13 +68,10 @@ class TextAnswer:
             return True
         if self._equivalence is None:
             return False
-        known = self._verdicts.get(a, b)
-        if known is not None:
-            return known
         try:
-            verdict = self._decide(min(a, b), max(a, b))
+            return self._verdicts.remember(frozenset((a, b)), lambda: self._decide(*sorted((a, b))))
         except Exception as error:  # whatever a judge raises, a deliberation goes on
-            self._count_undecided()
+            self._verdicts.count_undecided()
             warnings.warn(
                 "Two answers could not be compared and count as different: "
                 f"{describe_error(error)}",
@@ -83,7 +79,6 @@ class TextAnswer:
                 stacklevel=2,
             )
             return False
-        return self._verdicts.put(a, b, verdict)
 
     def _decide(self, a: str, b: str) -> bool:
         if not isinstance(self._equivalence, BaseChatModel):
@@ -98,17 +93,6 @@ class TextAnswer:
         _, verdict = split_thought(str(reply.text))
         word = re.match(r"\W*(yes|no)\b", verdict, re.IGNORECASE)
         if word is None:
-            self._count_undecided()
+            self._verdicts.count_undecided()
             return False
         return word[1].lower() == "yes"
-
-    def _count_undecided(self) -> None:
-        with self._lock:
-            self.undecided += 1
-
-    def __getstate__(self) -> dict[str, Any]:
-        """Leave out the lock: a schema goes to other processes with its settings."""
-        return {key: value for key, value in vars(self).items() if key != "_lock"}
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        vars(self).update(state, _lock=threading.Lock())

@@ -17,9 +17,10 @@ from langchain_core.messages import AIMessage
 from langchain_core.runnables import RunnableLambda
 
 from mpdf_langgraph import create_deliberation
-from mpdf_langgraph.answers import math_answer, verdict_memory
+from mpdf_langgraph.answers import math_answer
 from mpdf_langgraph.answers.choice_answer import ChoiceAnswer
 from mpdf_langgraph.answers.math_answer import MathAnswer
+from mpdf_langgraph.answers.memory import Memory
 from mpdf_langgraph.answers.schema import AnswerSchema, assign_clusters
 from mpdf_langgraph.answers.text_answer import TextAnswer
 from mpdf_langgraph.errors import ConfigurationError
@@ -550,7 +551,7 @@ def test_text_judge_runs_cold_and_out_of_the_token_stream() -> None:
 
 
 def test_text_memory_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(verdict_memory.VerdictMemory, "_CAPACITY", 10)
+    monkeypatch.setattr(Memory, "CAPACITY", 10)
     schema = TextAnswer(lambda a, b: False)
     pairs = [(str(random.random()), str(random.random())) for _ in range(50)]
     assert not any(schema.equivalent(a, b) for a, b in pairs)

@@ -14,6 +14,7 @@ from langchain_core.language_models import FakeListChatModel
 from mpdf_langgraph import create_deliberation
 from mpdf_langgraph.answers import bubblewrap
 from mpdf_langgraph.answers.code_answer import CodeAnswer, CodeTests, Verdict
+from mpdf_langgraph.answers.memory import Memory
 from mpdf_langgraph.answers.programs import canonical
 from mpdf_langgraph.answers.sandbox import Sandbox
 from mpdf_langgraph.answers.sandbox_inside import encode
@@ -243,7 +244,7 @@ def test_outputs_are_remembered_across_questions(monkeypatch: pytest.MonkeyPatch
     assert schema.for_question(ADD).equivalent(PLUS, SUM)
     monkeypatch.setattr(Sandbox, "start", None)
     assert schema.for_question(ADD).equivalent(SUM, PLUS)
-    monkeypatch.setattr("mpdf_langgraph.answers.code_answer._REMEMBERED", 2)
+    monkeypatch.setattr(Memory, "CAPACITY", 2)
     monkeypatch.setattr(CodeAnswer, "_outputs", lambda self, code: None)
     for number in range(9):
         schema.for_question(ADD).outputs(f"{PLUS}\n{number}")
