@@ -1,5 +1,6 @@
 """Units of quantities: reading them, and telling whether two quantities have the same unit."""
 
+import math
 import re
 from fractions import Fraction
 from functools import lru_cache
@@ -25,99 +26,71 @@ class Units(NamedTuple):
 NO_UNITS = Units()
 
 
+# Units with prefixes: symbol, names, prefixes that are in use.
+_SI = (
+    "m meter metre kcmµn; g gram gramme kmµ; s second mµn; N newton k; J joule k; W watt kM;"
+    " Pa pascal k; V volt m; A ampere m; Ω ohm k; Hz hertz kM; cal calorie k; B byte kMG; L liter litre m"
+)
+_PREFIXES = {
+    "k": ("kilo", 3), "M": ("mega", 6), "G": ("giga", 9), "c": ("centi", -2), "m": ("milli", -3),
+    "µ": ("micro", -6), "n": ("nano", -9),
+}  # fmt: skip
+# Other units by what they measure: the base unit, with its exponent, and how many of it each is.
+_OTHER = {
+    "m": "1e-6 micron; 0.0254 in inch; 0.3048 ft foot; 0.9144 yd yard; 1609.344 mi mile",
+    "m^2": "10000 hectare ha",
+    "m^3": "1e-6 cc ml; 0.001 l",
+    "g": "1 gm; 1000 kilo; 453.59237 lb lbs pound; 28.349523125 oz ounce",
+    "s": "1 sec; 60 min minute; 3600 h hr hour; 86400 day; 604800 week wk",
+    "month": "1 month; 12 year yr",
+    "cup": "1 cup; 2 pint pt; 4 quart qt; 16 gallon gal",
+    "spoon": "1 teaspoon tsp; 3 tablespoon tbsp",
+    "deg": "1 deg degree °; 1/60 arcminute",
+    "rad": "1 rad radian",
+    "USD": "1 $ USD dollar buck; 1/100 ¢ cent penny",
+    "EUR": "1 € EUR euro",
+    "GBP": "1 £ GBP quid",
+    "INR": "1 ₹ INR Rs rupee",
+    "JPY": "1 JPY yen",
+    "CNY": "1 CNY RMB yuan",
+    "yen or yuan": "1 ¥",
+    "KRW": "1 ₩ KRW won",
+    "RUB": "1 ₽ RUB ruble rouble",
+    "ILS": "1 ₪ ILS shekel",
+    "BTC": "1 ₿ BTC",
+    "degC": "1 °C degC celsius",
+    "degF": "1 °F degF fahrenheit",
+    "K": "1 K kelvin",
+    "J": "3600000 kWh",
+    "A": "1 amp",
+    "B": "1000 KB",
+    "ton": "1 ton tonne",
+    "acre": "1 acre",
+    "C": "1 C coulomb",
+    "F": "1 F farad",
+    "T": "1 T tesla",
+    "mol": "1 mol mole",
+    "M": "1 molar",
+    **{name: f"1 {name}" for name in ("CHF", "eV", "atm", "bit")},
+}
+
+
 def _table() -> dict[str, tuple[str, int, Fraction]]:
     """Every known unit: its base unit, the exponent of that, and the factor."""
     table: dict[str, tuple[str, int, Fraction]] = {}
-
-    def add(base: str, factor: str, names: str, power: int = 1) -> None:
-        table.update(dict.fromkeys(names.split(), (base, power, Fraction(factor))))
-
-    add("m", "1", "m meter metre")
-    add("m", "1/100", "cm centimeter centimetre")
-    add("m", "1/1000", "mm millimeter millimetre")
-    add("m", "1000", "km kilometer kilometre")
-    add("m", "1/1000000", "µm micrometer micrometre micron")
-    add("m", "1/1000000000", "nm nanometer nanometre")
-    add("m", "127/5000", "in inch")
-    add("m", "381/1250", "ft foot")
-    add("m", "1143/1250", "yd yard")
-    add("m", "201168/125", "mi mile")
-    add("g", "1", "g gram gramme gm")
-    add("g", "1000", "kg kilogram kilogramme kilo")
-    add("g", "1/1000", "mg milligram")
-    add("g", "45359237/100000", "lb lbs pound")
-    add("g", "45359237/1600000", "oz ounce")
-    add("ton", "1", "ton tonne")
-    add("s", "1", "s sec second")
-    add("s", "1/1000", "ms millisecond")
-    add("s", "60", "min minute")
-    add("s", "3600", "h hr hour")
-    add("s", "86400", "day")
-    add("s", "604800", "week wk")
-    add("month", "1", "month")
-    add("month", "12", "year yr")
-    add("m", "1/1000", "L l liter litre", 3)
-    add("m", "1/1000000", "mL ml milliliter millilitre cc", 3)
-    add("cup", "1", "cup")
-    add("cup", "2", "pint pt")
-    add("cup", "4", "quart qt")
-    add("cup", "16", "gallon gal")
-    add("spoon", "1", "teaspoon tsp")
-    add("spoon", "3", "tablespoon tbsp")
-    add("acre", "1", "acre")
-    add("m", "10000", "hectare ha", 2)
-    add("deg", "1", "deg degree °")
-    add("deg", "1/60", "arcminute")
-    add("rad", "1", "rad radian")
-    add("degC", "1", "°C degC celsius")
-    add("degF", "1", "°F degF fahrenheit")
-    add("K", "1", "K kelvin")
-    add("USD", "1", "$ USD dollar buck")
-    add("USD", "1/100", "¢ cent penny")
-    add("EUR", "1", "€ EUR euro")
-    add("GBP", "1", "£ GBP quid")
-    add("INR", "1", "₹ INR Rs rupee")
-    add("JPY", "1", "JPY yen")
-    add("CNY", "1", "CNY RMB yuan")
-    add("yen or yuan", "1", "¥")
-    add("KRW", "1", "₩ KRW won")
-    add("RUB", "1", "₽ RUB ruble rouble")
-    add("ILS", "1", "₪ ILS shekel")
-    add("CHF", "1", "CHF")
-    add("BTC", "1", "₿ BTC")
-    add("N", "1", "N newton")
-    add("N", "1000", "kN kilonewton")
-    add("J", "1", "J joule")
-    add("J", "1000", "kJ kilojoule")
-    add("J", "3600000", "kWh")
-    add("eV", "1", "eV")
-    add("cal", "1", "cal calorie")
-    add("cal", "1000", "kcal")
-    add("W", "1", "W watt")
-    add("W", "1000", "kW kilowatt")
-    add("W", "1000000", "MW megawatt")
-    add("Pa", "1", "Pa pascal")
-    add("Pa", "1000", "kPa kilopascal")
-    add("atm", "1", "atm")
-    add("V", "1", "V volt")
-    add("V", "1/1000", "mV millivolt")
-    add("A", "1", "A amp ampere")
-    add("A", "1/1000", "mA milliampere")
-    add("ohm", "1", "Ω ohm")
-    add("ohm", "1000", "kΩ")
-    add("Hz", "1", "Hz hertz")
-    add("Hz", "1000", "kHz")
-    add("Hz", "1000000", "MHz")
-    add("C", "1", "C coulomb")
-    add("F", "1", "F farad")
-    add("T", "1", "T tesla")
-    add("mol", "1", "mol mole")
-    add("M", "1", "molar")
-    add("byte", "1", "byte B")
-    add("byte", "1000", "KB kB kilobyte")
-    add("byte", "1000000", "MB megabyte")
-    add("byte", "1000000000", "GB gigabyte")
-    add("bit", "1", "bit")
+    for row in _SI.split(";"):
+        symbol, *names, prefixes = row.split()
+        base, power, size = (
+            ("m", 3, Fraction("0.001")) if symbol == "L" else (symbol, 1, Fraction(1))
+        )
+        for short, long, digits in (("", "", 0), *((p, *_PREFIXES[p]) for p in prefixes)):
+            for name in (short + symbol, *(long + name for name in names)):
+                table[name] = (base, power, size * Fraction(10) ** digits)
+    for base, rows in _OTHER.items():
+        for row in rows.split(";"):
+            factor, *names = row.split()
+            name, _, power = base.partition("^")
+            table |= dict.fromkeys(names, (name, int(power or 1), Fraction(factor)))
     return table
 
 
@@ -131,13 +104,9 @@ CURRENCY = (
 )
 _CURRENCY_NAMES = {"\\$": "$", "\\pounds": "£", "\\euro": "€", "\\eur": "€", "\\texteuro": "€",
                    "\\texteur": "€", "\\yen": "¥", "\\rupee": "₹", "Rs.": "Rs"}  # fmt: skip
-_SINGULAR = {
-    "feet": "foot", "inches": "inch", "children": "child", "people": "person",
-    "persons": "person", "men": "man", "women": "woman", "mice": "mouse", "teeth": "tooth",
-    "geese": "goose", "halves": "half", "loaves": "loaf", "knives": "knife", "leaves": "leaf",
-    "shelves": "shelf", "pennies": "penny", "lbs": "lb", "centuries": "century",
-    "cookies": "cookie", "movies": "movie", "pies": "pie", "ties": "tie", "calories": "calorie",
-    "hertz": "hertz", "Celsius": "celsius",
+_IRREGULAR = {
+    "feet": "foot", "children": "child", "people": "person", "men": "man", "women": "woman",
+    "mice": "mouse", "teeth": "tooth", "geese": "goose",
 }  # fmt: skip
 # Words between the words of a unit that say nothing of it.
 _FILLING_TEXT = (
@@ -145,6 +114,7 @@ _FILLING_TEXT = (
     " different possible whole full exactly about for to their her his its"
 )
 _FILLING = frozenset(_FILLING_TEXT.split())
+_POWERS = {"square": 2, "squared": 2, "sq": 2, "cubic": 3, "cubed": 3, "cu": 3}
 _WRAPPER = Pattern(
     r"\\(?:text(?:bf|it|rm|sf|normal|up)?|mathrm|mathbf|mathit|mathsf|mbox|operatorname|rm|bf|it|hbox)"
     r"\s?\{([^{}]*)\}"
@@ -177,16 +147,18 @@ def plain_units(text: str) -> str:
 
 
 def singular(word: str) -> str:
-    """Return a noun in the singular, roughly, and the same for singular and plural."""
-    if word in _SINGULAR:
-        return _SINGULAR[word]
-    if word in _KNOWN or len(word) < 4:
+    """Return one form for the singular and the plural of a noun: a stem, not always a word."""
+    if word in _IRREGULAR:
+        return _IRREGULAR[word]
+    if word in _KNOWN or len(word) < 3:
         return word
-    if word.endswith("ies"):
-        return word[:-3] + "y"
     if word.endswith(("sses", "shes", "ches", "xes", "zes")):
         return word[:-2]
-    return word[:-1] if word.endswith("s") and not word.endswith(("ss", "us", "is")) else word
+    if word.endswith("s") and not word.endswith(("ss", "us", "is")):
+        word = word[:-1]
+    if word in _KNOWN:
+        return word
+    return re.sub("[vf]e$", "f", re.sub("ie$", "y", word))  # knife, knives; cookie, pennies
 
 
 def is_known(word: str) -> bool:
@@ -203,69 +175,57 @@ def _lookup(word: str) -> tuple[str, int, Fraction] | None:
 
 @lru_cache(maxsize=4096)
 def read_units(text: str) -> Units | None:
-    """Read a unit that is written plainly; None where the text is something else."""
+    """Read a unit that is written plainly. Return None if the text is something else."""
     text = plain_units(text)
     for name, meaning in _SPEEDS.items():
         text = re.sub(rf"(?<![a-z]){name}(?![a-z])", meaning, text)
-    exponents: dict[str, int] = {}
+    units: list[tuple[str, int, Fraction]] = []
     words: set[str] = set()
-    factor, sign, multiple, last = Fraction(1), 1, 1, None
-    position = 0
+    sign, power, position = 1, 1, 0
+    raisable = False  # whether a power may follow
     while position < len(text):
         token = _TOKEN.match(text, position)
         if token is None:
             return None
         position = token.end()
-        if token["sign"]:
-            sign = -1 if token["sign"] == "/" else 1
-            continue
-        if token["power"]:
-            power = {"²": 2, "³": 3}.get(token["power"]) or int(token["exponent"])
-            if last is None:
+        word = re.sub(r"\s", "", token["word"] or "")
+        behind = {"²": 2, "³": 3}.get(token["power"]) or int(token["exponent"] or 0)
+        if raisable and word.lower() in ("squared", "cubed"):
+            behind = _POWERS[word.lower()]
+        if behind:
+            if not raisable:
                 return None
-            base, exponent, scale = last
-            exponents[base] += exponent * (power - 1)
-            factor *= scale ** (power - 1)
-            last = None
-            continue
-        word = re.sub(r"\s", "", token["word"])
-        if word == "in" and re.match(r"\s*[a-z]", text[position:]):
+            base, exponent, scale = units.pop()
+            units.append((base, exponent * behind, scale**behind))
+            raisable = False
+        elif token["sign"] or word.lower() == "per":
+            sign = -1 if token["sign"] in ("/", None) else 1
+        elif word == "in" and re.match(r"\s*[a-z]", text[position:]):
             continue  # "5 in total"
-        if word.lower() == "per":
-            sign = -1
-        elif word.lower() in ("square", "squared", "sq"):
-            if word.lower() == "squared" and last is not None:
-                base, exponent, scale = last
-                exponents[base] += exponent
-                factor *= scale
-            else:
-                multiple = 2
-        elif word.lower() in ("cubic", "cubed", "cu"):
-            if word.lower() == "cubed" and last is not None:
-                base, exponent, scale = last
-                exponents[base] += 2 * exponent
-                factor *= scale * scale
-            else:
-                multiple = 3
-        elif known := _lookup(word):
-            base, exponent, scale = known
-            exponent *= sign * multiple
-            scale **= sign * multiple
-            exponents[base] = exponents.get(base, 0) + exponent
-            factor *= scale
-            last, sign, multiple = (base, exponent, scale), 1, 1
+        elif word.lower() in _POWERS:
+            power = _POWERS[word.lower()]
         else:
-            last, sign, multiple = None, 1, 1
-            if (name := singular(word.lower())) not in _FILLING:
+            known = _lookup(word)
+            if known:
+                base, exponent, scale = known
+                units.append((base, exponent * sign * power, scale ** (sign * power)))
+            elif (name := singular(word.lower())) not in _FILLING:
                 words.add(name)
-    dimensions = tuple(sorted((base, power) for base, power in exponents.items() if power))
-    return Units(dimensions, factor, frozenset(words))
+            raisable, sign, power = known is not None, 1, 1
+    exponents: dict[str, int] = {}
+    for base, exponent, _ in units:
+        exponents[base] = exponents.get(base, 0) + exponent
+    return Units(
+        tuple(sorted((base, exponent) for base, exponent in exponents.items() if exponent)),
+        math.prod((scale for _, _, scale in units), start=Fraction(1)),
+        frozenset(words),
+    )
 
 
 def scale_between(a: Units, b: Units) -> Fraction | None:
     """Return what a number in unit `a` is multiplied by to be one in unit `b`.
 
-    A missing unit fits every other. None where the units do not fit.
+    A missing unit fits every other. Return None if the units do not fit.
     """
     if NO_UNITS in (a, b) or a == b:
         return Fraction(1)
