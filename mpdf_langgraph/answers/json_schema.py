@@ -1,11 +1,13 @@
 """JSON schemas: checking a value against one, and reading it leniently.
 
-The keywords that describe answers are known; one that is not known is refused when the schema is
-given, so that nothing is accepted unchecked.
+The keywords that describe answers are known. A schema with another keyword is refused, so that
+nothing is accepted unchecked.
 """
 
+import operator
 import re
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 from mpdf_langgraph.errors import ConfigurationError
@@ -23,11 +25,15 @@ _TYPES: dict[str, tuple[type, ...]] = {
     "string": (str,), "integer": (int,), "number": (int, float), "boolean": (bool,),
     "array": (list,), "object": (dict,), "null": (type(None),),
 }  # fmt: skip
+_BOUNDS = {
+    "min": operator.ge, "max": operator.le, "exclusiveMin": operator.gt,
+    "exclusiveMax": operator.lt,
+}  # fmt: skip
 _DEEPEST = 50
 
 
 class MismatchError(ValueError):
-    """A value does not fit a schema; the message says where."""
+    """A value does not fit a schema. The message says where."""
 
 
 def check_schema(schema: Any, path: str = "$") -> None:
@@ -55,89 +61,112 @@ def check_schema(schema: Any, path: str = "$") -> None:
             check_schema(schema[key], f"{path}.{key}")
 
 
-def fit(value: Any, schema: Any, root: Mapping[str, Any], path: str = "$", depth: int = 0) -> Any:
-    """Return a value as a schema describes it: "42" as 42 where it must be a number.
+@dataclass(frozen=True)
+class LenientReader:
+    """Reads values as a schema describes them.
 
     Args:
-        value: Parsed JSON.
-        schema: What it must fit.
-        root: The whole schema, where references are looked up.
-        path: Where the value stands, for messages.
-        depth: How deep the value is nested.
-
-    Raises:
-        MismatchError: It does not fit.
+        root: The whole schema, which holds what references name.
     """
-    if depth > _DEEPEST:
-        raise MismatchError(f"{path} is nested too deeply")
-    if schema is True or schema is None:
-        return value
-    if schema is False:
-        raise MismatchError(f"{path} is not allowed")
-    if "$ref" in schema:
-        return fit(value, _look_up(schema["$ref"], root), root, path, depth + 1)
-    for part in schema.get("allOf", ()):
-        value = fit(value, part, root, path, depth + 1)
-    for key in ("anyOf", "oneOf"):
-        if key in schema:
-            value = _fit_any(value, schema[key], root, path, depth)
-    value = _fit_type(value, schema.get("type"), path)
-    if "enum" in schema:
-        value = _fit_enum(value, schema["enum"], path)
-    if "const" in schema:
-        value = _fit_enum(value, [schema["const"]], path)
-    _check_bounds(value, schema, path)
-    if isinstance(value, dict):
-        return _fit_object(value, schema, root, path, depth)
-    if isinstance(value, list):
-        return _fit_array(value, schema, root, path, depth)
-    return value
 
+    root: Mapping[str, Any]
 
-def rename_keys(value: Any, schema: Any, root: Mapping[str, Any], depth: int = 0) -> Any:
-    """Return a value whose keys are spelt as in the schema: "First Name" as first_name."""
-    if depth > _DEEPEST or not isinstance(schema, Mapping):
+    def fit(self, value: Any, schema: Any, path: str = "$", depth: int = 0) -> Any:
+        """Return a value as a schema describes it: "42" as 42 if it must be a number.
+
+        Args:
+            value: Parsed JSON.
+            schema: What it must fit: the root or a part of it.
+            path: Where the value stands, for messages.
+            depth: How deep the value is nested.
+
+        Raises:
+            MismatchError: It does not fit.
+        """
+        if depth > _DEEPEST:
+            raise MismatchError(f"{path} is nested too deeply")
+        if schema is True or schema is None:
+            return value
+        if schema is False:
+            raise MismatchError(f"{path} is not allowed")
+        if "$ref" in schema:
+            return self.fit(value, self._look_up(schema["$ref"]), path, depth + 1)
+        for part in schema.get("allOf", ()):
+            value = self.fit(value, part, path, depth + 1)
+        for key in ("anyOf", "oneOf"):
+            if key in schema:
+                value = self._fit_any(value, schema[key], path, depth)
+        value = _fit_type(value, schema.get("type"), path)
+        if "enum" in schema:
+            value = _fit_enum(value, schema["enum"], path)
+        if "const" in schema:
+            value = _fit_enum(value, [schema["const"]], path)
+        _check_bounds(value, schema, path)
+        if isinstance(value, dict):
+            return self._fit_object(value, schema, path, depth)
+        if isinstance(value, list):
+            first, rest = schema.get("prefixItems", ()), schema.get("items", True)
+            return [
+                self.fit(item, first[k] if k < len(first) else rest, f"{path}[{k}]", depth + 1)
+                for k, item in enumerate(value)
+            ]
         return value
-    if "$ref" in schema:
-        return rename_keys(value, _look_up(schema["$ref"], root), root, depth + 1)
-    if isinstance(value, list):
-        return [rename_keys(item, schema.get("items"), root, depth + 1) for item in value]
-    properties = schema.get("properties")
-    if not isinstance(value, dict) or not isinstance(properties, Mapping):
-        return value
-    spelt: dict[str, str] = {_plain(name): name for name in properties}
-    renamed: dict[str, Any] = {}
-    for key, item in value.items():
-        name = str(key if key in properties else spelt.get(_plain(str(key)), key))
-        renamed.setdefault(name, rename_keys(item, properties.get(name), root, depth + 1))
-    return renamed
+
+    def rename_keys(self, value: Any, schema: Any, depth: int = 0) -> Any:
+        """Return a value whose keys are spelt as in the schema: "First Name" as first_name."""
+        if depth > _DEEPEST or not isinstance(schema, Mapping):
+            return value
+        if "$ref" in schema:
+            return self.rename_keys(value, self._look_up(schema["$ref"]), depth + 1)
+        if isinstance(value, list):
+            return [self.rename_keys(item, schema.get("items"), depth + 1) for item in value]
+        properties = schema.get("properties")
+        if not isinstance(value, dict) or not isinstance(properties, Mapping):
+            return value
+        spelt: dict[str, str] = {_plain(name): name for name in properties}
+        renamed: dict[str, Any] = {}
+        for key, item in value.items():
+            name = str(key if key in properties else spelt.get(_plain(str(key)), key))
+            renamed.setdefault(name, self.rename_keys(item, properties.get(name), depth + 1))
+        return renamed
+
+    def _look_up(self, reference: str) -> Any:
+        found: Any = self.root
+        for part in reference.removeprefix("#").strip("/").split("/"):
+            found = found.get(part) if isinstance(found, Mapping) and part else found
+        if found is None:
+            raise ConfigurationError(f"JSON schema: {reference} is not defined in it")
+        return found
+
+    def _fit_any(self, value: Any, schemas: Any, path: str, depth: int) -> Any:
+        faults = []
+        for exact in (True, False):  # a value that fits as it stands is not changed
+            for schema in schemas:
+                try:
+                    fitted = self.fit(value, schema, path, depth + 1)
+                except MismatchError as error:
+                    faults.append(str(error))
+                    continue
+                if fitted == value or not exact:
+                    return fitted
+        raise MismatchError(faults[0] if faults else f"{path} fits nothing")
+
+    def _fit_object(
+        self, value: dict[str, Any], schema: Mapping[str, Any], path: str, depth: int
+    ) -> dict[str, Any]:
+        properties = schema.get("properties", {})
+        if missing := [name for name in schema.get("required", ()) if name not in value]:
+            raise MismatchError(f"{path} lacks {', '.join(missing)}")
+        rest = schema.get("additionalProperties", True)
+        return {
+            name: self.fit(item, properties.get(name, rest), f"{path}.{name}", depth + 1)
+            for name, item in value.items()
+            if name in properties or rest is not False  # a model may say more than it was asked for
+        }
 
 
 def _plain(name: str) -> str:
     return re.sub(r"[\W_]", "", name).casefold()
-
-
-def _look_up(reference: str, root: Mapping[str, Any]) -> Any:
-    found: Any = root
-    for part in reference.removeprefix("#").strip("/").split("/"):
-        found = found.get(part) if isinstance(found, Mapping) and part else found
-    if found is None:
-        raise ConfigurationError(f"JSON schema: {reference} is not defined in it")
-    return found
-
-
-def _fit_any(value: Any, schemas: Any, root: Mapping[str, Any], path: str, depth: int) -> Any:
-    faults = []
-    for exact in (True, False):  # a value that fits as it stands is not changed
-        for schema in schemas:
-            try:
-                fitted = fit(value, schema, root, path, depth + 1)
-            except MismatchError as error:
-                faults.append(str(error))
-                continue
-            if fitted == value or not exact:
-                return fitted
-    raise MismatchError(faults[0] if faults else f"{path} fits nothing")
 
 
 def _fit_type(value: Any, wanted: Any, path: str) -> Any:
@@ -163,14 +192,14 @@ def _is(value: Any, name: str) -> bool:
 
 
 def _converted(value: Any, name: str) -> Any:
-    """A value of another type that says the same; None where there is none."""
+    """A value of another type that says the same. None if there is none."""
     if name in ("integer", "number") and isinstance(value, str):
         text = value.strip().strip("$€£% ").replace(",", "")
         if re.fullmatch(r"[-+]?\d{1,300}(?:\.0*)?", text):
             return int(text.split(".")[0])
         if name == "number" and re.fullmatch(r"[-+]?\d*\.?\d+(?:[eE][-+]?\d{1,3})?", text):
             return float(text)
-    if name == "string" and isinstance(value, int | float) and not isinstance(value, bool):
+    if name == "string" and _is(value, "number"):
         return str(value)
     if name == "boolean" and isinstance(value, str):
         return {"true": True, "yes": True, "false": False, "no": False}.get(value.strip().lower())
@@ -190,54 +219,20 @@ def _fit_enum(value: Any, allowed: Any, path: str) -> Any:
 
 
 def _check_bounds(value: Any, schema: Mapping[str, Any], path: str) -> None:
-    if isinstance(value, int | float) and not isinstance(value, bool):
-        size, bounds = value, ("minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum")
-        multiple = schema.get("multipleOf")
-        if multiple and abs(value / multiple - round(value / multiple)) > 1e-9:
-            raise MismatchError(f"{path} must be a multiple of {multiple}, got {value}")
-    elif isinstance(value, str):
-        size, bounds = len(value), ("minLength", "maxLength", "", "")
+    size, measure = value, "imum"
+    if isinstance(value, str):
+        size, measure = len(value), "Length"
         if "pattern" in schema and not re.search(schema["pattern"], value):
             raise MismatchError(f"{path} must match {schema['pattern']!r}, got {value!r:.60}")
     elif isinstance(value, list):
-        size, bounds = len(value), ("minItems", "maxItems", "", "")
+        size, measure = len(value), "Items"
         if schema.get("uniqueItems") and any(item in value[:k] for k, item in enumerate(value)):
             raise MismatchError(f"{path} holds something twice")
-    else:
+    elif not _is(value, "number"):
         return
-    low, high, above, below = (schema.get(bound) for bound in bounds)
-    if (
-        (low is not None and size < low)
-        or (high is not None and size > high)
-        or (above is not None and size <= above)
-        or (below is not None and size >= below)
-    ):
-        raise MismatchError(f"{path} is out of bounds: {value!r:.60}")
-
-
-def _fit_object(
-    value: dict[str, Any], schema: Mapping[str, Any], root: Mapping[str, Any], path: str, depth: int
-) -> dict[str, Any]:
-    properties = schema.get("properties", {})
-    missing = [name for name in schema.get("required", ()) if name not in value]
-    if missing:
-        raise MismatchError(f"{path} lacks {', '.join(missing)}")
-    rest = schema.get("additionalProperties", True)
-    fitted = {}
-    for name, item in value.items():
-        if name not in properties and rest is False:
-            continue  # what a model says beyond what it was asked for
-        part = properties.get(name, rest)
-        fitted[name] = fit(item, part, root, f"{path}.{name}", depth + 1)
-    return fitted
-
-
-def _fit_array(
-    value: list[Any], schema: Mapping[str, Any], root: Mapping[str, Any], path: str, depth: int
-) -> list[Any]:
-    first = schema.get("prefixItems", ())
-    rest = schema.get("items", True)
-    return [
-        fit(item, first[k] if k < len(first) else rest, root, f"{path}[{k}]", depth + 1)
-        for k, item in enumerate(value)
-    ]
+    elif (step := schema.get("multipleOf")) and abs(value / step - round(value / step)) > 1e-9:
+        raise MismatchError(f"{path} must be a multiple of {step}, got {value}")
+    for side, holds in _BOUNDS.items():
+        bound = schema.get(side + measure)
+        if bound is not None and not holds(size, bound):
+            raise MismatchError(f"{path} is out of bounds: {value!r:.60}")

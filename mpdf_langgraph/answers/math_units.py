@@ -29,7 +29,8 @@ NO_UNITS = Units()
 # Units with prefixes: symbol, names, prefixes that are in use.
 _SI = (
     "m meter metre kcmµn; g gram gramme kmµ; s second mµn; N newton k; J joule k; W watt kM;"
-    " Pa pascal k; V volt m; A ampere m; Ω ohm k; Hz hertz kM; cal calorie k; B byte kMG; L liter litre m"
+    " Pa pascal k; V volt m; A ampere m; Ω ohm k; Hz hertz kM; cal calorie k; B byte kMG;"
+    " L liter litre m"
 )
 _PREFIXES = {
     "k": ("kilo", 3), "M": ("mega", 6), "G": ("giga", 9), "c": ("centi", -2), "m": ("milli", -3),
@@ -89,8 +90,8 @@ def _table() -> dict[str, tuple[str, int, Fraction]]:
     for base, rows in _OTHER.items():
         for row in rows.split(";"):
             factor, *names = row.split()
-            name, _, power = base.partition("^")
-            table |= dict.fromkeys(names, (name, int(power or 1), Fraction(factor)))
+            kind, _, exponent = base.partition("^")
+            table |= dict.fromkeys(names, (kind, int(exponent or 1), Fraction(factor)))
     return table
 
 

@@ -6,7 +6,7 @@ Nothing here runs a program: Python is only parsed.
 import ast
 import re
 import textwrap
-from collections.abc import Iterable
+from collections.abc import Iterator
 from itertools import islice
 
 from mpdf_langgraph.answers.patterns import Pattern
@@ -17,8 +17,8 @@ _MOST_BLOCKS = 50
 _MOST_TRIALS = 50  # shorter and shorter pieces of prose that may be a program
 DEFINITION = Pattern(r"^[ \t]*(?:async[ \t]+)?def[ \t]+(\w+)[ \t]*\(", re.MULTILINE)
 _NAMED = Pattern(r"^(\w+)[ \t]*(?::[^=\n]+)?=[ \t]*lambda\b", re.MULTILINE)
-# What goes wrong in reading a text as Python: deep nesting ends in the last two.
-_UNREADABLE = (SyntaxError, ValueError, RecursionError, MemoryError)
+#: What goes wrong in reading a text as Python. Deep nesting ends in the last two.
+UNREADABLE = (SyntaxError, ValueError, RecursionError, MemoryError)
 
 _FENCE = Pattern(r"(?P<indent>[ \t>]*)(?P<marks>`{3,}|~{3,})(?P<info>[^`]*)$")
 _LATE_FENCE = Pattern(r"(?P<before>[^`]*\S[ \t]*)(?P<marks>`{3,})(?P<info>\w+)[ \t]*$")
@@ -37,55 +37,45 @@ _CLOSING = Pattern(r"(?:elif\b|else\b|except\b|finally\b|[)\]}]|\"\"\"|'''|#)")
 
 
 def find_program(text: str, name: str | None, *, body_alone: bool = False) -> str | None:
-    """Return the program in a response, None where there is none.
+    """Return the program in a response, or None.
 
     Args:
         text: The response.
-        name: The function that the question asks for, None where it is not known.
+        name: The function that the question asks for, if it is known.
         body_alone: Whether the response may hold nothing but that function's body.
     """
     if len(text) > 20 * MAX_LENGTH:
         return None
     text = _tidy(answering_part(text))
-    blocks, complete = _fenced_blocks(text)
-    if not blocks:
+    fenced = _fenced_blocks(text)
+    blocks = [code for code, whole in fenced if whole or _is_finished(code)]
+    may_be_body = body_alone and not fenced
+    if not fenced:
         blocks = _unfenced_blocks(text)
-        complete = [True] * len(blocks)
-    usable = _usable(blocks, complete)
-    if not usable and text.count("```") == 1:  # the fence that closes, without one that opens
-        blocks = _unfenced_blocks(text[: text.index("```")])
-        usable = _usable(blocks, [True] * len(blocks))
-    if not usable:
-        return _as_body(text) if body_alone and not blocks else None
-    chosen = _choose(usable, name)
-    others = usable[chosen + 1 :] + usable[:chosen]
-    program = _completed(usable[chosen], others)
+    if not blocks and text.count("```") == 1:  # the fence that closes, without one that opens
+        blocks, may_be_body = _unfenced_blocks(text[: text.index("```")]), body_alone
+    blocks = [code for code in blocks if code.strip() and len(code) <= MAX_LENGTH]
+    if not blocks:
+        return _as_body(text) if may_be_body else None
+    chosen = _choose(blocks, name)
+    program = _completed(blocks[chosen], blocks[chosen + 1 :] + blocks[:chosen])
     if body_alone and not _defines(program, name):
         program = _as_body(program) or program
-    program = "\n".join(_without_blank_edges(program.rstrip().split("\n")))
+    program = _without_blank_edges(program)
     return program if program.strip() and len(program) <= MAX_LENGTH else None
 
 
-def _usable(blocks: list[str], complete: list[bool]) -> list[str]:
-    """The blocks that are not cut off, too long, or empty."""
-    return [
-        block
-        for block, whole in zip(blocks, complete, strict=True)
-        if block.strip() and len(block) <= MAX_LENGTH and (whole or _is_finished(block))
-    ]
-
-
 def parse_python(code: str) -> ast.Module | None:
-    """Parse a program, None where it cannot be read or would take too long.
+    """Parse a program. Return None if it cannot be read or would take too long.
 
-    Python normalises identifiers, which takes quadratic time where many combining marks follow
-    one another.
+    Python normalises identifiers. That takes quadratic time if many combining marks follow one
+    another.
     """
     if len(code) > MAX_LENGTH or has_long_mark_run(code):
         return None
     try:
         return ast.parse(code)
-    except _UNREADABLE:
+    except UNREADABLE:
         return None
 
 
@@ -110,8 +100,7 @@ def ends_in_signature(code: str) -> bool:
 
 def code_blocks(text: str) -> list[str]:
     """Return the complete fenced blocks that are, or may be, Python."""
-    blocks, complete = _fenced_blocks(_tidy(text))
-    return [block for block, whole in zip(blocks, complete, strict=True) if whole]
+    return [code for code, whole in _fenced_blocks(_tidy(text)) if whole]
 
 
 # --- blocks -----------------------------------------------------------------------------------
@@ -124,22 +113,15 @@ def _tidy(text: str) -> str:
     return text
 
 
-def _fenced_blocks(text: str) -> tuple[list[str], list[bool]]:
+def _fenced_blocks(text: str) -> list[tuple[str, bool]]:
     """The fenced blocks that may be Python, and whether their closing fence is there."""
-    blocks: list[str] = []
-    complete: list[bool] = []
+    blocks: list[tuple[str, bool]] = []
     inside: list[str] | None = None
     marks = language = ""
 
     def close(whole: bool) -> None:
-        if (
-            inside is not None
-            and any(inside)
-            and language in _LANGUAGES
-            and len(blocks) < 10 * _MOST_BLOCKS
-        ):
-            blocks.append(_dedented(inside))
-            complete.append(whole)
+        if inside and any(inside) and language in _LANGUAGES and len(blocks) < 10 * _MOST_BLOCKS:
+            blocks.append((_dedented(inside), whole))
 
     for line in text.split("\n"):
         fence = None
@@ -149,15 +131,12 @@ def _fenced_blocks(text: str) -> tuple[list[str], list[bool]]:
             if fence:
                 inside, marks, language = [], fence["marks"], _language(fence["info"])
             continue
-        ends = (
-            fence is not None
-            and fence["marks"][0] == marks[0]
-            and len(fence["marks"]) >= len(marks)
-        )
-        if fence is not None and ends and not fence["info"].strip():
+        if fence and not fence["marks"].startswith(marks):
+            fence = None  # of another kind: it stands in the block
+        if fence and not fence["info"].strip():
             close(True)
             inside = None
-        elif fence is not None and ends and _language(fence["info"]) in _LANGUAGES:
+        elif fence and _language(fence["info"]) in _LANGUAGES:
             close(False)  # the next block begins though this one was not ended
             inside, marks, language = [], fence["marks"], _language(fence["info"])
         elif (
@@ -171,7 +150,7 @@ def _fenced_blocks(text: str) -> tuple[list[str], list[bool]]:
         else:
             inside.append(line)
     close(False)
-    return blocks, complete
+    return blocks
 
 
 def _language(info: str) -> str:
@@ -183,7 +162,7 @@ def _dedented(lines: list[str]) -> str:
     if lines and all(line.lstrip().startswith(">") or not line.strip() for line in lines):
         lines = [re.sub(r"^\s*> ?", "", line) for line in lines]
     block = "\n".join(lines)
-    # Indented with a list around it; the rest of a function stays as it is.
+    # A block in a list is indented. The rest of a function stays as it is.
     return textwrap.dedent(block) if DEFINITION.search(block) else block
 
 
@@ -197,43 +176,30 @@ def _unfenced_blocks(text: str) -> list[str]:
     lines = [line for line in text.split("\n") if not re.match(r"\s*(?:```|~~~)", line)]
     if is_python("\n".join(lines)):
         return ["\n".join(lines)]
-    pieces = [piece for piece in _program_pieces(lines) if _is_program(piece)]
+    pieces = [code for code in islice(_program_pieces(lines), _MOST_BLOCKS) if _is_program(code)]
     if pieces:
         return pieces
     inline = [found[1] for found in islice(_INLINE.finditer(text), _MOST_BLOCKS)]
     return [code for code in inline if _is_program(code)]
 
 
-def _program_pieces(lines: list[str]) -> Iterable[str]:
+def _program_pieces(lines: list[str]) -> Iterator[str]:
     """Stretches of lines that look like Python, each as long as it can be parsed."""
-    start = 0
-    count = 0
-    while start < len(lines) and count < _MOST_BLOCKS:
-        if not _STATEMENT.match(lines[start]):
-            start += 1
+    end = 0
+    for start in range(len(lines)):
+        if start < end or not _STATEMENT.match(lines[start]):
             continue
         end = start + 1
         while end < len(lines) and _may_continue(lines[end]):
             end += 1
-        count += 1
-        piece = _longest_parsed(lines[start:end])
-        if piece is not None:
-            yield piece
-        start = end
+        pieces = ("\n".join(lines[start:k]) for k in range(end, max(start, end - _MOST_TRIALS), -1))
+        yield next((code for code in pieces if parse_python(code) is not None), "")
 
 
 def _may_continue(line: str) -> bool:
     return (
         not line.strip() or line[0] in " \t" or bool(_STATEMENT.match(line) or _CLOSING.match(line))
     )
-
-
-def _longest_parsed(lines: list[str]) -> str | None:
-    for dropped in range(min(len(lines), _MOST_TRIALS)):
-        code = "\n".join(lines[: len(lines) - dropped])
-        if parse_python(code) is not None:
-            return code
-    return None
 
 
 def _is_program(code: str) -> bool:
@@ -251,30 +217,27 @@ def _is_finished(code: str) -> bool:
 
 def _defines(code: str, name: str | None) -> bool:
     names = DEFINITION.findall(code) + _NAMED.findall(code)
-    if name is not None and re.search(rf"^{re.escape(name)}[ \t]*=", code, re.MULTILINE):
-        return True
-    return name in names if name is not None else bool(names)
+    if name is None:
+        return bool(names)
+    return name in names or bool(re.search(rf"^{re.escape(name)}[ \t]*=", code, re.MULTILINE))
 
 
 def _choose(blocks: list[str], name: str | None) -> int:
     """The last block that defines the asked function, else any function, else the last."""
-    places = range(len(blocks))
-    for wanted in (name, None) if name is not None else (None,):
+    for wanted in dict.fromkeys((name, None)):
         defining = [
             k
-            for k in places
-            if _defines(blocks[k], wanted) and not _is_only_a_test(blocks[k], wanted)
+            for k, code in enumerate(blocks)
+            if _defines(code, wanted) and not (wanted is None and _is_only_a_test(code))
         ]
-        parsed = [k for k in defining if parse_python(blocks[k]) is not None]
-        if parsed or defining:
+        if defining:
+            parsed = [k for k in defining if parse_python(blocks[k]) is not None]
             return (parsed or defining)[-1]
     return len(blocks) - 1
 
 
-def _is_only_a_test(code: str, name: str | None) -> bool:
+def _is_only_a_test(code: str) -> bool:
     """Tell whether a block defines nothing but a main function or tests of other blocks."""
-    if name is not None:
-        return False
     names = DEFINITION.findall(code)
     return bool(names) and all(one in ("main", "check") or one.startswith("test") for one in names)
 
@@ -282,37 +245,28 @@ def _is_only_a_test(code: str, name: str | None) -> bool:
 def _completed(code: str, others: list[str]) -> str:
     """The program, with the imports and definitions of other blocks that it does not have."""
     tree = parse_python(code)
-    if tree is None or not others:
+    if tree is None:
         return code
     known = _defined(tree)
     needed = _used(tree) - known
     taken: list[str] = []
     for block in reversed(others[-_MOST_BLOCKS:]):
         other = parse_python(block)
-        if other is None:
-            continue
-        for statement in reversed(other.body):
+        for statement in reversed(other.body if other else []):
             names = _defined(ast.Module([statement], []))
             if names & needed and not names & known and isinstance(statement, _DEFINING):
-                taken.append(ast.get_source_segment(block, statement, padded=True) or "")
-                if isinstance(statement, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
-                    taken[-1] = _with_decorators(block, statement)
+                decorators = getattr(statement, "decorator_list", [])
+                first = min(node.lineno for node in (statement, *decorators))
+                taken.append("\n".join(block.split("\n")[first - 1 : statement.end_lineno]))
                 known |= names
-                needed = (needed | _used(ast.Module([statement], []))) - known
-    return "\n".join([*reversed(taken), code]) if taken else code
+                needed = (needed | _used(statement)) - known
+    return "\n".join([*reversed(taken), code])
 
 
 _DEFINING = (
     ast.Import, ast.ImportFrom, ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef, ast.Assign,
     ast.AnnAssign,
 )  # fmt: skip
-
-
-def _with_decorators(
-    block: str, statement: ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef
-) -> str:
-    first = min([statement.lineno, *(one.lineno for one in statement.decorator_list)])
-    return "\n".join(block.split("\n")[first - 1 : statement.end_lineno])
 
 
 def _defined(tree: ast.Module) -> set[str]:
@@ -340,18 +294,12 @@ def _used(tree: ast.AST) -> set[str]:
 
 
 def _as_body(code: str) -> str | None:
-    """The rest of a function whose signature the question gives, indented; None: it is none."""
-    lines = _without_blank_edges(code.rstrip().split("\n"))
-    if not lines or len(code) > MAX_LENGTH:
+    """The rest of a function whose signature the question gives, indented. None if it is none."""
+    text = _without_blank_edges(code)
+    if not text or len(code) > MAX_LENGTH:
         return None
-    text = "\n".join(lines)
-    for indented in (
-        text if text[0] in " \t" else None,
-        "    " + text,  # the first line lost its indentation with the white space around a reply
-        textwrap.indent(textwrap.dedent(text), "    "),
-    ):
-        if indented is None:
-            continue
+    # The first line may have lost its indentation with the white space around a reply.
+    for indented in (text, "    " + text, textwrap.indent(textwrap.dedent(text), "    ")):
         tree = parse_python(f"def _():\n{indented}\n")
         if (
             tree is not None
@@ -362,7 +310,6 @@ def _as_body(code: str) -> str | None:
     return None
 
 
-def _without_blank_edges(lines: list[str]) -> list[str]:
-    while lines and not lines[0].strip():
-        del lines[0]
-    return lines
+def _without_blank_edges(text: str) -> str:
+    """The text without blank lines at its beginning and white space at its end."""
+    return re.sub(r"\A(?:[^\S\n]*\n)+", "", text.rstrip())

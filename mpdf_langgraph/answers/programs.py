@@ -10,14 +10,12 @@ from collections.abc import Sequence
 from itertools import islice
 from typing import Any
 
-from mpdf_langgraph.answers.program_reading import MAX_LENGTH, parse_python
+from mpdf_langgraph.answers.program_reading import MAX_LENGTH, UNREADABLE, parse_python
 from mpdf_langgraph.answers.reading import has_long_mark_run
 from mpdf_langgraph.answers.sandbox_inside import encode
 
 _MAX_EXAMPLES = 20
 _MAX_CALL = 2_000  # characters of one example
-# What goes wrong in reading a text as Python: deep nesting ends in the last two.
-_UNREADABLE = (SyntaxError, ValueError, RecursionError, MemoryError)
 
 
 # --- calls ------------------------------------------------------------------------------------
@@ -54,7 +52,7 @@ def first_called(examples: Sequence[str]) -> str | None:
 
 
 def read_call(text: str) -> dict[str, Any] | None:
-    """The message that asks a program for this call; None where it is none, or not literal."""
+    """Return the message that asks a program for this call. None if it is no literal call."""
     if len(text) > MAX_LENGTH or has_long_mark_run(text):
         return None
     try:
@@ -66,7 +64,7 @@ def read_call(text: str) -> dict[str, Any] | None:
         if None in kwargs:  # **{...}
             return None
         return {"name": call.func.id, "args": encode(args), "kwargs": encode(kwargs)}
-    except (*_UNREADABLE, TypeError):
+    except (*UNREADABLE, TypeError):
         return None
 
 
@@ -80,28 +78,20 @@ def normalise(code: str) -> str:
         return " ".join(code.split())
     try:
         for node in ast.walk(tree):
-            body = getattr(node, "body", None)
-            if isinstance(body, list) and body and _is_docstring(body[0]) and len(body) > 1:
-                del body[0]
+            match getattr(node, "body", None):
+                case [ast.Expr(value=ast.Constant(value=str())), _, *_] as body:
+                    del body[0]
         return ast.dump(tree)
-    except _UNREADABLE:
+    except UNREADABLE:
         return " ".join(code.split())
-
-
-def _is_docstring(node: ast.AST) -> bool:
-    return (
-        isinstance(node, ast.Expr)
-        and isinstance(node.value, ast.Constant)
-        and isinstance(node.value.value, str)
-    )
 
 
 def canonical(data: Any) -> str:
     """One text for all encoded values that are equal, without ever comparing the values.
 
     Values come from a foreign program: a set of numbers chosen for their hashes would take
-    minutes to build. Numbers that are equal have one form, as in Python; floating-point ones
-    are rounded to twelve digits, since summing in another order changes the last.
+    minutes to build. Equal numbers have one form, as in Python. Floating-point numbers are rounded
+    to twelve digits, since summing in another order changes the last.
     """
     if isinstance(data, list):
         return "[" + ", ".join(map(canonical, data)) + "]"

@@ -3,13 +3,14 @@
 import ast
 import json
 import re
+from collections import deque
 from collections.abc import Mapping, Sequence
 from itertools import islice
 from typing import Any
 
 from pydantic import BaseModel, ValidationError
 
-from mpdf_langgraph.answers.json_schema import MismatchError, check_schema, fit, rename_keys
+from mpdf_langgraph.answers.json_schema import LenientReader, MismatchError, check_schema
 from mpdf_langgraph.answers.patterns import Pattern
 from mpdf_langgraph.answers.reading import answering_part, has_long_mark_run
 from mpdf_langgraph.answers.text_reading import normalise
@@ -17,6 +18,7 @@ from mpdf_langgraph.errors import ConfigurationError
 
 _MAX_LENGTH = 100_000  # characters of an object
 _MOST_OBJECTS = 50
+_TOKEN = Pattern(r"\\.|[\"{}\n]", re.DOTALL)
 _CODE_FENCE = Pattern(r"```(?:json[5c]?)?\s*\n(.*?)```", re.DOTALL | re.IGNORECASE)
 _COMMENT = Pattern(r'("(?:[^"\\]|\\.)*")|//[^\n]*|/\*.*?\*/', re.DOTALL)
 _TRAILING_COMMA = Pattern(r'("(?:[^"\\]|\\.)*")|,(?=\s*[}\]])', re.DOTALL)
@@ -26,18 +28,18 @@ _BARE_KEY = Pattern(r'("(?:[^"\\]|\\.)*")|(?<=[{,\s])([A-Za-z_]\w*)(?=\s*:)')
 class StructuredAnswer:
     """JSON objects that fit a schema.
 
-    `parse` takes the last object in a response that fits: from a code fence or from between
-    words, with single quotes, comments, trailing commas or keys in another spelling, with "42"
-    for 42. It gives the object in one form, sorted and without white space.
-    Two answers are equivalent where every field is the same: text but for case, white space and
-    punctuation, numbers by value. `load` gives the answer as the schema describes it.
+    `parse` takes the last object in a response that fits, from a code fence or from between
+    words. It accepts single quotes, comments, trailing commas, keys in another spelling, and "42"
+    for 42. It returns the object in one form, sorted and without white space.
+    Two answers are equivalent if every field is the same. Text is compared without case, white
+    space and punctuation, numbers by value. `load` returns the answer as the schema describes it.
 
-    Where the endpoint can (vLLM), agents ask for `response_schema` as structured output.
+    Agents ask for `response_schema` as structured output if the endpoint is a vLLM server.
 
     Args:
         schema: A pydantic model, or a JSON schema of an object.
-        by_field: `combine` votes on every field for itself, so that the winner may be an
-            object that nobody gave. Otherwise whole objects are voted on.
+        by_field: Let `combine` vote on every field by itself. The winner may then be an object
+            that nobody gave. Otherwise whole objects are voted on.
 
     Raises:
         ConfigurationError: It is no such schema.
@@ -82,7 +84,7 @@ class StructuredAnswer:
         )
 
     def parse(self, text: str) -> str | None:
-        """Read the last object that fits out of a response; None where there is none."""
+        """Read the last object that fits out of a response. Return None if there is none."""
         for candidate in _objects(answering_part(text)):
             fitted = self._fitted(candidate)
             if fitted is not None:
@@ -97,7 +99,7 @@ class StructuredAnswer:
         """Return an answer as an instance of the model, or as the object that fits the schema.
 
         Raises:
-            ValueError: It fits no longer; a parsed answer does.
+            ValueError: It does not fit. A parsed answer always does.
         """
         fitted = self._fitted(answer)
         if fitted is None:
@@ -105,9 +107,9 @@ class StructuredAnswer:
         return self._model.model_validate(fitted) if self._model else fitted
 
     def combine(self, answers: Sequence[tuple[str, float]]) -> str | None:
-        """Return the object of the heaviest value of every field; None without answers.
+        """Return the object of the heaviest value of every field. Return None without answers.
 
-        Where these do not fit together, it is the heaviest whole answer. Ties go to what came
+        If these do not fit together, return the heaviest whole answer. Ties go to what came
         first.
 
         Args:
@@ -132,26 +134,25 @@ class StructuredAnswer:
         return _written(_heaviest(objects))
 
     def _fitted(self, candidate: Any) -> dict[str, Any] | None:
-        """The object in the form that the schema gives it, None where it does not fit."""
+        """The object in the form that the schema gives it, None if it does not fit."""
         value = candidate if isinstance(candidate, dict) else _read_object(candidate)
         if value is None:
             return None
         try:
-            value = rename_keys(value, self.response_schema, self.response_schema)
+            reader = LenientReader(self.response_schema)
+            value = reader.rename_keys(value, self.response_schema)
             if self._model is None:
-                fitted = fit(value, self.response_schema, self.response_schema)
+                fitted = reader.fit(value, self.response_schema)
             else:
-                fitted = self._validated(self._model, value)
+                try:
+                    validated = self._model.model_validate(value)
+                except ValidationError:  # numbers with commas, yes for true
+                    fitted = reader.fit(value, self.response_schema)
+                    validated = self._model.model_validate(fitted)
+                fitted = validated.model_dump(mode="json", by_alias=True)
         except (ValidationError, MismatchError, RecursionError, ValueError, TypeError):
             return None
         return fitted if isinstance(fitted, dict) else None
-
-    def _validated(self, model: type[BaseModel], value: dict[str, Any]) -> Any:
-        try:
-            validated = model.model_validate(value)
-        except ValidationError:  # numbers with commas, yes for true
-            validated = model.model_validate(fit(value, self.response_schema, self.response_schema))
-        return validated.model_dump(mode="json", by_alias=True)
 
     def _folded(self, answer: str) -> Any:
         value = _read_object(answer)
@@ -161,26 +162,19 @@ class StructuredAnswer:
 def _objects(text: str) -> list[str]:
     """The pieces of a text that may be JSON objects, the last one first."""
     pieces = [found[1] for found in islice(_CODE_FENCE.finditer(text), _MOST_OBJECTS)]
-    depth, start, quoted, escaped = 0, 0, False, False
-    found: list[str] = []
-    for position, character in enumerate(text):
-        if quoted:
-            if escaped:
-                escaped = False
-            elif character == "\\":
-                escaped = True
-            elif character == '"' or character == "\n":
-                quoted = False
-        elif character == '"':
-            quoted = depth > 0
-        elif character == "{":
-            start = position if depth == 0 else start
+    found: deque[str] = deque(maxlen=_MOST_OBJECTS)
+    depth, start, quoted = 0, 0, False
+    for token in _TOKEN.finditer(text):
+        kind = token.group() if quoted else token.group()[-1]
+        if kind in ('"', "\n"):
+            quoted = kind == '"' and not quoted and depth > 0
+        elif kind == "{" and not quoted:
+            start = start if depth else token.end() - 1
             depth += 1
-        elif character == "}" and depth:
+        elif kind == "}" and not quoted and depth:
             depth -= 1
             if depth == 0:
-                found.append(text[start : position + 1])
-                found = found[-_MOST_OBJECTS:]
+                found.append(text[start : token.end()])
     return [*reversed(found), *reversed(pieces)]
 
 
@@ -229,7 +223,7 @@ def _fold(value: Any) -> Any:
 
 
 def _heaviest(values: Sequence[tuple[Any, float]]) -> Any:
-    """The value with the largest sum of weights; what came first wins ties."""
+    """The value with the largest sum of weights. The first of equal ones wins."""
     sums: dict[str, float] = {}
     first: dict[str, Any] = {}
     for value, weight in values:
