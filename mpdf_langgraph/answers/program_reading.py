@@ -48,13 +48,16 @@ def find_program(text: str, name: str | None, *, body_alone: bool = False) -> st
         return None
     text = _tidy(answering_part(text))
     fenced = _fenced_blocks(text)
-    blocks = [code for code, whole in fenced if whole or _is_finished(code)]
+    blocks = [
+        code
+        for code, whole in fenced
+        if code.strip() and len(code) <= MAX_LENGTH and (whole or _is_finished(code))
+    ]
     may_be_body = body_alone and not fenced
     if not fenced:
         blocks = _unfenced_blocks(text)
     if not blocks and text.count("```") == 1:  # the fence that closes, without one that opens
         blocks, may_be_body = _unfenced_blocks(text[: text.index("```")]), body_alone
-    blocks = [code for code in blocks if code.strip() and len(code) <= MAX_LENGTH]
     if not blocks:
         return _as_body(text) if may_be_body else None
     chosen = _choose(blocks, name)
@@ -170,7 +173,9 @@ def _unfenced_blocks(text: str) -> list[str]:
     """The programs of a response without a fence that opens."""
     if field := json_answer(text):
         return [field.value] if field.value and parse_python(field.value) else []
-    tagged = [found["a"] or found["b"] for found in islice(_TAGS.finditer(text), _MOST_BLOCKS)]
+    tagged = [
+        found["a"] or found["b"] or "" for found in islice(_TAGS.finditer(text), _MOST_BLOCKS)
+    ]
     if any(_is_program(block) for block in tagged):
         return [block for block in tagged if _is_program(block)]
     lines = [line for line in text.split("\n") if not re.match(r"\s*(?:```|~~~)", line)]
