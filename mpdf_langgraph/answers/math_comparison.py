@@ -1,19 +1,24 @@
 """Whether two mathematical answers are the same: taken apart alike, then compared part by part.
 
-What is neither number, list nor words is an expression, and two of these are handed to a function
+What is neither number, list nor words is an expression. Two expressions are handed to a function
 that compares them (see `math_equality`).
 """
 
+import operator
 import re
 from collections.abc import Callable
-from typing import TypeVar
+from fractions import Fraction
+from itertools import chain
+from typing import Any, NamedTuple, TypeVar
 
 from mpdf_langgraph.answers.math_latex import to_latex
 from mpdf_langgraph.answers.math_notation import canonical, split_label
 from mpdf_langgraph.answers.math_numbers import (
     MAX_LENGTH,
+    Quantity,
     read_quantity,
     same_value,
+    write_number,
 )
 from mpdf_langgraph.answers.math_parts import (
     Bracketed,
@@ -25,25 +30,13 @@ from mpdf_langgraph.answers.math_parts import (
     read_congruence,
     read_intervals,
     read_matrix,
+    read_proportion,
     read_ratio,
     read_time,
     split_list,
     total_in,
 )
-from mpdf_langgraph.answers.math_units import NO_UNITS, scale_between
-from mpdf_langgraph.answers.math_values import (
-    PLUS_MINUS,
-    both_signs,
-    decimal_text,
-    fraction_text,
-    in_order_of_names,
-    is_tuple_of_names,
-    may_be_intervals,
-    read_number,
-    same_quantity,
-    squeezed,
-    unnamed,
-)
+from mpdf_langgraph.answers.math_units import NO_UNITS, Units, scale_between
 from mpdf_langgraph.answers.math_words import has_words, split_unit, synonym, word_tokens
 from mpdf_langgraph.answers.patterns import Pattern
 
@@ -51,6 +44,16 @@ _MOST_QUESTIONS = 200  # to the function that compares expressions, about one pa
 _LONGEST_LIST = 60
 _T = TypeVar("_T")
 _ELLIPSIS = Pattern(r"\\[lcv]?dots[cbmio]?(?![a-z])|\.\.\.")
+_PLUS_MINUS = Pattern(r"\\pm(?![a-z])|±|\\mp(?![a-z])|\+/-|\+-")
+_POINTS = Pattern(r"[A-Z]{2,}")
+
+
+class Equation(NamedTuple):
+    """An assignment such as ``x = 5``, and its text."""
+
+    name: str
+    value: str
+    text: str
 
 
 class Comparison:
@@ -63,277 +66,148 @@ class Comparison:
     def __init__(self, ask: Callable[[str, str], bool]) -> None:
         self._ask = ask
         self._asked = 0
+        # Forms that answers have: how one is read, how two are compared, and how one is compared
+        # with the text of an answer of another form. None leaves the verdict to the next form.
+        self._forms: list[tuple[Callable[[str], Any], Callable[..., bool | None], Any]] = [
+            (read_time, _same_time, None),
+            (read_number, same_quantity, None),
+            (read_based, operator.eq, lambda based, other: False),
+            (split_label, self._same_labelled, self._label_or_rest),
+            (_with_ellipsis, self._same_sequence, lambda sequence, other: False),
+            (read_congruence, self._same_congruence, None),
+            (read_compound, _same_compound, _compound_is),
+            (read_matrix, self._same_matrix, self._matrix_is_vector),
+            (_both_signs, self._same_set, lambda x, b: self._same_set(x, unnamed(split_list(b)))),
+            (read_intervals, self._same_union, None),
+            (read_bracketed, self._same_bracketed, self._bracketed_is),
+            (_read_list, self._same_list, self._list_is),
+            (_read_equation, self._same_assignment, self._assignment_is),
+            (read_ratio, operator.eq, None),
+        ]
 
     def same(self, a: str, b: str) -> bool:
         """Tell whether two canonical answers are the same."""
         a, b = synonym(a), synonym(b)
-        if a == b or squeezed(a) == squeezed(b):
+        if squeezed(a) == squeezed(b):
             return True
-        for judge in (
-            self._by_time,
-            self._by_number,
-            self._by_base,
-            self._by_label,
-            self._by_ellipsis,
-            self._by_congruence,
-            self._by_compound,
-            self._by_matrix,
-            self._by_signs,
-            self._by_intervals,
-            self._by_brackets,
-            self._by_list,
-            self._by_assignment,
-            self._by_ratio,
-            self._by_words,
-        ):
-            verdict = judge(a, b)
+        for read, compare, compare_with_text in self._forms:
+            x, y = read(a), read(b)
+            verdict = None
+            if x is not None and y is not None:
+                verdict = compare(x, y)
+            elif compare_with_text and (x is not None or y is not None):
+                verdict = compare_with_text(x, b) if y is None else compare_with_text(y, a)
             if verdict is not None:
                 return verdict
-        return self._by_value(a, b)
+        if any(has_words(split_unit(text)[0]) for text in (a, b)):
+            return word_tokens(a) == word_tokens(b)
+        return self._same_expression(a, b)
 
-    # --- numbers ---
+    def _same_labelled(self, x: tuple[str, str], y: tuple[str, str]) -> bool:
+        return x[0] == y[0] and self.same(x[1], y[1])
 
-    @staticmethod
-    def _by_time(a: str, b: str) -> bool | None:
-        x, y = read_time(a), read_time(b)
-        if x is None or y is None or not (x[1] or y[1]):
-            return None
-        return x[0] == y[0] or (x[1] != y[1] and x[0] % 720 == y[0] % 720)
-
-    @staticmethod
-    def _by_number(a: str, b: str) -> bool | None:
-        x, y = read_number(a), read_number(b)
-        return same_quantity(x, y) if x and y else None
-
-    @staticmethod
-    def _by_base(a: str, b: str) -> bool | None:
-        x, y = read_based(a), read_based(b)
-        if x is None and y is None:
-            return None
-        return x == y
-
-    def _by_label(self, a: str, b: str) -> bool | None:
-        (letter_a, rest_a), (letter_b, rest_b) = split_label(a), split_label(b)
-        if letter_a is None and letter_b is None:
-            return None
-        if letter_a and letter_b:
-            return letter_a == letter_b and self.same(rest_a, rest_b)
-        letter, rest, other = (letter_a, rest_a, b) if letter_a else (letter_b, rest_b, a)
+    def _label_or_rest(self, labelled: tuple[str, str], other: str) -> bool:
+        letter, rest = labelled
         return other.strip("()") == letter or self.same(canonical(rest), other)
 
-    def _by_congruence(self, a: str, b: str) -> bool | None:
-        if "mod" not in a and "mod" not in b:
-            return None
-        x, y = read_congruence(a), read_congruence(b)
-        if x is None or y is None:
-            return None
+    def _same_congruence(self, x: tuple[str, str], y: tuple[str, str]) -> bool:
         if x[1] != y[1]:
             return False
-        numbers = [read_quantity(residue) for residue in (x[0], y[0])]
-        if all(number is not None for number in numbers) and x[1].isdigit() and int(x[1]):
-            difference = numbers[0].value - numbers[1].value  # type: ignore[union-attr]
-            return difference % int(x[1]) == 0
+        p, q = read_quantity(x[0]), read_quantity(y[0])
+        if p and q and x[1].isdigit() and int(x[1]):
+            return (p.value - q.value) % int(x[1]) == 0
         return self.same(x[0], y[0])
-
-    @staticmethod
-    def _by_compound(a: str, b: str) -> bool | None:
-        x, y = read_compound(a), read_compound(b)
-        if x is None and y is None:
-            return None
-        if x and y:
-            unit = x[-1].units
-            same_kind = x[0].units.dimensions == y[0].units.dimensions
-            return same_kind and total_in(x, unit) == total_in(y, unit)
-        parts, other = (x or y or []), read_number(b if x else a)
-        if other is None:
-            return False
-        if other.units == NO_UNITS:
-            return any(total_in(parts, part.units) == other.value for part in parts)
-        if scale_between(parts[0].units, other.units) is None:
-            return False
-        return same_value(total_in(parts, other.units), other.value, other.decimal)
-
-    def _by_ratio(self, a: str, b: str) -> bool | None:
-        x, y = read_ratio(a), read_ratio(b)
-        if x and y:
-            return x == y
-        if x or y:
-            terms, other = (x or y or []), read_number(b if x else a)
-            return len(terms) == 2 and other is not None and terms[1] * other.value == terms[0]
-        return None
 
     # --- structures ---
 
-    def _by_ellipsis(self, a: str, b: str) -> bool | None:
-        if not (_ELLIPSIS.search(a) or _ELLIPSIS.search(b)):
-            return None
-        a, b = (_ELLIPSIS.sub("…", text) for text in (a, b))
-        x, y = split_list(a), split_list(b)
-        if len(x) != len(y) or len(x) < 2:
-            return squeezed(a) == squeezed(b)
-        return all(p == q if "…" in p + q else self.same(p, q) for p, q in zip(x, y, strict=True))
+    def _same_sequence(self, x: list[str], y: list[str]) -> bool:
+        return len(x) == len(y) and all(
+            squeezed(p) == squeezed(q) if "…" in p + q else self.same(p, q)
+            for p, q in zip(x, y, strict=True)
+        )
 
-    def _by_matrix(self, a: str, b: str) -> bool | None:
-        x, y = read_matrix(a), read_matrix(b)
-        if x is None and y is None:
-            return None
-        if x is not None and y is not None:
-            if [len(row) for row in x] != [len(row) for row in y]:
-                return False
-            return self._all_same([c for row in x for c in row], [c for row in y for c in row])
-        matrix, other = (x or y or []), read_bracketed(b if x is not None else a)
-        if other is None or (len(matrix) > 1 and len(matrix[0]) > 1):
-            return None
-        return self._all_same([cell for row in matrix for cell in row], other.items)
+    def _same_matrix(self, x: list[list[str]], y: list[list[str]]) -> bool:
+        return [len(row) for row in x] == [len(row) for row in y] and self._all_same(
+            [*chain(*x)], [*chain(*y)]
+        )
 
-    def _by_intervals(self, a: str, b: str) -> bool | None:
-        if not may_be_intervals(a) or not may_be_intervals(b):
+    def _matrix_is_vector(self, matrix: list[list[str]], other: str) -> bool | None:
+        bracketed = read_bracketed(other)
+        if bracketed is None or (len(matrix) > 1 and len(matrix[0]) > 1):
             return None
-        x, y = read_intervals(a), read_intervals(b)
-        if x is None or y is None or len(x) != len(y):
-            return None
-        if len(x) == 1 and a[:1] in "([" and b[:1] in "([":
-            return None  # two pairs of brackets are compared as such
-        return self._matched(x, y, self._same_bracketed)
+        return self._all_same([*chain(*matrix)], bracketed.items)
 
-    def _by_brackets(self, a: str, b: str) -> bool | None:
-        x, y = read_bracketed(a), read_bracketed(b)
-        if x and y:
-            return self._same_bracketed(x, y)
-        if x is None and y is None:
-            return None
-        bracketed, other = (x, b) if x else (y, a)
-        assert bracketed is not None
-        items = split_list(other)
-        if len(items) < 2:
-            assigned = read_assignment(other)
-            if assigned and (is_tuple_of_names(assigned[0]) or is_plain_name(assigned[0])):
-                return self.same(*((a, assigned[1]) if x else (assigned[1], b)))
-            if bracketed.opening == "{" and len(bracketed.items) == 1:
-                return self.same(bracketed.items[0], other)
-            return None
-        if bracketed.opening == "{":
-            return self._matched(unnamed(bracketed.items), unnamed(items), self.same)
-        if any(read_bracketed(item) for item in items):
-            return None
-        return self._all_same(bracketed.items, in_order_of_names(items))
+    def _same_union(self, x: list[Bracketed], y: list[Bracketed]) -> bool | None:
+        return self._matched(x, y, self._same_bracketed) if len(x) == len(y) else None
 
     def _same_bracketed(self, x: Bracketed, y: Bracketed) -> bool:
-        kinds = [
-            ("(" if one.opening == "<" else one.opening, ")" if one.closing == ">" else one.closing)
-            for one in (x, y)
-        ]
+        kinds = [(p.opening.replace("<", "("), p.closing.replace(">", ")")) for p in (x, y)]
         if kinds[0] != kinds[1]:
             return False
-        if x.opening == "{":
-            return self._matched(x.items, y.items, self.same)
-        return self._all_same(x.items, y.items)
+        return (self._same_set if x.opening == "{" else self._all_same)(x.items, y.items)
 
-    def _by_list(self, a: str, b: str) -> bool | None:
-        x, y = split_list(a), split_list(b)
-        if len(x) < 2 and len(y) < 2:
+    def _bracketed_is(self, x: Bracketed, other: str) -> bool | None:
+        items = split_list(other)
+        if len(items) < 2:
+            if x.opening == "{" and len(x.items) == 1:
+                return self.same(x.items[0], other)
             return None
-        if len(x) < 2 or len(y) < 2:
-            single = a if len(x) < 2 else b
-            assigned = read_assignment(single)
-            if assigned and len(split_list(assigned[1])) < 2 and is_plain_name(assigned[0]):
-                return self.same(*((assigned[1], b) if len(x) < 2 else (a, assigned[1])))
+        if x.opening == "{":
+            return self._same_set(unnamed(x.items), unnamed(items))
+        if any(read_bracketed(item) for item in items):
+            return None
+        return self._all_same(x.items, _in_order_of_names(items))
+
+    def _same_list(self, x: list[str], y: list[str]) -> bool:
         named = [[read_assignment(item) for item in items] for items in (x, y)]
         if all(one is not None for items in named for one in items):
-            names = [[one[0] for one in items if one] for items in named]
+            names = [sorted(one[0] for one in items if one) for items in named]
             if len(set(names[0])) > 1 or len(set(names[1])) > 1:
-                if sorted(names[0]) != sorted(names[1]):
-                    return False
-                return self._all_same(in_order_of_names(x), in_order_of_names(y))
-        return self._matched(unnamed(x), unnamed(y), self.same)
-
-    def _by_signs(self, a: str, b: str) -> bool | None:
-        r"""Read ``\pm`` as two values."""
-        if not (PLUS_MINUS.search(a) or PLUS_MINUS.search(b)):
-            return None
-        x, y = (both_signs(part) for part in (a, b))
-        if x is None or y is None:
-            return False
-        return self._matched(x, y, self.same)
-
-    def _by_assignment(self, a: str, b: str) -> bool | None:
-        x, y = read_assignment(a), read_assignment(b)
-        if x is None and y is None:
-            return None
-        if x and y:
-            if squeezed(x[0]) == squeezed(y[0]):
-                return self.same(x[1], y[1])
-            single = Pattern(r"[A-Za-z]|\\[a-z]+")
-            if (
-                single.fullmatch(x[0])
-                and single.fullmatch(y[0])
-                and not re.search(r"[A-Za-z]", x[1] + y[1])
-            ):
-                return False
-            if a.count("=") == b.count("=") == 1 and not (has_words(a) or has_words(b)):
-                return self._asks(a, b) or (
-                    is_plain_name(x[0])
-                    and is_plain_name(y[0])
-                    and len(x[0] + y[0]) > 2
-                    and self.same(x[1], y[1])
+                return names[0] == names[1] and self._all_same(
+                    _in_order_of_names(x), _in_order_of_names(y)
                 )
-            return self.same(x[1], y[1])
-        assigned, other = (x, b) if x else (y, a)
-        assert assigned is not None
-        unknowns = set(re.findall(r"(?<![A-Za-z\\])[A-Za-z](?![A-Za-z])", assigned[0]))
-        if len(unknowns) > 1 and read_quantity(assigned[1]) and read_quantity(other):
-            return self.same(*((assigned[1], b) if x else (a, assigned[1])))
-        if not is_plain_name(assigned[0]) or squeezed(assigned[0]) == squeezed(other):
+        return self._same_set(unnamed(x), unnamed(y))
+
+    def _list_is(self, items: list[str], other: str) -> bool:
+        assigned = read_assignment(other)
+        if assigned and is_plain_name(assigned[0]):
+            return self.same(assigned[1], ", ".join(items))
+        return self._same_list(items, [other])
+
+    def _same_assignment(self, x: Equation, y: Equation) -> bool:
+        named = squeezed(x.name) == squeezed(y.name) or has_words(x.text) or has_words(y.text)
+        if not named and x.text.count("=") == y.text.count("=") == 1:
+            if self._asks(x.text, y.text):
+                return True
+            if len(x.name + y.name) < 3 or not (is_plain_name(x.name) and is_plain_name(y.name)):
+                return False
+        return self.same(x.value, y.value)
+
+    def _assignment_is(self, x: Equation, other: str) -> bool | None:
+        unknowns = set(re.findall(r"(?<![A-Za-z\\])[A-Za-z](?![A-Za-z])", x.name))
+        if len(unknowns) > 1 and read_quantity(x.value) and read_quantity(other):
+            return self.same(x.value, other)
+        if not is_plain_name(x.name) or squeezed(x.name) == squeezed(other):
             return None if "=" in other else False
-        if "=" in other and not has_words(a + b):
-            return self._asks(a, b)
-        return self.same(*((assigned[1], b) if x else (a, assigned[1])))
+        if "=" in other and not has_words(x.text + other):
+            return self._asks(x.text, other)
+        return self.same(x.value, other)
 
     # --- what is left ---
 
-    def _by_words(self, a: str, b: str) -> bool | None:
-        plain = [split_unit(text) for text in (a, b)]
-        words = [has_words(expression) for expression, _, _ in plain]
-        if not any(words):
-            return None
-        return word_tokens(a) == word_tokens(b)
-
-    def _by_value(self, a: str, b: str) -> bool:
-        (x, unit_x, percent_x), (y, unit_y, percent_y) = split_unit(a), split_unit(b)
-        first, second = read_number(a), read_number(b)
-        unit_x = first.units if first else unit_x or NO_UNITS
-        unit_y = second.units if second else unit_y or NO_UNITS
-        x = fraction_text(first.value) if first else x
-        y = fraction_text(second.value) if second else y
-        if first and first.decimal:
-            x = decimal_text(first)
-        if second and second.decimal:
-            y = decimal_text(second)
-        percent_x, percent_y = (
-            percent_x or bool(first and first.percent),
-            percent_y or bool(second and second.percent),
-        )
+    def _same_expression(self, a: str, b: str) -> bool:
+        (x, unit_x), (y, unit_y) = _without_unit(a), _without_unit(b)
         scale = scale_between(unit_x, unit_y)
         if scale is None:
             return False
-        if scale != 1:
-            x = f"{fraction_text(scale)}({x})"
-        if self._asks(x, y):
-            return True
-        if percent_x != percent_y:
-            x, y = (
-                (f"\\frac{{1}}{{100}}({x})" if percent_x else x),
-                (f"\\frac{{1}}{{100}}({y})" if percent_y else y),
-            )
-            return self._asks(x, y)
-        return False
+        return self._asks(x if scale == 1 else f"{fraction_text(scale)}({x})", y)
 
     def _asks(self, a: str, b: str) -> bool:
         x, y = to_latex(a), to_latex(b)
         if x == y:
             return True
-        if re.fullmatch(r"[A-Z]{2}|[A-Z]{3,}", x) or re.fullmatch(r"[A-Z]{2}|[A-Z]{3,}", y):
-            return False  # points and the like: no product
+        if _POINTS.fullmatch(x) or _POINTS.fullmatch(y):
+            return False  # no product
         self._asked += 1
         if self._asked > _MOST_QUESTIONS or max(len(x), len(y)) > 4 * MAX_LENGTH:
             return False
@@ -343,6 +217,9 @@ class Comparison:
         return len(x) == len(y) and all(
             self.same(canonical(p), canonical(q)) for p, q in zip(x, y, strict=True)
         )
+
+    def _same_set(self, x: list[str], y: list[str]) -> bool:
+        return self._matched(x, y, self.same)
 
     def _matched(self, x: list[_T], y: list[_T], same: Callable[[_T, _T], bool]) -> bool:
         """Tell whether every member of either list has its like in the other."""
@@ -356,3 +233,117 @@ class Comparison:
             elif not any(same(p, y[k]) for k in found):
                 return False
         return all(k in found or any(same(y[k], y[j]) for j in found) for k in range(len(y)))
+
+
+# --- numbers ------------------------------------------------------------------------------------
+
+
+def _same_time(x: tuple[int, bool], y: tuple[int, bool]) -> bool | None:
+    if not (x[1] or y[1]):
+        return None  # perhaps a ratio
+    return x[0] == y[0] or (x[1] != y[1] and x[0] % 720 == y[0] % 720)
+
+
+def read_number(text: str) -> Quantity | None:
+    """Read a quantity, or a proportion such as "1 in 4"."""
+    quantity = read_quantity(text)
+    if quantity is None and (proportion := read_proportion(text)) is not None:
+        return Quantity(proportion)
+    return quantity
+
+
+def same_quantity(x: Quantity, y: Quantity) -> bool:
+    """Tell whether two quantities are the same. A percentage is its value and its bare number."""
+    scale = scale_between(x.units, y.units)
+    if scale is None:
+        return False
+    rounded = x.decimal or y.decimal
+    a, b = x.value * scale, y.value
+    if x.percent == y.percent or same_value(a, b, rounded):
+        return same_value(a, b, rounded)
+    return same_value(a / 100 if x.percent else a, b / 100 if y.percent else b, rounded)
+
+
+def _same_compound(x: list[Quantity], y: list[Quantity]) -> bool:
+    unit = x[-1].units
+    return unit.dimensions == y[0].units.dimensions and total_in(x, unit) == total_in(y, unit)
+
+
+def _compound_is(parts: list[Quantity], text: str) -> bool:
+    other = read_number(text)
+    if other is None:
+        return False
+    if other.units == NO_UNITS:
+        return any(total_in(parts, part.units) == other.value for part in parts)
+    return scale_between(parts[0].units, other.units) is not None and same_value(
+        total_in(parts, other.units), other.value, other.decimal
+    )
+
+
+def _without_unit(text: str) -> tuple[str, Units]:
+    """An expression in LaTeX without its unit, and the unit."""
+    number = read_number(text)
+    if number is None:
+        return split_unit(text)
+    written = write_number(number.value, number.decimal)
+    return (fraction_text(number.value) if "/" in written else written), number.units
+
+
+def fraction_text(value: Fraction) -> str:
+    """Write a fraction in LaTeX."""
+    sign = "-" * (value < 0)
+    return f"{sign}\\frac{{{abs(value.numerator)}}}{{{value.denominator}}}"
+
+
+# --- lists --------------------------------------------------------------------------------------
+
+
+def squeezed(text: str) -> str:
+    """The text without the white space that means nothing."""
+    text = re.sub(r"\s*([^\w\s\\]|_)\s*", r"\1", text)
+    return re.sub(r"\\(?:text|mathrm)\{([^{}]*)\}", r"\1", text)
+
+
+def _read_list(text: str) -> list[str] | None:
+    items = split_list(text)
+    return items if len(items) > 1 else None
+
+
+def _read_equation(text: str) -> Equation | None:
+    assigned = read_assignment(text)
+    return Equation(*assigned, text) if assigned else None
+
+
+def _with_ellipsis(text: str) -> list[str] | None:
+    return split_list(_ELLIPSIS.sub("…", text)) if _ELLIPSIS.search(text) else None
+
+
+def unnamed(items: list[str]) -> list[str]:
+    """The items of a list without the name of what they are values of, in canonical form."""
+    values = []
+    for item in items:
+        assigned = read_assignment(item)
+        values.append(canonical(assigned[1] if assigned and is_plain_name(assigned[0]) else item))
+    return values
+
+
+def _in_order_of_names(items: list[str]) -> list[str]:
+    """The values of ``y = 2, x = 1`` in the order of the names, else the items as they stand."""
+    named = [one for item in items if (one := read_assignment(item))]
+    if len({name for name, _ in named}) == len(items):
+        return [value for _, value in sorted(named)]
+    return unnamed(items)
+
+
+def _both_signs(text: str) -> list[str] | None:
+    """The values of a list in which a plus-or-minus gives two. None if there is no such sign."""
+    if not _PLUS_MINUS.search(text):
+        return None
+    values: list[str] = []
+    for value in unnamed(split_list(text)):
+        for plus, minus in ("+-", "-+"):
+            written = value
+            for sign in _PLUS_MINUS.findall(value):
+                written = written.replace(sign, minus if "mp" in sign else plus)
+            values.append(canonical(written.removeprefix("+")))
+    return values

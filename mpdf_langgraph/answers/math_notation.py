@@ -240,10 +240,10 @@ def _closing(text: str, start: int) -> int:
     return -1
 
 
-def split_label(text: str) -> tuple[str | None, str]:
+def split_label(text: str) -> tuple[str, str] | None:
     r"""Split the letter of a choice off: ``\textbf{(C)}\ 15`` is C and 15."""
     label = _LABEL.match(text)
     if not label:
-        return None, text
+        return None
     opening = "\\text{" if "{" in label.group() and not label["close"] else ""
     return label["letter"], opening + text[label.end() :].strip()

@@ -7,7 +7,7 @@ from mpdf_langgraph.answers.math_numbers import (
     read_quantity,
     units_behind,
 )
-from mpdf_langgraph.answers.math_units import Units, singular
+from mpdf_langgraph.answers.math_units import NO_UNITS, Units, singular
 from mpdf_langgraph.answers.patterns import Pattern
 
 # --- words ------------------------------------------------------------------------------------
@@ -108,30 +108,24 @@ _UNIT_START = Pattern(
     r"|\^\s?\{?\s?\\circ|(?<=\s)[msgLNJhWV]\b"
 )
 
+# What no unit can follow: nothing, an operator, a command other than these.
+_NO_OPERAND = Pattern(r"^$|[-+=*^_{(,<>/]$|\\(?!(?:pi|theta|infty)$)[A-Za-z]+$")
 
-def split_unit(text: str) -> tuple[str, Units | None, bool]:
-    """Split the unit, and a percent sign, off the end of an expression."""
-    percent = re.search(r"\s?\\?%$", text)
-    if percent:
-        return text[: percent.start()].strip(), None, True
+
+def split_unit(text: str) -> tuple[str, Units]:
+    """Split the unit, or a percent sign, off the end of an expression."""
+    if percent := re.search(r"\s?\\?%$", text):
+        return text[: percent.start()].strip(), NO_UNITS
     if re.search(r"\\(?:sin|cos|tan|cot|sec|csc)(?![a-z])|(?<![a-z])(?:sin|cos|tan)\b", text):
-        return text, None, False  # degrees belong to the angle
+        return text, NO_UNITS  # degrees belong to the angle
     for start in _UNIT_START.finditer(text):
         expression, rest = text[: start.start()].rstrip(), text[start.start() :]
-        if (
-            not expression
-            or expression[-1] in "+-=*^_{(,<>/"
-            or (
-                re.search(r"\\[A-Za-z]+$", expression)
-                and not re.search(r"\\(?:pi|theta|infty)$", expression)
-            )
+        if _NO_OPERAND.search(expression) or any(
+            expression.count(opening) != expression.count(closing)
+            for opening, closing in ("{}", "()")
         ):
-            continue
-        if expression.count("{") != expression.count("}") or expression.count(
-            "("
-        ) != expression.count(")"):
             continue
         units = units_behind(rest, False)
         if units is not None:
-            return expression, units, False
-    return text, None, False
+            return expression, units
+    return text, NO_UNITS
