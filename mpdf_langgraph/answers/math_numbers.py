@@ -215,11 +215,11 @@ def _value(number: re.Match[str]) -> tuple[Fraction, bool] | None:
         if number["frac"]:
             return _fraction(number["frac"]), "." in number["frac"]
         if number["under"]:
-            top = _decimal(number["over_"])
+            top = read_decimal(number["over_"])
             return top / int(number["under"]), "." in number["over_"]
     except ZeroDivisionError:
         return None
-    value = _decimal(number["decimal"])
+    value = read_decimal(number["decimal"])
     exponent = number["e0"] or number["e1"] or number["e2"]
     if exponent:
         if abs(int(exponent[:6])) > _MAX_EXPONENT:
@@ -228,7 +228,8 @@ def _value(number: re.Match[str]) -> tuple[Fraction, bool] | None:
     return value, "." in number["decimal"]
 
 
-def _decimal(text: str) -> Fraction:
+def read_decimal(text: str) -> Fraction:
+    """Read what `DECIMAL` matches."""
     text = text.replace(",", "").replace(" ", "")
     return Fraction("0" + text if text.startswith(".") else text)
 

@@ -1,6 +1,6 @@
 """What mathematical answers are made of: lists, brackets, assignments, intervals, words.
 
-Each function takes an answer apart in one way, and says None where it is not made that way.
+Each function takes an answer apart in one way. It returns None if the answer is made in another.
 """
 
 import re
@@ -11,12 +11,12 @@ from mpdf_langgraph.answers.math_numbers import (
     DECIMAL,
     NUMBER_WORD,
     Quantity,
+    read_decimal,
     read_quantity,
 )
 from mpdf_langgraph.answers.math_units import Units, plain_units, scale_between
 from mpdf_langgraph.answers.patterns import Pattern
 
-_OPENING = {"(": ")", "[": "]", "{": "}", "\\{": "\\}", "\\langle": "\\rangle", "|": "|"}
 _TOP_TOKEN = Pattern(
     r"\\(?:langle|rangle|begin|end)(?![a-z])|\\.|[()\[\]{}]|,|;|(?<![A-Za-z\\])(?:and|or)(?![A-Za-z])",
     re.DOTALL,
@@ -30,9 +30,8 @@ _LISTED_WORDS = Pattern(
 def split_list(text: str) -> list[str]:
     """Split at commas, semicolons, "and" and "or" that stand in no brackets."""
     text = _LISTED_WORDS.sub(lambda found: f" {found[1] or 'or'} ".replace(" , ", " and "), text)
-    text = re.sub(
-        r"(\\text\s?\{[^{}]*?)\b(and|or)\b([^{}]*\})", r"\1} \2 \\text{\3", text
-    )  # \text{ apples and }
+    # \text{ apples and }
+    text = re.sub(r"(\\text\s?\{[^{}]*?)\b(and|or)\b([^{}]*\})", r"\1} \2 \\text{\3", text)
     text = re.sub(r"\\text\s?\{\s*\}", " ", text)
     pieces: list[str] = []
     depth = start = 0
@@ -73,33 +72,25 @@ _ONE_BRACKET = {"\\{": "{", "\\}": "}", "\\langle": "<", "\\rangle": ">", "\\lbr
 
 
 def read_bracketed(text: str) -> Bracketed | None:
-    """Read a tuple, interval or set; None where one pair of brackets does not hold it all."""
+    """Read a tuple, interval or set: one pair of brackets that holds it all."""
     brackets = _BRACKETS.fullmatch(text)
     if not brackets:
         return None
-    inside = brackets["inside"]
     depth = 0
-    for token in re.finditer(r"\\[{}]|\\langle|\\rangle|[()\[\]{}]", inside):
+    for token in re.finditer(r"\\[{}]|\\langle|\\rangle|[()\[\]{}]", brackets["inside"]):
         depth += 1 if token.group() in ("(", "[", "{", "\\{", "\\langle") else -1
         if depth < 0:
             return None
-    if depth:
-        return None
     opening, closing = (_ONE_BRACKET.get(brackets[k], brackets[k]) for k in ("open", "close"))
-    if (opening == "{") != (closing == "}") or (opening == "<") != (closing == ">"):
+    if depth or (opening == "{") != (closing == "}"):
         return None
-    items = split_list(inside)
-    if len(items) < 2 and opening != "{":
-        return None
-    return Bracketed(opening, closing, items)
+    items = split_list(brackets["inside"])
+    return Bracketed(opening, closing, items) if len(items) > 1 or opening == "{" else None
 
 
 _MATRIX = Pattern(
-    r"\\(?:left)?[(\[|]?\s*\\begin\{(?:[pbvBV]?matrix|smallmatrix|array)\}(?:\{[lcr"
-    r"| ]*\})?(?P<rows>.*?)\\end\{[a-zA-Z]+\}\s*"
-    r"(?:\\right)?[)\]|]?"
-    r"|\\begin\{(?P<kind>[pbvBV]?matrix|smallmatrix|array)\}(?:\{[lcr"
-    r"| ]*\})?(?P<cells>.*?)\\end\{[a-zA-Z]+\}",
+    r"(?:\\left)?[(\[]?\s*\\begin\{(?:[pbB]?matrix|smallmatrix|array)\}(?:\{[lcr| ]*\})?"
+    r"(?P<rows>.*?)\\end\{[a-zA-Z]+\}\s*(?:\\right)?[)\]]?",
     re.DOTALL,
 )
 
@@ -107,10 +98,9 @@ _MATRIX = Pattern(
 def read_matrix(text: str) -> list[list[str]] | None:
     """Read the rows of a matrix. A determinant, between bars, is an expression instead."""
     matrix = _MATRIX.fullmatch(text)
-    if not matrix or (matrix["kind"] or "").startswith(("v", "V")):
+    if not matrix:
         return None
-    cells = matrix["cells"] if matrix["cells"] is not None else matrix["rows"]
-    rows = [row for row in re.split(r"\\\\|\\cr(?![a-z])", cells) if row.strip()]
+    rows = [row for row in re.split(r"\\\\|\\cr(?![a-z])", matrix["rows"]) if row.strip()]
     return [[cell.strip() for cell in row.split("&")] for row in rows]
 
 
@@ -128,57 +118,54 @@ _ASSIGNMENT = Pattern(
 
 
 def read_assignment(text: str) -> tuple[str, str] | None:
-    """Split ``x = 5`` or ``P(A) = 1/2`` into name and value; of a chain the last value."""
-    if re.search(r"[<>≤≥≠]|\\(?:le|ge|lt|gt|ne|leq|geq|neq|equiv)(?![a-z])", text):
+    """Split ``x = 5`` or ``P(A) = 1/2`` into name and value. Of a chain take the last value."""
+    if _COMPARISON.search(text) or re.search(r"\\equiv(?![a-z])", text):
         return None
     found = _ASSIGNMENT.fullmatch(text)
     if not found:
         return None
-    name, value = re.sub(r"\s", "", found["name"]), found["value"].strip()
-    if "=" in value:
-        value = value.rpartition("=")[2].strip()
-    return (name, value) if value and value[0] not in "^_" else None
+    value = found["value"].rpartition("=")[2].strip()
+    return (re.sub(r"\s", "", found["name"]), value) if value and value[0] not in "^_" else None
+
+
+_PLAIN_NAME = Pattern(
+    r"(?:[A-Za-z]|\\[a-z]+)(?:_\{?\w+\}?)?'?(?:\([^()=]*\))?|[A-Za-z]{2,}|\|.+\|"
+    r"|[A-Za-z]{0,4}\\(?:angle|overline|triangle|measuredangle|text|vec|mathbf|mathrm|det|max|min|gcd"
+    r"|log|sin|cos|tan|lim|sum).*|\([A-Za-z](?:,[A-Za-z])+\)"
+)
 
 
 def is_plain_name(name: str) -> bool:
     """Tell whether a name stands for one unknown, such as x, x_1 or f(3), or says what is asked."""
-    return bool(
-        re.fullmatch(r"\|.+\||[A-Za-z]{0,4}\\(?:angle|overline|triangle|measuredangle).*", name)
-        or re.fullmatch(r"(?:[A-Za-z]|\\[a-z]+)(?:_\{?\w+\}?)?'?(?:\([^()=]*\))?|[A-Z]{2,4}", name)
-        or re.match(r"\\(?:angle|triangle|text|measuredangle|overline|vec|mathbf|mathrm|det)", name)
-        or re.match(r"\([A-Za-z](?:,[A-Za-z])+\)$", name)
-        or re.fullmatch(r"[A-Za-z]{2,}(?:of|the|[A-Z][a-z]+|[a-z])*", name)
-        or re.fullmatch(r"\\(?:max|min|gcd|log|sin|cos|tan|lim|sum)\b.*", name)
-    )
+    return bool(_PLAIN_NAME.fullmatch(name))
 
 
 # --- inequalities -----------------------------------------------------------------------------
-_LESS = {
-    "<": "<", "\\lt": "<", "\\le": "<=", "\\leq": "<=", "≤": "<=", "\\leqslant": "<=",
-    "<=": "<=", ">": ">", "\\gt": ">", "\\ge": ">=", "\\geq": ">=", "≥": ">=",
-    "\\geqslant": ">=", ">=": ">=", "\\ne": "!=", "\\neq": "!=", "≠": "!=", "!=": "!=",
-    "⩽": "<=", "⩾": ">=",
-}  # fmt: skip
 _SET_BUILDER = Pattern(
-    r"\\?\{\s?(?P<name>[a-z])\s?(?:\\in\s?(?:\\mathbb\s?\{?R\}?|ℝ)\s?)?(?:\\mid|\||:|\\colon|\\vert|,)\s?(?P<condition>.+?)\s?\\?\}"
+    r"\\?\{\s?(?P<name>[a-z])\s?(?:\\in\s?(?:\\mathbb\s?\{?R\}?|ℝ)\s?)?"
+    r"(?:\\mid|\||:|\\colon|\\vert|,)\s?(?P<condition>.+?)\s?\\?\}"
 )
 _COMPARISON = Pattern(
-    r"\\(?:leqslant|geqslant|leq|geq|neq|le|ge|ne|lt|gt)(?![a-z])|<=|>=|!=|[<>≤≥≠⩽⩾]"
+    r"(?P<le>\\(?:le|leq|leqslant)(?![a-z])|<=|[≤⩽])|(?P<ge>\\(?:ge|geq|geqslant)(?![a-z])|>=|[≥⩾])"
+    r"|(?P<ne>\\neq?(?![a-z])|!=|≠)|(?P<lt>\\lt(?![a-z])|<)|(?P<gt>\\gt(?![a-z])|>)"
 )
-_VARIABLE = Pattern(r"\\?[A-Za-z]{1,6}(?:_\{?\w\}?)?")
+_VARIABLE = Pattern(r"(?!\\pi$|e$|\\infty$)\\?[A-Za-z]{1,6}(?:_\{?\w\}?)?")
+_UNION = Pattern(r"\\cup(?![a-z])|∪|(?<=[)\]])\s?U\s?(?=[(\[])|\\text\s?\{\s?or\s?\}|\bor\b")
+_INTERSECTION = Pattern(r"\\text\s?\{\s?and\s?\}|\band\b|\\land(?![a-z])|\\cap(?![a-z])|∩")
 
 
 def read_intervals(text: str) -> list[Bracketed] | None:
     r"""Read a union of intervals, also as inequalities of one unknown: ``2 < x \le 5``."""
-    if built := _SET_BUILDER.fullmatch(text.strip()):
+    if built := _SET_BUILDER.fullmatch(text):
         text = built["condition"]
-    text = re.sub(r"^[a-z]\s?(?:\\in(?![a-z])|∈)\s?", "", text.strip())
-    if both := _read_both(text):
-        return [both]
+    text = re.sub(r"^[a-z]\s?(?:\\in(?![a-z])|∈)\s?", "", text)
+    both = [_read_interval(piece.strip()) for piece in _INTERSECTION.split(text)]
+    if len(both) == 2 and both[0] and both[1]:
+        low, high = sorted((both[0][0], both[1][0]), key=lambda one: one.items[0] == "-\\infty")
+        if low.items[1] == "\\infty" and high.items[0] == "-\\infty":
+            return [Bracketed(low.opening, high.closing, [low.items[0], high.items[1]])]
     intervals: list[Bracketed] = []
-    for piece in re.split(
-        r"\\cup(?![a-z])|∪|(?<=[)\]])\s?U\s?(?=[(\[])|\\text\s?\{\s?or\s?\}|\bor\b", text
-    ):
+    for piece in _UNION.split(text):
         read = _read_interval(piece.strip())
         if read is None:
             return None
@@ -186,71 +173,37 @@ def read_intervals(text: str) -> list[Bracketed] | None:
     return intervals
 
 
-def _read_both(text: str) -> Bracketed | None:
-    r"""Read ``x \ge 2 \text{ and } x \le 5`` as one interval."""
-    pieces = re.split(r"\\text\s?\{\s?and\s?\}|\band\b|\\land(?![a-z])|\\cap(?![a-z])|∩", text)
-    if len(pieces) != 2:
-        return None
-    read = [_read_interval(piece.strip()) for piece in pieces]
-    if any(one is None or len(one) != 1 for one in read):
-        return None
-    [[first], [second]] = read  # type: ignore[misc]
-    if first.items[0] != "-\\infty":
-        first, second = second, first
-    if first.items[0] != "-\\infty" or second.items[1] != "\\infty":
-        return None
-    return Bracketed(second.opening, first.closing, [second.items[0], first.items[1]])
-
-
 def _read_interval(piece: str) -> list[Bracketed] | None:
     bracketed = read_bracketed(piece)
-    if (
-        bracketed
-        and len(bracketed.items) == 2
-        and bracketed.opening in "(["
-        and bracketed.closing in ")]"
-    ):
+    if bracketed and len(bracketed.items) == 2 and bracketed.opening in "([":
         return [bracketed]
-    signs = [_LESS[sign.group().strip()] for sign in _COMPARISON.finditer(piece)]
-    sides = [side.strip() for side in _COMPARISON.split(piece)]
-    if len(signs) == 1 and all(sides):
-        left, right = sides
-        [sign] = signs
-        if not _VARIABLE.fullmatch(left):
-            left, right = right, left
-            sign = sign.translate(str.maketrans("<>", "><"))
-        if not _VARIABLE.fullmatch(left) or left in ("\\pi", "e", "\\infty"):
-            return None
-        low, high = (
-            Bracketed("(", ")", ["-\\infty", right]),
-            Bracketed("(", ")", [right, "\\infty"]),
-        )
-        if sign == "!=":
-            return [low, high]
-        if sign[0] == "<":
-            return [low._replace(closing="]" if sign == "<=" else ")")]
-        return [high._replace(opening="[" if sign == ">=" else "(")]
-    if (
-        len(signs) == 2
-        and all(sides)
-        and signs[0][0] == signs[1][0] != "!"
-        and _VARIABLE.fullmatch(sides[1])
-    ):
-        if signs[0][0] == ">":
-            sides.reverse()
-            signs.reverse()
-        low_sign, high_sign = ("=" in sign for sign in signs)
+    signs = [sign.lastgroup or "" for sign in _COMPARISON.finditer(piece)]
+    sides = [side.strip() for side in _COMPARISON.sub("\0", piece).split("\0")]
+    unknown = next((k for k, side in enumerate(sides[:2]) if _VARIABLE.fullmatch(side)), None)
+    if unknown is None or not all(sides) or not 1 <= len(signs) <= 2:
+        return None
+    if signs == ["ne"]:
+        other = sides[1 - unknown]
         return [
-            Bracketed("[" if low_sign else "(", "]" if high_sign else ")", [sides[0], sides[2]])
+            Bracketed("(", ")", [low, high])
+            for low, high in (("-\\infty", other), (other, "\\infty"))
         ]
-    return None
+    if len(signs) == 1:  # the other side is infinite
+        infinity = "\\infty" if signs[0].startswith("lg"[unknown == 0]) else "-\\infty"
+        sides.insert(2 * unknown, infinity)
+        signs.insert(unknown, signs[0][0] + "t")
+    if signs[0][0] == "g":
+        sides.reverse()
+        signs.reverse()
+    if signs[0][0] != signs[1][0] or not _VARIABLE.fullmatch(sides[1]):
+        return None
+    opening, closing = "[" if "e" in signs[0] else "(", "]" if "e" in signs[1] else ")"
+    return [Bracketed(opening, closing, [sides[0], sides[2]])]
 
 
 # --- numbers of another kind ------------------------------------------------------------------
 
-_BASES = {"two": 2, "three": 3, "four": 4, "five": 5, "six": 6, "seven": 7, "eight": 8, "nine": 9,
-          "ten": 10, "eleven": 11, "twelve": 12, "sixteen": 16, "binary": 2, "octal": 8,
-          "hex": 16, "hexadecimal": 16, "decimal": 10}  # fmt: skip
+_BASES = {"binary": 2, "octal": 8, "decimal": 10, "hex": 16, "hexadecimal": 16}
 _BASED = Pattern(
     r"\(?(?P<digits>[0-9A-Fa-f]*[0-9][0-9A-Fa-f]*|[A-F]+)\)?\s?(?:_\s?\{?\s?(?:\\text\s?\{)?\s?\(?\s?(?P<base>[0-9]{1,2}|[a-z]+)"
     r"\s?\)?\s?\}{0,2}|(?:\\text\s?\{)?\s?[\s(,]{0,3}(?:in\s)?base[\s-]?(?P<named>[0-9]{1,2}|[a-z]+)\s?\)?\s?\}?)"
@@ -263,7 +216,8 @@ def read_based(text: str) -> tuple[int, int] | None:
     if not found:
         return None
     name = found["base"] or found["named"]
-    base = int(name) if name.isdigit() else _BASES.get(name, 0)
+    spelt = read_quantity(name)
+    base = int(spelt.value) if spelt else _BASES.get(name, 0)
     try:
         return (int(found["digits"], base), base) if 2 <= base <= 36 else None
     except ValueError:
@@ -301,9 +255,7 @@ def read_ratio(text: str) -> list[Fraction] | None:
     """Read 1:2:3 or "3 to 1", in lowest terms with a first term of 1."""
     if not _RATIO.fullmatch(text):
         return None
-    terms = [
-        Fraction(term.replace(",", "").replace(" ", "")) for term in re.split(_RATIO_SIGN, text)
-    ]
+    terms = [read_decimal(term) for term in re.split(_RATIO_SIGN, text)]
     first = next((term for term in terms if term), None)
     return [term / first for term in terms] if first else None
 
@@ -311,10 +263,9 @@ def read_ratio(text: str) -> list[Fraction] | None:
 def read_proportion(text: str) -> Fraction | None:
     """Read "1 out of 4" or "1 in 4"."""
     found = _PROPORTION.fullmatch(text)
-    if not found:
+    if not found or not (whole := read_decimal(found["whole"])):
         return None
-    part, whole = (Fraction(found[k].replace(",", "").replace(" ", "")) for k in ("part", "whole"))
-    return part / whole if whole else None
+    return read_decimal(found["part"]) / whole
 
 
 _CONGRUENCE = Pattern(
@@ -331,7 +282,8 @@ def read_congruence(text: str) -> tuple[str, str] | None:
 
 
 _COMPOUND = Pattern(
-    rf"(?P<number>(?:[$€£₹]\s?)?{DECIMAL}|(?:{NUMBER_WORD})\b)(?P<unit>[^0-9]*?)(?=(?:[$€£₹]\s?)?[0-9]|(?<=\s)(?:{NUMBER_WORD})\b|$)"
+    rf"(?P<piece>(?:(?:[$€£₹]\s?)?{DECIMAL}|(?:{NUMBER_WORD})\b)[^0-9]*?)[\s,]*(?:\band\b)?[\s,]*"
+    rf"(?=(?:[$€£₹]\s?)?[0-9]|(?<=\s)(?:{NUMBER_WORD})\b|$)"
 )
 
 
@@ -344,21 +296,16 @@ def read_compound(text: str) -> list[Quantity] | None:
     position = 0
     while position < len(plain):
         found = _COMPOUND.match(plain, position)
-        if not found or not found.group():
-            return None
-        piece = re.sub(r"[\s,]+(?:and)?[\s,]*$", "", found.group())
-        quantity = read_quantity(piece)
-        if quantity is None or not quantity.units.dimensions or quantity.units.words:
+        part = read_quantity(found["piece"]) if found else None
+        if found is None or part is None or not part.units.dimensions or part.units.words:
             return None
         if parts and (
-            quantity.units.dimensions != parts[0].units.dimensions
-            or quantity.units.factor >= parts[-1].units.factor
+            part.units.dimensions != parts[0].units.dimensions
+            or part.units.factor >= parts[-1].units.factor
         ):
             return None
-        parts.append(quantity)
+        parts.append(part)
         position = found.end()
-        while position < len(plain) and plain[position] in " ,":
-            position += 1
     return parts if len(parts) > 1 else None
 
 
