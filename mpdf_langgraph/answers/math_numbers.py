@@ -1,6 +1,7 @@
 """Numbers as people and models write them: one exact value for every way of writing it."""
 
 import re
+import unicodedata
 from fractions import Fraction
 from functools import lru_cache
 from typing import NamedTuple
@@ -49,9 +50,9 @@ _UNITS = (
     "zero one two three four five six seven eight nine ten eleven twelve thirteen"
     " fourteen fifteen sixteen seventeen eighteen nineteen"
 )
+_TENS = "twenty thirty forty fifty sixty seventy eighty ninety"
 _SMALL = {word: value for value, word in enumerate(_UNITS.split())}
-_TENS_TEXT = "twenty thirty forty fifty sixty seventy eighty ninety"
-_TENS = {word: 10 * value for value, word in enumerate(_TENS_TEXT.split(), 2)}
+_SMALL |= {word: 10 * value for value, word in enumerate(_TENS.split(), 2)}
 _SCALES = {"thousand": 10**3, "million": 10**6, "billion": 10**9, "trillion": 10**12}
 _PARTS = {"half": 2, "halves": 2, "third": 3, "quarter": 4, "fourth": 4, "fifth": 5, "sixth": 6,
           "seventh": 7, "eighth": 8, "ninth": 9, "tenth": 10, "twelfth": 12, "hundredth": 100,
@@ -59,7 +60,7 @@ _PARTS = {"half": 2, "halves": 2, "third": 3, "quarter": 4, "fourth": 4, "fifth"
 _PARTS |= {name + "s": value for name, value in _PARTS.items() if name not in ("half", "halves")}
 _SIGNS = {"minus": -1, "negative": -1, "plus": 1}
 NUMBER_WORD = "|".join(
-    sorted([*_SMALL, *_TENS, *_SCALES, *_PARTS, "hundred", "dozen"], key=len, reverse=True)
+    sorted([*_SMALL, *_SCALES, *_PARTS, "hundred", "dozen"], key=len, reverse=True)
 )
 _MULTIPLIER = Pattern(
     r"\s*(?:\\text\s?\{)?\s*(?P<word>hundred|thousand|million|billion|trillion|dozen|gross|lakh|crore)s?\b"
@@ -70,8 +71,6 @@ _MULTIPLIERS = _SCALES | {"hundred": 100, "dozen": 12, "gross": 144, "lakh": 10*
 _SHORT_MULTIPLIER = Pattern(
     r"\s?(?:(?P<k>[kK])|(?P<m>M|mn|mln|mil)|(?P<b>B|bn)|(?P<t>T|tn))(?![A-Za-z/^])"
 )
-_CHINESE_DIGITS = {c: v for v, c in enumerate("零一二三四五六七八九")} | {"两": 2, "〇": 0}
-_CHINESE_SCALES = {"十": 10, "百": 100, "千": 1000, "万": 10**4, "亿": 10**8}
 
 
 class Quantity(NamedTuple):
@@ -94,7 +93,7 @@ class Quantity(NamedTuple):
 
 @lru_cache(maxsize=8192)
 def read_quantity(text: str) -> Quantity | None:
-    """Read a number, perhaps with a currency, multiplier, percent sign or unit; else None."""
+    """Read a number, perhaps with a currency, multiplier, percent sign or unit."""
     if len(text) > MAX_LENGTH:
         return None
     sign = _SIGN.match(text)
@@ -121,7 +120,7 @@ def _with_rest(value: Fraction, decimal: bool, money: str, rest: str) -> Quantit
         inside = "\\text{" in multiplier.group() and not multiplier["close"]
         rest = ("\\text{" if inside else "") + rest[multiplier.end() :]
     short = None if multiplied else _SHORT_MULTIPLIER.match(rest)
-    # "$5M" is five million, and "5k" five thousand; "5 M" may be anything.
+    # "$5M" is five million, and "5k" five thousand. "5 M" may be anything.
     if short and (money or (short["k"] and not rest.startswith(" "))):
         names = {"k": 10**3, "m": 10**6, "b": 10**9, "t": 10**12}
         value *= next(scale for name, scale in names.items() if short[name])
@@ -132,22 +131,16 @@ def _with_rest(value: Fraction, decimal: bool, money: str, rest: str) -> Quantit
     if percent:
         rest = rest[percent.end() :]
     rest = rest.strip()
-    if money and not rest:
-        unit_text = plain_units(money)
-    elif money:
-        unit_text = f"{plain_units(money)} {rest}" if not _repeats_money(rest) else rest
-    else:
-        unit_text = rest
-    units = units_behind(unit_text, bool(money)) if unit_text else NO_UNITS
+    # "$5 dollars" has one unit.
+    unit_text = rest if _MONEY_NAME.match(rest) else f"{money} {rest}".strip()
+    units = units_behind(unit_text, bool(money))
     if units is None:
         return None
-    return Quantity(value, decimal, bool(percent), units, _tidy_units(unit_text))
+    written = re.sub(r"\s+\^", "^", plain_units(unit_text))
+    return Quantity(value, decimal, bool(percent), units, written)
 
 
-def _repeats_money(rest: str) -> bool:
-    return bool(re.match(r"(?:\\text\s?\{)?\s?(?:dollar|euro|pound|cent|USD|EUR|GBP)", rest))
-
-
+_MONEY_NAME = Pattern(r"(?:\\text\s?\{)?\s?(?:dollar|euro|pound|cent|USD|EUR|GBP)")
 # What follows a number and is no unit, though it is made of letters.
 _NO_UNIT = Pattern(
     r"\b(?:and|or|to|times|plus|minus|over|half|halves|sqrt|pi|mod|root|sin|cos|tan|cot|sec|csc|log"
@@ -159,49 +152,37 @@ _SYMBOLIC = Pattern("[πθαβγδλφϕψωτρσεΔΣℝ∞√∛∅∪∩!|]
 
 
 def units_behind(text: str, money: bool) -> Units | None:
-    """The unit that follows a number, None where it may be a factor of an expression."""
+    """The unit that follows a number. None if it may be a factor of an expression."""
     wrapped = text.lstrip("\\,;:! ~").startswith(
         ("\\text", "\\mathrm", "\\mbox", "\\operatorname", "\\frac", "\\rm")
     )
     plain = plain_units(text)
     if not plain:
         return NO_UNITS
-    if _SYMBOLIC.search(plain) or plain[0] in "*·²³":
-        return None
-    if _NO_UNIT.search(plain) and not _is_known_phrase(plain):
-        return None
     if (
-        len(plain) > 80
+        _SYMBOLIC.search(plain)
+        or plain[0] in "*·²³"
+        or (_NO_UNIT.search(plain) and not _LOOKS_LIKE_NO_UNIT.match(plain))
+        or len(plain) > 80
         or len(plain.split()) > 8
         or re.search(r"[0-9]", re.sub(r"\^\s?\{?-?[0-9]", "", plain))
     ):
         return None
     units = read_units(plain)
-    if units is None:
-        return None
-    if wrapped or money or not re.match(r"[A-Za-z]", plain):
+    word = re.match(r"[A-Za-z][A-Za-zµ]*", plain)
+    if units is None or wrapped or money or word is None:
         return units
-    word = re.match(r"[A-Za-zµ]+", plain)
-    assert word is not None
     first = word.group()
     if len(first) >= 3:
-        return units if not _looks_like_product(first) else None
-    if not is_known(first) and first not in ("sq", "cu"):
-        return units if len(first) == 2 and first.isupper() else None
-    return units
+        return None if _PRODUCT.fullmatch(first) else units
+    return (
+        units if is_known(first) or first in ("sq", "cu") or re.match("[A-Z]{2}", first) else None
+    )
 
 
-def _is_known_phrase(plain: str) -> bool:
-    return plain in ("min", "sec", "mins", "secs") or plain.startswith(("per ", "/"))
-
-
-def _looks_like_product(word: str) -> bool:
-    """Tell whether three letters are variables side by side rather than a word."""
-    return any(set(word) <= set(letters) for letters in ("abc", "xyz", "uvw", "pqr", "rst", "mnk"))
-
-
-def _tidy_units(text: str) -> str:
-    return re.sub(r"\s+\^", "^", plain_units(text)).strip()
+_LOOKS_LIKE_NO_UNIT = Pattern(r"(?:min|sec)s?$|per |/")
+# Variables side by side.
+_PRODUCT = Pattern("[abc]+|[xyz]+|[uvw]+|[pqr]+|[rst]+|[mnk]+")
 
 
 def _value(number: re.Match[str]) -> tuple[Fraction, bool] | None:
@@ -235,20 +216,16 @@ def read_decimal(text: str) -> Fraction:
 
 
 def _fraction(text: str) -> Fraction:
-    if "frac" not in text:
-        whole, under = text.split("/")
-        return Fraction(int(whole), int(under))
-    parts = re.findall(r"\{([^{}]*)\}|([0-9])", text)
-    top, bottom = (Fraction((braced or bare).replace(" ", "")) for braced, bare in parts[:2])
-    return top / bottom
+    parts = text.split("/")
+    if "frac" in text:
+        parts = [braced or bare for braced, bare in re.findall(r"\{([^{}]*)\}|([0-9])", text)]
+    return Fraction(parts[0].replace(" ", "")) / Fraction(parts[1].replace(" ", ""))
 
 
 def _recurring(number: re.Match[str]) -> Fraction:
-    fixed = number["fixed"]
-    repeated = next(
-        filter(None, (number[name] for name in ("over", "over1", "dot", "inside", "digit")))
-    )
-    whole, _, places = fixed.partition(".")
+    names = ("over", "over1", "dot", "inside", "digit")
+    repeated = next(found for name in names if (found := number[name]))
+    whole, _, places = number["fixed"].partition(".")
     value = Fraction(f"{whole or '0'}.{places or '0'}")
     return value + Fraction(int(repeated), (10 ** len(repeated) - 1) * 10 ** len(places))
 
@@ -259,109 +236,68 @@ _WORDS = Pattern(r"[A-Za-z]+(?:[- ][A-Za-z]+)*")
 
 
 def _read_words(text: str) -> Quantity | None:
-    """Read a number in words, "twenty-five dollars"; or in Chinese."""
-    plain = plain_units(text).strip()
+    """Read a number in words, in English or Chinese: "twenty-five dollars"."""
+    plain = plain_units(text)
     if chinese := _read_chinese(plain):
         return chinese
-    if not _WORDS.match(plain):
-        return None
     words = plain.replace("-", " ").split(" ")
-    if len(words) > 40:
+    if not _WORDS.match(plain) or len(words) > 40:
         return None
-    value, used = _leading_number(words)
+    value, used = _leading_number([word.lower().strip(".,") for word in words])
     if value is None:
         return None
-    rest = " ".join(words[used:])
-    return _with_rest(value, False, "", " " + rest if rest else "")
+    return _with_rest(value, False, "", " " + " ".join(words[used:]))
 
 
 def _leading_number(words: list[str]) -> tuple[Fraction | None, int]:
     """The number that the first words say, and how many of them say it."""
-    lower = [word.lower().strip(".,") for word in words]
-    sign, start = 1, 0
-    if lower[0] in _SIGNS and len(lower) > 1:
-        sign, start = _SIGNS[lower[0]], 1
-    value, used = _cardinal(lower, start)
-    if value is None:
-        return None, 0
-    number = Fraction(value)
-    rest = lower[used:]
-    if rest and rest[0] in _PARTS and used > start:
-        number, used = number / _PARTS[rest[0]], used + 1
-    elif rest[:3] in (["and", "a", "half"], ["and", "one", "half"]):
-        number, used = number + Fraction(1, 2), used + 3
-    elif rest[:3] in (["and", "a", "quarter"], ["and", "one", "quarter"]):
-        number, used = number + Fraction(1, 4), used + 3
-    return sign * number, used
-
-
-def _cardinal(words: list[str], start: int) -> tuple[Fraction | None, int]:
-    """The whole number (or bare half) that begins at a word, and where it ends."""
-    if words[start] == "half" or words[start : start + 2] == ["a", "half"]:
-        end = start + (2 if words[start] == "a" else 1)
-        if words[end : end + 1] == ["a"] and words[end + 1 : end + 2]:
-            scale = _MULTIPLIERS.get(words[end + 1])
-            return (Fraction(scale, 2), end + 2) if scale else (Fraction(1, 2), end)
-        return Fraction(1, 2), end
-    position, total, group, found = start, 0, 0, False
-    if words[start] in ("a", "an") and words[start + 1 : start + 2]:
-        following = words[start + 1]
-        if following not in _MULTIPLIERS and following not in ("quarter", "third"):
-            return None, start
-        group, position = 1, start + 1
-        if following in _PARTS:
-            return Fraction(1), position
-    while position < len(words):
-        word = words[position]
-        if word in _SMALL or word in _TENS:
-            if (
-                found
-                and group % 100
-                and not (group % 10 == 0 and word in _SMALL and _SMALL[word] < 10)
-            ):
-                break
-            group += _SMALL.get(word, 0) or _TENS.get(word, 0)
-        elif word == "hundred":
-            group = (group or 1) * 100
+    words = [*words, "", "", ""]
+    start = used = int(words[0] in _SIGNS and bool(words[1]))
+    total = group = 0
+    if words[used] in ("a", "an") and (
+        words[used + 1] in _MULTIPLIERS or words[used + 1] in _PARTS
+    ):
+        group, used = 1, used + 1
+    elif words[used] == "half":
+        group = 1
+    while word := words[used]:
+        value = _SMALL.get(word)
+        if value is not None and (group % 100 == 0 or (group % 10 == 0 and value < 10)):
+            group += value
+        elif word in ("hundred", "dozen"):
+            group = (group or 1) * _MULTIPLIERS[word]
         elif word in _SCALES:
             total, group = total + (group or 1) * _SCALES[word], 0
-        elif word == "dozen":
-            group = (group or 1) * 12
-        elif (
-            word == "and"
-            and found
-            and words[position + 1 : position + 2]
-            and (words[position + 1] in _SMALL or words[position + 1] in _TENS)
-            and (group % 100 == 0)
+        elif not (
+            word == "and" and used > start and group % 100 == 0 and words[used + 1] in _SMALL
         ):
-            position += 1
-            continue
-        else:
             break
-        found = True
-        position += 1
-    return (Fraction(total + group), position) if found else (None, start)
+        used += 1
+    number = Fraction(total + group)
+    if used == start and not group:
+        return None, 0
+    if words[used] in _PARTS:
+        number, used = number / _PARTS[words[used]], used + 1
+        if words[used] == "a" and words[used + 1] in _MULTIPLIERS:
+            used += 1  # "half a million"
+    elif words[used] == "and" and words[used + 1] in ("a", "one") and words[used + 2] in _PARTS:
+        number, used = number + Fraction(1, _PARTS[words[used + 2]]), used + 3
+    return _SIGNS.get(words[0], 1) * number, used
 
 
 def _read_chinese(text: str) -> Quantity | None:
-    match = re.match(r"[零一二三四五六七八九十百千万亿两〇]+", text)
-    if not match or len(match.group()) > 20:
+    match = re.match(r"[零一二三四五六七八九十百千万亿两〇]{1,20}", text)
+    if not match or len(text) - match.end() > 10:
         return None
-    total, section, digit = 0, 0, 0
-    for character in match.group():
-        if character in _CHINESE_DIGITS:
-            digit = _CHINESE_DIGITS[character]
-            continue
-        scale = _CHINESE_SCALES[character]
-        if scale >= 10**4:
-            total, section = (total + section + digit) * scale, 0
+    total = section = digit = 0
+    for value in map(int, map(unicodedata.numeric, match.group())):
+        if value < 10:
+            digit = value
+        elif value < 10**4:
+            section, digit = section + (digit or 1) * value, 0
         else:
-            section += (digit or 1) * scale
-        digit = 0
-    rest = text[match.end() :]
-    return (
-        _with_rest(Fraction(total + section + digit), False, "", rest) if len(rest) <= 10 else None
-    )
+            total, section, digit = (total + section + digit) * value, 0, 0
+    return _with_rest(Fraction(total + section + digit), False, "", text[match.end() :])
 
 
 # --- writing ------------------------------------------------------------------------------------
@@ -369,15 +305,11 @@ def _read_chinese(text: str) -> Quantity | None:
 
 def write_number(value: Fraction, decimal: bool) -> str:
     """Write a number in the shortest exact form."""
-    if not decimal or value.denominator == 1:
+    places = next((k for k in range(MAX_LENGTH) if 10**k % value.denominator == 0), 0)
+    if not decimal or not places:  # 0.5/3 has no end
         return str(value)
-    places = 0
-    while (value * 10**places).denominator != 1:
-        places += 1
-        if places > MAX_LENGTH:  # 0.5/3 has no end
-            return str(value)
-    whole, rest = divmod(abs(value.numerator) * 10**places // value.denominator, 10**places)
-    return f"{'-' * (value < 0)}{whole}.{rest:0{places}d}"
+    digits = f"{abs(value.numerator) * 10**places // value.denominator:0{places + 1}d}"
+    return f"{'-' * (value < 0)}{digits[:-places]}.{digits[-places:]}"
 
 
 def same_value(x: Fraction, y: Fraction, rounded: bool) -> bool:
