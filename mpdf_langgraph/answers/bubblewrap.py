@@ -21,7 +21,7 @@ from mpdf_langgraph.answers.system_calls import build_filter
 from mpdf_langgraph.errors import SandboxError
 
 _NOBODY = "65534"
-_START_LIMIT = 30.0  # seconds until bubblewrap says what it started; 0.02 as a rule
+_START_LIMIT = 30.0  # seconds until bubblewrap says what it started. It takes 0.02 as a rule.
 
 
 def find_command(program: str, package: str) -> str:
@@ -29,7 +29,7 @@ def find_command(program: str, package: str) -> str:
 
     Args:
         program: Its name.
-        package: What to install where it is missing, for the message.
+        package: What to install if it is missing, for the message.
 
     Raises:
         SandboxError: It is not installed.
@@ -66,9 +66,9 @@ def start_bubblewrap(
         limits: Resource limits by name, as `prlimit` and `setrlimit(2)` name them.
 
     Returns:
-        The process of bubblewrap outside, and a pidfd of the first process inside: where that
-        one dies, the kernel kills all others inside before its end is told. None where it
-        cannot be had: nothing must then run inside.
+        The process of bubblewrap outside, and a pidfd of the first process inside. When that one
+        dies, the kernel kills all others inside before it reports the end. The pidfd is None if
+        there is none. Nothing must then run inside.
 
     Raises:
         SandboxError: A program that it takes is not installed.

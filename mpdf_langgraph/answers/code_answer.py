@@ -39,7 +39,7 @@ class Verdict:
 
     Attributes:
         passed: Whether it passed all tests.
-        reason: Why not, in one line for people; empty where it passed.
+        reason: Why not, in one line for people. Empty if it passed.
     """
 
     passed: bool
@@ -50,8 +50,8 @@ class Verdict:
 class CodeTests:
     """What a program is tested with: the reference of a programming task.
 
-    The tests never meet the program, they exchange plain values with it. So they can check what
-    a function returns or raises, but not objects, nor changes that it makes to its arguments.
+    The tests exchange plain values with the program. They can check what a function returns or
+    raises. They cannot check objects, nor changes that it makes to its arguments.
 
     Attributes:
         entry_point: The function under test.
@@ -96,18 +96,15 @@ class CodeAnswer:
     """Python programs.
 
     `parse` takes the last fenced code block that defines the function which the question asks
-    for, else any function, with the imports and helpers of earlier blocks that it needs. Without
-    fences it takes the stretch of the response that is Python. A block whose closing fence is
-    missing counts where it can be parsed; what the token limit cut off in the middle is no
-    answer. Where the question ends in a signature, the body alone is an answer. What the
-    question asks for is known after `for_question`.
+    for, else any function. It adds the imports and helpers of other blocks that it needs. Without
+    fences it takes the stretch of the response that is Python. A block without its closing fence
+    counts if it can be parsed. If the question ends in a signature, the body alone is an answer.
 
-    Two programs are equivalent where they differ in nothing but comments, docstrings and
-    layout, or give the same outputs on the visible examples. Outputs are compared as values,
-    numbers to twelve digits; the type of an error counts as an output, and a program that gives
-    no value on any example equals only itself. As the examples belong to a question, a
-    deliberation asks `for_question`; without it, or where the question has none, the text
-    alone decides.
+    Two programs are equivalent if they differ in nothing but comments, docstrings and layout, or
+    give the same outputs on the examples. Outputs are compared as values, numbers to twelve
+    digits. The type of an error is an output. A program that gives no value on any example equals
+    only itself. Without examples the text alone decides. `for_question` finds the function and
+    the examples in a question.
 
     Args:
         examples: Calls with literal arguments, e.g. ``"add(2, 3)"``.
@@ -154,10 +151,9 @@ class CodeAnswer:
     def for_question(self, question: str) -> "CodeAnswer":
         """Return the schema for one question: its code is the setup, its calls the examples.
 
-        Code is the question itself where it is Python, as in HumanEval, else its code blocks.
-        Examples are the calls of the last function defined there, or of one named in the
-        question's prose with literal arguments after ``>>>`` or ``assert``; all arguments must be
-        literals.
+        The code is the question itself if it is Python, as in HumanEval, else its code blocks. The
+        examples are the calls with literal arguments of the last function defined there. If none
+        is defined, they are the calls after ``>>>`` or ``assert``.
         """
         setup = question if is_python(question) else "\n".join(code_blocks(question))
         setup = setup if is_python(setup) else ""
@@ -173,7 +169,7 @@ class CodeAnswer:
         return bound
 
     def parse(self, text: str) -> str | None:
-        """Read the program out of a response; None where there is none."""
+        """Read the program out of a response. Return None if there is none."""
         return find_program(text, self._function, body_alone=self._body_alone)
 
     def equivalent(self, a: str, b: str) -> bool:
@@ -190,8 +186,8 @@ class CodeAnswer:
     def outputs(self, code: str) -> tuple[str, ...] | None:
         """Return what a program gives on each example, in a form made to be compared.
 
-        None where it gives nothing that could be compared: it cannot be loaded, it does not
-        come to an end, or it raises an error on every example.
+        Return None if there is nothing to compare: it cannot be loaded, it does not end, or it
+        raises an error on every example.
 
         Raises:
             SandboxError: The sandbox does not work.
@@ -248,7 +244,7 @@ class CodeAnswer:
 
 
 def _load(process: SandboxedProcess, source: str, deadline: float) -> str:
-    """Load a program; return why it cannot be, empty where it is."""
+    """Load a program. Return why it cannot be loaded, or an empty text."""
     process.send({"program": source}, deadline)
     reply = process.receive(deadline)
     if reply == {"ready": True}:

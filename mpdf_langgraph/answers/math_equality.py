@@ -1,12 +1,12 @@
 """Mathematical equality, decided by math-verify in a worker process.
 
-Comparing two expressions can take for ever (``9^{9^{9^9}}``) or all the memory, and no thread
-can be stopped in the middle of it. So one long-lived process compares, and is killed at the
-limit. It is started when it is first needed, from `math_worker.py`, which imports nothing of the
-package, and nothing of the caller's program runs a second time.
+Comparing two expressions can take for ever (``9^{9^{9^9}}``) or all the memory, and a thread
+cannot be stopped. So one long-lived process compares, and is killed at the limit. It is started
+when it is first needed. Its file, `math_worker.py`, imports nothing of the package.
 
-The conversation is one line of JSON each way: the module search path, answered by null once
-math-verify is imported; then ``[a, b, limit]``, answered by true or false.
+The conversation is one line of JSON each way. The first message is the module search path,
+answered by null once math-verify is imported. The others are ``[a, b, limit]``, answered by true
+or false.
 """
 
 import atexit
@@ -22,7 +22,7 @@ from pathlib import Path
 from mpdf_langgraph.answers.math_worker import PATIENCE
 
 _OUT_OF_TIME = -getattr(signal, "SIGPROF", 0) or None  # how the system ended it at its limit
-_START_LIMIT = 60.0  # seconds; importing sympy takes about one
+_START_LIMIT = 60.0  # seconds. Importing sympy takes about one.
 _WORKER_FILE = Path(__file__).with_name("math_worker.py")
 
 
@@ -46,7 +46,7 @@ class EqualityWorker:
 
     @property
     def pid(self) -> int | None:
-        """The process id of the worker, None while there is none."""
+        """The process id of the worker, if there is one."""
         return self._process.pid if self._process else None
 
     def compare(self, a: str, b: str, timeout: float) -> bool:
@@ -59,7 +59,7 @@ class EqualityWorker:
                 clock, the worker's start not included.
 
         Returns:
-            The verdict; False for what cannot be read as an expression.
+            The verdict. False for what cannot be read as an expression.
 
         Raises:
             TimeoutError: The worker was killed at the limit.
@@ -77,7 +77,7 @@ class EqualityWorker:
         raise ChildProcessError("The worker comparing two answers died.")
 
     def close(self) -> None:
-        """End the worker; the next comparison starts a new one."""
+        """End the worker. The next comparison starts a new one."""
         process, self._process = self._process, None
         if process is None:
             return
@@ -92,8 +92,8 @@ class EqualityWorker:
         if self._process is not None and self._process.poll() is None:
             return self._process
         self.close()
-        # -I keeps the worker's folder, whose modules may bear names of the standard library, the
-        # current folder and the environment out of the search path; ours follows on the pipe.
+        # -I keeps the worker's folder, the current folder and the environment out of the search
+        # path. Modules there may bear names of the standard library. Ours follows on the pipe.
         self._process = process = subprocess.Popen(
             [sys.executable, "-I", str(_WORKER_FILE.resolve())],
             stdin=subprocess.PIPE,
@@ -120,7 +120,7 @@ class EqualityWorker:
     def _exchange(
         self, process: "subprocess.Popen[str]", message: object, limit: float
     ) -> str | None:
-        """Send a line and wait for one; None where the worker died of something else."""
+        """Send a line and wait for one. Return None if the worker died of something else."""
         expired = threading.Event()
 
         def expire() -> None:
@@ -139,7 +139,7 @@ class EqualityWorker:
             reply = process.stdout.readline()
         except OSError:  # broken pipe: it is gone
             pass
-        except BaseException:  # interrupted: the reply to come must not answer the next question
+        except BaseException:  # an interrupt: the reply to come must not answer the next question
             self.close()
             raise
         finally:

@@ -16,7 +16,7 @@ from mpdf_langgraph.answers.math_units import (
 )
 from mpdf_langgraph.answers.patterns import Pattern
 
-MAX_LENGTH = 1000  # characters; no answer is longer, and every step below stays cheap
+MAX_LENGTH = 1000  # characters. No answer is longer, and every step below stays cheap.
 _MAX_EXPONENT = 400
 
 # --- digits -----------------------------------------------------------------------------------

@@ -159,7 +159,7 @@ def singular(word: str) -> str:
         word = word[:-1]
     if word in _KNOWN:
         return word
-    return re.sub("[vf]e$", "f", re.sub("ie$", "y", word))  # knife, knives; cookie, pennies
+    return re.sub("[vf]e$", "f", re.sub("ie$", "y", word))  # knives as knife, cookies as cookie
 
 
 def is_known(word: str) -> bool:

@@ -91,7 +91,7 @@ def word_tokens(text: str) -> list[str]:
 
 
 def synonym(text: str) -> str:
-    """One phrase for all that say the same, such as "DNE"; the text itself otherwise."""
+    """Return one phrase for all that say the same, such as "DNE", else the text itself."""
     squeezed = re.sub(r"\s+", "", text)
     if squeezed in _SYNONYMS:
         return _SYNONYMS[squeezed]

@@ -1,8 +1,8 @@
 """The worker's side of mathematical equality: two expressions, the same or not.
 
-`math_equality` starts this file in a process of its own; it imports nothing of the package.
-Expressions are read by math-verify's LaTeX grammar. Two of them are the same where they have the
-same value: numbers to hundreds of digits, expressions with unknowns at several fixed points.
+`math_equality` starts this file in a process of its own. It imports nothing of the package.
+Math-verify's LaTeX grammar reads the expressions. Two of them are the same if they have the same
+value: numbers to hundreds of digits, expressions with unknowns at several fixed points.
 """
 
 import contextlib
@@ -70,16 +70,16 @@ def serve() -> None:
 
 
 def _limit_computing(seconds: float) -> None:
-    """Let the system end this process after so much time on a processor; 0: not any more.
+    """Let the system end this process after so much time on a processor, or not with 0.
 
-    Time on a processor, as a loaded machine must not change a verdict.
+    It is time on a processor, as a loaded machine must not change a verdict.
     """
-    if hasattr(signal, "setitimer"):  # not every system has it; there the parent's clock counts
+    if hasattr(signal, "setitimer"):  # without it the parent's clock counts
         signal.setitimer(signal.ITIMER_PROF, seconds)
 
 
 class Judge:
-    """Tells whether two expressions are the same; imports the libraries when it is made."""
+    """Tells whether two expressions are the same. Making one imports the libraries."""
 
     def __init__(self) -> None:
         import sympy  # type: ignore[import-untyped]

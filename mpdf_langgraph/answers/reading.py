@@ -16,7 +16,7 @@ from mpdf_langgraph.answers.thoughts import split_thought
 
 # --- the response without what is not part of it ----------------------------------------------
 
-_LONGEST = 200_000  # characters of a response without its thoughts; its answer stands at the end
+_LONGEST = 200_000  # characters of a response without its thoughts. Its answer stands at the end.
 _TEMPLATE_END = Pattern(
     r"<\|(?:im_end|eot_id|end_of_text|endoftext|end|eom_id|return|END_OF_TURN_TOKEN)\|>"
     r"|</s>|<end_of_turn>|<eos>|<｜end▁of▁sentence｜>|\[/INST\]|\[INST\]|<\|(?:user|im_start)\|>"
@@ -62,7 +62,7 @@ def _without_next_question(text: str) -> str:
 
 
 def _first_statement(text: str) -> int | None:
-    """Where the first answer is stated; behind the end of a response of one short line."""
+    """Where the first answer is stated: in one of the usual ways, or as a short first line."""
     line = text.lstrip().split("\n", 1)[0]
     before = len(text) - len(text.lstrip())
     ends = [before + len(line)] if 0 < len(line) <= _SHORT and not line.endswith(":") else []
@@ -79,7 +79,7 @@ _BOX = Pattern(r"\\(?:boxed|fbox|framebox)\b")
 _HASHES = Pattern(r"####[ \t]*\S")
 _TAG_OPEN = Pattern(r"<(?:final_?)?answer>", re.IGNORECASE)
 
-_LONGEST_RUN = 30  # combining marks on one letter; no script needs more than a few
+_LONGEST_RUN = 30  # combining marks on one letter. No script needs more than a few.
 
 
 def has_long_mark_run(text: str) -> bool:
@@ -134,7 +134,7 @@ MARKER = Pattern(rf"(?:{_ENGLISH}|{_OTHERS}|{_HEADING})[\s*_:：]{{0,9}}", re.IG
 
 
 def last_match(pattern: Pattern, text: str) -> re.Match[str] | None:
-    """Return the last match; no list of them, as a broken response can have millions."""
+    """Return the last match. A list would not do: a broken response can have millions."""
     return next(iter(deque(pattern.finditer(text), maxlen=1)), None)
 
 
@@ -157,13 +157,13 @@ class Box(NamedTuple):
 
 
 def find_boxes(text: str, most: int = 100) -> list[Box]:
-    """Return the last complete, non-empty boxes in their order; of nested ones the innermost."""
+    """Return the last complete, non-empty boxes in their order, of nested ones the innermost."""
     if not any(name in text for name in ("\\boxed", "\\fbox", "\\framebox", "{boxed}")):
         return []
     if "{boxed}" in text:
         text = _ENVIRONMENT.sub(r"\\boxed{\1}", text)
     boxes: deque[Box] = deque(maxlen=most)
-    open_braces: list[tuple[int, int]] = []  # start of the box and of its contents; -1: no box
+    open_braces: list[tuple[int, int]] = []  # start of the box and of its contents, or -1
     for token in _BOX_TOKEN.finditer(text):
         kind = token.group()
         if kind == "}":
@@ -188,7 +188,7 @@ def without_truncated_box(text: str) -> str:
 
 
 def last_box(text: str) -> str | None:
-    """Return the contents of the last complete, non-empty box; of nested ones the innermost."""
+    """Return the contents of the last complete, non-empty box, of nested ones the innermost."""
     boxes = find_boxes(text, most=1)
     return boxes[-1].contents if boxes else None
 
@@ -220,7 +220,7 @@ def tagged_answer(text: str) -> str | None:
 
 
 class Field(NamedTuple):
-    """The value of a JSON object's answer field, as text; None for null."""
+    """The value of a JSON object's answer field, as text. None stands for null."""
 
     value: str | None
 
@@ -249,7 +249,7 @@ def _value_at(text: str, start: int) -> Field | None:
 
 
 def _unescape(quoted: str) -> str:
-    """A JSON string, or one as Python writes it; with LaTeX whose backslashes are not doubled."""
+    """A JSON string, or one as Python writes it, also with LaTeX in single backslashes."""
     inside = quoted[1:-1]
     if quoted[0] == '"' and not _LATEX_IN_JSON.search(inside):
         try:

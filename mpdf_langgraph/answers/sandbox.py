@@ -31,7 +31,7 @@ from mpdf_langgraph.answers.bubblewrap import (
 )
 from mpdf_langgraph.errors import ConfigurationError, SandboxError
 
-_START_LIMIT = 30.0  # seconds until the sandbox greets; 0.05 as a rule
+_START_LIMIT = 30.0  # seconds until the sandbox greets. It takes 0.05 as a rule.
 _LONGEST_MESSAGE = 1 << 20  # bytes
 #: Resource limits of every program, as `setrlimit(2)` names them.
 _LIMITS = {
@@ -42,12 +42,12 @@ _LIMITS = {
     "nofile": 64,
     "sigpending": 64,
 }
-_END_LIMIT = 10.0  # seconds until all is gone that was killed; 0.01 as a rule
+_END_LIMIT = 10.0  # seconds until all is gone that was killed. It takes 0.01 as a rule.
 _INSIDE = Path(__file__).with_name("sandbox_inside.py").read_text(encoding="utf-8")
 
 
 class ProgramEndedError(Exception):
-    """The process in the sandbox is of no more use; the message says why, for people."""
+    """The process in the sandbox is of no more use. The message says why."""
 
 
 @dataclass(frozen=True)
@@ -55,10 +55,9 @@ class Sandbox:
     """Where programs run, and what they may use.
 
     Args:
-        command: Another sandbox command, to whose end the Python command line is added; it must
-            pass standard input and output through, and what it keeps out is its own business.
-            Default: bubblewrap, and as root `setpriv` before it, since limits on the number of
-            processes do not hold for root.
+        command: Another sandbox command, to whose end the Python command line is added. It must
+            pass standard input and output through. The default is bubblewrap, and as root
+            `setpriv` before it, since limits on the number of processes do not hold for root.
         seconds: Wall-clock time of one program with all its tests, the start of the sandbox
             not included.
         memory: Bytes that a program may use. The kernel's tables of this memory come on top:
@@ -66,7 +65,7 @@ class Sandbox:
 
     Raises:
         ConfigurationError: An option is wrong.
-        SandboxError: Nothing here can keep a program in; the message says what to install.
+        SandboxError: Nothing here can keep a program in. The message says what to install.
 
     Example:
         >>> Sandbox(command=("env", "-i"), seconds=5).seconds  # keeps nothing in: trusted code only
@@ -93,10 +92,10 @@ class Sandbox:
 
     @contextlib.contextmanager
     def start(self) -> Iterator["SandboxedProcess"]:
-        """Start a Python in the sandbox and wait until it is there; in the end it is killed.
+        """Start a Python in the sandbox and wait until it is there. Kill it in the end.
 
         Raises:
-            SandboxError: The sandbox does not work here; the message says what it said.
+            SandboxError: The sandbox does not work here. The message says what it said.
         """
         try:
             process = SandboxedProcess(*self._start())
@@ -114,7 +113,7 @@ class Sandbox:
             process.kill()
 
     def _start(self) -> tuple[subprocess.Popen[bytes], int | None]:
-        """The process outside, and a pidfd of the first one inside where there is one."""
+        """The process outside, and a pidfd of the first one inside if there is one."""
         limits = {"as": self.memory, "cpu": int(self.seconds) + 2, **_LIMITS}
         # Neither threads nor children, however many there are by now.
         inside = ["-I", "-S", "-c", _INSIDE, json.dumps({**limits, "nproc": 0})]

@@ -23,14 +23,14 @@ from typing import Any, BinaryIO
 _MAX_TEXT = 300  # characters told of an error
 
 
-#: These end a loop without a sound: `all(map(candidate, ...))` would hold where it raises one.
+#: These end a loop without a sound: `all(map(candidate, ...))` would hold if it raised one.
 _SILENT = (StopIteration, StopAsyncIteration)
 
 
 class ProgramError(Exception):
-    """What the tests see where a program raised an error that is not one of Python's own.
+    """What the tests see if a program raises an error that is not one of Python's own.
 
-    So it is with errors that are no failure to Python, as `StopIteration` and `SystemExit`.
+    The same goes for errors that are no failure to Python: `StopIteration`, `SystemExit`.
     """
 
 
@@ -40,8 +40,8 @@ class ProgramError(Exception):
 def encode(value: Any) -> Any:
     """Turn a plain value into what JSON can carry, so that `decode` gives an equal one.
 
-    Plain are None, numbers, text, bytes, and lists, tuples, sets and dicts of plain values;
-    subclasses of these lose their class.
+    Plain are None, numbers, text, bytes, and lists, tuples, sets and dicts of plain values.
+    Subclasses of these lose their class.
 
     Raises:
         TypeError: The value is not plain.
@@ -121,7 +121,7 @@ class _Channel:
 
 
 def _module(name: str) -> dict[str, Any]:
-    """A namespace for code that is not `__main__`; dataclasses look their module up."""
+    """A namespace for code that is not `__main__`. Dataclasses look their module up."""
     module = types.ModuleType(name)
     sys.modules[name] = module
     return module.__dict__
@@ -215,7 +215,7 @@ def _serve_tests(channel: _Channel, setup: str, tests: str, name: str) -> None:
 
 
 def lower(name: str, limit: int) -> int:
-    """Return a resource limit, or the one that already holds where that is lower.
+    """Return a resource limit, or the one that already holds if that is lower.
 
     Args:
         name: The limit as `setrlimit(2)` names it, in lower case, e.g. ``"cpu"``.
@@ -228,7 +228,7 @@ def lower(name: str, limit: int) -> int:
 
 
 def _limit(limits: dict[str, int]) -> None:
-    """Give up what a program does not need; none of it can be taken back from inside."""
+    """Give up what a program does not need. None of it can be taken back from inside."""
     import resource
 
     for name, limit in limits.items():

@@ -14,8 +14,8 @@ from mpdf_langgraph.errors import ConfigurationError
 class AnswerSchema(Protocol):
     """What a deliberation has to know about answers.
 
-    Where comparing two answers takes the question too, as for programs, a schema has one method
-    more, ``for_question(question)``, that returns the schema to compare with (see `schema_for`).
+    If comparing two answers takes the question, as for programs, a schema has one more method,
+    ``for_question(question)``. It returns the schema to compare with (see `schema_for`).
 
     Attributes:
         name: Recorded in traces.
@@ -26,7 +26,7 @@ class AnswerSchema(Protocol):
     instructions: str
 
     def parse(self, text: str) -> str | None:
-        """Read the answer out of a response; None where there is none. Never raises."""
+        """Read the answer out of a response. Return None if there is none. Never raise."""
         ...
 
     def equivalent(self, a: str, b: str) -> bool:
@@ -47,7 +47,7 @@ def is_async(function: Any) -> bool:
 
 
 def refuse_async(function: Any, name: str) -> None:
-    """Raise where a function that is called synchronously returns a coroutine, true as it stands.
+    """Refuse a function that returns a coroutine: it would count as true.
 
     Raises:
         ConfigurationError: It is asynchronous.
@@ -62,16 +62,16 @@ def assign_clusters(
     """Sort answers into clusters of equivalent ones.
 
     An answer joins the first cluster whose representative it equals or is equivalent to, in
-    either order, else it founds a new one. Given the representatives of earlier rounds, the
-    clusters keep their numbers.
+    either order. Else it founds a new one. With the representatives of earlier rounds the clusters
+    keep their numbers.
 
     Args:
-        answers: Parsed answers; None for a response without one.
+        answers: Parsed answers. None for a response without one.
         representatives: One answer per cluster known so far.
         same: Tells whether two answers are equivalent, as `AnswerSchema.equivalent` does.
 
     Returns:
-        The index of every answer's cluster, None for None, and the representatives, the new
+        The index of every answer's cluster (None for None), and the representatives with the new
         ones at the end.
 
     Example:

@@ -42,7 +42,7 @@ _DECORATION = ' \t\n*_`"“”„«»>'
 
 
 def find_text(text: str) -> str | None:
-    """Return the answer of a response, None where nothing is left."""
+    """Return the answer of a response. Return None if nothing is left."""
     text = answering_part(text).lstrip("# \n")
     if inside := tagged_answer(text):
         return _shortened(inside) or None
@@ -110,8 +110,8 @@ def _tidy(text: str) -> str:
 def normalise(text: str) -> str:
     """Write a text in one form for all that say the same.
 
-    Case, white space, English articles, punctuation and accents of Latin letters are gone, but not
-    the signs that tell numbers, "C#" from "C", or "R&B" from "RB" apart; a number has one form.
+    Case, white space, English articles, punctuation and accents of Latin letters are gone. The
+    signs that tell numbers, "C#" from "C", or "R&B" from "RB" apart stay. A number has one form.
     """
     if len(text) > _LONGEST_NORMALISED or has_long_mark_run(text):
         return " ".join(text.casefold().split())

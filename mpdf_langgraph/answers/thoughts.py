@@ -1,7 +1,7 @@
 """What part of a reply is thought, and what is answer.
 
 Models that think before they answer (Qwen3, DeepSeek-R1, gpt-oss and others) send their thoughts
-in the reply itself where no reasoning parser is switched on. A thought holds drafts of answers, so
+in the reply itself if no reasoning parser is switched on. A thought holds drafts of answers, so
 nothing may be read out of it.
 """
 
@@ -18,7 +18,7 @@ _CHANNEL = re.compile(
     r"(?:<\|constrain\|>[^<\n]{0,40})?<\|message\|>"
 )
 _MESSAGE_END = re.compile(r"<\|(?:end|return|call|start)\|>")
-# Harmony's words, where the server has dropped its special tokens.
+# Harmony's words, if the server has dropped its special tokens.
 _BARE_ANALYSIS = re.compile(r"\s*analysis(?=[A-Z0-9*\"'(\\])")
 _BARE_FINAL = re.compile(r"assistantfinal(?![a-z])")
 _WRAPPERS = re.compile(
@@ -29,16 +29,15 @@ _WRAPPERS = re.compile(
 def split_thought(text: str) -> tuple[str | None, str]:
     r"""Split a reply into its thought and its answer.
 
-    Everything up to the last closing tag is thought, also where the chat template, not the model,
-    wrote the opening tag. A thought that is never closed goes to the end of the reply. Of
-    harmony's channels only `final` is answer.
+    Everything up to the last closing tag is thought. The opening tag may be missing, as chat
+    templates write it. A thought that is never closed goes to the end of the reply. Of harmony's
+    channels only `final` is answer.
 
     Args:
         text: The reply, as the server sent it.
 
     Returns:
-        The thought, None where there is none, and the answer, empty where there is none. The tags
-        themselves belong to neither.
+        The thought, or None, and the answer, perhaps empty. The tags belong to neither.
 
     Example:
         >>> split_thought("<think>Six? No.</think>\n\nThe answer is 7.")
