@@ -1,4 +1,4 @@
-"""Regular expressions that are compiled when they are first used."""
+"""Regular expressions that are compiled when they are first used, and those that many share."""
 
 import re
 from typing import TYPE_CHECKING, Any
@@ -28,3 +28,17 @@ class Pattern(Base):  # type: ignore[misc]  # `re.Pattern` is final
         method = getattr(re.compile(*self._written), name)
         setattr(self, name, method)
         return method
+
+
+#: Commands that set their argument in another style.
+STYLES = (
+    "text(?:bf|it|rm|sf|tt|up|normal)?|math(?:rm|bf|it|sf|tt|normal)|mbox|hbox|emph|operatorname"
+    "|boldsymbol|bm"
+)
+#: Text in a style, in group 1.
+STYLED_TEXT = rf"\\(?:{STYLES})\s?\{{([^{{}}]*)\}}"
+STYLED = Pattern(STYLED_TEXT)
+#: Mathematics in prose, in one of the groups.
+MATH_SEGMENT = Pattern(r"\$\$?([^$]+)\$\$?|\\\((.+?)\\\)|\\\[(.+?)\\\]", re.DOTALL)
+#: Names of functions.
+FUNCTIONS = "arcsin|arccos|arctan|sin|cos|tan|cot|sec|csc|log|ln|exp|max|min|gcd|lcm"
