@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from mpdf_langgraph import AnswerSchema, Episode
-from training.collect.importing import Answer, Replay, make_proposals
+from training.collect.importing import Answer, Replay, make_responses
 
 
 def recorded_episode(
@@ -15,5 +15,5 @@ def recorded_episode(
     schema: AnswerSchema,
     **options: Any,
 ) -> Episode:
-    proposals = make_proposals(answers, schema)
+    proposals = make_responses(answers, schema)
     return Replay(schema, **options).play(question, reference, proposals)

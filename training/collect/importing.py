@@ -1,8 +1,9 @@
 """Episodes from answers that agents gave elsewhere: a table of logs instead of a server.
 
-The real graph runs over the recorded answers. It has no calls left for a second answer, so its one
-round of decisions masks REFINE, and everybody persists. PERSIST and CONCEDE can be learned from
-such an episode, because the record shows what both lead to.
+The real graph runs over the recorded answers. An agent that answered again in a round refined in
+it. After the last recorded answer the graph has no calls left, so one more round of decisions masks
+REFINE, and everybody persists. PERSIST and CONCEDE can be learned from every such episode, because
+the record shows what both lead to. REFINE can be learned from recorded debates.
 """
 
 import hashlib
@@ -23,12 +24,13 @@ from mpdf_langgraph import (
     ConfigurationError,
     Critique,
     Episode,
+    Observation,
     RecordedChatModel,
     create_deliberation,
 )
 from mpdf_langgraph.consensus import ConsensusName
 from mpdf_langgraph.replies import Reply, response_from
-from mpdf_langgraph.router import FixedRouter
+from mpdf_langgraph.router import PERSIST, REFINE
 from mpdf_langgraph.runtime.calls import CallResult
 from mpdf_langgraph.state import Response, Usage, no_usage
 from training.collect.questions import TableError, read_table, reference_of, text_of
@@ -42,11 +44,16 @@ Convert = Callable[[dict[str, Any]], Iterable[dict[str, Any]]]
 
 @dataclass(frozen=True)
 class Answer:
-    """One usable row: an agent's response to a question, and P(correct) if it was measured."""
+    """One usable row: an agent's response to a question, and P(correct) if it was measured.
+
+    Attributes:
+        round: 0 for its first answer. A later one refined the answer of the round before.
+    """
 
     agent: str
     response: str
     confidence: float | None
+    round: int = 0
 
 
 @dataclass
@@ -54,7 +61,7 @@ class Answers:
     """The usable rows of a table, by question.
 
     Attributes:
-        groups: (question, reference) -> answers, one per agent, in the team's order.
+        groups: (question, reference) -> answers, in the order of rounds and of the team.
         rows: Number of rows read, after conversion.
         unusable: Number of rows left out, by reason.
         examples: The place of the first row left out, by reason.
@@ -69,6 +76,10 @@ class Answers:
         """Return what was read and what was left out, as lines."""
         used = sum(len(answers) for answers in self.groups.values())
         lines = [f"{self.rows} rows: {used} answers to {len(self.groups)} questions"]
+        debated = [max(a.round for a in answers) for answers in self.groups.values()]
+        if any(debated):
+            count = sum(last > 0 for last in debated)
+            lines.append(f"{count} of the questions were debated, in {max(debated)} rounds at most")
         lines += [
             f"left out: {count} x {reason} (first: {self.examples[reason]})"
             for reason, count in self.unusable.most_common()
@@ -85,13 +96,17 @@ def read_answers(path: Path, convert: Convert | None = None) -> Answers:
     - `reference`: text, a number, or null if it is not known yet.
     - `agent`: the same name for the same agent throughout.
     - `response`: the whole text, from which the answer is read.
+    - `round`, which may be left out: 0 for a first answer, 1 for the answer that the agent gave
+      after it had read the first answers of its peers, and so on. An agent without a row for a
+      round kept its answer in it.
     - `confidence`, which may be left out: P(correct) in [0, 1], from a critic or from token
       log-probabilities, not what the text claims of itself.
 
     The team of a question are the agents that answered it, in the order in which the file first
-    names them. If an agent has several rows for a question the first one counts. Give samples
-    different agent names to use them all. A question keeps its first reference, and rows with
-    another reference are left out. A question that only one agent has answered is left out too.
+    names them. If an agent has several rows for a question and a round the first one counts. Give
+    samples different agent names to use them all. A question keeps its first reference, and rows
+    with another reference are left out. So are a question that only one agent has answered, and
+    later rounds of an agent without a first answer.
 
     Args:
         path: The table.
@@ -102,7 +117,7 @@ def read_answers(path: Path, convert: Convert | None = None) -> Answers:
     """
     answers = Answers()
     references: dict[str, str | None] = {}
-    given: dict[str, dict[str, Answer]] = {}
+    given: dict[str, dict[tuple[int, str], Answer]] = {}
     places: dict[str, str] = {}
     order: dict[str, None] = {}
 
@@ -128,14 +143,21 @@ def read_answers(path: Path, convert: Convert | None = None) -> Answers:
                 continue
             order.setdefault(answer.agent)
             places.setdefault(question, where)
-            if given.setdefault(question, {}).setdefault(answer.agent, answer) is not answer:
+            said, key = given.setdefault(question, {}), (answer.round, answer.agent)
+            if said.setdefault(key, answer) is not answer:
                 leave_out("a second answer of the same agent to the same question", where)
-    for question, by_agent in given.items():
-        if len(by_agent) == 1:
-            leave_out("the only agent that answered its question", places[question])
+    for question, said in given.items():
+        if late := sum((0, name) not in said for _, name in said):
+            leave_out("a later round of an agent without a first answer", places[question], late)
+        team = [name for name in order if (0, name) in said]
+        if len(team) < 2:
+            if left := sum(name in team for _, name in said):
+                leave_out("the only agent that answered its question", places[question], left)
             continue
-        team = [by_agent[name] for name in order if name in by_agent]
-        answers.groups[question, references[question]] = team
+        rounds = sorted({round_ for round_, _ in said})
+        answers.groups[question, references[question]] = [
+            said[round_, name] for round_ in rounds for name in team if (round_, name) in said
+        ]
     return answers
 
 
@@ -160,7 +182,10 @@ def _answer(row: Mapping[str, Any]) -> Answer:
         if not number or not 0 <= given <= 1:
             raise TableError(f"'confidence' must be in [0, 1], got {given!r:.60}")
         confidence = float(given)
-    return Answer(agent, response, confidence)
+    round_ = row.get("round")
+    if round_ is not None and (type(round_) is not int or round_ < 0):
+        raise TableError(f"'round' must be a whole number of 0 or more, got {round_!r:.60}")
+    return Answer(agent, response, confidence, round_ or 0)
 
 
 def gsm8k_solutions(row: dict[str, Any]) -> Iterator[dict[str, Any]]:
@@ -180,13 +205,36 @@ def gsm8k_solutions(row: dict[str, Any]) -> Iterator[dict[str, Any]]:
             }
 
 
+class _LoggedRouter:
+    """Sends those to refine who answered again.
+
+    Attributes:
+        team: The agents' names.
+        coming: For every round of decisions to come, who refines in it. Afterwards nobody does.
+    """
+
+    name, version = "logged", "1"
+
+    def __init__(self, team: Sequence[str]) -> None:
+        self.team = team
+        self.coming: Iterator[set[str]] = iter(())
+
+    def decide(
+        self, observations: Sequence[Observation], masks: Sequence[Sequence[bool]]
+    ) -> Sequence[Sequence[float]]:
+        """See `Router.decide`. There is an observation for every agent of the team."""
+        refining = next(self.coming, set())
+        return [REFINE if name in refining else PERSIST for name in self.team]
+
+
 class Replay:
-    """Plays recorded proposals through the real graph.
+    """Plays recorded answers and debates through the real graph.
 
     Args:
         schema: Compares the answers.
         consensus: ``"confidence"`` or ``"majority"``.
-        max_rounds: Rounds that a team may take where the router will be used. It is a feature.
+        max_rounds: Rounds that a team may take where the router will be used. It is a feature. A
+            longer recorded debate is played to its end.
 
     Raises:
         ConfigurationError: `max_rounds` leaves no room for the round of decisions.
@@ -200,77 +248,86 @@ class Replay:
                 "--rounds must be 1 or more: the decisions are what is learned"
             )
         self.schema, self.consensus, self.max_rounds = schema, consensus, max_rounds
-        self._graphs: dict[tuple[str, ...], Any] = {}
+        self._graphs: dict[tuple[Any, ...], tuple[Any, _LoggedRouter]] = {}
 
-    def play(self, question: str, reference: str | None, proposals: Sequence[Response]) -> Episode:
-        """Return the episode of a team that gave these proposals and had no calls left.
+    def play(self, question: str, reference: str | None, said: Sequence[Response]) -> Episode:
+        """Return the episode of a team that gave these responses and had no calls left.
 
         The same arguments give the same id, so importing a table twice doubles nothing.
 
         Args:
             question: The question.
             reference: The reference answer, if known.
-            proposals: One per agent, in the order of the team. The graph decides which of them
-                are equivalent.
+            said: A proposal of each agent, in the order of the team, and any later responses. The
+                graph decides which of them are equivalent.
         """
-        graph = self._graph_for(proposals)
+        graph, router = self._graph_for(said)
+        last = max(one["round"] for one in said)
+        by_round: list[dict[str, Response]] = [{} for _ in range(last + 1)]
+        for one in said:
+            by_round[one["round"]][one["id"]] = Response({**one, "cluster": None})
+        router.coming = iter([{one["agent"] for one in part.values()} for part in by_round[1:]])
         config: Any = {"configurable": {"thread_id": "replay"}}
         with warnings.catch_warnings():
             # The schema counts the first, and neither is news in a log of thousands.
             warnings.filterwarnings("ignore", "Two answers could not be compared")
             warnings.filterwarnings("ignore", "all .* agents proposed the very same text")
-            # It stops before any agent is asked, takes the proposals as theirs, and goes on.
             given = {"question": question, "reference": reference}
             graph.invoke(given, config, durability="exit")
-            said = {r["id"]: Response({**r, "cluster": None}) for r in proposals}
-            graph.update_state(config, {"responses": said}, as_node="critic")
-            graph.invoke(None, config, durability="exit")
+            # It stops before any agent is asked, takes the responses as theirs, and goes on.
+            while (stopped := graph.get_state(config)).next:
+                answered = {"responses": by_round[stopped.values["round"]]}
+                graph.update_state(config, answered, as_node="critic")
+                graph.invoke(None, config, durability="exit")
         episode = Episode.from_state(graph.get_state(config).values)
         graph.checkpointer.delete_thread("replay")
-        id_ = _episode_id(question, reference, proposals, episode.options)
+        id_ = _episode_id(question, reference, said, episode.options)
         outcome = {**episode.outcome, "episode": id_}
         return episode.model_copy(update={"id": id_, "outcome": outcome})
 
-    def _graph_for(self, proposals: Sequence[Response]) -> Any:
-        """Return the graph of a team, built once."""
+    def _graph_for(self, said: Sequence[Response]) -> tuple[Any, _LoggedRouter]:
+        """Return the graph of a team and of a number of responses, built once."""
 
         def no_critic(question: str, response: Response) -> float:
             raise AssertionError("the critic's verdicts are recorded, so it is not asked")
 
-        names = [r["agent"] for r in proposals]
-        critic = no_critic if any(r["critique"] is not None for r in proposals) else None
-        key = (*names, "" if critic is None else "logged")
+        names = [r["agent"] for r in said if r["round"] == 0]
+        critic = no_critic if any(r["critique"] is not None for r in said) else None
+        rounds = max(self.max_rounds, *(r["round"] for r in said))
+        key = (*names, critic is None, len(said), rounds)
         if key not in self._graphs:
-            self._graphs[key] = create_deliberation(
+            router = _LoggedRouter(names)
+            graph = create_deliberation(
                 [Agent(name, RecordedChatModel(agent=name, recordings={})) for name in names],
-                router=FixedRouter("logged", (1.0, 0.0, 0.0)),
+                router=router,
                 critic=critic,
                 answer=self.schema,
                 consensus=self.consensus,
-                max_rounds=self.max_rounds,
-                max_calls=len(names),
+                max_rounds=rounds,
+                max_calls=len(said),
                 stop_when_settled=False,
                 name=NAME,
             ).compile(checkpointer=InMemorySaver(), interrupt_before=["agent"])
+            self._graphs[key] = graph, router
         return self._graphs[key]
 
     def play_all(self, answers: Answers) -> Iterator[Episode]:
         """Yield the episode of every question of a table."""
-        for (question, reference), team in answers.groups.items():
-            yield self.play(question, reference, make_proposals(team, self.schema))
+        for (question, reference), said in answers.groups.items():
+            yield self.play(question, reference, make_responses(said, self.schema))
 
 
-def make_proposals(answers: Sequence[Answer], schema: AnswerSchema) -> list[Response]:
-    """Return what the agents of a team said, as the records of their first responses."""
+def make_responses(answers: Sequence[Answer], schema: AnswerSchema) -> list[Response]:
+    """Return what the agents of a team said, as the records of their responses."""
     criticised = any(answer.confidence is not None for answer in answers)
-    proposals = []
+    responses = []
     for answer in answers:
         reply = Reply(answer.response, finish_reason=None, model=None, token_logprobs=[])
         response = response_from(
             CallResult(reply, None, attempts=1, seconds=0.0, usage=_LOGGED),
-            response_id=f"{answer.agent}@0",
+            response_id=f"{answer.agent}@{answer.round}",
             agent=answer.agent,
-            round_=0,
+            round_=answer.round,
             schema=schema,
         )
         if criticised:
@@ -278,16 +335,20 @@ def make_proposals(answers: Sequence[Answer], schema: AnswerSchema) -> list[Resp
             response["critique"] = Critique(
                 confidence=answer.confidence, source="logged", scores=known, usage=no_usage()
             )
-        proposals.append(response)
-    return proposals
+        responses.append(response)
+    return responses
 
 
 def _episode_id(
-    question: str, reference: str | None, proposals: Sequence[Response], options: Mapping[str, Any]
+    question: str, reference: str | None, said: Sequence[Response], options: Mapping[str, Any]
 ) -> str:
-    said = [
-        [r["agent"], r["text"], r["critique"]["confidence"] if r["critique"] else None]
-        for r in proposals
+    told = [
+        [
+            r["agent"] if r["round"] == 0 else r["id"],
+            r["text"],
+            r["critique"]["confidence"] if r["critique"] else None,
+        ]
+        for r in said
     ]
-    content = json.dumps([question, reference, said, options], sort_keys=True)
+    content = json.dumps([question, reference, told, options], sort_keys=True)
     return hashlib.sha256(content.encode()).hexdigest()[:32]

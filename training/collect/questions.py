@@ -1,10 +1,12 @@
 """Questions, and the tables that questions and answers are read from."""
 
 import codecs
+import gzip
 import hashlib
 import json
 import math
 import reprlib
+import zlib
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -80,10 +82,11 @@ def find_superseded(episodes: Iterable[Episode]) -> set[str]:
 def read_table(path: Path) -> Iterator[tuple[int, dict[str, Any] | TableError]]:
     """Yield the rows of a JSON Lines or Parquet file with their numbers, from 1.
 
-    Blank lines are passed over but counted. A line that is no JSON object comes as an error.
+    JSON Lines may be compressed (`.gz`). Blank lines are passed over but counted. A line that is
+    no JSON object comes as an error.
 
     Raises:
-        TableError: There is no such file, or a `.parquet` file is not one.
+        TableError: There is no such file, or a `.parquet` or `.gz` file is not one.
     """
     if not path.is_file():
         raise TableError(f"{path}: no such file")
@@ -98,18 +101,26 @@ def read_table(path: Path) -> Iterator[tuple[int, dict[str, Any] | TableError]]:
         except pyarrow.ArrowException as error:
             raise TableError(f"{path}: {describe_error(error)}") from error
         return
-    with path.open("rb") as lines:
-        for number, read in enumerate(lines, 1):
-            # Windows' editors begin a file with a mark of its byte order.
-            line = read.removeprefix(codecs.BOM_UTF8) if number == 1 else read
-            if not line.strip():
-                continue
-            try:
-                row = orjson.loads(line)
-            except orjson.JSONDecodeError as error:
-                yield number, TableError(f"no JSON ({error})")
-                continue
-            yield number, row if isinstance(row, dict) else TableError("no JSON object")
+    for number, read in enumerate(_lines(path), 1):
+        # Windows' editors begin a file with a mark of its byte order.
+        line = read.removeprefix(codecs.BOM_UTF8) if number == 1 else read
+        if not line.strip():
+            continue
+        try:
+            row = orjson.loads(line)
+        except orjson.JSONDecodeError as error:
+            yield number, TableError(f"no JSON ({error})")
+            continue
+        yield number, row if isinstance(row, dict) else TableError("no JSON object")
+
+
+def _lines(path: Path) -> Iterator[bytes]:
+    """Yield the lines of a file, unpacked if its name ends in `.gz`."""
+    try:
+        with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as lines:
+            yield from lines
+    except (gzip.BadGzipFile, EOFError, zlib.error) as error:
+        raise TableError(f"{path}: {describe_error(error)}") from error
 
 
 def text_of(row: Mapping[str, Any], column: str) -> str:
