@@ -21,6 +21,7 @@ from mpdf_langgraph.errors import (
     SandboxError,
     TraceError,
 )
+from mpdf_langgraph.expected_gain import load_expected_gain
 from mpdf_langgraph.fork import force_actions
 from mpdf_langgraph.graph import create_deliberation
 from mpdf_langgraph.learned_router import load_router
@@ -91,6 +92,7 @@ __all__ = [
     "check_endpoint",
     "create_deliberation",
     "force_actions",
+    "load_expected_gain",
     "load_router",
     "merge_deliberations",
     "vllm_chat_model",

@@ -59,8 +59,9 @@ def create_deliberation(
     Args:
         agents: Agents, or anything that can be one: chat models, chains, compiled graphs
             (named ``agent-1``, ``agent-2``, ... in order).
-        router: ``"threshold"``, ``"always-persist"``, ``"always-refine"``, ``"random"``, a
-            fitted router (`load_router`), any `Router`, or a callable of the observations.
+        router: ``"threshold"``, ``"expected-gain"``, ``"always-persist"``, ``"always-refine"``,
+            ``"random"``, a fitted router (`load_router`), measured rates (`load_expected_gain`),
+            any `Router`, or a callable of the observations.
         critic: ``"self+logprob"``, ``"self"``, ``"self-reasoning"``, ``"logprob"``, a chat model,
             a callable of the question and the response (`Critic`), or None for no critic.
         calibration: Turns the critic's confidence into the probability that the answer is right:

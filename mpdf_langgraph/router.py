@@ -4,10 +4,11 @@ import math
 import random
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, Protocol, runtime_checkable
+from typing import Any, Literal, Protocol, cast, runtime_checkable
 
 from mpdf_langgraph.calibration import Calibration
 from mpdf_langgraph.errors import ConfigurationError
+from mpdf_langgraph.expected_gain import ExpectedGainRouter
 from mpdf_langgraph.observation import feature
 from mpdf_langgraph.state import ACTIONS, Action, Observation
 
@@ -19,9 +20,12 @@ PERSIST, REFINE, CONCEDE = ([float(action == a) for a in ACTIONS] for action in 
 class Router(Protocol):
     """What the graph needs of a router.
 
-    A router may have two more attributes. `competence` maps agent names to prior probabilities of
+    A router may have four more attributes. `competence` maps agent names to prior probabilities of
     being right. It stands in the observations of agents that do not give their own. `calibration`
-    is the `Calibration` of the confidences that the router was fitted on.
+    is the `Calibration` of the confidences that the router was fitted on. `for_team(names)` returns
+    the router for the agents of these names, in the order of the observations. `estimate` takes the
+    observations and returns for each a dict of numbers that the decision rests on. They stand in
+    the turn's record.
     """
 
     @property
@@ -156,7 +160,7 @@ class FunctionRouter:
         return rows
 
 
-RouterName = Literal["threshold", "always-persist", "always-refine", "random"]
+RouterName = Literal["threshold", "expected-gain", "always-persist", "always-refine", "random"]
 #: What `create_deliberation` takes for a router.
 RouterLike = RouterName | Router | RouterFunction
 
@@ -165,6 +169,7 @@ _BUILT_IN: dict[str, Callable[[], Router]] = {
     "always-refine": lambda: FixedRouter("always-refine", (0.0, 1.0, 0.0)),
     "random": lambda: FixedRouter("random", (1 / 3, 1 / 3, 1 / 3)),
     "threshold": ThresholdRouter,
+    "expected-gain": ExpectedGainRouter,
 }
 
 
@@ -172,9 +177,9 @@ def make_router(spec: Any) -> Router:
     """Return the router that `spec` stands for.
 
     Args:
-        spec: ``"always-persist"``, ``"always-refine"``, ``"random"``, ``"threshold"``, a
-            `Router`, or a callable from a list of observations to one row of probabilities, or
-            one name of an action, for each.
+        spec: ``"threshold"``, ``"expected-gain"``, ``"always-persist"``, ``"always-refine"``,
+            ``"random"``, a `Router`, or a callable from a list of observations to one row of
+            probabilities, or one name of an action, for each.
 
     Raises:
         ConfigurationError: It is none of these.
@@ -190,6 +195,12 @@ def make_router(spec: Any) -> Router:
         "an object with name, version and decide(observations, masks), or a callable of the "
         "observations"
     )
+
+
+def for_team(router: Router, names: Sequence[str]) -> Router:
+    """Return the router for the agents of these names, if it tells agents apart."""
+    bind = getattr(router, "for_team", None)
+    return router if bind is None else cast(Router, bind(names))
 
 
 def check_rows(rows: Any, count: int, name: str) -> list[list[float]]:

@@ -147,6 +147,7 @@ class Turn(TypedDict):
         target: Id of the response that CONCEDE adopts, also if the action was another one.
         alternatives: Ids of extra REFINE samples, drawn only to learn from.
         blocked: The budget that forbade REFINE, None if none did.
+        estimates: What the decision rests on, where the router says so (see `Router`).
     """
 
     agent: str
@@ -160,6 +161,7 @@ class Turn(TypedDict):
     target: str | None
     alternatives: list[str]
     blocked: str | None
+    estimates: NotRequired[dict[str, float]]
 
 
 class Failure(TypedDict):

@@ -16,7 +16,7 @@ from mpdf_langgraph.nodes.question import find_question
 from mpdf_langgraph.nodes.settings import Settings
 from mpdf_langgraph.nodes.task import move_cost
 from mpdf_langgraph.observation import Situation, observe
-from mpdf_langgraph.router import behaviour, check_rows, competences, draw
+from mpdf_langgraph.router import behaviour, check_rows, competences, draw, for_team
 from mpdf_langgraph.runtime import events
 from mpdf_langgraph.runtime.budget import BudgetShares, total_usage
 from mpdf_langgraph.runtime.calls import Steps
@@ -206,18 +206,16 @@ def _decide(settings: Settings, state: DeliberationState) -> Command[NextOfRoute
         limit = shares.lacks(costs[name], time.time())
         return [True, limit is None, targets[name] is not None], limit
 
+    router, names = for_team(settings.router, list(held)), list(held)
+    seen = [observations[name] for name in names]
     rows = check_rows(
-        settings.router.decide(
-            [observations[name] for name in settings.agents],
-            [mask_of(name)[0] for name in settings.agents],
-        ),
-        len(settings.agents),
-        settings.router.name,
+        router.decide(seen, [mask_of(name)[0] for name in names]), len(names), router.name
     )
+    estimates = router.estimate(seen) if hasattr(router, "estimate") else [{} for _ in names]
     turns: list[Turn] = []
     tasks: list[Assignment] = []
     # One by one, as each REFINE leaves less of the budget for the agents after it.
-    for name, row in zip(settings.agents, rows, strict=True):
+    for name, row, estimated in zip(names, rows, estimates, strict=True):
         mask, limit = mask_of(name)
         probabilities = behaviour(row, mask, settings.explore)
         forced = forced_action(state, name, mask)
@@ -243,6 +241,7 @@ def _decide(settings: Settings, state: DeliberationState) -> Command[NextOfRoute
                 target=targets[name],
                 alternatives=[f"{name}@{round_}+{k}" for k in range(1, extra + 1)],
                 blocked=limit,
+                **({"estimates": estimated} if estimated else {}),
             )
         )
     for turn in turns:

@@ -16,9 +16,10 @@ from mpdf_langgraph.state import Consensus, DeliberationState, Failure, Interven
 
 #: Version 2 added `interventions`. Records without it are read as if nobody had intervened.
 #: Version 3 added `attachments`, and `thought` and `refused` to responses that have them.
-SCHEMA_VERSION = 3
+#: Version 4 added `estimates` to turns that have them.
+SCHEMA_VERSION = 4
 
-READABLE_VERSIONS = (1, 2, 3)
+READABLE_VERSIONS = (1, 2, 3, 4)
 
 #: A record nests no deeper than this: json and Python have a limit of their own.
 DEEPEST = 64

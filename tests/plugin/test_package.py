@@ -25,7 +25,7 @@ LAYERS = [
     "prompts calibration response_profile models rounds runtime fork",
     "consensus",
     "answers observation",
-    "history",
+    "history expected_gain",
     "replies verdicts",
     "agents router tool traces",
     "critic learned_router",

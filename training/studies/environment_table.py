@@ -25,10 +25,15 @@ from scipy import stats
 
 from mpdf_langgraph.calibration import Calibration
 from mpdf_langgraph.errors import MPDFError
+from mpdf_langgraph.expected_gain import ExpectedGainRouter
 from mpdf_langgraph.learned_router import load_router
 from mpdf_langgraph.router import ThresholdRouter, make_router
+from training.collect.team import answer_schema, grader
+from training.learn.calibrate import fit_calibration, read_judged
+from training.learn.dataset import load
 from training.learn.fit_config import Algorithm, Config
 from training.learn.fitting import fit
+from training.learn.gains import fit_gains
 from training.learn.report import table
 from training.studies.environment_episodes import episodes
 from training.studies.environments import ENVIRONMENTS, Environment
@@ -93,6 +98,8 @@ def main(options: Options) -> str:
             rows += [
                 [f"{title}, calibrated", *_format_value(value)] for title, value in mended.items()
             ]
+            ruled = [_measure_gain_rule(environment, options, seed) for seed in options.seeds]
+            rows.append(["expected gain, calibrated", *_over_seeds(ruled)])
             best = Known(environment, calibration).optimum()
             rows.append(["optimum, calibrated", *_format_value(best)])
         text = table([f"{name}, price {environment.price:g}", "accuracy", "tokens", "U"], rows)
@@ -113,6 +120,17 @@ def baselines(environment: Environment, calibration: Calibration | None = None) 
     }
 
 
+def _measure_gain_rule(environment: Environment, options: Options, seed: int) -> Value:
+    """Return what the expected-gain rule gives, measured on the traces of the fits."""
+    traces = _draw_traces(environment, options, seed)
+    graded = grader(answer_schema("choice"))
+    calibration = fit_calibration(read_judged(traces, graded))
+    groups, _ = load(traces, grader=graded, calibration=calibration, progress=False)
+    gains = fit_gains(groups, calibration, environment.price)
+    router = ExpectedGainRouter(gains).for_team(environment.agents)
+    return Known(environment, calibration).value(router)
+
+
 class _FitValues(NamedTuple):
     greedy: Value
     drawn: Value
@@ -123,13 +141,7 @@ def _measure_fit(
     environment: Environment, options: Options, algorithm: Any, values: Any, seed: int
 ) -> "_FitValues":
     """Return what a fitted router gives."""
-    traces = options.out / f"{environment.name}-{options.episodes}-{seed}"
-    if not (traces / "traces.jsonl").exists():
-        traces.mkdir(parents=True, exist_ok=True)
-        draft = traces / "traces.tmp"
-        lines = (e.to_json() for e in episodes(environment, options.episodes, seed=seed))
-        draft.write_bytes(b"".join(b"\n" + line for line in lines))
-        draft.replace(traces / "traces.jsonl")
+    traces = _draw_traces(environment, options, seed).parent
     changed = f"{options.policy_iterations}-{options.batch_size}-{options.reward_scale:g}"
     out = traces / f"{algorithm}-{values}-{changed}"
     if not (out / "router.json").exists():
@@ -155,6 +167,18 @@ def _measure_fit(
     found = {"greedy": greedy._asdict(), "drawn": drawn._asdict()}
     (out / "known.json").write_text(json.dumps(found, indent=1) + "\n")
     return _FitValues(greedy, drawn, routers[0].calibration)
+
+
+def _draw_traces(environment: Environment, options: Options, seed: int) -> Path:
+    """Return the traces to learn from. They are drawn if they are not there yet."""
+    folder = options.out / f"{environment.name}-{options.episodes}-{seed}"
+    if not (folder / "traces.jsonl").exists():
+        folder.mkdir(parents=True, exist_ok=True)
+        draft = folder / "traces.tmp"
+        lines = (e.to_json() for e in episodes(environment, options.episodes, seed=seed))
+        draft.write_bytes(b"".join(b"\n" + line for line in lines))
+        draft.replace(folder / "traces.jsonl")
+    return folder / "traces.jsonl"
 
 
 def _format_value(value: Value) -> list[str]:

@@ -216,7 +216,7 @@ def test_duplicates_are_dropped_and_counted(tmp_path: Path, episodes: list[Episo
         (b"[" * 5000, "torn record"),
         (b"[]", "schema version None"),
         (b"null", "schema version None"),
-        (b'{"schema_version": 99}', "schema version 99, but this release reads versions 1 to 3"),
+        (b'{"schema_version": 99}', "schema version 99, but this release reads versions 1 to 4"),
         (b'{"schema_version": 1, "id": "x"}', "invalid record"),
     ],
     ids=["word", "bytes", "zeros", "deep", "list", "null", "version", "incomplete"],

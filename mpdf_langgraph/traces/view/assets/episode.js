@@ -172,6 +172,9 @@ function explain(view, a, r) {
 
 const SENTENCES = { PERSIST: "It kept its answer.", REFINE: "It asked its model again, in view of its peers.", CONCEDE: "It adopted a peer's answer." };
 
+const ESTIMATES = { p: "p, its answer is right:", h: "h, REFINE mends a wrong answer:", d: "d, REFINE breaks a right one:", q: "q, the rival's answer is right:",
+  refine: "REFINE gains", concede: "CONCEDE gains", price: "REFINE's price, taken off:" };
+
 function decision(view, turn) {
   return h("section", { class: "decision" },
     h("p", {}, h("span", { class: `badge a-${turn.action}` }, turn.action), " ", SENTENCES[turn.action],
@@ -179,6 +182,7 @@ function decision(view, turn) {
     ACTIONS.map((action, n) => h("div", { class: `meter${action === turn.action ? " taken" : ""}` }, h("span", {}, action.toLowerCase()),
       h("span", { class: "track" }, h("span", { class: `level a-${action}`, style: extent(turn.probabilities[n]) })),
       h("span", { class: "value" }, turn.mask[n] ? percent(turn.probabilities[n], 1) : "barred"))),
+    turn.estimates && h("p", { class: "facts dim" }, Object.entries(turn.estimates).map(([name, value]) => h("span", {}, `${ESTIMATES[name] ?? name} ${value.toFixed(3)}`))),
     !turn.mask[2] && h("p", { class: "dim" }, "No peer held a different answer to concede to."),
     turn.blocked && h("p", { class: "dim" }, `REFINE was barred by a budget: ${turn.blocked}.`));
 }

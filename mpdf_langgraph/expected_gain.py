@@ -1,0 +1,282 @@
+"""The expected-gain rule: an agent refines where that pays, by rates that were measured.
+
+The answer that an agent holds is right with probability p. REFINE turns a wrong answer into a right
+one with probability h, and a right one into a wrong one with probability d. So it gains, in
+expectation, ``(1 - p) * h - p * d``, and it costs ``cost * tokens / 1000``. CONCEDE gains
+``q - p``, where q is the probability that the answer it would adopt is right, and it costs nothing.
+The agent takes the action that gains most, and persists where none gains anything.
+
+``training/fit_rules.py`` measures the rates on graded traces: on REFINE samples drawn only to learn
+from (`alternatives`), or on recorded debates. Each rate is a logistic curve of a few numbers, and
+the file is JSON that a person can read. Every agent has a shift of its own, which is shrunk: the
+less is known of the agent, the nearer it stays to the team.
+"""
+
+import math
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Annotated, Any, Literal, get_args
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from mpdf_langgraph.calibration import EDGE, Calibration
+from mpdf_langgraph.errors import RouterError
+from mpdf_langgraph.observation import FEATURE_VERSION, feature
+from mpdf_langgraph.options import check_number
+from mpdf_langgraph.state import ACTIONS, Observation
+
+#: How an agent's answer stands: it has none, every valid answer agrees with it, or it has more
+#: votes, as many, or fewer than the best other answer.
+Standing = Literal["no answer", "agreed", "ahead", "tied", "behind"]
+STANDINGS: tuple[Standing, ...] = get_args(Standing)
+#: What recorded debates of GPT-3.5 over MATH showed: P(wrong to right) and P(right to wrong).
+DEFAULT_HEALED, DEFAULT_BROKEN = 0.15, 0.45
+#: Tokens of a REFINE of which nothing is known.
+DEFAULT_TOKENS = 1000.0
+#: Gains closer to zero than this are rounding.
+TOLERANCE = 1e-9
+
+
+def log_odds(probability: float) -> float:
+    """Return the log-odds of a probability, kept away from 0 and 1."""
+    clipped = min(max(probability, EDGE), 1 - EDGE)
+    return math.log(clipped / (1 - clipped))
+
+
+def sigmoid(odds: float) -> float:
+    """Return the probability of some log-odds."""
+    return 1 / (1 + math.exp(-odds)) if odds >= 0 else 1 - 1 / (1 + math.exp(odds))
+
+
+@dataclass(frozen=True)
+class View:
+    """What the rates depend on.
+
+    Attributes:
+        standing: How the agent's answer stands.
+        confidence: Log-odds of its confidence, 0 if it is unknown.
+        rival: Log-odds of the confidence in the answer that CONCEDE would adopt, 0 if unknown.
+        refined: 1 if its response came from REFINE, else 0.
+    """
+
+    standing: Standing
+    confidence: float
+    rival: float
+    refined: float
+
+
+def view_of(observation: Observation) -> View:
+    """Return what the rates depend on, from an agent's observation."""
+    own, peers = observation["own"], observation["peers"]
+    voting = [peer for peer in peers if feature(peer, "answer_valid")]
+    others = [peer for peer in voting if not feature(peer, "agrees")]
+    margin = feature(own, "margin")
+    standing: Standing
+    if not feature(own, "answer_valid"):
+        standing = "no answer"
+    elif not others:
+        standing = "agreed"
+    else:
+        standing = "ahead" if margin > 0 else "behind" if margin < 0 else "tied"
+    # CONCEDE adopts the surest response with the best backed other answer.
+    rivals = others if feature(own, "answer_valid") else voting
+    backed = [(feature(p, "cluster_confidence"), feature(p, "confidence"), p) for p in rivals]
+    strongest = max(backed, key=lambda one: one[:2], default=None)
+    return View(
+        standing,
+        _known_odds(own),
+        0.0 if strongest is None else _known_odds(strongest[2]),
+        feature(own, "refined"),
+    )
+
+
+def _known_odds(vector: list[float]) -> float:
+    if not feature(vector, "confidence_known"):
+        return 0.0
+    return log_odds(feature(vector, "confidence"))
+
+
+class Rate(BaseModel):
+    """A probability as a logistic curve of a `View`.
+
+    Attributes:
+        standing: Log-odds by standing.
+        confidence: Weight of the agent's own confidence.
+        rival: Weight of the confidence in the rival's answer.
+        refined: What a response from REFINE adds.
+        agents: What an agent adds, by name. An agent that is not there adds nothing.
+    """
+
+    model_config = ConfigDict(frozen=True, allow_inf_nan=False, strict=True, extra="forbid")
+
+    standing: dict[Standing, float]
+    confidence: float = 0.0
+    rival: float = 0.0
+    refined: float = 0.0
+    agents: dict[str, float] = {}
+
+    def __call__(self, view: View, agent: str) -> float:
+        """Return the probability."""
+        return sigmoid(
+            self.standing[view.standing]
+            + self.confidence * view.confidence
+            + self.rival * view.rival
+            + self.refined * view.refined
+            + self.agents.get(agent, 0.0)
+        )
+
+
+def _flat(probability: float, confidence: float = 0.0, rival: float = 0.0) -> Rate:
+    odds = log_odds(probability)
+    return Rate(standing=dict.fromkeys(STANDINGS, odds), confidence=confidence, rival=rival)
+
+
+class Gains(BaseModel):
+    """The measured rates: what ``expected_gain.json`` holds.
+
+    Attributes:
+        format: Version of this form.
+        feature_version: `observation.FEATURE_VERSION` of the traces.
+        right: p, the probability that the answer held is right.
+        healed: h, the probability that REFINE makes a wrong answer right.
+        broken: d, the probability that REFINE makes a right answer wrong.
+        rival: q, the probability that the answer that CONCEDE would adopt is right.
+        tokens: Mean tokens of a REFINE by agent, and of all agents under ``""``.
+        cost: Price of 1,000 tokens, in accuracy.
+        calibration: Calibration of the confidences that the rates were measured with.
+        measured: What they were measured on, for people who read the file.
+    """
+
+    model_config = ConfigDict(frozen=True, allow_inf_nan=False, strict=True, extra="forbid")
+
+    format: Literal[1] = 1
+    feature_version: int = FEATURE_VERSION
+    right: Rate
+    healed: Rate
+    broken: Rate
+    rival: Rate
+    tokens: dict[str, Annotated[float, Field(ge=0)]]
+    cost: Annotated[float, Field(ge=0)]
+    calibration: Calibration = Calibration({})
+    measured: dict[str, Any] = {}
+
+
+#: The rates of a team of which nothing is known: p is the confidence.
+DEFAULT = Gains(
+    right=_flat(0.5, confidence=1.0),
+    healed=_flat(DEFAULT_HEALED),
+    broken=_flat(DEFAULT_BROKEN),
+    rival=_flat(0.5, rival=1.0),
+    tokens={"": DEFAULT_TOKENS},
+    cost=0.0,
+)
+
+
+@dataclass(frozen=True)
+class ExpectedGainRouter:
+    """The router that takes the action with the largest expected gain (`Router`).
+
+    Attributes:
+        gains: The rates. Default: p is the agent's confidence, h is .15 and d is .45, as recorded
+            debates of GPT-3.5 over MATH had them. Measure those of your own team.
+        cost: Price of 1,000 tokens, in accuracy. None: as `gains` has it.
+        team: Names of the agents that it decides for, in order.
+
+    Example:
+        >>> ExpectedGainRouter().estimate([])
+        []
+    """
+
+    gains: Gains = field(default=DEFAULT, repr=False)
+    cost: float | None = None
+    team: tuple[str, ...] = ()
+    name: str = "expected-gain"
+    version: str = "1"
+
+    def __post_init__(self) -> None:
+        check_number("cost", self.cost, 0, optional=True)
+
+    @property
+    def calibration(self) -> Calibration | None:
+        """The calibration that the rates were measured with."""
+        return self.gains.calibration if self.gains.calibration.root else None
+
+    def for_team(self, names: Sequence[str]) -> "ExpectedGainRouter":
+        """See `router.for_team`."""
+        return replace(self, team=tuple(names))
+
+    def estimate(self, observations: Sequence[Observation]) -> list[dict[str, float]]:
+        """Return what each decision rests on.
+
+        Args:
+            observations: One per agent, in the order of the team, of one team or of several.
+
+        Returns:
+            For each `p`, `h`, `d` and `q` (see `Gains`), `refine` and `concede` (the expected
+            gains of the two actions, REFINE's price taken off), and `price`.
+        """
+        price = self.gains.cost if self.cost is None else self.cost
+        rows = []
+        for place, observation in enumerate(observations):
+            agent = self.team[place % len(self.team)] if self.team else ""
+            view = view_of(observation)
+            p = 0.0 if view.standing == "no answer" else self.gains.right(view, agent)
+            h, d = self.gains.healed(view, agent), self.gains.broken(view, agent)
+            q = self.gains.rival(view, agent)
+            tokens = self.gains.tokens.get(agent, self.gains.tokens.get("", DEFAULT_TOKENS))
+            charged = price * tokens / 1000
+            rows.append(
+                {"p": p, "h": h, "d": d, "q": q}
+                | {"refine": (1 - p) * h - p * d - charged, "concede": q - p, "price": charged}
+            )
+        return rows
+
+    def decide(
+        self, observations: Sequence[Observation], masks: Sequence[Sequence[bool]]
+    ) -> Sequence[Sequence[float]]:
+        """See `Router.decide`."""
+        rows = []
+        for estimated, mask in zip(self.estimate(observations), masks, strict=True):
+            gains = (0.0, estimated["refine"], estimated["concede"])
+            allowed = [g if ok else -math.inf for g, ok in zip(gains, mask, strict=True)]
+            # Of equal gains the cheapest action counts: PERSIST, then CONCEDE.
+            best = max((0, 2, 1), key=lambda i: (allowed[i] > TOLERANCE) * allowed[i])
+            rows.append([float(i == best) for i in range(len(ACTIONS))])
+        return rows
+
+
+def load_expected_gain(
+    path: str | os.PathLike[str], *, cost: float | None = None
+) -> ExpectedGainRouter:
+    """Load the rule that ``training/fit_rules.py`` has written.
+
+    Args:
+        path: ``expected_gain.json``, or the folder that holds it.
+        cost: Price of 1,000 tokens, in accuracy. None: as fitted.
+
+    Raises:
+        RouterError: There is no such file, it is of another form or of another feature version.
+    """
+    file = Path(path)
+    file = file / "expected_gain.json" if file.is_dir() else file
+    try:
+        gains = Gains.model_validate_json(file.read_bytes())
+    except OSError as error:
+        raise RouterError(
+            f"no rates in {str(path)!r} ({error.strerror}). Give the folder that "
+            "training/fit_rules.py wrote"
+        ) from error
+    except ValidationError as error:
+        raise RouterError(f"{file} is no table of rates: {error.errors()[0]['msg']}") from error
+    for name in ("right", "healed", "broken", "rival"):
+        rate: Mapping[str, float] = getattr(gains, name).standing
+        if missing := [standing for standing in STANDINGS if standing not in rate]:
+            raise RouterError(f"{file}: {name} lacks the standing {missing[0]!r}")
+    if gains.feature_version != FEATURE_VERSION:
+        raise RouterError(
+            f"{file} was measured on features of version {gains.feature_version}, and this is "
+            f"version {FEATURE_VERSION}: run training/fit_rules.py again"
+        )
+    return ExpectedGainRouter(gains, cost)
