@@ -30,6 +30,7 @@ from mpdf_langgraph.models.recorded import RecordedChatModel
 from mpdf_langgraph.nodes.outcome import merge_deliberations
 from mpdf_langgraph.nodes.settings import Unsure
 from mpdf_langgraph.prompts import Prompts
+from mpdf_langgraph.recruiting import AdaptiveRecruiting, load_recruiting
 from mpdf_langgraph.router import Router, ThresholdRouter
 from mpdf_langgraph.state import (
     Consensus,
@@ -39,6 +40,7 @@ from mpdf_langgraph.state import (
     LogprobSummary,
     Observation,
     Profile,
+    Recruit,
     Response,
     Turn,
     Usage,
@@ -49,6 +51,7 @@ from mpdf_langgraph.traces.records import Episode
 from mpdf_langgraph.traces.writer import TraceWriter
 
 __all__ = [
+    "AdaptiveRecruiting",
     "Agent",
     "AnswerSchema",
     "Calibration",
@@ -73,6 +76,7 @@ __all__ = [
     "Profile",
     "Prompts",
     "RecordedChatModel",
+    "Recruit",
     "Response",
     "Router",
     "RouterError",
@@ -93,6 +97,7 @@ __all__ = [
     "create_deliberation",
     "force_actions",
     "load_expected_gain",
+    "load_recruiting",
     "load_router",
     "merge_deliberations",
     "vllm_chat_model",

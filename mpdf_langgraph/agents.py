@@ -49,6 +49,8 @@ class Agent:
             most 0.6. ``{}``: as the model was made, for models that refuse a temperature.
         competence: Prior probability that the agent is right, for the observation. None: what
             the router knows of an agent of that name, else 0.5.
+        price: What a token of the agent counts, in `max_cost` and where ``recruit="adaptive"``
+            weighs whether to ask it. A token of a 70B model may count as nine of an 8B model.
         retries: Further tries after a transient failure (connection, 429, 5xx, unusable
             output). `Retry-After` is honoured, up to a minute and within the question's
             deadline. Requests are left to a client that has retries of its own. Give it none
@@ -68,6 +70,7 @@ class Agent:
     sampling: Mapping[str, Any] = field(default_factory=dict)
     refine_sampling: Mapping[str, Any] | None = None
     competence: float | None = None
+    price: float = 1.0
     retries: int = 2
 
     def __post_init__(self) -> None:
@@ -87,6 +90,7 @@ class Agent:
                 f"the {type(self.runnable).__name__}"
             )
         check_number(f"agent {self.name!r}: competence", self.competence, 0, 1, optional=True)
+        check_number(f"agent {self.name!r}: price", self.price, 0)
         check_number(f"agent {self.name!r}: retries", self.retries, 0, whole=True)
         if self.context is not None and not isinstance(self.context, Runnable | Callable):
             raise ConfigurationError(
@@ -173,6 +177,7 @@ class Agent:
             "name": self.name,
             "model": name if isinstance(name, str) else type(model or self.runnable).__name__,
             "competence": None if self.competence is None else float(self.competence),
+            **({} if self.price == 1 else {"price": float(self.price)}),
             **kept,
         }
 

@@ -20,6 +20,7 @@ from mpdf_langgraph.nodes.critic import critic_steps
 from mpdf_langgraph.nodes.person import person_steps
 from mpdf_langgraph.nodes.router import router_steps
 from mpdf_langgraph.nodes.settings import Settings
+from mpdf_langgraph.recruiting import RecruitLike, make_recruiting
 from mpdf_langgraph.router import RouterLike, make_router
 from mpdf_langgraph.runtime.budget import Budget
 from mpdf_langgraph.runtime.calls import Steps, arun, run
@@ -37,6 +38,7 @@ Builder = StateGraph[DeliberationState, Any, DeliberationInput, DeliberationOutp
 def create_deliberation(
     agents: Sequence[Agent | Runnable[Any, Any]],
     *,
+    recruit: RecruitLike = "all",
     router: RouterLike = "threshold",
     critic: CriticLike = "self+logprob",
     calibration: Calibration | None = None,
@@ -46,6 +48,7 @@ def create_deliberation(
     max_calls: int | None = None,
     max_tokens: int | None = None,
     timeout: float | None = None,
+    max_cost: float | None = None,
     stop_when_settled: bool = True,
     settle_confidence: float | None = None,
     interrupt_when: Callable[[dict[str, Any]], bool] | None = None,
@@ -59,6 +62,9 @@ def create_deliberation(
     Args:
         agents: Agents, or anything that can be one: chat models, chains, compiled graphs
             (named ``agent-1``, ``agent-2``, ... in order).
+        recruit: ``"all"`` asks every agent to propose. ``"adaptive"`` asks one after the other, as
+            long as another answer is worth its price. Or `AdaptiveRecruiting(wave=2, cost=...)`,
+            or measured values (`load_recruiting`). Those who were not asked take no part.
         router: ``"threshold"``, ``"expected-gain"``, ``"always-persist"``, ``"always-refine"``,
             ``"random"``, a fitted router (`load_router`), measured rates (`load_expected_gain`),
             any `Router`, or a callable of the observations.
@@ -72,6 +78,7 @@ def create_deliberation(
         max_rounds: Rounds of decisions after the proposals.
         max_calls: Budget of LLM calls per question, the critic's included.
         max_tokens: Budget of prompt plus completion tokens per question, the critic's included.
+        max_cost: Budget of tokens per question, each counted as often as its agent's `price` says.
         timeout: Budget of seconds per question. When it is spent, asynchronous calls are
             cancelled. Synchronous calls that have started are waited for.
         stop_when_settled: Stop once the agents agree or all persist. False: a classical debate.
@@ -114,7 +121,7 @@ def create_deliberation(
         consensus_name=consensus_name,
         consensus=rule,
         max_rounds=max_rounds,
-        budget=Budget(max_calls, max_tokens, timeout),
+        budget=Budget(max_calls, max_tokens, timeout, max_cost),
         stop_when_settled=stop_when_settled,
         settle_confidence=settle_confidence,
         interrupt_when=interrupt_when,
@@ -122,6 +129,7 @@ def create_deliberation(
         alternatives=alternatives,
         traces=TraceWriter(traces) if isinstance(traces, str | PathLike) else traces,
         calibration=calibration,
+        recruiting=make_recruiting(recruit),
     )
 
     def node(steps: Callable[[Settings, Any], Steps[Any]]) -> Runnable[Any, Any]:

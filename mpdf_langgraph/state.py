@@ -200,6 +200,32 @@ class Consensus(TypedDict):
     tie: bool
 
 
+class Recruit(TypedDict):
+    """A decision whether another agent is asked to propose (see `recruiting`).
+
+    Attributes:
+        asked: The agents that were asked before it.
+        action: The next agents were asked, or nobody else.
+        next: The agents that it asked.
+        waiting: The agents that were not asked then.
+        leader: Votes for the leading answer.
+        runner_up: Votes for the best other answer.
+        gain: Expected gain in accuracy of asking on.
+        price: Its price, in accuracy.
+        why: A line for people: where the gain comes from, or the budget that forbade to ask.
+    """
+
+    asked: list[str]
+    action: Literal["ASK", "STOP"]
+    next: list[str]
+    waiting: list[str]
+    leader: int
+    runner_up: int
+    gain: float
+    price: float
+    why: str
+
+
 class Intervention(TypedDict):
     """An intervention of a person or of a fork.
 
@@ -329,13 +355,15 @@ class DeliberationState(TypedDict):
     """Input, output and the private keys, which the router resets at every new question.
 
     Attributes:
-        phase: ``"decide"`` for exactly the step after consensus asks for another round. So a new
-            question is never taken for an unfinished one.
+        phase: ``"decide"`` for exactly the step after consensus asks for another round, and
+            ``"recruit"`` for the one after a wave of proposals. So a new question is never taken
+            for an unfinished one.
         stopped: The reason to end, for exactly the step that asks a person.
         forced: Actions by agent name for exactly the round that follows (`force_actions`).
         running: True while one run lasts. It is never checkpointed (see `runtime.clock`).
         notes: Private context by agent name.
-        held: Id of the response each agent holds.
+        held: Id of the response each agent holds, of those who were asked.
+        recruits: Decisions whether another agent is asked, in order.
         representatives: One answer per cluster, in order of first appearance.
         tallies: The consensus after every round, round 0 first.
     """
@@ -356,6 +384,7 @@ class DeliberationState(TypedDict):
     responses: Annotated[dict[str, Response], merge]
     failures: Annotated[list[Failure], extend]
     held: dict[str, str | None]
+    recruits: list[Recruit]
     turns: list[Turn]
     representatives: list[str]
     tallies: list[Consensus]

@@ -14,6 +14,7 @@ from mpdf_langgraph.consensus import count_votes
 from mpdf_langgraph.errors import ConfigurationError, DeliberationError, describe_error
 from mpdf_langgraph.nodes.outcome import describe_standing, finish
 from mpdf_langgraph.nodes.question import repeat_question
+from mpdf_langgraph.nodes.recruit import is_recruiting
 from mpdf_langgraph.nodes.settings import Settings
 from mpdf_langgraph.rounds import complete_turn, find_stop_reason
 from mpdf_langgraph.runtime import events
@@ -91,18 +92,20 @@ def consensus_steps(
     responses |= {i: settings.calibrate(r) for i, r in _measure_agreement(state).items()}
     state["responses"] = {**state["responses"], **responses}
     tally = _tally(settings, state)
-    state["tallies"] = [*state["tallies"], tally]
-    if state["round"] == 0:
+    state["tallies"] = [*state["tallies"][: state["round"]], tally]
+    recruiting = is_recruiting(settings, state)
+    if state["round"] == 0 and not recruiting:
         _warn_of_identical_proposals(state)
 
-    stop_reason = _stop_reason(settings, state, tally)
+    stop_reason = None if recruiting else _stop_reason(settings, state, tally)
     events.emit_vote(state["header"]["id"], state["round"], tally, stop_reason)
     update: dict[str, Any] = {
         key: state[key] for key in ("representatives", "judge_usage", "held", "turns", "tallies")
     }
     update |= {"responses": responses, "failures": kept}
     if stop_reason is None:
-        update |= {"phase": "decide", **clock_update(state["clock"])}
+        phase = "recruit" if recruiting else "decide"
+        update |= {"phase": phase, **clock_update(state["clock"])}
         return Command(update=update, goto="router")
     if stop_reason != "failed" and _should_ask_person(settings, state, stop_reason):
         events.emit_handover(state["header"]["id"], state["round"], tally)

@@ -11,7 +11,7 @@ from langchain_core.runnables import RunnableConfig
 from mpdf_langgraph.answers.structured_answer import StructuredAnswer
 from mpdf_langgraph.nodes.settings import EpisodeSink, Settings
 from mpdf_langgraph.rounds import confidence_of
-from mpdf_langgraph.runtime.budget import is_alternative, total_usage
+from mpdf_langgraph.runtime.budget import is_alternative, total_cost, total_usage
 from mpdf_langgraph.runtime.calls import Call, Steps, threaded_runnable
 from mpdf_langgraph.runtime.clock import clock_update, started_at
 from mpdf_langgraph.state import (
@@ -30,6 +30,7 @@ NO_ANSWER = "The agents reached no answer."
 def usage_summary(state: DeliberationState) -> dict[str, Any]:
     """Return what the deliberation cost: in total, per agent, critic and round.
 
+    `cost` is the tokens, each counted as often as its agent's price says, estimates included.
     `alternatives` (drawn only to learn from) are counted apart. `overshoot_calls` and
     `overshoot_tokens` are what was spent beyond the budget, as it could not be known before: by
     chains, graphs and judges that make calls of their own, or by models without a largest output.
@@ -56,6 +57,7 @@ def usage_summary(state: DeliberationState) -> dict[str, Any]:
     max_calls, max_tokens = limits["max_calls"], limits["max_tokens"]
     return {
         "total": {**total, "tokens": tokens(total)},
+        "cost": total_cost(state),
         "agents": agents,
         "critic": critic,
         "judge": state["judge_usage"],
@@ -95,6 +97,7 @@ def describe_outcome(state: DeliberationState, stop_reason: str) -> dict[str, An
         },
         "agent": winner["agent"] if winner else None,
         "rounds": state["round"],
+        "not_asked": state["recruits"][-1]["waiting"] if state["recruits"] else [],
         "actions": [f"{t['agent']}@{t['round']}: {t['action']}" for t in state["turns"]],
         "stop_reason": stop_reason,
         "person": next((action for action in reversed(said) if action != "force"), None),

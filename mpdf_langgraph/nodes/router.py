@@ -5,7 +5,7 @@ import uuid
 from typing import Any, Literal, cast
 
 from langgraph.config import get_config
-from langgraph.types import Command, Overwrite, Send
+from langgraph.types import Command, Overwrite
 
 from mpdf_langgraph.consensus import concession
 from mpdf_langgraph.errors import ConfigurationError, DeliberationError
@@ -13,17 +13,17 @@ from mpdf_langgraph.fork import FORK_MARK, forced_action, fork_state
 from mpdf_langgraph.history import readable_history
 from mpdf_langgraph.nodes.person import check_checkpointer
 from mpdf_langgraph.nodes.question import find_question
+from mpdf_langgraph.nodes.recruit import recruit
 from mpdf_langgraph.nodes.settings import Settings
-from mpdf_langgraph.nodes.task import move_cost
+from mpdf_langgraph.nodes.task import assign, move_cost, send_tasks
 from mpdf_langgraph.observation import Situation, observe
 from mpdf_langgraph.router import behaviour, check_rows, competences, draw, for_team
 from mpdf_langgraph.runtime import events
-from mpdf_langgraph.runtime.budget import BudgetShares, total_usage
+from mpdf_langgraph.runtime.budget import BudgetShares, total_cost, total_usage
 from mpdf_langgraph.runtime.calls import Steps
 from mpdf_langgraph.runtime.clock import clock_update, read_clock, started_at
 from mpdf_langgraph.state import (
     ACTIONS,
-    Allowance,
     Assignment,
     Clock,
     DeliberationState,
@@ -31,7 +31,6 @@ from mpdf_langgraph.state import (
     Header,
     Turn,
     held_responses,
-    largest_usage,
     no_usage,
 )
 
@@ -39,12 +38,13 @@ NextOfRouter = Literal["agent", "consensus"]
 
 
 def router_steps(settings: Settings, state: DeliberationState) -> Steps[Command[NextOfRouter]]:
-    """Start a new question, or decide the next round of the standing one."""
+    """Start a new question, ask further agents, or decide the next round of the standing one."""
     yield from ()  # it calls nobody
     check_checkpointer(settings, get_config())
-    if state.get("phase") == "decide":
+    phase = state.get("phase")
+    if phase in ("recruit", "decide"):
         state = cast(DeliberationState, {**state, "clock": read_clock(state)})
-        return _decide(settings, state)
+        return recruit(settings, state) if phase == "recruit" else _decide(settings, state)
     return _start(settings, state)
 
 
@@ -89,7 +89,8 @@ def _start(settings: Settings, state: DeliberationState) -> Command[NextOfRouter
         "round": 0,
         "responses": Overwrite({}),
         "failures": Overwrite([]),
-        "held": dict.fromkeys(settings.agents),
+        "held": dict.fromkeys(settings.first_asked()),
+        "recruits": [],
         "turns": [],
         "representatives": [],
         "tallies": [],
@@ -104,8 +105,8 @@ def _start(settings: Settings, state: DeliberationState) -> Command[NextOfRouter
     shares = BudgetShares(settings.budget, no_usage(), header["started"])
     tasks: list[Assignment] = []
     failures: list[Failure] = []
-    for name in settings.agents:
-        task = _assignment(settings, blank, name)
+    for name in settings.first_asked():
+        task = assign(settings, blank, name)
         cost = move_cost(settings, task)
         limit = shares.lacks(cost, time.time())
         if limit is None:
@@ -130,51 +131,7 @@ def _start(settings: Settings, state: DeliberationState) -> Command[NextOfRouter
         events.emit_failure(header["id"], failure)
     fresh |= clock_update(clock)
     fresh["clock"] = Overwrite(fresh["clock"])
-    return Command(update=fresh, goto=_sends(tasks, shares))
-
-
-def _assignment(settings: Settings, state: DeliberationState, name: str) -> Assignment:
-    header, agent = state["header"], settings.agents[name]
-    mine = [r for r in state["responses"].values() if r["agent"] == name]
-    first = state["responses"].get(f"{name}@0")
-    measured = first and first["usage"]["calls"] == 1 and not first["usage"]["unreported"]
-    notes, timeout = state["notes"].get(name), settings.budget.timeout
-    if notes is None and agent.context is None:
-        notes = ""
-    held = held_responses(state)
-    return Assignment(
-        episode=header["id"],
-        question=header["question"],
-        history=header["history"],
-        attachments=header.get("attachments", []),
-        agent=name,
-        round=state["round"],
-        notes=notes,
-        own=held[name],
-        peers={peer: r for peer, r in held.items() if peer != name and r is not None},
-        act=True,
-        alternatives=0,
-        prefix_tokens=first["usage"]["prompt_tokens"] if first and measured else None,
-        largest_usage=largest_usage(*(r["usage"] for r in mine)),
-        allowance=Allowance(
-            calls=None,
-            tokens=None,
-            deadline=None if timeout is None else started_at(state) + timeout,
-        ),
-        drawn=[],
-        hints=[i["text"] for i in state["interventions"] if i["action"] == "hint"],
-        clock=state["clock"],
-    )
-
-
-def _sends(tasks: list[Assignment], shares: BudgetShares) -> list[Send]:
-    """Return the sends of all tasks with their allowances. Alternatives only have a deadline."""
-    allowances = iter(shares.allowances())
-    sends = []
-    for task in tasks:
-        allowance = next(allowances) if task["act"] else task["allowance"]
-        sends.append(Send("agent", {**task, "allowance": allowance, **clock_update(task["clock"])}))
-    return sends
+    return Command(update=fresh, goto=send_tasks(tasks, shares))
 
 
 def current_situation(state: DeliberationState) -> Situation:
@@ -191,15 +148,15 @@ def current_situation(state: DeliberationState) -> Situation:
 
 def _decide(settings: Settings, state: DeliberationState) -> Command[NextOfRouter]:
     state = fork_state(
-        settings.agents, cast(DeliberationState, {**state, "round": state["round"] + 1})
+        state["held"], cast(DeliberationState, {**state, "round": state["round"] + 1})
     )
     header, round_ = state["header"], state["round"]
     held = held_responses(state)
     observations = observe(current_situation(state))
-    targets = {name: concession(held, name) for name in settings.agents}
-    shares = BudgetShares(settings.budget, total_usage(state), started_at(state))
+    targets = {name: concession(held, name) for name in held}
+    shares = BudgetShares(settings.budget, total_usage(state), started_at(state), total_cost(state))
     seed = header["id"].partition(FORK_MARK)[0]
-    assignments = {name: _assignment(settings, state, name) for name in settings.agents}
+    assignments = {name: assign(settings, state, name) for name in held}
     costs = {name: move_cost(settings, task) for name, task in assignments.items()}
 
     def mask_of(name: str) -> tuple[list[bool], str | None]:
@@ -253,5 +210,5 @@ def _decide(settings: Settings, state: DeliberationState) -> Command[NextOfRoute
         "interventions": state["interventions"],
         **clock_update(state["clock"]),
     }
-    goto: list[Send] | Literal["consensus"] = _sends(tasks, shares) if tasks else "consensus"
+    goto: Any = send_tasks(tasks, shares) if tasks else "consensus"
     return Command(update=update, goto=goto)

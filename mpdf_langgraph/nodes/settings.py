@@ -13,6 +13,7 @@ from mpdf_langgraph.critic import BudgetedCritic
 from mpdf_langgraph.errors import ConfigurationError
 from mpdf_langgraph.observation import FEATURE_VERSION
 from mpdf_langgraph.options import check_number
+from mpdf_langgraph.recruiting import AdaptiveRecruiting
 from mpdf_langgraph.router import Router, known_calibration, known_competence
 from mpdf_langgraph.runtime.budget import Budget
 from mpdf_langgraph.state import DeliberationState, Response
@@ -80,8 +81,12 @@ class Settings:
     alternatives: int
     traces: EpisodeSink | None
     calibration: Calibration | None = None
+    recruiting: AdaptiveRecruiting | None = None
 
     def __post_init__(self) -> None:
+        if self.recruiting is not None:
+            prices = {name: agent.price for name, agent in self.agents.items()}
+            self.recruiting.check_team(prices, self.consensus_name)
         if not isinstance(self.name, str) or not _MESSAGE_NAME.fullmatch(self.name):
             raise ConfigurationError(
                 f"name={self.name!r}: use 1 to 64 letters, digits, '_' and '-'. The final message "
@@ -124,6 +129,13 @@ class Settings:
         known = known_calibration(self.router)
         return self.calibration if known is None else known
 
+    def first_asked(self) -> list[str]:
+        """Return who is asked to propose at first, in the order of the team."""
+        if self.recruiting is None:
+            return list(self.agents)
+        first = self.recruiting.order(list(self.agents))[: self.recruiting.wave]
+        return [name for name in self.agents if name in first]
+
     def describe_agents(self) -> list[dict[str, Any]]:
         """Return the agents' descriptions for the trace, prior competences included."""
         known = known_competence(self.router)
@@ -150,6 +162,8 @@ class Settings:
             "alternatives": self.alternatives,
             "feature_version": FEATURE_VERSION,
             # Left out if it says nothing, as the ids of imported records depend on the options.
+            **({} if self.recruiting is None else {"recruit": self.recruiting.describe()}),
+            **({} if self.budget.max_cost is None else {"max_cost": self.budget.max_cost}),
             **({"interrupt_when": _name_of(when)} if (when := self.interrupt_when) else {}),
             **(
                 {"calibration": used.model_dump()}

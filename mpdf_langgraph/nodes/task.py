@@ -1,24 +1,29 @@
-"""The messages of an agent's task, an upper bound on their tokens, and their labels."""
+"""An agent's task: what it is sent, its messages, an upper bound on its tokens, its labels."""
 
 from typing import Literal
 
 from langchain_core.messages import BaseMessage
 from langchain_core.runnables import RunnableConfig
+from langgraph.types import Send
 
 from mpdf_langgraph.nodes.settings import Settings
 from mpdf_langgraph.runtime.budget import (
+    BudgetShares,
     Cost,
     prompt_bound,
     response_bound,
     text_bound,
 )
 from mpdf_langgraph.runtime.calls import CallResult
-from mpdf_langgraph.runtime.clock import read_clock
+from mpdf_langgraph.runtime.clock import clock_update, read_clock, started_at
 from mpdf_langgraph.state import (
     Allowance,
     Assignment,
+    DeliberationState,
     Failure,
     charged_tokens,
+    held_responses,
+    largest_usage,
     no_usage,
 )
 
@@ -118,9 +123,10 @@ def move_cost(settings: Settings, task: Assignment) -> Cost:
     output = agent.largest_output(refine=task["round"] > 0)
     generated = seen["completion_tokens"] if output is None else output
     prompt = prompt_tokens(settings, task)
-    cost = Cost(1, prompt + generated)
+    cost = Cost(1, prompt + generated, agent.price)
     if agent.chat_model is None:
-        cost = Cost(max(1, seen["calls"]), max(cost.tokens, charged_tokens(seen)))
+        tokens = max(cost.tokens, charged_tokens(seen))
+        cost = Cost(max(1, seen["calls"]), tokens, agent.price)
     judgements = 0 if critic is None else critic.max_calls(agent)
     if critic is None or not judgements:
         return cost
@@ -129,7 +135,7 @@ def move_cost(settings: Settings, task: Assignment) -> Cost:
         for reasoning in (False, True)
     )
     judged = prompt + generated + asked + critic.max_tokens
-    return Cost(cost.calls + judgements, cost.tokens + judged)
+    return Cost(cost.calls + judgements, cost.tokens + judged, agent.price)
 
 
 def resume_task(task: Assignment) -> Assignment:
@@ -139,3 +145,48 @@ def resume_task(task: Assignment) -> Assignment:
         moved = allowance["deadline"] + clock["paused"] - task["clock"]["paused"]
         allowance = Allowance({**allowance, "deadline": moved})
     return Assignment({**task, "clock": clock, "allowance": allowance})
+
+
+def assign(settings: Settings, state: DeliberationState, name: str) -> Assignment:
+    """Return the task of an agent as the state has it, without an allowance of its own yet."""
+    header, agent = state["header"], settings.agents[name]
+    mine = [r for r in state["responses"].values() if r["agent"] == name]
+    first = state["responses"].get(f"{name}@0")
+    measured = first and first["usage"]["calls"] == 1 and not first["usage"]["unreported"]
+    notes, timeout = state["notes"].get(name), settings.budget.timeout
+    if notes is None and agent.context is None:
+        notes = ""
+    held = held_responses(state)
+    return Assignment(
+        episode=header["id"],
+        question=header["question"],
+        history=header["history"],
+        attachments=header.get("attachments", []),
+        agent=name,
+        round=state["round"],
+        notes=notes,
+        own=held[name],
+        peers={peer: r for peer, r in held.items() if peer != name and r is not None},
+        act=True,
+        alternatives=0,
+        prefix_tokens=first["usage"]["prompt_tokens"] if first and measured else None,
+        largest_usage=largest_usage(*(r["usage"] for r in mine)),
+        allowance=Allowance(
+            calls=None,
+            tokens=None,
+            deadline=None if timeout is None else started_at(state) + timeout,
+        ),
+        drawn=[],
+        hints=[i["text"] for i in state["interventions"] if i["action"] == "hint"],
+        clock=state["clock"],
+    )
+
+
+def send_tasks(tasks: list[Assignment], shares: BudgetShares) -> list[Send]:
+    """Return the sends of all tasks with their allowances. Alternatives only have a deadline."""
+    allowances = iter(shares.allowances())
+    sends = []
+    for task in tasks:
+        allowance = next(allowances) if task["act"] else task["allowance"]
+        sends.append(Send("agent", {**task, "allowance": allowance, **clock_update(task["clock"])}))
+    return sends

@@ -5,8 +5,9 @@ twice. A resumed run computes the same figures from the records.
 """
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from langchain_core.messages import AIMessage, BaseMessage
 
@@ -35,23 +36,30 @@ class Budget:
         max_calls: LLM calls, the critic's and failed ones included.
         max_tokens: Prompt plus completion tokens, the critic's included.
         timeout: Seconds since the question arrived.
+        max_cost: Tokens as in `max_tokens`, each counted as often as its agent's `price` says.
     """
 
     max_calls: int | None = None
     max_tokens: int | None = None
     timeout: float | None = None
+    max_cost: float | None = None
 
     def __post_init__(self) -> None:
-        for name in ("max_calls", "max_tokens", "timeout"):
+        for name in ("max_calls", "max_tokens", "timeout", "max_cost"):
             check_number(name, getattr(self, name), 0, above=True, optional=True)
 
 
 @dataclass(frozen=True)
 class Cost:
-    """An upper bound on what one move takes: the agent's call and its critique."""
+    """An upper bound on what one move takes: the agent's call and its critique.
+
+    Attributes:
+        price: Of each token, for `Budget.max_cost`.
+    """
 
     calls: int
     tokens: int
+    price: float = 1.0
 
 
 def is_alternative(response: Response) -> bool:
@@ -73,6 +81,26 @@ def total_usage(state: DeliberationState, *, alternatives: bool = False) -> Usag
         if (failure["stage"] == "alternative") is alternatives
     ]
     return add_usage(no_usage(), *usages)
+
+
+def prices_of(agents: Iterable[Mapping[str, Any]]) -> dict[str, float]:
+    """Return the price of a token by agent, from the agents' descriptions."""
+    return {agent["name"]: float(agent.get("price", 1.0)) for agent in agents}
+
+
+def total_cost(state: DeliberationState) -> float:
+    """Return what the deliberation cost so far, in tokens that count as often as their price."""
+    prices = prices_of(state["header"]["agents"])
+    cost = float(charged_tokens(state["judge_usage"]))
+    for response in state["responses"].values():
+        if not is_alternative(response):
+            critique = response["critique"]["usage"] if response["critique"] else no_usage()
+            spent = charged_tokens(response["usage"]) + charged_tokens(critique)
+            cost += prices[response["agent"]] * spent
+    for failure in state["failures"]:
+        if failure["stage"] != "alternative":
+            cost += prices.get(failure["agent"], 1.0) * charged_tokens(failure["usage"])
+    return cost
 
 
 def text_bound(text: str) -> int:
@@ -114,11 +142,12 @@ def response_bound(response: Response, model: str | None) -> int:
 class BudgetShares:
     """What is left of a budget while the router gives shares of it to the agents, one by one."""
 
-    def __init__(self, budget: Budget, used: Usage, started: float) -> None:
+    def __init__(self, budget: Budget, used: Usage, started: float, cost: float = 0.0) -> None:
         self._calls = None if budget.max_calls is None else budget.max_calls - used["calls"]
         self._tokens = (
             None if budget.max_tokens is None else budget.max_tokens - charged_tokens(used)
         )
+        self._cost = None if budget.max_cost is None else budget.max_cost - cost
         self._deadline = None if budget.timeout is None else started + budget.timeout
         self._reserved: list[Cost] = []
 
@@ -130,6 +159,8 @@ class BudgetShares:
             return "max_calls"
         if self._tokens is not None and cost.tokens > self._tokens:
             return "max_tokens"
+        if self._cost is not None and cost.tokens * cost.price > self._cost:
+            return "max_cost"
         return None
 
     def reserve(self, cost: Cost) -> None:
@@ -139,14 +170,19 @@ class BudgetShares:
             self._calls -= cost.calls
         if self._tokens is not None:
             self._tokens -= cost.tokens
+        if self._cost is not None:
+            self._cost -= cost.tokens * cost.price
 
     def allowances(self) -> Iterable[Allowance]:
         """Yield each reservation plus an equal share of the rest, in order of reservation."""
         heads = max(1, len(self._reserved))
         for cost in self._reserved:
+            limits = [] if self._tokens is None else [cost.tokens + self._tokens // heads]
+            if self._cost is not None and cost.price > 0:
+                limits.append(cost.tokens + int(self._cost / heads / cost.price))
             yield Allowance(
                 calls=None if self._calls is None else cost.calls + self._calls // heads,
-                tokens=None if self._tokens is None else cost.tokens + self._tokens // heads,
+                tokens=min(limits, default=None),
                 deadline=self._deadline,
             )
 

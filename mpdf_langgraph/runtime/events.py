@@ -8,7 +8,7 @@ from typing import Any
 
 from langgraph.config import get_stream_writer
 
-from mpdf_langgraph.state import Consensus, Failure, Intervention, Response, Turn
+from mpdf_langgraph.state import Consensus, Failure, Intervention, Recruit, Response, Turn
 
 
 def _short(answer: str | None) -> str:
@@ -38,6 +38,17 @@ def emit_critique(episode: str, response: Response) -> None:
     text = f"{response['agent']}: confidence in {_short(response['answer'])} is {said}"
     keys = {"agent": response["agent"], "answer": response["answer"], "confidence": confidence}
     _emit("criticised", episode, response["round"], text, **keys)
+
+
+def emit_recruit(episode: str, recruit: Recruit) -> None:
+    """Emit `recruited`, with `asked`, `next`, `waiting`, `gain`, `price` and `why`."""
+    said = ", ".join(recruit["next"])
+    text = f"{said} is asked, too" if said else f"nobody else is asked ({recruit['why']})"
+    keys: dict[str, Any] = {
+        key: recruit[key]  # type: ignore[literal-required]
+        for key in ("asked", "next", "waiting", "gain", "price", "why")
+    }
+    _emit("recruited", episode, 0, text, **keys)
 
 
 def emit_decision(episode: str, turn: Turn, held: dict[str, Response | None]) -> None:

@@ -12,11 +12,19 @@ from pydantic import BaseModel, ConfigDict, ValidationError, field_validator
 
 from mpdf_langgraph.errors import TraceError
 from mpdf_langgraph.history import kinds_of
-from mpdf_langgraph.state import Consensus, DeliberationState, Failure, Intervention, Response, Turn
+from mpdf_langgraph.state import (
+    Consensus,
+    DeliberationState,
+    Failure,
+    Intervention,
+    Recruit,
+    Response,
+    Turn,
+)
 
 #: Version 2 added `interventions`. Records without it are read as if nobody had intervened.
 #: Version 3 added `attachments`, and `thought` and `refused` to responses that have them.
-#: Version 4 added `estimates` to turns that have them.
+#: Version 4 added `recruits`, and `estimates` to turns that have them.
 SCHEMA_VERSION = 4
 
 READABLE_VERSIONS = (1, 2, 3, 4)
@@ -46,6 +54,7 @@ class Episode(BaseModel):
         representatives: One answer per cluster.
         tallies: The consensus after every round, round 0 first.
         interventions: What a person did, and actions forced at a fork.
+        recruits: Decisions whether another agent is asked to propose. Empty: everybody was.
         attachments: What came with the question beside its text, such as ``"image"``; the record
             does not hold them.
         outcome: What the caller got (`deliberation` in the graph's output).
@@ -70,8 +79,15 @@ class Episode(BaseModel):
     representatives: list[str]
     tallies: list[Consensus]
     interventions: list[Intervention] = []
+    recruits: list[Recruit] = []
     attachments: list[str] = []
     outcome: dict[str, Any]
+
+    @property
+    def team(self) -> list[str]:
+        """Names of the agents that were asked, in the team's order."""
+        asked = self.tallies[0]["votes"] if self.tallies else {}
+        return [agent["name"] for agent in self.agents if agent["name"] in asked]
 
     @field_validator("agents", "options", "outcome")
     @classmethod
@@ -128,6 +144,7 @@ class Episode(BaseModel):
                 representatives=state["representatives"],
                 tallies=state["tallies"],
                 interventions=state.get("interventions", []),
+                recruits=state.get("recruits", []),
                 attachments=kinds_of(header.get("attachments", [])),
                 outcome=outcome,
             )

@@ -24,7 +24,7 @@ LAYERS = [
     "options frames runtime.retries",
     "prompts calibration response_profile models rounds runtime fork",
     "consensus",
-    "answers observation",
+    "answers observation recruiting",
     "history expected_gain",
     "replies verdicts",
     "agents router tool traces",

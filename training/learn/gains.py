@@ -56,13 +56,6 @@ def fit_gains(groups: Groups, calibration: Calibration, cost: float = 0.0) -> Ga
     valid = np.array([view.standing != "no answer" for view in views], bool)
     known = conceded.any(1)
     rival = (share * conceded).sum(1)
-    rates = {
-        "right": _fit_rate(views, agents, right, valid),
-        "healed": _fit_rate(views, agents, after, tried & (right == 0)),
-        "broken": _fit_rate(views, agents, 1 - after, tried & (right == 1)),
-        "rival": _fit_rate(views, agents, rival, known),
-    }
-    tokens = _mean_tokens(groups, refined)
     measured = {
         "questions": len(groups.questions),
         "decisions": len(groups),
@@ -71,7 +64,16 @@ def fit_gains(groups: Groups, calibration: Calibration, cost: float = 0.0) -> Ga
         "by agent": _observed(groups.agents, agents, right, after, tried),
         "by standing": _observed(STANDINGS, [v.standing for v in views], right, after, tried),
     }
-    return Gains(**rates, tokens=tokens, cost=cost, calibration=calibration, measured=measured)
+    return Gains(
+        right=_fit_rate(views, agents, right, valid),
+        healed=_fit_rate(views, agents, after, tried & (right == 0)),
+        broken=_fit_rate(views, agents, 1 - after, tried & (right == 1)),
+        rival=_fit_rate(views, agents, rival, known),
+        tokens=_mean_tokens(groups, refined),
+        cost=cost,
+        calibration=calibration,
+        measured=measured,
+    )
 
 
 def observations_of(groups: Groups) -> list[Observation]:
@@ -93,7 +95,7 @@ def _fit_rate(
         target: Share of the group's rollouts of which it is true, ``[G]`` in [0, 1].
         used: Which groups tell of it.
     """
-    chosen = np.flatnonzero(used)
+    chosen = np.flatnonzero(used).tolist()
     names = sorted({agents[i] for i in chosen})
     place = {name: i for i, name in enumerate(names)}
     x = np.zeros((len(chosen), len(STANDINGS) + 4 + len(names)))

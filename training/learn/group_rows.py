@@ -32,7 +32,7 @@ def make_row(
     def code(answer: str | None) -> int:
         return codes.setdefault(answer, len(codes) - 1)
 
-    team = [agent["name"] for agent in episode.agents]
+    team = episode.team
     arrays = make_arrays(decisions(episode, rule), team, code)
     # A person's hint gives something away: the team's own last answer is the one before it.
     unaided = [t for round_, t in enumerate(episode.tallies) if round_ < first_hint(episode)]

@@ -61,7 +61,7 @@ def joint_row(episode: Episode, calibration: Calibration | None = None) -> Row:
     rule = rule_of(episode)
     if rule not in _RULES:
         raise ConfigurationError("fitted values need a consensus rule that is built in")
-    names = [agent["name"] for agent in episode.agents]
+    names = episode.team
     number = {id_: i for i, id_ in enumerate(episode.responses, 1)}
     rounds: dict[int, list[Any]] = {}
     for decision in decisions(episode):

@@ -48,7 +48,7 @@ def recalibrate(
 
 def holdings(episode: Episode) -> list[Held]:
     """Return what every agent held after each round, round 0 first."""
-    names = [agent["name"] for agent in episode.agents]
+    names = episode.team
     return held_by_round(names, episode.responses, episode.turns)
 
 

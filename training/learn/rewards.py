@@ -111,7 +111,7 @@ def observations(episode: Episode, round_: int) -> dict[str, Observation]:
     They equal those recorded, unless another feature version recorded them.
     """
     turns = {turn["agent"]: turn for turn in episode.turns if turn["round"] == round_}
-    before = {agent["name"]: turns[agent["name"]]["before"] for agent in episode.agents}
+    before = {name: turns[name]["before"] for name in episode.team}
     return observe(
         Situation(
             held={n: episode.responses[i] if i else None for n, i in before.items()},
@@ -154,7 +154,7 @@ def next_situation(episode: Episode, decision: Decision, response: str | None) -
     """
     after = {t["agent"]: t["after"] for t in episode.turns if t["round"] == decision.round}
     after[decision.agent] = response
-    names = [agent["name"] for agent in episode.agents]
+    names = episode.team
     return Situation(
         held={name: _response(episode.responses, after[name]) for name in names},
         previous=episode.tallies[decision.round - 1]["votes"],
@@ -216,7 +216,7 @@ def rule_of(episode: Episode) -> ConsensusRule:
 def _decisions_of_round(
     episode: Episode, round_: int, turns: Mapping[str, Turn], rule: ConsensusRule
 ) -> list[Decision]:
-    order = [agent["name"] for agent in episode.agents]
+    order = episode.team
     if turns.keys() != set(order):
         raise TraceError(
             f"episode {episode.id}, round {round_}: turns of {', '.join(turns)}; the team is "

@@ -614,6 +614,28 @@ def test_it_opens_from_disk(opened: Open) -> None:
     assert page.tab.locator("#unreadable").is_hidden()
 
 
+def test_it_tells_who_was_not_asked_and_what_a_decision_rests_on(opened: Open) -> None:
+    told = {"asked": ["ann"], "leader": 1, "runner_up": 0, "gain": 0.01, "price": 0.03}
+    stopped = {"action": "STOP", "next": [], "waiting": ["bob"], "why": "it was right"}
+    rests = {"p": 0.25, "h": 0.5, "d": 0.125, "q": 0.75, "refine": 0.1, "concede": 0.5, "price": 0}
+    ann = turn("ann", 1, "PERSIST", "ann@0", "ann@0") | {"estimates": rests}
+    page = opened(
+        episode(
+            recruits=[{**told, **stopped}],
+            turns=[ann],
+            failures=[],
+            tallies=[tally(0, "7", "ann@0", ann=0), tally(0, "7", "ann@0", ann=0)],
+            responses={"ann@0": response("ann", 0, 0.25, text="I say 7.", answer="7")},
+        )
+    )
+    assert "NOT" in page.text("#cell-1-0").split()
+    assert "not asked: bob: the votes stood 1 to 0" in page.text(".head")
+    page.tab.click("#cell-0-1")
+    assert "h, REFINE mends a wrong answer: 0.500" in page.text("#detail")
+    page.tab.click("#cell-1-1")
+    assert "It was not asked." in page.text("#detail")
+
+
 def test_totals_follow_the_filter(opened: Open) -> None:
     page = opened(episode(), WRONG, OPEN)
     # Of two graded episodes: ann and bob alone are right once in four, the first votes never.

@@ -42,8 +42,15 @@ function head({ episode, right }) {
       columns.seconds[i] !== null && h("span", {}, h("strong", {}, seconds(columns.seconds[i]))),
       columns.router[i] && h("span", {}, "router ", h("strong", {}, columns.router[i])),
       h("span", { class: "dim" }, new Date(1000 * episode.started).toLocaleString())),
+    episode.recruits.map((one) => h("p", { class: "intervention" }, recruited(one))),
     (episode.interventions ?? []).map(({ action, round, text }) =>
       h("p", { class: "intervention" }, h("strong", {}, `${INTERVENTIONS[action] ?? action}, round ${round}`), text && `: ${text}`)));
+}
+
+/** A decision whether another agent is asked to propose, as a line. */
+function recruited({ action, next, waiting, leader, runner_up: runnerUp, gain, price, why }) {
+  const who = action === "ASK" ? `${next.join(", ")} asked, too` : `not asked: ${waiting.join(", ")}`;
+  return [h("strong", {}, who), `: the votes stood ${leader} to ${runnerUp}; asking on gains ${gain.toFixed(3)}, its price is ${price.toFixed(3)} (${why})`];
 }
 
 // --- the lattice --------------------------------------------------------------------------------
@@ -84,8 +91,10 @@ function cell(view, detail, a, r) {
     turn ? [h("span", { class: "cell-action" }, h("span", { class: `badge a-${turn.action}` }, turn.action), h("span", {}, percent(chance))),
       h("span", { class: "stack thin" }, ACTIONS.map((action, n) => turn.probabilities[n] > 0 &&
         h("span", { class: `a-${action}`, style: { "flex-grow": turn.probabilities[n] } })))]
-      : h("span", { class: "cell-action" }, h("span", { class: "badge plain" }, r ? "no turn" : response ? "PROPOSE" : "FAILED")));
+      : h("span", { class: "cell-action" }, h("span", { class: "badge plain" }, !wasAsked(view, a) ? "NOT ASKED" : r ? "no turn" : response ? "PROPOSE" : "FAILED")));
 }
+
+const wasAsked = ({ episode }, a) => Object.hasOwn(episode.tallies[0].votes, episode.names[a]);
 
 const confidenceOf = (response) => (response && response.critique ? response.critique.confidence : null);
 function confidenceBar(confidence) {
@@ -163,7 +172,7 @@ function explain(view, a, r) {
     failuresAt(view, a, r).map((f) => h("p", { class: "failure" }, `⚠ ${f.stage} failed: ${f.error}`)),
     response ? spoken(view, response, response.agent === name && response.round === r ? "What it said" :
       response.agent === name ? `What it still holds, from round ${response.round}` : `What it adopted from ${response.agent}`)
-      : h("p", { class: "dim" }, "It holds no response."),
+      : h("p", { class: "dim" }, wasAsked(view, a) ? "It holds no response." : "It was not asked."),
     response && prompt(view, response),
     turn && turn.alternatives.length > 0 && h("details", {}, h("summary", {}, `${plural(turn.alternatives.length, "alternative")} drawn only to learn from`),
       turn.alternatives.map((id) => own(episode.responses, id)).filter(Boolean).map((other) => spoken(view, other, other.id))),

@@ -1,0 +1,84 @@
+"""The router's decision after each wave of proposals: ask the next agents, or stop asking."""
+
+import time
+from typing import Any, Literal, cast
+
+from langgraph.types import Command
+
+from mpdf_langgraph.nodes.settings import Settings
+from mpdf_langgraph.nodes.task import assign, move_cost, send_tasks
+from mpdf_langgraph.recruiting import AdaptiveRecruiting, stand_of
+from mpdf_langgraph.runtime import events
+from mpdf_langgraph.runtime.budget import BudgetShares, total_cost, total_usage
+from mpdf_langgraph.runtime.clock import clock_update, started_at
+from mpdf_langgraph.state import (
+    Assignment,
+    DeliberationState,
+    Recruit,
+    charged_tokens,
+    held_responses,
+)
+
+
+def is_recruiting(settings: Settings, state: DeliberationState) -> bool:
+    """Tell whether the router still has to decide if somebody else is asked to propose."""
+    if settings.recruiting is None or state["round"] > 0:
+        return False
+    if len(state["held"]) == len(settings.agents):
+        return False
+    return not state["recruits"] or state["recruits"][-1]["action"] == "ASK"
+
+
+def recruit(settings: Settings, state: DeliberationState) -> Command[Literal["agent", "consensus"]]:
+    """Weigh what asking the next wave is worth. Send it to propose, or stop asking."""
+    recruiting = cast(AdaptiveRecruiting, settings.recruiting)
+    asked = list(state["held"])
+    order = [name for name in recruiting.order(list(settings.agents)) if name not in asked]
+    wave = order[: recruiting.wave]
+    used, cost = total_usage(state), total_cost(state)
+    proposals = max(1, len(state["responses"]))
+    stand = stand_of(held_responses(state))
+    tally: dict[str, Any] = {**state["tallies"][-1]}
+    worth = recruiting.weigh(
+        len(asked),
+        stand,
+        tally.get("probability"),
+        sum(settings.agents[name].price for name in wave),
+        charged_tokens(used) / proposals,
+    )
+    shares = BudgetShares(settings.budget, used, started_at(state), cost)
+    widened = cast(
+        DeliberationState,
+        {**state, "held": {n: state["held"].get(n) for n in settings.agents if n in asked + wave}},
+    )
+    tasks: list[Assignment] = []
+    limit = None
+    for name in wave if worth.pays else ():
+        task = assign(settings, widened, name)
+        bound = move_cost(settings, task)
+        limit = shares.lacks(bound, time.time())
+        if limit is not None:
+            break
+        shares.reserve(bound)
+        tasks.append(task)
+    names = [task["agent"] for task in tasks]
+    decision = Recruit(
+        asked=asked,
+        action="ASK" if tasks else "STOP",
+        next=names,
+        waiting=[name for name in order if name not in names],
+        leader=stand.leader,
+        runner_up=stand.runner_up,
+        gain=worth.gain,
+        price=worth.price,
+        why=worth.why if limit is None else f"{limit} does not allow another proposal",
+    )
+    events.emit_recruit(state["header"]["id"], decision)
+    update: dict[str, Any] = {
+        "recruits": [*state["recruits"], decision],
+        **clock_update(state["clock"]),
+    }
+    if not tasks:
+        return Command(update=update, goto="consensus")
+    held = {n: i for n, i in widened["held"].items() if n in asked + names}
+    return Command(update={**update, "held": held}, goto=send_tasks(tasks, shares))

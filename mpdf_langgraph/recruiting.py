@@ -1,0 +1,260 @@
+"""Whom to ask: everybody at once, or one after the other, as long as another answer is worth it.
+
+With ``recruit="adaptive"`` the agents propose in an order. After each wave the router weighs what
+asking on would gain against its price, and stops asking where it gains less:
+
+    V(s) = max( P(the leading answer is right | s),  E V(s', another agent asked) - its price )
+
+The state s is how the answers stand: how many agents were asked, how many gave the leading answer,
+and how many the runner-up. ``training/fit_rules.py`` computes the value backwards on graded traces
+in which everybody was asked. Without such values, the gain is bounded by the probability that the
+leading answer is overturned, which is the stopping rule of adaptive consistency (Aggarwal et al.,
+"Let's Sample Step by Step", 2023) in units of accuracy.
+"""
+
+import math
+import os
+import warnings
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Annotated, Any, Literal, NamedTuple
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from mpdf_langgraph.errors import ConfigurationError, RouterError
+from mpdf_langgraph.options import check_number
+from mpdf_langgraph.rounds import Held
+
+#: Price of 1,000 tokens, in accuracy, where nothing else is said.
+DEFAULT_COST = 0.1
+
+
+class Stand(NamedTuple):
+    """How the answers of a part of a team stand.
+
+    Attributes:
+        leader: Votes for the answer that has the most.
+        runner_up: Votes for the best other answer.
+    """
+
+    leader: int
+    runner_up: int
+
+
+def stand_of(held: Held) -> Stand:
+    """Return how the answers of those who were asked stand."""
+    clusters = [r["cluster"] for r in held.values() if r is not None and r["cluster"] is not None]
+    votes = sorted(Counter(clusters).values(), reverse=True)
+    first, second, *_ = [*votes, 0, 0]
+    return Stand(first, second)
+
+
+def overturn_probability(stand: Stand) -> float:
+    """Return P(the leader is not the more frequent of the two), as adaptive consistency has it.
+
+    With a uniform prior on the leader's share p of the votes for these two answers, the posterior
+    of p is Beta(leader + 1, runner_up + 1). This is P(p <= 1/2), which for whole numbers is a sum
+    of binomial terms.
+
+    Example:
+        >>> overturn_probability(Stand(2, 0))
+        0.125
+    """
+    a, b = stand.leader + 1, stand.runner_up + 1
+    n = a + b - 1
+    return math.fsum(math.comb(n, k) for k in range(a, n + 1)) / 2**n
+
+
+class Stage(BaseModel):
+    """What asking on is worth once a number of agents were asked.
+
+    Attributes:
+        gains: By stand, as ``"2-1"``: expected gain in accuracy of asking on, the further price
+            taken off.
+        decisions: By stand: how many questions this was measured on.
+        right: By stand: share of questions whose leading answer was right.
+    """
+
+    model_config = ConfigDict(frozen=True, allow_inf_nan=False, strict=True, extra="forbid")
+
+    gains: dict[str, float]
+    decisions: dict[str, int]
+    right: dict[str, Annotated[float, Field(ge=0, le=1)]]
+
+
+class AskingValues(BaseModel):
+    """The measured values: what ``recruiting.json`` holds.
+
+    Attributes:
+        format: Version of this form.
+        order: Names of the agents in the order in which they are asked.
+        prices: Price of each agent's tokens that the values were computed with.
+        tokens: Mean tokens of each agent's proposal.
+        cost: Price of 1,000 tokens, in accuracy.
+        wave: Agents asked at a time.
+        consensus: The consensus rule that the values were computed with.
+        stages: By number of agents asked, from `wave`, as text.
+        measured: What they were measured on, for people who read the file.
+    """
+
+    model_config = ConfigDict(frozen=True, allow_inf_nan=False, strict=True, extra="forbid")
+
+    format: Literal[1] = 1
+    order: list[str] = Field(min_length=1)
+    prices: dict[str, float]
+    tokens: dict[str, float]
+    cost: Annotated[float, Field(ge=0)]
+    wave: Annotated[int, Field(ge=1)]
+    consensus: str
+    stages: dict[str, Stage]
+    measured: dict[str, Any] = {}
+
+
+class Worth(NamedTuple):
+    """What asking on is worth.
+
+    Attributes:
+        gain: Expected gain in accuracy. With measured values the price is off already.
+        price: What the next wave costs, in accuracy. 0 with measured values.
+        why: A line for people.
+    """
+
+    gain: float
+    price: float
+    why: str
+
+    @property
+    def pays(self) -> bool:
+        """Whether the gain is more than the price."""
+        return self.gain > self.price
+
+
+@dataclass(frozen=True)
+class AdaptiveRecruiting:
+    """Asks agents in waves, as long as another answer is worth its price.
+
+    Attributes:
+        wave: Agents asked at a time. More than one saves time and costs answers.
+        cost: Price of 1,000 tokens of an agent whose `price` is 1, in accuracy.
+        values: Measured values (`load_recruiting`). None: the agents are asked in the order of the
+            team, and the gain is bounded by the probability that the leader is overturned.
+    """
+
+    wave: int = 1
+    cost: float = DEFAULT_COST
+    values: AskingValues | None = field(default=None, repr=False)
+
+    def __post_init__(self) -> None:
+        check_number("wave", self.wave, 1, whole=True)
+        check_number("cost", self.cost, 0)
+
+    def check_team(self, prices: Mapping[str, float], consensus: str) -> None:
+        """Check that the values were measured on this team.
+
+        Args:
+            prices: Of the team's tokens, by agent.
+            consensus: Name of the team's consensus rule.
+
+        Raises:
+            ConfigurationError: The team or a price is another one.
+        """
+        if self.values is None:
+            return
+        if set(self.values.order) != set(prices):
+            raise ConfigurationError(
+                f"recruit: its values were measured on {', '.join(self.values.order)}, and the "
+                f"agents are {', '.join(prices)}. Name them alike, or measure this team"
+            )
+        for name, price in prices.items():
+            if not math.isclose(price, self.values.prices.get(name, 1.0), rel_tol=1e-6):
+                raise ConfigurationError(
+                    f"recruit: agent {name!r} has price={price:g}, and its values were computed "
+                    f"with {self.values.prices.get(name, 1.0):g}. Run training/fit_rules.py with "
+                    "the prices of the team"
+                )
+        if consensus != self.values.consensus:
+            warnings.warn(
+                f"recruit: its values were measured with consensus={self.values.consensus!r}, and "
+                f"this team votes by {consensus!r}",
+                stacklevel=4,
+            )
+
+    def describe(self) -> dict[str, Any]:
+        """Return the options for the trace, as plain data."""
+        return {"wave": self.wave, "cost": self.cost, "measured": self.values is not None}
+
+    def order(self, team: Sequence[str]) -> list[str]:
+        """Return the names in the order in which they are asked."""
+        return list(team) if self.values is None else list(self.values.order)
+
+    def weigh(
+        self, asked: int, stand: Stand, confidence: float | None, price: float, tokens: float
+    ) -> Worth:
+        """Return what asking the next wave is worth.
+
+        Args:
+            asked: Number of agents asked so far.
+            stand: How their answers stand.
+            confidence: P(the leading answer is right), where the consensus gives it.
+            price: Summed price of the next wave's tokens.
+            tokens: Mean tokens of a proposal so far.
+        """
+        if stand.leader == 0:
+            return Worth(1.0, 0.0, "nobody has given an answer")
+        if self.values is not None:
+            stage, key = self.values.stages.get(str(asked)), f"{stand.leader}-{stand.runner_up}"
+            if stage is not None and key in stage.gains:
+                share, count = stage.right[key], stage.decisions[key]
+                why = f"it was right in {share:.1%} of {count} such questions"
+                return Worth(stage.gains[key], 0.0, why)
+        doubt = overturn_probability(stand) if confidence is None else 1 - confidence
+        charged = self.cost * price * tokens / 1000
+        return Worth(doubt, charged, f"the chance that it is wrong is taken for {doubt:.3f}")
+
+
+RecruitName = Literal["all", "adaptive"]
+#: What `create_deliberation` takes for a way of recruiting.
+RecruitLike = RecruitName | AdaptiveRecruiting
+
+
+def make_recruiting(spec: Any) -> AdaptiveRecruiting | None:
+    """Return the way of recruiting that `spec` stands for. None: everybody is asked at once.
+
+    Raises:
+        ConfigurationError: It is none of them.
+    """
+    if spec == "all":
+        return None
+    if spec == "adaptive":
+        return AdaptiveRecruiting()
+    if isinstance(spec, AdaptiveRecruiting):
+        return spec
+    raise ConfigurationError(
+        f"recruit={spec!r}: use 'all', 'adaptive', AdaptiveRecruiting(wave=..., cost=...), or "
+        "load_recruiting(folder)"
+    )
+
+
+def load_recruiting(path: str | os.PathLike[str]) -> AdaptiveRecruiting:
+    """Load the values that ``training/fit_rules.py`` has written.
+
+    Args:
+        path: ``recruiting.json``, or the folder that holds it.
+
+    Raises:
+        RouterError: There is no such file, or it is of another form.
+    """
+    file = Path(path)
+    file = file / "recruiting.json" if file.is_dir() else file
+    try:
+        values = AskingValues.model_validate_json(file.read_bytes())
+    except OSError as error:
+        raise RouterError(
+            f"no values of asking in {str(path)!r} ({error.strerror}). Give the folder that "
+            "training/fit_rules.py wrote"
+        ) from error
+    except ValidationError as error:
+        raise RouterError(f"{file} holds no values: {error.errors()[0]['msg']}") from error
+    return replace(AdaptiveRecruiting(), wave=values.wave, cost=values.cost, values=values)
