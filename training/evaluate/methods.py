@@ -8,6 +8,8 @@
     alone-K           the strongest member's vote, without the others (also weighted-alone-K)
     adaptive          resampling until the vote is settled
     adaptive-K        the same with K proposals at most
+    adaptive-consistency-K  draws until the leading answer is the likely majority (95 %)
+    early-stopping-K  draws windows of K proposals, until all of a window agree
     debate-R          R rounds in which everybody refines, then a vote
     random, threshold routers without training
     php, dylan        published methods (see training/evaluate/rivals.py)
@@ -32,7 +34,9 @@ from training.evaluate.bench import VOTES, Bench, Seeded
 from training.evaluate.votes import (
     Result,
     adaptive,
+    adaptive_consistency,
     best_of,
+    early_stopping,
     member,
     replay_with_fresh_samples,
     result_of,
@@ -216,6 +220,12 @@ TABLE: dict[str, Callable[[int, int, MethodOptions], Method]] = {
     "weighted-alone-K": lambda k, n, o: _alone(k, n, o, "weighted vote", confidence_weighted),
     "adaptive": lambda _k, _n, o: _adaptive("adaptive resampling", max(VOTES), o),
     "adaptive-K": lambda k, _n, o: _adaptive(f"adaptive resampling of {k}", k, o),
+    "adaptive-consistency-K": lambda k, _n, _o: on_pool(
+        f"adaptive consistency of {k}", adaptive_consistency(most=k), k
+    ),
+    "early-stopping-K": lambda k, _n, _o: on_pool(
+        f"early stopping, window of {k}", early_stopping(k, max(VOTES)), max(VOTES)
+    ),
     "debate-R": lambda r, _n, _o: _debate(r),
     "php": lambda _k, _n, _o: Method("PHP", ((None, _progressive_hints),)),
     "dylan": lambda _k, _n, _o: Method("DyLAN", ((None, _dylan),)),

@@ -4,8 +4,11 @@ A vote of k is the graph with k agents that always persist. It makes no decision
 exactly from the first k proposals of a larger vote (a test compares the two).
 """
 
+from collections import Counter
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field, replace
+
+from scipy.special import betainc
 
 from mpdf_langgraph import Episode
 from mpdf_langgraph.calibration import Calibration
@@ -172,11 +175,62 @@ def adaptive(share: float, least: int = 3, most: int = 15) -> Callable[[Episode]
         backing = sum(weights[v.agent] for v in votes if v.cluster == leader)
         return backing >= share * sum(weights.values())
 
+    return _draw_until(is_settled, least, most, confidence_weighted)
+
+
+def adaptive_consistency(
+    certainty: float = 0.95, most: int = 15, rule: ConsensusRule = majority
+) -> Callable[[Episode], Result]:
+    """Return adaptive consistency (Aggarwal et al., "Let's Sample Step by Step", 2023).
+
+    It draws until the leading answer is the more frequent one of the first two with this
+    certainty, that is until 1 - I_1/2(v1 + 1, v2 + 1) is above it. I is the regularised incomplete
+    beta function, v1 and v2 are the votes of the two.
+
+    Args:
+        certainty: The paper has .95.
+        most: Proposals drawn at most.
+        rule: How the votes are counted in the end.
+    """
+
+    def is_certain(votes: Sequence[Vote]) -> bool:
+        counts = Counter(v.cluster for v in votes if v.cluster is not None).most_common(2)
+        first, second, *_ = [*(n for _, n in counts), 0, 0]
+        return float(1 - betainc(first + 1, second + 1, 0.5)) > certainty
+
+    return _draw_until(is_certain, 1, most, rule)
+
+
+def early_stopping(
+    window: int, most: int = 15, rule: ConsensusRule = majority
+) -> Callable[[Episode], Result]:
+    """Return early-stopping self-consistency (Li et al., "Escape Sky-high Cost", 2024).
+
+    It draws windows of proposals, until all of one window agree.
+
+    Args:
+        window: Proposals in a window.
+        most: Proposals drawn at most.
+        rule: How the votes are counted in the end.
+    """
+
+    def agrees(votes: Sequence[Vote]) -> bool:
+        last = {vote.cluster for vote in votes[-window:]}
+        return len(votes) % window == 0 and len(last) == 1 and None not in last
+
+    return _draw_until(agrees, window, most, rule)
+
+
+def _draw_until(
+    is_enough: Callable[[Sequence[Vote]], bool], least: int, most: int, rule: ConsensusRule
+) -> Callable[[Episode], Result]:
+    """Return the vote of as many proposals as it takes: `least` at first, then one by one."""
+
     def method(pool: Episode) -> Result:
         agents = _names(pool)[:most]
         ballots = ((k, ballot(_proposals(pool, agents[:k]))) for k in range(least, len(agents)))
-        enough = next((k for k, votes in ballots if is_settled(votes)), len(agents))
-        return weighted_vote(enough)(pool)
+        enough = next((k for k, votes in ballots if is_enough(votes)), len(agents))
+        return vote(enough, rule)(pool)
 
     return method
 

@@ -255,3 +255,41 @@ async def test_a_control_without_refinements_is_the_deliberation_itself(bench: B
         for response_id, drawn in one.responses.items():
             assert drawn["text"] == large.responses[response_id]["text"]
     assert moved > 1
+
+
+# --- stopping rules ---------------------------------------------------------------------------
+
+
+def pool_of(clusters: list[int | None]) -> Episode:
+    return episode(*((cluster, None) for cluster in clusters))
+
+
+@pytest.mark.parametrize(
+    ("clusters", "calls"),
+    [
+        ([0, 0, 0, 0, 0, 0], 4),  # 1 - I_1/2(5, 1) = .969, and .938 before
+        ([0, 0, 1, 0, 0, 0], 6),  # 1 - I_1/2(6, 2) = .938: everybody is asked
+        ([0, 1, 2, 3, 4, 5], 6),
+        ([None, 0, 0, 0, 0, 0], 5),
+    ],
+)
+def test_adaptive_consistency_draws_until_the_leader_is_likely_the_majority(
+    clusters: list[int | None], calls: int
+) -> None:
+    assert votes.adaptive_consistency(0.95, 6)(pool_of(clusters)).calls == calls
+
+
+@pytest.mark.parametrize(
+    ("clusters", "window", "calls"),
+    [
+        ([0, 0, 1, 1, 1, 1], 2, 2),
+        ([0, 1, 1, 1, 2, 2], 2, 4),
+        ([0, 1, 1, 0, 2, 1], 2, 6),
+        ([None, None, 1, 1, 1, 1], 2, 4),
+        ([0, 1, 1, 1, 1, 1], 3, 6),
+    ],
+)
+def test_early_stopping_draws_windows_until_one_agrees(
+    clusters: list[int | None], window: int, calls: int
+) -> None:
+    assert votes.early_stopping(window, 6)(pool_of(clusters)).calls == calls

@@ -1,0 +1,130 @@
+"""What asking another agent is worth: computed on recorded answers, and judged on others."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from mpdf_langgraph import AdaptiveRecruiting, ChoiceAnswer, Episode, load_recruiting
+from mpdf_langgraph.consensus import majority
+from mpdf_langgraph.errors import ConfigurationError
+from mpdf_langgraph.recruiting import Stand
+from tests.support.recorded import recorded_episode
+from training.collect.importing import Answer
+from training.learn.asking import Asked, describe_asking, fit_asking, gather, play_asking
+from training.learn.rules import RuleOptions, fit_rules
+from training.studies import asking as study
+
+CHOICE = ChoiceAnswer(4)
+RIGHT = {"ann": 0.7, "bo": 0.7, "cy": 0.7, "dan": 0.3}
+
+
+def episodes(count: int, right: dict[str, float], seed: int = 0) -> list[Episode]:
+    """Independent agents, right with the given probabilities, wrong answers drawn evenly."""
+    random = np.random.default_rng(seed)
+    played = []
+    for number in range(count):
+        said = {
+            name: "A" if random.random() < p else str(random.choice(["B", "C", "D"]))
+            for name, p in right.items()
+        }
+        answers = [Answer(name, letter, None) for name, letter in said.items()]
+        played.append(
+            recorded_episode(f"Q{number}?", "A", answers, schema=CHOICE, consensus="majority")
+        )
+    return played
+
+
+def gathered(count: int = 60, right: dict[str, float] | None = None, seed: int = 0) -> Asked:
+    return gather(episodes(count, right or RIGHT, seed), CHOICE.equivalent, majority)
+
+
+@pytest.fixture(scope="module")
+def asked() -> Asked:
+    return gathered()
+
+
+@pytest.mark.parametrize("wave", [1, 2, 3])
+@pytest.mark.parametrize("cost", [0.0, 0.02, 0.2])
+def test_the_value_is_what_playing_by_it_gives(asked: Asked, cost: float, wave: int) -> None:
+    values = fit_asking(asked, cost=cost, wave=wave, consensus="majority")
+    right, calls = play_asking(asked, values)
+    spent = cost * calls  # a call is 1,000 tokens where the traces report none
+    assert values.measured["value"] == pytest.approx((right - spent).mean())
+    assert set(calls) <= {*range(wave, 4, wave), 4}
+
+
+def test_a_higher_price_asks_fewer(asked: Asked) -> None:
+    calls = [
+        play_asking(asked, fit_asking(asked, cost=cost, consensus="majority"))[1].mean()
+        for cost in (0.0, 0.05, 1.0)
+    ]
+    assert calls[0] >= calls[1] >= calls[2] == 1
+    assert calls[0] > 2
+
+
+def test_who_is_always_right_is_asked_alone() -> None:
+    asked = gathered(30, {"ann": 0.5, "bo": 1.0, "cy": 0.5})
+    values = fit_asking(asked, cost=0.01, consensus="majority")
+    assert values.order[0] == "bo"
+    right, calls = play_asking(asked, values)
+    assert right.all()
+    assert set(calls) == {1}
+    # If it is dear enough, the others are asked.
+    dear = fit_asking(asked, cost=0.01, prices={"bo": 100.0}, consensus="majority")
+    assert dear.order[0] != "bo"
+    assert dear.prices == {"ann": 1.0, "bo": 100.0, "cy": 1.0}
+
+
+def test_the_graph_decides_as_the_values_say(asked: Asked) -> None:
+    values = fit_asking(asked, cost=0.02, consensus="majority")
+    recruiting = AdaptiveRecruiting(values=values)
+    for number, stage in values.stages.items():
+        for key, gain in stage.gains.items():
+            leader, runner_up = map(int, key.split("-"))
+            worth = recruiting.weigh(int(number), Stand(leader, runner_up), None, 1.0, 0.0)
+            assert worth.pays == (gain > 0 or leader == 0)
+
+
+def test_what_says_nothing_of_the_team_is_left_out(asked: Asked) -> None:
+    first, *rest = episodes(4, RIGHT)
+    stopped = first.model_copy(update={"recruits": [{"action": "STOP"}]})
+    unknown = first.model_copy(update={"reference": None})
+    other = episodes(1, {"ann": 0.5, "eve": 0.5})
+    found = gather([stopped, unknown, *other, *rest], CHOICE.equivalent, majority)
+    assert (len(found), found.left_out) == (3, 3)
+    part = gather([*rest], CHOICE.equivalent, majority, ["cy", "ann"])
+    assert part.team == ["cy", "ann"]
+    with pytest.raises(ConfigurationError, match="asked all of ann, zoe"):
+        gather(rest, CHOICE.equivalent, majority, ["ann", "zoe"])
+
+
+def test_the_command_writes_values_that_can_be_loaded(tmp_path: Path) -> None:
+    traces = tmp_path / "traces.jsonl"
+    traces.write_bytes(b"".join(b"\n" + e.to_json() for e in episodes(30, RIGHT)))
+    options = RuleOptions(
+        (traces,), tmp_path / "rules", answer="choice", cost=0.02, prices={"dan": 3.0}
+    )
+    text = fit_rules(options)
+    assert "Nobody refined in these traces" in text
+    assert not (tmp_path / "rules" / "expected_gain.json").exists()
+    loaded = load_recruiting(tmp_path / "rules")
+    assert loaded.values is not None
+    assert loaded.values.prices["dan"] == 3.0
+    assert describe_asking(loaded.values) in text
+    assert "| 1 | 1-0 | 30 |" in text
+
+
+def test_the_study_judges_on_held_out_questions(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    traces = tmp_path / "traces.jsonl"
+    traces.write_bytes(b"".join(b"\n" + e.to_json() for e in episodes(40, RIGHT)))
+    options = study.AskingOptions(
+        (traces,), tmp_path / "out", answer="choice", cost=(0.02,), seeds=2, folds=2
+    )
+    text = study.main(options)
+    assert text == (tmp_path / "out" / "results.md").read_text()
+    for name in ("everybody", "the best alone", "adaptive consistency, .95", "adaptive, cost 0.02"):
+        assert f"| {name} |" in text
+    assert "40 questions, 4 agents: ann, bo, cy, dan" in text

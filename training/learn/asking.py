@@ -1,0 +1,246 @@
+"""Measures what asking another agent is worth, on graded traces in which everybody was asked.
+
+Asking is a finite problem of optimal stopping: at every number of agents asked, one may stop and
+take the consensus of those, or ask the next wave. The value of going on is computed backwards from
+the whole team, by averaging over the questions whose answers stood alike (fitted value iteration on
+a table). A stand that few questions show is drawn to the mean of its stage. The order of the agents
+is improved by swapping two of them, as long as that raises the value.
+"""
+
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import combinations
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mpdf_langgraph.consensus import ConsensusRule, votes_of
+from mpdf_langgraph.errors import ConfigurationError
+from mpdf_langgraph.recruiting import AskingValues, Stage, stand_of
+from mpdf_langgraph.state import Response, charged_tokens
+from mpdf_langgraph.traces.records import Episode
+from training.learn.report import table
+from training.learn.rewards import Grader
+
+PRETENDED = 5.0
+"""Questions at the stage's mean that every stand is given beside its own."""
+UNREPORTED_TOKENS = 1000.0
+"""Tokens of every proposal where the traces report none: the price of 1,000 is that of a call."""
+
+
+@dataclass
+class Asked:
+    """The proposals of a team, question by question, and what any part of it would answer.
+
+    Attributes:
+        team: Names in the team's order.
+        episodes: The records, E of them.
+        right: By cluster, of every episode, whether the answer is right.
+        rule: How votes are counted.
+        tokens: Mean tokens of a proposal, by agent.
+        left_out: Episodes of another team, without a reference, or in which not all were asked.
+    """
+
+    team: list[str]
+    episodes: list[Episode]
+    right: list[list[bool]]
+    rule: ConsensusRule
+    tokens: dict[str, float]
+    left_out: int = 0
+    _parts: dict[frozenset[str], tuple[NDArray[Any], NDArray[Any]]] = field(default_factory=dict)
+
+    def __len__(self) -> int:
+        return len(self.episodes)
+
+    def select(self, places: Iterable[int]) -> "Asked":
+        """Return some of the questions."""
+        chosen = list(places)
+        parts = {key: (s[chosen], r[chosen]) for key, (s, r) in self._parts.items()}
+        episodes, right = ([part[i] for i in chosen] for part in (self.episodes, self.right))
+        return Asked(self.team, episodes, right, self.rule, self.tokens, self.left_out, parts)
+
+    def of(self, names: Iterable[str]) -> tuple[NDArray[Any], NDArray[Any]]:
+        """Return how the answers of some agents stand, ``[E]`` text, and if they are right."""
+        part = frozenset(names)
+        if part not in self._parts:
+            held = [
+                {n: e.responses.get(f"{n}@0") for n in self.team if n in part}
+                for e in self.episodes
+            ]
+            stands = ["{}-{}".format(*stand_of(one)) for one in held]
+            won = [
+                (cluster := self.rule(votes_of(one))) is not None and right[cluster]
+                for one, right in zip(held, self.right, strict=True)
+            ]
+            self._parts[part] = np.array(stands, object), np.array(won, bool)
+        return self._parts[part]
+
+
+def gather(
+    episodes: Iterable[Episode],
+    grader: Grader,
+    rule: ConsensusRule,
+    team: Sequence[str] = (),
+) -> Asked:
+    """Return the proposals of a team.
+
+    Args:
+        episodes: Records. Those in which the router asked only some of the agents say nothing of
+            the others, and are left out.
+        grader: Tells whether an answer is right, given the reference.
+        rule: How votes are counted.
+        team: Names of the agents. Empty: the team that most episodes have.
+
+    Raises:
+        ConfigurationError: No episode is left.
+    """
+    usable: list[Episode] = []
+    left_out = 0
+    for episode in episodes:
+        if episode.reference is None or episode.recruits or episode.interventions:
+            left_out += 1
+        else:
+            usable.append(episode)
+    teams = Counter(tuple(e.team) for e in usable)
+    chosen = list(team) or list(max(teams, key=teams.__getitem__, default=()))
+    kept = [e for e in usable if (set(chosen) <= set(e.team) if team else e.team == chosen)]
+    left_out += len(usable) - len(kept)
+    if not kept or len(chosen) < 2:
+        raise ConfigurationError(
+            f"no episode with a reference asked all of {', '.join(chosen) or 'a team'}"
+        )
+    right = [[grader(a, str(e.reference)) for a in e.representatives] for e in kept]
+    drawn = {n: [e.responses[i] for e in kept if (i := f"{n}@0") in e.responses] for n in chosen}
+    tokens = {name: float(np.mean([*map(_tokens, those)] or [0])) for name, those in drawn.items()}
+    if not any(tokens.values()):
+        tokens = dict.fromkeys(chosen, UNREPORTED_TOKENS)
+    return Asked(chosen, kept, right, rule, tokens, left_out)
+
+
+def _tokens(response: Response) -> int:
+    critique = response["critique"]
+    spent = charged_tokens(response["usage"])
+    return spent + (charged_tokens(critique["usage"]) if critique else 0)
+
+
+def fit_asking(
+    asked: Asked,
+    *,
+    prices: Mapping[str, float] | None = None,
+    cost: float,
+    wave: int = 1,
+    consensus: str,
+    order: Sequence[str] = (),
+) -> AskingValues:
+    """Compute the values of asking on.
+
+    Args:
+        asked: The proposals.
+        prices: Price of a token, by agent. 1 for the others.
+        cost: Price of 1,000 tokens, in accuracy.
+        wave: Agents asked at a time.
+        consensus: Name of the rule, for the file.
+        order: The order to ask in. Empty: the best that swapping two agents leads to.
+    """
+    price = {name: float((prices or {}).get(name, 1.0)) for name in asked.team}
+    charge = {name: cost * price[name] * asked.tokens[name] / 1000 for name in asked.team}
+    alone = {n: float(asked.of([n])[1].mean()) - charge[n] for n in asked.team}
+    best = list(order) or sorted(asked.team, key=lambda n: -alone[n])
+    value, stages = _stages(asked, best, charge, wave)
+    improved = not order
+    while improved:
+        improved = False
+        for i, j in combinations(range(len(best)), 2):
+            swapped = list(best)
+            swapped[i], swapped[j] = swapped[j], swapped[i]
+            found, those = _stages(asked, swapped, charge, wave)
+            if found > value + 1e-9:
+                best, value, stages, improved = swapped, found, those, True
+    everyone = asked.of(asked.team)[1]
+    measured = {
+        "questions": len(asked),
+        "left out": asked.left_out,
+        "right alone": {n: float(asked.of([n])[1].mean()) for n in asked.team},
+        "everyone": float(everyone.mean()),
+        "value": value,
+    }
+    return AskingValues(
+        order=best,
+        prices=price,
+        tokens=asked.tokens,
+        cost=cost,
+        wave=wave,
+        consensus=consensus,
+        stages=stages,
+        measured=measured,
+    )
+
+
+def _stages(
+    asked: Asked, order: Sequence[str], charge: Mapping[str, float], wave: int
+) -> tuple[float, dict[str, Stage]]:
+    """Return the value of asking in an order, and the value of going on at every stage."""
+    counts = [*range(wave, len(order), wave), len(order)]
+    value = asked.of(order)[1].astype(float)
+    stages: dict[str, Stage] = {}
+    for now, following in zip(counts[-2::-1], counts[:0:-1], strict=True):
+        stands, right = asked.of(order[:now])
+        on = value - sum(charge[name] for name in order[now:following])
+        gained = on - right
+        keys, inverse, decisions = np.unique(
+            stands.astype(str), return_inverse=True, return_counts=True
+        )
+        total = np.bincount(inverse, gained)
+        gains = (total + PRETENDED * gained.mean()) / (decisions + PRETENDED)
+        shares = np.bincount(inverse, right) / decisions
+        value = np.where(gains[inverse] > 0, on, right)
+        stages[str(now)] = Stage(
+            gains=dict(zip(keys.tolist(), gains.tolist(), strict=True)),
+            decisions=dict(zip(keys.tolist(), decisions.tolist(), strict=True)),
+            right=dict(zip(keys.tolist(), shares.tolist(), strict=True)),
+        )
+    first = sum(charge[name] for name in order[: counts[0]])
+    return float(value.mean()) - first, stages
+
+
+def play_asking(asked: Asked, values: AskingValues) -> tuple[NDArray[Any], NDArray[Any]]:
+    """Return whether the group is right, ``[E]`` bool, and how many agents it asks, ``[E]``."""
+    order, wave = values.order, values.wave
+    counts = [*range(wave, len(order), wave), len(order)]
+    right = np.zeros(len(asked), bool)
+    used = np.zeros(len(asked), int)
+    going = np.ones(len(asked), bool)
+    for count in counts:
+        stands, won = asked.of(order[:count])
+        stage = values.stages.get(str(count))
+        pays = np.array([stage is not None and stage.gains.get(s, 1.0) > 0 for s in stands], bool)
+        ends = going & ~pays
+        right[ends], used[ends] = won[ends], count
+        going &= pays
+    return right, used
+
+
+def describe_asking(values: AskingValues) -> str:
+    """Return the values as Markdown: the order, and what asking on gains at every stand."""
+    measured = values.measured
+    rows = [
+        [
+            number,
+            stand,
+            stage.decisions[stand],
+            f"{stage.right[stand]:.3f}",
+            f"{gain:+.4f}",
+            "ask" if gain > 0 else "stop",
+        ]
+        for number, stage in sorted(values.stages.items(), key=lambda item: int(item[0]))
+        for stand, gain in sorted(stage.gains.items())
+    ]
+    alone = ", ".join(f"{name} {measured['right alone'][name]:.3f}" for name in values.order)
+    heading = ["asked", "votes", "questions", "right", "gain of asking on, price off", ""]
+    return (
+        f"Measured on {measured['questions']} questions in which everybody was asked "
+        f"({measured['left out']} others left out). Order, with the share that each gets right "
+        f"alone: {alone}. Everybody: {measured['everyone']:.3f}.\n\n{table(heading, rows)}"
+    )

@@ -1,0 +1,198 @@
+"""Is it enough to ask some of the team? Cross-validation on recorded answers.
+
+    python -m training.studies.asking --traces traces/ --agents ann bo cy --out runs/asking
+
+The traces must show what everybody proposed (`collect.py --import` makes such traces of a table of
+answers). The questions are split into folds, several times. For each fold the order of the agents
+and the values of asking on are measured on the other folds (`training.learn.asking`), at every
+price of `--cost`. Then all methods answer the held-out fold. The baselines ask in the order of the
+agents' records on the other folds, the best first.
+"""
+
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import tyro
+from numpy.typing import NDArray
+from tqdm import tqdm
+
+from mpdf_langgraph import TraceReader
+from mpdf_langgraph.consensus import ConsensusName, make_rule
+from mpdf_langgraph.errors import MPDFError
+from training.collect.team import answer_schema, grader
+from training.evaluate.votes import adaptive_consistency, early_stopping
+from training.learn.asking import Asked, fit_asking, gather, play_asking
+from training.learn.measures import mean_interval
+from training.learn.report import table
+
+EVERYBODY = "everybody"
+
+
+@dataclass
+class AskingOptions:
+    """Options of the cross-validation."""
+
+    traces: tuple[Path, ...]
+    """Folders of traces (or single segments)."""
+    out: Path = Path("runs/asking")
+    """Folder for `results.md`."""
+    agents: tuple[str, ...] = ()
+    """The team: only these agents of the traces. Default: the whole team."""
+    prices: dict[str, float] = field(default_factory=dict)
+    """Price of a token, by agent. Default: 1."""
+    cost: tuple[float, ...] = (0.005, 0.01, 0.02, 0.03, 0.05)
+    """Prices of 1,000 tokens, in accuracy. Of a call, where the traces report no tokens."""
+    wave: int = 1
+    """Agents asked at a time."""
+    answer: Literal["math", "choice", "text", "code"] = "math"
+    """How answers are compared with references."""
+    consensus: ConsensusName = "majority"
+    """How votes are counted."""
+    folds: int = 5
+    """Parts that the questions are split into."""
+    seeds: int = 3
+    """Splits into folds."""
+
+
+@dataclass
+class Answers:
+    """What a method gave, question by question, over all splits.
+
+    Attributes:
+        right: ``[n]``.
+        calls: Agents asked, ``[n]``.
+        spent: Tokens, each counted as often as its agent's price says, ``[n]``.
+        question: Number of the question, ``[n]``.
+    """
+
+    right: list[float] = field(default_factory=list)
+    calls: list[float] = field(default_factory=list)
+    spent: list[float] = field(default_factory=list)
+    question: list[int] = field(default_factory=list)
+
+    def add(self, right: Any, calls: Any, spent: Any, question: Sequence[int]) -> None:
+        """Add the results on some questions."""
+        for column, values in zip(
+            (self.right, self.calls, self.spent, self.question),
+            (right, calls, spent, question),
+            strict=True,
+        ):
+            column += [*values]
+
+
+def cross_validate(asked: Asked, options: AskingOptions) -> dict[str, Answers]:
+    """Return what every method gives on held-out questions."""
+    found: dict[str, Answers] = {}
+    price = {name: options.prices.get(name, 1.0) for name in asked.team}
+    size = len(asked)
+    for seed in range(options.seeds):
+        places = np.random.default_rng(seed).permutation(size) % options.folds
+        for fold in tqdm(range(options.folds), desc=f"split {seed}", leave=False):
+            held = np.flatnonzero(places == fold)
+            rest, test = asked.select(np.flatnonzero(places != fold)), asked.select(held)
+            record = {name: rest.of([name])[1].mean() for name in asked.team}
+            best_first = sorted(asked.team, key=lambda name: -record[name])
+
+            def add(
+                name: str,
+                right: NDArray[Any],
+                calls: NDArray[Any],
+                order: Sequence[str],
+                test: Asked = test,
+                held: NDArray[Any] = held,
+            ) -> None:
+                spent = np.cumsum([0.0, *(price[n] * test.tokens[n] for n in order)])[calls]
+                found.setdefault(name, Answers()).add(right, calls, spent, held.tolist())
+
+            for count in range(1, len(best_first) + 1):
+                name = EVERYBODY if count == len(best_first) else f"the best {count}"
+                name = "the best alone" if count == 1 else name
+                right = test.of(best_first[:count])[1]
+                add(name, right, np.full(len(held), count), best_first)
+            for name, method in _baselines(len(best_first), options).items():
+                add(name, *_play(test, best_first, method), best_first)
+            for cost in options.cost:
+                values = fit_asking(
+                    rest,
+                    prices=price,
+                    cost=cost,
+                    wave=options.wave,
+                    consensus=options.consensus,
+                )
+                right, calls = play_asking(test, values)
+                add(f"adaptive, cost {cost:g}", right, calls, values.order)
+    return found
+
+
+def _baselines(size: int, options: AskingOptions) -> dict[str, Any]:
+    rule = make_rule(options.consensus)[1]
+    return {
+        "adaptive consistency, .95": adaptive_consistency(0.95, size, rule),
+        "adaptive consistency, .8": adaptive_consistency(0.8, size, rule),
+        "early stopping, window of 2": early_stopping(2, size, rule),
+        "early stopping, window of 3": early_stopping(3, size, rule),
+    }
+
+
+def _play(test: Asked, order: Sequence[str], method: Any) -> tuple[NDArray[Any], NDArray[Any]]:
+    """Return whether a rule over sampled answers is right, and how many agents it asks."""
+    right, calls = np.zeros(len(test), bool), np.zeros(len(test), int)
+    for i, (episode, verdicts) in enumerate(zip(test.episodes, test.right, strict=True)):
+        agents = [{"name": name} for name in order]
+        result = method(episode.model_copy(update={"agents": agents}))
+        graded = dict(zip(episode.representatives, verdicts, strict=True))
+        right[i] = result.answer is not None and graded[result.answer]
+        calls[i] = result.calls
+    return right, calls
+
+
+def format_results(found: Mapping[str, Answers], asked: Asked) -> str:
+    """Return the table: accuracy, the difference to asking everybody, agents asked, and price."""
+    everybody = np.array(found[EVERYBODY].right, float)
+    rows = []
+    for name, answers in found.items():
+        right, question = np.array(answers.right, float), np.array(answers.question)
+        rows.append(
+            [
+                name,
+                f"{right.mean():.4f}",
+                "=" if name == EVERYBODY else mean_interval(right - everybody, question).short(),
+                f"{np.mean(answers.calls):.2f}",
+                f"{np.mean(answers.spent):.0f}",
+            ]
+        )
+    heading = ["method", "right", "against everybody", "agents asked", "priced tokens"]
+    return (
+        f"{len(asked)} questions, {len(asked.team)} agents: {', '.join(asked.team)}. "
+        f"{asked.left_out} episodes left out. Intervals are 95 %, over questions.\n\n"
+        f"{table(heading, rows)}\n"
+    )
+
+
+def main(options: AskingOptions) -> str:
+    """Run the cross-validation, and return its table.
+
+    Raises:
+        MPDFError: Traces cannot be read, or show no such team.
+    """
+    episodes = [episode for path in options.traces for episode in TraceReader(path)]
+    graded = grader(answer_schema(options.answer))
+    asked = gather(episodes, graded, make_rule(options.consensus)[1], options.agents)
+    text = format_results(cross_validate(asked, options), asked)
+    options.out.mkdir(parents=True, exist_ok=True)
+    (options.out / "results.md").write_text(text)
+    print(text)
+    return text
+
+
+if __name__ == "__main__":
+    try:
+        main(tyro.cli(AskingOptions, description=__doc__))
+    except (MPDFError, OSError) as error:
+        sys.exit(f"error: {error}")
+    except KeyboardInterrupt:
+        sys.exit("stopped")
