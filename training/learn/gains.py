@@ -69,7 +69,7 @@ def fit_gains(groups: Groups, calibration: Calibration, cost: float = 0.0) -> Ga
         healed=_fit_rate(views, agents, after, tried & (right == 0)),
         broken=_fit_rate(views, agents, 1 - after, tried & (right == 1)),
         rival=_fit_rate(views, agents, rival, known),
-        tokens=_mean_tokens(groups, refined),
+        tokens=_mean_tokens(groups, refined) or {"": DEFAULT_TOKENS},
         cost=cost,
         calibration=calibration,
         measured=measured,
@@ -133,13 +133,12 @@ def _fit_rate(
 def _mean_tokens(groups: Groups, refined: NDArray[np.bool_]) -> dict[str, float]:
     """Return the mean tokens of a REFINE by agent, and of all under ``""``.
 
-    Where the traces report none, nothing is known. Then the rule takes `DEFAULT_TOKENS`.
+    It is empty where the traces report none.
     """
     spent = np.where(refined & (groups.tokens > 0), groups.tokens, np.nan)
     found = {"": spent}
     found |= {name: spent[groups.agent == i] for i, name in enumerate(groups.agents)}
-    means = {k: float(np.nanmean(v)) for k, v in found.items() if np.isfinite(v).any()}
-    return means or {"": DEFAULT_TOKENS}
+    return {k: float(np.nanmean(v)) for k, v in found.items() if np.isfinite(v).any()}
 
 
 def _observed(

@@ -37,12 +37,19 @@ def recalibrate(
         options["calibration"] = calibration.model_dump()
     options["feature_version"] = FEATURE_VERSION
     responses = {i: calibration.apply(one) for i, one in episode.responses.items()}
-    changed = episode.model_copy(update={"responses": responses, "options": options})
+    return rebuild(episode.model_copy(update={"responses": responses, "options": options}), rule)
+
+
+def rebuild(changed: Episode, rule: ConsensusRule) -> Episode:
+    """Return an episode with all that follows from the confidences of its responses.
+
+    See `recalibrate`.
+    """
     rounds = holdings(changed)
-    tallies = [count_votes(held, rule, episode.representatives) for held in rounds]
+    tallies = [count_votes(held, rule, changed.representatives) for held in rounds]
     changed = changed.model_copy(update={"tallies": tallies})
     seen = {r: observations(changed, r) for r in range(1, len(rounds))}
-    turns = [_turn(t, rounds[t["round"] - 1], seen[t["round"]]) for t in episode.turns]
+    turns = [_turn(t, rounds[t["round"] - 1], seen[t["round"]]) for t in changed.turns]
     return changed.model_copy(update={"turns": turns})
 
 

@@ -1,0 +1,115 @@
+"""A critic that reads how a response looks: no call, no log-probabilities.
+
+Long, branching or hedging responses are more often wrong, and so are answers of an odd form. A
+logistic curve of the reasoning profile tells how probably a response is right, and every agent has
+a shift of its own. ``training/fit_rules.py`` fits it on graded traces, so it is calibrated for the
+agents and the kind of questions there. It serves teams whose endpoints give no log-probabilities,
+and recorded answers. A critic that sees the token probabilities knows more.
+"""
+
+import math
+import os
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated, Any, ClassVar, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from mpdf_langgraph.errors import RouterError
+from mpdf_langgraph.state import Response
+
+#: What the curve is of, by name. All but the last two are ``log(1 + value)``.
+PROFILE_FEATURES = (
+    "steps", "operators", "length", "hedges", "answer length", "question length",
+    "answer has blanks", "truncated",
+)  # fmt: skip
+
+
+def profile_features(question: str, response: Response) -> dict[str, float]:
+    """Return what the curve is of, for a response with an answer."""
+    profile, answer = response["profile"], response["answer"] or ""
+    counts = {
+        "steps": profile["steps"],
+        "operators": profile["operators"],
+        "length": profile["length"],
+        "hedges": profile["hedges"],
+        "answer length": len(answer),
+        "question length": len(question),
+    }
+    marks = {"answer has blanks": " " in answer.strip(), "truncated": profile["truncated"]}
+    return {name: math.log1p(count) for name, count in counts.items()} | {
+        name: float(mark) for name, mark in marks.items()
+    }
+
+
+class ProfileCurve(BaseModel):
+    """The fitted curve: what ``profile_critic.json`` holds.
+
+    Attributes:
+        format: Version of this form.
+        intercept: Log-odds of a response whose features are all 0.
+        weights: Of `PROFILE_FEATURES`, by name.
+        refined: What a refined response adds.
+        agents: What an agent adds, by name. An agent that is not there adds nothing.
+        auroc: How well it tells right responses from wrong ones, on held-out questions.
+        responses: What it was fitted on.
+    """
+
+    model_config = ConfigDict(frozen=True, allow_inf_nan=False, strict=True, extra="forbid")
+
+    format: Literal[1] = 1
+    intercept: float
+    weights: dict[str, float]
+    refined: float = 0.0
+    agents: dict[str, float] = {}
+    auroc: Annotated[float, Field(ge=0, le=1)] | None = None
+    responses: int = 0
+
+
+@dataclass(frozen=True)
+class ProfileCritic:
+    """Gives P(correct) from the reasoning profile (`Critic`). `load_profile_critic` makes one.
+
+    Attributes:
+        curve: The fitted curve.
+    """
+
+    curve: ProfileCurve = field(repr=False)
+    __name__: ClassVar[str] = "profile"
+
+    def __call__(self, question: str, response: Response) -> float | None:
+        """Return P(correct), None if the response has no answer."""
+        if response["answer"] is None:
+            return None
+        curve = self.curve
+        odds = curve.intercept + curve.agents.get(response["agent"], 0.0)
+        odds += curve.refined * (response["round"] > 0)
+        for name, value in profile_features(question, response).items():
+            odds += curve.weights.get(name, 0.0) * value
+        return 1 / (1 + math.exp(-odds)) if odds >= 0 else 1 - 1 / (1 + math.exp(odds))
+
+
+def load_profile_critic(path: str | os.PathLike[str]) -> ProfileCritic:
+    """Load the critic that ``training/fit_rules.py`` has written.
+
+    Args:
+        path: ``profile_critic.json``, or the folder that holds it.
+
+    Raises:
+        RouterError: There is no such file, or it is of another form.
+    """
+    file = Path(path)
+    file = file / "profile_critic.json" if file.is_dir() else file
+    try:
+        curve = ProfileCurve.model_validate_json(file.read_bytes())
+    except OSError as error:
+        raise RouterError(
+            f"no critic in {str(path)!r} ({error.strerror}). Give the folder that "
+            "training/fit_rules.py wrote"
+        ) from error
+    except ValidationError as error:
+        raise RouterError(f"{file} holds no curve: {error.errors()[0]['msg']}") from error
+    unknown: dict[str, Any] = {n: w for n, w in curve.weights.items() if n not in PROFILE_FEATURES}
+    if unknown:
+        raise RouterError(f"{file}: no feature is named {next(iter(unknown))!r}")
+    return ProfileCritic(curve)

@@ -1,0 +1,258 @@
+"""What would a policy have made of recorded debates? Cross-validation on their real outcomes.
+
+    python -m training.studies.debates --traces traces/ --out runs/debates
+
+The traces are debates (`collect.py --import` of a table with rounds). The questions are split into
+folds, several times. For each fold everything is learned from the other folds: the profile critic,
+and the rates of the expected-gain rule. Then the rule plays the held-out debates. A REFINE gives
+what the agent really said in that round. An agent that nobody asked again cannot refine. What an
+agent said in the second round was said to agents that had all refined, so the rule may refine in it
+only if everybody has refined in the first.
+
+Messages are proposals and refined answers.
+"""
+
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cache
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import tyro
+from tqdm import tqdm
+
+from mpdf_langgraph import TraceReader
+from mpdf_langgraph.calibration import Calibration
+from mpdf_langgraph.consensus import (
+    ConsensusRule,
+    concession,
+    confidence_weighted,
+    majority,
+    votes_of,
+)
+from mpdf_langgraph.errors import ConfigurationError, MPDFError
+from mpdf_langgraph.expected_gain import ExpectedGainRouter
+from mpdf_langgraph.observation import Situation, observe
+from mpdf_langgraph.rounds import after_move, is_settled
+from mpdf_langgraph.router import Router, ThresholdRouter, competences
+from mpdf_langgraph.state import ACTIONS, Response
+from mpdf_langgraph.traces.records import Episode
+from training.collect.team import answer_schema, grader
+from training.learn.dataset import make_groups
+from training.learn.gains import fit_gains
+from training.learn.measures import mean_interval
+from training.learn.profile_fit import criticise, fit_profile, gather_looks
+from training.learn.report import table
+from training.learn.rewards import Grader
+
+BARS, GAPS = (0.1, 0.2, 0.3, 0.5, 0.7, 0.9), (0.0, 0.1)
+FIRST, RECORDED = "vote of the first answers", "the debate as recorded"
+
+
+@dataclass
+class DebateOptions:
+    """Options of the cross-validation."""
+
+    traces: tuple[Path, ...]
+    """Folders of traces (or single segments)."""
+    out: Path = Path("runs/debates")
+    """Folder for `results.md`."""
+    answer: Literal["math", "choice", "text", "code"] = "math"
+    """How answers are compared with references."""
+    cost: float = 0.0
+    """Price of 1,000 tokens, in accuracy. Of a message, where the traces report no tokens."""
+    folds: int = 5
+    """Parts that the questions are split into."""
+    seeds: int = 3
+    """Splits into folds."""
+
+
+@dataclass
+class Played:
+    """What a method gave, question by question, over all splits."""
+
+    right: list[float] = field(default_factory=list)
+    messages: list[float] = field(default_factory=list)
+    question: list[int] = field(default_factory=list)
+    actions: dict[str, int] = field(default_factory=dict)
+
+    def add(self, right: bool, messages: int, question: int) -> None:
+        """Add the result on a question."""
+        self.right.append(float(right))
+        self.messages.append(messages)
+        self.question.append(question)
+
+
+def last_round(episode: Episode) -> int:
+    """Return the last round in which somebody answered again."""
+    return max(response["round"] for response in episode.responses.values())
+
+
+def play(
+    episode: Episode, router: Router, rule: ConsensusRule, counted: dict[str, int] | None = None
+) -> tuple[int | None, int]:
+    """Return the cluster that the group ends with, and the number of messages.
+
+    Args:
+        episode: The recorded debate.
+        router: Decides for the team's agents.
+        rule: How votes are counted.
+        counted: Takes up how often each action was taken.
+    """
+    team, said = episode.team, episode.responses
+    held: dict[str, Response | None] = {name: said.get(f"{name}@0") for name in team}
+    previous: dict[str, int | None] = {}
+    messages, everybody = sum(one is not None for one in held.values()), True
+    for round_ in range(1, last_round(episode) + 1):
+        if is_settled(held, rule(votes_of(held))) or not everybody:
+            break
+        prior = competences(episode.agents)
+        limit = episode.options["max_rounds"]
+        seen = observe(Situation(held, previous, prior, round_, limit))
+        targets = {name: concession(held, name) for name in team}
+        drawn = {name: said.get(f"{name}@{round_}") for name in team}
+        masks = [[True, drawn[n] is not None, targets[n] is not None] for n in team]
+        rows = router.decide([seen[name] for name in team], masks)
+        moved = dict(held)
+        by_id = {one["id"]: one for one in held.values() if one is not None}
+        for name, row in zip(team, rows, strict=True):
+            action = ACTIONS[int(np.argmax(row))]
+            target = targets[name]
+            moved[name] = after_move(
+                action,
+                held[name],
+                drawn=drawn[name] if action == "REFINE" else None,
+                target=by_id[target] if target else None,
+            )
+            messages += action == "REFINE"
+            everybody &= action == "REFINE"
+            if counted is not None:
+                counted[action] = counted.get(action, 0) + 1
+        previous = {name: one["cluster"] if one else None for name, one in held.items()}
+        held = moved
+    return rule(votes_of(held)), messages
+
+
+def vote_of_round(episode: Episode, round_: int, rule: ConsensusRule) -> int | None:
+    """Return the cluster that the answers of a round elect."""
+    return rule(
+        votes_of({name: episode.responses.get(f"{name}@{round_}") for name in episode.team})
+    )
+
+
+def cross_validate(
+    episodes: Sequence[Episode], graded: Grader, options: DebateOptions
+) -> dict[str, Played]:
+    """Return what every method gives on held-out questions."""
+    found: dict[str, Played] = {}
+    right = [[graded(a, str(e.reference)) for a in e.representatives] for e in episodes]
+
+    def is_right(number: int, cluster: int | None) -> bool:
+        return cluster is not None and right[number][cluster]
+
+    for seed in range(options.seeds):
+        places = np.random.default_rng(seed).permutation(len(episodes)) % options.folds
+        for fold in tqdm(range(options.folds), desc=f"split {seed}"):
+            rest = [e for e, place in zip(episodes, places, strict=True) if place != fold]
+            critic = fit_profile(gather_looks(rest, graded))
+            learned = [criticise(e, critic, "confidence", confidence_weighted) for e in rest]
+            gains = fit_gains(make_groups(learned, graded), Calibration({}), options.cost)
+            tuned = _tune(learned, graded)
+            routers: dict[str, Callable[[Episode], Router]] = {
+                "weighted vote of the first answers": lambda _: ThresholdRouter(0.0, 1.0),
+                "expected gain": lambda e, g=gains: ExpectedGainRouter(g).for_team(e.team),
+                "threshold, tuned": lambda _, r=tuned: r,
+            }
+            for number in np.flatnonzero(places == fold).tolist():
+                episode = episodes[number]
+                count, last = len(episode.team), last_round(episode)
+                spoken = len(episode.responses)
+                for name, round_, messages in ((FIRST, 0, count), (RECORDED, last, spoken)):
+                    won = is_right(number, vote_of_round(episode, round_, majority))
+                    found.setdefault(name, Played()).add(won, messages, number)
+                judged = criticise(episode, critic, "confidence", confidence_weighted)
+                for name, make in routers.items():
+                    method = found.setdefault(name, Played())
+                    won_by, messages = play(
+                        judged, make(judged), confidence_weighted, method.actions
+                    )
+                    method.add(is_right(number, won_by), messages, number)
+                best = any(is_right(number, r["cluster"]) for r in episode.responses.values())
+                found.setdefault("any answer right (a bound)", Played()).add(best, spoken, number)
+    return found
+
+
+def _tune(learned: Sequence[Episode], graded: Grader) -> ThresholdRouter:
+    """Return the threshold rule that answers most of these questions."""
+    known = cache(graded)
+
+    def accuracy(router: ThresholdRouter) -> float:
+        won = [play(e, router, confidence_weighted)[0] for e in learned]
+        return sum(
+            w is not None and known(e.representatives[w], str(e.reference))
+            for w, e in zip(won, learned, strict=True)
+        )
+
+    return max((ThresholdRouter(bar, gap) for bar in BARS for gap in GAPS), key=accuracy)
+
+
+def format_results(found: Mapping[str, Played], count: int) -> str:
+    """Return the table."""
+    first, recorded = (np.array(found[name].right) for name in (FIRST, RECORDED))
+    rows = []
+    for name, played in found.items():
+        right, question = np.array(played.right), np.array(played.question)
+        total = sum(played.actions.values())
+        shares = [f"{played.actions.get(a, 0) / total:.0%}" if total else "–" for a in ACTIONS]
+        rows.append(
+            [
+                name,
+                f"{right.mean():.4f}",
+                "=" if name == FIRST else mean_interval(right - first, question).short(),
+                "=" if name == RECORDED else mean_interval(right - recorded, question).short(),
+                f"{np.mean(played.messages):.2f}",
+                *shares,
+            ]
+        )
+    heading = [
+        "method",
+        "right",
+        "against the first vote",
+        "against the debate",
+        "messages",
+        *ACTIONS,
+    ]
+    return f"{count} debates. Intervals are 95 %, over questions.\n\n{table(heading, rows)}\n"
+
+
+def main(options: DebateOptions) -> str:
+    """Run the cross-validation, and return its table.
+
+    Raises:
+        MPDFError: Traces cannot be read, or hold no debate.
+    """
+    graded: Any = grader(answer_schema(options.answer))
+    episodes = [
+        episode
+        for path in options.traces
+        for episode in TraceReader(path)
+        if episode.reference is not None and len(episode.team) > 1
+    ]
+    if not any(last_round(episode) for episode in episodes):
+        raise ConfigurationError("the traces hold no debate with a reference")
+    text = format_results(cross_validate(episodes, cache(graded), options), len(episodes))
+    options.out.mkdir(parents=True, exist_ok=True)
+    (options.out / "results.md").write_text(text)
+    print(text)
+    return text
+
+
+if __name__ == "__main__":
+    try:
+        main(tyro.cli(DebateOptions, description=__doc__))
+    except (MPDFError, OSError) as error:
+        sys.exit(f"error: {error}")
+    except KeyboardInterrupt:
+        sys.exit("stopped")
