@@ -29,6 +29,7 @@ from mpdf_langgraph.models.endpoints import EndpointStatus, check_endpoint, vllm
 from mpdf_langgraph.models.recorded import RecordedChatModel
 from mpdf_langgraph.nodes.outcome import merge_deliberations
 from mpdf_langgraph.nodes.settings import Unsure
+from mpdf_langgraph.profile_critic import load_profile_critic
 from mpdf_langgraph.prompts import Prompts
 from mpdf_langgraph.recruiting import AdaptiveRecruiting, load_recruiting
 from mpdf_langgraph.router import Router, ThresholdRouter
@@ -97,6 +98,7 @@ __all__ = [
     "create_deliberation",
     "force_actions",
     "load_expected_gain",
+    "load_profile_critic",
     "load_recruiting",
     "load_router",
     "merge_deliberations",

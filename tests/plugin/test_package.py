@@ -24,7 +24,7 @@ LAYERS = [
     "options frames runtime.retries",
     "prompts calibration response_profile models rounds runtime fork",
     "consensus",
-    "answers observation recruiting",
+    "answers observation recruiting profile_critic",
     "history expected_gain",
     "replies verdicts",
     "agents router tool traces",

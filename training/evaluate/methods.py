@@ -27,7 +27,7 @@ from typing import Literal
 
 from mpdf_langgraph import ConfigurationError, Episode, ThresholdRouter
 from mpdf_langgraph.consensus import ConsensusRule, confidence_weighted, majority, make_rule
-from mpdf_langgraph.router import Router, make_router
+from mpdf_langgraph.router import Router, for_team, make_router
 from training.collect.questions import Question
 from training.evaluate import rivals
 from training.evaluate.bench import VOTES, Bench, Seeded
@@ -116,7 +116,8 @@ class Play:
             seed: The seed of the options.
         """
         if label not in self._routed:
-            seeded = Seeded(router, f"{seed}/{label}/{self.question.id}")
+            bound = for_team(router, [agent.name for agent in self.bench.agents])
+            seeded = Seeded(bound, f"{seed}/{label}/{self.question.id}")
             self._routed[label] = await self.bench.deliberate(self.question, router=seeded)
         return self._routed[label]
 

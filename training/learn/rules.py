@@ -2,20 +2,24 @@
 
     python training/fit_rules.py --traces traces/ --out rules/mine
 
-It reads the traces that `fit_router.py` reads, and writes three files:
+It reads the traces that `fit_router.py` reads, and writes these files:
 
+    profile_critic.json  P(correct) from how a response looks, where the traces hold no confidence:
+                         `load_profile_critic` makes a critic of it
     expected_gain.json   when an agent should refine: `load_expected_gain` makes a router of it
     recruiting.json      whom to ask, and when to stop asking: `load_recruiting` reads it
     report.md            what was measured, as tables that a person can check
 
-The first needs traces that show what REFINE leads to: collect them with `alternatives`, or import
-debates. The second needs traces in which everybody was asked. What cannot be measured is left out,
-and the report says so. `python -m training.studies.asking` judges the second on held-out questions.
+The second needs traces that show what REFINE leads to: collect them with `alternatives`, or import
+debates. The third needs traces in which everybody was asked. What cannot be measured is left out,
+and the report says so. `python -m training.studies.asking` judges the third on held-out questions,
+`python -m training.studies.debates` the others.
 """
 
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 from typing import Literal
 
@@ -24,18 +28,25 @@ from pydantic import BaseModel
 
 from mpdf_langgraph import TraceReader
 from mpdf_langgraph.calibration import Calibration
-from mpdf_langgraph.consensus import make_rule
-from mpdf_langgraph.errors import ConfigurationError, MPDFError
+from mpdf_langgraph.errors import ConfigurationError, MPDFError, TraceError
 from mpdf_langgraph.recruiting import AskingValues
 from mpdf_langgraph.runtime.budget import prices_of
+from mpdf_langgraph.traces.records import Episode
 from training.collect.team import answer_schema, grader
 from training.learn.asking import describe_asking, fit_asking, gather
-from training.learn.calibrate import fit_calibration, read_judged
-from training.learn.dataset import check_answer, load
+from training.learn.calibrate import fit_calibration, judge
+from training.learn.dataset import check_answer, make_groups
 from training.learn.fit_config import read_labels
 from training.learn.gains import describe_gains, fit_gains
-from training.learn.rewards import REFINE, Grader
+from training.learn.profile_fit import criticise, fit_profile, gather_looks
+from training.learn.recalibrate import recalibrate
+from training.learn.rewards import REFINE, Grader, rule_of
 
+PROFILED = (
+    "These traces hold no confidence. So a critic that reads how a response looks was fitted "
+    "(`load_profile_critic`). Its AUROC on held-out questions is {auroc:.3f}. The rates below are "
+    "those of a team with this critic."
+)
 UNTOLD = (
     "Nobody refined in these traces, so nothing tells what REFINE leads to. Collect with "
     "alternatives, or import recorded debates (rows of round 1 and more)."
@@ -78,13 +89,22 @@ def fit_rules(options: RuleOptions) -> str:
     if options.cost < 0:
         raise ConfigurationError(f"--cost must be 0 or more, got {options.cost}")
     check_answer(options.traces, options.answer)
-    labels = read_labels(options.labels) if options.labels else None
-    graded = grader(answer_schema(options.answer))
-    judged = read_judged(options.traces, graded, labels)
-    calibration = fit_calibration(judged)
-    groups, report = load(options.traces, grader=graded, labels=labels, calibration=calibration)
+    labels = read_labels(options.labels) if options.labels else {}
+    graded = cache(grader(answer_schema(options.answer)))
+    recorded, left_out = read_graded(options.traces, labels)
     files: dict[str, BaseModel] = {}
-    parts = [f"# {options.out.resolve().name}", str(report), "## When to refine"]
+    read = f"{len(recorded)} episodes. Left out, without a reference or torn: {left_out}."
+    parts = [f"# {options.out.resolve().name}", read]
+    calibration = fit_calibration(judge(recorded, graded))
+    if has_confidence(recorded):
+        episodes = [recalibrate(e, calibration) for e in recorded]
+    else:
+        critic = fit_profile(gather_looks(recorded, graded))
+        files["profile_critic.json"] = critic.curve
+        episodes = [criticise(e, critic, str(e.options["consensus"]), rule_of(e)) for e in recorded]
+        parts += ["## Confidence", PROFILED.format(auroc=critic.curve.auroc)]
+    parts.append("## When to refine")
+    groups = make_groups(episodes, graded)
     refined = groups.rollout_mask & (groups.actions == REFINE)
     if refined.any():
         gains = fit_gains(groups, calibration, options.cost)
@@ -98,13 +118,13 @@ def fit_rules(options: RuleOptions) -> str:
         parts.append(UNTOLD)
     parts.append("## Whom to ask")
     try:
-        values = measure_asking(options, graded, labels, calibration)
+        values = measure_asking(options, episodes, graded)
     except ConfigurationError as error:
         parts.append(f"Nothing tells it: {error}.")
     else:
         files["recruiting.json"] = values
         parts.append(describe_asking(values))
-    if not files:
+    if not {"expected_gain.json", "recruiting.json"} & set(files):
         raise ConfigurationError("neither rule can be measured:\n" + "\n".join(parts[2:]))
     options.out.mkdir(parents=True, exist_ok=True)
     for name, content in files.items():
@@ -115,29 +135,48 @@ def fit_rules(options: RuleOptions) -> str:
     return text
 
 
+def read_graded(paths: Iterable[Path], labels: Mapping[str, str]) -> tuple[list[Episode], int]:
+    """Return the sound episodes with a reference, and the number of the others."""
+    kept: list[Episode] = []
+    left_out = 0
+    for path in paths:
+        reader = TraceReader(path)
+        for recorded in reader:
+            known = labels.get(recorded.id, recorded.reference)
+            try:
+                recalibrate(recorded, Calibration({}))  # a record that contradicts itself fails
+            except (TraceError, KeyError):
+                known = None
+            if known is None:
+                left_out += 1
+            else:
+                kept.append(recorded.model_copy(update={"reference": known}))
+        left_out += reader.counts["skipped"]
+    if not kept:
+        raise ConfigurationError("no episode has a reference")
+    return kept, left_out
+
+
+def has_confidence(episodes: Iterable[Episode]) -> bool:
+    """Tell whether a critic gave any confidence."""
+    critiques = (r["critique"] for e in episodes for r in e.responses.values())
+    return any(c is not None and c["confidence"] is not None for c in critiques)
+
+
 def measure_asking(
-    options: RuleOptions,
-    graded: Grader,
-    labels: Mapping[str, str] | None,
-    calibration: Calibration,
+    options: RuleOptions, episodes: Sequence[Episode], graded: Grader
 ) -> AskingValues:
     """Compute the values of asking on.
 
     Raises:
         ConfigurationError: No episode shows what everybody says.
     """
-    episodes, prices = [], dict(options.prices)
-    name = "majority"
-    for path in options.traces:
-        for recorded in TraceReader(path):
-            known = (labels or {}).get(recorded.id, recorded.reference)
-            name = str(recorded.options.get("consensus"))
-            for agent, price in prices_of(recorded.agents).items():
-                prices.setdefault(agent, price)
-            responses = {i: calibration.apply(one) for i, one in recorded.responses.items()}
-            changed = {"reference": known, "responses": responses}
-            episodes.append(recorded.model_copy(update=changed))
-    asked = gather(episodes, graded, make_rule(name)[1], options.agents)
+    prices = dict(options.prices)
+    for episode in episodes:
+        for agent, price in prices_of(episode.agents).items():
+            prices.setdefault(agent, price)
+    name = str(episodes[-1].options["consensus"])
+    asked = gather(episodes, graded, rule_of(episodes[-1]), options.agents)
     return fit_asking(asked, prices=prices, cost=options.cost, wave=options.wave, consensus=name)
 
 

@@ -36,7 +36,7 @@ from mpdf_langgraph.errors import ConfigurationError, MPDFError
 from mpdf_langgraph.expected_gain import ExpectedGainRouter
 from mpdf_langgraph.observation import Situation, observe
 from mpdf_langgraph.rounds import after_move, is_settled
-from mpdf_langgraph.router import Router, ThresholdRouter, competences
+from mpdf_langgraph.router import Router, ThresholdRouter, behaviour, competences
 from mpdf_langgraph.state import ACTIONS, Response
 from mpdf_langgraph.traces.records import Episode
 from training.collect.team import answer_schema, grader
@@ -117,8 +117,8 @@ def play(
         rows = router.decide([seen[name] for name in team], masks)
         moved = dict(held)
         by_id = {one["id"]: one for one in held.values() if one is not None}
-        for name, row in zip(team, rows, strict=True):
-            action = ACTIONS[int(np.argmax(row))]
+        for name, row, mask in zip(team, rows, masks, strict=True):
+            action = ACTIONS[int(np.argmax(behaviour(row, mask, 0.0)))]
             target = targets[name]
             moved[name] = after_move(
                 action,

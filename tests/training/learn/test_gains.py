@@ -73,22 +73,9 @@ def test_the_command_writes_what_can_be_loaded(tmp_path: Path) -> None:
     assert router.gains.tokens["ann"] > 0
 
 
-def test_traces_without_a_refine_are_refused(tmp_path: Path) -> None:
+def test_traces_that_tell_nothing_are_refused(tmp_path: Path) -> None:
     traces = tmp_path / "traces.jsonl"
-    played = [
-        e.model_copy(
-            update={
-                "turns": [
-                    {**t, "action": "PERSIST", "alternatives": [], "after": t["before"]}
-                    for t in e.turns
-                    if t["round"] == 1
-                ],
-                "tallies": [e.tallies[0], e.tallies[0]],
-            }
-        )
-        for e in episodes(HETERO, 12, alternatives=0)
-        if e.turns
-    ]
+    played = [e.model_copy(update={"reference": None}) for e in episodes(HETERO, 5)]
     traces.write_bytes(b"".join(b"\n" + e.to_json() for e in played))
-    with pytest.raises(ConfigurationError, match="nobody refined"):
+    with pytest.raises(ConfigurationError, match="no episode has a reference"):
         fit_rules(RuleOptions((traces,), tmp_path / "rules", answer="choice"))
