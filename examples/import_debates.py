@@ -61,6 +61,16 @@ def debate_rows(row: dict[str, Any]) -> Iterator[dict[str, Any]]:
             }
 
 
+def answer_rows(row: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    """Return the answers to a question, one by every agent under `answers`, as such rows.
+
+    The texts stay whole, so that a critic can read how they look.
+    """
+    for agent, text in row["answers"].items():
+        shared = {"question": row["question"], "reference": row["reference"]}
+        yield {**shared, "agent": agent, "response": text}
+
+
 @cache
 def is_right(answer: str | None, reference: str) -> bool:
     """Grade an answer. No answer is a wrong answer."""

@@ -20,6 +20,12 @@ EDGE = 1e-4
 STAGES: tuple[Literal["proposed", "refined"], ...] = ("proposed", "refined")
 
 
+def log_odds(probability: float) -> float:
+    """Return the log-odds of a probability, kept away from 0 and 1."""
+    clipped = min(max(probability, EDGE), 1 - EDGE)
+    return math.log(clipped / (1 - clipped))
+
+
 class Curve(BaseModel):
     """Platt scaling of a confidence: ``sigmoid(slope * logit(confidence) + shift)``.
 
@@ -40,8 +46,7 @@ class Curve(BaseModel):
 
     def __call__(self, confidence: float) -> float:
         """Return the calibrated confidence."""
-        clipped = min(max(confidence, EDGE), 1 - EDGE)
-        odds = self.slope * math.log(clipped / (1 - clipped)) + self.shift
+        odds = self.slope * log_odds(confidence) + self.shift
         # Two forms of the sigmoid. This one cannot overflow.
         return 1 / (1 + math.exp(-odds)) if odds >= 0 else 1 - 1 / (1 + math.exp(odds))
 

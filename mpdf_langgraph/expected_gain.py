@@ -21,7 +21,7 @@ from typing import Annotated, Any, Literal, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from mpdf_langgraph.calibration import EDGE, Calibration
+from mpdf_langgraph.calibration import Calibration, log_odds
 from mpdf_langgraph.errors import RouterError
 from mpdf_langgraph.observation import FEATURE_VERSION, feature
 from mpdf_langgraph.options import check_number
@@ -37,12 +37,6 @@ DEFAULT_HEALED, DEFAULT_BROKEN = 0.15, 0.45
 DEFAULT_TOKENS = 1000.0
 #: Gains closer to zero than this are rounding.
 TOLERANCE = 1e-9
-
-
-def log_odds(probability: float) -> float:
-    """Return the log-odds of a probability, kept away from 0 and 1."""
-    clipped = min(max(probability, EDGE), 1 - EDGE)
-    return math.log(clipped / (1 - clipped))
 
 
 def sigmoid(odds: float) -> float:

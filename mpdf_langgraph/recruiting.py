@@ -6,10 +6,10 @@ asking on would gain against its price, and stops asking where it gains less:
     V(s) = max( P(the leading answer is right | s),  E V(s', another agent asked) - its price )
 
 The state s is how the answers stand: how many agents were asked, how many gave the leading answer,
-and how many the runner-up. ``training/fit_rules.py`` computes the value backwards on graded traces
-in which everybody was asked. Without such values, the gain is bounded by the probability that the
-leading answer is overturned, which is the stopping rule of adaptive consistency (Aggarwal et al.,
-"Let's Sample Step by Step", 2023) in units of accuracy.
+how many the runner-up, and how sure the leading answer is. ``training/fit_rules.py`` computes the
+value backwards on graded traces in which everybody was asked. Without such values, the gain is
+bounded by the probability that the leading answer is overturned, which is the stopping rule of
+adaptive consistency (Aggarwal et al., "Let's Sample Step by Step", 2023) in units of accuracy.
 """
 
 import math
@@ -23,9 +23,10 @@ from typing import Annotated, Any, Literal, NamedTuple
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from mpdf_langgraph.calibration import log_odds
 from mpdf_langgraph.errors import ConfigurationError, RouterError
 from mpdf_langgraph.options import check_number
-from mpdf_langgraph.rounds import Held
+from mpdf_langgraph.rounds import Held, confidence_of
 
 #: Price of 1,000 tokens, in accuracy, where nothing else is said.
 DEFAULT_COST = 0.1
@@ -49,6 +50,17 @@ def stand_of(held: Held) -> Stand:
     votes = sorted(Counter(clusters).values(), reverse=True)
     first, second, *_ = [*votes, 0, 0]
     return Stand(first, second)
+
+
+def leading_confidence(held: Held, tally: Mapping[str, Any]) -> float | None:
+    """Return the confidence in the leading answer.
+
+    It is P(right) where the consensus rule gives it, else that of the surest response.
+    """
+    if (known := tally.get("probability")) is not None:
+        return float(known)
+    surest = next((r for r in held.values() if r and r["id"] == tally["response"]), None)
+    return None if surest is None else confidence_of(surest)
 
 
 def overturn_probability(stand: Stand) -> float:
@@ -75,6 +87,8 @@ class Stage(BaseModel):
             taken off.
         decisions: By stand: how many questions this was measured on.
         right: By stand: share of questions whose leading answer was right.
+        centre: By stand: mean log-odds of the confidence in the leading answer, of those known.
+        slope: What the gain changes where these log-odds are 1 higher.
     """
 
     model_config = ConfigDict(frozen=True, allow_inf_nan=False, strict=True, extra="forbid")
@@ -82,6 +96,16 @@ class Stage(BaseModel):
     gains: dict[str, float]
     decisions: dict[str, int]
     right: dict[str, Annotated[float, Field(ge=0, le=1)]]
+    centre: dict[str, float] = {}
+    slope: float = 0.0
+
+    def gain(self, stand: str, confidence: float | None) -> float | None:
+        """Return the gain of asking on, None if no question stood so."""
+        if stand not in self.gains:
+            return None
+        if confidence is None or stand not in self.centre:
+            return self.gains[stand]
+        return self.gains[stand] + self.slope * (log_odds(confidence) - self.centre[stand])
 
 
 class AskingValues(BaseModel):
@@ -190,14 +214,22 @@ class AdaptiveRecruiting:
         return list(team) if self.values is None else list(self.values.order)
 
     def weigh(
-        self, asked: int, stand: Stand, confidence: float | None, price: float, tokens: float
+        self,
+        asked: int,
+        stand: Stand,
+        *,
+        probability: float | None,
+        confidence: float | None,
+        price: float,
+        tokens: float,
     ) -> Worth:
         """Return what asking the next wave is worth.
 
         Args:
             asked: Number of agents asked so far.
             stand: How their answers stand.
-            confidence: P(the leading answer is right), where the consensus gives it.
+            probability: P(the leading answer is right), where the consensus rule gives it.
+            confidence: That in the leading answer, see `leading_confidence`.
             price: Summed price of the next wave's tokens.
             tokens: Mean tokens of a proposal so far.
         """
@@ -205,11 +237,11 @@ class AdaptiveRecruiting:
             return Worth(1.0, 0.0, "nobody has given an answer")
         if self.values is not None:
             stage, key = self.values.stages.get(str(asked)), f"{stand.leader}-{stand.runner_up}"
-            if stage is not None and key in stage.gains:
+            gain = None if stage is None else stage.gain(key, confidence)
+            if stage is not None and gain is not None:
                 share, count = stage.right[key], stage.decisions[key]
-                why = f"it was right in {share:.1%} of {count} such questions"
-                return Worth(stage.gains[key], 0.0, why)
-        doubt = overturn_probability(stand) if confidence is None else 1 - confidence
+                return Worth(gain, 0.0, f"it was right in {share:.1%} of {count} such questions")
+        doubt = overturn_probability(stand) if probability is None else 1 - probability
         charged = self.cost * price * tokens / 1000
         return Worth(doubt, charged, f"the chance that it is wrong is taken for {doubt:.3f}")
 

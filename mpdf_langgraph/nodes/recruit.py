@@ -7,7 +7,7 @@ from langgraph.types import Command
 
 from mpdf_langgraph.nodes.settings import Settings
 from mpdf_langgraph.nodes.task import assign, move_cost, send_tasks
-from mpdf_langgraph.recruiting import AdaptiveRecruiting, stand_of
+from mpdf_langgraph.recruiting import AdaptiveRecruiting, leading_confidence, stand_of
 from mpdf_langgraph.runtime import events
 from mpdf_langgraph.runtime.budget import BudgetShares, total_cost, total_usage
 from mpdf_langgraph.runtime.clock import clock_update, started_at
@@ -37,14 +37,16 @@ def recruit(settings: Settings, state: DeliberationState) -> Command[Literal["ag
     wave = order[: recruiting.wave]
     used, cost = total_usage(state), total_cost(state)
     proposals = max(1, len(state["responses"]))
-    stand = stand_of(held_responses(state))
+    held_now = held_responses(state)
+    stand = stand_of(held_now)
     tally: dict[str, Any] = {**state["tallies"][-1]}
     worth = recruiting.weigh(
         len(asked),
         stand,
-        tally.get("probability"),
-        sum(settings.agents[name].price for name in wave),
-        charged_tokens(used) / proposals,
+        probability=tally.get("probability"),
+        confidence=leading_confidence(held_now, tally),
+        price=sum(settings.agents[name].price for name in wave),
+        tokens=charged_tokens(used) / proposals,
     )
     shares = BudgetShares(settings.budget, used, started_at(state), cost)
     widened = cast(

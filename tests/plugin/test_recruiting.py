@@ -77,15 +77,52 @@ def test_the_chance_of_being_overturned_is_the_beta_posteriors(leader: int, runn
 
 def test_without_values_doubt_is_weighed_against_the_price() -> None:
     free = AdaptiveRecruiting(cost=0.0)
-    assert free.weigh(3, Stand(3, 0), None, 1.0, 300.0).pays
+    assert free.weigh(
+        3, Stand(3, 0), probability=None, confidence=None, price=1.0, tokens=300.0
+    ).pays
     dear = AdaptiveRecruiting(cost=0.1)  # 300 tokens at a price of 1 are worth .03
     for stand, pays in (((2, 0), True), ((4, 0), True), ((5, 0), False), ((5, 4), True)):
-        assert dear.weigh(9, Stand(*stand), None, 1.0, 300.0).pays == pays
+        assert (
+            dear.weigh(
+                9, Stand(*stand), probability=None, confidence=None, price=1.0, tokens=300.0
+            ).pays
+            == pays
+        )
     # What the consensus says of its answer comes first.
-    assert not dear.weigh(1, Stand(1, 0), 0.99, 1.0, 300.0).pays
-    assert dear.weigh(1, Stand(1, 0), 0.95, 1.0, 300.0).pays
-    assert not dear.weigh(1, Stand(1, 0), 0.95, 9.0, 300.0).pays
-    assert free.weigh(2, Stand(0, 0), None, 1.0, 0.0).pays  # nobody has an answer
+    assert not dear.weigh(
+        1, Stand(1, 0), probability=0.99, confidence=None, price=1.0, tokens=300.0
+    ).pays
+    assert dear.weigh(
+        1, Stand(1, 0), probability=0.95, confidence=None, price=1.0, tokens=300.0
+    ).pays
+    assert not dear.weigh(
+        1, Stand(1, 0), probability=0.95, confidence=None, price=9.0, tokens=300.0
+    ).pays
+    assert free.weigh(
+        2, Stand(0, 0), probability=None, confidence=None, price=1.0, tokens=0.0
+    ).pays  # nobody has an answer
+
+
+def test_a_sure_answer_stops_the_asking_where_a_doubtful_one_does_not() -> None:
+    stage = Stage(
+        gains={"1-0": 0.02},
+        decisions={"1-0": 9},
+        right={"1-0": 0.8},
+        centre={"1-0": 1.0},
+        slope=-0.1,
+    )
+    assert stage.gain("1-0", None) == 0.02
+    assert stage.gain("1-0", 0.5) == pytest.approx(0.12)
+    assert stage.gain("1-0", 0.9) < 0  # type: ignore[operator]
+    assert stage.gain("2-0", 0.9) is None
+    values = asking(["a0", "a1"], {}).model_copy(update={"stages": {"1": stage}})
+    for confidence, asked in ((0.9, 1), (0.5, 2)):
+        found = outcome(
+            team("4", "5"),
+            recruit=AdaptiveRecruiting(values=values),
+            critic=lambda question, response, c=confidence: c,
+        )
+        assert len(found["votes"]) == asked
 
 
 def test_wrong_options_are_refused(tmp_path: Path) -> None:

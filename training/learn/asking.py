@@ -9,25 +9,50 @@ is improved by swapping two of them, as long as that raises the value.
 
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import combinations
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from mpdf_langgraph.consensus import ConsensusRule, votes_of
+from mpdf_langgraph.calibration import log_odds
+from mpdf_langgraph.consensus import ConsensusRule, count_votes
 from mpdf_langgraph.errors import ConfigurationError
-from mpdf_langgraph.recruiting import AskingValues, Stage, stand_of
+from mpdf_langgraph.profile_critic import ProfileCritic
+from mpdf_langgraph.recruiting import AskingValues, Stage, leading_confidence, stand_of
 from mpdf_langgraph.state import Response, charged_tokens
 from mpdf_langgraph.traces.records import Episode
+from training.learn.profile_fit import with_confidence
 from training.learn.report import table
 from training.learn.rewards import Grader
 
+Array = NDArray[np.float64]
+
 PRETENDED = 5.0
 """Questions at the stage's mean that every stand is given beside its own."""
+RIDGE = 20.0
+"""Draws the slope of the confidence to 0, as this much spread of the log-odds at no slope would."""
 UNREPORTED_TOKENS = 1000.0
 """Tokens of every proposal where the traces report none: the price of 1,000 is that of a call."""
+
+
+class Part(NamedTuple):
+    """What a part of the team would answer.
+
+    Attributes:
+        stand: How its answers stand, as in `Stage`, ``[E]`` text.
+        right: The consensus is right, ``[E]`` bool.
+        sure: Log-odds of the confidence in it, ``[E]``. NaN: it is not known.
+    """
+
+    stand: NDArray[Any]
+    right: NDArray[Any]
+    sure: Array
+
+    def select(self, chosen: list[int]) -> "Part":
+        """Return some of the questions."""
+        return Part(*(column[chosen] for column in self))
 
 
 @dataclass
@@ -49,7 +74,7 @@ class Asked:
     rule: ConsensusRule
     tokens: dict[str, float]
     left_out: int = 0
-    _parts: dict[frozenset[str], tuple[NDArray[Any], NDArray[Any]]] = field(default_factory=dict)
+    _parts: dict[frozenset[str], Part] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.episodes)
@@ -57,12 +82,17 @@ class Asked:
     def select(self, places: Iterable[int]) -> "Asked":
         """Return some of the questions."""
         chosen = list(places)
-        parts = {key: (s[chosen], r[chosen]) for key, (s, r) in self._parts.items()}
+        parts = {key: part.select(chosen) for key, part in self._parts.items()}
         episodes, right = ([part[i] for i in chosen] for part in (self.episodes, self.right))
         return Asked(self.team, episodes, right, self.rule, self.tokens, self.left_out, parts)
 
-    def of(self, names: Iterable[str]) -> tuple[NDArray[Any], NDArray[Any]]:
-        """Return how the answers of some agents stand, ``[E]`` text, and if they are right."""
+    def judged_by(self, critic: ProfileCritic) -> "Asked":
+        """Return the same with another critic's confidences."""
+        episodes = [with_confidence(episode, critic) for episode in self.episodes]
+        return replace(self, episodes=episodes, _parts={})
+
+    def of(self, names: Iterable[str]) -> Part:
+        """Return what some of the agents would answer."""
         part = frozenset(names)
         if part not in self._parts:
             held = [
@@ -70,11 +100,19 @@ class Asked:
                 for e in self.episodes
             ]
             stands = ["{}-{}".format(*stand_of(one)) for one in held]
-            won = [
-                (cluster := self.rule(votes_of(one))) is not None and right[cluster]
-                for one, right in zip(held, self.right, strict=True)
+            tallies = [
+                count_votes(one, self.rule, e.representatives)
+                for one, e in zip(held, self.episodes, strict=True)
             ]
-            self._parts[part] = np.array(stands, object), np.array(won, bool)
+            right = [
+                tally["cluster"] is not None and verdicts[tally["cluster"]]
+                for tally, verdicts in zip(tallies, self.right, strict=True)
+            ]
+            known = [leading_confidence(*pair) for pair in zip(held, tallies, strict=True)]
+            sure = [np.nan if c is None else log_odds(c) for c in known]
+            self._parts[part] = Part(
+                np.array(stands, str), np.array(right, bool), np.array(sure, float)
+            )
         return self._parts[part]
 
 
@@ -146,7 +184,7 @@ def fit_asking(
     """
     price = {name: float((prices or {}).get(name, 1.0)) for name in asked.team}
     charge = {name: cost * price[name] * asked.tokens[name] / 1000 for name in asked.team}
-    alone = {n: float(asked.of([n])[1].mean()) - charge[n] for n in asked.team}
+    alone = {n: float(asked.of([n]).right.mean()) - charge[n] for n in asked.team}
     best = list(order) or sorted(asked.team, key=lambda n: -alone[n])
     value, stages = _stages(asked, best, charge, wave)
     improved = not order
@@ -158,11 +196,11 @@ def fit_asking(
             found, those = _stages(asked, swapped, charge, wave)
             if found > value + 1e-9:
                 best, value, stages, improved = swapped, found, those, True
-    everyone = asked.of(asked.team)[1]
+    everyone = asked.of(asked.team).right
     measured = {
         "questions": len(asked),
         "left out": asked.left_out,
-        "right alone": {n: float(asked.of([n])[1].mean()) for n in asked.team},
+        "right alone": {n: float(asked.of([n]).right.mean()) for n in asked.team},
         "everyone": float(everyone.mean()),
         "value": value,
     }
@@ -183,20 +221,29 @@ def _stages(
 ) -> tuple[float, dict[str, Stage]]:
     """Return the value of asking in an order, and the value of going on at every stage."""
     counts = [*range(wave, len(order), wave), len(order)]
-    value = asked.of(order)[1].astype(float)
+    value = asked.of(order).right.astype(float)
     stages: dict[str, Stage] = {}
     for now, following in zip(counts[-2::-1], counts[:0:-1], strict=True):
-        stands, right = asked.of(order[:now])
+        part = asked.of(order[:now])
         on = value - sum(charge[name] for name in order[now:following])
-        gained = on - right
-        keys, inverse, decisions = np.unique(
-            stands.astype(str), return_inverse=True, return_counts=True
-        )
+        gained = on - part.right
+        keys, inverse, decisions = np.unique(part.stand, return_inverse=True, return_counts=True)
         total = np.bincount(inverse, gained)
         gains = (total + PRETENDED * gained.mean()) / (decisions + PRETENDED)
-        shares = np.bincount(inverse, right) / decisions
-        value = np.where(gains[inverse] > 0, on, right)
+        shares = np.bincount(inverse, part.right) / decisions
+        known = np.isfinite(part.sure)
+        sure = np.where(known, part.sure, 0.0)
+        count = np.bincount(inverse, known)
+        centre = np.bincount(inverse, sure) / np.maximum(count, 1)
+        # The slope comes from questions that stand alike, so that it tells more than the stand.
+        apart = np.where(known, sure - centre[inverse], 0.0)
+        spread = (apart**2).sum()
+        slope = float((apart * (gained - (total / decisions)[inverse])).sum() / (spread + RIDGE))
+        expected = gains[inverse] + slope * apart
+        value = np.where(expected > 0, on, part.right)
         stages[str(now)] = Stage(
+            centre={k: float(c) for k, c, n in zip(keys.tolist(), centre, count, strict=True) if n},
+            slope=slope,
             gains=dict(zip(keys.tolist(), gains.tolist(), strict=True)),
             decisions=dict(zip(keys.tolist(), decisions.tolist(), strict=True)),
             right=dict(zip(keys.tolist(), shares.tolist(), strict=True)),
@@ -213,13 +260,22 @@ def play_asking(asked: Asked, values: AskingValues) -> tuple[NDArray[Any], NDArr
     used = np.zeros(len(asked), int)
     going = np.ones(len(asked), bool)
     for count in counts:
-        stands, won = asked.of(order[:count])
-        stage = values.stages.get(str(count))
-        pays = np.array([stage is not None and stage.gains.get(s, 1.0) > 0 for s in stands], bool)
+        part = asked.of(order[:count])
+        pays = _pays(values.stages.get(str(count)), part)
         ends = going & ~pays
-        right[ends], used[ends] = won[ends], count
+        right[ends], used[ends] = part.right[ends], count
         going &= pays
     return right, used
+
+
+def _pays(stage: Stage | None, part: Part) -> NDArray[Any]:
+    """Return whether asking on pays, ``[E]`` bool. It does where no question stood so."""
+    if stage is None:
+        return np.zeros(len(part.right), bool)
+    gains = [stage.gains.get(stand, 1.0) for stand in part.stand.tolist()]
+    centre = [stage.centre.get(stand, np.nan) for stand in part.stand.tolist()]
+    apart = np.nan_to_num(part.sure - np.array(centre))
+    return np.asarray(np.array(gains) + stage.slope * apart > 0)
 
 
 def describe_asking(values: AskingValues) -> str:

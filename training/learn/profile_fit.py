@@ -123,13 +123,8 @@ def _scores(curve: ProfileCurve, looks: Looks, rows: NDArray[Any]) -> Array:
     return np.asarray(looks.features[rows] @ slopes + own)
 
 
-def criticise(
-    episode: Episode, critic: ProfileCritic, consensus: str, rule: ConsensusRule
-) -> Episode:
-    """Return the episode as its graph would have recorded it with this critic and consensus rule.
-
-    What was done stays done, as in `recalibrate`.
-    """
+def with_confidence(episode: Episode, critic: ProfileCritic) -> Episode:
+    """Return the episode with this critic's confidence in every response, and nothing else new."""
 
     def judged(response: Response) -> Response:
         confidence = critic(episode.question, response)
@@ -138,6 +133,16 @@ def criticise(
         return Response({**response, "critique": verdict})
 
     responses = {i: judged(one) for i, one in episode.responses.items()}
+    return episode.model_copy(update={"responses": responses})
+
+
+def criticise(
+    episode: Episode, critic: ProfileCritic, consensus: str, rule: ConsensusRule
+) -> Episode:
+    """Return the episode as its graph would have recorded it with this critic and consensus rule.
+
+    What was done stays done, as in `recalibrate`.
+    """
     options = {**episode.options, "critic": "profile", "consensus": consensus}
-    changed = episode.model_copy(update={"responses": responses, "options": options})
+    changed = with_confidence(episode, critic).model_copy(update={"options": options})
     return rebuild(changed, rule)

@@ -5,13 +5,15 @@
 The traces must show what everybody proposed (`collect.py --import` makes such traces of a table of
 answers). The questions are split into folds, several times. For each fold the order of the agents
 and the values of asking on are measured on the other folds (`training.learn.asking`), at every
-price of `--cost`. Then all methods answer the held-out fold. The baselines ask in the order of the
+price of `--cost`. Traces without confidences get those of a profile critic, fitted on the other
+folds. Then all methods answer the held-out fold. The baselines ask in the order of the
 agents' records on the other folds, the best first.
 """
 
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 from typing import Any, Literal
 
@@ -27,7 +29,10 @@ from training.collect.team import answer_schema, grader
 from training.evaluate.votes import adaptive_consistency, early_stopping
 from training.learn.asking import Asked, fit_asking, gather, play_asking
 from training.learn.measures import mean_interval
+from training.learn.profile_fit import fit_profile, gather_looks
 from training.learn.report import table
+from training.learn.rewards import Grader
+from training.learn.rules import has_confidence
 
 EVERYBODY = "everybody"
 
@@ -84,17 +89,20 @@ class Answers:
             column += [*values]
 
 
-def cross_validate(asked: Asked, options: AskingOptions) -> dict[str, Answers]:
+def cross_validate(asked: Asked, options: AskingOptions, graded: Grader) -> dict[str, Answers]:
     """Return what every method gives on held-out questions."""
     found: dict[str, Answers] = {}
     price = {name: options.prices.get(name, 1.0) for name in asked.team}
-    size = len(asked)
+    size, sure = len(asked), has_confidence(asked.episodes)
     for seed in range(options.seeds):
         places = np.random.default_rng(seed).permutation(size) % options.folds
         for fold in tqdm(range(options.folds), desc=f"split {seed}", leave=False):
             held = np.flatnonzero(places == fold)
             rest, test = asked.select(np.flatnonzero(places != fold)), asked.select(held)
-            record = {name: rest.of([name])[1].mean() for name in asked.team}
+            if not sure:
+                critic = fit_profile(gather_looks(rest.episodes, graded))
+                rest, test = (part.judged_by(critic) for part in (rest, test))
+            record = {name: rest.of([name]).right.mean() for name in asked.team}
             best_first = sorted(asked.team, key=lambda name: -record[name])
 
             def add(
@@ -111,7 +119,7 @@ def cross_validate(asked: Asked, options: AskingOptions) -> dict[str, Answers]:
             for count in range(1, len(best_first) + 1):
                 name = EVERYBODY if count == len(best_first) else f"the best {count}"
                 name = "the best alone" if count == 1 else name
-                right = test.of(best_first[:count])[1]
+                right = test.of(best_first[:count]).right
                 add(name, right, np.full(len(held), count), best_first)
             for name, method in _baselines(len(best_first), options).items():
                 add(name, *_play(test, best_first, method), best_first)
@@ -180,9 +188,9 @@ def main(options: AskingOptions) -> str:
         MPDFError: Traces cannot be read, or show no such team.
     """
     episodes = [episode for path in options.traces for episode in TraceReader(path)]
-    graded = grader(answer_schema(options.answer))
+    graded = cache(grader(answer_schema(options.answer)))
     asked = gather(episodes, graded, make_rule(options.consensus)[1], options.agents)
-    text = format_results(cross_validate(asked, options), asked)
+    text = format_results(cross_validate(asked, options, graded), asked)
     options.out.mkdir(parents=True, exist_ok=True)
     (options.out / "results.md").write_text(text)
     print(text)

@@ -15,6 +15,7 @@ from training.learn.asking import Asked, describe_asking, fit_asking, gather, pl
 from training.learn.rules import RuleOptions, fit_rules
 from training.studies import asking as study
 
+ANY = {"probability": None, "confidence": None, "price": 1.0, "tokens": 0.0}
 CHOICE = ChoiceAnswer(4)
 RIGHT = {"ann": 0.7, "bo": 0.7, "cy": 0.7, "dan": 0.3}
 
@@ -82,7 +83,7 @@ def test_the_graph_decides_as_the_values_say(asked: Asked) -> None:
     for number, stage in values.stages.items():
         for key, gain in stage.gains.items():
             leader, runner_up = map(int, key.split("-"))
-            worth = recruiting.weigh(int(number), Stand(leader, runner_up), None, 1.0, 0.0)
+            worth = recruiting.weigh(int(number), Stand(leader, runner_up), **ANY)
             assert worth.pays == (gain > 0 or leader == 0)
 
 
