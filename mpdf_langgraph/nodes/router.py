@@ -185,22 +185,22 @@ def _decide(settings: Settings, state: DeliberationState) -> Command[NextOfRoute
         if action == "REFINE" or extra:
             task = assignments[name]
             tasks.append(Assignment({**task, "act": action == "REFINE", "alternatives": extra}))
-        turns.append(
-            Turn(
-                agent=name,
-                round=round_,
-                observation=observations[name],
-                mask=mask,
-                probabilities=probabilities,
-                action=action,
-                before=state["held"][name],
-                after=None,
-                target=targets[name],
-                alternatives=[f"{name}@{round_}+{k}" for k in range(1, extra + 1)],
-                blocked=limit,
-                **({"estimates": estimated} if estimated else {}),
-            )
+        turn = Turn(
+            agent=name,
+            round=round_,
+            observation=observations[name],
+            mask=mask,
+            probabilities=probabilities,
+            action=action,
+            before=state["held"][name],
+            after=None,
+            target=targets[name],
+            alternatives=[f"{name}@{round_}+{k}" for k in range(1, extra + 1)],
+            blocked=limit,
         )
+        if estimated:
+            turn["estimates"] = estimated
+        turns.append(turn)
     for turn in turns:
         events.emit_decision(header["id"], turn, held)
     update = {

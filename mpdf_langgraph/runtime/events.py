@@ -45,8 +45,7 @@ def emit_recruit(episode: str, recruit: Recruit) -> None:
     said = ", ".join(recruit["next"])
     text = f"{said} is asked, too" if said else f"nobody else is asked ({recruit['why']})"
     keys: dict[str, Any] = {
-        key: recruit[key]  # type: ignore[literal-required]
-        for key in ("asked", "next", "waiting", "gain", "price", "why")
+        key: recruit[key] for key in ("asked", "next", "waiting", "gain", "price", "why")
     }
     _emit("recruited", episode, 0, text, **keys)
 

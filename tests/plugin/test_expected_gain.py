@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from langgraph.checkpoint.memory import InMemorySaver
 
 from mpdf_langgraph import Agent, Episode, MathAnswer, RouterError, create_deliberation
+from mpdf_langgraph.calibration import log_odds
 from mpdf_langgraph.expected_gain import (
     DEFAULT,
     STANDINGS,
@@ -17,7 +18,6 @@ from mpdf_langgraph.expected_gain import (
     Gains,
     Rate,
     load_expected_gain,
-    log_odds,
     view_of,
 )
 from mpdf_langgraph.observation import INDEX, NAMES

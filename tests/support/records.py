@@ -111,6 +111,7 @@ def state(**channels: Any) -> DeliberationState:
         "tallies": [],
         "judge_usage": no_usage(),
         "interventions": [],
+        "recruits": [],
         "clock": {"paused": 0.0, "at": 0.0},
     }
     return DeliberationState(**{**plain, **channels})

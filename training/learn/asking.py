@@ -83,8 +83,8 @@ class Asked:
         """Return some of the questions."""
         chosen = list(places)
         parts = {key: part.select(chosen) for key, part in self._parts.items()}
-        episodes, right = ([part[i] for i in chosen] for part in (self.episodes, self.right))
-        return Asked(self.team, episodes, right, self.rule, self.tokens, self.left_out, parts)
+        episodes, right = [self.episodes[i] for i in chosen], [self.right[i] for i in chosen]
+        return replace(self, episodes=episodes, right=right, _parts=parts)
 
     def judged_by(self, critic: ProfileCritic) -> "Asked":
         """Return the same with another critic's confidences."""
@@ -142,7 +142,7 @@ def gather(
         else:
             usable.append(episode)
     teams = Counter(tuple(e.team) for e in usable)
-    chosen = list(team) or list(max(teams, key=teams.__getitem__, default=()))
+    chosen = list(team) or [name for found, _ in teams.most_common(1) for name in found]
     kept = [e for e in usable if (set(chosen) <= set(e.team) if team else e.team == chosen)]
     left_out += len(usable) - len(kept)
     if not kept or len(chosen) < 2:

@@ -14,14 +14,13 @@ from numpy.typing import NDArray
 from scipy.optimize import minimize
 from scipy.special import expit
 
-from mpdf_langgraph.calibration import Calibration
+from mpdf_langgraph.calibration import Calibration, log_odds
 from mpdf_langgraph.expected_gain import (
     DEFAULT_TOKENS,
     STANDINGS,
     Gains,
     Rate,
     View,
-    log_odds,
     view_of,
 )
 from mpdf_langgraph.state import Observation

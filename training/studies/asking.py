@@ -35,6 +35,7 @@ from training.learn.rewards import Grader
 from training.learn.rules import has_confidence
 
 EVERYBODY = "everybody"
+PLAIN = "everybody, without the profile critic"
 
 
 @dataclass
@@ -81,12 +82,10 @@ class Answers:
 
     def add(self, right: Any, calls: Any, spent: Any, question: Sequence[int]) -> None:
         """Add the results on some questions."""
-        for column, values in zip(
-            (self.right, self.calls, self.spent, self.question),
-            (right, calls, spent, question),
-            strict=True,
-        ):
-            column += [*values]
+        self.right += [*right]
+        self.calls += [*calls]
+        self.spent += [*spent]
+        self.question += [*question]
 
 
 def cross_validate(asked: Asked, options: AskingOptions, graded: Grader) -> dict[str, Answers]:
@@ -121,6 +120,9 @@ def cross_validate(asked: Asked, options: AskingOptions, graded: Grader) -> dict
                 name = "the best alone" if count == 1 else name
                 right = test.of(best_first[:count]).right
                 add(name, right, np.full(len(held), count), best_first)
+            if not sure:
+                everyone = np.full(len(held), len(best_first))
+                add(PLAIN, asked.select(held).of(best_first).right, everyone, best_first)
             for name, method in _baselines(len(best_first), options).items():
                 add(name, *_play(test, best_first, method), best_first)
             for cost in options.cost:

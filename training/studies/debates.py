@@ -13,7 +13,7 @@ Messages are proposals and refined answers.
 """
 
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
@@ -36,7 +36,14 @@ from mpdf_langgraph.errors import ConfigurationError, MPDFError
 from mpdf_langgraph.expected_gain import ExpectedGainRouter
 from mpdf_langgraph.observation import Situation, observe
 from mpdf_langgraph.rounds import after_move, is_settled
-from mpdf_langgraph.router import Router, ThresholdRouter, behaviour, competences
+from mpdf_langgraph.router import (
+    Router,
+    ThresholdRouter,
+    behaviour,
+    competences,
+    for_team,
+    make_router,
+)
 from mpdf_langgraph.state import ACTIONS, Response
 from mpdf_langgraph.traces.records import Episode
 from training.collect.team import answer_schema, grader
@@ -49,6 +56,7 @@ from training.learn.rewards import Grader
 
 BARS, GAPS = (0.1, 0.2, 0.3, 0.5, 0.7, 0.9), (0.0, 0.1)
 FIRST, RECORDED = "vote of the first answers", "the debate as recorded"
+WEIGHTED = "weighted vote of the first answers"
 
 
 @dataclass
@@ -114,7 +122,7 @@ def play(
         targets = {name: concession(held, name) for name in team}
         drawn = {name: said.get(f"{name}@{round_}") for name in team}
         masks = [[True, drawn[n] is not None, targets[n] is not None] for n in team]
-        rows = router.decide([seen[name] for name in team], masks)
+        rows = for_team(router, team).decide([seen[name] for name in team], masks)
         moved = dict(held)
         by_id = {one["id"]: one for one in held.values() if one is not None}
         for name, row, mask in zip(team, rows, masks, strict=True):
@@ -159,11 +167,10 @@ def cross_validate(
             critic = fit_profile(gather_looks(rest, graded))
             learned = [criticise(e, critic, "confidence", confidence_weighted) for e in rest]
             gains = fit_gains(make_groups(learned, graded), Calibration({}), options.cost)
-            tuned = _tune(learned, graded)
-            routers: dict[str, Callable[[Episode], Router]] = {
-                "weighted vote of the first answers": lambda _: ThresholdRouter(0.0, 1.0),
-                "expected gain": lambda e, g=gains: ExpectedGainRouter(g).for_team(e.team),
-                "threshold, tuned": lambda _, r=tuned: r,
+            routers: dict[str, Router] = {
+                WEIGHTED: make_router("always-persist"),
+                "expected gain": ExpectedGainRouter(gains),
+                "threshold, tuned": _tune(learned, graded),
             }
             for number in np.flatnonzero(places == fold).tolist():
                 episode = episodes[number]
@@ -173,11 +180,9 @@ def cross_validate(
                     won = is_right(number, vote_of_round(episode, round_, majority))
                     found.setdefault(name, Played()).add(won, messages, number)
                 judged = criticise(episode, critic, "confidence", confidence_weighted)
-                for name, make in routers.items():
+                for name, router in routers.items():
                     method = found.setdefault(name, Played())
-                    won_by, messages = play(
-                        judged, make(judged), confidence_weighted, method.actions
-                    )
+                    won_by, messages = play(judged, router, confidence_weighted, method.actions)
                     method.add(is_right(number, won_by), messages, number)
                 best = any(is_right(number, r["cluster"]) for r in episode.responses.values())
                 found.setdefault("any answer right (a bound)", Played()).add(best, spoken, number)

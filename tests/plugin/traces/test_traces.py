@@ -477,16 +477,16 @@ def test_a_checkpointer_is_as_good_a_source(tmp_path: Path) -> None:
 
 def test_record_is_plain_json(episodes: list[Episode]) -> None:
     record = orjson.loads(episodes[0].to_json())
-    assert record["schema_version"] == 3
+    assert record["schema_version"] == 4
     assert Episode.model_validate(record) == episodes[0]
 
 
-@pytest.mark.parametrize("version", [1, 2])
+@pytest.mark.parametrize("version", [1, 2, 3])
 def test_records_of_earlier_versions_are_read(
     tmp_path: Path, episodes: list[Episode], version: int
 ) -> None:
-    """Those were written before anybody could intervene or attach an image."""
-    added = {1: ["interventions", "attachments"], 2: ["attachments"]}[version]
+    """They were written before anybody could intervene, attach an image, or be left unasked."""
+    added = ["interventions", "attachments", "recruits"][version - 1 :]
     lines = []
     for episode in episodes:
         record = orjson.loads(episode.to_json())
@@ -494,7 +494,7 @@ def test_records_of_earlier_versions_are_read(
         lines.append(orjson.dumps({**record, "schema_version": version}))
     (tmp_path / "old.jsonl").write_bytes(b"\n" + b"\n".join(lines))
     reader = TraceReader(tmp_path)
-    assert [e.model_copy(update={"schema_version": 3}) for e in reader] == episodes
+    assert [e.model_copy(update={"schema_version": 4}) for e in reader] == episodes
     assert reader.counts == {"read": len(episodes)}
 
 
