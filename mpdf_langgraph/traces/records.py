@@ -86,8 +86,8 @@ class Episode(BaseModel):
     @property
     def team(self) -> list[str]:
         """Names of the agents that were asked, in the team's order."""
-        asked = self.tallies[0]["votes"] if self.tallies else {}
-        return [agent["name"] for agent in self.agents if agent["name"] in asked]
+        waiting = self.recruits[-1]["waiting"] if self.recruits else []
+        return [agent["name"] for agent in self.agents if agent["name"] not in waiting]
 
     @field_validator("agents", "options", "outcome")
     @classmethod
