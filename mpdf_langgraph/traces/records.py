@@ -16,9 +16,10 @@ from mpdf_langgraph.state import Consensus, DeliberationState, Failure, Interven
 
 #: Version 2 added `interventions`. Records without it are read as if nobody had intervened.
 #: Version 3 added `attachments`, and `thought` and `refused` to responses that have them.
-SCHEMA_VERSION = 3
+#: Version 4 added `category`, and `probability` to the tallies of rules that give one.
+SCHEMA_VERSION = 4
 
-READABLE_VERSIONS = (1, 2, 3)
+READABLE_VERSIONS = (1, 2, 3, 4)
 
 #: A record nests no deeper than this: json and Python have a limit of their own.
 DEEPEST = 64
@@ -47,6 +48,7 @@ class Episode(BaseModel):
         interventions: What a person did, and actions forced at a fork.
         attachments: What came with the question beside its text, such as ``"image"``; the record
             does not hold them.
+        category: Of the question, if one was given.
         outcome: What the caller got (`deliberation` in the graph's output).
     """
 
@@ -70,6 +72,7 @@ class Episode(BaseModel):
     tallies: list[Consensus]
     interventions: list[Intervention] = []
     attachments: list[str] = []
+    category: str | None = None
     outcome: dict[str, Any]
 
     @field_validator("agents", "options", "outcome")
@@ -128,6 +131,7 @@ class Episode(BaseModel):
                 tallies=state["tallies"],
                 interventions=state.get("interventions", []),
                 attachments=kinds_of(header.get("attachments", [])),
+                category=header.get("category"),
                 outcome=outcome,
             )
         except (ValidationError, RecursionError) as error:

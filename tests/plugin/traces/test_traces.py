@@ -216,7 +216,7 @@ def test_duplicates_are_dropped_and_counted(tmp_path: Path, episodes: list[Episo
         (b"[" * 5000, "torn record"),
         (b"[]", "schema version None"),
         (b"null", "schema version None"),
-        (b'{"schema_version": 99}', "schema version 99, but this release reads versions 1 to 3"),
+        (b'{"schema_version": 99}', "schema version 99, but this release reads versions 1 to 4"),
         (b'{"schema_version": 1, "id": "x"}', "invalid record"),
     ],
     ids=["word", "bytes", "zeros", "deep", "list", "null", "version", "incomplete"],
@@ -477,7 +477,7 @@ def test_a_checkpointer_is_as_good_a_source(tmp_path: Path) -> None:
 
 def test_record_is_plain_json(episodes: list[Episode]) -> None:
     record = orjson.loads(episodes[0].to_json())
-    assert record["schema_version"] == 3
+    assert record["schema_version"] == 4
     assert Episode.model_validate(record) == episodes[0]
 
 
@@ -494,7 +494,7 @@ def test_records_of_earlier_versions_are_read(
         lines.append(orjson.dumps({**record, "schema_version": version}))
     (tmp_path / "old.jsonl").write_bytes(b"\n" + b"\n".join(lines))
     reader = TraceReader(tmp_path)
-    assert [e.model_copy(update={"schema_version": 3}) for e in reader] == episodes
+    assert [e.model_copy(update={"schema_version": 4}) for e in reader] == episodes
     assert reader.counts == {"read": len(episodes)}
 
 
