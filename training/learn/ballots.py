@@ -74,8 +74,8 @@ class Ballots:
     def split(self, validation: float, seed: int) -> tuple["Ballots", "Ballots"]:
         """Return a training and a validation part, by question as `dataset.split` does."""
         out = np.array([is_held_out(q, validation, seed) for q in self.questions], bool)
-        chosen = np.asarray(out[self.question])
-        return self.select(np.logical_not(chosen)), self.select(chosen)
+        chosen: NDArray[np.bool_] = out[self.question]
+        return self.select(~chosen), self.select(chosen)
 
     def of_agents(self, names: Sequence[str]) -> "Ballots":
         """Return the states as if only these agents had been asked. Silent states are left out."""
