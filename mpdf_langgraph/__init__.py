@@ -9,7 +9,7 @@ from mpdf_langgraph.answers.schema import AnswerSchema
 from mpdf_langgraph.answers.structured_answer import StructuredAnswer
 from mpdf_langgraph.answers.text_answer import TextAnswer
 from mpdf_langgraph.calibration import Calibration
-from mpdf_langgraph.consensus import Vote
+from mpdf_langgraph.consensus import LogOdds, Vote
 from mpdf_langgraph.critic import Critic
 from mpdf_langgraph.errors import (
     ConfigurationError,
@@ -24,6 +24,7 @@ from mpdf_langgraph.errors import (
 from mpdf_langgraph.expected_gain import load_expected_gain
 from mpdf_langgraph.fork import force_actions
 from mpdf_langgraph.graph import create_deliberation
+from mpdf_langgraph.learned_consensus import LearnedConsensus
 from mpdf_langgraph.learned_router import load_router
 from mpdf_langgraph.models.endpoints import EndpointStatus, check_endpoint, vllm_chat_model
 from mpdf_langgraph.models.recorded import RecordedChatModel
@@ -69,6 +70,8 @@ __all__ = [
     "Episode",
     "Failure",
     "Intervention",
+    "LearnedConsensus",
+    "LogOdds",
     "LogprobSummary",
     "MPDFError",
     "MathAnswer",

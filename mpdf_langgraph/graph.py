@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from os import PathLike
-from typing import Any, cast
+from typing import Any, Literal, cast
 
 from langchain_core.runnables import Runnable, RunnableConfig, RunnableLambda
 from langgraph.graph import START, StateGraph
@@ -11,9 +11,10 @@ from mpdf_langgraph.agents import Agent
 from mpdf_langgraph.answers.schema import AnswerSchema, refuse_async
 from mpdf_langgraph.answers.text_answer import TextAnswer
 from mpdf_langgraph.calibration import Calibration
-from mpdf_langgraph.consensus import ConsensusLike, make_rule
+from mpdf_langgraph.consensus import ConsensusRule
 from mpdf_langgraph.critic import CriticLike, make_critic
 from mpdf_langgraph.errors import ConfigurationError
+from mpdf_langgraph.learned_consensus import LearnedConsensus
 from mpdf_langgraph.nodes.agent import agent_steps
 from mpdf_langgraph.nodes.consensus import consensus_steps
 from mpdf_langgraph.nodes.critic import critic_steps
@@ -21,7 +22,7 @@ from mpdf_langgraph.nodes.person import person_steps
 from mpdf_langgraph.nodes.router import router_steps
 from mpdf_langgraph.nodes.settings import Settings
 from mpdf_langgraph.recruiting import RecruitLike, make_recruiting
-from mpdf_langgraph.router import RouterLike, make_router
+from mpdf_langgraph.router import RouterLike, choose_consensus, make_router
 from mpdf_langgraph.runtime.budget import Budget
 from mpdf_langgraph.runtime.calls import Steps, arun, run
 from mpdf_langgraph.state import (
@@ -32,6 +33,10 @@ from mpdf_langgraph.state import (
 )
 from mpdf_langgraph.traces.writer import TraceWriter
 
+#: What `create_deliberation` takes for a consensus rule.
+ConsensusLike = (
+    Literal["learned", "log-odds", "confidence", "majority"] | ConsensusRule | LearnedConsensus
+)
 Builder = StateGraph[DeliberationState, Any, DeliberationInput, DeliberationOutput]
 
 
@@ -43,7 +48,7 @@ def create_deliberation(
     critic: CriticLike = "self+logprob",
     calibration: Calibration | None = None,
     answer: AnswerSchema | None = None,
-    consensus: ConsensusLike = "confidence",
+    consensus: ConsensusLike | None = None,
     max_rounds: int = 3,
     max_calls: int | None = None,
     max_tokens: int | None = None,
@@ -51,6 +56,7 @@ def create_deliberation(
     max_cost: float | None = None,
     stop_when_settled: bool = True,
     settle_confidence: float | None = None,
+    risk: float | None = None,
     interrupt_when: Callable[[dict[str, Any]], bool] | None = None,
     explore: float = 0.0,
     alternatives: int = 0,
@@ -74,7 +80,9 @@ def create_deliberation(
             ``load_router("routers/mine").calibration``. The router's own calibration, if it has
             one, comes first.
         answer: How answers are read and compared. Default: `TextAnswer()`.
-        consensus: ``"confidence"``, ``"majority"``, or a callable from votes to a cluster.
+        consensus: ``"learned"`` (the router's, or ``load_router(folder).consensus`` beside another
+            router), ``"log-odds"``, ``"confidence"``, ``"majority"``, or a callable from votes to a
+            cluster. Default: the rule that the router was fitted with, else ``"confidence"``.
         max_rounds: Rounds of decisions after the proposals.
         max_calls: Budget of LLM calls per question, the critic's included.
         max_tokens: Budget of prompt plus completion tokens per question, the critic's included.
@@ -82,11 +90,14 @@ def create_deliberation(
         timeout: Budget of seconds per question. When it is spent, asynchronous calls are
             cancelled. Synchronous calls that have started are waited for.
         stop_when_settled: Stop once the agents agree or all persist. False: a classical debate.
-        settle_confidence: Agreement settles only if every agent's confidence is at least this.
+        settle_confidence: Agreement settles only if every agent's confidence is at least this, or
+            P(right) of the group's answer where the consensus rule gives it.
+        risk: Greatest share of wrong answers among those that are accepted, such as .05. Below the
+            bar that keeps it, the outcome's `accepted` is False. Needs a learned consensus.
         interrupt_when: `Unsure(support_below=..., confidence_below=...)`, or a callable. It is
             called when the deliberation is about to end, with a dict of `question`, `answer`,
-            `confidence`, `support`, `votes`, `responses`, `stop_reason`, ... If it returns True,
-            the graph is interrupted with that dict. A person's reply resumes it:
+            `confidence`, `accepted`, `support`, `votes`, `responses`, `stop_reason`, ... If it
+            returns True, the graph is interrupted with that dict. A person's reply resumes it:
             ``Command(resume={"action": "settle"})`` ends it. ``{"action": "hint", "text": ...}``
             adds one round in which everyone refines, also after `max_rounds`.
             ``{"action": "answer", "answer": ...}`` ends it with that answer, which the trace
@@ -111,11 +122,12 @@ def create_deliberation(
         >>> graph.invoke({"question": "Capital of Italy?"})["deliberation"]["answer"]
         'Rome'
     """
-    consensus_name, rule = make_rule(consensus)
+    chosen = make_router(router)
+    consensus_name, rule = choose_consensus(consensus, chosen)
     settings = Settings(
         name=name,
         agents=_team(agents),
-        router=make_router(router),
+        router=chosen,
         critic=make_critic(critic),
         answer=TextAnswer() if answer is None else _checked_schema(answer),
         consensus_name=consensus_name,
@@ -130,6 +142,7 @@ def create_deliberation(
         traces=TraceWriter(traces) if isinstance(traces, str | PathLike) else traces,
         calibration=calibration,
         recruiting=make_recruiting(recruit),
+        risk=risk,
     )
 
     def node(steps: Callable[[Settings, Any], Steps[Any]]) -> Runnable[Any, Any]:

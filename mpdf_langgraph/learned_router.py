@@ -1,7 +1,8 @@
 """The learned router: a policy fitted by `training`, run by onnxruntime. No torch, no pickle.
 
-A router is a folder with two files: the network ``policy.onnx`` and its description
-``router.json``. `load_router` imports numpy and onnxruntime, so importing the package stays quick.
+A router is a folder: the network ``policy.onnx``, the description ``router.json``, and mostly a
+learned consensus, ``consensus.json``. `load_router` imports numpy and onnxruntime, so importing the
+package stays quick.
 """
 
 import hashlib
@@ -20,6 +21,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from mpdf_langgraph.calibration import Calibration
 from mpdf_langgraph.errors import ConfigurationError, RouterError, describe_error
+from mpdf_langgraph.learned_consensus import LearnedConsensus
 from mpdf_langgraph.observation import FEATURE_VERSION, FEATURES
 from mpdf_langgraph.options import check_number
 from mpdf_langgraph.router import behaviour
@@ -27,7 +29,7 @@ from mpdf_langgraph.state import ACTIONS, Observation
 
 #: Routers of format 1 were fitted on confidences as the critic gave them.
 FORMATS = (1, 2)
-MODEL, MANIFEST = "policy.onnx", "router.json"
+MODEL, MANIFEST, CONSENSUS = "policy.onnx", "router.json", "consensus.json"
 #: Inputs of `MODEL` (type and sizes, None: any size), and its output.
 _INPUTS: dict[str, tuple[str, list[int | None]]] = {
     "own": ("tensor(float)", [None, len(FEATURES)]),
@@ -56,6 +58,8 @@ class Manifest(BaseModel):
         calibration: Calibration of the confidences that it was fitted on. Format 1 had none.
         gate: Whether the router was shown to beat the baselines.
         mode: How it decided when that was measured: by the likeliest action, or by a drawn one.
+        consensus: The consensus rule that it was fitted with. None: the traces' own rule.
+        advice: What to run, as the fit found it.
         sha256: Hash of every file that is loaded, by name.
     """
 
@@ -71,6 +75,8 @@ class Manifest(BaseModel):
     calibration: Calibration
     gate: Literal["pass", "fail", "unknown"]
     mode: Literal["greedy", "drawn"] = "greedy"
+    consensus: Literal["confidence", "majority", "log-odds", "learned"] | None = None
+    advice: str = ""
     sha256: dict[str, str]
 
 
@@ -87,6 +93,8 @@ class LearnedRouter:
         greedy: Take the likeliest allowed action only (before the floor).
         floor: Least probability of every allowed action.
         session: The onnxruntime session.
+        consensus: The learned consensus of its folder, None if there is none.
+        rule: The consensus rule that it was fitted with.
     """
 
     name: str
@@ -97,6 +105,8 @@ class LearnedRouter:
     greedy: bool
     floor: float
     session: Any = field(repr=False, compare=False)
+    consensus: LearnedConsensus | None = field(default=None, repr=False)
+    rule: str | None = None
 
     def decide(
         self, observations: Sequence[Observation], masks: Sequence[Sequence[bool]]
@@ -159,12 +169,18 @@ def load_router(
         )
     folder = Path(folder)
     manifest = _read_manifest(folder)
-    session = _open(_read_model(folder, manifest), folder / MODEL)
+    session = _open(_read_hashed(folder, MODEL, manifest), folder / MODEL)
+    consensus = None
+    if CONSENSUS in manifest.sha256:
+        content = _read_hashed(folder, CONSENSUS, manifest)
+        consensus = LearnedConsensus.from_json(content, str(folder / CONSENSUS))
+    elif manifest.consensus == "learned":
+        raise RouterError(f"{folder / MANIFEST}: consensus is learned, but sha256 lists none")
     if manifest.gate != "pass":
         warnings.warn(
             f"router {manifest.name!r} has not been shown to beat the baselines (gate: "
-            f"{manifest.gate}). Measure it on your own questions with training/evaluate.py, "
-            'or use router="threshold"',
+            f"{manifest.gate}). {manifest.advice + ' ' if manifest.advice else ''}Measure it on "
+            'your own questions with training/evaluate.py, or use router="threshold"',
             stacklevel=2,
         )
     mode = "greedy" if greedy else "drawn"
@@ -185,6 +201,8 @@ def load_router(
         greedy=greedy,
         floor=manifest.floor if floor is None else floor,
         session=session,
+        consensus=consensus,
+        rule=manifest.consensus,
     )
 
 
@@ -230,17 +248,17 @@ def _read_manifest(folder: Path) -> Manifest:
         raise RouterError(f"{path}: {wrong:.500}") from error
 
 
-def _read_model(folder: Path, manifest: Manifest) -> bytes:
-    """Return the network's bytes, read once: the bytes that were hashed are the bytes that run."""
-    path = folder / MODEL
-    model = _read_bytes(path)
-    expected, found = manifest.sha256.get(MODEL), hashlib.sha256(model).hexdigest()
+def _read_hashed(folder: Path, name: str, manifest: Manifest) -> bytes:
+    """Return a file's bytes, read once: the bytes that were hashed are the bytes that run."""
+    path = folder / name
+    content = _read_bytes(path)
+    expected, found = manifest.sha256.get(name), hashlib.sha256(content).hexdigest()
     if expected != found:
         raise RouterError(
             f"{path} is not the file that {MANIFEST} describes (sha256 {found[:12]}…, expected "
             f"{str(expected)[:12]}…): it is torn or was altered. Copy the whole folder again"
         )
-    return model
+    return content
 
 
 # --- the network ----------------------------------------------------------------------------

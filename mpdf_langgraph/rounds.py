@@ -103,7 +103,9 @@ def held_by_round(
     return result
 
 
-def is_settled(held: Held, winner: int | None, bar: float | None = None) -> bool:
+def is_settled(
+    held: Held, winner: int | None, bar: float | None = None, probability: float | None = None
+) -> bool:
     """Tell whether the team agrees.
 
     It does if every valid answer is in the winning cluster and more than half of the agents have
@@ -113,10 +115,14 @@ def is_settled(held: Held, winner: int | None, bar: float | None = None) -> bool
         held: The response each agent holds.
         winner: The cluster that the consensus rule elected.
         bar: Least confidence in each of these answers. An unknown confidence is below any bar.
+        probability: How probably the group's answer is right, where the rule says so. Then this
+            must reach the bar, and not each confidence.
     """
     live = [r for r in held.values() if r is not None and r["cluster"] is not None]
     if 2 * len(live) <= len(held) or any(response["cluster"] != winner for response in live):
         return False
+    if probability is not None:
+        return bar is None or probability >= bar
     confidences = [confidence_of(response) for response in live]
     return bar is None or all(c is not None and c >= bar for c in confidences)
 
@@ -130,6 +136,7 @@ def find_stop_reason(
     out_of_time: bool = False,
     stop_when_settled: bool = True,
     settle_confidence: float | None = None,
+    probability: float | None = None,
 ) -> str | None:
     """Return why a deliberation stops after a round, None if it goes on.
 
@@ -145,10 +152,11 @@ def find_stop_reason(
         out_of_time: The time budget is spent.
         stop_when_settled: Stop if the team agrees or everyone persists.
         settle_confidence: See `is_settled`.
+        probability: See `is_settled`.
     """
     if not any(held.values()):
         return "failed"
-    if stop_when_settled and is_settled(held, winner, settle_confidence):
+    if stop_when_settled and is_settled(held, winner, settle_confidence, probability):
         return "agreement"
     if turns and all(turn["blocked"] for turn in turns):
         return turns[0]["blocked"]

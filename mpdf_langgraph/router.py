@@ -7,8 +7,10 @@ from dataclasses import dataclass
 from typing import Any, Literal, Protocol, cast, runtime_checkable
 
 from mpdf_langgraph.calibration import Calibration
+from mpdf_langgraph.consensus import LogOdds, make_rule
 from mpdf_langgraph.errors import ConfigurationError
 from mpdf_langgraph.expected_gain import ExpectedGainRouter
+from mpdf_langgraph.learned_consensus import AnyRule, LearnedConsensus
 from mpdf_langgraph.observation import feature
 from mpdf_langgraph.state import ACTIONS, Action, Observation
 
@@ -20,12 +22,13 @@ PERSIST, REFINE, CONCEDE = ([float(action == a) for a in ACTIONS] for action in 
 class Router(Protocol):
     """What the graph needs of a router.
 
-    A router may have four more attributes. `competence` maps agent names to prior probabilities of
+    A router may have more attributes. `competence` maps agent names to prior probabilities of
     being right. It stands in the observations of agents that do not give their own. `calibration`
-    is the `Calibration` of the confidences that the router was fitted on. `for_team(names)` returns
-    the router for the agents of these names, in the order of the observations. `estimate` takes the
-    observations and returns for each a dict of numbers that the decision rests on. They stand in
-    the turn's record.
+    is the `Calibration` of the confidences that the router was fitted on. `consensus` is a
+    `LearnedConsensus`, for ``consensus="learned"``, and `rule` the name of the consensus rule that
+    the router was fitted with. `for_team(names)` returns the router for the agents of these names,
+    in the order of the observations. `estimate` takes the observations and returns for each a dict
+    of numbers that the decision rests on. They stand in the turn's record.
     """
 
     @property
@@ -284,6 +287,38 @@ def known_calibration(router: Router) -> Calibration | None:
             f"router {router.name!r}: calibration must be a Calibration or None, got {given!r:.80}"
         )
     return given
+
+
+def choose_consensus(spec: Any, router: Router) -> tuple[str, AnyRule]:
+    """Return the name of a consensus rule, and the rule.
+
+    Args:
+        spec: As `create_deliberation` takes it. None: the rule that the router was fitted with.
+        router: May bring a learned consensus.
+
+    Raises:
+        ConfigurationError: There is no such rule, or the router does not bring it.
+    """
+    known = getattr(router, "consensus", None)
+    if not isinstance(known, LearnedConsensus | None):
+        raise ConfigurationError(
+            f"router {router.name!r}: consensus must be a LearnedConsensus or None, "
+            f"got {known!r:.80}"
+        )
+    if spec is None:
+        spec = getattr(router, "rule", None) or "confidence"
+    if isinstance(spec, LearnedConsensus):
+        return "learned", spec
+    if spec == "learned":
+        if known is None:
+            raise ConfigurationError(
+                f'consensus="learned", but router {router.name!r} brings none. Use a router that '
+                "training/fit_router.py wrote, or consensus=load_router(folder).consensus"
+            )
+        return "learned", known
+    if spec == "log-odds" and known is not None:
+        return "log-odds", LogOdds(known.agreement)
+    return make_rule(spec)
 
 
 def competences(agents: Sequence[Mapping[str, Any]]) -> dict[str, float]:

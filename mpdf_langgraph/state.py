@@ -189,6 +189,7 @@ class Consensus(TypedDict):
         votes: Cluster that each agent votes for. None abstains.
         weights: Weight of each agent's vote under the rule.
         tie: The rule alone did not decide, so the tie rule did.
+        probability: How probably the answer is right, where the rule says so.
     """
 
     answer: str | None
@@ -198,6 +199,7 @@ class Consensus(TypedDict):
     votes: dict[str, int | None]
     weights: dict[str, float]
     tie: bool
+    probability: NotRequired[float]
 
 
 class Recruit(TypedDict):
@@ -261,6 +263,7 @@ class Header(TypedDict):
     Attributes:
         history: The conversation before the question, as every agent can read it (see `history`).
         attachments: Content blocks of the question that are not text, such as images.
+        category: Of the question. Absent: none was given.
     """
 
     id: str
@@ -272,6 +275,7 @@ class Header(TypedDict):
     agents: list[dict[str, Any]]
     options: dict[str, Any]
     attachments: NotRequired[list[dict[str, Any]]]
+    category: NotRequired[str | None]
 
 
 class Assignment(TypedDict):
@@ -342,6 +346,7 @@ class DeliberationInput(TypedDict):
     question: NotRequired[Annotated[str, EphemeralValue]]
     reference: NotRequired[Annotated[str | None, EphemeralValue]]
     contexts: NotRequired[Annotated[dict[str, str] | None, EphemeralValue]]
+    category: NotRequired[Annotated[str | None, EphemeralValue]]
 
 
 class DeliberationOutput(TypedDict):
@@ -372,6 +377,7 @@ class DeliberationState(TypedDict):
     question: Annotated[str, EphemeralValue]
     reference: Annotated[str | None, EphemeralValue]
     contexts: Annotated[dict[str, str] | None, EphemeralValue]
+    category: Annotated[str | None, EphemeralValue]
     deliberation: dict[str, Any]
     phase: Annotated[str, EphemeralValue]
     stopped: Annotated[str, EphemeralValue]

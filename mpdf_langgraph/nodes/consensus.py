@@ -12,6 +12,7 @@ from langgraph.types import Command
 from mpdf_langgraph.answers.schema import assign_clusters, schema_for
 from mpdf_langgraph.consensus import count_votes
 from mpdf_langgraph.errors import ConfigurationError, DeliberationError, describe_error
+from mpdf_langgraph.learned_consensus import rule_for
 from mpdf_langgraph.nodes.outcome import describe_standing, finish
 from mpdf_langgraph.nodes.question import repeat_question
 from mpdf_langgraph.nodes.recruit import is_recruiting
@@ -128,8 +129,9 @@ def _should_ask_person(settings: Settings, state: DeliberationState, stop_reason
 
 
 def _tally(settings: Settings, state: DeliberationState) -> Consensus:
+    rule = rule_for(settings.consensus, state["header"].get("category"))
     try:
-        return count_votes(held_responses(state), settings.consensus, state["representatives"])
+        return count_votes(held_responses(state), rule, state["representatives"])
     except ConfigurationError:
         raise
     except Exception as error:
@@ -244,4 +246,5 @@ def _stop_reason(settings: Settings, state: DeliberationState, tally: Consensus)
         out_of_time=timeout is not None and time.time() >= started_at(state) + timeout,
         stop_when_settled=settings.stop_when_settled,
         settle_confidence=settings.settle_confidence,
+        probability=tally.get("probability"),
     )

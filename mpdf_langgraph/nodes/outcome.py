@@ -72,11 +72,13 @@ def describe_outcome(state: DeliberationState, stop_reason: str) -> dict[str, An
     """Return the `deliberation` entry of the graph's output.
 
     `name` is the graph's name. `merge_deliberations` tells several outcomes apart by it.
-    `confidence` is that of the response that stands for the group's answer: with a calibration
-    the probability that the answer is right, else as the critic gave it. `support` is the share of
-    valid votes for it. `rounds` counts rounds of decisions. `seconds` leaves out pauses. If a
-    person named the answer, `answer` is theirs, without an agent and a confidence, and `votes`,
-    `support` and `tie` stay the group's. `person` is the last action of a person.
+    `confidence` is the consensus rule's P(right) of the group's answer, if the rule gives one. Else
+    it is that of the response that stands for the answer: with a calibration the probability that
+    the answer is right, else as the critic gave it. `accepted` tells whether the answer reaches the
+    bar of `risk`. It is None without `risk`. `support` is the share of valid votes for the answer.
+    `rounds` counts rounds of decisions. `seconds` leaves out pauses. If a person named the answer,
+    `answer` is theirs, without an agent and a confidence, and `votes`, `support` and `tie` stay the
+    group's. `person` is the last action of a person.
     """
     tally = state["tallies"][-1]
     winner = state["responses"][tally["response"]] if tally["response"] else None
@@ -84,11 +86,18 @@ def describe_outcome(state: DeliberationState, stop_reason: str) -> dict[str, An
     named, said = _answer_of_person(state), [i["action"] for i in state["interventions"]]
     if named is not None:
         winner = None
+    confidence = confidence_of(winner) if winner else None
+    if winner and "probability" in tally:
+        confidence = tally["probability"]
+    accepted = _is_accepted(state, confidence)
+    if named is not None and accepted is not None:
+        accepted = True  # a person vouches for it
     return {
         "episode": state["header"]["id"],
         "name": state["header"]["graph"],
         "answer": tally["answer"] if named is None else named,
-        "confidence": confidence_of(winner) if winner else None,
+        "confidence": confidence,
+        "accepted": accepted,
         "support": tally["support"],
         "tie": tally["tie"],
         "votes": {
@@ -108,6 +117,15 @@ def describe_outcome(state: DeliberationState, stop_reason: str) -> dict[str, An
             f"{f['agent']}@{f['round']} {f['stage']}: {f['error']}" for f in state["failures"]
         ],
     }
+
+
+def _is_accepted(state: DeliberationState, confidence: float | None) -> bool | None:
+    """Tell whether an answer this probable reaches the bar of `risk`. None without `risk`."""
+    options = state["header"]["options"]
+    if "risk" not in options:
+        return None
+    bar = options["bar"]
+    return bar is not None and confidence is not None and confidence >= bar
 
 
 def merge_deliberations(
@@ -182,13 +200,13 @@ def _vote_by_field(settings: Settings, state: DeliberationState) -> str | None:
 def describe_standing(state: DeliberationState, stop_reason: str) -> dict[str, Any]:
     """Return the state of a deliberation that would end now, as plain data for a person.
 
-    It has `question`, and `episode`, `answer`, `confidence`, `support`, `tie`, `votes`, `agent`,
-    `rounds` and `stop_reason` as in the outcome. `responses` has the `text`, `answer` and
+    It has `question`, and `episode`, `answer`, `confidence`, `accepted`, `support`, `tie`, `votes`,
+    `agent`, `rounds` and `stop_reason` as in the outcome. `responses` has the `text`, `answer` and
     `confidence` of the response that each agent holds, or None, by agent name.
     """
     outcome = describe_outcome(state, stop_reason)
     keys = (
-        "episode", "answer", "confidence", "support", "tie", "votes", "agent", "rounds",
+        "episode", "answer", "confidence", "accepted", "support", "tie", "votes", "agent", "rounds",
         "stop_reason",
     )  # fmt: skip
     responses = {
@@ -210,6 +228,7 @@ def finish(settings: Settings, state: DeliberationState, stop_reason: str) -> St
     voted = _vote_by_field(settings, state)
     if voted is not None and voted != state["deliberation"]["answer"]:  # nobody's whole answer
         state["deliberation"] |= {"answer": voted, "agent": None, "confidence": None}
+        state["deliberation"]["accepted"] = _is_accepted(state, None)
     if settings.traces is not None:
         state["deliberation"] |= yield from _store(settings.traces, state)
     return {

@@ -65,5 +65,6 @@ def repeat_question(state: DeliberationState) -> dict[str, Any]:
         "messages": [RemoveMessage(id=str(message.id)) for message in recorded],
         "question": header["question"],
         "reference": header["reference"],
+        "category": header.get("category"),
         "contexts": {name: notes for name, notes in state["notes"].items() if notes},
     }

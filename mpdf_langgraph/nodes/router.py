@@ -70,6 +70,9 @@ def _start(settings: Settings, state: DeliberationState) -> Command[NextOfRouter
     reference = state.get("reference")
     if not isinstance(reference, str | None):
         raise ConfigurationError(f"reference must be text or None, got {reference!r:.80}")
+    category = state.get("category")
+    if not isinstance(category, str | None):
+        raise ConfigurationError(f"category must be text or None, got {category!r:.80}")
     header = Header(
         id=uuid.uuid4().hex,
         started=time.time(),
@@ -80,6 +83,7 @@ def _start(settings: Settings, state: DeliberationState) -> Command[NextOfRouter
         agents=settings.describe_agents(),
         options=settings.describe(),
         attachments=asked.attachments,
+        category=category,
     )
     fresh: dict[str, Any] = {
         "messages": asked.added,

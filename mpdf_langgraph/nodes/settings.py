@@ -1,6 +1,7 @@
 """The options of a deliberation graph: checked once, then only read by the nodes."""
 
 import re
+import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -8,9 +9,9 @@ from typing import Any, Protocol
 from mpdf_langgraph.agents import Agent
 from mpdf_langgraph.answers.schema import AnswerSchema, refuse_async
 from mpdf_langgraph.calibration import Calibration
-from mpdf_langgraph.consensus import ConsensusRule
 from mpdf_langgraph.critic import BudgetedCritic
 from mpdf_langgraph.errors import ConfigurationError
+from mpdf_langgraph.learned_consensus import AnyRule, LearnedConsensus, describe_rule
 from mpdf_langgraph.observation import FEATURE_VERSION
 from mpdf_langgraph.options import check_number
 from mpdf_langgraph.recruiting import AdaptiveRecruiting
@@ -37,6 +38,7 @@ class Unsure:
     Attributes:
         support_below: The share of the valid votes for the answer is less than this.
         confidence_below: The confidence in the answer is less than this or unknown.
+        unaccepted: The answer does not reach the bar of `risk`.
 
     Example:
         >>> Unsure(support_below=2 / 3)({"support": 0.5, "confidence": 0.9})
@@ -45,17 +47,20 @@ class Unsure:
 
     support_below: float | None = None
     confidence_below: float | None = None
+    unaccepted: bool = False
 
     def __post_init__(self) -> None:
         check_number("support_below", self.support_below, 0, 1, optional=True)
         check_number("confidence_below", self.confidence_below, 0, 1, optional=True)
-        if self.support_below is None and self.confidence_below is None:
-            raise ConfigurationError("Unsure() needs support_below, confidence_below or both")
+        if self.support_below is None and self.confidence_below is None and not self.unaccepted:
+            raise ConfigurationError("Unsure() needs support_below, confidence_below or unaccepted")
 
     def __call__(self, standing: Mapping[str, Any]) -> bool:
         """Tell whether a person should look at `standing` (see `create_deliberation`)."""
         support, confidence = standing["support"], standing["confidence"]
         if self.support_below is not None and support < self.support_below:
+            return True
+        if self.unaccepted and standing["accepted"] is False:
             return True
         bar = self.confidence_below
         return bar is not None and (confidence is None or confidence < bar)
@@ -71,7 +76,7 @@ class Settings:
     critic: BudgetedCritic | None
     answer: AnswerSchema
     consensus_name: str
-    consensus: ConsensusRule
+    consensus: AnyRule
     max_rounds: int
     budget: Budget
     stop_when_settled: bool
@@ -82,6 +87,7 @@ class Settings:
     traces: EpisodeSink | None
     calibration: Calibration | None = None
     recruiting: AdaptiveRecruiting | None = None
+    risk: float | None = None
 
     def __post_init__(self) -> None:
         if self.recruiting is not None:
@@ -102,22 +108,52 @@ class Settings:
         check_number("settle_confidence", self.settle_confidence, 0, 1, optional=True)
         known_competence(self.router)
         known_calibration(self.router)
+        when = self.interrupt_when
         if not isinstance(self.calibration, Calibration | None):
             raise ConfigurationError(
                 f"calibration={self.calibration!r:.80}: use that of a fitted router, "
                 "load_router(folder).calibration, or None"
             )
-        if self.settle_confidence is not None and self.critic is None:
+        check_number("risk", self.risk, 0, 1, above=True, optional=True)
+        if self.risk is not None:
+            self._check_risk(self.risk)
+        if isinstance(when, Unsure) and when.unaccepted and self.risk is None:
+            raise ConfigurationError("Unsure(unaccepted=True) needs a risk")
+        learned = isinstance(self.consensus, LearnedConsensus)
+        if self.settle_confidence is not None and self.critic is None and not learned:
             raise ConfigurationError("settle_confidence needs a critic, and critic is None")
-        when = self.interrupt_when
         if when is not None and (not callable(when) or isinstance(when, type)):
             raise ConfigurationError(
                 f"interrupt_when={when!r}: use Unsure(support_below=..., confidence_below=...), "
                 "a callable of how the deliberation stands, or None"
             )
         refuse_async(when, "interrupt_when")
-        if isinstance(when, Unsure) and when.confidence_below is not None and self.critic is None:
+        bar = when.confidence_below if isinstance(when, Unsure) else None
+        if bar is not None and self.critic is None and not learned:
             raise ConfigurationError("confidence_below needs a critic, and critic is None")
+
+    def _check_risk(self, risk: float) -> None:
+        if not isinstance(self.consensus, LearnedConsensus):
+            raise ConfigurationError(
+                'risk needs consensus="learned", whose probabilities were checked on questions '
+                "that it was not fitted on, and a router that brings it"
+            )
+        if risk >= 1:
+            raise ConfigurationError(f"risk must be below 1, got {risk!r}")
+        if self._bar() is None:
+            most = max((step.accepted for step in self.consensus.risk.root), default=0)
+            warnings.warn(
+                f"no bar keeps the share of wrong answers at {risk:g} with 99 % confidence on the "
+                f"{most} questions that it can be checked on: no answer will be accepted. Fit on "
+                "more questions, or allow a higher risk",
+                stacklevel=4,
+            )
+
+    def _bar(self) -> float | None:
+        """Return the bar of `risk`. None: no bar keeps it."""
+        assert self.risk is not None
+        assert isinstance(self.consensus, LearnedConsensus)
+        return self.consensus.risk.bar(self.risk)
 
     def calibrate(self, response: Response) -> Response:
         """Return a response with its confidence calibrated, if there is a calibration."""
@@ -151,7 +187,7 @@ class Settings:
             "router": {"name": self.router.name, "version": self.router.version},
             "critic": self.critic.name if self.critic else None,
             "answer": self.answer.name,
-            "consensus": self.consensus_name,
+            **describe_rule(self.consensus_name, self.consensus),
             "max_rounds": self.max_rounds,
             "max_calls": self.budget.max_calls,
             "max_tokens": self.budget.max_tokens,
@@ -164,6 +200,7 @@ class Settings:
             # Left out if it says nothing, as the ids of imported records depend on the options.
             **({} if self.recruiting is None else {"recruit": self.recruiting.describe()}),
             **({} if self.budget.max_cost is None else {"max_cost": self.budget.max_cost}),
+            **({} if self.risk is None else {"risk": self.risk, "bar": self._bar()}),
             **({"interrupt_when": _name_of(when)} if (when := self.interrupt_when) else {}),
             **(
                 {"calibration": used.model_dump()}

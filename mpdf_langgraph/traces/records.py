@@ -24,7 +24,8 @@ from mpdf_langgraph.state import (
 
 #: Version 2 added `interventions`. Records without it are read as if nobody had intervened.
 #: Version 3 added `attachments`, and `thought` and `refused` to responses that have them.
-#: Version 4 added `recruits`, and `estimates` to turns that have them.
+#: Version 4 added `category`, `recruits`, `probability` to the tallies of rules that give one, and
+#: `estimates` to turns that have them.
 SCHEMA_VERSION = 4
 
 READABLE_VERSIONS = (1, 2, 3, 4)
@@ -57,6 +58,7 @@ class Episode(BaseModel):
         recruits: Decisions whether another agent is asked to propose. Empty: everybody was.
         attachments: What came with the question beside its text, such as ``"image"``; the record
             does not hold them.
+        category: Of the question, if one was given.
         outcome: What the caller got (`deliberation` in the graph's output).
     """
 
@@ -81,6 +83,7 @@ class Episode(BaseModel):
     interventions: list[Intervention] = []
     recruits: list[Recruit] = []
     attachments: list[str] = []
+    category: str | None = None
     outcome: dict[str, Any]
 
     @property
@@ -146,6 +149,7 @@ class Episode(BaseModel):
                 interventions=state.get("interventions", []),
                 recruits=state.get("recruits", []),
                 attachments=kinds_of(header.get("attachments", [])),
+                category=header.get("category"),
                 outcome=outcome,
             )
         except (ValidationError, RecursionError) as error:

@@ -24,14 +24,16 @@ from mpdf_langgraph import (
     Agent,
     Calibration,
     Episode,
+    LogOdds,
     MathAnswer,
     create_deliberation,
     load_router,
 )
 from mpdf_langgraph.errors import ConfigurationError, RouterError
+from mpdf_langgraph.learned_consensus import LearnedConsensus, Shared
 from mpdf_langgraph.learned_router import LearnedRouter
 from mpdf_langgraph.observation import FEATURE_VERSION, FEATURES, Situation, feature, observe
-from mpdf_langgraph.router import Router, competences
+from mpdf_langgraph.router import Router, choose_consensus, competences
 from mpdf_langgraph.state import ACTIONS, Observation
 from tests.support.paths import ROOT
 from tests.support.scripted import Request, Scripted
@@ -313,6 +315,55 @@ def test_a_router_that_was_not_shown_to_help_warns(model: bytes, tmp_path: Path,
 def test_wrong_options(folder: Path, options: dict[str, Any]) -> None:
     with pytest.raises(ConfigurationError, match=next(iter(options))):
         load_router(folder, **options)
+
+
+def with_consensus(folder: Path, model: bytes, content: bytes, **changes: Any) -> Path:
+    write(folder, model)
+    (folder / "consensus.json").write_bytes(content)
+    digests = {"consensus.json": hashlib.sha256(content).hexdigest()}
+    digests["policy.onnx"] = hashlib.sha256(model).hexdigest()
+    return write(folder, model, **{"format": 2, "calibration": {}, "sha256": digests} | changes)
+
+
+CONSENSUS = LearnedConsensus(
+    shared=Shared(**dict.fromkeys(Shared.model_fields, 0.25)),
+    agents=("ann", "bob"),
+    votes=(1.0, -1.0),
+    pairs=((0.0, 0.5), (0.5, 0.0)),
+)
+
+
+def test_the_consensus_comes_with_it(model: bytes, tmp_path: Path) -> None:
+    content = CONSENSUS.model_dump_json().encode()
+    loaded = load_router(with_consensus(tmp_path / "a", model, content))
+    assert (loaded.consensus, loaded.rule) == (CONSENSUS, None)
+    loaded = load_router(with_consensus(tmp_path / "b", model, content, consensus="learned"))
+    assert loaded.rule == "learned"
+    assert choose_consensus(None, loaded) == ("learned", CONSENSUS)
+    assert choose_consensus("majority", loaded)[0] == "majority"
+    assert choose_consensus("log-odds", loaded)[1] == LogOdds(CONSENSUS.agreement)
+    assert load_router(write(tmp_path / "c", model)).consensus is None
+
+
+def test_an_altered_consensus_is_refused(model: bytes, tmp_path: Path) -> None:
+    content = CONSENSUS.model_dump_json().encode()
+    folder = with_consensus(tmp_path / "a", model, content)
+    (folder / "consensus.json").write_bytes(content.replace(b"-1.0", b"-2.0"))
+    with pytest.raises(RouterError, match="is not the file that"):
+        load_router(folder)
+    (folder / "consensus.json").unlink()
+    with pytest.raises(RouterError, match=r"consensus\.json cannot be read"):
+        load_router(folder)
+    with pytest.raises(RouterError, match=r"consensus\.json: agents"):
+        load_router(with_consensus(tmp_path / "b", model, content.replace(b'"bob"', b'"ann", 3')))
+    with pytest.raises(RouterError, match="sha256 lists none"):
+        load_router(write(tmp_path / "c", model, consensus="learned"))
+
+
+def test_the_warning_says_what_to_run_instead(model: bytes, tmp_path: Path) -> None:
+    folder = write(tmp_path / "a", model, gate="fail", advice="Run: ask agent ann alone.")
+    with pytest.warns(UserWarning, match=r"gate: fail\)\. Run: ask agent ann alone\. Measure"):
+        load_router(folder)
 
 
 def test_missing_files(folder: Path, model: bytes, tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ import numpy as np
 from mpdf_langgraph.calibration import Calibration
 from mpdf_langgraph.consensus import ConsensusRule
 from mpdf_langgraph.errors import ConfigurationError
+from mpdf_langgraph.learned_consensus import LearnedConsensus
 from mpdf_langgraph.state import ACTIONS
 from mpdf_langgraph.traces.reader import find_segments, first_episode
 from mpdf_langgraph.traces.records import Episode
@@ -209,6 +210,7 @@ def load(
     labels: Mapping[str, str] | None = None,
     rule: ConsensusRule | None = None,
     calibration: Calibration | None = None,
+    consensus: LearnedConsensus | None = None,
     cached: bool = True,
     processes: int = 1,
     progress: bool = True,
@@ -223,6 +225,7 @@ def load(
         rule: Consensus rule of the episodes if it is not built in. Nothing is cached then.
         calibration: Calibration of the confidences, as if all episodes had been recorded with
             it. None: as they were recorded.
+        consensus: Decides instead of the rule that the episodes were recorded with.
         cached: Keep what is read in a hidden file beside each segment, for each calibration.
             Other labels or another grader need no new one.
         processes: Read large traces in so many processes.
@@ -233,11 +236,12 @@ def load(
         TraceError: There is no such path, or it cannot be read.
     """
     name = "" if calibration is None else calibration.model_dump_json()
+    name += "" if consensus is None else consensus.model_dump_json()
     kind = f"groups-{hashlib.sha256(name.encode()).hexdigest()[:8]}"
     rows = read_rows(
         paths,
         kind if cached and rule is None else "",
-        partial(make_row, rule=rule, calibration=calibration),
+        partial(make_row, rule=rule, calibration=calibration, consensus=consensus),
         processes=processes if rule is None else 1,
         progress=progress,
     )

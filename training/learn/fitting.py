@@ -31,8 +31,10 @@ from tqdm import tqdm
 from mpdf_langgraph.errors import ConfigurationError, MPDFError, describe_error
 from training.collect.team import answer_schema, grader
 from training.learn import losses, softrankpo
+from training.learn.ballots import read_ballots
 from training.learn.calibrate import fit_calibration, read_judged
 from training.learn.checkpoints import Log, content_hash, prepare_folder, save_checkpoint
+from training.learn.choices import compare
 from training.learn.dataset import Groups, check_answer, critics_of, load, split
 from training.learn.doubly_robust import WholeEpisodes, whole_episodes
 from training.learn.fit_config import Config, read_labels
@@ -301,8 +303,16 @@ def fit(
     )
     calibration = fit_calibration(judged)
     # From here on every confidence is a calibrated one, as it will be where the router runs.
+    ballots = read_ballots(config.traces, right, labels, calibration, processes)
+    comparison = compare(*ballots.split(config.validation, config.seed), config.seed)
+    consensus = comparison.consensus if config.consensus == "learned" else None
     groups, reading = load(
-        config.traces, grader=right, labels=labels, calibration=calibration, processes=processes
+        config.traces,
+        grader=right,
+        labels=labels,
+        calibration=calibration,
+        consensus=consensus,
+        processes=processes,
     )
     print(reading)
     for problem in reading.problems:
@@ -411,6 +421,7 @@ def fit(
         competence=competence,
         calibration=calibration,
         measured=measured,
+        comparison=comparison,
         rows=log.rows,
         critics=critics_of(config.traces),
         summary=[f"{reading}.", f"{sizes}; seed {config.seed}, {seconds:.0f} s."],

@@ -7,6 +7,7 @@ import numpy as np
 
 from mpdf_langgraph.calibration import Calibration
 from mpdf_langgraph.consensus import ConsensusRule
+from mpdf_langgraph.learned_consensus import LearnedConsensus
 from mpdf_langgraph.observation import FEATURES
 from mpdf_langgraph.state import ACTIONS
 from mpdf_langgraph.traces.records import Episode
@@ -20,13 +21,15 @@ def make_row(
     *,
     rule: ConsensusRule | None = None,
     calibration: Calibration | None = None,
+    consensus: LearnedConsensus | None = None,
 ) -> Row:
     """Return the groups of an episode, not graded.
 
     Answers are positions in the text ``"answers"``, -1 for none. Agents are positions in the team.
     """
-    if calibration is not None:
-        episode = recalibrate(episode, calibration, rule)
+    if calibration is not None or consensus is not None:
+        episode = recalibrate(episode, calibration or Calibration({}), rule, consensus)
+        rule = rule if consensus is None else None
     codes: dict[str | None, int] = {None: -1}
 
     def code(answer: str | None) -> int:

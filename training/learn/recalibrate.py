@@ -2,6 +2,7 @@
 
 from mpdf_langgraph.calibration import Calibration
 from mpdf_langgraph.consensus import ConsensusRule, concession, count_votes, votes_of
+from mpdf_langgraph.learned_consensus import LearnedConsensus, describe_rule
 from mpdf_langgraph.observation import FEATURE_VERSION
 from mpdf_langgraph.rounds import held_by_round
 from mpdf_langgraph.state import Observation, Response, Turn
@@ -12,7 +13,10 @@ Held = dict[str, Response | None]
 
 
 def recalibrate(
-    episode: Episode, calibration: Calibration, rule: ConsensusRule | None = None
+    episode: Episode,
+    calibration: Calibration,
+    rule: ConsensusRule | None = None,
+    consensus: LearnedConsensus | None = None,
 ) -> Episode:
     """Return the episode with its confidences calibrated, and all that follows from them.
 
@@ -24,6 +28,7 @@ def recalibrate(
         episode: Recorded with whatever calibration, or none.
         calibration: ``Calibration({})`` gives the confidences back as the critic gave them.
         rule: The episode's consensus rule. Default: the built-in rule that it names.
+        consensus: Decides from now on. Default: the episode's rule still does.
 
     Raises:
         ConfigurationError: The rule is not built in and not given.
@@ -36,6 +41,9 @@ def recalibrate(
     if calibration.root:
         options["calibration"] = calibration.model_dump()
     options["feature_version"] = FEATURE_VERSION
+    if consensus is not None:
+        rule = consensus.of(episode.category)
+        options |= describe_rule("learned", consensus)
     responses = {i: calibration.apply(one) for i, one in episode.responses.items()}
     return rebuild(episode.model_copy(update={"responses": responses, "options": options}), rule)
 

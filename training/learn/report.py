@@ -13,11 +13,14 @@ from mpdf_langgraph.calibration import Calibration
 from mpdf_langgraph.observation import FEATURE_VERSION, INDEX
 from mpdf_langgraph.state import ACTIONS
 from training.collect.files import write_json
+from training.learn.choices import LEARNED, SINGLE, Comparison
 from training.learn.doubly_robust import WholeEpisodes
-from training.learn.measures import quality, reliability
+from training.learn.measures import mean_interval, quality, reliability
 from training.learn.off_policy import LEAST_QUESTIONS, OneTurn
 
 FORMAT = 2
+RISKS = (0.01, 0.02, 0.05, 0.1, 0.2)
+"""Risks that the report shows bars for."""
 EXPLANATION = (
     "Estimated from stored responses with the peers held at what they did; differences with 95 % "
     "intervals over questions. *Group*: the consensus after the turn is right; *own*: the agent's "
@@ -112,23 +115,28 @@ def write_manifest(
     mode: str,
     evidence: Mapping[str, Any],
     training: Mapping[str, Any],
+    consensus: str | None = None,
+    advice: str = "",
 ) -> dict[str, Any]:
-    """Write `router.json` beside `policy.onnx` and return it."""
-    digest = hashlib.sha256((folder / "policy.onnx").read_bytes()).hexdigest()
+    """Write `router.json` beside the files that it describes, and return it."""
+    files = [folder / name for name in ("policy.onnx", "consensus.json")]
+    digests = {p.name: hashlib.sha256(p.read_bytes()).hexdigest() for p in files if p.exists()}
     content = {
         "format": FORMAT,
         "feature_version": FEATURE_VERSION,
         "name": name,
-        "version": digest[:12],
+        "version": digests["policy.onnx"][:12],
         "temperature": temperature,
         "floor": 0.0,
         "competence": dict(competence),
         "calibration": calibration.model_dump(),
         "gate": gate,
         "mode": mode,
+        "consensus": consensus,
+        "advice": advice,
         "evidence": dict(evidence),
         "training": dict(training),
-        "sha256": {"policy.onnx": digest},
+        "sha256": digests,
     }
     write_json(folder / "router.json", content)
     return content
@@ -253,6 +261,48 @@ def confidences(own: NDArray[Any], held_right: NDArray[Any]) -> tuple[Any, Any]:
     )
 
 
+def describe_choices(comparison: Comparison) -> list[str]:
+    """Return the comparison of the rules over the proposals, as lines."""
+    rows = []
+    for name, choice in comparison.held_out.items():
+        shown = f"{name} ({comparison.best})" if name == SINGLE else name
+        error = choice.calibration_error
+        rows.append([
+            f"**{shown}**" if name == comparison.chosen else shown,
+            mean_interval(choice.right, comparison.question).short("", 3),
+            "" if name == LEARNED else comparison.difference(LEARNED, name).short(digits=3),
+            "" if np.isnan(choice.calls).any() else f"{choice.calls.mean():.1f}",
+            "" if np.isnan(error) else f"{error:.3f}",
+        ])  # fmt: skip
+    risk = [
+        f"- risk {risk:g}: "
+        + ("no answer can be accepted." if (bar := comparison.consensus.risk.bar(risk)) is None
+           else f"accept from P = {bar:.3f}, {_accepted(comparison, bar)}.")
+        for risk in RISKS
+    ]  # fmt: skip
+    return [
+        "## Choosing among the proposals, held-out questions",
+        "",
+        "Everything is learned on the training questions. They also choose the rule to run, by",
+        "cross-fitting: one agent is asked alone, unless the team is surely better.",
+        "",
+        table(["rule", "accuracy", f"{LEARNED} − it", "calls", "calibration error"], rows),
+        "",
+        "Risk control, by the learned consensus's probabilities after the traces' own policy.",
+        "Another policy leads to other answers.",
+        "",
+        *risk,
+        "",
+    ]
+
+
+def _accepted(comparison: Comparison, bar: float) -> str:
+    """Return how many answers a bar accepts, and how many of these are wrong."""
+    steps = {step.bar: step for step in comparison.consensus.risk.root}
+    step, every = steps[bar], max(one.accepted for one in steps.values())
+    return f"{step.accepted} of {every} accepted, {step.wrong} of these wrong"
+
+
 def write_report(
     folder: Path,
     *,
@@ -266,6 +316,7 @@ def write_report(
     calibration: Sequence[Sequence[Any]],
     warnings: Sequence[str],
     plots: Sequence[str],
+    comparison: Comparison | None = None,
 ) -> None:
     """Write `report.md`.
 
@@ -281,9 +332,10 @@ def write_report(
         calibration: Rows of the critic's quality.
         warnings: Signs of trouble.
         plots: File names of the plots.
+        comparison: The rules over the proposals, if they were compared.
     """
     lines = [
-        f"# Router `{title}`",
+        f"# Router `{title}`" + (f". {comparison.advice}" if comparison else ""),
         "",
         f"**Gate: {gate[0]}** ({gate[1]}).",
         "",
@@ -293,6 +345,7 @@ def write_report(
         "",
         *([f"- {warning}" for warning in warnings] or ["None was seen."]),
         "",
+        *(describe_choices(comparison) if comparison else ()),
         "## One turn, held-out questions",
         "",
         EXPLANATION,

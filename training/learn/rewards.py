@@ -22,10 +22,10 @@ from mpdf_langgraph.consensus import (
     confidence_weighted,
     leave_one_out,
     majority,
-    make_rule,
     votes_of,
 )
 from mpdf_langgraph.errors import ConfigurationError, TraceError
+from mpdf_langgraph.learned_consensus import recorded_rule
 from mpdf_langgraph.observation import FEATURE_VERSION, FEATURES, Situation, observe
 from mpdf_langgraph.rounds import after_move, answer_of
 from mpdf_langgraph.router import competences
@@ -198,14 +198,14 @@ def decisions(episode: Episode, rule: ConsensusRule | None = None) -> list[Decis
 
 
 def rule_of(episode: Episode) -> ConsensusRule:
-    """Return the built-in consensus rule that an episode names.
+    """Return the consensus rule that an episode names, or holds the weights of.
 
     Raises:
         ConfigurationError: It is not built in.
     """
     name = episode.options.get("consensus")
     try:
-        return make_rule(name)[1]
+        return recorded_rule(episode.options, episode.category)
     except ConfigurationError as error:
         raise ConfigurationError(
             f"episode {episode.id} was decided by the consensus rule {name!r}, which is not built "
@@ -269,7 +269,9 @@ class _Team:
     ) -> None:
         self.votes, self.rule, self.representatives = votes, rule, representatives
         self.elected = self.winner(votes)
-        self._known = {(i, v.cluster, v.confidence): self.elected for i, v in enumerate(votes)}
+        self._known: dict[tuple[int, Vote], int | None] = dict.fromkeys(
+            enumerate(votes), self.elected
+        )
 
     def winner(self, votes: Sequence[Vote]) -> int | None:
         clusters = {vote.cluster for vote in votes} - {None}
@@ -288,7 +290,7 @@ class _Team:
     def consensus(self, place: int, held: Response | None) -> str | None:
         """Return the group's answer if the agent at `place` held that response."""
         [vote] = votes_of({self.votes[place].agent: held})
-        key = (place, vote.cluster, vote.confidence)
+        key = (place, vote)
         if key not in self._known:
             votes = [*self.votes[:place], vote, *self.votes[place + 1 :]]
             self._known[key] = self.winner(votes)

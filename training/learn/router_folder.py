@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from mpdf_langgraph.calibration import Calibration
 from training.learn.calibrate import Judged
+from training.learn.choices import Comparison
 from training.learn.dataset import Groups
 from training.learn.doubly_robust import WholeEpisodes
 from training.learn.fit_config import Config
@@ -44,6 +45,7 @@ def export_router(
     competence: dict[str, float],
     calibration: Calibration,
     measured: Judged,
+    comparison: Comparison,
     rows: list[dict[str, Any]],
     summary: list[str],
     critics: list[str],
@@ -64,6 +66,7 @@ def export_router(
         competence: Prior competence by agent.
         calibration: Calibration of the critic's confidence, fitted on the training part.
         measured: The critic's confidences of responses to held-out questions.
+        comparison: The learned consensus, and what rules over the proposals give.
         rows: The epochs of all stages.
         summary: What was read and trained, a line each.
         critics: What the traces' confidences come from.
@@ -121,8 +124,11 @@ def export_router(
     plot_calibration(out / "calibration.png", measured.confidence, measured.right, mended)
     plot_front(out / "front.png", {n: (e.tokens, e.own.mean) for n, e in estimates.items()}, chosen)
     gate = gate_of(turn, whole_estimate)
+    (out / "consensus.json").write_text(comparison.consensus.model_dump_json(indent=1) + "\n")
     content = write_manifest(
         out,
+        consensus="learned" if config.consensus == "learned" else None,
+        advice=comparison.advice,
         name=out.resolve().name,
         temperature=config.temperature,
         competence=competence,
@@ -150,6 +156,7 @@ def export_router(
         chosen=chosen,
         whole=whole_estimate,
         gate=gate,
+        comparison=comparison,
         labels=shares,
         calibration=[
             row

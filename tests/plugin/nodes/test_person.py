@@ -86,6 +86,7 @@ async def test_a_person_is_shown_the_standing_answers_and_lets_them_stand(
         "episode": episode,
         "answer": "4",
         "confidence": None,
+        "accepted": None,
         "support": 0.5,
         "tie": True,
         "votes": {"agent-1": "4", "agent-2": "5"},

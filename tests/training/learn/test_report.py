@@ -155,6 +155,8 @@ def test_router_json(tmp_path):
         "calibration": CURVES,
         "gate": "unknown",
         "mode": "drawn",
+        "consensus": None,
+        "advice": "",
         "evidence": {"why": "not run"},
         "training": {"out": str(tmp_path), "tau": 0.8},
         "sha256": {"policy.onnx": digest},

@@ -1,0 +1,102 @@
+"""Choosing among recorded answers: on real traces, folds, the team, and what is refused."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from examples.gsm8k_models import to_rows
+from mpdf_langgraph import MathAnswer, TraceWriter
+from mpdf_langgraph.errors import ConfigurationError
+from tests.support.recorded import recorded_episode
+from training.collect.importing import Answer
+from training.learn.choices import LEARNED, SINGLE, Choice
+from training.studies.choosing import ChoosingOptions, honest_error, study, try_risk
+
+MATH = MathAnswer()
+
+
+def write(folder: Path, *, confident: bool) -> Path:
+    """Write 60 questions: ann is mostly right, bo and cy half of the time."""
+    rng = np.random.default_rng(1)
+    writer = TraceWriter(folder)
+    for question in range(60):
+        answers = []
+        for agent, chance in (("ann", 0.9), ("bo", 0.5), ("cy", 0.5)):
+            right = rng.random() < chance
+            said = "1" if right else str(rng.integers(2, 5))
+            sure = float(rng.beta(5, 2) if right else rng.beta(2, 5)) if confident else None
+            answers.append(Answer(agent, f"#### {said}", sure))
+        writer.write(recorded_episode(f"{question}?", "1", answers, schema=MATH))
+    writer.close()
+    return folder
+
+
+@pytest.mark.parametrize("confident", [True, False])
+def test_rules_are_compared(tmp_path: Path, confident: bool) -> None:
+    traces = write(tmp_path / "traces", confident=confident)
+    options = ChoosingOptions((traces,), tmp_path / "out", folds=3, seeds=2, splits=5)
+    results = study(options)
+    assert results["questions"] == 60
+    rules = results["rules"]
+    assert rules[SINGLE]["calls"] == 1
+    assert rules[SINGLE]["accuracy"][0] > 0.75
+    assert ("log-odds" in rules) is confident
+    assert rules[LEARNED]["learned minus it"] == [0.0, 0.0, 0.0]
+    assert 0 <= results["risk"]["accepted"] <= 1
+    text = (tmp_path / "out" / "results.md").read_text()
+    assert all(f"| {name} |" in text for name in rules)
+
+
+def test_a_part_of_the_team(tmp_path: Path) -> None:
+    traces = write(tmp_path / "traces", confident=False)
+    given = {"folds": 2, "seeds": 1, "splits": 2, "team": ("cy", "bo")}
+    results = study(ChoosingOptions((traces,), tmp_path / "out", **given))  # type: ignore[arg-type]
+    assert results["agents"] == ["cy", "bo"]
+    assert results["rules"]["majority"]["calls"] == 2
+
+
+@pytest.mark.parametrize(
+    ("given", "told"),
+    [
+        ({"folds": 1}, "--folds"),
+        ({"seeds": 0}, "--seeds"),
+        ({"risk": 0.0}, "--risk"),
+        ({"folds": 7}, "too few questions"),
+        ({"team": ("dee",)}, "--team dee"),
+    ],
+)
+def test_what_cannot_work_is_refused(tmp_path: Path, given: dict[str, int], told: str) -> None:
+    traces = write(tmp_path / "traces", confident=False)
+    with pytest.raises(ConfigurationError, match=told):
+        study(ChoosingOptions((traces,), tmp_path / "out", **given))  # type: ignore[arg-type]
+
+
+def test_risk_control_is_tried_on_fresh_questions() -> None:
+    rng = np.random.default_rng(0)
+    told = rng.uniform(0.3, 1, 1500)
+    right = (rng.random(1500) < told).astype(float)
+    choice = Choice(right, np.ones(1500), told, np.stack([told, right], 1))
+    found = try_risk(choice, ChoosingOptions((), risk=0.2))
+    assert found["promise kept"] >= 0.95
+    assert 0.2 < found["accepted"] < 0.9
+    assert 0.1 < found["errors among the accepted"] <= 0.2
+
+
+def test_chance_alone_makes_an_error() -> None:
+    told = np.full(1000, 0.5)
+    error = honest_error(told)
+    assert error == pytest.approx(np.sqrt(0.25 / 1000 * 2 / np.pi), rel=0.2)
+    assert honest_error(told[:0]) is None
+
+
+def test_answers_of_the_models_are_found_in_their_json() -> None:
+    said = {
+        "a": '{"reasoning": "2", "answer": "18"}',
+        "b": '```json\n{"reasoning": "x", "answer": 7\n}```',
+        "c": "I say 5",
+        "d": "",
+    }
+    rows = list(to_rows({"question": "?", "reference": "18", "answers": said}))
+    assert [row["response"] for row in rows] == ["18", "7", "I say 5", "no answer"]
+    assert {row["question"] for row in rows} == {"?"}

@@ -1,0 +1,283 @@
+"""Which answer to give: rules compared on the same recorded answers, and advice on what to run.
+
+Every rule that has something to learn learns it from training questions alone. The advice is taken
+on the training questions, too, where each question is answered by what was learned from others
+(cross-fitting). So the figures on the held-out questions, which decide nothing, are honest.
+"""
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.special import betainc
+
+from mpdf_langgraph.consensus import LogOdds, Vote, majority
+from mpdf_langgraph.learned_consensus import LearnedConsensus
+from mpdf_langgraph.risk import count_errors
+from training.learn.ballots import Ballots, shuffle_into_folds
+from training.learn.consensus_fit import choose_strength, fit_consensus, measure_agreement
+from training.learn.measures import Interval, mean_interval, quality
+
+Array = NDArray[np.float64]
+
+SINGLE, LEARNED, RECORDED = "best single agent", "learned consensus", "debate as recorded"
+FOLDS = 5
+BARS = 41
+"""Bars of risk control: so many quantiles of the probabilities of training questions."""
+CONFIDENT = 0.95
+"""Adaptive consistency stops once the leading answer is so probably the majority's."""
+
+
+@dataclass(frozen=True)
+class Choice:
+    """What a rule gives on E states.
+
+    Attributes:
+        right: The answer chosen is right, ``[E]``.
+        calls: Answers that were asked for, ``[E]``.
+        probability: P(right) by the rule, NaN where it gives none, ``[E]``.
+        every: Of every answer, also those not chosen: P(right) and whether it is, ``[A, 2]``.
+    """
+
+    right: Array
+    calls: Array
+    probability: Array
+    every: Array
+
+    @property
+    def calibration_error(self) -> float:
+        """Expected calibration error of P(right) of every answer. NaN if there are none."""
+        return quality(self.every[:, 0], self.every[:, 1])["ece"]
+
+
+Answered = tuple[int | None, int, Mapping[int, float]]
+"""The cluster chosen, the calls that were made, and P(right) by cluster, where it is known."""
+Chooser = Callable[[Ballots, int], Answered]
+
+
+def measure_records(ballots: Ballots) -> dict[str, float]:
+    """Return each agent's share of right proposals, the best first. No answer is wrong."""
+    first = ballots.select(ballots.first)
+    there = first.author >= 0
+    rights = np.bincount(first.author[there], first.right[there], len(ballots.agents))
+    asked = np.maximum(1, first.member.sum(0))
+    shares = dict(zip(ballots.agents, (rights / asked).tolist(), strict=True))
+    return dict(sorted(shares.items(), key=lambda item: -item[1]))
+
+
+def fit_choosers(ballots: Ballots, strength: float, seed: int = 0) -> dict[str, Chooser]:
+    """Return the rules that are compared, the simplest first.
+
+    Args:
+        ballots: To learn from.
+        strength: Of the learned consensus's penalty.
+        seed: Of the learned consensus.
+    """
+    record = measure_records(ballots)
+    place = {name: i for i, name in enumerate(record)}
+    best = next(iter(record), "")
+
+    def in_order(votes: list[Vote]) -> list[Vote]:
+        # A tie goes to who stands first: the better record.
+        return sorted((v._replace(confidence=None) for v in votes), key=lambda v: place[v.agent])
+
+    def ask_best(asked: Ballots, state: int) -> Answered:
+        own = [vote.cluster for vote in asked.votes(state) if vote.agent == best]
+        return (own[0] if own else None), 1, {}
+
+    def vote(asked: Ballots, state: int) -> Answered:
+        votes = asked.votes(state)
+        return majority(in_order(votes)), len(record), {}
+
+    def vote_by_record(asked: Ballots, state: int) -> Answered:
+        sums: dict[int | None, float] = {}
+        for one in in_order(asked.votes(state)):
+            sums[one.cluster] = sums.get(one.cluster, 0.0) + record[one.agent]
+        return max(sums, key=sums.__getitem__, default=None), len(record), {}
+
+    def ask_until_clear(asked: Ballots, state: int) -> Answered:
+        counts: dict[int | None, int] = {}
+        given = {one.agent: one.cluster for one in asked.votes(state)}
+        calls = 0
+        for name in record:
+            calls += 1
+            if name in given:
+                counts[given[name]] = counts.get(given[name], 0) + 1
+            first, second = [*sorted(counts.values(), reverse=True), 0, 0][:2]
+            if 1 - betainc(first + 1, second + 1, 0.5) > CONFIDENT:
+                break
+        return max(counts, key=counts.__getitem__, default=None), calls, {}
+
+    def probable(rule_of: Callable[[str | None], Any]) -> Chooser:
+        def choose(asked: Ballots, state: int) -> Answered:
+            rule, votes = rule_of(asked.category_of(state)), asked.votes(state)
+            return rule(votes), len(record), rule.probabilities(votes)
+
+        return choose
+
+    choosers: dict[str, Chooser] = {
+        SINGLE: ask_best,
+        "majority": vote,
+        "vote by record": vote_by_record,
+        "adaptive consistency": ask_until_clear,
+    }
+    if not np.isnan(ballots.confidence[ballots.author >= 0]).all():
+        log_odds = LogOdds(measure_agreement(ballots))
+        choosers["log-odds"] = probable(lambda _: log_odds)
+    fitted = fit_consensus(ballots, seed, strength)
+    return {**choosers, LEARNED: probable(fitted.of)}
+
+
+def choose(choosers: Mapping[str, Chooser], ballots: Ballots) -> dict[str, Choice]:
+    """Let every rule answer each state."""
+    found = {}
+    for name, chooser in choosers.items():
+        rows, every = [], []
+        for state in range(len(ballots)):
+            cluster, calls, told = chooser(ballots, state)
+            known = math.nan if cluster is None else told.get(cluster, math.nan)
+            rows.append((ballots.is_right(state, cluster), calls, known))
+            every += [(p, ballots.is_right(state, c)) for c, p in told.items()]
+        right, asked, told_of = np.array(rows, float).reshape(-1, 3).T
+        found[name] = Choice(right, asked, told_of, np.array(every, float).reshape(-1, 2))
+    return found
+
+
+def join_choices(parts: Sequence[Choice], places: Sequence[NDArray[Any]], size: int) -> Choice:
+    """Return the choices of parts of the states as those of all states.
+
+    Args:
+        parts: Of a rule.
+        places: Where the states of each part stand among all.
+        size: How many there are in all.
+    """
+    whole = np.full((3, size), np.nan)
+    for part, place in zip(parts, places, strict=True):
+        whole[:, place] = part.right, part.calls, part.probability
+    right, calls, probability = whole
+    return Choice(right, calls, probability, np.concatenate([part.every for part in parts]))
+
+
+def cross_fit(ballots: Ballots, strength: float, seed: int = 0) -> dict[str, Choice]:
+    """Answer every state by what was learned from the questions of the other folds."""
+    folds = shuffle_into_folds(ballots, FOLDS, seed)
+    asked = ballots.select(ballots.first)
+    places = [np.flatnonzero(folds[ballots.first] == fold) for fold in range(FOLDS)]
+    parts = [
+        choose(fit_choosers(ballots.select(folds != k), strength, seed), asked.select(places[k]))
+        for k in range(FOLDS)
+    ]
+    return {n: join_choices([part[n] for part in parts], places, len(asked)) for n in parts[0]}
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """What the rules give, and what to run.
+
+    Attributes:
+        consensus: Fitted on the training questions, with its risk curve of the held-out ones.
+        best: Name of the best single agent, by its record on the training questions.
+        chosen: Name of the rule to run, as the training questions have it.
+        training: By rule, on the training questions, cross-fitted.
+        held_out: By rule, on the held-out questions.
+        question: Of each held-out state, ``[E]``.
+        episode: Of each held-out state, ``[E]``.
+    """
+
+    consensus: LearnedConsensus
+    best: str
+    chosen: str
+    training: Mapping[str, Choice]
+    held_out: Mapping[str, Choice]
+    question: NDArray[np.int64]
+    episode: NDArray[np.int64]
+
+    def difference(self, one: str, other: str) -> Interval:
+        """Return the paired difference in accuracy of two rules, held out."""
+        gap = self.held_out[one].right - self.held_out[other].right
+        return mean_interval(gap, self.question)
+
+    @property
+    def advice(self) -> str:
+        """What to run, in a sentence."""
+        how = f"ask agent {self.best} alone" if self.chosen == SINGLE else f"the {self.chosen}"
+        if not len(self.question):
+            return f"Run: {how}."
+        found = mean_interval(self.held_out[self.chosen].right, self.question)
+        return (
+            f"Run: {how} (accuracy {found.short('', 3)} on {found.questions} held-out questions)."
+        )
+
+
+def compare(training: Ballots, held_out: Ballots, seed: int = 0) -> Comparison:
+    """Fit all rules on the training questions, and compare them.
+
+    Args:
+        training: Graded states, with calibrated confidences.
+        held_out: Of other questions.
+        seed: Of folds and fits.
+    """
+    strength = choose_strength(training, seed)
+    found = cross_fit(training, strength, seed)
+    asked = held_out.select(held_out.first)
+    results = choose(fit_choosers(training, strength, seed), asked)
+    consensus = fit_consensus(training, seed, strength)
+    if (~training.first).any():
+        found[RECORDED] = _as_recorded(training)
+        results[RECORDED] = _as_recorded(held_out)
+    told = found[LEARNED].probability
+    bars = np.quantile(told[~np.isnan(told)], np.linspace(0, 1, BARS))
+    bars = np.unique(np.floor(bars * 1e6) / 1e6)
+    final = choose({LEARNED: _rule_of(consensus)}, held_out.select(held_out.last))[LEARNED]
+    curve = count_errors(bars.tolist(), final.probability.tolist(), (final.right > 0).tolist())
+    return Comparison(
+        consensus=consensus.model_copy(update={"risk": curve}),
+        best=next(iter(measure_records(training))),
+        chosen=choose_rule(found, training.question[training.first]),
+        training=found,
+        held_out=results,
+        question=asked.question,
+        episode=asked.episode,
+    )
+
+
+def _as_recorded(ballots: Ballots) -> Choice:
+    """Return what the recorded debates came to, for each state of proposals."""
+    ends = dict(zip(ballots.episode[ballots.last], ballots.recorded[ballots.last], strict=True))
+    right = np.array([ends.get(episode, False) for episode in ballots.episode[ballots.first]])
+    nothing = np.full(len(right), np.nan)
+    return Choice(right.astype(float), nothing, nothing, np.zeros((0, 2)))
+
+
+def _rule_of(consensus: LearnedConsensus) -> Chooser:
+    def choose_by(asked: Ballots, state: int) -> Answered:
+        rule, votes = consensus.of(asked.category_of(state)), asked.votes(state)
+        return rule(votes), 0, rule.probabilities(votes)
+
+    return choose_by
+
+
+def choose_rule(found: Mapping[str, Choice], question: NDArray[np.int64]) -> str:
+    """Return the rule to run.
+
+    One agent is asked alone, unless a rule that asks the team is surely better: with the lower
+    95 % bound of the difference above 0. Among these the most accurate counts, the simplest at a
+    tie. A debate has to be surely better than that one, too.
+
+    Args:
+        found: By rule, the simplest first.
+        question: Of each state.
+    """
+
+    def is_surely_better(one: str, other: str) -> bool:
+        return mean_interval(found[one].right - found[other].right, question).low > 0
+
+    team = [name for name in found if name not in (SINGLE, RECORDED)]
+    best = max(team, key=lambda name: round(float(found[name].right.mean()), 9))
+    chosen = best if is_surely_better(best, SINGLE) else SINGLE
+    if RECORDED in found and is_surely_better(RECORDED, chosen):
+        return RECORDED
+    return chosen

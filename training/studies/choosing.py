@@ -1,0 +1,250 @@
+"""Which of several recorded answers is right? Rules compared by cross-validation over questions.
+
+    python -m training.studies.choosing --traces traces/ --out runs/choosing
+    python -m training.studies.choosing --traces traces/ --team ann bo cy --out runs/choosing
+
+The questions are split into folds, several times. For each fold everything is learned from the
+other folds: the calibration of confidences, how often each agent is right, who is best, and the
+learned consensus. Then every rule chooses among the first answers to the questions of the fold.
+Differences are paired, with intervals over questions.
+
+Risk control is tried on random splits of the questions. One half chooses the bar, and the errors
+among the accepted answers are counted on the other half.
+"""
+
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import tyro
+from numpy.typing import NDArray
+from tqdm import tqdm
+
+from mpdf_langgraph.calibration import Calibration
+from mpdf_langgraph.errors import ConfigurationError, MPDFError
+from mpdf_langgraph.risk import count_errors
+from training.collect.files import write_json
+from training.collect.team import answer_schema, grader
+from training.learn.ballots import Ballots, read_ballots, shuffle_into_folds
+from training.learn.calibrate import Judged, fit_calibration, read_judged
+from training.learn.choices import BARS, LEARNED, Choice, choose, fit_choosers, join_choices
+from training.learn.consensus_fit import choose_strength
+from training.learn.dataset import check_answer
+from training.learn.measures import mean_interval, reliability
+from training.learn.report import table
+
+
+@dataclass
+class ChoosingOptions:
+    """Options of the comparison."""
+
+    traces: tuple[Path, ...]
+    """Folders of traces (or single segments)."""
+    out: Path = Path("runs/choosing")
+    """Folder for `results.md` and `results.json`."""
+    team: tuple[str, ...] = ()
+    """Agents to choose among. Default: all."""
+    answer: Literal["math", "choice", "text", "code"] = "math"
+    """How answers are compared, with one another and with references."""
+    folds: int = 5
+    """Parts that the questions are split into."""
+    seeds: int = 3
+    """Ways to split them."""
+    risk: float = 0.05
+    """Greatest share of wrong answers among the accepted ones."""
+    splits: int = 200
+    """Random splits that risk control is tried on."""
+
+    def check(self) -> None:
+        """Refuse options that cannot work.
+
+        Raises:
+            ConfigurationError: Says which one, and what to give instead.
+        """
+        for name, least in (("folds", 2), ("seeds", 1), ("splits", 1)):
+            if getattr(self, name) < least:
+                raise ConfigurationError(
+                    f"--{name} must be {least} or more, got {getattr(self, name)}"
+                )
+        if not 0 < self.risk < 1:
+            raise ConfigurationError(f"--risk must be between 0 and 1, got {self.risk}")
+
+
+def choose_by_folds(ballots: Ballots, options: ChoosingOptions, seed: int, read: Any) -> Any:
+    """Answer the proposals of every question by what was learned from the other folds.
+
+    Args:
+        ballots: States, with confidences as the critic gave them.
+        options: The command's options.
+        seed: Of the split.
+        read: From a calibration and the training questions to the ballots with it.
+
+    Returns:
+        A `Choice` by rule, in the order of the states of proposals.
+    """
+    folds = shuffle_into_folds(ballots, options.folds, seed)
+    asked = ballots.first
+    parts = []
+    places = [np.flatnonzero(folds[asked] == fold) for fold in range(options.folds)]
+    for fold in range(options.folds):
+        rest, here = folds != fold, asked & (folds == fold)
+        known = read({ballots.questions[q] for q in np.unique(ballots.question[rest])})
+        learned = known.select(rest)
+        choosers = fit_choosers(learned, choose_strength(learned, seed), seed)
+        parts.append(choose(choosers, known.select(here)))
+    size = int(asked.sum())
+    return {name: join_choices([p[name] for p in parts], places, size) for name in parts[0]}
+
+
+def try_risk(choice: Choice, options: ChoosingOptions) -> dict[str, float]:
+    """Choose the bar on half of the questions and count errors on the others, many times."""
+    kept, shares, errors, nothing = 0, [], [], 0
+    bars = np.unique(np.quantile(choice.probability, np.linspace(0, 1, BARS))).tolist()
+    right = choice.right > 0
+    for split in range(options.splits):
+        order = np.random.default_rng([7, split]).permutation(len(right))
+        checked, fresh = np.array_split(order, 2)
+        curve = count_errors(bars, choice.probability[checked].tolist(), right[checked].tolist())
+        bar = curve.bar(options.risk)
+        accepted = fresh[:0] if bar is None else fresh[choice.probability[fresh] >= bar]
+        shares.append(len(accepted) / len(fresh))
+        nothing += bar is None
+        wrong = float((~right[accepted]).mean()) if len(accepted) else 0.0
+        kept += wrong <= options.risk
+        if len(accepted):
+            errors.append(wrong)
+    return {
+        "splits": options.splits,
+        "promise kept": kept / options.splits,
+        "accepted": float(np.mean(shares)),
+        "errors among the accepted": float(np.mean(errors)) if errors else 0.0,
+        "no bar found": nothing / options.splits,
+    }
+
+
+def study(options: ChoosingOptions) -> dict[str, Any]:
+    """Compare the rules, and write the results.
+
+    Returns:
+        The content of `results.json`.
+
+    Raises:
+        MPDFError: An option is wrong, or traces cannot be read.
+    """
+    options.check()
+    check_answer(options.traces, options.answer)
+    right = cache(grader(answer_schema(options.answer)))
+    raw = read_ballots(options.traces, right, calibration=Calibration({}))
+    unknown = set(options.team) - set(raw.agents)
+    if unknown:
+        raise ConfigurationError(
+            f"--team {', '.join(sorted(unknown))}: the traces have {', '.join(raw.agents)}"
+        )
+    judged = read_judged(options.traces, right)
+
+    def of_team(ballots: Ballots) -> Ballots:
+        return ballots.of_agents(options.team) if options.team else ballots
+
+    def read(questions: set[str]) -> Ballots:
+        return of_team(_calibrated(options, right, judged, questions)) if len(judged) else ballots
+
+    ballots = of_team(raw)
+    if len(np.unique(ballots.question)) < 10 * options.folds:
+        raise ConfigurationError(f"there are too few questions for {options.folds} folds")
+    seeds = tqdm(range(options.seeds), desc="splits into folds")
+    runs = [choose_by_folds(ballots, options, seed, read) for seed in seeds]
+    question = ballots.question[ballots.first]
+    results = summarise(runs, question)
+    results["risk"] = try_risk(runs[0][LEARNED], options)
+    results["agents"] = list(ballots.agents)
+    options.out.mkdir(parents=True, exist_ok=True)
+    write_json(options.out / "results.json", results)
+    text = format_results(results, options)
+    (options.out / "results.md").write_text(text)
+    print(text)
+    return results
+
+
+def _calibrated(
+    options: ChoosingOptions, right: Any, judged: Judged, questions: set[str]
+) -> Ballots:
+    known = np.array([question in questions for question in judged.question], bool)
+    return read_ballots(options.traces, right, calibration=fit_calibration(judged.select(known)))
+
+
+def summarise(runs: list[Mapping[str, Choice]], question: NDArray[np.int64]) -> dict[str, Any]:
+    """Return figures by rule: the mean over the ways to split, with intervals over questions."""
+    mean = {name: np.mean([run[name].right for run in runs], axis=0) for name in runs[0]}
+    rules = {}
+    for name, right in mean.items():
+        errors = [run[name].calibration_error for run in runs]
+        gap = mean_interval(mean[LEARNED] - right, question, samples=4000)
+        accuracy = mean_interval(right, question, samples=4000)
+        rules[name] = {
+            "accuracy": [accuracy.mean, accuracy.low, accuracy.high],
+            "learned minus it": [gap.mean, gap.low, gap.high],
+            "calls": float(np.mean([run[name].calls for run in runs])),
+            "calibration error": None if np.isnan(errors).any() else float(np.mean(errors)),
+            "of honest probabilities": honest_error(runs[0][name].every[:, 0]),
+        }
+    return {"rules": rules, "questions": len(np.unique(question))}
+
+
+def honest_error(probability: NDArray[np.float64], draws: int = 200) -> float | None:
+    """Return the calibration error that chance gives to probabilities that are exactly right."""
+    if not len(probability):
+        return None
+    rng = np.random.default_rng(0)
+    drawn = rng.random((draws, len(probability))) < probability
+    found = [reliability(probability, one.astype(float)) for one in drawn]
+    gaps = [sum(abs(mean - share) * count for mean, share, count in one) for one in found]
+    return float(np.mean(gaps) / len(probability))
+
+
+def format_results(results: Mapping[str, Any], options: ChoosingOptions) -> str:
+    """Return the results as Markdown."""
+
+    def interval(values: list[float], sign: str = "") -> str:
+        mean, low, high = (f"{x:{sign}.3f}" for x in values)
+        return f"{mean} [{low}, {high}]"
+
+    rows = [
+        [
+            name,
+            interval(one["accuracy"]),
+            "" if name == LEARNED else interval(one["learned minus it"], "+"),
+            f"{one['calls']:.2f}",
+            ""
+            if one["calibration error"] is None
+            else f"{one['calibration error']:.3f} ({one['of honest probabilities']:.3f})",
+        ]
+        for name, one in results["rules"].items()
+    ]
+    risk = results["risk"]
+    return (
+        "# Choosing among recorded answers\n\n"
+        + table(
+            ["rule", "accuracy", f"{LEARNED} − it", "calls", "calibration error (by chance)"], rows
+        )
+        + f"\n\n{results['questions']} questions, agents {', '.join(results['agents'])}. "
+        f"{options.folds} folds, mean of {options.seeds} ways to split. Intervals are 95 %, "
+        "paired, from resampling questions. The calibration error is that of P(right) of every "
+        "answer, beside what chance gives to probabilities that are exactly right.\n\n"
+        f"Risk control at {options.risk:g}: {risk['accepted']:.1%} of the answers are accepted, "
+        f"with {risk['errors among the accepted']:.1%} errors among them. The promise was kept on "
+        f"{risk['promise kept']:.1%} of {risk['splits']} random splits into two halves. "
+        f"{risk['no bar found']:.1%} of the splits found no bar.\n"
+    )
+
+
+if __name__ == "__main__":
+    try:
+        study(tyro.cli(ChoosingOptions, description=__doc__))
+    except (MPDFError, OSError) as error:
+        sys.exit(f"error: {error}")
+    except KeyboardInterrupt:
+        sys.exit("stopped")
