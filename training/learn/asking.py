@@ -19,10 +19,13 @@ from numpy.typing import NDArray
 from mpdf_langgraph.calibration import log_odds
 from mpdf_langgraph.consensus import ConsensusRule, count_votes
 from mpdf_langgraph.errors import ConfigurationError
+from mpdf_langgraph.learned_consensus import rule_for
 from mpdf_langgraph.profile_critic import ProfileCritic
 from mpdf_langgraph.recruiting import AskingValues, Stage, leading_confidence, stand_of
 from mpdf_langgraph.state import Response, charged_tokens
 from mpdf_langgraph.traces.records import Episode
+from training.learn.ballots import make_ballots
+from training.learn.consensus_fit import fit_consensus
 from training.learn.profile_fit import with_confidence
 from training.learn.report import table
 from training.learn.rewards import Grader
@@ -91,6 +94,10 @@ class Asked:
         episodes = [with_confidence(episode, critic) for episode in self.episodes]
         return replace(self, episodes=episodes, _parts={})
 
+    def decided_by(self, rule: ConsensusRule) -> "Asked":
+        """Return the same with another consensus rule."""
+        return replace(self, rule=rule, _parts={})
+
     def of(self, names: Iterable[str]) -> Part:
         """Return what some of the agents would answer."""
         part = frozenset(names)
@@ -114,6 +121,24 @@ class Asked:
                 np.array(stands, str), np.array(right, bool), np.array(sure, float)
             )
         return self._parts[part]
+
+
+def learn_rule(asked: Asked, grader: Grader, strength: float = 10.0) -> ConsensusRule:
+    """Fit a learned consensus on the proposals of the team.
+
+    Args:
+        asked: The proposals.
+        grader: Tells whether an answer is right, given the reference.
+        strength: Of the penalty on the agents' and the pairs' own weights.
+    """
+    parts = []
+    for episode in asked.episodes:
+        agents = [agent for agent in episode.agents if agent["name"] in asked.team]
+        said = {i: r for i, r in episode.responses.items() if r["agent"] in asked.team}
+        told = {i: r for i, r in said.items() if r["round"] == 0}
+        changed = {"agents": agents, "responses": told, "turns": []}
+        parts.append(episode.model_copy(update=changed | {"tallies": episode.tallies[:1]}))
+    return rule_for(fit_consensus(make_ballots(parts, grader), strength=strength), None)
 
 
 def gather(

@@ -5,9 +5,10 @@
 The traces must show what everybody proposed (`collect.py --import` makes such traces of a table of
 answers). The questions are split into folds, several times. For each fold the order of the agents
 and the values of asking on are measured on the other folds (`training.learn.asking`), at every
-price of `--cost`. Traces without confidences get those of a profile critic, fitted on the other
-folds. Then all methods answer the held-out fold. The baselines ask in the order of the
-agents' records on the other folds, the best first.
+price of `--cost`, with the consensus rule of `--consensus`. Traces without confidences get those of
+a profile critic, fitted on the other folds. Then all methods answer the held-out fold. The
+baselines ask in the order of the agents' records on the other folds, the best first, and take the
+majority.
 """
 
 import sys
@@ -23,11 +24,11 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from mpdf_langgraph import TraceReader
-from mpdf_langgraph.consensus import ConsensusName, make_rule
+from mpdf_langgraph.consensus import ConsensusRule, majority, make_rule
 from mpdf_langgraph.errors import MPDFError
 from training.collect.team import answer_schema, grader
 from training.evaluate.votes import adaptive_consistency, early_stopping
-from training.learn.asking import Asked, fit_asking, gather, play_asking
+from training.learn.asking import Asked, fit_asking, gather, learn_rule, play_asking
 from training.learn.measures import mean_interval
 from training.learn.profile_fit import fit_profile, gather_looks
 from training.learn.report import table
@@ -35,7 +36,7 @@ from training.learn.rewards import Grader
 from training.learn.rules import has_confidence
 
 EVERYBODY = "everybody"
-PLAIN = "everybody, without the profile critic"
+PLAIN = "everybody, plain majority"
 
 
 @dataclass
@@ -56,8 +57,8 @@ class AskingOptions:
     """Agents asked at a time."""
     answer: Literal["math", "choice", "text", "code"] = "math"
     """How answers are compared with references."""
-    consensus: ConsensusName = "majority"
-    """How votes are counted."""
+    consensus: Literal["majority", "confidence", "log-odds", "learned"] = "majority"
+    """How votes are counted. `learned` is fitted on the other folds."""
     folds: int = 5
     """Parts that the questions are split into."""
     seeds: int = 3
@@ -101,6 +102,9 @@ def cross_validate(asked: Asked, options: AskingOptions, graded: Grader) -> dict
             if not sure:
                 critic = fit_profile(gather_looks(rest.episodes, graded))
                 rest, test = (part.judged_by(critic) for part in (rest, test))
+            if options.consensus == "learned":
+                rule = learn_rule(rest, graded)
+                rest, test = (part.decided_by(rule) for part in (rest, test))
             record = {name: rest.of([name]).right.mean() for name in asked.team}
             best_first = sorted(asked.team, key=lambda name: -record[name])
 
@@ -123,7 +127,7 @@ def cross_validate(asked: Asked, options: AskingOptions, graded: Grader) -> dict
             if not sure:
                 everyone = np.full(len(held), len(best_first))
                 add(PLAIN, asked.select(held).of(best_first).right, everyone, best_first)
-            for name, method in _baselines(len(best_first), options).items():
+            for name, method in _baselines(len(best_first), majority).items():
                 add(name, *_play(test, best_first, method), best_first)
             for cost in options.cost:
                 values = fit_asking(
@@ -138,8 +142,7 @@ def cross_validate(asked: Asked, options: AskingOptions, graded: Grader) -> dict
     return found
 
 
-def _baselines(size: int, options: AskingOptions) -> dict[str, Any]:
-    rule = make_rule(options.consensus)[1]
+def _baselines(size: int, rule: ConsensusRule) -> dict[str, Any]:
     return {
         "adaptive consistency, .95": adaptive_consistency(0.95, size, rule),
         "adaptive consistency, .8": adaptive_consistency(0.8, size, rule),
@@ -191,7 +194,8 @@ def main(options: AskingOptions) -> str:
     """
     episodes = [episode for path in options.traces for episode in TraceReader(path)]
     graded = cache(grader(answer_schema(options.answer)))
-    asked = gather(episodes, graded, make_rule(options.consensus)[1], options.agents)
+    name = "majority" if options.consensus == "learned" else options.consensus
+    asked = gather(episodes, graded, make_rule(name)[1], options.agents)
     text = format_results(cross_validate(asked, options, graded), asked)
     options.out.mkdir(parents=True, exist_ok=True)
     (options.out / "results.md").write_text(text)

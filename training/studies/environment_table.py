@@ -52,7 +52,7 @@ class Options:
     environments: tuple[str, ...] = tuple(ENVIRONMENTS)
     """Names of the environments."""
     algorithms: tuple[Algorithm, ...] = ("none", "softrankpo", "ppo", "grpo", "awr", "regression")
-    """Second stages. `none` is SFT alone."""
+    """Second stages. `none` is SFT alone. Without any, the rules alone are measured."""
     values: tuple[str, ...] = ("one-step", "fitted")
     """What a move is worth to the group, see `fit_router.py`."""
     episodes: int = 2000
@@ -93,15 +93,14 @@ def main(options: Options) -> str:
                     told = _over_seeds([getattr(one, mode) for one in both])
                     rows.append([f"{title}, {mode}", *told])
         rows.append(["optimum", *_format_value(Known(environment).optimum())])
-        if calibration is not None:  # what calibrating alone gives
-            mended = baselines(environment, calibration)
-            rows += [
-                [f"{title}, calibrated", *_format_value(value)] for title, value in mended.items()
-            ]
-            ruled = [_measure_gain_rule(environment, options, seed) for seed in options.seeds]
-            rows.append(["expected gain, calibrated", *_over_seeds(ruled)])
-            best = Known(environment, calibration).optimum()
-            rows.append(["optimum, calibrated", *_format_value(best)])
+        ruled = [_measure_gain_rule(environment, options, seed) for seed in options.seeds]
+        if calibration is None:
+            calibration = _fit_calibration(environment, options, options.seeds[0])
+        mended = baselines(environment, calibration)  # what calibrating alone gives
+        rows += [[f"{title}, calibrated", *_format_value(value)] for title, value in mended.items()]
+        rows.append(["expected gain, calibrated", *_over_seeds(ruled)])
+        best = Known(environment, calibration).optimum()
+        rows.append(["optimum, calibrated", *_format_value(best)])
         text = table([f"{name}, price {environment.price:g}", "accuracy", "tokens", "U"], rows)
         print(text, flush=True)
         parts.append(text)
@@ -123,12 +122,17 @@ def baselines(environment: Environment, calibration: Calibration | None = None) 
 def _measure_gain_rule(environment: Environment, options: Options, seed: int) -> Value:
     """Return what the expected-gain rule gives, measured on the traces of the fits."""
     traces = _draw_traces(environment, options, seed)
+    calibration = _fit_calibration(environment, options, seed)
     graded = grader(answer_schema("choice"))
-    calibration = fit_calibration(read_judged(traces, graded))
     groups, _ = load(traces, grader=graded, calibration=calibration, progress=False)
     gains = fit_gains(groups, calibration, environment.price)
     router = ExpectedGainRouter(gains).for_team(environment.agents)
     return Known(environment, calibration).value(router)
+
+
+def _fit_calibration(environment: Environment, options: Options, seed: int) -> Calibration:
+    traces = _draw_traces(environment, options, seed)
+    return fit_calibration(read_judged(traces, grader(answer_schema("choice"))))
 
 
 class _FitValues(NamedTuple):

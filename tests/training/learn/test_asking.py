@@ -1,6 +1,7 @@
 """What asking another agent is worth: computed on recorded answers, and judged on others."""
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -116,13 +117,18 @@ def test_the_command_writes_values_that_can_be_loaded(tmp_path: Path) -> None:
     assert "| 1 | 1-0 | 30 |" in text
 
 
-def test_the_study_judges_on_held_out_questions(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+@pytest.mark.parametrize("consensus", ["majority", "learned"])
+def test_the_study_judges_on_held_out_questions(tmp_path: Path, consensus: Any) -> None:
     traces = tmp_path / "traces.jsonl"
     traces.write_bytes(b"".join(b"\n" + e.to_json() for e in episodes(40, RIGHT)))
     options = study.AskingOptions(
-        (traces,), tmp_path / "out", answer="choice", cost=(0.02,), seeds=2, folds=2
+        (traces,),
+        tmp_path / "out",
+        answer="choice",
+        cost=(0.02,),
+        seeds=1,
+        folds=2,
+        consensus=consensus,
     )
     text = study.main(options)
     assert text == (tmp_path / "out" / "results.md").read_text()
