@@ -36,6 +36,8 @@ PRETENDED = 5.0
 """Questions at the stage's mean that every stand is given beside its own."""
 RIDGE = 20.0
 """Draws the slope of the confidence to 0, as this much spread of the log-odds at no slope would."""
+LEAST = 100
+"""Questions from which the values are compared with the best agent alone."""
 UNREPORTED_TOKENS = 1000.0
 """Tokens of every proposal where the traces report none: the price of 1,000 is that of a call."""
 
@@ -196,8 +198,12 @@ def fit_asking(
     wave: int = 1,
     consensus: str,
     order: Sequence[str] = (),
+    check: bool = True,
 ) -> AskingValues:
     """Compute the values of asking on.
+
+    Where asking on does not pay on questions that the values were not computed on, the values say
+    to ask the best agent alone.
 
     Args:
         asked: The proposals.
@@ -206,6 +212,7 @@ def fit_asking(
         wave: Agents asked at a time.
         consensus: Name of the rule, for the file.
         order: The order to ask in. Empty: the best that swapping two agents leads to.
+        check: Compare with the best agent alone, by halves of the questions.
     """
     price = {name: float((prices or {}).get(name, 1.0)) for name in asked.team}
     charge = {name: cost * price[name] * asked.tokens[name] / 1000 for name in asked.team}
@@ -221,6 +228,26 @@ def fit_asking(
             found, those = _stages(asked, swapped, charge, wave)
             if found > value + 1e-9:
                 best, value, stages, improved = swapped, found, those, True
+    single = max(alone.values())
+    held_out = single
+    if check and wave == 1 and len(asked) >= LEAST:
+        halves = [asked.select(range(k, len(asked), 2)) for k in (0, 1)]
+        worth = [
+            _utility(
+                test,
+                fit_asking(rest, prices=price, cost=cost, consensus=consensus, check=False),
+                charge,
+            )
+            for rest, test in (halves, halves[::-1])
+        ]
+        held_out = float(np.mean(worth))
+    if held_out < single:
+        best = sorted(asked.team, key=lambda n: -alone[n])
+        first = asked.of(best[:1])
+        gains = dict.fromkeys(sorted(set(first.stand.tolist())), held_out - single)
+        _, those = _stages(asked, best, charge, wave)
+        stage = those["1"].model_copy(update={"gains": gains, "centre": {}, "slope": 0.0})
+        value, stages = single, {"1": stage}
     everyone = asked.of(asked.team).right
     measured = {
         "questions": len(asked),
@@ -228,6 +255,8 @@ def fit_asking(
         "right alone": {n: float(asked.of([n]).right.mean()) for n in asked.team},
         "everyone": float(everyone.mean()),
         "value": value,
+        "best alone": single,
+        "held out": held_out,
     }
     return AskingValues(
         order=best,
@@ -239,6 +268,13 @@ def fit_asking(
         stages=stages,
         measured=measured,
     )
+
+
+def _utility(asked: Asked, values: AskingValues, charge: Mapping[str, float]) -> float:
+    """Return the accuracy of asking by the values, the price taken off."""
+    right, used = play_asking(asked, values)
+    spent = np.cumsum([0.0, *(charge[name] for name in values.order)])[used]
+    return float((right - spent).mean())
 
 
 def _stages(

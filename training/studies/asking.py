@@ -27,7 +27,7 @@ from mpdf_langgraph import TraceReader
 from mpdf_langgraph.consensus import ConsensusRule, majority, make_rule
 from mpdf_langgraph.errors import MPDFError
 from training.collect.team import answer_schema, grader
-from training.evaluate.votes import adaptive_consistency, early_stopping
+from training.evaluate.votes import adaptive_consistency, early_stopping, vote
 from training.learn.asking import Asked, fit_asking, gather, learn_rule, play_asking
 from training.learn.measures import mean_interval
 from training.learn.profile_fit import fit_profile, gather_looks
@@ -125,8 +125,8 @@ def cross_validate(asked: Asked, options: AskingOptions, graded: Grader) -> dict
                 right = test.of(best_first[:count]).right
                 add(name, right, np.full(len(held), count), best_first)
             if not sure:
-                everyone = np.full(len(held), len(best_first))
-                add(PLAIN, asked.select(held).of(best_first).right, everyone, best_first)
+                everyone = vote(len(best_first), majority)
+                add(PLAIN, *_play(asked.select(held), best_first, everyone), best_first)
             for name, method in _baselines(len(best_first), majority).items():
                 add(name, *_play(test, best_first, method), best_first)
             for cost in options.cost:
