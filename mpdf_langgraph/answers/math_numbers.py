@@ -305,8 +305,10 @@ def _read_chinese(text: str) -> Quantity | None:
 
 def write_number(value: Fraction, decimal: bool) -> str:
     """Write a number in the shortest exact form."""
-    places = next((k for k in range(MAX_LENGTH) if 10**k % value.denominator == 0), 0)
-    if not decimal or not places:  # 0.5/3 has no end
+    if not decimal or value.denominator == 1:
+        return str(value)
+    places = next((k for k in range(1, MAX_LENGTH) if 10**k % value.denominator == 0), None)
+    if places is None:  # 0.5/3 has no end
         return str(value)
     digits = f"{abs(value.numerator) * 10**places // value.denominator:0{places + 1}d}"
     return f"{'-' * (value < 0)}{digits[:-places]}.{digits[-places:]}"

@@ -6,7 +6,7 @@ from fractions import Fraction
 from functools import lru_cache
 from typing import NamedTuple
 
-from mpdf_langgraph.answers.patterns import Pattern
+from mpdf_langgraph.answers.patterns import STYLED, Pattern
 
 
 class Units(NamedTuple):
@@ -116,10 +116,6 @@ _FILLING_TEXT = (
 )
 _FILLING = frozenset(_FILLING_TEXT.split())
 _POWERS = {"square": 2, "squared": 2, "sq": 2, "cubic": 3, "cubed": 3, "cu": 3}
-_WRAPPER = Pattern(
-    r"\\(?:text(?:bf|it|rm|sf|normal|up)?|mathrm|mathbf|mathit|mathsf|mbox|operatorname|rm|bf|it|hbox)"
-    r"\s?\{([^{}]*)\}"
-)
 _FRACTION = Pattern(r"\\[dtc]?frac\s?\{([^{}]*)\}\s?\{([^{}]*)\}")
 _TOKEN = Pattern(
     r"\s*(?:(?P<word>°\s?[CFK]\b|[°¢$€£¥₹₩₽₪₿]|[µμ]?[^\W\d_]+(?:['’-][^\W\d_]+)*)\.?"
@@ -132,7 +128,7 @@ def plain_units(text: str) -> str:
     r"""Write a unit without LaTeX: ``\,\mathrm{m}/\mathrm{s}^{2}`` as ``m/s^{2}``."""
     for _ in range(4):
         before = text
-        text = _WRAPPER.sub(r" \1 ", text)
+        text = STYLED.sub(r" \1 ", text)
         text = _FRACTION.sub(r" \1 / \2 ", text)
         if text == before:
             break

@@ -8,13 +8,10 @@ from mpdf_langgraph.answers.math_numbers import (
     units_behind,
 )
 from mpdf_langgraph.answers.math_units import NO_UNITS, Units, singular
-from mpdf_langgraph.answers.patterns import Pattern
+from mpdf_langgraph.answers.patterns import STYLED, Pattern
 
 # --- words ------------------------------------------------------------------------------------
 
-_TEXT = Pattern(
-    r"\\(?:text(?:bf|it|rm|sf|up)?|mathrm|mathbf|mbox|operatorname|textnormal)\s?\{([^{}]*)\}"
-)
 _FUNCTIONS_TEXT = (
     "sin cos tan cot sec csc arcsin arccos arctan sinh cosh tanh asin acos atan log ln lg exp"
     " sqrt cbrt max min gcd lcm mod abs floor ceil pi det lim sup inf sgn sign alpha beta gamma"
@@ -46,9 +43,9 @@ _SYNONYMS = {
 
 def has_words(text: str) -> bool:
     """Tell whether words stand in an answer that no mathematics can be made of."""
-    if any(re.search(r"[^\W\d_]{2}", inside) for inside in _TEXT.findall(text)):
+    if any(re.search(r"[^\W\d_]{2}", inside) for inside in STYLED.findall(text)):
         return True
-    bare = re.sub(r"\\[A-Za-z]+", " ", _TEXT.sub(" ", text))
+    bare = re.sub(r"\\[A-Za-z]+", " ", STYLED.sub(" ", text))
     return any(_is_word(run) for run in re.findall(r"[^\W\d_]{2,}", bare))
 
 
@@ -73,7 +70,7 @@ _SHORT_WORDS = frozenset(_SHORT_WORDS_TEXT.split())
 
 def word_tokens(text: str) -> list[str]:
     """The words, numbers and signs of an answer, in a form made to be compared."""
-    text = _TEXT.sub(r" \1 ", text)
+    text = STYLED.sub(r" \1 ", text)
     tokens: list[str] = []
     for token in _WORD_TOKEN.findall(text):
         lower = token.casefold().strip("'’")
