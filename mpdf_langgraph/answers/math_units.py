@@ -47,33 +47,17 @@ _OTHER = {
     "cup": "1 cup; 2 pint pt; 4 quart qt; 16 gallon gal",
     "spoon": "1 teaspoon tsp; 3 tablespoon tbsp",
     "deg": "1 deg degree °; 1/60 arcminute",
-    "rad": "1 rad radian",
     "USD": "1 $ USD dollar buck; 1/100 ¢ cent penny",
-    "EUR": "1 € EUR euro",
-    "GBP": "1 £ GBP quid",
-    "INR": "1 ₹ INR Rs rupee",
-    "JPY": "1 JPY yen",
-    "CNY": "1 CNY RMB yuan",
-    "yen or yuan": "1 ¥",
-    "KRW": "1 ₩ KRW won",
-    "RUB": "1 ₽ RUB ruble rouble",
-    "ILS": "1 ₪ ILS shekel",
-    "BTC": "1 ₿ BTC",
-    "degC": "1 °C degC celsius",
-    "degF": "1 °F degF fahrenheit",
-    "K": "1 K kelvin",
     "J": "3600000 kWh",
     "A": "1 amp",
     "B": "1000 KB",
-    "ton": "1 ton tonne",
-    "acre": "1 acre",
-    "C": "1 C coulomb",
-    "F": "1 F farad",
-    "T": "1 T tesla",
-    "mol": "1 mol mole",
-    "M": "1 molar",
-    **{name: f"1 {name}" for name in ("CHF", "eV", "atm", "bit")},
 }
+# Units that no other is converted to: their names.
+_ALONE = (
+    "€ EUR euro; £ GBP quid; ₹ INR Rs rupee; JPY yen; CNY RMB yuan; ¥; ₩ KRW won; ₪ ILS shekel"
+    "; ₽ RUB ruble rouble; ₿ BTC; CHF; °C degC celsius; °F degF fahrenheit; K kelvin; rad radian"
+    "; ton tonne; acre; C coulomb; F farad; T tesla; mol mole; molar; eV; atm; bit"
+)
 
 
 def _table() -> dict[str, tuple[str, int, Fraction]]:
@@ -92,6 +76,9 @@ def _table() -> dict[str, tuple[str, int, Fraction]]:
             factor, *names = row.split()
             kind, _, exponent = base.partition("^")
             table |= dict.fromkeys(names, (kind, int(exponent or 1), Fraction(factor)))
+    for row in _ALONE.split(";"):
+        names = row.split()
+        table |= dict.fromkeys(names, (names[0], 1, Fraction(1)))
     return table
 
 

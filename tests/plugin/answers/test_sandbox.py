@@ -347,7 +347,7 @@ def test_what_cannot_be_watched_does_not_run(box: Sandbox, monkeypatch: pytest.M
 
 
 def test_many_open_files_do_no_harm(box: Sandbox) -> None:
-    """Above descriptor 1023 `select` gives up; a process with many connections is there soon."""
+    """`select` gives up above descriptor 1023. A process with many connections is there soon."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if hard < 2000:
         pytest.skip("needs 2000 open files: ulimit -n 2000")
