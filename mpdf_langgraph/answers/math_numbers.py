@@ -14,7 +14,7 @@ from mpdf_langgraph.answers.math_units import (
     plain_units,
     read_units,
 )
-from mpdf_langgraph.answers.patterns import Pattern
+from mpdf_langgraph.answers.patterns import PRODUCT, Pattern
 
 MAX_LENGTH = 1000  # characters. No answer is longer, and every step below stays cheap.
 _MAX_EXPONENT = 400
@@ -174,15 +174,13 @@ def units_behind(text: str, money: bool) -> Units | None:
         return units
     first = word.group()
     if len(first) >= 3:
-        return None if _PRODUCT.fullmatch(first) else units
+        return None if PRODUCT.fullmatch(first) else units
     return (
         units if is_known(first) or first in ("sq", "cu") or re.match("[A-Z]{2}", first) else None
     )
 
 
 _LOOKS_LIKE_NO_UNIT = Pattern(r"(?:min|sec)s?$|per |/")
-# Variables side by side.
-_PRODUCT = Pattern("[abc]+|[xyz]+|[uvw]+|[pqr]+|[rst]+|[mnk]+")
 
 
 def _value(number: re.Match[str]) -> tuple[Fraction, bool] | None:
