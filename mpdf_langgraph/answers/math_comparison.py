@@ -88,7 +88,7 @@ class Comparison:
     def same(self, a: str, b: str) -> bool:
         """Tell whether two canonical answers are the same."""
         a, b = synonym(a), synonym(b)
-        if squeezed(a) == squeezed(b):
+        if a == b or squeezed(a) == squeezed(b):
             return True
         for read, compare, compare_with_text in self._forms:
             x, y = read(a), read(b)

@@ -133,6 +133,8 @@ def _with_rest(value: Fraction, decimal: bool, money: str, rest: str) -> Quantit
     rest = rest.strip()
     # "$5 dollars" has one unit.
     unit_text = rest if _MONEY_NAME.match(rest) else f"{money} {rest}".strip()
+    if not unit_text:
+        return Quantity(value, decimal, bool(percent))
     units = units_behind(unit_text, bool(money))
     if units is None:
         return None
