@@ -42,7 +42,7 @@ _OTHER = {
     "m^2": "10000 hectare ha",
     "m^3": "1e-6 cc ml; 0.001 l",
     "g": "1 gm; 1000 kilo; 453.59237 lb lbs pound; 28.349523125 oz ounce",
-    "s": "1 sec; 60 min minute; 3600 h hr hour; 86400 day; 604800 week wk",
+    "s": "1 sec; 60 min minute; 3600 h hr hrs hour; 86400 day; 604800 week wk",
     "month": "1 month; 12 year yr",
     "cup": "1 cup; 2 pint pt; 4 quart qt; 16 gallon gal",
     "spoon": "1 teaspoon tsp; 3 tablespoon tbsp",
@@ -138,7 +138,7 @@ def singular(word: str) -> str:
         return word
     if word.endswith(("sses", "shes", "ches", "xes", "zes")):
         return word[:-2]
-    if word.endswith("s") and not word.endswith(("ss", "us", "is")):
+    if len(word) > 3 and word.endswith("s") and not word.endswith(("ss", "us", "is")):
         word = word[:-1]
     if word in _KNOWN:
         return word
