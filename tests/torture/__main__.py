@@ -2,7 +2,7 @@
 
     python -m tests.torture                       # all of it: 20 minutes on two quiet cores
     python -m tests.torture --scale 0.05          # a slice of each
-    python -m tests.torture --parts matrix frames   # some of it
+    python -m tests.torture --parts frames torn   # some of it
 
 Each finished part is kept in `--out`, so that a command that was stopped goes on. `--anew` begins
 from the start. The exit code is 1 if anything was found.
@@ -18,12 +18,12 @@ from pathlib import Path
 from tests.torture.fuzz import FUZZ
 from tests.torture.kills import KILLS
 from tests.torture.kills_of_training import KILLS_OF_TRAINING
-from tests.torture.matrix import matrix
+from tests.torture.matrix import MATRIX
 from tests.torture.others import burst, endurance, escapes, frames, torn
 from tests.torture.table import Attack, Row, load, save, table
 
 PARTS: dict[str, Attack] = {
-    "matrix": matrix, **KILLS, **KILLS_OF_TRAINING, **FUZZ, "frames": frames, "torn": torn,
+    **MATRIX, **KILLS, **KILLS_OF_TRAINING, **FUZZ, "frames": frames, "torn": torn,
     "escapes": escapes, "burst": burst, "endurance": endurance,
 }  # fmt: skip
 
