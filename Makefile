@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 LOCK := requirements/locked.txt
 
-.PHONY: help venv demo test lint test-oldest test-newest test-pythons test-vllm vllm tiny-lm \
+.PHONY: help venv demo test torture audit lint test-oldest test-newest test-pythons test-vllm vllm tiny-lm \
 	bench-training reproduce real-model demo-real \
 	system-packages newest lock clean
 help:  ## list the targets
@@ -31,6 +31,14 @@ demo: $(VENV)/.ready  ## three agents of a small real model deliberate (no GPU, 
 
 test: $(VENV)/.ready lint  ## ruff, mypy and the whole test suite, with the locked versions
 	$(BIN)/python -m pytest -m "not vllm"
+
+torture: $(VENV)/.ready  ## attack everything, and print a closing table (20 minutes). Goes on where it was stopped
+	$(BIN)/python -m tests.torture
+
+audit:  ## look up known vulnerabilities of the locked versions (needs pypi.org)
+	$(PYTHON) -m venv .venv-audit
+	.venv-audit/bin/python -m pip install --quiet pip-audit
+	.venv-audit/bin/pip-audit --strict --no-deps --disable-pip --requirement $(LOCK)
 
 lint: $(VENV)/.ready  ## ruff and mypy alone
 	$(BIN)/ruff check .

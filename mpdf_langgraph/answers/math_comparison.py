@@ -82,13 +82,13 @@ class Comparison:
             (read_bracketed, self._same_bracketed, self._bracketed_is),
             (_read_list, self._same_list, self._list_is),
             (_read_equation, self._same_assignment, self._assignment_is),
-            (read_ratio, operator.eq, None),
+            (read_ratio, operator.eq, _ratio_is),
         ]
 
     def same(self, a: str, b: str) -> bool:
         """Tell whether two canonical answers are the same."""
         a, b = synonym(a), synonym(b)
-        if squeezed(a) == squeezed(b):
+        if a == b or squeezed(a) == squeezed(b):
             return True
         for read, compare, compare_with_text in self._forms:
             x, y = read(a), read(b)
@@ -172,7 +172,7 @@ class Comparison:
         assigned = read_assignment(other)
         if assigned and is_plain_name(assigned[0]):
             return self.same(assigned[1], ", ".join(items))
-        return self._same_list(items, [other])
+        return self._same_list([other], items)
 
     def _same_assignment(self, x: Equation, y: Equation) -> bool:
         named = squeezed(x.name) == squeezed(y.name) or has_words(x.text) or has_words(y.text)
@@ -278,6 +278,11 @@ def _compound_is(parts: list[Quantity], text: str) -> bool:
     return scale_between(parts[0].units, other.units) is not None and same_value(
         total_in(parts, other.units), other.value, other.decimal
     )
+
+
+def _ratio_is(terms: list[Fraction], text: str) -> bool | None:
+    other = read_number(text)
+    return len(terms) == 2 and terms[1] * other.value == terms[0] if other else None
 
 
 def _without_unit(text: str) -> tuple[str, Units]:

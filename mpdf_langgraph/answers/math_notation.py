@@ -12,22 +12,18 @@ from mpdf_langgraph.answers.math_numbers import (
     write_number,
 )
 from mpdf_langgraph.answers.math_units import CURRENCY
-from mpdf_langgraph.answers.patterns import Pattern
+from mpdf_langgraph.answers.patterns import MATH_SEGMENT, STYLES, Pattern
 
-_TYPOGRAPHY = str.maketrans(
-    {
-        "\u2212": "-", "\u2013": "-", "\u2014": "-", "\u2010": "-", "\u2011": "-", "\uff0d": "-",
-        "\u00a0": " ", "\u202f": " ", "\u2009": " ", "\u2007": " ", "\u200b": "", "\u2044": "/",
-        "\u2215": "/", "\uff0f": "/", "“": '"', "”": '"', "‘": "'", "’": "'", "，": ",", "：": ":",
-        "（": "(", "）": ")", "；": ";", "％": "%", "＝": "=", "＋": "+", "。": ".",
-        "、": ",", "．": ".", "º": "°", "˚": "°", "\u2126": "Ω", "\u03bc": "µ", "＜": "<",
-        "＞": ">", "＄": "$", "［": "[", "］": "]", "｛": "{", "｝": "}", "～": " ", "…": "...",
-        "\u2062": "", "\u2061": "", "∣": "|",
-    }
-)  # fmt: skip
-_FULL_WIDTH = {
-    ord(c) + 0xFEE0: c for c in "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
-}
+_FULL_WIDTH = {0xFF01 + k: chr(0x21 + k) for k in range(94)}
+_TYPOGRAPHY = (
+    _FULL_WIDTH
+    | str.maketrans(
+        "\u2212\u2013\u2014\u2010\u2011\u00a0\u202f\u2009\u2007～\u2044\u2215“”‘’。、º˚\u2126\u03bc∣",
+        "-----     //\"\"''.,°°Ωµ|",
+        "\u200b\u2062\u2061",
+    )
+    | {ord("…"): "..."}
+)
 _VULGAR = Pattern("[¼½¾⅐-⅞↉]")
 _VULGAR_RAISED = Pattern("\\^([¼½¾⅐-⅞])")
 _VULGAR_DIGITS = Pattern("(?<=[0-9])\\s?(?=[¼½¾⅐-⅞])")
@@ -51,26 +47,21 @@ _SIGNS = Pattern(
 _COLOURED = Pattern(
     r"\\(?:text)?color\s?(?:\[[^\]]*\])?\{[^{}]*\}|\\color\s?(?:red|blue|green|black|cyan|magenta|orange|purple)\b"
 )
-_STYLES = (
-    "text|textbf|textit|textrm|textsf|texttt|textup|textnormal|mathrm|mathbf|mathit|mathsf|mathtt"
-    "|mathnormal|mbox|hbox|emph"
-)
 _DRESSED = Pattern(
-    r"\\(?:underline|boldsymbol|bm|uline|mathbf|mathit|mathsf|textbf|textit|colorbox\{[^{}]*\}|ensuremath"
-    r"|underbrace|fcolorbox\{[^{}]*\}\{[^{}]*\}|mathstrut|vphantom|hl|framebox|mathrm|textrm|text)\s?\{"
+    rf"\\(?:{STYLES}|underline|uline|ensuremath|underbrace|mathstrut|hl|framebox|colorbox\{{[^{{}}]*\}}"
+    r"|fcolorbox\{[^{}]*\}\{[^{}]*\})\s?\{"
 )
 _PHANTOM = Pattern(r"\\(?:phantom|hphantom|vphantom|hspace|vspace|label|tag)\*?\s?\{[^{}]*\}")
 _OLD_STYLE = Pattern(r"\\(?:bf|it|rm|sf|tt)(?![a-zA-Z])\s?")
 _RELATION = Pattern(
     r"^(?:(?:=|≈|≃|≅|⇒|→|∴|~|:)|\\(?:approx|simeq|cong|implies|therefore|to|sim|doteq|leadsto|iff|mapsto|[A-Za-z]*[rR]ightarrow)(?![a-zA-Z]))\s*"
 )
-_MATH_SEGMENT = Pattern(r"\$\$?([^$]+)\$\$?|\\\((.+?)\\\)|\\\[(.+?)\\\]", re.DOTALL)
-_WRAPPED = Pattern(rf"\\(?:{_STYLES})\s?\{{([^{{}}]*)\}}")
 _LABEL = Pattern(
-    rf"^(?:\\(?:{_STYLES})\s?\{{\s*)?\((?P<letter>[A-E])\)\s*(?P<close>\}})?(?:\\ |~|\s)*(?=\S)"
+    rf"^(?:\\(?:{STYLES})\s?\{{\s*)?\((?P<letter>[A-E])\)\s*(?P<close>\}})?(?:\\ |~|\s)*(?=\S)"
 )
+_INLINE = Pattern(r"(?<!\\)\$([^$]+)\$")
 _PREFIX = Pattern(
-    r"^(?:\\(?:text|textbf|mathrm|textrm|mbox|mathbf)\s?\{\s*)?(?:the\s)?(?:(?:final|correct)\s)?"
+    rf"^(?:\\(?:{STYLES})\s?\{{\s*)?(?:the\s)?(?:(?:final|correct)\s)?"
     r"(?P<name>[A-Za-z][A-Za-z' ]{1,40}?)\s?(?::|(?P<is>\bis\b))\s*(?P<close>\})?\s*:?\s*(?=\S)",
     re.IGNORECASE,
 )
@@ -85,7 +76,7 @@ _HEDGE = Pattern(
     r"^(?:\\text\s?\{\s*)?(?:about|exactly|approximately|approx\.?|roughly|nearly|around|almost)\b\s*\}?\s*(?=\S)",
     re.IGNORECASE,
 )
-_CURRENCY_IN_TEXT = Pattern(rf"^(?:\\(?:text|mathrm)\s?\{{\s*)({CURRENCY})\s*\}}\s*")
+_CURRENCY_IN_TEXT = Pattern(rf"^\\(?:text|mathrm)\s?\{{\s*({CURRENCY})\s*\}}\s*")
 _TRAILING = Pattern(
     r"\s*(?:,|\\text\s?\{\s?,)\s*(?:\\text\s?\{\s?)?(?:as|so|since|because|where|for|with|if|when|hence|thus"
     r"|which|respectively|assuming|given)\b(?![^{}]*=).*$",
@@ -136,7 +127,7 @@ def _with_unit(number: str, unit: str) -> str:
 
 def _plain_characters(text: str) -> str:
     """Unicode and spacing commands in their plainest form."""
-    text = text.translate(_TYPOGRAPHY).translate(_FULL_WIDTH)
+    text = text.translate(_TYPOGRAPHY)
     if not text.isascii():
         text = _VULGAR_RAISED.sub(r"^{\1}", text)
         text = _VULGAR_DIGITS.sub(" ", text)
@@ -171,17 +162,10 @@ def _undressed(text: str) -> str:
     if aligned := _ALIGNED.match(text):
         text = re.split(r"\\\\", aligned[1].replace("&", " "))[-1].strip()
     text = _opened(text)
-    if segment := _MATH_SEGMENT.fullmatch(text):
+    if segment := MATH_SEGMENT.fullmatch(text):
         text = next(filter(None, segment.groups()), "").strip()
-    elif (
-        "$" in text
-        and (inner := re.findall(r"(?<!\\)\$([^$]+)\$", text))
-        and len(inner) == 1
-        and "\\" in inner[0]
-    ):
-        text = re.sub(r"(?<!\\)\$([^$]+)\$", r"\1", text)
-    if wrapped := _WRAPPED.fullmatch(text):
-        text = wrapped[1].strip()
+    elif len(inner := _INLINE.findall(text)) == 1 and "\\" in inner[0]:
+        text = _INLINE.sub(r"\1", text)
     prefix = _PREFIX.match(text)
     if prefix and _introduces(text, prefix):
         opening = "\\text{" if "{" in prefix.group() and not prefix["close"] else ""
@@ -213,31 +197,26 @@ def _opened(text: str) -> str:
     for _ in range(20):
         dressed = _DRESSED.match(text)
         start = dressed.end() if dressed else 1 if text.startswith("{") else 0
-        if not start or _closing(text, start) != len(text) - 1:
-            return text
         inner = text[start:-1].strip()
-        if not dressed and re.search(r",", inner) and not re.search(r"[\\{}]", inner):
-            return text  # a set in plain notation
-        if not inner:
+        if not start or not inner or _closing(text, start) != len(text) - 1:
             return text
+        if not dressed and "," in inner and not re.search(r"[\\{}]", inner):
+            return text  # a set in plain notation
         text = inner
     return text
 
 
 def _closing(text: str, start: int) -> int:
-    """Where the brace that was opened before `start` closes; -1 where it does not."""
+    """Where the brace that was opened before `start` closes, or -1."""
     depth = 1
-    position = start
-    while position < len(text):
-        character = text[position]
-        if character == "\\":
-            position += 2
-            continue
-        depth += {"{": 1, "}": -1}.get(character, 0)
+    for token in _BRACE.finditer(text, start):
+        depth += {"{": 1, "}": -1}.get(token.group(), 0)
         if depth == 0:
-            return position
-        position += 1
+            return token.start()
     return -1
+
+
+_BRACE = Pattern(r"\\.|[{}]", re.DOTALL)
 
 
 def split_label(text: str) -> tuple[str, str] | None:

@@ -14,7 +14,7 @@ from mpdf_langgraph.answers.math_units import (
     plain_units,
     read_units,
 )
-from mpdf_langgraph.answers.patterns import Pattern
+from mpdf_langgraph.answers.patterns import PRODUCT, Pattern
 
 MAX_LENGTH = 1000  # characters. No answer is longer, and every step below stays cheap.
 _MAX_EXPONENT = 400
@@ -133,6 +133,8 @@ def _with_rest(value: Fraction, decimal: bool, money: str, rest: str) -> Quantit
     rest = rest.strip()
     # "$5 dollars" has one unit.
     unit_text = rest if _MONEY_NAME.match(rest) else f"{money} {rest}".strip()
+    if not unit_text:
+        return Quantity(value, decimal, bool(percent))
     units = units_behind(unit_text, bool(money))
     if units is None:
         return None
@@ -174,15 +176,13 @@ def units_behind(text: str, money: bool) -> Units | None:
         return units
     first = word.group()
     if len(first) >= 3:
-        return None if _PRODUCT.fullmatch(first) else units
+        return None if PRODUCT.fullmatch(first) else units
     return (
         units if is_known(first) or first in ("sq", "cu") or re.match("[A-Z]{2}", first) else None
     )
 
 
 _LOOKS_LIKE_NO_UNIT = Pattern(r"(?:min|sec)s?$|per |/")
-# Variables side by side.
-_PRODUCT = Pattern("[abc]+|[xyz]+|[uvw]+|[pqr]+|[rst]+|[mnk]+")
 
 
 def _value(number: re.Match[str]) -> tuple[Fraction, bool] | None:
@@ -305,8 +305,10 @@ def _read_chinese(text: str) -> Quantity | None:
 
 def write_number(value: Fraction, decimal: bool) -> str:
     """Write a number in the shortest exact form."""
-    places = next((k for k in range(MAX_LENGTH) if 10**k % value.denominator == 0), 0)
-    if not decimal or not places:  # 0.5/3 has no end
+    if not decimal or value.denominator == 1:
+        return str(value)
+    places = next((k for k in range(1, MAX_LENGTH) if 10**k % value.denominator == 0), None)
+    if places is None:  # 0.5/3 has no end
         return str(value)
     digits = f"{abs(value.numerator) * 10**places // value.denominator:0{places + 1}d}"
     return f"{'-' * (value < 0)}{digits[:-places]}.{digits[-places:]}"

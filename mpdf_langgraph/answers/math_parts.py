@@ -156,6 +156,8 @@ _INTERSECTION = Pattern(r"\\text\s?\{\s?and\s?\}|\band\b|\\land(?![a-z])|\\cap(?
 
 def read_intervals(text: str) -> list[Bracketed] | None:
     r"""Read a union of intervals, also as inequalities of one unknown: ``2 < x \le 5``."""
+    if not re.search(r"[\[\](<>≤≥≠⩽⩾]|!=|\\[lgn][et]", text):
+        return None
     if built := _SET_BUILDER.fullmatch(text):
         text = built["condition"]
     text = re.sub(r"^[a-z]\s?(?:\\in(?![a-z])|∈)\s?", "", text)

@@ -6,7 +6,7 @@ from fractions import Fraction
 from functools import lru_cache
 from typing import NamedTuple
 
-from mpdf_langgraph.answers.patterns import Pattern
+from mpdf_langgraph.answers.patterns import STYLED, Pattern
 
 
 class Units(NamedTuple):
@@ -42,38 +42,22 @@ _OTHER = {
     "m^2": "10000 hectare ha",
     "m^3": "1e-6 cc ml; 0.001 l",
     "g": "1 gm; 1000 kilo; 453.59237 lb lbs pound; 28.349523125 oz ounce",
-    "s": "1 sec; 60 min minute; 3600 h hr hour; 86400 day; 604800 week wk",
+    "s": "1 sec; 60 min minute; 3600 h hr hrs hour; 86400 day; 604800 week wk",
     "month": "1 month; 12 year yr",
     "cup": "1 cup; 2 pint pt; 4 quart qt; 16 gallon gal",
     "spoon": "1 teaspoon tsp; 3 tablespoon tbsp",
     "deg": "1 deg degree °; 1/60 arcminute",
-    "rad": "1 rad radian",
     "USD": "1 $ USD dollar buck; 1/100 ¢ cent penny",
-    "EUR": "1 € EUR euro",
-    "GBP": "1 £ GBP quid",
-    "INR": "1 ₹ INR Rs rupee",
-    "JPY": "1 JPY yen",
-    "CNY": "1 CNY RMB yuan",
-    "yen or yuan": "1 ¥",
-    "KRW": "1 ₩ KRW won",
-    "RUB": "1 ₽ RUB ruble rouble",
-    "ILS": "1 ₪ ILS shekel",
-    "BTC": "1 ₿ BTC",
-    "degC": "1 °C degC celsius",
-    "degF": "1 °F degF fahrenheit",
-    "K": "1 K kelvin",
     "J": "3600000 kWh",
     "A": "1 amp",
     "B": "1000 KB",
-    "ton": "1 ton tonne",
-    "acre": "1 acre",
-    "C": "1 C coulomb",
-    "F": "1 F farad",
-    "T": "1 T tesla",
-    "mol": "1 mol mole",
-    "M": "1 molar",
-    **{name: f"1 {name}" for name in ("CHF", "eV", "atm", "bit")},
 }
+# Units that no other is converted to: their names.
+_ALONE = (
+    "€ EUR euro; £ GBP quid; ₹ INR Rs rupee; JPY yen; CNY RMB yuan; ¥; ₩ KRW won; ₪ ILS shekel"
+    "; ₽ RUB ruble rouble; ₿ BTC; CHF; °C degC celsius; °F degF fahrenheit; K kelvin; rad radian"
+    "; ton tonne; acre; C coulomb; F farad; T tesla; mol mole; molar; eV; atm; bit"
+)
 
 
 def _table() -> dict[str, tuple[str, int, Fraction]]:
@@ -92,6 +76,9 @@ def _table() -> dict[str, tuple[str, int, Fraction]]:
             factor, *names = row.split()
             kind, _, exponent = base.partition("^")
             table |= dict.fromkeys(names, (kind, int(exponent or 1), Fraction(factor)))
+    for row in _ALONE.split(";"):
+        names = row.split()
+        table |= dict.fromkeys(names, (names[0], 1, Fraction(1)))
     return table
 
 
@@ -116,10 +103,6 @@ _FILLING_TEXT = (
 )
 _FILLING = frozenset(_FILLING_TEXT.split())
 _POWERS = {"square": 2, "squared": 2, "sq": 2, "cubic": 3, "cubed": 3, "cu": 3}
-_WRAPPER = Pattern(
-    r"\\(?:text(?:bf|it|rm|sf|normal|up)?|mathrm|mathbf|mathit|mathsf|mbox|operatorname|rm|bf|it|hbox)"
-    r"\s?\{([^{}]*)\}"
-)
 _FRACTION = Pattern(r"\\[dtc]?frac\s?\{([^{}]*)\}\s?\{([^{}]*)\}")
 _TOKEN = Pattern(
     r"\s*(?:(?P<word>°\s?[CFK]\b|[°¢$€£¥₹₩₽₪₿]|[µμ]?[^\W\d_]+(?:['’-][^\W\d_]+)*)\.?"
@@ -132,7 +115,7 @@ def plain_units(text: str) -> str:
     r"""Write a unit without LaTeX: ``\,\mathrm{m}/\mathrm{s}^{2}`` as ``m/s^{2}``."""
     for _ in range(4):
         before = text
-        text = _WRAPPER.sub(r" \1 ", text)
+        text = STYLED.sub(r" \1 ", text)
         text = _FRACTION.sub(r" \1 / \2 ", text)
         if text == before:
             break
@@ -155,7 +138,7 @@ def singular(word: str) -> str:
         return word
     if word.endswith(("sses", "shes", "ches", "xes", "zes")):
         return word[:-2]
-    if word.endswith("s") and not word.endswith(("ss", "us", "is")):
+    if len(word) > 3 and word.endswith("s") and not word.endswith(("ss", "us", "is")):
         word = word[:-1]
     if word in _KNOWN:
         return word

@@ -1,6 +1,7 @@
 """Words in mathematical answers, and the units behind expressions."""
 
 import re
+from functools import lru_cache
 
 from mpdf_langgraph.answers.math_numbers import (
     DECIMAL,
@@ -8,13 +9,10 @@ from mpdf_langgraph.answers.math_numbers import (
     units_behind,
 )
 from mpdf_langgraph.answers.math_units import NO_UNITS, Units, singular
-from mpdf_langgraph.answers.patterns import Pattern
+from mpdf_langgraph.answers.patterns import PRODUCT, STYLED, Pattern
 
 # --- words ------------------------------------------------------------------------------------
 
-_TEXT = Pattern(
-    r"\\(?:text(?:bf|it|rm|sf|up)?|mathrm|mathbf|mbox|operatorname|textnormal)\s?\{([^{}]*)\}"
-)
 _FUNCTIONS_TEXT = (
     "sin cos tan cot sec csc arcsin arccos arctan sinh cosh tanh asin acos atan log ln lg exp"
     " sqrt cbrt max min gcd lcm mod abs floor ceil pi det lim sup inf sgn sign alpha beta gamma"
@@ -27,53 +25,46 @@ _MONTHS_TEXT = (
     "january february march april may june july august september october november december"
 )
 _MONTHS = frozenset(_MONTHS_TEXT.split())
+# Phrases by what they say.
 _SYNONYMS = {
-    "dne": "does not exist", "doesn't exist": "does not exist", "do not exist": "does not exist",
-    "no limit": "does not exist", "no solution exist": "no solution",
-    "no solution exists": "no solution", "none": "no solution", "empty set": "no solution",
-    "\\emptyset": "no solution", "\\varnothing": "no solution", "∅": "no solution",
-    "\\{\\}": "no solution", "{}": "no solution", "infinite": "infinitely many",
-    "infinitely many solution": "infinitely many",
-    "infinite number of solution": "infinitely many", "infinite solution": "infinitely many",
-    "infinity": "\\infty", "∞": "\\infty", "oo": "\\infty", "positive infinity": "\\infty",
-    "+\\infty": "\\infty", "negative infinity": "-\\infty", "all real number": "\\mathbb{R}",
-    "all real": "\\mathbb{R}", "ℝ": "\\mathbb{R}", "\\R": "\\mathbb{R}",
-    "\\mathbf{R}": "\\mathbb{R}", "\\Bbb{R}": "\\mathbb{R}", "(-\\infty,\\infty)": "\\mathbb{R}",
-    "(-\\infty,+\\infty)": "\\mathbb{R}", "set of all real number": "\\mathbb{R}",
-    "not possible": "impossible", "noon": "12:00 pm", "midnight": "12:00 am",
-}  # fmt: skip
+    "does not exist": "dne; doesn't exist; do not exist; no limit",
+    "no solution": "no solutions exist; none; empty set; \\emptyset; \\varnothing; ∅; \\{\\}; {}",
+    "infinitely many": "infinite; infinitely many solutions; infinite solutions; infinite number of"
+    " solutions",
+    "\\infty": "infinity; ∞; oo; positive infinity; +\\infty",
+    "-\\infty": "negative infinity",
+    "\\mathbb{R}": "all real numbers; all reals; set of all real numbers; ℝ; \\R; \\mathbf{R}"
+    "; \\Bbb{R}; (-\\infty,\\infty); (-\\infty,+\\infty)",
+    "impossible": "not possible",
+    "12:00 pm": "noon",
+    "12:00 am": "midnight",
+}
 
 
 def has_words(text: str) -> bool:
     """Tell whether words stand in an answer that no mathematics can be made of."""
-    if any(re.search(r"[^\W\d_]{2}", inside) for inside in _TEXT.findall(text)):
+    if any(re.search(r"[^\W\d_]{2}", inside) for inside in STYLED.findall(text)):
         return True
-    bare = re.sub(r"\\[A-Za-z]+", " ", _TEXT.sub(" ", text))
+    bare = re.sub(r"\\[A-Za-z]+", " ", STYLED.sub(" ", text))
     return any(_is_word(run) for run in re.findall(r"[^\W\d_]{2,}", bare))
 
 
 def _is_word(run: str) -> bool:
-    if run.lower() in _FUNCTIONS or any(
-        set(run) <= set(letters) for letters in ("abcd", "xyz", "uvw", "pqr", "rst", "mnk", "ijk")
-    ):
+    if run.lower() in _FUNCTIONS or PRODUCT.fullmatch(run) or _FACTORS.fullmatch(run):
         return False
-    if re.fullmatch(
-        r"(?:arc)?(?:sin|cos|tan|log|ln|sqrt|exp|pi)[a-z]?|[a-z]?(?:pi|sqrt)[a-z]?|(?:pi|sqrt|sin|cos|tan){2,}",
-        run,
-    ):
-        return False
-    if len(run) == 2 and run.islower():
-        return run in _SHORT_WORDS
-    return True
+    return run in _SHORT_WORDS if len(run) == 2 and run.islower() else True
 
 
+_FACTORS = Pattern(
+    r"(?:arc)?(?:sin|cos|tan|log|ln|sqrt|exp|pi)[a-z]?|[a-z]?(?:pi|sqrt)[a-z]?|(?:pi|sqrt|sin|cos|tan){2,}"
+)
 _SHORT_WORDS_TEXT = "no on in it is so we by of up us he me my go do be am pm or at to"
 _SHORT_WORDS = frozenset(_SHORT_WORDS_TEXT.split())
 
 
 def word_tokens(text: str) -> list[str]:
     """The words, numbers and signs of an answer, in a form made to be compared."""
-    text = _TEXT.sub(r" \1 ", text)
+    text = STYLED.sub(r" \1 ", text)
     tokens: list[str] = []
     for token in _WORD_TOKEN.findall(text):
         lower = token.casefold().strip("'’")
@@ -90,15 +81,21 @@ def word_tokens(text: str) -> list[str]:
     return sorted(tokens) if _MONTHS & set(tokens) else tokens
 
 
+@lru_cache
+def _synonyms() -> dict[str, str]:
+    meanings = {}
+    for meaning, phrases in _SYNONYMS.items():
+        for phrase in phrases.split("; "):
+            meanings[phrase] = meanings[" ".join(word_tokens(phrase))] = meaning
+    return meanings
+
+
 def synonym(text: str) -> str:
     """Return one phrase for all that say the same, such as "DNE", else the text itself."""
-    squeezed = re.sub(r"\s+", "", text)
-    if squeezed in _SYNONYMS:
-        return _SYNONYMS[squeezed]
-    if not re.search(r"[A-Za-z]{3}", text) or len(text) > 100:
-        return text
-    words = " ".join(word_tokens(text))
-    return _SYNONYMS.get(words, text)
+    meaning = _synonyms().get(re.sub(r"\s+", "", text))
+    if meaning or not re.search(r"[A-Za-z]{3}", text) or len(text) > 100:
+        return meaning or text
+    return _synonyms().get(" ".join(word_tokens(text)), text)
 
 
 # --- expressions with a unit ------------------------------------------------------------------

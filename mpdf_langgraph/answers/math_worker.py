@@ -90,19 +90,15 @@ class Judge:
         from math_verify import verify  # type: ignore[import-untyped]
 
         self._sympy: Any = sympy
-        rational: Any = sympy.Rational
-        self._verify = verify
+        self._verify: Any = verify
         config = ConversionConfig(lowercase_symbols=False)
-        read: Any = latex2sympy
-        self._parse: Any = partial(read, normalization_config=None, conversion_config=config)
-        symbol: Any = sympy.Symbol
-        i, e = symbol("i"), symbol("e")
-        self._constants = {i: sympy.I, e: sympy.E}
+        self._parse: Any = partial(latex2sympy, normalization_config=None, conversion_config=config)
+        self._constants = {sympy.Symbol("i"): sympy.I, sympy.Symbol("e"): sympy.E}
         primes = (2, 3, 5, 7, 11, 13, 17, 19, 23, 29, 31, 37)
         # Points off every symmetry, with both signs: sqrt(x^2) is not x.
         self._points = [
             [
-                rational(sign * p * 7 + shift, 10 * q + shift)
+                sympy.Rational(sign * p * 7 + shift, 10 * q + shift)
                 for p, q in zip(primes, primes[5:] + primes[:5], strict=True)
             ]
             for sign, shift in ((1, 3), (-1, 1), (1, 9), (-1, 7), (1, 1), (1, 17))
@@ -110,18 +106,16 @@ class Judge:
 
     def equal(self, a: str, b: str) -> bool:
         """Tell whether two expressions, in LaTeX, are the same."""
-        x, y = self._read(a), self._read(b)
-        rounded = "." in a or "." in b
-        return self._same(x, y, rounded)
+        return self._same(self._read(a), self._read(b), rounded="." in a or "." in b)
 
     def _read(self, text: str) -> Any:
         read = self._parse(text)
+        unevaluated = self._sympy.UnevaluatedExpr
         with contextlib.suppress(Exception):
             read = read.xreplace(self._constants)
         with contextlib.suppress(Exception):
             read = read.replace(
-                lambda part: isinstance(part, self._sympy.UnevaluatedExpr),
-                lambda part: part.args[0],
+                lambda part: isinstance(part, unevaluated), lambda part: part.args[0]
             )
         with contextlib.suppress(Exception):
             read = read.doit()
@@ -131,31 +125,24 @@ class Judge:
         sympy = self._sympy
         if x == y:
             return True
-        if isinstance(x, sympy.core.relational.Relational) or isinstance(
-            y, sympy.core.relational.Relational
+        for kind, same in (
+            (sympy.core.relational.Relational, self._same_relation),
+            (sympy.MatrixBase, self._same_matrix),
+            (sympy.Expr, self._same_value),
         ):
-            return self._same_relation(x, y, rounded)
-        if isinstance(x, sympy.MatrixBase) and isinstance(y, sympy.MatrixBase):
-            return x.shape == y.shape and all(
-                self._same(p, q, rounded) for p, q in zip(list(x), list(y), strict=True)
-            )
-        if isinstance(x, sympy.Expr) and isinstance(y, sympy.Expr):
-            return self._same_value(x, y, rounded)
-        # Sets and the like; `verify` depends on the order.
+            if isinstance(x, kind) and isinstance(y, kind):
+                return same(x, y, rounded)
+        # Sets and the like. `verify` depends on the order.
         return any(self._verify(*pair, timeout_seconds=None) for pair in (([x], [y]), ([y], [x])))
+
+    def _same_matrix(self, x: Any, y: Any, rounded: bool) -> bool:
+        cells = zip(list(x), list(y), strict=False)
+        return x.shape == y.shape and all(self._same(p, q, rounded) for p, q in cells)
 
     def _same_relation(self, x: Any, y: Any, rounded: bool) -> bool:
         """Equations, and inequalities of one direction, are the same up to a factor."""
         sympy = self._sympy
-        relational = sympy.core.relational.Relational
-        if not (isinstance(x, relational) and isinstance(y, relational)):
-            return any(
-                self._verify(*pair, timeout_seconds=None) for pair in (([x], [y]), ([y], [x]))
-            )
-        if isinstance(x, sympy.Gt | sympy.Ge):
-            x = x.reversed
-        if isinstance(y, sympy.Gt | sympy.Ge):
-            y = y.reversed
+        x, y = (part.reversed if isinstance(part, sympy.Gt | sympy.Ge) else part for part in (x, y))
         if type(x) is not type(y):
             return False
         left, right = x.lhs - x.rhs, y.lhs - y.rhs
@@ -173,18 +160,16 @@ class Judge:
         sympy = self._sympy
         if x.is_Rational and y.is_Rational:
             return bool(x == y)
-        infinite = (sympy.oo, -sympy.oo, sympy.zoo, sympy.nan)
-        if x in infinite or y in infinite:
+        if {x, y} & {sympy.oo, -sympy.oo, sympy.zoo, sympy.nan}:
             return False
-        if x.free_symbols != y.free_symbols:
-            return bool(sympy.simplify(x - y) == 0) if x.free_symbols | y.free_symbols else False
-        if not x.free_symbols:
-            return self._same_number(x, y, rounded)
-        values = self._values(x, y)
-        if len(values) < 2:
-            return bool(sympy.simplify(x - y) == 0)
-        limit = _TOLERANCE if rounded else 10.0 ** (8 - _DIGITS)
-        return all(abs(p - q) <= limit * max(abs(p), abs(q)) for p, q in values)
+        if x.free_symbols == y.free_symbols:
+            if not x.free_symbols:
+                return self._same_number(x, y, rounded)
+            values = self._values(x, y)
+            if len(values) >= 2:
+                limit = _TOLERANCE if rounded else 10.0 ** (8 - _DIGITS)
+                return all(abs(p - q) <= limit * max(abs(p), abs(q)) for p, q in values)
+        return bool(sympy.simplify(x - y) == 0)
 
     def _values(self, x: Any, y: Any) -> list[tuple[Any, Any]]:
         """Both values at every point where both are finite and as real as each other."""

@@ -42,3 +42,5 @@ STYLED = Pattern(STYLED_TEXT)
 MATH_SEGMENT = Pattern(r"\$\$?([^$]+)\$\$?|\\\((.+?)\\\)|\\\[(.+?)\\\]", re.DOTALL)
 #: Names of functions.
 FUNCTIONS = "arcsin|arccos|arctan|sin|cos|tan|cot|sec|csc|log|ln|exp|max|min|gcd|lcm"
+#: Variables side by side.
+PRODUCT = Pattern("[abcd]+|[xyz]+|[uvw]+|[pqr]+|[rst]+|[mnk]+|[ijk]+")

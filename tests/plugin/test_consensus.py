@@ -40,7 +40,7 @@ def cast(*members: tuple[int | None, float | None]) -> list[Vote]:
 
 
 clusters = st.none() | st.integers(0, 3)
-# Coarse confidences tie often; any others hardly ever.
+# Coarse confidences tie often, any others hardly ever.
 confidences = st.none() | st.sampled_from([0.0, 0.1, 0.2, 0.3, 0.5, 1.0]) | unit
 ballots = st.lists(st.tuples(clusters, confidences), max_size=8).map(lambda ms: cast(*ms))
 
@@ -240,7 +240,7 @@ def test_leave_one_out_is_the_vote_of_the_others(
 
 
 def test_concession_by_hand() -> None:
-    # Two peers at .5 outweigh one at .9; the stronger of the two is adopted.
+    # Two peers at .5 outweigh one at .9. The stronger of the two is adopted.
     held = team((0, 0.95), (1, 0.9), (2, 0.5), (2, 0.55))
     assert concession(held, "a") == "d@0"
     assert concession(held, "b") == "d@0"

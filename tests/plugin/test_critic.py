@@ -400,7 +400,7 @@ def test_critics_stay_out_of_token_streams() -> None:
     ]
     texts = [text for text, _ in streamed]
     assert "yes" not in texts
-    # Proposal, refinement, final message; neither alternatives nor verdicts.
+    # Proposal, refinement and final message, but neither alternatives nor verdicts.
     assert texts == ["Answer: 4"] * 3
     assert [m.get("mpdf_stage") for _, m in streamed] == ["propose", "refine", None]
 

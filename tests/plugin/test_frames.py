@@ -52,23 +52,28 @@ def attack(chance: random.Random, fences: list[str]) -> str:
     return chance.choice(["", "\n"]).join(parts)
 
 
+def check_attack(chance: random.Random, fences: list[str]) -> str:
+    """Build a prompt out of attacks, and check who is said to have said what. Return its mark."""
+    agent, schema = Agent("me", says("4")), MathAnswer()
+    peers = {name: attack(chance, fences) for name in NAMES[: chance.randint(1, 3)]}
+    hints = [attack(chance, fences) for _ in range(chance.randint(0, 2))]
+    own = attack(chance, fences)
+    turn = agent.refine_turn("2 + 2?", schema=schema, own=own, peers=peers, hints=hints)
+    prompt = str(turn[1].text)
+    said = [*peers.items(), *((PERSON, hint) for hint in hints)]
+    assert read_frames(prompt) == [(name, break_template_tokens(text)) for name, text in said]
+    assert not any(token in prompt for token in TOKENS)
+    assert not any(token in str(turn[0].text) for token in TOKENS)
+    fence = re.search(r"mark (\w+) say", prompt)
+    assert fence
+    return fence[1]
+
+
 def test_no_text_changes_who_said_what() -> None:
     chance = random.Random(5)
-    agent, schema = Agent("me", says("4")), MathAnswer()
     fences: list[str] = []
     for _ in range(10_000):
-        peers = {name: attack(chance, fences) for name in NAMES[: chance.randint(1, 3)]}
-        hints = [attack(chance, fences) for _ in range(chance.randint(0, 2))]
-        own = attack(chance, fences)
-        turn = agent.refine_turn("2 + 2?", schema=schema, own=own, peers=peers, hints=hints)
-        prompt = str(turn[1].text)
-        said = [*peers.items(), *((PERSON, hint) for hint in hints)]
-        assert read_frames(prompt) == [(name, break_template_tokens(text)) for name, text in said]
-        assert not any(token in prompt for token in TOKENS)
-        assert not any(token in str(turn[0].text) for token in TOKENS)
-        fence = re.search(r"mark (\w+) say", prompt)
-        assert fence
-        fences = [*fences[-20:], fence[1]]
+        fences = [*fences[-20:], check_attack(chance, fences)]
 
 
 def test_a_mark_is_of_one_prompt_and_of_no_text() -> None:

@@ -57,7 +57,7 @@ def models(*proposals: str, refine: Sequence[str] | None = None, **options: Any)
 
 
 def deliberate(team: Sequence[Any], given: Mapping[str, Any] = Q, **options: Any) -> dict[str, Any]:
-    """The `deliberation` of one question; without a critic unless one is given."""
+    """The `deliberation` of one question, without a critic unless one is given."""
     graph = create_deliberation(team, **{"critic": None, **options}).compile()
     result: dict[str, Any] = graph.invoke(dict(given))["deliberation"]
     return result
@@ -245,7 +245,7 @@ _counter = itertools.count()
 
 
 def echo(request: Request) -> str:
-    """Answer with the number in the question; fail to if another one is in the prompt."""
+    """Answer with the number in the question. Fail if another one is in the prompt."""
     numbers = set(re.findall(r"number (\d+)", request.text))
     return f"{next(_counter)}. Answer: {' and '.join(sorted(numbers))}"
 
@@ -429,7 +429,7 @@ def test_two_agents_that_concede_to_each_other_swap() -> None:
 
 
 def test_concede_adopts_the_strongest_answer_as_it_stood_at_the_decision() -> None:
-    # The cluster of 5 has two weak backers (0.4 + 0.5 > 0.8); the surer of the two is adopted.
+    # The cluster of 5 has two weak backers (0.4 + 0.5 > 0.8). The surer one is adopted.
     team = models("4", "5", "5", "6", refine=["4", "5", "7", "6"])
     confidence = {"agent-1@0": 0.1, "agent-2@0": 0.4, "agent-3@0": 0.5, "agent-4@0": 0.8}
     graph = create_deliberation(

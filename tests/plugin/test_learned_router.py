@@ -687,7 +687,7 @@ def test_it_drops_into_the_graph(
 
 
 def test_agents_of_one_round_may_be_many(router: LearnedRouter) -> None:
-    """The paper's teams have 3; nothing is fixed to it."""
+    """The paper's teams have 3 agents. Nothing is fixed to that number."""
     rng = random.Random(0)
     vectors = [[rng.uniform(-1, 1) for _ in range(F)] for _ in range(40)]
     given_ = [Observation(own=v, peers=[w for w in vectors if w is not v]) for v in vectors]

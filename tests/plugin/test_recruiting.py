@@ -332,7 +332,7 @@ def test_a_budget_of_calls_ends_the_asking() -> None:
 
 
 def test_max_cost_weighs_tokens_by_their_price() -> None:
-    """Each proposal is 15 tokens in this script; its bound is larger."""
+    """Each proposal is 15 tokens in this script. Its bound is larger."""
     agents = [
         Agent("small", says("4"), sampling={}, price=1.0),
         Agent("large", says("5"), sampling={}, price=1000.0),

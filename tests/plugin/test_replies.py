@@ -148,7 +148,7 @@ def with_logprobs(content: str, *tokens: tuple[Any, float], **fields: Any) -> AI
          [-0.5, -0.1]),
         # The answer's first token holds the end of the thought's.
         (with_logprobs("4", ("5</think>", -2), ("\n4", -0.5)), [-0.5]),
-        # A character in several tokens; the thought holds one, too.
+        # A character in several tokens. The thought holds one, too.
         (with_logprobs("π", (b"\xcf", -3), (b"\x80", -3), ("</think>", -1), (b"\xcf", -0.5),
                        (b"\x80", -0.25)), [-0.5, -0.25]),
         # The answer's words stand in the thought as well.

@@ -24,7 +24,7 @@ class Plain(MessagesState):
 
 
 def parent(schema: Any, teams: dict[str, str], names: dict[str, str] | None = None) -> Any:
-    """A graph in which teams answer at the same time; each says the one thing it is given."""
+    """A graph in which teams answer at the same time. Each says the one thing it is given."""
     builder = StateGraph(schema)
     for team, answer in teams.items():
         name = (names or {}).get(team, team)

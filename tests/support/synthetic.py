@@ -1,8 +1,8 @@
 """Made-up episodes: as the graph would record them, without a model, and always the same.
 
-Agents know a question with a probability of their own; a wrong answer is one of a few usual
-mistakes. Their confidence tells right from wrong imperfectly, and refining draws them towards
-what their peers say: so that there is something to learn, though nothing real.
+Every agent knows a question with a probability of its own. A wrong answer is one of a few usual
+mistakes. Confidence tells right from wrong imperfectly, and refining draws an agent towards what
+its peers say. So there is something to learn, though nothing real.
 """
 
 import random
@@ -37,7 +37,7 @@ def synthetic_episodes(
     alternatives: int = 4,
     consensus: str = "confidence",
 ) -> Iterator[Episode]:
-    """Yield `count` episodes; the same arguments give the same ones.
+    """Yield `count` episodes. The same arguments give the same ones.
 
     Args:
         count: How many.
@@ -158,7 +158,7 @@ class Deliberation:
         return turns, after
 
     def respond(self, id_: str, name: str, round_: int, chance: float) -> Response:
-        """Draw a response that is right with probability `chance`; 3 % have no answer."""
+        """Draw a response: right with probability `chance`, without an answer with 3 %."""
         rng = self.rng
         right = rng.random() < chance
         answer = None

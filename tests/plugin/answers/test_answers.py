@@ -24,49 +24,10 @@ from mpdf_langgraph.answers.memory import Memory
 from mpdf_langgraph.answers.schema import AnswerSchema, assign_clusters
 from mpdf_langgraph.answers.text_answer import TextAnswer
 from mpdf_langgraph.errors import ConfigurationError
+from tests.plugin.answers.test_properties import texts
 
 SCHEMAS: list[AnswerSchema] = [MathAnswer(), ChoiceAnswer(4), TextAnswer()]
 
-# Text that is made of what the parsers look for.
-pieces = st.sampled_from(
-    [
-        "\\boxed{",
-        "}",
-        "{",
-        "\\",
-        "\\\\",
-        "####",
-        "answer is",
-        "Answer:",
-        "$",
-        "%",
-        "(",
-        ")",
-        "\n",
-        "1,000",
-        "-",
-        ".",
-        "\\frac",
-        "\\frac{1}{0}",
-        "12",
-        "A",
-        "b",
-        "(C)",
-        " ",
-        "\\text{",
-        "marbles",
-        "/",
-        "0",
-        "\\circ",
-        "^",
-        "\ud800",
-        "\u0663",
-        "\u00b2",
-        "=",
-        "x",
-    ]
-)
-texts = st.one_of(st.text(), st.lists(pieces, max_size=12).map("".join))
 numbers = st.one_of(
     st.integers(-(10**9), 10**9).map(str),
     st.integers(-(10**9), 10**9).map("{:,}".format),

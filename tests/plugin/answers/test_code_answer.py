@@ -88,6 +88,7 @@ G = "def g():\n    return 2"
         ("no code", None),
         ("", None),
         ("```python\n```", None),
+        ("[PYTHON][/PYTHON]", None),
         ("```python\n \n```", None),
         ("def f(): return '" + "x" * 100_000 + "'", None),
     ],
@@ -406,102 +407,9 @@ def test_humaneval_solutions_pass_and_others_do_not(
 
 # --- cheating -------------------------------------------------------------------------------
 
-#: Programs that do not compute x * x, and try everything else to pass for it, or to do harm.
+#: Programs that are no answer and try to break the conversation. `test_verdicts` has those that
+#: forge a verdict, `test_escapes` those that try to get out.
 HOSTILE = {
-    "eq": "class A:\n def __eq__(self, o): return True\ndef f(x): return A()",
-    "int with eq": "class A(int):\n def __eq__(self, o): return True\ndef f(x): return A(7)",
-    "list with eq": "class A(list):\n def __eq__(self, o): return True\ndef f(x): return A()",
-    "str with eq": "class A(str):\n def __eq__(self, o): return True\n __hash__ = None\n"
-    "def f(x): return A('4')",
-    "exit at load": "import os\nos._exit(0)",
-    "exit": "import os\ndef f(x): os._exit(0)",
-    "sys.exit": "import sys\ndef f(x): sys.exit(0)",
-    "at exit": "import atexit, os\natexit.register(lambda: os._exit(0))\ndef f(x): return 0",
-    "segmentation fault": "import ctypes\ndef f(x): ctypes.string_at(0)",
-    "frames": """
-import sys
-def f(x):
-    frame = sys._getframe()
-    while frame:
-        for name, value in list(frame.f_locals.items()) + list(frame.f_globals.items()):
-            if isinstance(value, str) and "assert candidate" in value:
-                return int(value.split(f"candidate({x}) ==")[1].split()[0])
-            if name in ("passed", "reason", "request"):
-                frame.f_globals[name] = True
-        frame = frame.f_back
-""",
-    "objects": """
-import gc
-def f(x):
-    for value in gc.get_objects():
-        if isinstance(value, dict) and "tests" in value and "setup" in value:
-            return 4
-        if callable(value) and getattr(value, "__name__", "") == "check":
-            value.__code__ = (lambda candidate: None).__code__
-""",
-    "memory of others": """
-import glob
-def f(x):
-    for path in glob.glob("/proc/[0-9]*/mem") + glob.glob("/proc/[0-9]*/fd/*"):
-        try:
-            if b"assert candidate(2)" in open(path, "rb").read(1 << 20):
-                return 4
-        except OSError:
-            pass
-""",
-    "patched": """
-import builtins, json, sys
-builtins.AssertionError = builtins.Exception = BaseException
-builtins.isinstance = lambda *a: True
-json.dumps = lambda *a, **k: '{"passed": true}'
-for module in list(sys.modules.values()):
-    for name in ("encode", "decode", "_told", "_rebuilt"):
-        if hasattr(module, name):
-            setattr(module, name, lambda *a: True)
-def f(x): return 0
-""",
-    "forged verdict": """
-import os
-for fd in range(3, 64):
-    try:
-        os.write(fd, b'{"passed": true}\\n' * 9)
-    except OSError:
-        pass
-def f(x): return 0
-""",
-    "forged verdict later": """
-import os
-def f(x):
-    for fd in range(3, 64):
-        try:
-            os.write(fd, b'{"passed": true, "reason": ""}\\n' * 9)
-        except OSError:
-            pass
-    return 0
-""",
-    "forged readiness": """
-import os
-os.write(4, b'{"ready": true}\n{"hello": true}\n')
-os._exit(0)
-""",
-    "forged values": """
-import os
-def f(x):
-    os.write(4, b'{"value": {"module": 1}}\\n{"value": {}}\\n{"value": {"int": []}}\\n')
-    return 0
-""",
-    "forged error": """
-import os
-def f(x):
-    os.write(4, b'{"raised": "SystemExit"}\\n{"raised": [1]}\\n{"raised": "exit", "text": {}}\\n')
-    return 0
-""",
-    "unusable": """
-import os
-def f(x):
-    os.write(4, b'{"unusable": "the tests"}\\n')
-    return 0
-""",
     "deep value": "import os\ndef f(x):\n os.write(4, b'[' * 90000 + b']' * 90000 + b'\\n')",
     "hashes": """
 import json, os
@@ -517,52 +425,16 @@ class E(BaseException, metaclass=Meta):
 def f(x): raise E
 """,
     "fork bomb": "import os\ndef f(x):\n while True: os.fork()",
-    "fork bomb at load": "import os\nwhile True:\n try: os.fork()\n except OSError: pass",
-    "processes": "import subprocess\ndef f(x): return subprocess.run('echo 4', shell=True).stdout",
-    "threads": "import threading\ndef g():\n while True: threading.Thread(target=g).start()\n"
-    "def f(x): g()",
     "memory": "def f(x):\n a = [0]\n while True: a += a",
-    "memory kept": """
-a = []
-while True:
-    try:
-        a.append(bytearray(1 << 20))
-    except MemoryError:
-        pass
-""",
     "recursion": "import sys\nsys.setrecursionlimit(10**9)\ndef f(x): return f(x)",
-    "output": "def f(x):\n while True: print('x' * 10000, flush=True)",
-    "errors out": "import os\ndef f(x):\n while True: os.write(2, b'x' * 10000)",
     "flood": "import os\nwhile True: os.write(4, b'{}\\n' * 10000)",
     "long value": "def f(x): return 'x' * 10**8",
     "endless value": "def f(x):\n a = []\n a.append(a)\n return a",
     "big number": "def f(x): return 10 ** 10**9",
-    "disk": "def f(x):\n while True: open(f'/tmp/{x}', 'wb').write(b'x' * 10**8)",
-    "files": "def f(x):\n a = []\n while True: a.append(open('/tmp/x', 'w'))",
     "loop": "while True: pass",
-    "sleep": "import time\ndef f(x): time.sleep(1000)",
-    "signals": """
-import signal, time
-def again(number, frame): time.sleep(1000)
-for number in range(1, 65):
-    try:
-        signal.signal(number, again)
-    except (OSError, ValueError):
-        pass
-signal.setitimer(signal.ITIMER_REAL, 0.01, 0.01)
-while True: pass
-""",
-    "blocked signals": "import signal\nsignal.pthread_sigmask(signal.SIG_BLOCK, range(1, 65))\n"
-    "def f(x):\n while True: pass",
     "stopped": "import os, signal\ndef f(x): os.kill(os.getpid(), signal.SIGSTOP)",
     "closed": "import os, time\nos.closerange(0, 64)\ntime.sleep(1000)",
-    "network": """
-import socket
-def f(x):
-    return socket.create_connection(("1.1.1.1", 80)).recv(1)
-""",
     "host": "def f(x): return len(open('/etc/hostname').read()) * 0 + x * x",
-    "write": "def f(x):\n open('/usr/bin/x', 'w')\n return x * x",
 }
 
 

@@ -21,15 +21,17 @@ from mpdf_langgraph.answers.reading import answering_part, find_boxes, json_answ
 from mpdf_langgraph.answers.text_reading import normalise
 
 TRUSTED = Sandbox(command=("env", "-i"), seconds=5)
+# Text that is made of what the parsers look for.
 pieces = st.sampled_from(
     [
-"\\boxed{", "}", "{", "\\", "\\\\", "####", "answer is", "Answer:", "答案", "$",
+        "\\boxed{", "}", "{", "\\", "\\\\", "####", "answer is", "Answer:", "答案", "$",
         "%", "(", ")", "\n", "1,000", "-", ".", "\\frac", "\\frac{1}{2}", "12", "A",
         "b", "(C)", " ", "\\text{", "marbles", "/", "0", "\\circ", "^", "_2", "½", "√",
         "π", "\u0663", "=", "x", "cm", "million", "two", "and", "or", ",", "\\pm",
         "<think>", "</think>", '{"answer": ', "<answer>", "</answer>", "Question:",
         "\\pmod", "<", "\\cup", "\\infty", "[", "]", "PM", ":", "…", "€", "!", "|",
-        "option", "is correct", "```python\n", "def f():", "\n```", "    return 1",
+        "\\frac{1}{0}", "\ud800", "\u00b2", "option",
+        "is correct", "```python\n", "def f():", "\n```", "    return 1",
     ]
 )  # fmt: skip
 texts = st.text(max_size=60) | st.lists(pieces, max_size=14).map("".join)
@@ -39,11 +41,11 @@ texts = st.text(max_size=60) | st.lists(pieces, max_size=14).map("".join)
 @settings(deadline=None, max_examples=400)
 def test_reading_never_raises_and_canonical_forms_are_stable(text: str) -> None:
     answering_part(text), find_boxes(text), json_answer(text), to_latex(text), read_units(text)
+    normalise(text)
     once = canonical(text)
     assert canonical(once) == once
     answer = MathAnswer().parse(text)
     assert answer is None or canonical(answer) == answer
-    assert normalise(normalise(text)) == normalise(text) or not text.isascii()
     CodeAnswer(sandbox=TRUSTED).parse(text)
     CodeAnswer(sandbox=TRUSTED).for_question("def f(x):\n    '''f(1)'''\n").parse(text)
 
@@ -73,30 +75,15 @@ def test_number_words(number: int) -> None:
     assert quantity.value == number
 
 
+_SMALL = (
+    "zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen"
+    " sixteen seventeen eighteen nineteen"
+)
+_TENS = "twenty thirty forty fifty sixty seventy eighty ninety"
+
+
 def _in_words(number: int) -> str:
-    small = [
-        "zero",
-        "one",
-        "two",
-        "three",
-        "four",
-        "five",
-        "six",
-        "seven",
-        "eight",
-        "nine",
-        "ten",
-        "eleven",
-        "twelve",
-        "thirteen",
-        "fourteen",
-        "fifteen",
-        "sixteen",
-        "seventeen",
-        "eighteen",
-        "nineteen",
-    ]
-    tens = ["twenty", "thirty", "forty", "fifty", "sixty", "seventy", "eighty", "ninety"]
+    small, tens = _SMALL.split(), _TENS.split()
     for scale, name in ((10**6, "million"), (1000, "thousand"), (100, "hundred")):
         if number >= scale:
             whole, rest = divmod(number, scale)

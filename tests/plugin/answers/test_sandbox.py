@@ -5,12 +5,8 @@ import os
 import resource
 import shutil
 import signal
-import socket
 import sys
-import tempfile
-import threading
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -275,146 +271,7 @@ def test_wrong_options(options: dict[str, Any]) -> None:
         Sandbox(**options)
 
 
-# --- the sandbox itself ---------------------------------------------------------------------
-
-
-@pytest.fixture
-def listener() -> Iterator[tuple[int, list[Any]]]:
-    """A server of the host's, and who came."""
-    came: list[Any] = []
-    with socket.create_server(("127.0.0.1", 0)) as server:
-
-        def listen() -> None:
-            try:
-                while True:
-                    visitor, address = server.accept()
-                    visitor.close()
-                    came.append(address)
-            except OSError:
-                pass
-
-        thread = threading.Thread(target=listen, daemon=True)
-        thread.start()
-        port = server.getsockname()[1]
-        socket.create_connection(("127.0.0.1", port)).close()  # it can be reached from here
-        yield port, came
-        server.shutdown(socket.SHUT_RDWR)
-    thread.join(5)
-
-
-def test_no_network(box: Sandbox, listener: tuple[int, list[Any]]) -> None:
-    port, came = listener
-    program = """
-import socket
-def f(port):
-    reached = []
-    for address in (("127.0.0.1", port), ("1.1.1.1", 53), ("10.0.2.2", 80)):
-        for kind in (socket.SOCK_STREAM, socket.SOCK_DGRAM):
-            try:
-                with socket.socket(socket.AF_INET, kind) as it:
-                    it.settimeout(0.2)
-                    it.connect(address)
-                    it.send(b"x")
-                    reached.append(address)
-            except OSError:
-                pass
-    try:
-        reached.append(socket.gethostbyname("example.com"))
-    except OSError:
-        pass
-    return reached
-"""
-    assert answer(box, program, port) == []
-    time.sleep(0.05)
-    assert len(came) == 1
-
-
-def test_no_files_of_the_host(box: Sandbox) -> None:
-    with tempfile.TemporaryDirectory() as folder:
-        Path(folder).chmod(0o755)  # anybody may read it, so that it is not the user who fails
-        secret = Path(folder, "secret")
-        secret.write_text("secret")
-        secret.chmod(0o666)
-        look_for_files(box, secret)
-        assert secret.read_text() == "secret"
-
-
-def look_for_files(box: Sandbox, secret: Path) -> None:
-    program = """
-import os
-def f(paths):
-    found = []
-    for path in paths:
-        for mode in "r", "a":
-            try:
-                open(path, mode).close()
-                found.append((path, mode))
-            except OSError:
-                pass
-    return found, sorted(os.listdir("/")), os.listdir("/tmp"), os.listdir(".")
-"""
-    paths = [str(secret), __file__, str(Path.home() / "x"), "/etc/passwd", "/etc/shadow", "/x"]
-    paths += ["/usr/bin/x", "/usr/x", "/dev/x", "/dev/shm/x", "/proc/sysrq-trigger", "/var/x"]
-    paths += ["/proc/1/mem", "/proc/sys/kernel/hostname", sys.executable + "x"]
-    found, root, temporary, here = answer(box, program, paths)
-    assert found == []
-    assert not {"home", "root", "etc", "var", "mnt", "opt", "srv", "run", "proc", "sys"} & set(root)
-    assert temporary == here == []
-
-
-def test_no_environment(box: Sandbox, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("OPENAI_API_KEY", "sk-very-secret")
-    program = """
-import os
-def f():
-    return repr(dict(os.environ))
-"""
-    text = answer(box, program)
-    assert "secret" not in text
-    assert "PATH=" not in text
-
-
-def test_no_processes_and_no_power(box: Sandbox) -> None:
-    program = """
-import ctypes, os
-def f(pid):
-    done = []
-    for name, act in {
-        "fork": os.fork, "root": lambda: os.setuid(0), "mount": lambda: os.chroot("/tmp"),
-        "kill": lambda: os.kill(pid, 0), "nice": lambda: os.nice(-5),
-        "unshare": lambda: None if ctypes.CDLL(None).unshare(0x10000000) == 0 else 1 / 0,
-    }.items():
-        try:
-            act()
-            done.append(name)
-        except (OSError, ZeroDivisionError):
-            pass
-    return done, os.getuid(), os.uname().nodename
-"""
-    done, user, host = answer(box, program, os.getpid())
-    assert done == []
-    assert user != 0
-    assert host == "sandbox"
-
-
-def test_nobody_else_can_be_killed(box: Sandbox) -> None:
-    program = """
-import os
-def f():
-    try:
-        os.kill(-1, 9)
-    except OSError:
-        return "there is nobody else"
-"""
-    assert answer(box, program) == "there is nobody else"
-
-
-def test_memory_is_bounded(box: Sandbox) -> None:
-    raised, _ = answer(box, "def f(): return len(bytearray(2 * 10**9))")
-    assert raised == "MemoryError"
-    assert answer(box, "def f(): return len(bytearray(10**8))") == 10**8
-    raised, _ = answer(box, "import threading\ndef f(): threading.Thread(target=f).start()")
-    assert raised == "RuntimeError"
+# --- the sandbox itself: `test_escapes` has what programs must not get ---------------------------
 
 
 def test_what_programs_need_works(box: Sandbox) -> None:
@@ -429,6 +286,7 @@ def f(x):
     signal.signal(signal.SIGALRM, lambda *a: None)
     signal.setitimer(signal.ITIMER_REAL, 0.001)
     time.sleep(0.01)
+    bytearray(10**8)
     a, b = socket.socketpair()
     a.send(b"x")
     select.select([b], [], [], 5)
@@ -489,7 +347,7 @@ def test_what_cannot_be_watched_does_not_run(box: Sandbox, monkeypatch: pytest.M
 
 
 def test_many_open_files_do_no_harm(box: Sandbox) -> None:
-    """Above descriptor 1023 `select` gives up; a process with many connections is there soon."""
+    """`select` gives up above descriptor 1023. A process with many connections is there soon."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if hard < 2000:
         pytest.skip("needs 2000 open files: ulimit -n 2000")

@@ -33,7 +33,7 @@ landlock_create_ruleset 444 444, listmount 458 458
 NUMBERS = {row.split()[0]: row.split()[1:] for row in NUMBERS.split(",")}
 
 def call(name, *args):
-    """The result and the error number of a system call; None on a machine without it."""
+    """The result and the error number of a system call. None on a machine without it."""
     number = NUMBERS[name][platform.machine() == "aarch64"]
     if number == "-":
         return None, 38

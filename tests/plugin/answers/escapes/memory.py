@@ -1,4 +1,4 @@
-"""Programs that try to hold more memory than the limit; `f` returns how many bytes it had.
+"""Programs that try to hold more memory than the limit. `f` returns how many bytes it had.
 
 What is counted is memory that is there at one time, as far as the program can know it.
 """

@@ -60,7 +60,7 @@ def f():
     ),
     "folders of the host": _LIST.replace(
         "PATHS",
-        "('/home', '/root', '/etc', '/var', '/mnt', '/opt', '/run', '/sys', '/work')",
+        "('/home', '/root', '/etc', '/tmp', '.', '/var', '/mnt', '/opt', '/run', '/sys', '/work')",
     ),
     "processes as files": _LIST.replace("PATHS", "('/proc', '/proc/self', '/proc/self/fd')"),
     "the way up": _LIST.replace(

@@ -50,7 +50,7 @@ def children() -> set[str]:
 
 
 def run(name: str) -> str:
-    """Run one program; return what it got that it must not have, in words."""
+    """Run one program. Return what it got that it must not have, in words."""
     ending = name in ENDING
     program = PRELUDE + ENDING[name] if ending else ENDLESS[name]
     sandbox = Sandbox(seconds=60 if ending else 0.5, memory=LIMIT)

@@ -1,0 +1,138 @@
+"""Load, memory, torn files, forged frames, and the programs that try to leave the sandbox."""
+
+import asyncio
+import json
+import random
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from mpdf_langgraph import TraceReader
+from tests.plugin.answers.escapes.running import NAMES
+from tests.plugin.test_frames import check_attack
+from tests.support.load import deliberation, failures_of, memory
+from tests.support.loopback import loopback
+from tests.support.paths import ROOT
+from tests.support.synthetic import synthetic_episodes
+from tests.torture.table import Row, timed
+
+Progress = Callable[[str], None]
+
+
+def burst(scale: float, folder: Path, progress: Progress) -> Row:
+    """Deliberations of three agents, all at once, against a server that takes 12 s a call."""
+    count = max(50, round(2000 * scale))
+    delay = 12.0 if scale >= 1 else 2.0
+    with (
+        timed(Row(f"load: {count:,} deliberations at once")) as row,
+        loopback(delay=delay) as (
+            url,
+            _,
+        ),
+    ):
+        graph = deliberation(url)
+
+        async def ask() -> list[str]:
+            await failures_of(graph, 1, at_once=1)
+            nonlocal before
+            before = memory()
+            return await failures_of(graph, count, at_once=count)
+
+        before = 0.0
+        errors = asyncio.run(ask())
+        row.attempts, row.lost = count, len(errors)
+        for error in errors[:3]:
+            row.note(error)
+        progress(f"{(memory() - before) * 1000 / count:.0f} KB a deliberation are left")
+    return row
+
+
+def endurance(scale: float, folder: Path, progress: Progress) -> Row:
+    """Deliberations in a row and side by side: the second half must take no further memory."""
+    count = max(400, round(50_000 * scale))
+    with timed(Row(f"memory: {count:,} deliberations")) as row, loopback() as (url, _):
+        graph = deliberation(url)
+        held: list[float] = []
+
+        async def ask() -> list[str]:
+            errors: list[str] = []
+            for part in range(20):
+                # A tenth in a row, the rest 16 at a time.
+                errors += await failures_of(graph, count // 200, at_once=1)
+                errors += await failures_of(graph, count // 20 - count // 200, at_once=16)
+                held.append(memory())
+                row.attempts += count // 20
+                progress(f"{row.attempts:,} deliberations, {held[-1]:.0f} MB")
+                if part == 9:
+                    row.note(f"half: {held[-1]:.1f} MB")
+            return errors
+
+        row.lost = len(asyncio.run(ask()))
+        growth = max(held[10:]) - max(held[5:10])
+        row.note(f"end: {held[-1]:.1f} MB")
+        if growth > 10:
+            row.disagreeing = 1
+            row.note(f"the second half took {growth:.1f} MB more")
+    return row
+
+
+def torn(scale: float, folder: Path, progress: Progress) -> Row:
+    """Files of traces cut at every byte: each whole record is read, and nothing else is."""
+    with timed(Row("torn files of traces")) as row:
+        folder.mkdir(parents=True, exist_ok=True)
+        records = [b"\n" + e.to_json() for e in synthetic_episodes(3, rounds=1, alternatives=0)]
+        whole = b"".join(records)
+        path = folder / "torn.jsonl"
+        step = max(1, round(1 / scale))
+        for end in range(0, len(whole) + 1, step):
+            path.write_bytes(whole[:end] + records[0])  # and somebody writes on
+            row.attempts += 1
+            complete = sum(end >= sum(map(len, records[: n + 1])) for n in range(3))
+            read = [episode.id for episode in TraceReader(path)]
+            row.lost += len(read) < max(1, complete)
+            row.duplicated += len(set(read)) < len(read)
+        progress(f"{row.attempts:,} cuts")
+    return row
+
+
+def frames(scale: float, folder: Path, progress: Progress) -> Row:
+    """Texts that try to pass for another peer's, for a person's hint, or for a verdict."""
+    with timed(Row("forged frames")) as row:
+        chance = random.Random(time.time_ns())
+        fences: list[str] = []
+        for _ in range(max(100, round(10_000 * scale))):
+            row.attempts += 1
+            try:
+                fences = [*fences[-20:], check_attack(chance, fences)]
+            except AssertionError as error:
+                row.escapes += 1
+                row.note(str(error))
+        progress(f"{row.attempts:,} texts")
+    return row
+
+
+def escapes(scale: float, folder: Path, progress: Progress) -> Row:
+    """Programs that try to get out of the sandbox."""
+    with timed(Row("sandbox escapes")) as row:
+        names = random.Random(3).sample(NAMES, max(4, round(len(NAMES) * min(1.0, scale))))
+        code = (
+            "import json, sys; from tests.plugin.answers.escapes.running import adopt_orphans, run;"
+            "adopt_orphans(); print(json.dumps({name: run(name) for name in sys.argv[1:]}))"
+        )
+        done = subprocess.run(
+            [sys.executable, "-c", code, *names],
+            cwd=ROOT, capture_output=True, text=True, check=False,
+        )  # fmt: skip
+        if done.returncode:
+            row.foreign += 1
+            row.note(done.stderr[-300:])
+            return row
+        for name, got in json.loads(done.stdout).items():
+            row.attempts += 1
+            row.escapes += bool(got)
+            if got:
+                row.note(f"{name}: {got}")
+        progress(f"{row.attempts} programs")
+    return row
