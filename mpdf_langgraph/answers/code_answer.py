@@ -128,11 +128,7 @@ class CodeAnswer:
     )
 
     def __init__(
-        self,
-        *,
-        examples: Sequence[str] = (),
-        setup: str = "",
-        sandbox: Sandbox | None = None,
+        self, *, examples: Sequence[str] = (), setup: str = "", sandbox: Sandbox | None = None
     ) -> None:
         self.sandbox = Sandbox() if sandbox is None else sandbox
         self.setup = setup
@@ -253,11 +249,7 @@ def _load(process: SandboxedProcess, source: str, deadline: float) -> str:
 
 
 def _judged(
-    program: SandboxedProcess,
-    judge: SandboxedProcess,
-    code: str,
-    tests: CodeTests,
-    deadline: float,
+    program: SandboxedProcess, judge: SandboxedProcess, code: str, tests: CodeTests, deadline: float
 ) -> Verdict:
     """Carry calls and replies between the tests and the program until there is a verdict."""
     task = {"setup": tests.setup, "tests": tests.tests, "name": tests.entry_point}

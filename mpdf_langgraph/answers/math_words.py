@@ -3,11 +3,7 @@
 import re
 from functools import lru_cache
 
-from mpdf_langgraph.answers.math_numbers import (
-    DECIMAL,
-    read_quantity,
-    units_behind,
-)
+from mpdf_langgraph.answers.math_numbers import DECIMAL, read_quantity, units_behind
 from mpdf_langgraph.answers.math_units import NO_UNITS, Units, singular
 from mpdf_langgraph.answers.patterns import PRODUCT, STYLED, Pattern
 

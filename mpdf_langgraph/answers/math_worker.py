@@ -84,9 +84,7 @@ class Judge:
     def __init__(self) -> None:
         import sympy  # type: ignore[import-untyped]
         from latex2sympy2_extended import latex2sympy  # type: ignore[import-untyped]
-        from latex2sympy2_extended.latex2sympy2 import (  # type: ignore[import-untyped]
-            ConversionConfig,
-        )
+        from latex2sympy2_extended.latex2sympy2 import ConversionConfig  # type: ignore[import-untyped]
         from math_verify import verify  # type: ignore[import-untyped]
 
         self._sympy: Any = sympy

@@ -43,4 +43,4 @@ MATH_SEGMENT = Pattern(r"\$\$?([^$]+)\$\$?|\\\((.+?)\\\)|\\\[(.+?)\\\]", re.DOTA
 #: Names of functions.
 FUNCTIONS = "arcsin|arccos|arctan|sin|cos|tan|cot|sec|csc|log|ln|exp|max|min|gcd|lcm"
 #: Variables side by side.
-PRODUCT = Pattern("[abcd]+|[xyz]+|[uvw]+|[pqr]+|[rst]+|[mnk]+|[ijk]+")
+PRODUCT = Pattern("(?!add|bad|cab|dad)[abcd]+|[xyz]+|[uvw]+|[pqr]+|[rst]+|[mnk]+|[ijk]+")

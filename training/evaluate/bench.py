@@ -13,6 +13,7 @@ from mpdf_langgraph import (
     Calibration,
     ConfigurationError,
     Episode,
+    LearnedConsensus,
     create_deliberation,
 )
 from mpdf_langgraph.router import (
@@ -88,12 +89,16 @@ class Seeded:
     version: str = field(init=False)
     competence: Mapping[str, float] = field(init=False)
     calibration: Calibration | None = field(init=False)
+    consensus: LearnedConsensus | None = field(init=False)
+    rule: str | None = field(init=False)
     played: int = 0
 
     def __post_init__(self) -> None:
         self.name, self.version = self.inner.name, self.inner.version
         self.competence = known_competence(self.inner)
         self.calibration = known_calibration(self.inner)
+        self.consensus = getattr(self.inner, "consensus", None)
+        self.rule = getattr(self.inner, "rule", None)
 
     def decide(self, observations: Any, masks: Any) -> Sequence[Sequence[float]]:
         """See `Router.decide`."""
@@ -232,7 +237,10 @@ class Bench:
 
     def _graph(self, team: list[Agent], options: dict[str, Any]) -> Any:
         """Build a graph, or return it again where all its options are plain values."""
-        given = {**self._given, "max_rounds": self.rounds, "traces": _Keeper(), **options}
+        given = {**self._given, "max_rounds": self.rounds, "traces": _Keeper()}
+        if rule := getattr(options.get("router"), "rule", None):  # as where it will run
+            given["consensus"] = rule
+        given |= options
         if not all(isinstance(value, str | int) for value in options.values()):
             return create_deliberation(team, **given).compile()
         key = (*map(id, team), *sorted(options.items()))

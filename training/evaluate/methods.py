@@ -26,8 +26,9 @@ from dataclasses import dataclass
 from typing import Literal
 
 from mpdf_langgraph import ConfigurationError, Episode, ThresholdRouter
-from mpdf_langgraph.consensus import ConsensusRule, confidence_weighted, majority, make_rule
-from mpdf_langgraph.router import Router, for_team, make_router
+from mpdf_langgraph.consensus import ConsensusRule, confidence_weighted, majority
+from mpdf_langgraph.learned_consensus import rule_for
+from mpdf_langgraph.router import Router, choose_consensus, for_team, make_router
 from training.collect.questions import Question
 from training.evaluate import rivals
 from training.evaluate.bench import VOTES, Bench, Seeded
@@ -316,7 +317,6 @@ def router_methods(
         options: What all methods have in common.
         control: See `select`.
     """
-    rule = make_rule(options.consensus)[1]
 
     def deliberation(label: str, router: Router) -> Ask:
         async def ask(play: Play) -> Result:
@@ -326,6 +326,9 @@ def router_methods(
         return ask
 
     def replay(label: str, router: Router) -> Ask:
+        decides = getattr(router, "rule", None) or options.consensus
+        rule = rule_for(choose_consensus(decides, router)[1], None)
+
         async def ask(play: Play) -> Result:
             episode = await play.deliberate(label, router, options.seed)
             return replay_with_fresh_samples(episode, await play.fresh(options.rounds), rule)

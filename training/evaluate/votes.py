@@ -68,11 +68,15 @@ def _is_extra(critique: Critique) -> bool:
     return critique["source"] == "logprob"
 
 
-def ballot(responses: Sequence[Response | None]) -> list[Vote]:
+def ballot(responses: Sequence[Response | None], names: Sequence[str] | None = None) -> list[Vote]:
     """Return the votes of some responses, one per agent.
 
     Where the confidence is the agreement within the whole pool it counts as unknown, because a
     smaller vote has not drawn the other samples.
+
+    Args:
+        responses: In the order of the agents.
+        names: Of the agents. None: they are numbered.
     """
     votes = []
     for number, response in enumerate(responses):
@@ -80,7 +84,7 @@ def ballot(responses: Sequence[Response | None]) -> list[Vote]:
         known = critique is not None and critique["source"] != "agreement"
         votes.append(
             Vote(
-                str(number),
+                names[number] if names else str(number),
                 response["cluster"] if response else None,
                 critique["confidence"] if critique and known else None,
             )
@@ -97,9 +101,13 @@ def _proposals(pool: Episode, agents: Sequence[str]) -> list[Response | None]:
 
 
 def _result(
-    pool: Episode, held: Sequence[Response | None], rule: ConsensusRule, used: Collection[str]
+    pool: Episode,
+    held: Sequence[Response | None],
+    rule: ConsensusRule,
+    used: Collection[str],
+    names: Sequence[str] | None = None,
 ) -> Result:
-    votes = ballot(held)
+    votes = ballot(held, names)
     cluster = rule(votes)
     backing = [v.confidence for v in votes if v.cluster == cluster and v.confidence is not None]
     usage = usage_of(pool, used)
@@ -274,7 +282,7 @@ def replay_with_fresh_samples(episode: Episode, pool: Episode, rule: ConsensusRu
                 drawn=fresh(name) if action == "REFINE" else None,
                 target=by_id[target] if target else None,
             )
-    outcome = _result(pool, list(held.values()), rule, used)
+    outcome = _result(pool, list(held.values()), rule, used, team)
     return replace(outcome, actions=_count_actions(episode))
 
 

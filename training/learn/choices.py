@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.special import betainc
 
-from mpdf_langgraph.consensus import LogOdds, Vote, majority
+from mpdf_langgraph.consensus import LogOdds, Vote, confidence_weighted, majority
 from mpdf_langgraph.learned_consensus import LearnedConsensus
 from mpdf_langgraph.risk import count_errors
 from training.learn.ballots import Ballots, shuffle_into_folds
@@ -98,6 +98,9 @@ def fit_choosers(ballots: Ballots, strength: float, seed: int = 0) -> dict[str, 
             sums[one.cluster] = sums.get(one.cluster, 0.0) + record[one.agent]
         return max(sums, key=sums.__getitem__, default=None), len(record), {}
 
+    def vote_by_confidence(asked: Ballots, state: int) -> Answered:
+        return confidence_weighted(asked.votes(state)), len(record), {}
+
     def ask_until_clear(asked: Ballots, state: int) -> Answered:
         counts: dict[int | None, int] = {}
         given = {one.agent: one.cluster for one in asked.votes(state)}
@@ -126,6 +129,7 @@ def fit_choosers(ballots: Ballots, strength: float, seed: int = 0) -> dict[str, 
     }
     if not np.isnan(ballots.confidence[ballots.author >= 0]).all():
         log_odds = LogOdds(measure_agreement(ballots))
+        choosers["vote by confidence"] = vote_by_confidence
         choosers["log-odds"] = probable(lambda _: log_odds)
     fitted = fit_consensus(ballots, seed, strength)
     return {**choosers, LEARNED: probable(fitted.of)}

@@ -185,11 +185,7 @@ def test_a_server_that_can_is_held_to_the_schema() -> None:
     }  # fmt: skip
     call = agent.call([], **arguments, response_schema=TRIP.response_schema)
     body = call.runnable.kwargs["extra_body"]  # type: ignore[attr-defined]
-    assert body == {
-        "top_k": 5,
-        "min_p": 0.1,
-        "structured_outputs": {"json": TRIP.response_schema},
-    }
+    assert body == {"top_k": 5, "min_p": 0.1, "structured_outputs": {"json": TRIP.response_schema}}
     assert agent.call([], **arguments).runnable.kwargs == {"extra_body": {"min_p": 0.1}}  # type: ignore[attr-defined]
 
 

@@ -5,6 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from examples import math_samples
 from examples.gsm8k_models import to_rows
 from mpdf_langgraph import MathAnswer, TraceWriter
 from mpdf_langgraph.errors import ConfigurationError
@@ -100,3 +101,14 @@ def test_answers_of_the_models_are_found_in_their_json() -> None:
     rows = list(to_rows({"question": "?", "reference": "18", "answers": said}))
     assert [row["response"] for row in rows] == ["18", "7", "I say 5", "no answer"]
     assert {row["question"] for row in rows} == {"?"}
+
+
+def test_samples_become_agents() -> None:
+    row = {"question": "?", "answer": 4, "code": ["4", "5"], "pred_score": [[0.0], [-2.0]]}
+    rows = list(math_samples.to_rows(row))
+    assert [(r["agent"], r["response"], r["reference"]) for r in rows] == [
+        ("sample-1", "4", "4"),
+        ("sample-2", "5", "4"),
+    ]
+    assert rows[0]["confidence"] == 0.5
+    assert rows[1]["confidence"] < 0.2
