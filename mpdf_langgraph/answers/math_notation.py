@@ -30,8 +30,11 @@ _VULGAR_DIGITS = Pattern("(?<=[0-9])\\s?(?=[¼½¾⅐-⅞])")
 _THOUSANDS = Pattern(r"(?<=[0-9])(?:,?\s?\\!\s?|\\,|\{,\}|'|_|\\ )(?=[0-9]{3}(?![0-9]))")
 _EUROPEAN = Pattern(r"(?<![\w.,])([0-9]{1,3}(?:\.[0-9]{3})+),([0-9]+)(?![\w.,])")
 _EUROPEAN_CENTS = Pattern(
-    r"(?<![\w.,])([0-9]{1,3}),([0-9]{2})(?=\s?(?:\\text\s?\{\s?)?(?:€|EUR\b|euros?\b))"
+    r"(?:(?<=€)|(?<=€\s)|(?<![\w.,€]))([0-9]{1,3}),([0-9]{1,2})(?![0-9])"
+    r"(?=\s?(?:\\[,;]\s?)?(?:\\text\s?\{\s?)?(?:€|EUR\b|[Ee]uros?\b|(?:[kcm]?m|k?g|[Ll]|km/h|°C)\b)|(?<=€.,.)|(?<=€.,..)|(?<=€..,..))"
 )
+# In LaTeX a comma in braces has no space behind it: it marks thousands, or the decimals.
+_BRACED_COMMA = Pattern(r"(?<![0-9},])(0\{,\}[0-9]+|[0-9]+\{,\}(?:[0-9]{1,2}|[0-9]{4,}))(?![0-9{])")
 _CASES = Pattern(
     r"(?:\\left)?(?:\\\{)?\s?\\begin\{cases\}(.*?)\\end\{cases\}(?:\s?\\right\.)?", re.DOTALL
 )
@@ -136,16 +139,22 @@ def _plain_characters(text: str) -> str:
         )
     if _DOUBLED.search(text) and not _SINGLE.search(text):
         text = text.replace("\\\\", "\\")
-    text = _SPACING.sub(" ", _THOUSANDS.sub("", text))
+    text = _BRACED_COMMA.sub(lambda found: found[1].replace("{,}", "."), text)
+    text = _SPACING.sub(" ", _THOUSANDS.sub("", text)).replace("{:}", ":")
     text = re.sub(r"\\[dtc]frac(?![a-zA-Z])", r"\\frac", text)
     text = text.replace("\\mbox", "\\text").replace("\\lt ", "<").replace("\\gt ", ">")
-    text = _EUROPEAN.sub(lambda found: found[1].replace(".", "") + "." + found[2], text)
-    text = _EUROPEAN_CENTS.sub(r"\1.\2", text)
+    text = with_decimal_points(text)
     text = re.sub(r"(?<=[a-z])\s?!=(?!=)", r" \\ne ", text)
     text = _CASES.sub(
         lambda found: ", ".join(re.split(r"\s*\\\\\s*", found[1].replace("&", " ").strip())), text
     )
     return " ".join(text.split())
+
+
+def with_decimal_points(text: str) -> str:
+    """Write European numbers that surely are such with a point: "1.234,56" and "3,50 €"."""
+    text = _EUROPEAN.sub(lambda found: found[1].replace(".", "") + "." + found[2], text)
+    return _EUROPEAN_CENTS.sub(r"\1.\2", text)
 
 
 def _undressed(text: str) -> str:

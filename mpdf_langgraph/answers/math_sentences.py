@@ -189,14 +189,20 @@ def _leading_number(sentence: str) -> str | None:
     number = _FIND_NUMBER.match(sentence)
     if not number or _OPERATION.match(sentence, number.end()):
         return None
+    if _MORE_OF_THEM.match(sentence, number.end()):
+        return _number_at(sentence, number)
     verb = _VERB.search(sentence, number.end())
     if verb and _FIND_NUMBER.search(sentence, verb.end()):
         return None
     return _number_at(sentence, number)
 
 
+# "3 more buses are needed", but not "3 more than 5" and "3 more buses than before".
+_MORE_OF_THEM = Pattern(
+    r"\s(?:more|fewer|additional|extra)\s(?!than\b)[a-z]+(?!\sthan\b)", re.IGNORECASE
+)
 _OPERATION = Pattern(
-    r"\s?(?:times|plus|minus|divided|multiplied|more|less|fewer|out|of|and|or|to|x\b|[-+*/×÷=^<>])",
+    r"\s?(?:times|plus|minus|divided|multiplied|(?:more|less|fewer)(?:\s\w+)?\sthan|out|of|and|or|to|x\b|[-+*/×÷=^<>])",
     re.IGNORECASE,
 )
 
@@ -239,8 +245,20 @@ _RESTATED = Pattern(
 )
 
 
+# What a chatty model says behind its answer.
+_CLOSING = Pattern(
+    r"(?:\n|(?<=[.!?*] ))[ *_]{0,4}(?:let me know|feel free|(?:i )?hope (?:this|that|it)"
+    r"|is there anything|(?:if|would|do) you(?:'d| would| want| need| like| have)"
+    r"|please (?:let|feel|ask)|i(?:'d be| am|'m) happy to)\b",
+    re.IGNORECASE,
+)
+
+
 def read_prose(text: str) -> str | None:
     """The last number of a response, or what its conclusion says."""
+    closing = _CLOSING.search(text)
+    if closing and _FIND_NUMBER.search(text[: closing.start()]):
+        text = text[: closing.start()].rstrip()
     if (last := text.strip().rsplit("\n", 1)[-1]) and (
         formula := _final_formula(last[-MAX_LENGTH:])
     ):

@@ -118,10 +118,10 @@ _OTHERS = "|".join(
             r"(?<!\w)(?:r[ée]ponse|antwort|respuesta|resposta|risposta|antwoord|svar(?:et)?|odpowied[źz]"
             r"|cevap|yan[ıi]t|odpov[ěe][ďd]|vastaus|v[áa]lasz|r[ăa]spuns(?:ul)?|jawaban(?:nya)?"
             r"|απ[άα]ντηση|đáp\sán|câu\strả\slời)(?:\s(?:finale?|correcte?|correcta|final|correta"
-            r"|corretta|definitiva|endgültige))?\s{0,3}(?:(?:est|ist|lautet|es|é|è|is|är|er|jest|to|este"
-            r"|adalah|είναι|là)(?=\s)|[:：=]|[-–—](?=\s))(?:\s(?:la|el|die|der|das)(?=\s))?"
+            r"|corretta|definitiva|endgültige|đúng|yang\sbenar|akhir))?\s{0,3}(?:(?:est|ist|lautet|es|é|è|is|är|er|jest|to|este"
+            r"|adalah|είναι|là)(?=\s)|[:：=]|[-–—](?=\s))"
         ),
-        r"उत्तर\s?(?:[:：]|है)?|(?:الجواب|الإجابة|الاجابة)\s?(?:[:：]|هو|هي)?|תשובה\s?[:：]|คำตอบ(?:คือ|[:：])",
+        r"उत्तर\s?(?:[:：]|है)?|(?:الجواب|الإجابة|الاجابة)(?:\s(?:ال)?(?:صحيحة?|نهائية?))?\s?(?:[:：]|هو|هي)?|תשובה\s?[:：]|คำตอบ(?:คือ|[:：])",
     )
 )
 # A line that says nothing but that the answer follows: "## Final answer".

@@ -38,6 +38,8 @@ _APPOSITION = Pattern(
 _BOLD = Pattern(r"(?:\*\*)?([^*\n]{1,200}?)[.:,]?\*\*(?!\w)")
 _INITIALS = Pattern(r"(?<!\S)([^\W\d_]) (?=[^\W\d_](?:\s|$))")
 _IN_BRACKETS = Pattern(r"(?<=\S)\s\([^()]*\)$")
+# At the beginning of an answer; "Los Angeles" then is "Angeles", in both answers alike.
+_ARTICLES = frozenset(("la", "le", "les", "el", "los", "las", "il", "der", "die", "das"))
 _DECORATION = ' \t\n*_`"“”„«»>'
 
 
@@ -110,7 +112,7 @@ def _tidy(text: str) -> str:
 def normalise(text: str) -> str:
     """Write a text in one form for all that say the same.
 
-    Case, white space, English articles, punctuation and accents of Latin letters are gone. The
+    Case, white space, articles, punctuation and accents of Latin letters are gone. The
     signs that tell numbers, "C#" from "C", or "R&B" from "RB" apart stay. A number has one form.
     """
     if len(text) > _LONGEST_NORMALISED or has_long_mark_run(text):
@@ -132,6 +134,7 @@ def normalise(text: str) -> str:
     )
     kept = _INITIALS.sub(r"\1", re.sub(r"\b([^\W\d]) (?=[^\W\d] )", r"\1", kept))
     words = [word for word in kept.split() if word not in ("a", "an", "the")]
+    words = words[1:] if len(words) > 1 and words[0] in _ARTICLES else words
     return " ".join(_as_number(word) or word for word in words) or written
 
 
