@@ -58,7 +58,7 @@ class ChoiceAnswer:
         given = tagged_answer(text)
         if given is None and (field := json_answer(text)):
             given = field.value or ""
-        stances = list(_stances(_plain(text if given is None else given)))
+        stances = _stances(_plain(text if given is None else given))
         letter = _decide(stances, self._letters)
         return letter if letter in list(self._letters) else None
 
@@ -88,7 +88,8 @@ _REPLACED = [
     (Pattern(r"(?m)^([\s*-]*)\[[xX]\]"), r"\1✅"),
     (Pattern(rf"(?<!\w){_DRESS}\(?([A-Za-z])\)?{_DRESS}(?!\w)"), r"(\1)"),
     (Pattern(r"[*`_\"<>#{}\\]|\[\s?\]"), " "),
-    (Pattern(r"(?<=\w) ?(?=[✅❌✗✘✓✔])"), " – "),
+    (Pattern(r"(?<=[\w):.!|]) ?([✅❌✗✘✓✔])"), r" – \1,"),
+    (Pattern(r"\b([A-Z])(?:[ .,]+\1\b)+"), r"\1"),
     (Pattern(r"(?<=[.;!?] )(?=[A-Z][:)]\s)|(?<=: )(?=\(?A\)[^\n]{1,200}\sB\))"), "\n"),
     (Pattern(r"[ \t]+"), " "),
     (Pattern(r"(?m)^ ?A: (?=\(?[A-Z]\)?\W*$)"), "Answer: "),
@@ -121,8 +122,8 @@ class _Stance(NamedTuple):
     """What a reply says of letters.
 
     Attributes:
-        kind: "stated" as the answer, "held" to be right, "denied", "named", or "taken back":
-            what was said before.
+        kind: "stated" as the answer, "held" to be right, "denied", or "named"; without letters
+            "taken back" (what was said before) or "refused" (to choose).
         letters: The letters.
     """
 
@@ -141,15 +142,15 @@ _STATED_BEFORE = Pattern(
     r"(?:A[^@!&]*B"  # the answer to this question is B
     r"|[TFV][^@|!S&]*B"  # the one that fits is B
     r"|(?:^|[,S|&])[_TF]*O[_T]*B"  # option: B
-    r"|C"  # I choose B
-    r"|(?:^|[,S&])[_S]*(?:T+_*[AO]|AT?))[_OATB,]*$"  # correct answer B
+    r"|[CV])[_OATB,]*$"  # I choose B
 )
+_LABELLED_BEFORE = Pattern(r"(?:^|[,S&])[_S]*(?:T+_*[AO]|AT?)[_OATB,]*$")  # correct answer B
 _STATED_FAR = Pattern(r"(?:A[^@|!F&]*B|C)[^@|!F&]*$")  # the answer is Paris, option B
-_ALONE_BEFORE = Pattern(r"(?:^|[&S]B?)[_SCAOTZ!0,]*$")  # so clearly B
+_ALONE_BEFORE = Pattern(r"(?:^|[&S])B?[_SCAOTZ!0,]*$")  # so clearly B
 _ALONE_AFTER = Pattern(r"[_TC]*(?:,?[_C]*(?:[!R]_*@)?)?(?:$|[|&])")  # B, I think, not A
 _ASIDE = r"(?:,[wB_]{1,8},|w?B?w{1,3}(?=B))?"  # B (Paris) is
-_DENIED_AFTER = Pattern(rf"{_ASIDE}[wBT_,]{{0,3}}?(?:F|![_B]*(?:$|[,|&])|![_Bw]{{0,3}}[TVAC])")
-_STATED_AFTER = Pattern(rf"{_ASIDE}[B_S]*(?:A|[BT_]*T_*[AO])")  # B is the best choice
+_DENIED_AFTER = Pattern(rf"{_ASIDE}[wBTS_,]{{0,3}}?(?:F|![_B]*(?:$|[,|&])|![_Bw]{{0,3}}[TVAC])")
+_STATED_AFTER = Pattern(rf"{_ASIDE}[BO_S]*(?:A|[BT_]*T_*[AO])")  # B is the best choice
 _HELD_AFTER = Pattern(rf"{_ASIDE}_*(?:[wBOS]_*){{0,4}}?(?:T|V)")  # B is right
 _SUPPOSED = Pattern(r"P[^,@|&]*$")  # many students choose B
 # A sentence on the choice at the beginning of its line: "This is not correct".
@@ -167,16 +168,20 @@ _ITEM = Pattern(
 )
 _LABEL = Pattern(r"\s?\(?([A-Z])\)?\.")
 _SENTENCE = Pattern(r"(?<=[.!?;])(?=[\s)])|(?<=[。！？；])")
+_REFUSED = Pattern(
+    r"(?i)\b(?:can(?:no|')t|unable to|impossible to|not possible to|couldn't)"
+    r" (?:pick|choose|decide|determine|select|settle|tell which|say which|answer)\b"
+)
 _LEAD_IN = Pattern(r"[_ST]*[AO]+_*B?_*|[^@!|]*[AT][^@!|]*BB")
 
 
-def _stances(text: str) -> Iterator[_Stance]:
+def _stances(text: str) -> list[_Stance]:
     """What a reply says of letters, in order."""
+    found: list[_Stance] = []
     lines = [line.strip() for line in text.split("\n") if line.strip(" \t|=-•.")]
     items = [_ITEM.match(line) for line in lines]
     letters = [(item["a"] or item["b"]).upper() if item else "" for item in items]
     listed = _in_lists(letters)
-    free = sum(bool(letter) for letter, of_list in zip(letters, listed, strict=True) if not of_list)
     topic = lead_in = ""
     for number, line in enumerate(lines):
         last = number == len(lines) - 1
@@ -189,23 +194,29 @@ def _stances(text: str) -> Iterator[_Stance]:
         if item:
             topic = letters[number]
             if item["mark"]:
-                yield _Stance("held" if read_signs(item["mark"])[0] == "T" else "denied", topic)
+                right = read_signs(item["mark"])[0] == "T"
+                found.append(_Stance("held" if right else "denied", topic))
             elif not listed[number] and (
                 number == 0
                 or not rest.strip(" .")
-                or (last and free == 1 and not lines[number - 1].endswith(":"))
+                or (last and not lines[number - 1].endswith(":") and not _is_stated(found))
             ):
-                yield _Stance("stated", topic)
+                found.append(_Stance("stated", topic))
                 topic = ""
         option = letters[number] if item else ""
         *sentences, ending = _SENTENCE.split(rest)
         for sentence in sentences:
             if label := _LABEL.fullmatch(sentence):  # "Paris; A. Lyon"
-                yield _Stance("held", label[1])
+                found.append(_Stance("held", label[1]))
             else:
-                yield from _stances_of_sentence(sentence, topic, option)
+                found += _stances_of_sentence(sentence, topic, option)
             option = ""
-        yield from _stances_of_sentence(ending, topic, option)
+        found += _stances_of_sentence(ending, topic, option)
+    return found
+
+
+def _is_stated(stances: list[_Stance]) -> bool:
+    return any(one.kind == "stated" for one in stances)
 
 
 def _in_lists(letters: list[str]) -> list[bool]:
@@ -219,7 +230,8 @@ def _in_lists(letters: list[str]) -> list[bool]:
 
 
 def _leads_in(line: str) -> bool:
-    return len(line) < 200 and bool(_LEAD_IN.fullmatch(read_signs(line)[0].replace(":", "B")))
+    sentence = _SENTENCE.split(line)[-1][:200]
+    return bool(_LEAD_IN.fullmatch(read_signs(sentence)[0].replace(":", "B")))
 
 
 def _stances_of_sentence(sentence: str, topic: str, option: str = "") -> Iterator[_Stance]:
@@ -228,6 +240,8 @@ def _stances_of_sentence(sentence: str, topic: str, option: str = "") -> Iterato
     if option and "Z" not in signs:  # the text of an option: "(D) Both A and B"
         mentions = [mention for mention in mentions if mention.letters == option]
     doubtful = sentence.rstrip().endswith("?") or "I" in signs
+    if _REFUSED.search(sentence):
+        yield _Stance("refused")
     named = ""
     end = 0
     for mention in mentions:
@@ -237,6 +251,8 @@ def _stances_of_sentence(sentence: str, topic: str, option: str = "") -> Iterato
         before = signs[max(0, mention.place - 60) : mention.place]
         after = re.split("(?<=[@|&])", signs[end : end + 40], maxsplit=1)[0]
         clause = before[before.rfind("|") + 1 :]
+        if "I" in signs[: mention.place]:
+            continue
         kind = _kind(clause, after, mention, clause != before and not re.search("[S&]", clause))
         if not kind and written[: mention.place].endswith(":") and end == len(signs):
             kind = "held"
@@ -267,13 +283,13 @@ def _kind(before: str, after: str, mention: Mention, dependent: bool) -> str:
         return ""
     if _DENIED_AFTER.match(after):
         return "denied"
-    if _STATED_AFTER.match(after):
+    if _STATED_AFTER.match(after) or _LABELLED_BEFORE.search(before):
         return "stated"
     if not dependent and _ALONE_BEFORE.search(before) and _ALONE_AFTER.match(after):
         return "stated"
-    if _HELD_AFTER.match(after):
+    if _HELD_AFTER.match(after) or re.search("M[_OAT]*$", before):
         return "held"
-    aside = labelled and (mention.in_brackets or re.search("(?:^|[,BS])_*O_*$", before))
+    aside = labelled and (mention.in_brackets or re.search("w[^@]*[,BS]O_*$", before))
     return "named" if aside and re.match("_*(?:$|[,|&])", after) else ""
 
 
@@ -284,6 +300,8 @@ _SEVERAL = "several"
 
 def _decide(stances: list[_Stance], choices: str) -> str:
     """The letter that the stances come to, perhaps beyond the choices; empty where to none."""
+    refused = max((n for n, one in enumerate(stances) if one.kind == "refused"), default=0)
+    stances = stances[refused:]
     taken_back = max((n for n, one in enumerate(stances) if one.kind == "taken back"), default=0)
     for considered in (stances[taken_back:], stances):
         if letter := _asserted(considered, choices):

@@ -16,23 +16,26 @@ _CUES = {
     "my mistake; in fact; espera; en realidad; en fait; на самом деле; na verdade; anzi; "
     "eigentlich; 等等; 不对; 更正; いや; 待って; 아니",
     # The letter that follows is chosen.
-    "C": "if i have to pick*; if i had to pick*; if i have to choose*; if i had to choose*; "
-    "if i had to guess; if i have to guess; if i must *; if forced to *; if pressed*; "
-    "forced to *; choose; choosing; chose; chosen; pick; picking; picked; select; selecting; "
-    "selected; selects; go with; going with; went with; go for; going for; opt for; settle on; "
-    "prefer; say; lean; leaning; lean to*; leaning to*; inclined to; think; believe; guess; "
-    "guessing; suspect; vote for; concur; it's; its; it is; it must be; it should be; "
-    "it has to be; it would be; it was; must be; should be; has to be; this is; that's; that is; "
-    "that would be; that'd be; it'd be; leaves; leaving; left with; looks like; remain*; "
-    "point* to; correspond* to; correspond* with; match*; agree* with; arrive at; conclude; "
-    "support; supports; favor*; favour*; suggest; suggests; indicate*; we get; i get; we obtain; "
-    "stick with; sticking with; stand by; keep; maintain; change to; change my answer to; "
-    "changing my answer to; change my vote to; switch to; switching to; meant; mean; i.e.; i.e; "
-    "namely; which is; mark; elijo; escojo; selecciono; me quedo con; que es; que é; es decir; "
-    "sería; marco; escolho; assinal*; choisis; je dirais; c'est; opte pour; wähle; nehme; "
-    "tippe auf; es ist; bleibt; bleibt nur; scelgo; direi; è la; opto per; выбира*; это; думаю; "
-    "остаётся; chọn; odpowiedź to; odpověď je; kies; väljer; wybieram; memilih; 选; 選; 选择; "
-    "選擇; 应选; 故选; 选出; 選ぶ; ตอบ; seçiyorum",
+    "C": "bet on; gotta be; got to be; es la opción; es la letra; é a alternativa; é a letra; "
+    "é a opção; s'agit de; except; except for; all but; every option but; everything but; أختار; "
+    "which matches; that matches; this matches; matching; if i have to pick*; if i had to pick*; "
+    "if i have to choose*; if i had to choose*; if i had to guess; if i have to guess; "
+    "if i must *; if forced to *; if pressed*; forced to *; choose; choosing; chose; chosen; "
+    "pick; picking; picked; select; selecting; selected; selects; go with; going with; "
+    "went with; go for; going for; opt for; settle on; prefer; say; lean; leaning; lean to*; "
+    "leaning to*; inclined to; think; believe; guess; guessing; suspect; vote for; concur; it's; "
+    "its; it is; it must be; it should be; it has to be; it would be; it was; must be; "
+    "should be; has to be; this is; that's; that is; that would be; that'd be; it'd be; leaves; "
+    "leaving; left with; looks like; remain*; point* to; correspond* to; correspond* with; "
+    "agree* with; arrive at; conclude; support; supports; favor*; favour*; suggest; suggests; "
+    "indicate*; we get; i get; we obtain; stick with; sticking with; stand by; keep; maintain; "
+    "change to; change my answer to; changing my answer to; change my vote to; switch to; "
+    "switching to; meant; mean; i.e.; i.e; namely; which is; mark; elijo; escojo; selecciono; "
+    "me quedo con; que es; que é; es decir; sería; marco; escolho; assinal*; choisis; je dirais; "
+    "c'est; opte pour; wähle; nehme; tippe auf; es ist; bleibt; bleibt nur; scelgo; direi; è la; "
+    "opto per; described as; classified as; characterized as; known as; referred to as; выбира*; "
+    "это; думаю; остаётся; chọn; odpowiedź to; odpověď je; kies; väljer; wybieram; memilih; 选; "
+    "選; 选择; 選擇; 应选; 故选; 选出; 選ぶ; ตอบ; seçiyorum",
     # What follows, or what is said, holds under a condition only.
     "I": "if; unless; assuming; suppos*; had it; had the; had we; were to; provided that; "
     "only when; only for; only if; si; falls; wenn; если; nếu; 如果; 若; もし; 만약; यदि; अगर",
@@ -47,9 +50,9 @@ _CUES = {
     # The letter that follows is rejected.
     "R": "rule out; rules out; ruled out; ruling out; eliminate; eliminates; eliminating; "
     "exclude; excludes; excluding; discard; discards; reject; rejects; dismiss; dismisses; "
-    "cross out; instead of; rather than; unlike; than; over; versus; against; except; without; "
-    "from; disagree with; neither; nor; descarto; elimino; statt; anstatt; plutôt que; "
-    "au lieu de; en lugar de; en vez de; em vez de; исключ*; loại*; 排除; 除外",
+    "cross out; instead of; rather than; unlike; than; over; versus; against; without; from; "
+    "disagree with; neither; nor; descarto; elimino; statt; anstatt; plutôt que; au lieu de; "
+    "en lugar de; en vez de; em vez de; исключ*; loại*; 排除; 除外",
     # Says of a letter that it is wrong.
     "F": "incorrect*; wrong*; false; untrue; invalid; inaccurate; is out; are out; out; "
     "eliminated; excluded; discarded; rejected; dismissed; crossed out; fail*; violat*; "
@@ -59,6 +62,9 @@ _CUES = {
     "errat*; faux; fausse*; equivocad*; неверн*; неправильн*; невірн*; onjuist; fout; fel; "
     "błędn*; yanlış; salah; ❌; ✗; ✘; ✖; 🚫; 错误; 错; 錯誤; 誤り; 間違*; 틀*; 오답; गलत; خاطئ*; "
     "خطأ; غلط; ผิด; 不正解; 不适合; 不正确; 不正確; 不适当; 不適切",
+    # The letter that follows may be right.
+    "M": "could be; might be; may be; could possibly be; peut-être; vielleicht; quizás; talvez; "
+    "может быть; 可能是; 也许",
     # No.
     "0": "no; nope; nein; nej; нет; いいえ; 아니요; nee",
     # Not.
@@ -67,28 +73,30 @@ _CUES = {
     "не; niet; inte; nie; değil; bukan; tidak; không; không phải; 不是; 不; 非; 아닙; 않; नहीं; "
     "ليس*; ではな; でな; לא",
     # The answer.
-    "A": "by elimination; by process of elimination; by the process of elimination; answer; "
-    "answers; ans; solution; verdict; conclusion; result; response; final; gabarito; réponse; "
-    "reponse; respuesta; resposta; risposta; antwort; lösung; ответ*; відповідь; antwoord; svar; "
-    "svaret; odpowiedź; odpowiedz; odpověď; cevap; cevabı; yanıt; vastaus; válasz; răspuns*; "
-    "jawaban*; απάντηση; đáp án; câu trả lời; vote; guess is; selection; decision; boxed; 答案; "
-    "答え; 解答; 正解; 回答; 答; 정답; 답; उत्तर; जवाब; উত্তর; الإجابة; الاجابة; الجواب; جواب; "
-    "پاسخ; תשובה; התשובה; คำตอบ",
+    "A": "winner; exception; is the statement; is the option; is the choice; is the one; "
+    "is the exception; is the only *; を選*; を選択; 를 선택; 을 선택; 를 고르; 을 고르; "
+    "by elimination; by process of elimination; by the process of elimination; answer; answers; "
+    "ans; solution; verdict; conclusion; result; response; final; gabarito; réponse; reponse; "
+    "respuesta; resposta; risposta; antwort; lösung; ответ*; відповідь; antwoord; svar; svaret; "
+    "odpowiedź; odpowiedz; odpověď; cevap; cevabı; yanıt; vastaus; válasz; răspuns*; jawaban*; "
+    "απάντηση; đáp án; câu trả lời; vote; guess is; selection; decision; boxed; 答案; 答え; "
+    "解答; 正解; 回答; 答; 정답; 답; उत्तर; जवाब; উত্তর; الإجابة; الاجابة; الجواب; جواب; پاسخ; "
+    "תשובה; התשובה; คำตอบ",
     # Says of a letter that it is right.
-    "T": "correct; correctly; right; true; best; valid; accurate*; appropriate; suitable; "
-    "proper; preferable; the one; the only one; yes; likely; most *; strongest; closest; "
-    "stronger; better; superior; defensible; precise; consistent; correcto*; correcta*; "
-    "correcte*; correta*; correto*; corretto; corretta; verdader*; verdadeir*; cierta; certa; "
-    "vera; vero; exact; exacte; juste; bonne; vraie; vrai; richtig*; korrekt*; wahr; "
-    "zutreffend*; trifft zu; stimmt; giusta; giusto; esatta; верн*; правильн*; вірн*; juist*; "
-    "rätt; riktig*; prawidłow*; poprawn*; správn*; doğru*; benar; tepat; đúng; chính xác; σωστή; "
-    "✅; ✓; ✔; ☑; ⭕; 👍; 🟢; 正确; 正確; 对; 對; 正しい; 適切; 맞; 옳; 올바른; सही; الصحيحة; "
-    "الصحيح; صحيحة; صحيح; صحیح; درست; ถูกต้อง; ถูก; הנכונה; נכונה; সঠিক",
+    "T": "only possib*; only viable; only valid; correct; correctly; right; true; best; valid; "
+    "accurate*; appropriate; suitable; proper; preferable; the one; the only one; yes; likely; "
+    "most *; strongest; closest; stronger; better; superior; defensible; precise; consistent; "
+    "correcto*; correcta*; correcte*; correta*; correto*; corretto; corretta; verdader*; "
+    "verdadeir*; cierta; certa; vera; vero; exact; exacte; juste; bonne; vraie; vrai; richtig*; "
+    "korrekt*; wahr; zutreffend*; trifft zu; stimmt; giusta; giusto; esatta; верн*; правильн*; "
+    "вірн*; juist*; rätt; riktig*; prawidłow*; poprawn*; správn*; doğru*; benar; tepat; đúng; "
+    "chính xác; σωστή; ✅; ✓; ✔; ☑; ⭕; 👍; 🟢; 正确; 正確; 对; 對; 正しい; 適切; 맞; 옳; "
+    "올바른; सही; الصحيحة; الصحيح; صحيحة; صحيح; صحیح; درست; ถูกต้อง; ถูก; הנכונה; נכונה; সঠিক",
     # Does what only the right one does.
-    "V": "best *es; best *ts; best *ns; best *rs; correctly *es; correctly *s; accurately *s; "
-    "better *s; most closely *s; supported; fits; fit; holds; works; work; satisf*; follows; "
-    "checks out; makes sense; makes the most sense; makes more sense; aligns; survives; wins; "
-    "stands; stands out; is left; 成立; 符合",
+    "V": "matches; best *es; best *ts; best *ns; best *rs; correctly *es; correctly *s; "
+    "accurately *s; better *s; most closely *s; supported; fits; fit; holds; works; work; "
+    "satisf*; follows; checks out; makes sense; makes the most sense; makes more sense; aligns; "
+    "survives; wins; stands; stands out; is left; 成立; 符合",
     # An option.
     "O": "option; options; choice; choices; letter; alternative; statement; candidate; opción; "
     "opciones; opcion; inciso; literal; alternativa; letra; opção; lettre; proposition; choix; "
@@ -106,9 +114,10 @@ _CUES = {
     "&": "but; however; yet; pero; sin embargo; mas; mais; aber; jedoch; ma; но; однако; maar; "
     "nhưng; 但; 但是; しかし; 하지만; 그러나",
     # A subordinate clause begins.
-    "|": "because; since; as; due to; given that; which; where; who; porque; ya que; pues; pois; "
-    "car; parce que; puisque; weil; denn; perché; poiché; потому что; так как; поскольку; vì; "
-    "karena; çünkü; omdat; 因为; 由于; 而; ので; 왜냐하면; क्योंकि; لأن",
+    "|": "for option; for choice; as for; because; since; as; due to; given that; which; where; "
+    "who; porque; ya que; pues; pois; car; parce que; puisque; weil; denn; perché; poiché; "
+    "потому что; так как; поскольку; vì; karena; çünkü; omdat; 因为; 由于; 而; ので; 왜냐하면; "
+    "क्योंकि; لأن",
     # Says what something is.
     "B": "is; are; was; were; be; been; would be; seems; seems to be; seem; looks; appears; "
     "appears to be; es; son; é; è; est; sont; ist; sind; lautet; wäre; är; jest; este; adalah; "
@@ -117,15 +126,15 @@ _CUES = {
     # Says what something is.
     ":": ":; ：",
     # Says nothing.
-    "_": "agree with * that; agree with agent * that; agree with the * that; the; a; an; my; "
-    "our; your; for; all the way; 100%; this; that; it; only; just; clearly; obviously; "
-    "probably; prob; definitely; certainly; most; more; indeed; simply; here; now; still; "
-    "perhaps; maybe; possibly; tentatively; i; we; i'd; i'll; i'm; am; would; will; shall; both; "
-    "all; either; one; and; or; with; of; in; by; elimination; again; ok; okay; may; might; "
-    "could; can; very; among; between; la; el; los; las; le; les; il; lo; o; os; der; die; das; "
-    "que; que la; ce; alla; η; updated; us; sure; fairly; quite; hmm; does; do; de; se; et; "
-    "to me; say that; 的; を; に; も; です; の; 应该; 應該; 我; 我认为; 最终; これ; それ; 其中; "
-    "都; 均; dir; un; una",
+    "_": "hands down; me; что; makes; here's; here is; το; ο; τη; την; az; agree with * that; "
+    "agree with agent * that; agree with the * that; the; a; an; my; our; your; for; "
+    "all the way; 100%; this; that; it; only; just; clearly; obviously; probably; prob; "
+    "definitely; certainly; most; more; indeed; simply; here; now; still; perhaps; maybe; "
+    "possibly; tentatively; i; we; i'd; i'll; i'm; am; would; will; shall; both; all; either; "
+    "one; and; or; with; of; in; by; elimination; again; ok; okay; may; might; could; can; very; "
+    "among; between; la; el; los; las; le; les; il; lo; o; os; der; die; das; que; que la; ce; "
+    "alla; η; updated; us; sure; fairly; quite; hmm; does; do; de; se; et; to me; say that; 的; "
+    "を; に; も; です; の; 应该; 應該; 我; 我认为; 最终; これ; それ; 其中; 都; 均; dir; un; una",
 }  # fmt: skip
 
 
@@ -141,7 +150,7 @@ _LETTER = (
     r"(?:(?<![A-Za-z0-9_])\([A-Za-z]\)|(?<![A-Za-z0-9À-ɏЀ-ӿ_.'°-])"
     rf"(?:[B-HJ-Z]|[AI]{_NO_ARTICLE}|[b-df-hj-np-xz]"
     r"|[aeiouy](?=\s*(?:[,;:)!]|\.(?!\w)|$)|\s(?:because|since|is|as|(?:and|or) [a-z]\b)))"
-    r"(?![A-Za-z0-9À-ɏ_'+#^°]|-[A-Za-z]{2}|\s(?:cells?|lymphocytes?|major|minor|flat|sharp|deficiency|virus)\b|\s?[=<>≤≥≠×·∈⊂∪∩](?!>))\)?)"
+    r"(?![A-Za-z0-9À-ɏ_+#^°]|'(?!d[iıuü]r)|-[A-Za-z]{2}|\s(?:cells?|lymphocytes?|major|minor|flat|sharp|deficiency|virus)\b|\s?[=<>≤≥≠×·∈⊂∪∩](?!>))\)?)"
 )
 _SUBJECT = rf"(?={_LETTER}\s(?:is|was|isn't|does|doesn't|has|would|ist|est|es|è|é)\b)"
 _LETTERS = (
@@ -164,7 +173,7 @@ def _patterns() -> tuple[re.Pattern[str], dict[str, re.Pattern[str]]]:
     longest_first = sorted((words for several in cues.values() for words in several), key=len)[::-1]
     token = re.compile(
         rf"(?P<letters>{_LETTERS})|(?P<cue>(?i:{'|'.join(map(_expression, longest_first))}))"
-        r"|(?P<B>(?<=\s)[-–—]+(?=\s)|—)|(?P<comma>[,()\[\]…?])|(?P<w>[^\W_]+)"
+        r"|(?P<B>(?<=\s)[-–—]+(?=\s)|—)|(?P<comma>[,()\[\]…?])|(?P<w>[^\W_\u0900-\u0dff\u0e00-\u0eff\u1100-\u11ff\u2e80-\ud7ff]+|\w)"
     )
     each = {
         sign: re.compile("|".join(map(_expression, several)), re.IGNORECASE)
@@ -198,13 +207,15 @@ def read_signs(sentence: str) -> tuple[str, list[Mention]]:
     token, _ = _patterns()
     signs: list[str] = []
     mentions: list[Mention] = []
+    named = False
     for found in token.finditer(sentence):
         kind, text = str(found.lastgroup), found.group()
-        if kind == "letters" and text[0] != "(" and signs[-1:] == ["w"]:
-            kind = "w"  # a name: "vitamin C", "5 N"
+        if kind == "letters" and text[0] != "(" and named:
+            kind = "w"  # of a name: "vitamin C", "5 N"
         elif kind == "letters":
             letters = "".join(dict.fromkeys(re.findall(r"(?<![A-Za-z])[A-Za-z](?![A-Za-z])", text)))
             mentions.append(Mention(letters.upper(), len(signs), text[0] == "("))
+        named = kind == "w" and text < "\u0900"
         signs.append(
             {"letters": "@", "comma": ","}.get(kind) or (_sign(text) if kind == "cue" else kind)
         )

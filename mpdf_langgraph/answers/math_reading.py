@@ -92,7 +92,7 @@ _REST_AFTER = Pattern(
     r"^\s?(?:\\text\s?\{\s*(?:hundred|thousand|million|billion|trillion|dozen|percent)\b[^{}]*\}"
     r"|(?:hundred|thousand|million|billion|trillion|dozen|percent)\b"
     r"|\\?%|\\[dt]?frac\s?(?:\{[0-9]+\}|[0-9])\s?(?:\{[0-9]+\}|[0-9])|\\sqrt\s?(?:\[[0-9]\])?\{?[0-9a-z]+\}?"
-    r"|\\pi(?![a-z])|\^\{[^{}]*\}|\^[0-9])"
+    r"|_\{?[0-9]{1,2}\}?(?![0-9])|\\pi(?![a-z])|\^\{[^{}]*\}|\^[0-9])"
 )
 _WHERE = Pattern(
     r"\s?\$?[,.]?\s?(?:where|with|and|so|for)?\s?\$?\s?(?:=\s?(?P<direct>[^$,.\n]{1,60})|(?P<name>[A-Za-z])\s?=\s?(?P<value>[^$,\n]{1,60}?)(?:\$|\.?\s*$|,))"

@@ -6,20 +6,31 @@ from mpdf_langgraph.answers.math_notation import canonical
 from mpdf_langgraph.answers.math_numbers import DECIMAL, MAX_LENGTH, NUMBER_WORD, read_quantity
 from mpdf_langgraph.answers.math_parts import read_proportion
 from mpdf_langgraph.answers.patterns import Pattern
-from mpdf_langgraph.answers.reading import last_match
+from mpdf_langgraph.answers.reading import last_match, without_closing
 
 _FRACTION = r"\\[dt]?frac\s?(?:\{-?[0-9]+\}|[0-9])\s?(?:\{[0-9]+\}|[0-9])"
 _CURRENCY = r"(?:\\?[$€£₹¥]\s?)"
 _MULTIPLIER = r"(?:\s(?:hundred|thousand|million|billion|trillion|dozen)\b)"
+_MIXED = rf"[0-9]+\s?{_FRACTION}|[0-9]+\s[0-9]+/[0-9]+(?![0-9])|[0-9]*\s?[¼½¾⅐-⅞]"
+_TIME = r"[0-9]{1,2}:[0-9]{2}(?![0-9:])(?:\s?[ap]\.?m\b)?"
+_FACTOR = (
+    r"(?:\s?(?:π|\\pi(?![a-z])|√[0-9]+|\\sqrt\s?\{[0-9]+\})"
+    r"|\s?(?:×|\\times|\\cdot|\*)\s?10\s?\^\s?(?:\{-?[0-9]+\}|-?[0-9]+))"
+)
 _FIND_NUMBER = Pattern(
     rf"(?:(?<![\w)}}\]])[-\u2212]\s?{_CURRENCY}?|(?<![\w])[-\u2212](?={_CURRENCY}?[0-9]))?{_CURRENCY}?"
-    rf"(?:{_FRACTION}|{DECIMAL}(?:\s?/\s?[0-9]+)?){_MULTIPLIER}{{0,2}}(?:\s?\\?%)?"
+    rf"(?:{_MIXED}|(?i:{_TIME})|{_FRACTION}|{DECIMAL}(?:\s?/\s?[0-9]+)?)"
+    rf"{_FACTOR}?{_MULTIPLIER}{{0,2}}(?:\s?\\?%)?"
 )
 _FIND_WORD = Pattern(
     rf"(?i:\b(?:(?:minus"
     rf"|negative) )?(?:{NUMBER_WORD})\b(?:[- ](?:and[- ](?:a )?)?(?:{NUMBER_WORD})\b){{0,8}})"
 )
-_DOLLARS_AND_CENTS = Pattern(r"([0-9]+) (dollars|euros|pounds) and ([0-9]{1,2}) (cents|pence)")
+_DOLLARS_AND_CENTS = Pattern(
+    r"[0-9]+ (?:(?:dollars?|euros?|pounds?) and [0-9]{1,2} (?:cents?|pence)"
+    r"|hours? and [0-9]{1,2} minutes?|minutes? and [0-9]{1,2} seconds?"
+    r"|f(?:ee|oo)t and [0-9]{1,2} inch(?:es)?)\b"
+)
 _MATH_SEGMENT = Pattern(r"\$\$?([^$]+)\$\$?|\\\((.+?)\\\)|\\\[(.+?)\\\]", re.DOTALL)
 _SENTENCE_END = Pattern(
     r"\n|(?<![ap]\.m)(?<!i\.e)(?<!e\.g)(?<!\bsq)(?<!\bcu)(?<!\bapprox)(?<!\bDr)(?<!\bM[rs])(?<!\bRs)[.!?](?=\s|$)|。|(?<=[^0-9])!(?=\s|$)"
@@ -32,7 +43,7 @@ _WORD = Pattern(
     rf"(?<![\\A-Za-z])(?!(?:{_FUNCTION})\b)(?:[A-Za-z]{{3,}}|(?i:it|is|so|we|hm)(?![A-Za-z]))"
 )
 # Letters of other scripts, but for Greek ones.
-_FOREIGN_WORD = Pattern("[^\\W\\d_A-Za-zΑ-ωªº⁰-₟ℂℕℝℤℚµ\u2070-\u209f]")
+_FOREIGN_WORD = Pattern("[^\\W\\d_A-Za-zΑ-ωªº²³¹⁰-₟ℂℕℝℤℚµ\u2070-\u209f]")
 
 _HEDGE = Pattern(
     r"(?:\*\*|`|\"|:|≈|=|~|\s|\\approx|that\b|there\s(?:are|is)\b|(?:exactly|about|approximately|approx\.?|roughly|only|just"
@@ -122,7 +133,10 @@ def read_sentence(sentence: str) -> str | None:
     whole = canonical(lead)
     if read_quantity(whole) is not None and len(lead) < 60:
         return whole
-    if compound := _DOLLARS_AND_CENTS.match(lead):
+    compound = _DOLLARS_AND_CENTS.search(lead)
+    if compound and not (
+        _FIND_NUMBER.search(lead, compound.end()) or _FIND_NUMBER.search(lead[: compound.start()])
+    ):
         return compound.group()
     clause = _CLAUSE_END.split(lead, maxsplit=1)[0].strip(" .,*")
     answer = canonical(clause)
@@ -151,7 +165,7 @@ _NUMBERS_LISTED = Pattern(
 
 
 def _without_remark(text: str) -> str:
-    return re.sub(r"\s\([^()]*[a-z=][^()]*\)\s*$", "", text)
+    return re.sub(r"\s\([^()]*[a-z=×*+][^()]*\)\s*$", "", text)
 
 
 def result_of(text: str) -> str:
@@ -245,20 +259,44 @@ _RESTATED = Pattern(
 )
 
 
-# What a chatty model says behind its answer.
-_CLOSING = Pattern(
-    r"(?:\n|(?<=[.!?*] ))[ *_]{0,4}(?:let me know|feel free|(?:i )?hope (?:this|that|it)"
-    r"|is there anything|(?:if|would|do) you(?:'d| would| want| need| like| have)"
-    r"|please (?:let|feel|ask)|i(?:'d be| am|'m) happy to)\b",
-    re.IGNORECASE,
+_BOLD_AT_END = Pattern(r"\*\*([^*\n]{1,60}?)[.:]?\*\*(\s[a-z°²³/]{1,4})?[.!\s]*$")
+_EXPRESSION_AT_END = Pattern(
+    r"(\([^()]*[0-9][^()]*,[^()]*\))[.*\s]*$"
+    r"|.*(?:\b(?:is|are|was|equals|beträgt|ist|es|est)\s|=)\s*([^=\n]{1,80}?)[.*\s]*$"
 )
+_SOLUTIONS = Pattern(
+    r"(?:^|(?<=\sare )|(?<=\sis ))([a-z])\s?=[^=]{1,60}"
+    r"(?:(?:\sor|\sand|,)\s\1\s?=[^=]{1,60})+$"
+)
+_DAY_AT_END = Pattern(r"\b((?:Mon|Tues|Wednes|Thurs|Fri|Satur|Sun)day)\W*$")
+
+
+def _expression_at_end(sentence: str) -> str | None:
+    """The expression, and no mere number, that a sentence ends with: "it is 5√2 ≈ 7.07"."""
+    sentence = sentence.strip()
+    solutions = _SOLUTIONS.search(sentence)
+    if solutions and not has_prose(_JOINING.sub(" ", solutions.group())):
+        return canonical(solutions.group())
+    if day := _DAY_AT_END.search(sentence):
+        return day[1]
+    if bold := _BOLD_AT_END.search(sentence):
+        return canonical(bold[1] + (bold[2] or ""))
+    found = _EXPRESSION_AT_END.search(sentence)
+    if not found:
+        return None
+    expression = re.split(r"≈|\\approx", found[1] or found[2])[0].strip(" $")
+    if has_prose(expression) or not re.search(r"[0-9π√]|[a-z]\s?[-+*/^(]", expression):
+        return None
+    return canonical(expression)
+
+
+_JOINING = Pattern(r"\b(?:or|and)\b")
 
 
 def read_prose(text: str) -> str | None:
     """The last number of a response, or what its conclusion says."""
-    closing = _CLOSING.search(text)
-    if closing and _FIND_NUMBER.search(text[: closing.start()]):
-        text = text[: closing.start()].rstrip()
+    if _FIND_NUMBER.search(without_closing(text)):
+        text = without_closing(text)
     if (last := text.strip().rsplit("\n", 1)[-1]) and (
         formula := _final_formula(last[-MAX_LENGTH:])
     ):
@@ -268,6 +306,8 @@ def read_prose(text: str) -> str | None:
         conclusion = _CONCLUSION.sub("", sentences[-1], count=1).lstrip(" ,:")
         if (answer := read_sentence(conclusion)) and re.search(r"[0-9]", answer):
             return answer
+    if sentences and (ending := _expression_at_end(sentences[-1][-MAX_LENGTH:])):
+        return ending
     if text and (compound := last_match(_DOLLARS_AND_CENTS, text[-MAX_LENGTH:])):
         after = text[-MAX_LENGTH:][compound.end() :]
         if not _FIND_NUMBER.search(after):

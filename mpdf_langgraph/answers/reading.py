@@ -61,6 +61,20 @@ def _without_next_question(text: str) -> str:
     return text
 
 
+_CLOSING = Pattern(
+    r"(?:\n|(?<=[.!?*] ))[ *_]{0,4}(?:let me know|feel free|(?:i )?hope (?:this|that|it)"
+    r"|is there anything|(?:if|would|do) you(?:'d| would| want| need| like| have)"
+    r"|please (?:let|feel|ask)|i(?:'d be| am|'m) happy to)\b",
+    re.IGNORECASE,
+)
+
+
+def without_closing(text: str) -> str:
+    """Return the response without what a chatty model says behind its answer."""
+    closing = _CLOSING.search(text)
+    return text[: closing.start()].rstrip() if closing else text
+
+
 def _first_statement(text: str) -> int | None:
     """Where the first answer is stated: in one of the usual ways, or as a short first line."""
     line = text.lstrip().split("\n", 1)[0]

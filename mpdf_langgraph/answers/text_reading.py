@@ -15,6 +15,7 @@ from mpdf_langgraph.answers.reading import (
     last_box,
     last_match,
     tagged_answer,
+    without_closing,
 )
 
 _LONGEST_NORMALISED = 4_000
@@ -31,9 +32,32 @@ _PRONOUN = Pattern(
     r"\s+(?:He|She|It|This|They|The|That|There|In|As|Because|Since|Its|These|We|However|Note)\b"
 )
 _APPOSITION = Pattern(
-    r",\s(?=(?:the|a|an|which|who|whose|where|because|since|as|not|although|though|so|with|for|but|being"
+    r",\s(?=[a-zà-ÿ]+\s(?:de|du|des|del|di|da|do|von|of)\s)|,\s(?=(?:the|a|an|which|who|whose|where|because|since|as|not|although|though|so|with|for|but|being"
     r"|located|known|due|also|i\.e\.|capital)\b)|\s(?=(?:because|since|as it|as they)\b)"
     r"|\s[-–—]\s(?=[a-z])|;\s"
+)
+# "The capital of France is Paris": what is described, and its name. "The Nile is a river" is not.
+_LONGEST_SAID = 400
+_OPENING = Pattern(
+    r"(?:sure|certainly|of course|absolutely|great question|good question)(?: thing)?[!,.]\s+",
+    re.IGNORECASE,
+)
+_BOLD_PHRASE = Pattern(r"\*\*([^*\n]{1,80}?[^*\n:])[.,]?\*\*(?!\s?:)")
+_DESCRIBED = (
+    r"(?:(?:The|Its|His|Her|Their|La|El|Le|Les|Los|Las|Il|O|A|L'|L’)\s?[a-zà-ÿ]|(?:Die|Der|Das)\s\w)"
+    r"[^.!?:\n]{2,120}?"
+)
+_SAID_TO_BE = Pattern(
+    rf"{_DESCRIBED}\s(?:is|are|was|were|es|fue|est|ist|war|lautet|é|è|foi|called|named|by|stands\sfor)"
+    r"\s(?=(?:(?:the|an?|la|el|le|der|die|das|o|il)\s)?(?:[\"“«]|[A-ZÀ-ÝА-Я0-9]|l['’])|(?:true|false|positive|negative"
+    r"|neutral|correct|incorrect)\b|(?<=stands\sfor\s))([^\n]{1,100})"
+    r"|(?:It|That|This)(?:'s|\s(?:is|was))\s([A-Z][^,.\n]{1,60}?)(?:\s(?:who|that|which)\s|\.?$)"
+    r"|[^.!?:\n]{2,120}\s(?:is|are|was|were):\s([^\n]{1,200})"
+    r"|\W{0,4}(?:Label|Category|Sentiment|Class|Classification|Topic|Prediction|Output|Result"
+    r"|Verdict|Conclusion|Response)\W{1,6}(?<=[:\s*])([^\n]{1,200})$"
+)
+_SAID_IN_ASIA = Pattern(
+    r"[^\n。]{2,30}(?:は([^\n。は]{1,20})(?:です|である)|是([^\n。是]{1,20}))。?$"
 )
 _BOLD = Pattern(r"(?:\*\*)?([^*\n]{1,200}?)[.:,]?\*\*(?!\w)")
 _INITIALS = Pattern(r"(?<!\S)([^\W\d_]) (?=[^\W\d_](?:\s|$))")
@@ -74,10 +98,19 @@ def _statement(rest: str) -> str:
 
 
 def _shortened(text: str) -> str:
-    """A whole response as the answer: as it stands, but for yes and no."""
+    """A whole response as the answer: as it stands, but for yes and no, and what it says is so."""
+    said = _OPENING.sub("", without_closing(text.strip()))
     text = _tidy(text)
-    yes_or_no = _YES_NO.match(text)
-    return yes_or_no["word"].capitalize() if yes_or_no else text
+    if yes_or_no := _YES_NO.match(text):
+        return yes_or_no["word"].capitalize()
+    if len(said) <= _LONGEST_SAID:
+        bold = _BOLD_PHRASE.findall(said)
+        if len(bold) == 1:
+            return _tidy(bold[0])
+        found = _SAID_TO_BE.match(said) or _SAID_IN_ASIA.match(said)
+        if found:
+            return _statement(next(filter(None, found.groups())))
+    return text
 
 
 def _end_of_sentence(line: str) -> int:
@@ -121,6 +154,7 @@ def normalise(text: str) -> str:
     if number := _as_number(plain):
         return number
     written = plain
+    plain = re.sub(r"^l['’](?=\w)", "", plain)
     plain = re.sub(r"(?<=\d),(?=\d{3}(?!\d))", "", plain)
     plain = re.sub(r"(?<!\d),|,(?!\d)", " ", plain)
     plain = re.sub(r"\s?&\s?", " and ", plain)
