@@ -92,10 +92,14 @@ _REPLACED = [
     (Pattern(r"\b([A-Z])(?:[ .,]+\1\b)+"), r"\1"),
     (Pattern(r"(?<=[.;!?] )(?=[A-Z][:)]\s)|(?<=: )(?=\(?A\)[^\n]{1,200}\sB\))"), "\n"),
     (Pattern(r"[ \t]+"), " "),
-    (Pattern(r"(?m)^ ?A: (?=\(?[A-Z]\)?\W*$)"), "Answer: "),
+    (Pattern(r"\A\s?A: (?=\(?[A-Z]\)?\W*\Z)"), "Answer: "),
     (Pattern(r"(?i)\b(option|choice|answer|letter)\((?=[a-z]\))"), r"\1 ("),
     (Pattern(_MOVED), "change to "),
 ]  # fmt: skip
+
+
+# "(a) 3 (b) 4 (c) 5"
+_LIST_IN_LINE = Pattern(r"(?mi)^ ?\(a\) (?!and|or|,)[^\n]*\(b\)[^\n]*\(c\)[^\n]*$")
 
 
 def _plain(text: str) -> str:
@@ -112,7 +116,7 @@ def _plain(text: str) -> str:
         text = _LONE_CYRILLIC.sub(lambda one: one.group().translate(_CYRILLIC), text)
     for pattern, replacement in _REPLACED:
         text = pattern.sub(replacement, text)
-    return text
+    return _LIST_IN_LINE.sub(lambda line: re.sub(r" (?=\([a-zA-Z]\))", "\n", line.group()), text)
 
 
 # --- stances ------------------------------------------------------------------------------------
@@ -142,7 +146,7 @@ _STATED_BEFORE = Pattern(
     r"(?:A[^@!&]*B"  # the answer to this question is B
     r"|[TFV][^@|!S&]*B"  # the one that fits is B
     r"|(?:^|[,S|&])[_TF]*O[_T]*B"  # option: B
-    r"|[CV])[_OATB,]*$"  # I choose B
+    r"|[CV])[_OATBMZ,]*$"  # I choose B
 )
 _LABELLED_BEFORE = Pattern(r"(?:^|[,S&])[_S]*(?:T+_*[AO]|AT?)[_OATB,]*$")  # correct answer B
 _STATED_FAR = Pattern(r"(?:A[^@|!F&]*B|C)[^@|!F&]*$")  # the answer is Paris, option B
@@ -164,7 +168,7 @@ _ITEM = Pattern(
     r"(?i:(?:options?|choice|answer|statement|opción|opção|вариант|选项)\s?)?"
     r"(?:\((?P<a>[A-Za-z])\)|(?P<b>[A-Za-z])(?![A-Za-z]))"
     r"(?:\s?[.):|→]+|\s?[-–—](?=\s)(?!\s[✅❌✗✘✓✔])|(?=\s*$)"
-    r"|(?<=\))(?!\s*(?:(?:is|are|was|and|or|holds|fits|cannot)\b|[,&])))"
+    r"|(?<=\))(?!\s*(?:(?:is|are|was|and|or|holds|fits|cannot)\b|[,&]|–\s[✅❌✗✘✓✔])))"
 )
 _LABEL = Pattern(r"\s?\(?([A-Z])\)?\.")
 _SENTENCE = Pattern(r"(?<=[.!?;])(?=[\s)])|(?<=[。！？；])")
@@ -196,6 +200,8 @@ def _stances(text: str) -> list[_Stance]:
             if item["mark"]:
                 right = read_signs(item["mark"])[0] == "T"
                 found.append(_Stance("held" if right else "denied", topic))
+            elif listed[number] and rest.strip(" .") in ("Y", "T", "N", "F"):
+                found.append(_Stance("held" if rest.strip(" .") in "YT" else "denied", topic))
             elif not listed[number] and (
                 number == 0
                 or not rest.strip(" .")
@@ -239,7 +245,8 @@ def _stances_of_sentence(sentence: str, topic: str, option: str = "") -> Iterato
     signs = written.replace(":", "B")
     if option and "Z" not in signs:  # the text of an option: "(D) Both A and B"
         mentions = [mention for mention in mentions if mention.letters == option]
-    doubtful = sentence.rstrip().endswith("?") or "I" in signs
+    question = sentence.rstrip().endswith("?")
+    doubtful = question or "I" in signs
     if _REFUSED.search(sentence):
         yield _Stance("refused")
     named = ""
@@ -256,7 +263,7 @@ def _stances_of_sentence(sentence: str, topic: str, option: str = "") -> Iterato
         kind = _kind(clause, after, mention, clause != before and not re.search("[S&]", clause))
         if not kind and written[: mention.place].endswith(":") and end == len(signs):
             kind = "held"
-        if kind == "named" or (doubtful and kind == "stated"):
+        if (kind == "named" and not question) or (doubtful and kind == "stated"):
             named += mention.letters
         elif kind and not doubtful:
             yield _Stance(kind, mention.letters)
@@ -289,8 +296,9 @@ def _kind(before: str, after: str, mention: Mention, dependent: bool) -> str:
         return "stated"
     if _HELD_AFTER.match(after) or re.search("M[_OAT]*$", before):
         return "held"
-    aside = labelled and (mention.in_brackets or re.search("w[^@]*[,BS]O_*$", before))
-    return "named" if aside and re.match("_*(?:$|[,|&])", after) else ""
+    if mention.in_brackets or re.search("w[^@]*[,BS]O_*$", before):
+        return "named" if re.match("_*(?:$|[,|&])", after) else ""
+    return "named" if re.search("^[^@]*O_*$", before) and not after.strip("_") else ""
 
 
 # --- the decision -------------------------------------------------------------------------------

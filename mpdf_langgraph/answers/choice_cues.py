@@ -16,37 +16,41 @@ _CUES = {
     "my mistake; in fact; espera; en realidad; en fait; на самом деле; na verdade; anzi; "
     "eigentlich; 等等; 不对; 更正; いや; 待って; 아니",
     # The letter that follows is chosen.
-    "C": "bet on; gotta be; got to be; es la opción; es la letra; é a alternativa; é a letra; "
-    "é a opção; s'agit de; except; except for; all but; every option but; everything but; أختار; "
-    "which matches; that matches; this matches; matching; if i have to pick*; if i had to pick*; "
-    "if i have to choose*; if i had to choose*; if i had to guess; if i have to guess; "
-    "if i must *; if forced to *; if pressed*; forced to *; choose; choosing; chose; chosen; "
-    "pick; picking; picked; select; selecting; selected; selects; go with; going with; "
-    "went with; go for; going for; opt for; settle on; prefer; say; lean; leaning; lean to*; "
-    "leaning to*; inclined to; think; believe; guess; guessing; suspect; vote for; concur; it's; "
-    "its; it is; it must be; it should be; it has to be; it would be; it was; must be; "
-    "should be; has to be; this is; that's; that is; that would be; that'd be; it'd be; leaves; "
-    "leaving; left with; looks like; remain*; point* to; correspond* to; correspond* with; "
-    "agree* with; arrive at; conclude; support; supports; favor*; favour*; suggest; suggests; "
-    "indicate*; we get; i get; we obtain; stick with; sticking with; stand by; keep; maintain; "
-    "change to; change my answer to; changing my answer to; change my vote to; switch to; "
-    "switching to; meant; mean; i.e.; i.e; namely; which is; mark; elijo; escojo; selecciono; "
-    "me quedo con; que es; que é; es decir; sería; marco; escolho; assinal*; choisis; je dirais; "
-    "c'est; opte pour; wähle; nehme; tippe auf; es ist; bleibt; bleibt nur; scelgo; direi; è la; "
-    "opto per; described as; classified as; characterized as; known as; referred to as; выбира*; "
-    "это; думаю; остаётся; chọn; odpowiedź to; odpověď je; kies; väljer; wybieram; memilih; 选; "
-    "選; 选择; 選擇; 应选; 故选; 选出; 選ぶ; ตอบ; seçiyorum",
+    "C": "выбрал*; выбрать; answered; key is; should do; correspond* most closely to; "
+    "correspond* exactly to; correspond* best to; gives; gives us; giving; points us to; "
+    "choisir; credo sia la; credo che sia la; vastaus on; bet on; gotta be; got to be; "
+    "es la opción; es la letra; é a alternativa; é a letra; é a opção; s'agit de; except; "
+    "except for; all but; every option but; everything but; أختار; which matches; that matches; "
+    "this matches; matching; if i have to pick*; if i had to pick*; if i have to choose*; "
+    "if i had to choose*; if i had to guess; if i have to guess; if i must *; if forced to *; "
+    "if pressed*; forced to *; choose; choosing; chose; chosen; pick; picking; picked; select; "
+    "selecting; selected; selects; go with; going with; went with; go for; going for; opt for; "
+    "settle on; prefer; say; lean; leaning; lean to*; leaning to*; inclined to; think; believe; "
+    "guess; guessing; suspect; vote for; concur; it's; its; it is; it must be; it should be; "
+    "it has to be; it would be; it was; must be; should be; has to be; this is; that's; that is; "
+    "that would be; that'd be; it'd be; leaves; leaving; left with; looks like; remain*; "
+    "point* to; correspond* to; correspond* with; agree* with; arrive at; conclude; support; "
+    "supports; favor*; favour*; suggest; suggests; indicate*; we get; i get; we obtain; "
+    "stick with; sticking with; stand by; keep; maintain; change to; change my answer to; "
+    "changing my answer to; change my vote to; switch to; switching to; meant; mean; i.e.; i.e; "
+    "namely; which is; mark; elijo; escojo; selecciono; me quedo con; que es; que é; es decir; "
+    "sería; marco; escolho; assinal*; choisis; je dirais; c'est; opte pour; wähle; nehme; "
+    "tippe auf; es ist; bleibt; bleibt nur; scelgo; direi; è la; opto per; described as; "
+    "classified as; characterized as; known as; referred to as; выбира*; это; думаю; остаётся; "
+    "chọn; odpowiedź to; odpověď je; kies; väljer; wybieram; memilih; 选; 選; 选择; 選擇; 应选; "
+    "故选; 选出; 選ぶ; ตอบ; seçiyorum",
     # What follows, or what is said, holds under a condition only.
     "I": "if; unless; assuming; suppos*; had it; had the; had we; were to; provided that; "
     "only when; only for; only if; si; falls; wenn; если; nếu; 如果; 若; もし; 만약; यदि; अगर",
     # What others say, first impressions, concessions.
-    "P": "agent *; agent; agents; model *; peer*; student*; people; many; some; someone; "
-    "majority; others; other agents; other responses; other answers; might think; may think; "
-    "could think; might say; may say; might choose; might assume; would think; at first; "
-    "at first,; at first glance; at first glance,; initially,; first; initial*; originally; "
-    "original; previous*; earlier; tempting; tempted; common; naive*; mistake; misconception; "
-    "trap; distractor; although; though; while; even though; their; his; her; seemed; looked; "
-    "aunque; embora; bien que; obwohl; хотя; 虽然; 尽管; 起初; 一开始",
+    "P": "students; consider; considering; look at; looking at; examine; evaluate; analyze; "
+    "start with; compare; comparing; clarify; agent *; agent; agents; model *; peer*; people; "
+    "many; some; someone; majority; others; other agents; other responses; other answers; "
+    "might think; may think; could think; might say; may say; might choose; might assume; "
+    "would think; at first; at first,; at first glance; at first glance,; initially,; first; "
+    "initial*; originally; original; previous*; earlier; tempting; tempted; common; naive*; "
+    "mistake; misconception; trap; distractor; although; though; while; even though; their; his; "
+    "her; seemed; looked; aunque; embora; bien que; obwohl; хотя; 虽然; 尽管; 起初; 一开始",
     # The letter that follows is rejected.
     "R": "rule out; rules out; ruled out; ruling out; eliminate; eliminates; eliminating; "
     "exclude; excludes; excluding; discard; discards; reject; rejects; dismiss; dismisses; "
@@ -73,25 +77,28 @@ _CUES = {
     "не; niet; inte; nie; değil; bukan; tidak; không; không phải; 不是; 不; 非; 아닙; 않; नहीं; "
     "ليس*; ではな; でな; לא",
     # The answer.
-    "A": "winner; exception; is the statement; is the option; is the choice; is the one; "
-    "is the exception; is the only *; を選*; を選択; 를 선택; 을 선택; 를 고르; 을 고르; "
-    "by elimination; by process of elimination; by the process of elimination; answer; answers; "
-    "ans; solution; verdict; conclusion; result; response; final; gabarito; réponse; reponse; "
-    "respuesta; resposta; risposta; antwort; lösung; ответ*; відповідь; antwoord; svar; svaret; "
-    "odpowiedź; odpowiedz; odpověď; cevap; cevabı; yanıt; vastaus; válasz; răspuns*; jawaban*; "
-    "απάντηση; đáp án; câu trả lời; vote; guess is; selection; decision; boxed; 答案; 答え; "
-    "解答; 正解; 回答; 答; 정답; 답; उत्तर; जवाब; উত্তর; الإجابة; الاجابة; الجواب; جواب; پاسخ; "
-    "תשובה; התשובה; คำตอบ",
+    "A": "is the odd *; is the outlier; だと思*; だと考*; でしょう; winner; exception; "
+    "is the statement; is the option; is the choice; is the one; is the exception; "
+    "is the only *; を選*; を選択; 를 선택; 을 선택; 를 고르; 을 고르; by elimination; "
+    "by process of elimination; by the process of elimination; answer; answers; ans; solution; "
+    "verdict; conclusion; result; response; final; gabarito; réponse; reponse; respuesta; "
+    "resposta; risposta; antwort; lösung; ответ*; відповідь; antwoord; svar; svaret; odpowiedź; "
+    "odpowiedz; odpověď; cevap; cevabı; yanıt; vastaus; válasz; răspuns*; jawaban*; απάντηση; "
+    "đáp án; câu trả lời; vote; guess is; selection; decision; boxed; 答案; 答え; 解答; 正解; "
+    "回答; 答; 정답; 답; उत्तर; जवाब; উত্তর; الإجابة; الاجابة; الجواب; جواب; پاسخ; תשובה; התשובה; "
+    "คำตอบ",
     # Says of a letter that it is right.
-    "T": "only possib*; only viable; only valid; correct; correctly; right; true; best; valid; "
-    "accurate*; appropriate; suitable; proper; preferable; the one; the only one; yes; likely; "
-    "most *; strongest; closest; stronger; better; superior; defensible; precise; consistent; "
-    "correcto*; correcta*; correcte*; correta*; correto*; corretto; corretta; verdader*; "
-    "verdadeir*; cierta; certa; vera; vero; exact; exacte; juste; bonne; vraie; vrai; richtig*; "
-    "korrekt*; wahr; zutreffend*; trifft zu; stimmt; giusta; giusto; esatta; верн*; правильн*; "
-    "вірн*; juist*; rätt; riktig*; prawidłow*; poprawn*; správn*; doğru*; benar; tepat; đúng; "
-    "chính xác; σωστή; ✅; ✓; ✔; ☑; ⭕; 👍; 🟢; 正确; 正確; 对; 對; 正しい; 適切; 맞; 옳; "
-    "올바른; सही; الصحيحة; الصحيح; صحيحة; صحيح; صحیح; درست; ถูกต้อง; ถูก; הנכונה; נכונה; সঠিক",
+    "T": "largest; smallest; greatest; highest; lowest; longest; shortest; heaviest; lightest; "
+    "fastest; slowest; nearest; only possib*; only viable; only valid; correct; correctly; "
+    "right; true; best; valid; accurate*; appropriate; suitable; proper; preferable; the one; "
+    "the only one; yes; likely; most *; strongest; closest; stronger; better; superior; "
+    "defensible; precise; consistent; correcto*; correcta*; correcte*; correta*; correto*; "
+    "corretto; corretta; verdader*; verdadeir*; cierta; certa; vera; vero; exact; exacte; juste; "
+    "bonne; vraie; vrai; richtig*; korrekt*; wahr; zutreffend*; trifft zu; stimmt; giusta; "
+    "giusto; esatta; верн*; правильн*; вірн*; juist*; rätt; riktig*; prawidłow*; poprawn*; "
+    "správn*; doğru*; benar; tepat; đúng; chính xác; σωστή; ✅; ✓; ✔; ☑; ⭕; 👍; 🟢; 正确; 正確; "
+    "对; 對; 正しい; 適切; 맞; 옳; 올바른; सही; الصحيحة; الصحيح; صحيحة; صحيح; صحیح; درست; ถูกต้อง; "
+    "ถูก; הנכונה; נכונה; সঠিক",
     # Does what only the right one does.
     "V": "matches; best *es; best *ts; best *ns; best *rs; correctly *es; correctly *s; "
     "accurately *s; better *s; most closely *s; supported; fits; fit; holds; works; work; "
@@ -126,15 +133,16 @@ _CUES = {
     # Says what something is.
     ":": ":; ：",
     # Says nothing.
-    "_": "hands down; me; что; makes; here's; here is; το; ο; τη; την; az; agree with * that; "
-    "agree with agent * that; agree with the * that; the; a; an; my; our; your; for; "
-    "all the way; 100%; this; that; it; only; just; clearly; obviously; probably; prob; "
-    "definitely; certainly; most; more; indeed; simply; here; now; still; perhaps; maybe; "
-    "possibly; tentatively; i; we; i'd; i'll; i'm; am; would; will; shall; both; all; either; "
-    "one; and; or; with; of; in; by; elimination; again; ok; okay; may; might; could; can; very; "
-    "among; between; la; el; los; las; le; les; il; lo; o; os; der; die; das; que; que la; ce; "
-    "alla; η; updated; us; sure; fairly; quite; hmm; does; do; de; se; et; to me; say that; 的; "
-    "を; に; も; です; の; 应该; 應該; 我; 我认为; 最终; これ; それ; 其中; 都; 均; dir; un; una",
+    "_": "бы; मेरे विचार से; मेरे अनुसार; hands down; me; что; makes; here's; here is; το; ο; "
+    "τη; την; az; agree with * that; agree with agent * that; agree with the * that; the; a; an; "
+    "my; our; your; for; all the way; 100%; this; that; it; only; just; clearly; obviously; "
+    "probably; prob; definitely; certainly; most; more; indeed; simply; here; now; still; "
+    "perhaps; maybe; possibly; tentatively; i; we; i'd; i'll; i'm; am; would; will; shall; both; "
+    "all; either; one; and; or; with; of; in; by; elimination; again; ok; okay; may; might; "
+    "could; can; very; among; between; la; el; los; las; le; les; il; lo; o; os; der; die; das; "
+    "que; que la; ce; alla; η; updated; us; sure; fairly; quite; hmm; does; do; de; se; et; "
+    "to me; say that; 的; を; に; も; です; の; 应该; 應該; 我; 我认为; 最终; これ; それ; 其中; "
+    "都; 均; dir; un; una",
 }  # fmt: skip
 
 
@@ -156,7 +164,7 @@ _SUBJECT = rf"(?={_LETTER}\s(?:is|was|isn't|does|doesn't|has|would|ist|est|es|è
 _LETTERS = (
     rf"{_LETTER}(?:(?:[-–]|\s?[/+、至到和或及跟與与とか와과]\s?|,?\s(?:through|or|oder|ou|или)\s"
     rf"|(?:\s?[,&]\s?|,?\s(?:and|as well as|und|et|y|e|och|i|и|và|dan|ve)\s)(?!{_SUBJECT}))"
-    rf"(?:also |both |option |choice |boxed: )?{_LETTER})*"
+    rf"(?:also |both |possibly |maybe |perhaps |option |choice |boxed: )?{_LETTER})*"
 )
 
 
@@ -207,7 +215,7 @@ def read_signs(sentence: str) -> tuple[str, list[Mention]]:
     token, _ = _patterns()
     signs: list[str] = []
     mentions: list[Mention] = []
-    named = False
+    named, before = False, ""
     for found in token.finditer(sentence):
         kind, text = str(found.lastgroup), found.group()
         if kind == "letters" and text[0] != "(" and named:
@@ -215,6 +223,9 @@ def read_signs(sentence: str) -> tuple[str, list[Mention]]:
         elif kind == "letters":
             letters = "".join(dict.fromkeys(re.findall(r"(?<![A-Za-z])[A-Za-z](?![A-Za-z])", text)))
             mentions.append(Mention(letters.upper(), len(signs), text[0] == "("))
+        if kind == "letters" and before.lower() == "only":
+            signs[-1] = "M"
+        before = text
         named = kind == "w" and text < "\u0900"
         signs.append(
             {"letters": "@", "comma": ","}.get(kind) or (_sign(text) if kind == "cue" else kind)

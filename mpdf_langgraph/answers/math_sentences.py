@@ -11,11 +11,13 @@ from mpdf_langgraph.answers.reading import last_match, without_closing
 _FRACTION = r"\\[dt]?frac\s?(?:\{-?[0-9]+\}|[0-9])\s?(?:\{[0-9]+\}|[0-9])"
 _CURRENCY = r"(?:\\?[$€£₹¥]\s?)"
 _MULTIPLIER = r"(?:\s(?:hundred|thousand|million|billion|trillion|dozen)\b)"
-_MIXED = rf"[0-9]+\s?{_FRACTION}|[0-9]+\s[0-9]+/[0-9]+(?![0-9])|[0-9]*\s?[¼½¾⅐-⅞]"
+_MIXED = (
+    rf"[0-9]+\s?{_FRACTION}|[0-9]+\s[0-9]+/[0-9]+(?![0-9])|[0-9]*\s?[¼½¾⅐-⅞]|π(?:\s?/\s?[0-9]+)?"
+)
 _TIME = r"[0-9]{1,2}:[0-9]{2}(?![0-9:])(?:\s?[ap]\.?m\b)?"
 _FACTOR = (
     r"(?:\s?(?:π|\\pi(?![a-z])|√[0-9]+|\\sqrt\s?\{[0-9]+\})"
-    r"|\s?(?:×|\\times|\\cdot|\*)\s?10\s?\^\s?(?:\{-?[0-9]+\}|-?[0-9]+))"
+    r"|\s?(?:×|\\times|\\cdot|\*)\s?10(?:\s?\^\s?(?:\{-?[0-9]+\}|-?[0-9]+)|[⁻⁰¹²³⁴-⁹]+))"
 )
 _FIND_NUMBER = Pattern(
     rf"(?:(?<![\w)}}\]])[-\u2212]\s?{_CURRENCY}?|(?<![\w])[-\u2212](?={_CURRENCY}?[0-9]))?{_CURRENCY}?"
@@ -262,13 +264,15 @@ _RESTATED = Pattern(
 _BOLD_AT_END = Pattern(r"\*\*([^*\n]{1,60}?)[.:]?\*\*(\s[a-z°²³/]{1,4})?[.!\s]*$")
 _EXPRESSION_AT_END = Pattern(
     r"(\([^()]*[0-9][^()]*,[^()]*\))[.*\s]*$"
-    r"|.*(?:\b(?:is|are|was|equals|beträgt|ist|es|est)\s|=)\s*([^=\n]{1,80}?)[.*\s]*$"
+    r"|.*(?:\b(?:is|are|was|equals|as|to|beträgt|ist|es|est)\s|=)\s*([^=\n]{1,80}?)[.*\s]*$"
 )
 _SOLUTIONS = Pattern(
     r"(?:^|(?<=\sare )|(?<=\sis ))([a-z])\s?=[^=]{1,60}"
     r"(?:(?:\sor|\sand|,)\s\1\s?=[^=]{1,60})+$"
 )
-_DAY_AT_END = Pattern(r"\b((?:Mon|Tues|Wednes|Thurs|Fri|Satur|Sun)day)\W*$")
+_DAY_AT_END = Pattern(
+    r"\b((?:Mon|Tues|Wednes|Thurs|Fri|Satur|Sun)day|infinity|undefined|does not exist)\W*$"
+)
 
 
 def _expression_at_end(sentence: str) -> str | None:
@@ -285,6 +289,8 @@ def _expression_at_end(sentence: str) -> str | None:
     if not found:
         return None
     expression = re.split(r"≈|\\approx", found[1] or found[2])[0].strip(" $")
+    if _NUMBERS_LISTED.fullmatch(expression):
+        return canonical(expression)
     if has_prose(expression) or not re.search(r"[0-9π√]|[a-z]\s?[-+*/^(]", expression):
         return None
     return canonical(expression)

@@ -20,7 +20,7 @@ from mpdf_langgraph.answers.reading import (
 
 _LONGEST_NORMALISED = 4_000
 _WRAPPED = Pattern(r"\\(?:text(?:bf|it|rm)?|mathrm|mathbf|mbox|textnormal)\s?\{([^{}]*)\}")
-_YES_NO = Pattern(r"(?P<word>yes|no)\s?(?:[,.;:!]|\s[-–—]|[–—])", re.IGNORECASE)
+_YES_NO = Pattern(r"(?P<word>yes|no|true|false)\s?(?:[,.;:!]|\s[-–—]|[–—])", re.IGNORECASE)
 _CORRECTED = Pattern(r"not\b[^.\n]{1,80}?\bbut\s(?:rather\s)?", re.IGNORECASE)
 _ABBREVIATED_TEXT = (
     "st dr mr mrs ms prof jr sr vs mt no ft gen col sgt lt capt rev hon inc ltd co corp dept"
@@ -50,8 +50,8 @@ _DESCRIBED = (
 _SAID_TO_BE = Pattern(
     rf"{_DESCRIBED}\s(?:is|are|was|were|es|fue|est|ist|war|lautet|é|è|foi|called|named|by|stands\sfor)"
     r"\s(?=(?:(?:the|an?|la|el|le|der|die|das|o|il)\s)?(?:[\"“«]|[A-ZÀ-ÝА-Я0-9]|l['’])|(?:true|false|positive|negative"
-    r"|neutral|correct|incorrect)\b|(?<=stands\sfor\s))([^\n]{1,100})"
-    r"|(?:It|That|This)(?:'s|\s(?:is|was))\s([A-Z][^,.\n]{1,60}?)(?:\s(?:who|that|which)\s|\.?$)"
+    r"|neutral|correct|incorrect)\b|(?<=stands\sfor\s)|(?<=called\s))([^\n]{1,100})"
+    r"|(?:It|That|This)(?:'s|\s(?:is|was|would\sbe))\s([A-Z][^,.\n]{1,60}?)(?:\s(?:who|that|which)\s|\.?$)"
     r"|[^.!?:\n]{2,120}\s(?:is|are|was|were):\s([^\n]{1,200})"
     r"|\W{0,4}(?:Label|Category|Sentiment|Class|Classification|Topic|Prediction|Output|Result"
     r"|Verdict|Conclusion|Response)\W{1,6}(?<=[:\s*])([^\n]{1,200})$"
