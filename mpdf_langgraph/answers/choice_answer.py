@@ -86,20 +86,22 @@ _REPLACED = [
     (Pattern(r"\\(?:checkmark\b|[^\w\s]|\s|quad)|\ufe0f|\$"), " "),
     (Pattern(r"~~[^~\n]{1,200}~~"), ""),
     (Pattern(r"(?m)^([\s*-]*)\[[xX]\]"), r"\1✅"),
+    (Pattern(r"(?i)</?(?:b|i|u|p|strong|em|code|br|span|div|h[1-6])\s?/?>"), "**"),
     (Pattern(rf"(?<!\w){_DRESS}\(?([A-Za-z])\)?{_DRESS}(?!\w)"), r"(\1)"),
     (Pattern(r"[*`_\"<>#{}\\]|\[\s?\]"), " "),
     (Pattern(r"(?<=[\w):.!|]) ?([✅❌✗✘✓✔])"), r" – \1,"),
     (Pattern(r"\b([A-Z])(?:[ .,]+\1\b)+"), r"\1"),
     (Pattern(r"(?<=[.;!?] )(?=[A-Z][:)]\s)|(?<=: )(?=\(?A\)[^\n]{1,200}\sB\))"), "\n"),
     (Pattern(r"[ \t]+"), " "),
-    (Pattern(r"\A\s?A: (?=\(?[A-Z]\)?\W*\Z)"), "Answer: "),
+    (Pattern(r"(?i)\b(answer|choice|option)\W{0,3}→"), r"\1:"),
+    (Pattern(r"(?:\A|(?<=\?\n))\s?A: (?=\(?[A-Z]\)?\W*\Z)"), "Answer: "),
     (Pattern(r"(?i)\b(option|choice|answer|letter)\((?=[a-z]\))"), r"\1 ("),
     (Pattern(_MOVED), "change to "),
 ]  # fmt: skip
 
 
 # "(a) 3 (b) 4 (c) 5"
-_LIST_IN_LINE = Pattern(r"(?mi)^ ?\(a\) (?!and|or|,)[^\n]*\(b\)[^\n]*\(c\)[^\n]*$")
+_LIST_IN_LINE = Pattern(r"(?mi)^ ?\(a\):? (?!and|or|,)[^\n]*\(b\)[^\n]*\(c\)[^\n]*$")
 
 
 def _plain(text: str) -> str:
@@ -126,7 +128,8 @@ class _Stance(NamedTuple):
     """What a reply says of letters.
 
     Attributes:
-        kind: "stated" as the answer, "held" to be right, "denied", or "named"; without letters
+        kind: "stated" as the answer, "held" to be right, "denied", "named", or "asked" for
+            ("B?"); without letters
             "taken back" (what was said before) or "refused" (to choose).
         letters: The letters.
     """
@@ -139,6 +142,7 @@ class _Stance(NamedTuple):
 _DENIED_BEFORE = Pattern(
     r"(?:R[_O,]*"  # ruling out B
     r"|![_OBT]*"  # not option B
+    r"|^_*F_*B_*"  # incorrect: B
     r"|![^@|&S,]{0,4}C[_O]*"  # I would not choose B
     r"|[ATOV][^@|&S!]*!_*[^@|&S!w]*)$"  # the answer cannot be B
 )
@@ -151,7 +155,9 @@ _STATED_BEFORE = Pattern(
 _LABELLED_BEFORE = Pattern(r"(?:^|[,S&])[_S]*(?:T+_*[AO]|AT?)[_OATB,]*$")  # correct answer B
 _STATED_FAR = Pattern(r"(?:A[^@|!F&]*B|C)[^@|!F&]*$")  # the answer is Paris, option B
 _ALONE_BEFORE = Pattern(r"(?:^|[&S])B?[_SCAOTZ!0,]*$")  # so clearly B
-_ALONE_AFTER = Pattern(r"[_TC]*(?:,?[_C]*(?:[!R]_*@)?)?(?:$|[|&])")  # B, I think, not A
+_ALONE_AFTER = Pattern(
+    r"[_TC]*(?:,[wBT_!]{1,8},)?(?:,?[_C]*(?:[!R]_*@)?)?(?:$|[|&])"
+)  # B, I think, not A
 _ASIDE = r"(?:,[wB_]{1,8},|w?B?w{1,3}(?=B))?"  # B (Paris) is
 _DENIED_AFTER = Pattern(rf"{_ASIDE}[wBTS_,]{{0,3}}?(?:F|![_B]*(?:$|[,|&])|![_Bw]{{0,3}}[TVAC])")
 _STATED_AFTER = Pattern(rf"{_ASIDE}[BO_S]*(?:A|[BT_]*T_*[AO])")  # B is the best choice
@@ -171,7 +177,7 @@ _ITEM = Pattern(
     r"|(?<=\))(?!\s*(?:(?:is|are|was|and|or|holds|fits|cannot)\b|[,&]|–\s[✅❌✗✘✓✔])))"
 )
 _LABEL = Pattern(r"\s?\(?([A-Z])\)?\.")
-_SENTENCE = Pattern(r"(?<=[.!?;])(?=[\s)])|(?<=[。！？；])")
+_SENTENCE = Pattern(r"(?<=[.!?;])(?=[\s)])|(?<=[。！？；।])")
 _REFUSED = Pattern(
     r"(?i)\b(?:can(?:no|')t|unable to|impossible to|not possible to|couldn't)"
     r" (?:pick|choose|decide|determine|select|settle|tell which|say which|answer)\b"
@@ -260,6 +266,7 @@ def _stances_of_sentence(sentence: str, topic: str, option: str = "") -> Iterato
         clause = before[before.rfind("|") + 1 :]
         if "I" in signs[: mention.place]:
             continue
+        after = "" if mention.titled and clause else after
         kind = _kind(clause, after, mention, clause != before and not re.search("[S&]", clause))
         if not kind and written[: mention.place].endswith(":") and end == len(signs):
             kind = "held"
@@ -269,7 +276,9 @@ def _stances_of_sentence(sentence: str, topic: str, option: str = "") -> Iterato
             yield _Stance(kind, mention.letters)
     if "Z" in signs[end:]:
         yield _Stance("taken back")
-    if named and not re.search(r"\bwould\b", sentence):
+    if question and named:
+        yield _Stance("asked", named)
+    elif named and not re.search(r"\bwould\b", sentence):
         yield _Stance("named", "".join(dict.fromkeys(named)))
     if topic and not mentions and (verdict := _VERDICT.search(signs)):
         right = (verdict["sign"] in "TV") is not bool(verdict["not"])
@@ -298,12 +307,15 @@ def _kind(before: str, after: str, mention: Mention, dependent: bool) -> str:
         return "held"
     if mention.in_brackets or re.search("w[^@]*[,BS]O_*$", before):
         return "named" if re.match("_*(?:$|[,|&])", after) else ""
-    return "named" if re.search("^[^@]*O_*$", before) and not after.strip("_") else ""
+    if after.strip("_"):
+        return ""
+    return "named" if re.search("^[^@]*O_*$|w,_*$", before) else ""
 
 
 # --- the decision -------------------------------------------------------------------------------
 
 _SEVERAL = "several"
+_WEAK = ("named", "asked")
 
 
 def _decide(stances: list[_Stance], choices: str) -> str:
@@ -320,14 +332,19 @@ def _decide(stances: list[_Stance], choices: str) -> str:
     if len(left) == 1 and len(denied) > 1:
         return left.pop()
     named = [one.letters for one in stances if one.kind == "named"]
-    return named[-1] if named and last.get(named[-1]) == "named" else ""
+    if named:
+        return named[-1] if last[named[-1][0]] == "named" else ""
+    asked = {one.letters for one in stances if one.kind == "asked"}
+    return asked.pop() if len(asked) == 1 else ""
 
 
 def _asserted(stances: list[_Stance], choices: str) -> str:
     """The letter stated last, else the only one held to be right."""
-    last = {letter: one.kind for one in stances for letter in one.letters if one.kind != "named"}
+    last = {letter: one.kind for one in stances for letter in one.letters if one.kind not in _WEAK}
     held = {letter for letter, kind in last.items() if kind == "held" and letter in choices}
+    # All choices in a row are an order, no answer.
     stated = [one.letters for one in stances if one.kind == "stated"]
+    stated = [letters for letters in stated if not set(letters) >= set(choices)]
     if stated and len(stated[-1]) == 1:
         return stated[-1]
     left = held & set(stated[-1]) if stated else held

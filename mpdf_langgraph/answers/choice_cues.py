@@ -16,32 +16,32 @@ _CUES = {
     "my mistake; in fact; espera; en realidad; en fait; на самом деле; na verdade; anzi; "
     "eigentlich; 等等; 不对; 更正; いや; 待って; 아니",
     # The letter that follows is chosen.
-    "C": "выбрал*; выбрать; answered; key is; should do; correspond* most closely to; "
-    "correspond* exactly to; correspond* best to; gives; gives us; giving; points us to; "
-    "choisir; credo sia la; credo che sia la; vastaus on; bet on; gotta be; got to be; "
-    "es la opción; es la letra; é a alternativa; é a letra; é a opção; s'agit de; except; "
-    "except for; all but; every option but; everything but; أختار; which matches; that matches; "
-    "this matches; matching; if i have to pick*; if i had to pick*; if i have to choose*; "
-    "if i had to choose*; if i had to guess; if i have to guess; if i must *; if forced to *; "
-    "if pressed*; forced to *; choose; choosing; chose; chosen; pick; picking; picked; select; "
-    "selecting; selected; selects; go with; going with; went with; go for; going for; opt for; "
-    "settle on; prefer; say; lean; leaning; lean to*; leaning to*; inclined to; think; believe; "
-    "guess; guessing; suspect; vote for; concur; it's; its; it is; it must be; it should be; "
-    "it has to be; it would be; it was; must be; should be; has to be; this is; that's; that is; "
-    "that would be; that'd be; it'd be; leaves; leaving; left with; looks like; remain*; "
-    "point* to; correspond* to; correspond* with; agree* with; arrive at; conclude; support; "
-    "supports; favor*; favour*; suggest; suggests; indicate*; we get; i get; we obtain; "
-    "stick with; sticking with; stand by; keep; maintain; change to; change my answer to; "
-    "changing my answer to; change my vote to; switch to; switching to; meant; mean; i.e.; i.e; "
-    "namely; which is; mark; elijo; escojo; selecciono; me quedo con; que es; que é; es decir; "
-    "sería; marco; escolho; assinal*; choisis; je dirais; c'est; opte pour; wähle; nehme; "
-    "tippe auf; es ist; bleibt; bleibt nur; scelgo; direi; è la; opto per; described as; "
-    "classified as; characterized as; known as; referred to as; выбира*; это; думаю; остаётся; "
-    "chọn; odpowiedź to; odpověď je; kies; väljer; wybieram; memilih; 选; 選; 选择; 選擇; 应选; "
-    "故选; 选出; 選ぶ; ตอบ; seçiyorum",
+    "C": "entspricht; reste; vastus on; answer's; выбрал*; выбрать; answered; key is; should do; "
+    "correspond* most closely to; correspond* exactly to; correspond* best to; gives; gives us; "
+    "giving; points us to; choisir; credo sia la; credo che sia la; vastaus on; bet on; "
+    "gotta be; got to be; es la opción; es la letra; é a alternativa; é a letra; é a opção; "
+    "s'agit de; except; except for; all but; every option but; everything but; أختار; "
+    "which matches; that matches; this matches; matching; if i have to pick*; if i had to pick*; "
+    "if i have to choose*; if i had to choose*; if i had to guess; if i have to guess; "
+    "if i must *; if forced to *; if pressed*; forced to *; choose; choosing; chose; chosen; "
+    "pick; picking; picked; select; selecting; selected; selects; go with; going with; "
+    "went with; go for; going for; opt for; settle on; prefer; say; lean; leaning; lean to*; "
+    "leaning to*; inclined to; think; believe; guess; guessing; suspect; vote for; concur; it's; "
+    "its; it is; it must be; it should be; it has to be; it would be; it was; must be; "
+    "should be; has to be; this is; that's; that is; that would be; that'd be; it'd be; leaves; "
+    "leaving; left with; looks like; point* to; correspond* to; correspond* with; agree* with; "
+    "arrive at; conclude; support; supports; favor*; favour*; suggest; suggests; indicate*; "
+    "we get; i get; we obtain; stick with; sticking with; stand by; keep; maintain; change to; "
+    "change my answer to; changing my answer to; change my vote to; switch to; switching to; "
+    "meant; mean; i.e.; i.e; namely; which is; mark; elijo; escojo; selecciono; me quedo con; "
+    "que es; que é; es decir; sería; marco; escolho; assinal*; choisis; je dirais; c'est; "
+    "opte pour; wähle; nehme; tippe auf; es ist; bleibt; bleibt nur; scelgo; direi; è la; "
+    "opto per; described as; classified as; characterized as; known as; referred to as; выбира*; "
+    "это; думаю; остаётся; chọn; odpowiedź to; odpověď je; kies; väljer; wybieram; memilih; 选; "
+    "選; 选择; 選擇; 应选; 故选; 选出; 選ぶ; ตอบ; seçiyorum",
     # What follows, or what is said, holds under a condition only.
     "I": "if; unless; assuming; suppos*; had it; had the; had we; were to; provided that; "
-    "only when; only for; only if; si; falls; wenn; если; nếu; 如果; 若; もし; 만약; यदि; अगर",
+    "only when; only if; si; falls; wenn; если; nếu; 如果; 若; もし; 만약; यदि; अगर",
     # What others say, first impressions, concessions.
     "P": "students; consider; considering; look at; looking at; examine; evaluate; analyze; "
     "start with; compare; comparing; clarify; agent *; agent; agents; model *; peer*; people; "
@@ -77,21 +77,23 @@ _CUES = {
     "не; niet; inte; nie; değil; bukan; tidak; không; không phải; 不是; 不; 非; 아닙; 않; नहीं; "
     "ليس*; ではな; でな; לא",
     # The answer.
-    "A": "is the odd *; is the outlier; だと思*; だと考*; でしょう; winner; exception; "
-    "is the statement; is the option; is the choice; is the one; is the exception; "
-    "is the only *; を選*; を選択; 를 선택; 을 선택; 를 고르; 을 고르; by elimination; "
-    "by process of elimination; by the process of elimination; answer; answers; ans; solution; "
-    "verdict; conclusion; result; response; final; gabarito; réponse; reponse; respuesta; "
-    "resposta; risposta; antwort; lösung; ответ*; відповідь; antwoord; svar; svaret; odpowiedź; "
-    "odpowiedz; odpověď; cevap; cevabı; yanıt; vastaus; válasz; răspuns*; jawaban*; απάντηση; "
+    "A": "soluzione; solución; solução; match; odgovor; отговор*; atsakymas; atbilde; odpoveď; "
+    "jawapan; jibu; sagot; válasz; vastaus; জবাব; is the odd *; is the outlier; だと思*; "
+    "だと考*; でしょう; winner; exception; is the statement; is the option; is the choice; "
+    "is the one; is the exception; is the only *; を選*; を選択; 를 선택; 을 선택; 를 고르; "
+    "을 고르; by elimination; by process of elimination; by the process of elimination; answer; "
+    "answers; ans; solution; verdict; conclusion; result; response; final; gabarito; réponse; "
+    "reponse; respuesta; resposta; risposta; antwort; lösung; ответ*; відповідь; antwoord; svar; "
+    "svaret; odpowiedź; odpowiedz; odpověď; cevap; cevabı; yanıt; răspuns*; jawaban*; απάντηση; "
     "đáp án; câu trả lời; vote; guess is; selection; decision; boxed; 答案; 答え; 解答; 正解; "
     "回答; 答; 정답; 답; उत्तर; जवाब; উত্তর; الإجابة; الاجابة; الجواب; جواب; پاسخ; תשובה; התשובה; "
     "คำตอบ",
     # Says of a letter that it is right.
-    "T": "largest; smallest; greatest; highest; lowest; longest; shortest; heaviest; lightest; "
-    "fastest; slowest; nearest; only possib*; only viable; only valid; correct; correctly; "
-    "right; true; best; valid; accurate*; appropriate; suitable; proper; preferable; the one; "
-    "the only one; yes; likely; most *; strongest; closest; stronger; better; superior; "
+    "T": "remaining; helyes; corectă; rigtige; sahihi; tamang; točan; tačan; teisingas; pareizā; "
+    "betul; oikea; largest; smallest; greatest; highest; lowest; longest; shortest; heaviest; "
+    "lightest; fastest; slowest; nearest; only possib*; only viable; only valid; correct; "
+    "correctly; right; true; best; valid; accurate*; appropriate; suitable; proper; preferable; "
+    "the one; the only one; yes; likely; most *; strongest; closest; stronger; better; superior; "
     "defensible; precise; consistent; correcto*; correcta*; correcte*; correta*; correto*; "
     "corretto; corretta; verdader*; verdadeir*; cierta; certa; vera; vero; exact; exacte; juste; "
     "bonne; vraie; vrai; richtig*; korrekt*; wahr; zutreffend*; trifft zu; stimmt; giusta; "
@@ -100,10 +102,10 @@ _CUES = {
     "对; 對; 正しい; 適切; 맞; 옳; 올바른; सही; الصحيحة; الصحيح; صحيحة; صحيح; صحیح; درست; ถูกต้อง; "
     "ถูก; הנכונה; נכונה; সঠিক",
     # Does what only the right one does.
-    "V": "matches; best *es; best *ts; best *ns; best *rs; correctly *es; correctly *s; "
-    "accurately *s; better *s; most closely *s; supported; fits; fit; holds; works; work; "
-    "satisf*; follows; checks out; makes sense; makes the most sense; makes more sense; aligns; "
-    "survives; wins; stands; stands out; is left; 成立; 符合",
+    "V": "remains; remain; captures; matches; best *es; best *ts; best *ns; best *rs; "
+    "correctly *es; correctly *s; accurately *s; better *s; most closely *s; supported; fits; "
+    "fit; holds; works; work; satisf*; follows; checks out; makes sense; makes the most sense; "
+    "makes more sense; aligns; survives; wins; stands; stands out; is left; 成立; 符合",
     # An option.
     "O": "option; options; choice; choices; letter; alternative; statement; candidate; opción; "
     "opciones; opcion; inciso; literal; alternativa; letra; opção; lettre; proposition; choix; "
@@ -126,23 +128,23 @@ _CUES = {
     "потому что; так как; поскольку; vì; karena; çünkü; omdat; 因为; 由于; 而; ので; 왜냐하면; "
     "क्योंकि; لأن",
     # Says what something is.
-    "B": "is; are; was; were; be; been; would be; seems; seems to be; seem; looks; appears; "
-    "appears to be; es; son; é; è; est; sont; ist; sind; lautet; wäre; är; jest; este; adalah; "
-    "là; είναι; является; являются; está; است; yang; =; 是; 为; 為; は; が; 이; 가; 은; 는; है; "
-    "هي; هو; 应; 应为; 应该是; הוא; היא; คือ",
+    "B": "er; je; yra; és; ialah; ni; ay; হল; হলো; ہے; is; are; was; were; be; been; would be; "
+    "seems; seems to be; seem; looks; appears; appears to be; es; son; é; è; est; sont; ist; "
+    "sind; lautet; wäre; är; jest; este; adalah; là; είναι; является; являются; está; است; yang; "
+    "=; 是; 为; 為; は; が; 이; 가; 은; 는; है; هي; هو; 应; 应为; 应该是; הוא; היא; คือ",
     # Says what something is.
     ":": ":; ：",
     # Says nothing.
-    "_": "бы; मेरे विचार से; मेरे अनुसार; hands down; me; что; makes; here's; here is; το; ο; "
-    "τη; την; az; agree with * that; agree with agent * that; agree with the * that; the; a; an; "
-    "my; our; your; for; all the way; 100%; this; that; it; only; just; clearly; obviously; "
-    "probably; prob; definitely; certainly; most; more; indeed; simply; here; now; still; "
-    "perhaps; maybe; possibly; tentatively; i; we; i'd; i'll; i'm; am; would; will; shall; both; "
-    "all; either; one; and; or; with; of; in; by; elimination; again; ok; okay; may; might; "
-    "could; can; very; among; between; la; el; los; las; le; les; il; lo; o; os; der; die; das; "
-    "que; que la; ce; alla; η; updated; us; sure; fairly; quite; hmm; does; do; de; se; et; "
-    "to me; say that; 的; を; に; も; です; の; 应该; 應該; 我; 我认为; 最终; これ; それ; 其中; "
-    "都; 均; dir; un; una",
+    "_": "det; ang; бы; मेरे विचार से; मेरे अनुसार; hands down; me; что; makes; here's; here is; "
+    "το; ο; τη; την; az; agree with * that; agree with agent * that; agree with the * that; the; "
+    "a; an; my; our; your; for; all the way; 100%; this; that; it; only; just; clearly; "
+    "obviously; probably; prob; definitely; certainly; most; more; indeed; simply; here; now; "
+    "still; perhaps; maybe; possibly; tentatively; i; we; i'd; i'll; i'm; am; would; will; "
+    "shall; both; all; either; one; and; or; with; of; in; by; elimination; again; ok; okay; "
+    "may; might; could; can; very; among; between; la; el; los; las; le; les; il; lo; o; os; "
+    "der; die; das; que; que la; ce; alla; η; updated; us; sure; fairly; quite; hmm; does; do; "
+    "de; se; et; to me; say that; 的; を; に; も; です; の; 应该; 應該; 我; 我认为; 最终; これ; "
+    "それ; 其中; 都; 均; dir; un; una",
 }  # fmt: skip
 
 
@@ -151,7 +153,8 @@ _UNSPACED = re.compile("[^\\u0000-\\u058f\\u1e00-\\u218f]")
 # A letter by itself that is no article: not in "A-level", "A's", "A = 5", "25 °C".
 _NO_ARTICLE = (
     r"(?!\s+(?!(?:is|are|isn't|was|and|or|nor|but|not|unless|if|because|since|as|so|which|fits|holds|works"
-    r"|satisf\w+|matches|seems|looks|best \w+s|cannot|can't|doesn't|fails|only|es|est|ist|é|è|está"
+    r"|satisf\w+|matches|seems|looks|best \w+s|cannot|can't|doesn't|fails|only|it is"
+    r"|\w+s (?:the|a|an|that|it|both|all|this)|es|est|ist|é|è|está"
     r"|und|oder|et|ou|nicht|верн\w+)\b)[a-zà-ÿ])"
 )
 _LETTER = (
@@ -203,11 +206,16 @@ class Mention(NamedTuple):
         letters: The letters, in capitals; of a range its ends.
         place: Where among the signs.
         in_brackets: Whether it is written "(B)".
+        titled: Whether the text of the choice follows: "(B) Both are false".
     """
 
     letters: str
     place: int
     in_brackets: bool
+    titled: bool = False
+
+
+_TITLE = re.compile(r"\s[A-Z][a-z]")
 
 
 def read_signs(sentence: str) -> tuple[str, list[Mention]]:
@@ -215,19 +223,21 @@ def read_signs(sentence: str) -> tuple[str, list[Mention]]:
     token, _ = _patterns()
     signs: list[str] = []
     mentions: list[Mention] = []
-    named, before = False, ""
+    previous, named = "", False
     for found in token.finditer(sentence):
         kind, text = str(found.lastgroup), found.group()
-        if kind == "letters" and text[0] != "(" and named:
+        if text in ("A", "I") and "".join(signs[-1:]) in ("A", "O"):
+            kind = "letters"  # "answer A describes": no article
+        elif kind == "letters" and text[0] != "(" and named:
             kind = "w"  # of a name: "vitamin C", "5 N"
-        elif kind == "letters":
+        if kind == "letters":
             letters = "".join(dict.fromkeys(re.findall(r"(?<![A-Za-z])[A-Za-z](?![A-Za-z])", text)))
-            mentions.append(Mention(letters.upper(), len(signs), text[0] == "("))
-        if kind == "letters" and before.lower() == "only":
-            signs[-1] = "M"
-        before = text
-        named = kind == "w" and text < "\u0900"
-        signs.append(
-            {"letters": "@", "comma": ","}.get(kind) or (_sign(text) if kind == "cue" else kind)
-        )
+            titled = text[-1] == ")" and _TITLE.match(sentence, found.end())
+            mentions.append(Mention(letters.upper(), len(signs), text[0] == "(", bool(titled)))
+            if previous == "only":
+                signs[-1] = "M"
+            signs.append("@")
+        else:
+            signs.append(_sign(text) if kind == "cue" else "," if kind == "comma" else kind)
+        previous, named = text.lower(), kind == "w" and text < "\u0900"
     return "".join(signs), mentions

@@ -37,10 +37,13 @@ _UNIT_BEHIND = (
 _EUROPEAN_DECIMAL = Pattern(
     rf"(?<![\w.,])([0-9]{{1,3}}),([0-9]{{1,2}})(?={_UNIT_BEHIND})|(€\s?[0-9]{{1,3}}),([0-9]{{2}})(?!\d)"
 )
+_ARRAY = Pattern(r"\(\s?\\begin\{array\}\{[^{}]*\}(.*?)\\end\{array\}\s?\)", re.DOTALL)
+_RAISED_TEN = Pattern(r"(?<![0-9])10([⁻⁰¹²³⁴-⁹]+)")
+_RAISED = str.maketrans("⁻⁰¹²³⁴⁵⁶⁷⁸⁹", "-0123456789")
 _REAIS = Pattern(r"(?<=R\$ )[0-9]{1,3}(?:\.[0-9]{3})+(?![.,]?[0-9])")
 _SAID_IN_EUROPE = Pattern(
     r"(\b(?:beträgt|lautet|ist|sind|kosten|kostet|est de|est|vaut|antwort:|réponse ?:|respuesta:"
-    r"|es de|ответ:)\s[0-9]{1,3}),([0-9]{1,2})(?![0-9]|,?\s?[0-9])",
+    r"|es de|ответ:|otrzymujemy|wynosi|составляет)\s[0-9]{1,3}),([0-9]{1,2})(?![0-9]|,?\s?[0-9])",
     re.IGNORECASE,
 )
 # In LaTeX a comma in braces has no space behind it: it marks thousands, or the decimals.
@@ -151,6 +154,8 @@ def _plain_characters(text: str) -> str:
         text = text.replace("\\\\", "\\")
     text = _BRACED_COMMA.sub(lambda found: found[1].replace("{,}", "."), text)
     text = _SPACING.sub(" ", _THOUSANDS.sub("", text)).replace("{:}", ":")
+    text = _ARRAY.sub(r"\\begin{pmatrix}\1\\end{pmatrix}", text)
+    text = _RAISED_TEN.sub(lambda ten: f"10^{{{ten[1].translate(_RAISED)}}}", text)
     text = re.sub(r"\\[dtc]frac(?![a-zA-Z])", r"\\frac", text)
     text = text.replace("\\mbox", "\\text").replace("\\lt ", "<").replace("\\gt ", ">")
     text = with_decimal_points(text)

@@ -12,7 +12,8 @@ _FRACTION = r"\\[dt]?frac\s?(?:\{-?[0-9]+\}|[0-9])\s?(?:\{[0-9]+\}|[0-9])"
 _CURRENCY = r"(?:\\?[$€£₹¥]\s?)"
 _MULTIPLIER = r"(?:\s(?:hundred|thousand|million|billion|trillion|dozen)\b)"
 _MIXED = (
-    rf"[0-9]+\s?{_FRACTION}|[0-9]+\s[0-9]+/[0-9]+(?![0-9])|[0-9]*\s?[¼½¾⅐-⅞]|π(?:\s?/\s?[0-9]+)?"
+    rf"[0-9]+\s?{_FRACTION}|[0-9]+\s[0-9]+/[0-9]+(?![0-9])|[0-9]*\s?[¼½¾⅐-⅞]"
+    r"|π[²³]?(?:\s?/\s?[0-9]+)?"
 )
 _TIME = r"[0-9]{1,2}:[0-9]{2}(?![0-9:])(?:\s?[ap]\.?m\b)?"
 _FACTOR = (
@@ -263,21 +264,22 @@ _RESTATED = Pattern(
 
 _BOLD_AT_END = Pattern(r"\*\*([^*\n]{1,60}?)[.:]?\*\*(\s[a-z°²³/]{1,4})?[.!\s]*$")
 _EXPRESSION_AT_END = Pattern(
-    r"(\([^()]*[0-9][^()]*,[^()]*\))[.*\s]*$"
-    r"|.*(?:\b(?:is|are|was|equals|as|to|beträgt|ist|es|est)\s|=)\s*([^=\n]{1,80}?)[.*\s]*$"
+    r"(?<!and )(?<!or )(?<!, )(\([^()]*[0-9][^()]*,[^()]*\))[.*\s]*$"
+    r"|.*(?:\b(?:is|are|was|equals|as|to|get|gives?|yields|obtain|beträgt|ist|es|est)\s|=|(?<=[a-z]):\s)\s*([^=\n]{1,80}?)[.*\s]*$"
 )
 _SOLUTIONS = Pattern(
-    r"(?:^|(?<=\sare )|(?<=\sis ))([a-z])\s?=[^=]{1,60}"
-    r"(?:(?:\sor|\sand|,)\s\1\s?=[^=]{1,60})+$"
+    r"(?:^|(?<=\sare )|(?<=\sis )|(?<=\sget ))[a-z]\s?=[^=]{1,60}"
+    r"(?:(?:\sor|\sand|,)\s+[a-z]\s?=[^=]{1,60})+$"
 )
+_YES_OR_NO = Pattern(r"\W{0,3}(yes|no)\b(?!\s?[:=])[^0-9]*$", re.IGNORECASE)
 _DAY_AT_END = Pattern(
-    r"\b((?:Mon|Tues|Wednes|Thurs|Fri|Satur|Sun)day|infinity|undefined|does not exist)\W*$"
+    r"\b((?:Mon|Tues|Wednes|Thurs|Fri|Satur|Sun)day|infinity|undefined|does not exist|odd|even)\W*$"
 )
 
 
 def _expression_at_end(sentence: str) -> str | None:
     """The expression, and no mere number, that a sentence ends with: "it is 5√2 ≈ 7.07"."""
-    sentence = sentence.strip()
+    sentence = " ".join(sentence.replace("$", " ").split())
     solutions = _SOLUTIONS.search(sentence)
     if solutions and not has_prose(_JOINING.sub(" ", solutions.group())):
         return canonical(solutions.group())
@@ -289,13 +291,14 @@ def _expression_at_end(sentence: str) -> str | None:
     if not found:
         return None
     expression = re.split(r"≈|\\approx", found[1] or found[2])[0].strip(" $")
-    if _NUMBERS_LISTED.fullmatch(expression):
-        return canonical(expression)
+    if _JOINING.search(expression) and not has_prose(_JOINING.sub(",", expression)):
+        return canonical(re.sub(r",?\s(?:and|or)\s", ", ", expression))
     if has_prose(expression) or not re.search(r"[0-9π√]|[a-z]\s?[-+*/^(]", expression):
         return None
     return canonical(expression)
 
 
+_JOINED_FORMULAS = Pattern(r"\$,? (?:and|or) \$[^$]+\$\W*$")
 _JOINING = Pattern(r"\b(?:or|and)\b")
 
 
@@ -303,24 +306,25 @@ def read_prose(text: str) -> str | None:
     """The last number of a response, or what its conclusion says."""
     if _FIND_NUMBER.search(without_closing(text)):
         text = without_closing(text)
-    if (last := text.strip().rsplit("\n", 1)[-1]) and (
-        formula := _final_formula(last[-MAX_LENGTH:])
-    ):
-        return formula
     sentences = [s for s in _SENTENCE_END.split(text[-2 * MAX_LENGTH :]) if s.strip()]
+    if yes_or_no := _YES_OR_NO.match(text):
+        return yes_or_no[1].capitalize()
+    last = text.strip().rsplit("\n", 1)[-1][-MAX_LENGTH:]
+    if not _JOINED_FORMULAS.search(last) and (formula := _final_formula(last)):
+        return formula
+    if sentences and (ending := _expression_at_end(sentences[-1][-MAX_LENGTH:])):
+        return ending
     if sentences and _CONCLUSION.match(sentences[-1]) and _FIND_NUMBER.search(sentences[-1]):
         conclusion = _CONCLUSION.sub("", sentences[-1], count=1).lstrip(" ,:")
         if (answer := read_sentence(conclusion)) and re.search(r"[0-9]", answer):
             return answer
-    if sentences and (ending := _expression_at_end(sentences[-1][-MAX_LENGTH:])):
-        return ending
     if text and (compound := last_match(_DOLLARS_AND_CENTS, text[-MAX_LENGTH:])):
         after = text[-MAX_LENGTH:][compound.end() :]
         if not _FIND_NUMBER.search(after):
             return compound.group()
     text = _RESTATED.sub("", text) if _FIND_NUMBER.search(_RESTATED.sub("", text)) else text
     if number := last_match(_FIND_NUMBER, text):
-        return canonical(number.group())
+        return _number_at(text, number)
     word = last_match(_FIND_WORD, text[-MAX_LENGTH:])
     return canonical(word.group()) if word else None
 

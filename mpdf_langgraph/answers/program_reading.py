@@ -59,7 +59,8 @@ def find_program(text: str, name: str | None, *, body_alone: bool = False) -> st
     if not blocks and text.count("```") == 1:  # the fence that closes, without one that opens
         blocks, may_be_body = _unfenced_blocks(text[: text.index("```")]), body_alone
     if not blocks:
-        return _as_body(text) if may_be_body else None
+        body = _as_body(text) or _as_body(_before_definition(text))
+        return body if may_be_body else None
     chosen = _choose(blocks, name)
     program = _completed(blocks[chosen], blocks[chosen + 1 :] + blocks[:chosen])
     if body_alone and not _defines(program, name):

@@ -133,7 +133,7 @@ _OTHERS = "|".join(
             r"|cevap|yan[ıi]t|odpov[ěe][ďd]|vastaus|v[áa]lasz|r[ăa]spuns(?:ul)?|jawaban(?:nya)?"
             r"|απ[άα]ντηση|đáp\sán|câu\strả\slời)(?:\s(?:finale?|correcte?|correcta|final|correta"
             r"|corretta|definitiva|endgültige|đúng|yang\sbenar|akhir))?\s{0,3}(?:(?:est|ist|lautet|es|é|è|is|är|er|jest|to|este"
-            r"|adalah|είναι|là)(?=\s)|[:：=]|[-–—](?=\s))"
+            r"|adalah|είναι|là)(?=[\s:])|[:：=]|[-–—](?=\s))"
         ),
         r"उत्तर\s?(?:[:：]|है)?|(?:الجواب|الإجابة|الاجابة)(?:\s(?:ال)?(?:صحيحة?|نهائية?))?\s?(?:[:：]|هو|هي)?|תשובה\s?[:：]|คำตอบ(?:คือ|[:：])",
     )
@@ -216,7 +216,7 @@ _TAGGED = Pattern(
 )
 _NAME = r"(?:final[_ ]?answer|answer|final[_ ]?result|correct[_ ]?(?:answer|option|choice)"
 _KEY = Pattern(
-    rf"[\"']{_NAME}|result|solution|choice|option|code|program)[\"']\s{{0,9}}:\s{{0,9}}",
+    rf"[\"']{_NAME}|result|solution|choice|option|label|sentiment|category|code|program)[\"']\s{{0,9}}:\s{{0,9}}",
     re.IGNORECASE,
 )
 _LONE_STRING = Pattern(r"'((?:[^'\\]|\\.)*)'|\"((?:[^\"\\]|\\.)*)\"", re.DOTALL)

@@ -32,14 +32,15 @@ _PRONOUN = Pattern(
     r"\s+(?:He|She|It|This|They|The|That|There|In|As|Because|Since|Its|These|We|However|Note)\b"
 )
 _APPOSITION = Pattern(
-    r",\s(?=[a-zà-ÿ]+\s(?:de|du|des|del|di|da|do|von|of)\s)|,\s(?=(?:the|a|an|which|who|whose|where|because|since|as|not|although|though|so|with|for|but|being"
+    r",\s(?=[A-Z]\w+['’]s\s)|,\s(?=[a-zà-ÿ]+\s(?:de|du|des|del|di|da|do|von|of)\s)|,\s(?=(?:the|a|an|which|who|whose|where|because|since|as|not|although|though|so|with|for|but|being"
     r"|located|known|due|also|i\.e\.|capital)\b)|\s(?=(?:because|since|as it|as they)\b)"
     r"|\s[-–—]\s(?=[a-z])|;\s"
 )
 # "The capital of France is Paris": what is described, and its name. "The Nile is a river" is not.
 _LONGEST_SAID = 400
 _OPENING = Pattern(
-    r"(?:sure|certainly|of course|absolutely|great question|good question)(?: thing)?[!,.]\s+",
+    r"(?:sure|certainly|of course|absolutely|great question|good question)(?: thing)?[!,.]\s+"
+    r"|i (?:think|believe|guess)(?: that)?\s",
     re.IGNORECASE,
 )
 _BOLD_PHRASE = Pattern(r"\*\*([^*\n]{1,80}?[^*\n:])[.,]?\*\*(?!\s?:)")
@@ -49,15 +50,17 @@ _DESCRIBED = (
 )
 _SAID_TO_BE = Pattern(
     rf"{_DESCRIBED}\s(?:is|are|was|were|es|fue|est|ist|war|lautet|é|è|foi|called|named|by|stands\sfor)"
-    r"\s(?=(?:(?:the|an?|la|el|le|der|die|das|o|il)\s)?(?:[\"“«]|[A-ZÀ-ÝА-Я0-9]|l['’])|(?:true|false|positive|negative"
+    r"\s(?=(?:(?:the|an?|la|el|le|der|die|das|o|il)\s)?(?:[\"“«*_]|[A-ZÀ-ÝА-Я0-9]|l['’])|(?:true|false|positive|negative"
     r"|neutral|correct|incorrect)\b|(?<=stands\sfor\s)|(?<=called\s))([^\n]{1,100})"
-    r"|(?:It|That|This)(?:'s|\s(?:is|was|would\sbe))\s([A-Z][^,.\n]{1,60}?)(?:\s(?:who|that|which)\s|\.?$)"
-    r"|[^.!?:\n]{2,120}\s(?:is|are|was|were):\s([^\n]{1,200})"
+    r"|(?:[Ii]t|That|This)(?:'s|\s(?:is|was|would\sbe))\s(?:the\s)?([A-Z][^,.\n]{1,60}?)(?:\s(?:who|that|which)\s|[.!]?$)"
+    r"|[^.!?\n]{2,120}(?:ed|wn|en|made)\s[^.!?\n]{0,40}\bby\s([A-Z][^,.\n]{1,60})[.!]?$"
+    r"|[А-Я][А-Яа-яё\s]{2,100}\s—\s([^,.\n]{1,60})"
+    r"|[^.!?:\n]{2,120}\s(?:is|are|was|were|order):\s([^\n]{1,200})"
     r"|\W{0,4}(?:Label|Category|Sentiment|Class|Classification|Topic|Prediction|Output|Result"
-    r"|Verdict|Conclusion|Response)\W{1,6}(?<=[:\s*])([^\n]{1,200})$"
+    r"|Verdict|Conclusion|Response)\W{1,6}(?<=[:\s*])([^\n]{1,200})(?:\n|$)"
 )
 _SAID_IN_ASIA = Pattern(
-    r"[^\n。]{2,30}(?:は([^\n。は]{1,20})(?:です|である)|是([^\n。是]{1,20}))。?$"
+    r"[^\n。]{2,30}(?:は([^\n。は]{1,20})(?:です|である)|[은는이가]\s([^\n]{1,20}?)(?:입니다|이다|예요|이에요)\.?|是([^\n。是]{1,20}))。?$"
 )
 _BOLD = Pattern(r"(?:\*\*)?([^*\n]{1,200}?)[.:,]?\*\*(?!\w)")
 _INITIALS = Pattern(r"(?<!\S)([^\W\d_]) (?=[^\W\d_](?:\s|$))")
@@ -110,7 +113,10 @@ def _shortened(text: str) -> str:
         found = _SAID_TO_BE.match(said) or _SAID_IN_ASIA.match(said)
         if found:
             return _statement(next(filter(None, found.groups())))
-    return text
+    head, _, rest = said.partition("\n\n")  # a label, and why
+    if rest and "\n" not in head and len(head.split()) <= 4 and head[-1] not in ":?":
+        return _tidy(head)
+    return _IN_BRACKETS.sub("", text) if len(text.split()) <= 5 else text
 
 
 def _end_of_sentence(line: str) -> int:
