@@ -271,7 +271,7 @@ _SOLUTIONS = Pattern(
     r"(?:^|(?<=\sare )|(?<=\sis )|(?<=\sget ))[a-z]\s?=[^=]{1,60}"
     r"(?:(?:\sor|\sand|,)\s+[a-z]\s?=[^=]{1,60})+$"
 )
-_YES_OR_NO = Pattern(r"\W{0,3}(yes|no)\b(?!\s?[:=])[^0-9]*$", re.IGNORECASE)
+_YES_OR_NO = Pattern(r"\W{0,3}(yes|no)\*{0,2}(?:[,.;!][^0-9]*)?$", re.IGNORECASE)
 _DAY_AT_END = Pattern(
     r"\b((?:Mon|Tues|Wednes|Thurs|Fri|Satur|Sun)day|infinity|undefined|does not exist|odd|even)\W*$"
 )

@@ -145,8 +145,36 @@ def test_combining_marks_do_not_freeze_the_process(text: str) -> None:
 
 
 _WORDS = st.sampled_from(
-    "A|(B)|c|option|answer|is|not|wrong|right|:|,|.|\n|so|wait|if|only|**|✅|❌|[|A)|because|正确"
-    "|\\boxed{D}|rule out|?|many students".split("|")
+    [
+        "A",
+        "(B)",
+        "c",
+        "option",
+        "answer",
+        "is",
+        "not",
+        "wrong",
+        "right",
+        ":",
+        ",",
+        ".",
+        "\n",
+        "so",
+        "wait",
+        "if",
+        "only",
+        "**",
+        "✅",
+        "❌",
+        "[",
+        "A)",
+        "because",
+        "正确",
+        "\\boxed{D}",
+        "rule out",
+        "?",
+        "many students",
+    ]
 )
 
 
@@ -158,8 +186,30 @@ def test_a_choice_is_one_of_the_letters_or_none(text: str) -> None:
 
 @pytest.mark.parametrize(
     "unit",
-    "A|A |(A) |A) x\n|not |is A. |\n|~~|[|if A, |A: |选|✅|**|$|\\text{|the answer is |from A to "
-    "|A-|' |A,|w ✅ ".split("|"),
+    [
+        "A",
+        "A ",
+        "(A) ",
+        "A) x\n",
+        "not ",
+        "is A. ",
+        "\n",
+        "~~",
+        "[",
+        "if A, ",
+        "A: ",
+        "选",
+        "✅",
+        "**",
+        "$",
+        "\\text{",
+        "the answer is ",
+        "from A to ",
+        "A-",
+        "' ",
+        "A,",
+        "w ✅ ",
+    ],
 )
 def test_long_replies_on_choices_take_linear_time(unit: str) -> None:
     text = unit * (100_000 // len(unit))
