@@ -293,7 +293,11 @@ def _expression_at_end(sentence: str) -> str | None:
     expression = re.split(r"≈|\\approx", found[1] or found[2])[0].strip(" $")
     if _JOINING.search(expression) and not has_prose(_JOINING.sub(",", expression)):
         return canonical(re.sub(r",?\s(?:and|or)\s", ", ", expression))
-    if has_prose(expression) or not re.search(r"[0-9π√]|[a-z]\s?[-+*/^(]", expression):
+    if (
+        "<<" in expression
+        or has_prose(expression)
+        or not re.search(r"[0-9π√]|[a-z]\s?[-+*/^(]", expression)
+    ):
         return None
     return canonical(expression)
 
