@@ -119,7 +119,7 @@ class LearnedRouter:
         """
         if not observations:
             return []
-        logs = _run(self.session, *_pad(observations, masks), name=self.name)
+        logs = _run(self.session, *pad(observations, masks), name=self.name)
         return [self._behaviour(row, mask) for row, mask in zip(logs, masks, strict=True)]
 
     def _behaviour(self, logs: list[float], mask: Sequence[bool]) -> list[float]:
@@ -317,11 +317,11 @@ def _open(model: bytes, path: Path) -> Any:
     alone = Observation(own=features, peers=[])
     for team in (0, 1, 3):
         given = [alone, Observation(own=features, peers=[features] * team)]
-        _run(session, *_pad(given, [allowed, allowed]), name=str(path))
+        _run(session, *pad(given, [allowed, allowed]), name=str(path))
     return session
 
 
-def _pad(
+def pad(
     observations: Sequence[Observation], masks: Sequence[Sequence[bool]]
 ) -> tuple[Any, Any, Any, Any]:
     """Return the network's inputs. Every team is padded to the size of the largest.
