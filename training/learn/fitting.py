@@ -29,6 +29,7 @@ from mpdf_langgraph.calibration import Calibration
 from mpdf_langgraph.errors import ConfigurationError, describe_error
 from training.collect.team import answer_schema, grader
 from training.command import run_command
+from training.learn import stages
 from training.learn.ballots import read_ballots
 from training.learn.calibrate import Judged, fit_calibration, read_judged
 from training.learn.checkpoints import Log, content_hash, prepare_folder
@@ -39,13 +40,7 @@ from training.learn.fit_config import Config, read_labels
 from training.learn.joint import load_joint
 from training.learn.policy import Policy
 from training.learn.router_folder import export_router
-from training.learn.stages import (
-    advantages_of,
-    run_stage,
-    second_stage_loss,
-    sft_loss,
-    stage_name,
-)
+from training.learn.stages import advantages_of, second_stage_loss, sft_loss, stage_name
 from training.learn.tensors import (
     Data,
     decisions_of,
@@ -165,7 +160,9 @@ def fit_sft(config: Config, data: Data, validation: Data, log: Log) -> Policy:
             every = torch.arange(len(validation), device=config.device)
             return -sft_loss(policy, validation, every, None)[0].item()
 
-    run_stage("sft", policy, sft_loss, score, data, validation, config.sft_epochs, config, log)
+    stages.run_stage(
+        "sft", policy, sft_loss, score, data, validation, config.sft_epochs, config, log
+    )
     return policy
 
 
@@ -194,7 +191,7 @@ def fit_second_stage(
         fitted[stage] = copy.deepcopy(before)
         loss = second_stage_loss(config, before, data, reward_scale)
         epochs = config.epochs
-        run_stage(stage, fitted[stage], loss, score, data, validation, epochs, config, log)
+        stages.run_stage(stage, fitted[stage], loss, score, data, validation, epochs, config, log)
         before = fitted[stage]
     return fitted, worth
 

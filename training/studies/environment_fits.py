@@ -134,9 +134,11 @@ class Fits:
     def _sft(self) -> tuple[Policy, float]:
         (self.config.out / "checkpoints").mkdir(parents=True, exist_ok=True)
         torch.set_num_threads(self.config.threads)
-        data = [to_data(part, self.config, self.config.cost) for part in self.lessons.parts[:2]]
+        train, choosing = (
+            to_data(part, self.config, self.config.cost) for part in self.lessons.parts[:2]
+        )
         with closing(Log(self.config.out)) as log, _silence():
-            policy = fit_sft(self.config, *data, log)
+            policy = fit_sft(self.config, train, choosing, log)
         return policy, _best(log, "sft")
 
     @cached_property

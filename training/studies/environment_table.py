@@ -33,7 +33,10 @@ from training.studies.environment_fits import Fits, Settings, remember
 from training.studies.environments import ENVIRONMENTS, Environment
 from training.studies.known_values import Known, Value
 
-SETTINGS: Mapping[Algorithm, Settings] = {}
+SETTINGS: Mapping[Algorithm, Settings] = {
+    "ppo": {"clip": 0.4},
+    "awr": {"awr_temperature": 0.1},
+}
 """By second stage, the settings that scored best in `environment_sweep`. Others: the defaults."""
 BARS = (0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95)
 GAPS = (0.0, 0.05, 0.2)
@@ -94,7 +97,7 @@ def main(options: Options) -> str:
                     policy_iterations=options.policy_iterations,
                     batch_size=options.batch_size,
                 )
-                rule = f"{name}-gains-{options.episodes}-{seed}"
+                rule = f"gains-{options.episodes}-{seed}"
                 ruled[seed] = keep(rule, partial(measure_gain_rule, fits))
                 for algorithm in options.algorithms:
                     found[algorithm].append(fits.play(algorithm, SETTINGS.get(algorithm)))

@@ -237,9 +237,9 @@ def measure_fit(folder: Path, options: SpeedOptions) -> dict[str, float]:
     """Fit a router, and keep apart what its epochs take."""
     import torch.utils.tensorboard  # noqa: F401  # some seconds of importing, which do not count
 
-    from training.learn import fitting
+    from training.learn import fitting, stages
 
-    run_stage, spent = fitting.run_stage, 0.0
+    run_stage, spent = stages.run_stage, 0.0
 
     def time_stage(*args: Any, **named: Any) -> None:
         nonlocal spent
@@ -247,13 +247,13 @@ def measure_fit(folder: Path, options: SpeedOptions) -> dict[str, float]:
         run_stage(*args, **named)
         spent += time.perf_counter() - began
 
-    fitting.run_stage = time_stage
+    stages.run_stage = time_stage
     try:
         began = time.perf_counter()
         fitting.fit(_config(folder, options))
         return {"fit": time.perf_counter() - began, "train": spent}
     finally:
-        fitting.run_stage = run_stage
+        stages.run_stage = run_stage
 
 
 STAGES: dict[str, Stage] = {
