@@ -143,9 +143,7 @@ def prepare(config: Config, view: View = set_competence) -> Lessons:
         )
         ends = ToTheEnd(joint, one_step, competence, config.seed)
         parts = ends.revalue()[1]
-    return Lessons(
-        one_step, parts, ends, competence, calibration, measured, comparison, reading
-    )
+    return Lessons(one_step, parts, ends, competence, calibration, measured, comparison, reading)
 
 
 def fit_sft(config: Config, data: Data, validation: Data, log: Log) -> Policy:
