@@ -37,7 +37,7 @@ def test_the_table_goes_on_where_it_was(tmp_path: Path, monkeypatch: pytest.Monk
     assert rows[-1] == "optimum"
     assert "softrankpo, fitted, greedy" in rows
     assert "SFT, fitted, drawn" in rows
-    assert text.count("±") == 4 * 3  # two seeds: the rows of the fits have intervals
+    assert text.count("±") == 5 * 3  # two seeds: all that learns has intervals
     no_more_fits(monkeypatch)
     assert environment_table.main(options) == text
     with pytest.raises(MPDFError, match="--environments: mars: use relay"):
