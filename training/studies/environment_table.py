@@ -35,6 +35,7 @@ from training.studies.known_values import Known, Value
 
 SETTINGS: Mapping[Algorithm, Settings] = {
     "ppo": {"clip": 0.4},
+    "grpo": {"learning_rate": 3e-3},
     "awr": {"awr_temperature": 0.1},
 }
 """By second stage, the settings that scored best in `environment_sweep`. Others: the defaults."""

@@ -22,7 +22,7 @@ from mpdf_langgraph.observation import INDEX
 from mpdf_langgraph.state import Observation, Response
 from tests.support.synthetic import Deliberation, synthetic_episodes
 from tests.support.toy_groups import Toy, toy_groups
-from training.learn import checkpoints, fitting, softrankpo
+from training.learn import checkpoints, fitting, softrankpo, stages
 from training.learn.calibrate import fit_calibration, read_judged
 from training.learn.dataset import Groups, check_answer, load, split
 from training.learn.fit_config import Config, read_labels
@@ -371,8 +371,8 @@ def test_a_move_that_only_prepares_another_is_learned(
         router = load_router(folder / "router")
     environment = ENVIRONMENTS["relay"]
     assert known_to(environment, router).value(router).utility > 0.7
-    stages = list(dict.fromkeys(row["stage"] for row in rows(folder / "router")))
-    assert stages == ["sft", "softrankpo-cost-0.05", "softrankpo-cost-0.05-iteration-2"]
+    names = list(dict.fromkeys(row["stage"] for row in rows(folder / "router")))
+    assert names == ["sft", "softrankpo-cost-0.05", "softrankpo-cost-0.05-iteration-2"]
     assert made["training"]["values"] == "fitted"
     whole = made["evidence"]["whole_episodes"]
     assert made["gate"] == "pass"
@@ -669,7 +669,7 @@ def test_many_groups_make_larger_batches_not_more_steps(
     usual_sizes = [size for size in sizes if size <= 64]
     assert len(usual_sizes) > 3
     sizes.clear()
-    monkeypatch.setattr(fitting, "MOST_STEPS", 3)
+    monkeypatch.setattr(stages, "MOST_STEPS", 3)
     fit(config(traces, tmp_path / "few", algorithm="none", sft_epochs=1))
     # The validation part is scored whole before and after the epoch.
     batches = sizes[1:-1]
