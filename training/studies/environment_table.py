@@ -19,9 +19,10 @@ from typing import Literal
 import numpy as np
 from scipy import stats
 
+from mpdf_langgraph.calibration import Calibration
 from mpdf_langgraph.errors import MPDFError
 from mpdf_langgraph.expected_gain import ExpectedGainRouter
-from mpdf_langgraph.router import ThresholdRouter, make_router
+from mpdf_langgraph.router import Router, ThresholdRouter, make_router
 from training.collect.team import answer_schema, grader
 from training.command import run_command
 from training.learn.calibrate import fit_calibration, read_judged
@@ -52,7 +53,7 @@ class Options:
     environments: tuple[str, ...] = tuple(ENVIRONMENTS)
     """Names of the environments."""
     algorithms: tuple[Algorithm, ...] = ("none", "softrankpo", "ppo", "grpo", "awr", "regression")
-    """Second stages. `none` is SFT alone."""
+    """Second stages. `none` is SFT alone. Without any, the rules alone are measured."""
     values: tuple[Literal["one-step", "fitted"], ...] = ("fitted",)
     """What a move is worth to the group, see `fit_router.py`."""
     episodes: int = 2000
@@ -98,8 +99,11 @@ def main(options: Options) -> str:
                     policy_iterations=options.policy_iterations,
                     batch_size=options.batch_size,
                 )
-                rule = f"gains-{options.episodes}-{seed}"
-                ruled[seed] = keep(rule, partial(measure_gain_rule, fits))
+                made = f"{options.episodes}-{seed}"
+                ruled[seed] = keep(f"gains-{made}", partial(measure_gain_rule, fits))
+                if seed == options.seeds[0]:
+                    calibration = calibration_of(fits)
+                    prefix = f"calibrated-{made}-"
                 for algorithm in options.algorithms:
                     found[algorithm].append(fits.play(algorithm, SETTINGS.get(algorithm)))
             for algorithm, results in found.items():
@@ -108,8 +112,12 @@ def main(options: Options) -> str:
                     ("greedy", "drawn"), zip(*results, strict=True), strict=True
                 ):
                     rows.append([f"{title}, {mode}", *mean_over_seeds(played)])
-        rows.append(["expected gain, calibrated", *mean_over_seeds(list(ruled.values()))])
         rows.append(["optimum", *_format_value(keep("optimum", Known(environment).optimum))])
+        mended = baselines(environment, keep, calibration, prefix)  # what calibrating alone gives
+        rows += [[f"{title}, calibrated", *_format_value(value)] for title, value in mended.items()]
+        rows.append(["expected gain, calibrated", *mean_over_seeds(list(ruled.values()))])
+        best = keep(f"{prefix}optimum", Known(environment, calibration).optimum)
+        rows.append(["optimum, calibrated", *_format_value(best)])
         text = table([f"{name}, price {environment.price:g}", "accuracy", "tokens", "U"], rows)
         print(text + "\n", flush=True)
         parts.append(text)
@@ -117,37 +125,51 @@ def main(options: Options) -> str:
 
 
 def baselines(
-    environment: Environment, keep: Callable[[str, Callable[[], Value]], Value]
+    environment: Environment,
+    keep: Callable[[str, Callable[[], Value]], Value],
+    calibration: Calibration | None = None,
+    prefix: str = "",
 ) -> dict[str, Value]:
     """Return what the vote, the debate and the threshold rule tuned on U give.
 
     Args:
         environment: The team.
         keep: Plays what has a name, or knows it.
+        calibration: Calibration of the confidences. None: as they were recorded.
+        prefix: Stands before the names.
     """
-    known = Known(environment)
+    known = Known(environment, calibration)
+
+    def play(name: str, router: Router, *, stop_when_settled: bool = True) -> Value:
+        played = partial(known.value, router, stop_when_settled=stop_when_settled)
+        return keep(prefix + name, played)
+
     rules = {
-        (bar, gap): keep(f"threshold-{bar}-{gap}", partial(known.value, ThresholdRouter(bar, gap)))
+        (bar, gap): play(f"threshold-{bar}-{gap}", ThresholdRouter(bar, gap))
         for bar in BARS
         for gap in GAPS
     }
     best = max(rules, key=lambda pair: rules[pair].utility)
-    debate = partial(known.value, make_router("always-refine"), stop_when_settled=False)
     return {
-        "vote": keep("vote", partial(known.value, make_router("always-persist"))),
-        "debate": keep("debate", debate),
+        "vote": play("vote", make_router("always-persist")),
+        "debate": play("debate", make_router("always-refine"), stop_when_settled=False),
         f"threshold rule, tuned on U {best}": rules[best],
     }
 
 
 def measure_gain_rule(fits: Fits) -> Value:
     """Return what the expected-gain rule gives, measured on the traces of the fits."""
+    calibration = calibration_of(fits)
     graded = grader(answer_schema("choice"))
-    calibration = fit_calibration(read_judged(fits.traces, graded))
     groups, _ = load(fits.traces, grader=graded, calibration=calibration, progress=False)
     gains = fit_gains(groups, calibration, fits.environment.price)
     router = ExpectedGainRouter(gains).for_team(fits.environment.agents)
     return Known(fits.environment, calibration).value(router)
+
+
+def calibration_of(fits: Fits) -> Calibration:
+    """Return the calibration that all traces of the fits give."""
+    return fit_calibration(read_judged(fits.traces, grader(answer_schema("choice"))))
 
 
 def _format_value(value: Value) -> list[str]:
