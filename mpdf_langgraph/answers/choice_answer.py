@@ -91,7 +91,8 @@ _REPLACED = [
     (Pattern(r"[*`_\"<>#{}\\]|\[\s?\]"), " "),
     (Pattern(r"(?<=[\w):.!|]) ?([✅❌✗✘✓✔])"), r" – \1,"),
     (Pattern(r"\b([A-Z])(?:[ .,]+\1\b)+"), r"\1"),
-    (Pattern(r"(?<=[.;!?] )(?=[A-Z][:)]\s)|(?<=: )(?=\(?A\)[^\n]{1,200}\sB\))"), "\n"),
+    (Pattern(r"(?<=[.;!?] )(?=[A-Z][:)]\s)|(?<=, )(?=[A-Z]:\s)"), "\n"),
+    (Pattern(r"(?<=: )(?=\(?A\)[^\n]{1,200}\sB\))"), "\n"),
     (Pattern(r"[ \t]+"), " "),
     (Pattern(r"(?i)\b(answer|choice|option)\W{0,3}→"), r"\1:"),
     (Pattern(r"(?:\A|(?<=\?\n))\s?A: (?=\(?[A-Z]\)?\W*\Z)"), "Answer: "),
@@ -150,7 +151,7 @@ _STATED_BEFORE = Pattern(
     r"(?:A[^@!&]*B"  # the answer to this question is B
     r"|[TFV][^@|!S&]*B"  # the one that fits is B
     r"|(?:^|[,S|&])[_TF]*O[_T]*B"  # option: B
-    r"|[CV])[_OATBMZ,]*$"  # I choose B
+    r"|[CV])[_OATBMZS,]*$"  # I choose B
 )
 _LABELLED_BEFORE = Pattern(r"(?:^|[,S&])[_S]*(?:T+_*[AO]|AT?)[_OATB,]*$")  # correct answer B
 _STATED_FAR = Pattern(r"(?:A[^@|!F&]*B|C)[^@|!F&]*$")  # the answer is Paris, option B

@@ -16,11 +16,11 @@ _CUES = {
     "my mistake; in fact; espera; en realidad; en fait; на самом деле; na verdade; anzi; "
     "eigentlich; 等等; 不对; 更正; いや; 待って; 아니",
     # The letter that follows is chosen.
-    "C": "entspricht; reste; vastus on; answer's; выбрал*; выбрать; answered; key is; should do; "
-    "correspond* most closely to; correspond* exactly to; correspond* best to; gives; gives us; "
-    "giving; points us to; choisir; credo sia la; credo che sia la; vastaus on; bet on; "
-    "gotta be; got to be; es la opción; es la letra; é a alternativa; é a letra; é a opção; "
-    "s'agit de; except; except for; all but; every option but; everything but; أختار; "
+    "C": "stays; entspricht; reste; vastus on; answer's; выбрал*; выбрать; answered; key is; "
+    "should do; correspond* most closely to; correspond* exactly to; correspond* best to; gives; "
+    "gives us; giving; points us to; choisir; credo sia la; credo che sia la; vastaus on; "
+    "bet on; gotta be; got to be; es la opción; es la letra; é a alternativa; é a letra; "
+    "é a opção; s'agit de; except; except for; all but; every option but; everything but; أختار; "
     "which matches; that matches; this matches; matching; if i have to pick*; if i had to pick*; "
     "if i have to choose*; if i had to choose*; if i had to guess; if i have to guess; "
     "if i must *; if forced to *; if pressed*; forced to *; choose; choosing; chose; chosen; "
@@ -67,8 +67,8 @@ _CUES = {
     "błędn*; yanlış; salah; ❌; ✗; ✘; ✖; 🚫; 错误; 错; 錯誤; 誤り; 間違*; 틀*; 오답; गलत; خاطئ*; "
     "خطأ; غلط; ผิด; 不正解; 不适合; 不正确; 不正確; 不适当; 不適切",
     # The letter that follows may be right.
-    "M": "could be; might be; may be; could possibly be; peut-être; vielleicht; quizás; talvez; "
-    "может быть; 可能是; 也许",
+    "M": "might as well be; could as well be; could just as well be; could be; might be; may be; "
+    "could possibly be; peut-être; vielleicht; quizás; talvez; может быть; 可能是; 也许",
     # No.
     "0": "no; nope; nein; nej; нет; いいえ; 아니요; nee",
     # Not.
