@@ -5,7 +5,7 @@ import re
 from mpdf_langgraph.answers.math_notation import canonical
 from mpdf_langgraph.answers.math_numbers import DECIMAL, MAX_LENGTH, NUMBER_WORD, read_quantity
 from mpdf_langgraph.answers.math_parts import read_proportion
-from mpdf_langgraph.answers.patterns import Pattern
+from mpdf_langgraph.answers.patterns import FUNCTIONS, MATH_SEGMENT, Pattern
 from mpdf_langgraph.answers.reading import last_match, without_closing
 
 _FRACTION = r"\\[dt]?frac\s?(?:\{-?[0-9]+\}|[0-9])\s?(?:\{[0-9]+\}|[0-9])"
@@ -34,16 +34,14 @@ _DOLLARS_AND_CENTS = Pattern(
     r"|hours? and [0-9]{1,2} minutes?|minutes? and [0-9]{1,2} seconds?"
     r"|f(?:ee|oo)t and [0-9]{1,2} inch(?:es)?)\b"
 )
-_MATH_SEGMENT = Pattern(r"\$\$?([^$]+)\$\$?|\\\((.+?)\\\)|\\\[(.+?)\\\]", re.DOTALL)
 _SENTENCE_END = Pattern(
     r"\n|(?<![ap]\.m)(?<!i\.e)(?<!e\.g)(?<!\bsq)(?<!\bcu)(?<!\bapprox)(?<!\bDr)(?<!\bM[rs])(?<!\bRs)[.!?](?=\s|$)|。|(?<=[^0-9])!(?=\s|$)"
 )
 _COMMAND_WITH_WORDS = Pattern(
     r"\\(?:begin|end|text|mbox|mathrm|mathbf|textbf|operatorname)\s?\{[^{}]*\}"
 )
-_FUNCTION = r"sin|cos|tan|cot|sec|csc|log|ln|exp|sqrt|pi|max|min|gcd|lcm|arcsin|arccos|arctan"
 _WORD = Pattern(
-    rf"(?<![\\A-Za-z])(?!(?:{_FUNCTION})\b)(?:[A-Za-z]{{3,}}|(?i:it|is|so|we|hm)(?![A-Za-z]))"
+    rf"(?<![\\A-Za-z])(?!(?:{FUNCTIONS}|sqrt|pi)\b)(?:[A-Za-z]{{3,}}|(?i:it|is|so|we|hm)(?![A-Za-z]))"
 )
 # Letters of other scripts, but for Greek ones.
 _FOREIGN_WORD = Pattern("[^\\W\\d_A-Za-zΑ-ωªº²³¹⁰-₟ℂℕℝℤℚµ\u2070-\u209f]")
@@ -95,7 +93,7 @@ def read_after_marker(rest: str) -> str | None:
         sentence = _SENTENCE_END.split(rest, maxsplit=1)[0]
         corrected = re.search(r"\b(?:but|rather|it is|it's|instead)\b", sentence)
         return read_after_marker(sentence[corrected.end() :]) if corrected else None
-    segment = _MATH_SEGMENT.match(rest)
+    segment = MATH_SEGMENT.match(rest)
     # "$12, so she has $5 left" is not mathematics between dollar signs.
     if segment and not has_prose(segment.group()) and not re.match(r"[0-9]", rest[segment.end() :]):
         return canonical(_joined_segments(rest, segment))
@@ -107,7 +105,7 @@ def _joined_segments(rest: str, first: re.Match[str]) -> str:
     """The formula, and those that "or" and "and" join to it."""
     parts, end = [first.group()], first.end()
     while joint := re.match(r"\s?(?:,|or|and)\s(?=[$\\])", rest[end:]):
-        following = _MATH_SEGMENT.match(rest, end + joint.end())
+        following = MATH_SEGMENT.match(rest, end + joint.end())
         if not following or has_prose(following.group()) or len(parts) > 20:
             break
         parts.append(following.group())

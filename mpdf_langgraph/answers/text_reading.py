@@ -6,7 +6,7 @@ from fractions import Fraction
 from functools import lru_cache
 
 from mpdf_langgraph.answers.math_numbers import read_quantity
-from mpdf_langgraph.answers.patterns import Pattern
+from mpdf_langgraph.answers.patterns import STYLED, Pattern
 from mpdf_langgraph.answers.reading import (
     MARKER,
     answering_part,
@@ -19,7 +19,6 @@ from mpdf_langgraph.answers.reading import (
 )
 
 _LONGEST_NORMALISED = 4_000
-_WRAPPED = Pattern(r"\\(?:text(?:bf|it|rm)?|mathrm|mathbf|mbox|textnormal)\s?\{([^{}]*)\}")
 _YES_NO = Pattern(r"(?P<word>yes|no|true|false)\s?(?:[,.;:!]|\s[-–—]|[–—])", re.IGNORECASE)
 _CORRECTED = Pattern(r"not\b[^.\n]{1,80}?\bbut\s(?:rather\s)?", re.IGNORECASE)
 _ABBREVIATED_TEXT = (
@@ -65,7 +64,7 @@ _SAID_IN_ASIA = Pattern(
 _BOLD = Pattern(r"(?:\*\*)?([^*\n]{1,200}?)[.:,]?\*\*(?!\w)")
 _INITIALS = Pattern(r"(?<!\S)([^\W\d_]) (?=[^\W\d_](?:\s|$))")
 _IN_BRACKETS = Pattern(r"(?<=\S)\s\([^()]*\)$")
-# At the beginning of an answer; "Los Angeles" then is "Angeles", in both answers alike.
+# At the beginning of an answer. "Los Angeles" is then "Angeles" in both answers.
 _ARTICLES = frozenset(("la", "le", "les", "el", "los", "las", "il", "der", "die", "das"))
 _DECORATION = ' \t\n*_`"“”„«»>'
 
@@ -137,7 +136,7 @@ def _tidy(text: str) -> str:
     for _ in range(4):
         before = text
         text = text.strip().strip(_DECORATION).strip()
-        text = _WRAPPED.sub(r"\1", text) if "\\" in text and len(text) <= 2000 else text
+        text = STYLED.sub(r"\1", text) if "\\" in text and len(text) <= 2000 else text
         if re.fullmatch(r"\$[^$]+\$", text) and not text[1:2].isdigit():
             text = text[1:-1]
         if re.fullmatch(r"\*\*.*|.*[^.\s]\.", text, re.DOTALL) and "." not in text[:-1]:
