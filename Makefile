@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 LOCK := requirements/locked.txt
 
 .PHONY: help venv demo test torture audit lint test-oldest test-newest test-pythons test-vllm vllm tiny-lm \
-	bench-training reproduce real-model demo-real \
+	bench bench-training reproduce real-model demo-real \
 	system-packages newest lock clean
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 18
@@ -115,6 +115,9 @@ demo-real: $(VENV)/.ready  ## three agents of it deliberate (SERVER=vllm, 3.5 GB
 
 tiny-lm: $(VENV)/.ready  ## train the small model from scratch, as the bundled one (45 minutes)
 	$(BIN)/python examples/tiny_lm/train.py --out runs/tiny_lm
+
+bench: $(VENV)/.ready  ## what a deliberation costs beside its bare calls, routers, traces (5 minutes)
+	$(BIN)/python -m training.studies.speed
 
 bench-training: $(VENV)/.ready  ## how fast a router is fitted: made-up traces, up to a million turns
 	$(BIN)/python -m training.studies.fit_speed

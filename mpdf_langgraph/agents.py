@@ -261,7 +261,7 @@ class Agent:
         *,
         refine: bool,
         retries: int,
-        bound: int,
+        bound: int | Callable[[], int],
         deadline: float | None,
         config: RunnableConfig,
         calls: int | None = None,

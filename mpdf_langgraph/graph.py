@@ -1,10 +1,11 @@
 """The deliberation graph: four nodes, and how they are wired."""
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from os import PathLike
 from typing import Any, Literal, cast
 
-from langchain_core.runnables import Runnable, RunnableConfig, RunnableLambda
+from langchain_core.runnables import Runnable, RunnableConfig
 from langgraph.graph import START, StateGraph
 
 from mpdf_langgraph.agents import Agent
@@ -146,14 +147,15 @@ def create_deliberation(
     )
 
     def node(steps: Callable[[Settings, Any], Steps[Any]]) -> Runnable[Any, Any]:
-        return _make_node(lambda work: steps(settings, work))
+        return _Node(partial(steps, settings))
 
     ends = ("router", "person", "__end__") if interrupt_when else ("router", "__end__")
     builder: Builder = StateGraph(
         DeliberationState, input_schema=DeliberationInput, output_schema=DeliberationOutput
     )
     builder.add_node("router", node(router_steps), destinations=("agent", "consensus"))
-    builder.add_node("agent", node(agent_steps), input_schema=Assignment, destinations=("critic",))
+    after_agent = ("consensus",) if settings.critic is None else ("critic",)
+    builder.add_node("agent", node(agent_steps), input_schema=Assignment, destinations=after_agent)
     builder.add_node("critic", node(critic_steps), input_schema=Assignment)
     builder.add_node("consensus", node(consensus_steps), destinations=ends)
     if interrupt_when:
@@ -163,22 +165,28 @@ def create_deliberation(
     return builder
 
 
-def _make_node(steps: Callable[[Any], Steps[Any]]) -> Runnable[Any, Any]:
-    """Return a node that runs `steps` in synchronous and in asynchronous runs of the graph.
+class _Node(Runnable[Any, Any]):
+    """A node that runs `steps` in synchronous and in asynchronous runs of the graph.
 
     The asynchronous side matters also for steps that call nobody, as the router's. LangGraph runs
     a node without one in a thread of asyncio's pool. The pool is small, and models without an
     asynchronous side may hold all of it. Then one team with hung models would hold up every
     deliberation in the process.
+
+    It adds no run of its own to traces: LangGraph adds one for the node. A `RunnableLambda` would
+    add another, and examine the function's signature at every call.
     """
 
-    def invoke(work: Any, config: RunnableConfig) -> Any:
-        return run(steps(work), config)
+    def __init__(self, steps: Callable[[Any], Steps[Any]]) -> None:
+        self.steps = steps
 
-    async def ainvoke(work: Any, config: RunnableConfig) -> Any:
-        return await arun(steps(work), config)
+    def invoke(self, input: Any, config: RunnableConfig | None = None, **kwargs: Any) -> Any:  # noqa: A002
+        """Run the steps."""
+        return run(self.steps(input), config or RunnableConfig())
 
-    return RunnableLambda(invoke, ainvoke)
+    async def ainvoke(self, input: Any, config: RunnableConfig | None = None, **kwargs: Any) -> Any:  # noqa: A002
+        """Run the steps asynchronously."""
+        return await arun(self.steps(input), config or RunnableConfig())
 
 
 def _team(agents: Sequence[Agent | Runnable[Any, Any]]) -> dict[str, Agent]:

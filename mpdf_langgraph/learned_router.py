@@ -13,7 +13,8 @@ import warnings
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
-from functools import cache
+from functools import cache, lru_cache
+from itertools import chain
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -118,17 +119,25 @@ class LearnedRouter:
         """
         if not observations:
             return []
-        logs = _run(self.session, *_pad(observations, masks), name=self.name)
+        logs = _run(self.session, *pad(observations, masks), name=self.name)
         return [self._behaviour(row, mask) for row, mask in zip(logs, masks, strict=True)]
 
     def _behaviour(self, logs: list[float], mask: Sequence[bool]) -> list[float]:
-        best = max((i for i in _CHEAPEST_FIRST if mask[i]), key=logs.__getitem__, default=0)
+        best = -1
+        for i in _CHEAPEST_FIRST:
+            if mask[i] and (best < 0 or logs[i] > logs[best]):
+                best = i
+        best = max(best, 0)
         if self.greedy:
-            row = [float(i == best) for i in range(len(ACTIONS))]
-        else:
-            # Allowed actions get at most 0 here, so no temperature overflows.
-            row = [math.exp(min(0.0, p - logs[best]) / self.temperature) for p in logs]
+            return list(_greedy_behaviour(best, tuple(mask), self.floor))
+        # Allowed actions get at most 0 here, so no temperature overflows.
+        row = [math.exp(min(0.0, p - logs[best]) / self.temperature) for p in logs]
         return behaviour(row, mask, self.floor)
+
+
+@lru_cache(maxsize=256)
+def _greedy_behaviour(best: int, mask: tuple[bool, ...], floor: float) -> list[float]:
+    return behaviour([float(i == best) for i in range(len(ACTIONS))], mask, floor)
 
 
 def load_router(
@@ -308,11 +317,11 @@ def _open(model: bytes, path: Path) -> Any:
     alone = Observation(own=features, peers=[])
     for team in (0, 1, 3):
         given = [alone, Observation(own=features, peers=[features] * team)]
-        _run(session, *_pad(given, [allowed, allowed]), name=str(path))
+        _run(session, *pad(given, [allowed, allowed]), name=str(path))
     return session
 
 
-def _pad(
+def pad(
     observations: Sequence[Observation], masks: Sequence[Sequence[bool]]
 ) -> tuple[Any, Any, Any, Any]:
     """Return the network's inputs. Every team is padded to the size of the largest.
@@ -323,18 +332,13 @@ def _pad(
     import numpy as np
 
     count, size = len(observations), len(FEATURES)
-    most = max(len(observation["peers"]) for observation in observations)
-    peers = np.zeros((count, most, size), np.float32)
-    peer_mask = np.zeros((count, most), np.bool_)
+    sizes = [len(observation["peers"]) for observation in observations]
+    peers = np.zeros((count, max(sizes), size), np.float32)
+    peer_mask = np.arange(max(sizes)) < np.array(sizes)[:, None]
     try:
         with np.errstate(over="ignore"):  # it becomes infinity, which is refused below
-            own = np.array([o["own"] for o in observations], np.float32).reshape(count, size)
-            for row, observation in enumerate(observations):
-                if there := len(observation["peers"]):
-                    peers[row, :there] = np.array(observation["peers"], np.float32).reshape(
-                        there, size
-                    )
-                    peer_mask[row, :there] = True
+            own = _table([o["own"] for o in observations], size)
+            peers[peer_mask] = _table([row for o in observations for row in o["peers"]], size)
         action_mask = np.array([list(mask) for mask in masks], np.bool_)
         action_mask = action_mask.reshape(count, len(ACTIONS))
     except (TypeError, ValueError, OverflowError) as error:
@@ -350,6 +354,20 @@ def _pad(
     return own, peers, peer_mask, action_mask
 
 
+def _table(rows: Sequence[Sequence[float]], size: int) -> Any:
+    """Return rows of numbers as an array of shape ``[n, size]``, number by number, which is quick.
+
+    Raises:
+        ValueError: A row has another length.
+    """
+    import numpy as np
+
+    if any(len(row) != size for row in rows):
+        raise ValueError(f"a row has other than {size} numbers")
+    values = np.fromiter(chain.from_iterable(rows), np.float64, len(rows) * size)
+    return values.astype(np.float32).reshape(len(rows), size)
+
+
 def _run(
     session: Any, own: Any, peers: Any, peer_mask: Any, action_mask: Any, *, name: str
 ) -> list[list[float]]:
@@ -358,13 +376,16 @@ def _run(
     Raises:
         RouterError: They are not log-probabilities.
     """
+    import numpy as np
+
     given = {"own": own, "peers": peers, "peer_mask": peer_mask, "action_mask": action_mask}
     try:
-        logs: list[list[float]] = session.run([_OUTPUT], given)[0].tolist()
-        totals = [math.fsum(map(math.exp, row)) for row in logs]
-        sound = all(len(row) == len(ACTIONS) for row in logs) and len(logs) == len(own)
+        found = session.run([_OUTPUT], given)[0]
+        totals = np.exp(found.astype(np.float64)).sum(axis=-1)
+        sound = found.shape == (len(own), len(ACTIONS)) and bool((abs(totals - 1.0) < 1e-3).all())
+        logs: list[list[float]] = found.tolist()
     except Exception as error:  # onnxruntime's errors have no common base class
         raise RouterError(f"{name}: the network failed: {describe_error(error)}") from error
-    if not sound or not all(abs(total - 1.0) < 1e-3 for total in totals):
+    if not sound:
         raise RouterError(f"{name}: the network did not return log-probabilities: {logs!r:.200}")
     return logs

@@ -78,7 +78,7 @@ def read_reply(value: Any) -> Reply:
         text=(text if refusal is None else refusal).strip(),
         finish_reason=mask_secrets(finish_reason) if isinstance(finish_reason, str) else None,
         model=mask_secrets(model) if isinstance(model, str) else None,
-        token_logprobs=[] if refusal is not None else _answer_logprobs(metadata, written),
+        token_logprobs=[] if refusal is not None else _answer_logprobs(metadata, text, written),
         thought=thought,
         refused=refusal is not None,
     )
@@ -120,19 +120,23 @@ def _refusal(message: BaseMessage, text: str, finish_reason: Any) -> str | None:
     return None
 
 
-def _answer_logprobs(metadata: Mapping[str, Any], thought: str | None) -> list[float]:
+def _answer_logprobs(metadata: Mapping[str, Any], text: str, thought: str | None) -> list[float]:
     """Return the log-probabilities of the tokens after the thought.
 
     A reasoning parser takes the thought out of the text, but not out of the log-probabilities.
 
     Args:
         metadata: A message's `response_metadata`.
+        text: The message's own text without the thought.
         thought: The thought in the message's own text, None where it has none.
     """
     values = token_logprobs(metadata)
     if not values:
         return []
-    pieces = [_token_bytes(entry) for entry in metadata["logprobs"]["content"]]
+    content = metadata["logprobs"]["content"]
+    if thought is None and "".join([str(entry.get("token")) for entry in content]).strip() == text:
+        return values  # mostly the tokens are those of the answer
+    pieces = [_token_bytes(entry) for entry in content]
     joined = b"".join(pieces)
     whole = joined.decode("utf-8", "replace")
     _, answer = split_thought(whole)

@@ -84,11 +84,15 @@ def token_logprobs(response_metadata: Mapping[str, Any]) -> list[float]:
     content = logprobs.get("content") if isinstance(logprobs, Mapping) else None
     if not isinstance(content, list):
         return []
-    values = [entry.get("logprob") if isinstance(entry, Mapping) else None for entry in content]
-    good = [
-        min(float(value), 0.0)
-        for value in values
+    values = []
+    for entry in content:
+        known = isinstance(entry, dict) or isinstance(entry, Mapping)  # noqa: SIM101 - it is quick
+        value: Any = entry.get("logprob") if known else None
+        number = isinstance(value, float) or (
+            isinstance(value, int) and not isinstance(value, bool)
+        )
         # A little above 0 is rounding. NaN, infinities and huge values are wrong.
-        if isinstance(value, int | float) and not isinstance(value, bool) and -1e6 < value < 0.01
-    ]
-    return good if len(good) == len(values) else []
+        if not number or not -1e6 < value < 0.01:
+            return []
+        values.append(min(float(value), 0.0))
+    return values

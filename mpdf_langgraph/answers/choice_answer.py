@@ -1,114 +1,37 @@
 """The letter of a multiple-choice question as an answer."""
 
 import re
+import unicodedata
 from collections.abc import Iterator
-from itertools import islice
+from itertools import pairwise
+from typing import NamedTuple
 
+from mpdf_langgraph.answers.choice_cues import Mention, read_signs
 from mpdf_langgraph.answers.patterns import Pattern
 from mpdf_langgraph.answers.reading import (
-    MARKER,
     answering_part,
     find_boxes,
+    has_long_mark_run,
     json_answer,
-    last_match,
     tagged_answer,
     without_truncated_box,
 )
 from mpdf_langgraph.errors import ConfigurationError
 
-#: What `_letter_at` returns where more than one letter is given.
-_SEVERAL = "several"
 _ALPHABET = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
-# Full-width and circled letters, and the Cyrillic ones that look like Latin ones.
-_LATIN = {
-    **{0xFF21 + k: letter for k, letter in enumerate(_ALPHABET)},
-    **{0xFF41 + k: letter.lower() for k, letter in enumerate(_ALPHABET)},
-    **{0x24B6 + k: letter for k, letter in enumerate(_ALPHABET)},
-    **{0x24D0 + k: letter.lower() for k, letter in enumerate(_ALPHABET)},
-    ord("（"): "(", ord("）"): ")", ord("【"): "[", ord("】"): "]", ord("“"): '"', ord("”"): '"',
-    ord("’"): "'", ord("：") : ":", ord("，"): ",", ord("。"): ".", ord("「"): '"', ord("」"): '"',
-}  # fmt: skip
-_CYRILLIC = str.maketrans("АВСЕавсе", "ABCEabce")
-_LONE_CYRILLIC = Pattern(r"(?<!\w)[АВСЕавсе](?!\w)")
-
-_STYLE = (
-    r"\\(?:text|mathrm|mathbf|textbf|textsf|textit|mathsf|boldsymbol|mathcal|textrm|mathit"
-    r"|mathbb|underline)\w*\s?\{"
-)
-_HEDGES = (
-    r"(?:(?:clearly|obviously|probably|definitely|certainly|therefore|thus|indeed|simply|likely|most\slikely"
-    r"|option|choice|letter|answer|either|just|then|now|still|always|la|el|die|der|lettre|opción|opção|вариант"
-    r"|选项|選項)\b\s?)"
-)
-_OPENING = Pattern(rf"(?:{_HEDGES}|{_STYLE}|[\s(\[{{<*$\"'`_:~])*", re.IGNORECASE)
-_LETTER = Pattern(r"([A-Za-z])(?![A-Za-z0-9'’])")
-# Behind a letter that is meant as one: "a because", where "a dog" is an article.
-_FOLLOWS = (
-    r"(?:because|since|as|is|was|and|or|but|not|for|due|which|would|fits|holds|seems|works)\b"
-)
-_SEPARATOR = Pattern(
-    r"[\s)\]}*_$\"'`]{0,6}(?:,|/|&|\bor\b|\band\b|und|oder|、|和|或|及|跟)\s?(?:(?:and|or)\s)?(?:(?:option|choice)s?\s)?"
-    r"[\s(\[*]*(?P<second>[A-Za-z])(?![A-Za-z0-9'’])[)\]*}]*(?P<rest>.?\s?\w{0,12})"
-)
-_CLAUSE = Pattern(r"\s?[a-z]{2,}")
-
-_GOOD = r"(?:correct|right|true|best|valid|appropriate|suitable|accurate|answer)"
-_X = (
-    r"(?:\((?P<{0}>[A-Za-z])\)|\*\*(?P<{1}>[A-Z])\*\*|(?P<{2}>[A-Z])(?![A-Za-z0-9'’])"
-    r"|(?<=option )(?P<{3}>[a-z])\b"
-    r"|(?<=choice )(?P<{4}>[a-z])\b)"
-)
-
-
-def _letter(prefix: str) -> str:
-    return _X.format(*(f"{prefix}{k}" for k in range(5)))
-
-
-# "Option B is correct", "only A satisfies the condition", "(C) holds".
-_SUBJECT = Pattern(
-    rf"(?:(?P<pair>[A-Z]\)?(?:\s?,\s?(?:and\s)?|\s(?:and|or|&)\s)(?:(?:option|choice)\s)?))?(?<![A-Za-z0-9])"
-    rf"(?P<only>\bonly\s)?(?:(?:option|choice|statement|answer)\s)?{_letter('s')}[.:)*]*(?:\s(?:(?![A-Z]\b)[^.,;\n]){{0,60}}?)?"
-    rf"\s(?:(?:is|are|was|be|seems|must\sbe)\s(?:(?:all|both|clearly|indeed|therefore|thus|actually|definitely|also|probably)\s)?"
-    rf"(?:the\s)?(?:only\s|most\s|single\s)?{_GOOD}|holds|works|fits|satisfies|matches|best\s(?:describes|fits|explains|matches|answers)"
-    r"|it\sis)\b(?!\s(?:but|only)\b)"
-)
-_PLURAL = Pattern(r"\bare\s(?:all\s|both\s)?" + _GOOD)
-# "I choose B", "it is C", "the right one is B", "so C."
-_CHOSEN = Pattern(
-    r"(?:\b(?:choos(?:e|ing)|chose|pick(?:ing)?|select(?:ing|ed)?|go(?:ing)?\swith|opt(?:ing)?\sfor|settle\son|prefer|say|lean(?:ing)?\s(?:towards?|to)|I\s(?:think|believe|guess)"
-    r"|vote\sfor|it(?:'s|\sis)|it\smust\sbe|must\sbe|should\sbe|choice\sis|option\sis|this\sis|that\sis|points\sto|leaves(?:\sus\swith)?"
-    r"|(?:correct|right|best|final)\s(?:one|option|choice|letter|answer|selection|statement)\s?(?:is|:|=|-)"
-    r"|(?:my|final)\s(?:choice|pick|selection|vote)\s?(?:is|:|=|-))"
-    r"|(?m:^)[ \t*_#>-]{0,9}(?:(?:selected|chosen|correct)\s)?(?:choice|option|letter"
-    r"|selection|pick)\s?[:=]"
-    r"|\b(?:correct|right|best)\sis|应?[选選]择?[擇项項]?|選ぶ|답은)\s?",
-    re.IGNORECASE,
-)
-_CONCLUDED = Pattern(
-    r"(?:\b(?:so|therefore|thus|hence|but|rather|answer|finally|ergo|then)\b|∴|⇒|=>|->|→|因此|所以|故),?\s*(?=[^\n]{1,24}$|[^\n.]{1,24}[.\n])",
-    re.IGNORECASE | re.MULTILINE,
-)
-_NEGATION = Pattern(r"\s?(?:not|n't|never|neither|ni|nicht|pas)\b", re.IGNORECASE)
-_LEADING = Pattern(
-    r"[\s*_`\"'>#-]*(?:(?:option|choice)\s)?(?:\((?P<a>[A-Za-z])\)|\[(?P<b>[A-Za-z])\]|(?P<c>[A-Za-z])(?![A-Za-z0-9'’]))"
-    r"(?P<after>[*_`\"']*(?:[.):]|\s[-–—:=]\s|\s*$|\s*\n|[*_`]+|,\s(?:because|since|as)\b))?",
-    re.IGNORECASE,
-)
-_IN_BRACKETS = Pattern(r"(?<![\w\\])\(([A-Z])\)")
-_SENTENCE = Pattern(r"[.!?;](?=\s|$)|\n")
-
-
-_JOINED = Pattern(r"[\s$]*(?:\\text\s?\{)?\s*(?:,|/|&|and|or)\s*\}?[\s$]*")
 
 
 class ChoiceAnswer:
     r"""One letter of a multiple-choice question.
 
-    `parse` takes the letter that is stated last: in ``\boxed{B}``, by "the answer is (B)",
-    "Answer: b" (in other languages, too), "option B is correct" or "so I choose B". Where none is
-    stated, it takes a letter that a response begins or ends with ("B. Paris"), else the
-    one letter in brackets in the last sentence that has any. Two letters, or a letter beyond the
-    choices, are no answer. Letters of names and articles are none either ("vitamin C", "A force").
+    `parse` reads the stance of a response towards every letter that it mentions. The letter that is
+    stated last counts: in ``\boxed{B}``, by "the answer is (B)", "so I choose B", or alone in its
+    sentence. Else it is the one letter that is called right ("option B is correct", "B ✅"), the
+    one that is left where all others are called wrong, or the one in brackets in the last
+    sentence that has any. "Wait, no" takes back what was said before. What is said under a
+    condition, of other people, or of a first impression does not count. Two letters, or a letter
+    beyond the choices, are no answer. Letters of names and articles are none either
+    ("vitamin C", "A force").
 
     Args:
         n: The number of choices, 2 to 26, lettered from A.
@@ -131,12 +54,13 @@ class ChoiceAnswer:
 
     def parse(self, text: str) -> str | None:
         """Read the letter out of a response; None where there is none, or a wrong one."""
-        text = _latin(answering_part(text))
+        text = answering_part(text)
         given = tagged_answer(text)
         if given is None and (field := json_answer(text)):
             given = field.value or ""
-        letter = self._find(text if given is None else given)
-        return letter if letter and letter in self._letters else None
+        stances = _stances(_plain(text if given is None else given))
+        letter = _decide(stances, self._letters)
+        return letter if letter in list(self._letters) else None
 
     def equivalent(self, a: str, b: str) -> bool:
         """Tell whether two answers are the same letter; a reference may be written "(B)"."""
@@ -145,161 +69,284 @@ class ChoiceAnswer:
     def _letter_of(self, text: str) -> str:
         return self.parse(text) or text.strip().upper()
 
-    def _find(self, text: str) -> str | None:
-        """The letter that decides, perhaps beyond the choices; None where there is none."""
-        last, letter = -1, None
-        for position, found in self._stated(text):
-            if position > last:
-                last, letter = position, found
-        if letter is not None:
-            return None if letter == _SEVERAL else letter
-        text = without_truncated_box(text).strip()
-        return _leading_letter(text) or _bracketed_letter(text)
 
-    def _stated(self, text: str) -> Iterator[tuple[int, str]]:
-        """Every letter that is stated as the answer, with its place."""
-        boxes = find_boxes(text, most=20)
-        if len(boxes) > 1 and _JOINED.fullmatch(text[boxes[-2].end : boxes[-1].start]):
-            yield boxes[-1].start + 1, _SEVERAL
-        for box in boxes:
-            letter = _letter_at(box.contents, 0)
-            if letter and (
-                letter == _SEVERAL or letter in self._letters or box.contents.strip() == letter
+# --- the text without decoration ----------------------------------------------------------------
+
+_HEAD, _TAIL = 4_000, 16_000  # characters that are read of a long response
+_CYRILLIC = str.maketrans("АВСЕавсе", "ABCEabce")
+_LONE_CYRILLIC = Pattern(r"(?<!\w)[АВСЕавсе](?!\w)")
+_EMOJI = {0x1F170 + k: letter for k, letter in enumerate(_ALPHABET)}
+_TYPOGRAPHY = _EMOJI | str.maketrans("’‘“”„«»「」【】", '\'\'"""""""[]')
+_DRESS = r"(?:\*\*|__|[\"'`<>{}*]|\[\[?|\]\]?)"
+_ONE = r"(?:option |choice |answer )?\(?[a-z]\)?"
+_MOVED = rf"(?i)\b(?:chang|switch|revis)\w*\b[^.\n]{{0,30}} from {_ONE} to (?={_ONE}\b)"
+_REPLACED = [
+    (Pattern(r"\\(?:[a-zA-Z]*[rR]ightarrow|implies|to|therefore)(?![a-zA-Z])|[-=]>"), "→"),
+    (Pattern(r"\\(?:text|math|bold|underline)\w*\s?\{([^{}]*)\}"), r"\1"),
+    (Pattern(r"\\(?:checkmark\b|[^\w\s]|\s|quad)|\ufe0f|\$"), " "),
+    (Pattern(r"~~[^~\n]{1,200}~~"), ""),
+    (Pattern(r"(?m)^([\s*-]*)\[[xX]\]"), r"\1✅"),
+    (Pattern(r"(?i)</?(?:b|i|u|p|strong|em|code|br|span|div|h[1-6])\s?/?>"), "**"),
+    (Pattern(rf"(?<!\w){_DRESS}\(?([A-Za-z])\)?{_DRESS}(?!\w)"), r"(\1)"),
+    (Pattern(r"[*`_\"<>#{}\\]|\[\s?\]"), " "),
+    (Pattern(r"(?<=[\w):.!|]) ?([✅❌✗✘✓✔])"), r" – \1,"),
+    (Pattern(r"\b([A-Z])(?:[ .,]+\1\b)+"), r"\1"),
+    (Pattern(r"(?<=[.;!?] )(?=[A-Z][:)]\s)|(?<=, )(?=[A-Z]:\s)"), "\n"),
+    (Pattern(r"(?<=: )(?=\(?A\)[^\n]{1,200}\sB\))"), "\n"),
+    (Pattern(r"[ \t]+"), " "),
+    (Pattern(r"(?i)\b(answer|choice|option)\W{0,3}→"), r"\1:"),
+    (Pattern(r"(?:\A|(?<=\?\n))\s?A: (?=\(?[A-Z]\)?\W*\Z)"), "Answer: "),
+    (Pattern(r"(?i)\b(option|choice|answer|letter)\((?=[a-z]\))"), r"\1 ("),
+    (Pattern(_MOVED), "change to "),
+]  # fmt: skip
+
+
+# "(a) 3 (b) 4 (c) 5"
+_LIST_IN_LINE = Pattern(r"(?mi)^ ?\(a\):? (?!and|or|,)[^\n]*\(b\)[^\n]*\(c\)[^\n]*$")
+
+
+def _plain(text: str) -> str:
+    """The text in plain characters, without Markdown and LaTeX; a letter in bold is in brackets."""
+    text = text.replace(r"\begin{boxed}", r"\boxed{").replace(r"\end{boxed}", "}")
+    text = without_truncated_box(text)
+    for box in reversed(find_boxes(text, most=20)):
+        text = f"{text[: box.start]} boxed: {box.contents} {text[box.end :]}"
+    if len(text) > _HEAD + _TAIL:
+        text = f"{text[:_HEAD]}\n{text[-_TAIL:]}"
+    if not text.isascii():
+        text = text.translate(_TYPOGRAPHY)
+        text = text if has_long_mark_run(text) else unicodedata.normalize("NFKC", text)
+        text = _LONE_CYRILLIC.sub(lambda one: one.group().translate(_CYRILLIC), text)
+    for pattern, replacement in _REPLACED:
+        text = pattern.sub(replacement, text)
+    return _LIST_IN_LINE.sub(lambda line: re.sub(r" (?=\([a-zA-Z]\))", "\n", line.group()), text)
+
+
+# --- stances ------------------------------------------------------------------------------------
+
+
+class _Stance(NamedTuple):
+    """What a reply says of letters.
+
+    Attributes:
+        kind: "stated" as the answer, "held" to be right, "denied", "named", or "asked" for
+            ("B?"); without letters
+            "taken back" (what was said before) or "refused" (to choose).
+        letters: The letters.
+    """
+
+    kind: str
+    letters: str = ""
+
+
+# The signs (see `choice_cues`) before letters, from the beginning of their clause, and after them.
+_DENIED_BEFORE = Pattern(
+    r"(?:R[_O,]*"  # ruling out B
+    r"|![_OBT]*"  # not option B
+    r"|^_*F_*B_*"  # incorrect: B
+    r"|![^@|&S,]{0,4}C[_O]*"  # I would not choose B
+    r"|[ATOV][^@|&S!]*!_*[^@|&S!w]*)$"  # the answer cannot be B
+)
+_STATED_BEFORE = Pattern(
+    r"(?:A[^@!&]*B"  # the answer to this question is B
+    r"|[TFV][^@|!S&]*B"  # the one that fits is B
+    r"|(?:^|[,S|&])[_TF]*O[_T]*B"  # option: B
+    r"|[CV])[_OATBMZS,]*$"  # I choose B
+)
+_LABELLED_BEFORE = Pattern(r"(?:^|[,S&])[_S]*(?:T+_*[AO]|AT?)[_OATB,]*$")  # correct answer B
+_STATED_FAR = Pattern(r"(?:A[^@|!F&]*B|C)[^@|!F&]*$")  # the answer is Paris, option B
+_ALONE_BEFORE = Pattern(r"(?:^|[&S])B?[_SCAOTZ!0,]*$")  # so clearly B
+_ALONE_AFTER = Pattern(
+    r"[_TC]*(?:,[wBT_!]{1,8},)?(?:,?[_C]*(?:[!R]_*@)?)?(?:$|[|&])"
+)  # B, I think, not A
+_ASIDE = r"(?:,[wB_]{1,8},|w?B?w{1,3}(?=B))?"  # B (Paris) is
+_DENIED_AFTER = Pattern(rf"{_ASIDE}[wBTS_,]{{0,3}}?(?:F|![_B]*(?:$|[,|&])|![_Bw]{{0,3}}[TVAC])")
+_STATED_AFTER = Pattern(rf"{_ASIDE}[BO_S]*(?:A|[BT_]*T_*[AO])")  # B is the best choice
+_HELD_AFTER = Pattern(rf"{_ASIDE}_*(?:[wBOS]_*){{0,4}}?(?:T|V)")  # B is right
+_SUPPOSED = Pattern(r"P[^,@|&]*$")  # many students choose B
+# A sentence on the choice at the beginning of its line: "This is not correct".
+_VERDICT = Pattern(
+    r"(?:^|[,|B&])_*(?:[BC]_*)*(?P<not>!_*(?:B_*)?)?"
+    r"(?P<sign>[TF0V])(?:(?<=V)|[AO]?_*(?=$|[,|B&]))"
+)
+
+_ITEM = Pattern(
+    r"[\s•·+|-]*(?:\d{1,2}[.)]\s*)?(?P<mark>[✅❌✓✔✗✘☑🚫]?)\s*"
+    r"(?i:(?:options?|choice|answer|statement|opción|opção|вариант|选项)\s?)?"
+    r"(?:\((?P<a>[A-Za-z])\)|(?P<b>[A-Za-z])(?![A-Za-z]))"
+    r"(?:\s?[.):|→]+|\s?[-–—](?=\s)(?!\s[✅❌✗✘✓✔])|(?=\s*$)"
+    r"|(?<=\))(?!\s*(?:(?:is|are|was|and|or|holds|fits|cannot)\b|[,&]|–\s[✅❌✗✘✓✔])))"
+)
+_LABEL = Pattern(r"\s?\(?([A-Z])\)?\.")
+_SENTENCE = Pattern(r"(?<=[.!?;])(?=[\s)])|(?<=[。！？；।])")
+_REFUSED = Pattern(
+    r"(?i)\b(?:can(?:no|')t|unable to|impossible to|not possible to|couldn't)"
+    r" (?:pick|choose|decide|determine|select|settle|tell which|say which|answer)\b"
+)
+_LEAD_IN = Pattern(r"[_ST]*[AO]+_*B?_*|[^@!|]*[AT][^@!|]*BB")
+
+
+def _stances(text: str) -> list[_Stance]:
+    """What a reply says of letters, in order."""
+    found: list[_Stance] = []
+    lines = [line.strip() for line in text.split("\n") if line.strip(" \t|=-•.")]
+    items = [_ITEM.match(line) for line in lines]
+    letters = [(item["a"] or item["b"]).upper() if item else "" for item in items]
+    listed = _in_lists(letters)
+    topic = lead_in = ""
+    for number, line in enumerate(lines):
+        last = number == len(lines) - 1
+        item = None if lead_in else items[number]
+        rest = line[item.end() :] if item else f"{lead_in}{line}"
+        if not (item or lead_in or last or listed[number + 1]) and _leads_in(line):
+            lead_in = f"{line} : "  # "The correct answer is:", and the letter in the next line
+            continue
+        lead_in = ""
+        if item:
+            topic = letters[number]
+            if item["mark"]:
+                right = read_signs(item["mark"])[0] == "T"
+                found.append(_Stance("held" if right else "denied", topic))
+            elif listed[number] and rest.strip(" .") in ("Y", "T", "N", "F"):
+                found.append(_Stance("held" if rest.strip(" .") in "YT" else "denied", topic))
+            elif not listed[number] and (
+                number == 0
+                or not rest.strip(" .")
+                or (last and not lines[number - 1].endswith(":") and not _is_stated(found))
             ):
-                yield box.start, letter
-        plain = without_truncated_box(text)
-        if marker := _last_with_letter(MARKER, plain):
-            yield marker
-        if chosen := _last_with_letter(_CHOSEN, plain):
-            yield chosen
-        if concluded := _last_with_letter(_CONCLUDED, plain, short=True):
-            yield concluded
-        if subject := last_match(_SUBJECT, plain[-20_000:]):
-            letter = next(
-                value for key, value in subject.groupdict().items() if key[0] == "s" and value
-            )
-            several = subject["pair"] is not None and _PLURAL.search(subject.group())
-            if not (
-                letter in "AI"
-                and re.match(r"[AI]\s[a-z]", subject.group())
-                and not re.match(rf"[AI]\s(?:is|{_FOLLOWS}|best|holds|works|fits)", subject.group())
-            ):
-                yield (
-                    len(plain) - len(plain[-20_000:]) + subject.start(),
-                    _SEVERAL if several else letter.upper(),
-                )
-
-
-def _latin(text: str) -> str:
-    text = re.sub(r"'([A-Za-z])'", r'"\1"', text)
-    if text.isascii():
-        return text
-    return _LONE_CYRILLIC.sub(lambda one: one.group().translate(_CYRILLIC), text.translate(_LATIN))
-
-
-def _last_with_letter(pattern: Pattern, text: str, short: bool = False) -> tuple[int, str] | None:
-    """The last place where a letter follows what the pattern finds."""
-    found = None
-    for match in islice(pattern.finditer(text), 10_000):
-        if letter := _letter_at(text[match.end() : match.end() + 200], 0, short=short):
-            found = match.end(), letter
+                found.append(_Stance("stated", topic))
+                topic = ""
+        option = letters[number] if item else ""
+        *sentences, ending = _SENTENCE.split(rest)
+        for sentence in sentences:
+            if label := _LABEL.fullmatch(sentence):  # "Paris; A. Lyon"
+                found.append(_Stance("held", label[1]))
+            else:
+                found += _stances_of_sentence(sentence, topic, option)
+            option = ""
+        found += _stances_of_sentence(ending, topic, option)
     return found
 
 
-def _letter_at(text: str, start: int, short: bool = False) -> str | None:
-    """The letter that begins here, `_SEVERAL` where more are given, None where a word begins.
-
-    Args:
-        text: What follows the words that announce an answer.
-        start: Where.
-        short: Take it only where nothing but a full stop follows.
-    """
-    if _NEGATION.match(text, start):
-        return None
-    opening = _OPENING.match(text, start)
-    begin = opening.end() if opening else start
-    letter = _LETTER.match(text, begin)
-    if letter is None:
-        return None
-    bracketed = (
-        text[begin - 1 : begin] in ("(", "[", "{", "<", "*", "$", '"', "'", "`", "_") and begin > 0
-    )
-    rest = text[letter.end() :]
-    if not bracketed and not _stands_for_a_choice(letter[1], rest):
-        return None
-    if re.match(r"\s?=", rest):
-        return None
-    if short and not re.match(r"[)\]}*_$\"'`]*\s*(?:[.!\n,;]|$|\()", rest):
-        return None
-    more = _SEPARATOR.match(rest)
-    another = more and (more["second"].isupper() or more.group().count("("))
-    if more and another and not _CLAUSE.match(more["rest"]):
-        return _SEVERAL
-    if more and another and re.match(r"\s?(?:because|since|as|are|both)\b", more["rest"]):
-        return _SEVERAL
-    return letter[1].upper()
+def _is_stated(stances: list[_Stance]) -> bool:
+    return any(one.kind == "stated" for one in stances)
 
 
-def _stands_for_a_choice(letter: str, rest: str) -> bool:
-    """Tell whether a letter without brackets is no article, pronoun or variable."""
-    if letter.islower():
-        return bool(re.match(rf"\s*(?:[).,;:*}}\]\"'`$]|$|\n)|\s{_FOLLOWS}|[^\x00-\x7f]", rest))
-    if letter in "AI" and re.match(r"\s[a-z]", rest):
-        return bool(re.match(rf"\s{_FOLLOWS}", rest)) and not re.match(
-            r"\s(?:was|would|for)\b", rest
-        )
-    return True
+def _in_lists(letters: list[str]) -> list[bool]:
+    """Tell which lines belong to a list of choices: a neighbour has the next letter."""
+    numbers = [number for number, letter in enumerate(letters) if letter]
+    listed = [False] * len(letters)
+    for one, other in pairwise(numbers):
+        if ord(letters[other]) == ord(letters[one]) + 1:
+            listed[one] = listed[other] = True
+    return listed
 
 
-def _leading_letter(text: str) -> str | None:
-    """The letter that a response, or else its last line, begins with."""
-    lines = [line for line in text.split("\n") if line.strip(" \t*`_#-")]
-    if not lines:
-        return None
-    leading = [letter for line in lines[:40] if (letter := _leads(line))]
-    if (
-        len(set(leading)) > 1
-        and len(lines) > 1
-        and not _is_alone(lines[-1])
-        and not _is_alone(lines[0])
+def _leads_in(line: str) -> bool:
+    sentence = _SENTENCE.split(line)[-1][:200]
+    return bool(_LEAD_IN.fullmatch(read_signs(sentence)[0].replace(":", "B")))
+
+
+def _stances_of_sentence(sentence: str, topic: str, option: str = "") -> Iterator[_Stance]:
+    written, mentions = read_signs(sentence)
+    signs = written.replace(":", "B")
+    if option and "Z" not in signs:  # the text of an option: "(D) Both A and B"
+        mentions = [mention for mention in mentions if mention.letters == option]
+    question = sentence.rstrip().endswith("?")
+    doubtful = question or "I" in signs
+    if _REFUSED.search(sentence):
+        yield _Stance("refused")
+    named = ""
+    end = 0
+    for mention in mentions:
+        if "Z" in signs[end : mention.place]:
+            yield _Stance("taken back")
+        end = mention.place + 1
+        before = signs[max(0, mention.place - 60) : mention.place]
+        after = re.split("(?<=[@|&])", signs[end : end + 40], maxsplit=1)[0]
+        clause = before[before.rfind("|") + 1 :]
+        if "I" in signs[: mention.place]:
+            continue
+        after = "" if mention.titled and clause else after
+        kind = _kind(clause, after, mention, clause != before and not re.search("[S&]", clause))
+        if not kind and written[: mention.place].endswith(":") and end == len(signs):
+            kind = "held"
+        if (kind == "named" and not question) or (doubtful and kind == "stated"):
+            named += mention.letters
+        elif kind and not doubtful:
+            yield _Stance(kind, mention.letters)
+    if "Z" in signs[end:]:
+        yield _Stance("taken back")
+    if question and named:
+        yield _Stance("asked", named)
+    elif named and not re.search(r"\bwould\b", sentence):
+        yield _Stance("named", "".join(dict.fromkeys(named)))
+    if topic and not mentions and (verdict := _VERDICT.search(signs)):
+        right = (verdict["sign"] in "TV") is not bool(verdict["not"])
+        yield _Stance("held" if right else "denied", topic)
+
+
+def _kind(before: str, after: str, mention: Mention, dependent: bool) -> str:
+    """The kind of stance that the signs around letters make; empty where they make none."""
+    supposed = _SUPPOSED.search(before) or "P" in after.split(",")[0]
+    labelled = mention.in_brackets or re.search("O_*$", before)
+    if _DENIED_BEFORE.search(before):
+        return "" if supposed else "denied"
+    if _STATED_BEFORE.search(before) or (labelled and _STATED_FAR.search(before)):
+        return "" if supposed else "stated"
+    if (supposed and not re.search("PA_*$", before)) or (
+        before.endswith("w") and not mention.in_brackets
     ):
-        first = _leads(lines[0])
-        return None if first is None or _leads(lines[1]) else first
-    for line in (lines[-1], lines[0]) if _is_alone(lines[-1]) else (lines[0], lines[-1]):
-        if letter := _leads(line):
+        return ""
+    if _DENIED_AFTER.match(after):
+        return "denied"
+    if _STATED_AFTER.match(after) or _LABELLED_BEFORE.search(before):
+        return "stated"
+    if not dependent and _ALONE_BEFORE.search(before) and _ALONE_AFTER.match(after):
+        return "stated"
+    if _HELD_AFTER.match(after) or re.search("M[_OAT]*$", before):
+        return "held"
+    if mention.in_brackets or re.search("w[^@]*[,BS]O_*$", before):
+        return "named" if re.match("_*(?:$|[,|&])", after) else ""
+    if after.strip("_"):
+        return ""
+    return "named" if re.search("^[^@]*O_*$|w,_*$", before) else ""
+
+
+# --- the decision -------------------------------------------------------------------------------
+
+_SEVERAL = "several"
+_WEAK = ("named", "asked")
+
+
+def _decide(stances: list[_Stance], choices: str) -> str:
+    """The letter that the stances come to, perhaps beyond the choices; empty where to none."""
+    refused = max((n for n, one in enumerate(stances) if one.kind == "refused"), default=0)
+    stances = stances[refused:]
+    taken_back = max((n for n, one in enumerate(stances) if one.kind == "taken back"), default=0)
+    for considered in (stances[taken_back:], stances):
+        if letter := _asserted(considered, choices):
             return letter
-    return None
+    last = {letter: one.kind for one in stances for letter in one.letters}
+    denied = {letter for letter in choices if last.get(letter) == "denied"}
+    left = set(choices) - denied
+    if len(left) == 1 and len(denied) > 1:
+        return left.pop()
+    named = [one.letters for one in stances if one.kind == "named"]
+    if named:
+        return named[-1] if last[named[-1][0]] == "named" else ""
+    asked = {one.letters for one in stances if one.kind == "asked"}
+    return asked.pop() if len(asked) == 1 else ""
 
 
-def _is_alone(line: str) -> bool:
-    return bool(re.fullmatch(r"[\s*_`\"'>#(\[-]*[A-Za-z][\s*_`\"').\]]*", line))
-
-
-def _leads(line: str) -> str | None:
-    leading = _LEADING.match(line[:400])
-    if not leading or (leading["after"] is None and leading["c"]):
-        return None
-    letter = leading["a"] or leading["b"] or leading["c"]
-    if (leading["a"] or leading["b"]) and re.match(
-        r"\s(?:and|or|nor)\b|\s?,", line[leading.end() :]
-    ):
-        return None
-    if (
-        letter.islower()
-        and leading["c"]
-        and not re.match(r"[).:*`\"'\s]*$|[).:]\s", line[leading.end("c") :])
-    ):
-        return None
-    return letter.upper()
-
-
-def _bracketed_letter(text: str) -> str | None:
-    """The only letter in brackets in the last sentence that has any."""
-    for sentence in reversed(_SENTENCE.split(text[-4000:])):
-        letters = _IN_BRACKETS.findall(sentence)
-        if letters:
-            doubtful = re.search(
-                r"\b(?:not|neither|nor|wrong|incorrect|n't)\b", sentence, re.IGNORECASE
-            )
-            return letters[0] if len(set(letters)) == 1 and not doubtful else None
-    return None
+def _asserted(stances: list[_Stance], choices: str) -> str:
+    """The letter stated last, else the only one held to be right."""
+    last = {letter: one.kind for one in stances for letter in one.letters if one.kind not in _WEAK}
+    held = {letter for letter, kind in last.items() if kind == "held" and letter in choices}
+    # All choices in a row are an order, no answer.
+    stated = [one.letters for one in stances if one.kind == "stated"]
+    stated = [letters for letters in stated if not set(letters) >= set(choices)]
+    if stated and len(stated[-1]) == 1:
+        return stated[-1]
+    left = held & set(stated[-1]) if stated else held
+    return left.pop() if len(left) == 1 else _SEVERAL if stated or left else ""

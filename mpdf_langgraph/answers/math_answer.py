@@ -18,8 +18,9 @@ class MathAnswer:
     `parse` takes the first of these that the response has: the last complete ``\boxed{}`` with
     what stands beside it (a sign, a multiplier, a second box), ``<answer>`` tags, the answer field
     of a JSON object, what follows the last ``####``, what follows "the answer is" or "answer:" in
-    many languages, one short expression that is the whole response, the last number, a box that
-    the token limit cut off. It skips thoughts, and further questions that the model asks itself.
+    many languages, one short expression that is the whole response, the expression that ends the
+    last sentence, the last number, a box that the token limit cut off. It skips thoughts,
+    and further questions that the model asks itself.
     Numbers come back in one form with their unit: "1,000" and ``1{,}000.0`` as "1000",
     ``\frac24`` as "1/2", "two dozen" as "24". Other expressions lose their decoration.
 

@@ -241,7 +241,11 @@ class Comparison:
 def _same_time(x: tuple[int, bool], y: tuple[int, bool]) -> bool | None:
     if not (x[1] or y[1]):
         return None  # perhaps a ratio
-    return x[0] == y[0] or (x[1] != y[1] and x[0] % 720 == y[0] % 720)
+    if x[1] == y[1]:
+        return x[0] == y[0]
+    # "2:20" may be meant for 2:20 p.m., "14:20" for nothing else.
+    plain, said = (x[0], y[0]) if y[1] else (y[0], x[0])
+    return plain == said or (plain < 13 * 60 and plain % 720 == said % 720)
 
 
 def read_number(text: str) -> Quantity | None:

@@ -29,9 +29,25 @@ _VULGAR_RAISED = Pattern("\\^([¼½¾⅐-⅞])")
 _VULGAR_DIGITS = Pattern("(?<=[0-9])\\s?(?=[¼½¾⅐-⅞])")
 _THOUSANDS = Pattern(r"(?<=[0-9])(?:,?\s?\\!\s?|\\,|\{,\}|'|_|\\ )(?=[0-9]{3}(?![0-9]))")
 _EUROPEAN = Pattern(r"(?<![\w.,])([0-9]{1,3}(?:\.[0-9]{3})+),([0-9]+)(?![\w.,])")
-_EUROPEAN_CENTS = Pattern(
-    r"(?<![\w.,])([0-9]{1,3}),([0-9]{2})(?=\s?(?:\\text\s?\{\s?)?(?:€|EUR\b|euros?\b))"
+_UNIT_BEHIND = (
+    r"\s?(?:\\[,;]\s?)?(?:\\text\s?\{\s?)?"
+    r"(?:€|EUR\b|[Ee]uros?\b|(?:[kcm]?m|k?g|[Ll]|km/h|°C)\b)"
 )
+# "3,50 €", "2,5 km", "€3,50"
+_EUROPEAN_DECIMAL = Pattern(
+    rf"(?<![\w.,])([0-9]{{1,3}}),([0-9]{{1,2}})(?={_UNIT_BEHIND})|(€\s?[0-9]{{1,3}}),([0-9]{{2}})(?!\d)"
+)
+_ARRAY = Pattern(r"\(\s?\\begin\{array\}\{[^{}]*\}(.*?)\\end\{array\}\s?\)", re.DOTALL)
+_RAISED_TEN = Pattern(r"(?<![0-9])10([⁻⁰¹²³⁴-⁹]+)")
+_RAISED = str.maketrans("⁻⁰¹²³⁴⁵⁶⁷⁸⁹", "-0123456789")
+_REAIS = Pattern(r"(?<=R\$ )[0-9]{1,3}(?:\.[0-9]{3})+(?![.,]?[0-9])")
+_SAID_IN_EUROPE = Pattern(
+    r"(\b(?:beträgt|lautet|ist|sind|kosten|kostet|est de|est|vaut|antwort:|réponse ?:|respuesta:"
+    r"|es de|ответ:|otrzymujemy|wynosi|составляет)\s[0-9]{1,3}),([0-9]{1,2})(?![0-9]|,?\s?[0-9])",
+    re.IGNORECASE,
+)
+# In LaTeX a comma in braces has no space behind it: it marks thousands, or the decimals.
+_BRACED_COMMA = Pattern(r"(?<![0-9},])(0\{,\}[0-9]+|[0-9]+\{,\}(?:[0-9]{1,2}|[0-9]{4,}))(?![0-9{])")
 _CASES = Pattern(
     r"(?:\\left)?(?:\\\{)?\s?\\begin\{cases\}(.*?)\\end\{cases\}(?:\s?\\right\.)?", re.DOTALL
 )
@@ -136,16 +152,28 @@ def _plain_characters(text: str) -> str:
         )
     if _DOUBLED.search(text) and not _SINGLE.search(text):
         text = text.replace("\\\\", "\\")
-    text = _SPACING.sub(" ", _THOUSANDS.sub("", text))
+    text = _BRACED_COMMA.sub(lambda found: found[1].replace("{,}", "."), text)
+    text = _SPACING.sub(" ", _THOUSANDS.sub("", text)).replace("{:}", ":")
+    text = _ARRAY.sub(r"\\begin{pmatrix}\1\\end{pmatrix}", text)
+    text = _RAISED_TEN.sub(lambda ten: f"10^{{{ten[1].translate(_RAISED)}}}", text)
     text = re.sub(r"\\[dtc]frac(?![a-zA-Z])", r"\\frac", text)
     text = text.replace("\\mbox", "\\text").replace("\\lt ", "<").replace("\\gt ", ">")
-    text = _EUROPEAN.sub(lambda found: found[1].replace(".", "") + "." + found[2], text)
-    text = _EUROPEAN_CENTS.sub(r"\1.\2", text)
+    text = with_decimal_points(text)
     text = re.sub(r"(?<=[a-z])\s?!=(?!=)", r" \\ne ", text)
     text = _CASES.sub(
         lambda found: ", ".join(re.split(r"\s*\\\\\s*", found[1].replace("&", " ").strip())), text
     )
     return " ".join(text.split())
+
+
+def with_decimal_points(text: str) -> str:
+    """Write European numbers that surely are such with a point: "1.234,56" and "3,50 €"."""
+    text = _EUROPEAN.sub(lambda found: found[1].replace(".", "") + "." + found[2], text)
+    text = _REAIS.sub(lambda found: found.group().replace(".", ""), text)
+    text = _SAID_IN_EUROPE.sub(r"\1.\2", text)
+    return _EUROPEAN_DECIMAL.sub(
+        lambda found: f"{found[1] or found[3]}.{found[2] or found[4]}", text
+    )
 
 
 def _undressed(text: str) -> str:

@@ -171,6 +171,8 @@ def units_behind(text: str, money: bool) -> Units | None:
     ):
         return None
     units = read_units(plain)
+    if units and not money and not units.dimensions and re.fullmatch(r"/\s?\w", plain):
+        return None  # "1/x" is an expression, "1/s" a frequency
     word = re.match(r"[A-Za-z][A-Za-zµ]*", plain)
     if units is None or wrapped or money or word is None:
         return units

@@ -212,8 +212,12 @@ _BASED = Pattern(
 )
 
 
+_DIGITS_AS_TEXT = Pattern(r"\\(?:text|math)[a-z]{0,2}\s?\{\s?([0-9A-Fa-f]+)\s?\}(?=\s?_)")
+
+
 def read_based(text: str) -> tuple[int, int] | None:
     """Read a number in a stated base: its value and the base."""
+    text = _DIGITS_AS_TEXT.sub(r"\1", text)
     found = _BASED.fullmatch(text)
     if not found:
         return None

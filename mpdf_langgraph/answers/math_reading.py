@@ -2,7 +2,7 @@
 
 import re
 
-from mpdf_langgraph.answers.math_notation import canonical
+from mpdf_langgraph.answers.math_notation import canonical, with_decimal_points
 from mpdf_langgraph.answers.math_numbers import MAX_LENGTH
 from mpdf_langgraph.answers.math_sentences import (
     has_prose,
@@ -46,6 +46,7 @@ def find_answer(text: str) -> str | None:
 
 def find_answer_in_words(text: str) -> str | None:
     """Return the answer of a response without a box."""
+    text = with_decimal_points(text)
     boxes = find_boxes(text, most=1)
     cut_off = TRUNCATED_BOX.search(text, boxes[-1].end if boxes else 0)
     shortened = without_truncated_box(text) if cut_off else text
@@ -91,7 +92,7 @@ _REST_AFTER = Pattern(
     r"^\s?(?:\\text\s?\{\s*(?:hundred|thousand|million|billion|trillion|dozen|percent)\b[^{}]*\}"
     r"|(?:hundred|thousand|million|billion|trillion|dozen|percent)\b"
     r"|\\?%|\\[dt]?frac\s?(?:\{[0-9]+\}|[0-9])\s?(?:\{[0-9]+\}|[0-9])|\\sqrt\s?(?:\[[0-9]\])?\{?[0-9a-z]+\}?"
-    r"|\\pi(?![a-z])|\^\{[^{}]*\}|\^[0-9])"
+    r"|_\{?[0-9]{1,2}\}?(?![0-9])|\\pi(?![a-z])|\^\{[^{}]*\}|\^[0-9])"
 )
 _WHERE = Pattern(
     r"\s?\$?[,.]?\s?(?:where|with|and|so|for)?\s?\$?\s?(?:=\s?(?P<direct>[^$,.\n]{1,60})|(?P<name>[A-Za-z])\s?=\s?(?P<value>[^$,\n]{1,60}?)(?:\$|\.?\s*$|,))"

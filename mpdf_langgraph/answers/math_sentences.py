@@ -5,34 +5,46 @@ import re
 from mpdf_langgraph.answers.math_notation import canonical
 from mpdf_langgraph.answers.math_numbers import DECIMAL, MAX_LENGTH, NUMBER_WORD, read_quantity
 from mpdf_langgraph.answers.math_parts import read_proportion
-from mpdf_langgraph.answers.patterns import Pattern
-from mpdf_langgraph.answers.reading import last_match
+from mpdf_langgraph.answers.patterns import FUNCTIONS, MATH_SEGMENT, Pattern
+from mpdf_langgraph.answers.reading import last_match, without_closing
 
 _FRACTION = r"\\[dt]?frac\s?(?:\{-?[0-9]+\}|[0-9])\s?(?:\{[0-9]+\}|[0-9])"
 _CURRENCY = r"(?:\\?[$€£₹¥]\s?)"
 _MULTIPLIER = r"(?:\s(?:hundred|thousand|million|billion|trillion|dozen)\b)"
+_MIXED = (
+    rf"[0-9]+\s?{_FRACTION}|[0-9]+\s[0-9]+/[0-9]+(?![0-9])|[0-9]*\s?[¼½¾⅐-⅞]"
+    r"|π[²³]?(?:\s?/\s?[0-9]+)?"
+)
+_TIME = r"[0-9]{1,2}:[0-9]{2}(?![0-9:])(?:\s?[ap]\.?m\b)?"
+_FACTOR = (
+    r"(?:\s?(?:π|\\pi(?![a-z])|√[0-9]+|\\sqrt\s?\{[0-9]+\})"
+    r"|\s?(?:×|\\times|\\cdot|\*)\s?10(?:\s?\^\s?(?:\{-?[0-9]+\}|-?[0-9]+)|[⁻⁰¹²³⁴-⁹]+))"
+)
 _FIND_NUMBER = Pattern(
     rf"(?:(?<![\w)}}\]])[-\u2212]\s?{_CURRENCY}?|(?<![\w])[-\u2212](?={_CURRENCY}?[0-9]))?{_CURRENCY}?"
-    rf"(?:{_FRACTION}|{DECIMAL}(?:\s?/\s?[0-9]+)?){_MULTIPLIER}{{0,2}}(?:\s?\\?%)?"
+    rf"(?:{_MIXED}|(?i:{_TIME})|{_FRACTION}|{DECIMAL}(?:\s?/\s?[0-9]+)?)"
+    rf"{_FACTOR}?{_MULTIPLIER}{{0,2}}(?:\s?\\?%)?"
 )
 _FIND_WORD = Pattern(
     rf"(?i:\b(?:(?:minus"
     rf"|negative) )?(?:{NUMBER_WORD})\b(?:[- ](?:and[- ](?:a )?)?(?:{NUMBER_WORD})\b){{0,8}})"
 )
-_DOLLARS_AND_CENTS = Pattern(r"([0-9]+) (dollars|euros|pounds) and ([0-9]{1,2}) (cents|pence)")
-_MATH_SEGMENT = Pattern(r"\$\$?([^$]+)\$\$?|\\\((.+?)\\\)|\\\[(.+?)\\\]", re.DOTALL)
+_DOLLARS_AND_CENTS = Pattern(
+    r"[0-9]+ (?:(?:dollars?|euros?|pounds?) and [0-9]{1,2} (?:cents?|pence)"
+    r"|hours? and [0-9]{1,2} minutes?|minutes? and [0-9]{1,2} seconds?"
+    r"|f(?:ee|oo)t and [0-9]{1,2} inch(?:es)?)\b"
+)
 _SENTENCE_END = Pattern(
     r"\n|(?<![ap]\.m)(?<!i\.e)(?<!e\.g)(?<!\bsq)(?<!\bcu)(?<!\bapprox)(?<!\bDr)(?<!\bM[rs])(?<!\bRs)[.!?](?=\s|$)|。|(?<=[^0-9])!(?=\s|$)"
 )
 _COMMAND_WITH_WORDS = Pattern(
     r"\\(?:begin|end|text|mbox|mathrm|mathbf|textbf|operatorname)\s?\{[^{}]*\}"
 )
-_FUNCTION = r"sin|cos|tan|cot|sec|csc|log|ln|exp|sqrt|pi|max|min|gcd|lcm|arcsin|arccos|arctan"
 _WORD = Pattern(
-    rf"(?<![\\A-Za-z])(?!(?:{_FUNCTION})\b)(?:[A-Za-z]{{3,}}|(?i:it|is|so|we|hm)(?![A-Za-z]))"
+    rf"(?<![\\A-Za-z])(?!(?:{FUNCTIONS}|sqrt|pi)\b)(?:[A-Za-z]{{3,}}|(?i:it|is|so|we|hm)(?![A-Za-z]))"
 )
 # Letters of other scripts, but for Greek ones.
-_FOREIGN_WORD = Pattern("[^\\W\\d_A-Za-zΑ-ωªº⁰-₟ℂℕℝℤℚµ\u2070-\u209f]")
+_FOREIGN_WORD = Pattern("[^\\W\\d_A-Za-zΑ-ωªº²³¹⁰-₟ℂℕℝℤℚµ\u2070-\u209f]")
 
 _HEDGE = Pattern(
     r"(?:\*\*|`|\"|:|≈|=|~|\s|\\approx|that\b|there\s(?:are|is)\b|(?:exactly|about|approximately|approx\.?|roughly|only|just"
@@ -81,7 +93,7 @@ def read_after_marker(rest: str) -> str | None:
         sentence = _SENTENCE_END.split(rest, maxsplit=1)[0]
         corrected = re.search(r"\b(?:but|rather|it is|it's|instead)\b", sentence)
         return read_after_marker(sentence[corrected.end() :]) if corrected else None
-    segment = _MATH_SEGMENT.match(rest)
+    segment = MATH_SEGMENT.match(rest)
     # "$12, so she has $5 left" is not mathematics between dollar signs.
     if segment and not has_prose(segment.group()) and not re.match(r"[0-9]", rest[segment.end() :]):
         return canonical(_joined_segments(rest, segment))
@@ -93,7 +105,7 @@ def _joined_segments(rest: str, first: re.Match[str]) -> str:
     """The formula, and those that "or" and "and" join to it."""
     parts, end = [first.group()], first.end()
     while joint := re.match(r"\s?(?:,|or|and)\s(?=[$\\])", rest[end:]):
-        following = _MATH_SEGMENT.match(rest, end + joint.end())
+        following = MATH_SEGMENT.match(rest, end + joint.end())
         if not following or has_prose(following.group()) or len(parts) > 20:
             break
         parts.append(following.group())
@@ -122,7 +134,10 @@ def read_sentence(sentence: str) -> str | None:
     whole = canonical(lead)
     if read_quantity(whole) is not None and len(lead) < 60:
         return whole
-    if compound := _DOLLARS_AND_CENTS.match(lead):
+    compound = _DOLLARS_AND_CENTS.search(lead)
+    if compound and not (
+        _FIND_NUMBER.search(lead, compound.end()) or _FIND_NUMBER.search(lead[: compound.start()])
+    ):
         return compound.group()
     clause = _CLAUSE_END.split(lead, maxsplit=1)[0].strip(" .,*")
     answer = canonical(clause)
@@ -151,7 +166,7 @@ _NUMBERS_LISTED = Pattern(
 
 
 def _without_remark(text: str) -> str:
-    return re.sub(r"\s\([^()]*[a-z=][^()]*\)\s*$", "", text)
+    return re.sub(r"\s\([^()]*[a-z=×*+][^()]*\)\s*$", "", text)
 
 
 def result_of(text: str) -> str:
@@ -189,14 +204,20 @@ def _leading_number(sentence: str) -> str | None:
     number = _FIND_NUMBER.match(sentence)
     if not number or _OPERATION.match(sentence, number.end()):
         return None
+    if _MORE_OF_THEM.match(sentence, number.end()):
+        return _number_at(sentence, number)
     verb = _VERB.search(sentence, number.end())
     if verb and _FIND_NUMBER.search(sentence, verb.end()):
         return None
     return _number_at(sentence, number)
 
 
+# "3 more buses are needed", but not "3 more than 5" and "3 more buses than before".
+_MORE_OF_THEM = Pattern(
+    r"\s(?:more|fewer|additional|extra)\s(?!than\b)[a-z]+(?!\sthan\b)", re.IGNORECASE
+)
 _OPERATION = Pattern(
-    r"\s?(?:times|plus|minus|divided|multiplied|more|less|fewer|out|of|and|or|to|x\b|[-+*/×÷=^<>])",
+    r"\s?(?:times|plus|minus|divided|multiplied|(?:more|less|fewer)(?:\s\w+)?\sthan|out|of|and|or|to|x\b|[-+*/×÷=^<>])",
     re.IGNORECASE,
 )
 
@@ -239,13 +260,62 @@ _RESTATED = Pattern(
 )
 
 
+_BOLD_AT_END = Pattern(r"\*\*([^*\n]{1,60}?)[.:]?\*\*(\s[a-z°²³/]{1,4})?[.!\s]*$")
+_EXPRESSION_AT_END = Pattern(
+    r"(?<!and )(?<!or )(?<!, )(\([^()]*[0-9][^()]*,[^()]*\))[.*\s]*$"
+    r"|.*(?:\b(?:is|are|was|equals|as|to|get|gives?|yields|obtain|beträgt|ist|es|est)\s|=|(?<=[a-z]):\s)\s*([^=\n]{1,80}?)[.*\s]*$"
+)
+_SOLUTIONS = Pattern(
+    r"(?:^|(?<=\sare )|(?<=\sis )|(?<=\sget ))[a-z]\s?=[^=]{1,60}"
+    r"(?:(?:\sor|\sand|,)\s+[a-z]\s?=[^=]{1,60})+$"
+)
+_YES_OR_NO = Pattern(r"\W{0,3}(yes|no)\*{0,2}(?:[,.;!][^0-9]*)?$", re.IGNORECASE)
+_DAY_AT_END = Pattern(
+    r"\b((?:Mon|Tues|Wednes|Thurs|Fri|Satur|Sun)day|infinity|undefined|does not exist|odd|even)\W*$"
+)
+
+
+def _expression_at_end(sentence: str) -> str | None:
+    """The expression, and no mere number, that a sentence ends with: "it is 5√2 ≈ 7.07"."""
+    sentence = " ".join(sentence.replace("$", " ").split())
+    solutions = _SOLUTIONS.search(sentence)
+    if solutions and not has_prose(_JOINING.sub(" ", solutions.group())):
+        return canonical(solutions.group())
+    if day := _DAY_AT_END.search(sentence):
+        return day[1]
+    if bold := _BOLD_AT_END.search(sentence):
+        return canonical(bold[1] + (bold[2] or ""))
+    found = _EXPRESSION_AT_END.search(sentence)
+    if not found:
+        return None
+    expression = re.split(r"≈|\\approx", found[1] or found[2])[0].strip(" $")
+    if _JOINING.search(expression) and not has_prose(_JOINING.sub(",", expression)):
+        return canonical(re.sub(r",?\s(?:and|or)\s", ", ", expression))
+    if (
+        "<<" in expression
+        or has_prose(expression)
+        or not re.search(r"[0-9π√]|[a-z]\s?[-+*/^(]", expression)
+    ):
+        return None
+    return canonical(expression)
+
+
+_JOINED_FORMULAS = Pattern(r"\$,? (?:and|or) \$[^$]+\$\W*$")
+_JOINING = Pattern(r"\b(?:or|and)\b")
+
+
 def read_prose(text: str) -> str | None:
     """The last number of a response, or what its conclusion says."""
-    if (last := text.strip().rsplit("\n", 1)[-1]) and (
-        formula := _final_formula(last[-MAX_LENGTH:])
-    ):
-        return formula
+    if _FIND_NUMBER.search(without_closing(text)):
+        text = without_closing(text)
     sentences = [s for s in _SENTENCE_END.split(text[-2 * MAX_LENGTH :]) if s.strip()]
+    if yes_or_no := _YES_OR_NO.match(text):
+        return yes_or_no[1].capitalize()
+    last = text.strip().rsplit("\n", 1)[-1][-MAX_LENGTH:]
+    if not _JOINED_FORMULAS.search(last) and (formula := _final_formula(last)):
+        return formula
+    if sentences and (ending := _expression_at_end(sentences[-1][-MAX_LENGTH:])):
+        return ending
     if sentences and _CONCLUSION.match(sentences[-1]) and _FIND_NUMBER.search(sentences[-1]):
         conclusion = _CONCLUSION.sub("", sentences[-1], count=1).lstrip(" ,:")
         if (answer := read_sentence(conclusion)) and re.search(r"[0-9]", answer):
@@ -256,7 +326,7 @@ def read_prose(text: str) -> str | None:
             return compound.group()
     text = _RESTATED.sub("", text) if _FIND_NUMBER.search(_RESTATED.sub("", text)) else text
     if number := last_match(_FIND_NUMBER, text):
-        return canonical(number.group())
+        return _number_at(text, number)
     word = last_match(_FIND_WORD, text[-MAX_LENGTH:])
     return canonical(word.group()) if word else None
 

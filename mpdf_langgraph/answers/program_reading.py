@@ -59,13 +59,20 @@ def find_program(text: str, name: str | None, *, body_alone: bool = False) -> st
     if not blocks and text.count("```") == 1:  # the fence that closes, without one that opens
         blocks, may_be_body = _unfenced_blocks(text[: text.index("```")]), body_alone
     if not blocks:
-        return _as_body(text) if may_be_body else None
+        body = _as_body(text) or _as_body(_before_definition(text))
+        return body if may_be_body else None
     chosen = _choose(blocks, name)
     program = _completed(blocks[chosen], blocks[chosen + 1 :] + blocks[:chosen])
     if body_alone and not _defines(program, name):
-        program = _as_body(program) or program
+        program = _as_body(_before_definition(text)) or _as_body(program) or program
     program = _without_blank_edges(program)
     return program if program.strip() and len(program) <= MAX_LENGTH else None
+
+
+def _before_definition(text: str) -> str:
+    """What stands before the first function, where a model goes on with another one."""
+    following = re.search(r"^(?:async )?def ", text, re.MULTILINE)
+    return text[: following.start()].rstrip() if following else text
 
 
 def parse_python(code: str) -> ast.Module | None:

@@ -61,6 +61,20 @@ def _without_next_question(text: str) -> str:
     return text
 
 
+_CLOSING = Pattern(
+    r"(?:\n|(?<=[.!?*] ))[ *_]{0,4}(?:let me know|feel free|(?:i )?hope (?:this|that|it)"
+    r"|is there anything|(?:if|would|do) you(?:'d| would| want| need| like| have)"
+    r"|please (?:let|feel|ask)|i(?:'d be| am|'m) happy to)\b",
+    re.IGNORECASE,
+)
+
+
+def without_closing(text: str) -> str:
+    """Return the response without what a chatty model says behind its answer."""
+    closing = _CLOSING.search(text)
+    return text[: closing.start()].rstrip() if closing else text
+
+
 def _first_statement(text: str) -> int | None:
     """Where the first answer is stated: in one of the usual ways, or as a short first line."""
     line = text.lstrip().split("\n", 1)[0]
@@ -118,10 +132,10 @@ _OTHERS = "|".join(
             r"(?<!\w)(?:r[ée]ponse|antwort|respuesta|resposta|risposta|antwoord|svar(?:et)?|odpowied[źz]"
             r"|cevap|yan[ıi]t|odpov[ěe][ďd]|vastaus|v[áa]lasz|r[ăa]spuns(?:ul)?|jawaban(?:nya)?"
             r"|απ[άα]ντηση|đáp\sán|câu\strả\slời)(?:\s(?:finale?|correcte?|correcta|final|correta"
-            r"|corretta|definitiva|endgültige))?\s{0,3}(?:(?:est|ist|lautet|es|é|è|is|är|er|jest|to|este"
-            r"|adalah|είναι|là)(?=\s)|[:：=]|[-–—](?=\s))(?:\s(?:la|el|die|der|das)(?=\s))?"
+            r"|corretta|definitiva|endgültige|đúng|yang\sbenar|akhir))?\s{0,3}(?:(?:est|ist|lautet|es|é|è|is|är|er|jest|to|este"
+            r"|adalah|είναι|là)(?=[\s:])|[:：=]|[-–—](?=\s))"
         ),
-        r"उत्तर\s?(?:[:：]|है)?|(?:الجواب|الإجابة|الاجابة)\s?(?:[:：]|هو|هي)?|תשובה\s?[:：]|คำตอบ(?:คือ|[:：])",
+        r"उत्तर\s?(?:[:：]|है)?|(?:الجواب|الإجابة|الاجابة)(?:\s(?:ال)?(?:صحيحة?|نهائية?))?\s?(?:[:：]|هو|هي)?|תשובה\s?[:：]|คำตอบ(?:คือ|[:：])",
     )
 )
 # A line that says nothing but that the answer follows: "## Final answer".
@@ -202,7 +216,7 @@ _TAGGED = Pattern(
 )
 _NAME = r"(?:final[_ ]?answer|answer|final[_ ]?result|correct[_ ]?(?:answer|option|choice)"
 _KEY = Pattern(
-    rf"[\"']{_NAME}|result|solution|choice|option|code|program)[\"']\s{{0,9}}:\s{{0,9}}",
+    rf"[\"']{_NAME}|result|solution|choice|option|label|sentiment|category|code|program)[\"']\s{{0,9}}:\s{{0,9}}",
     re.IGNORECASE,
 )
 _LONE_STRING = Pattern(r"'((?:[^'\\]|\\.)*)'|\"((?:[^\"\\]|\\.)*)\"", re.DOTALL)

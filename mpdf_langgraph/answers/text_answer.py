@@ -20,8 +20,9 @@ class TextAnswer:
 
     `parse` takes what follows the last "answer is" or "Answer:" in many languages, the contents of
     a box, an ``<answer>`` tag or a JSON object's answer field, without explanations and
-    decoration. Else it takes the whole response. "Yes, it is." is Yes.
-    `equivalent` ignores case, white space, punctuation, English articles and the accents of Latin
+    decoration. Else it takes the only bold phrase, or the name at the end of a sentence such as
+    "The capital of France is Paris.", or the whole response. "Yes, it is." is Yes.
+    `equivalent` ignores case, white space, punctuation, articles and the accents of Latin
     letters. It compares numbers by their value. If answers still differ, `equivalence` decides.
 
     Args:

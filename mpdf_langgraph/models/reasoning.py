@@ -5,11 +5,14 @@ OpenAI's API and so `ChatOpenAI` know nothing.
 """
 
 from collections.abc import Iterator, Mapping
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Self
 
 from langchain_core.messages import BaseMessage
 from langchain_core.outputs import ChatGenerationChunk, ChatResult
 from langchain_openai import ChatOpenAI
+from pydantic import model_validator
+
+from mpdf_langgraph.models.short_way import shorten, shorten_async
 
 #: What servers call the field: vLLM, SGLang and DeepSeek, and newer releases of vLLM.
 _FIELDS = ("reasoning_content", "reasoning")
@@ -33,6 +36,16 @@ class ReasoningChatOpenAI(ChatOpenAI):
         """Yield what may be shown: no headers, and nothing that may hold one."""
         for name in ("model_name", "openai_api_base", "temperature", "max_tokens"):
             yield name, getattr(self, name)
+
+    @model_validator(mode="after")
+    def _take_short_way(self) -> Self:
+        """Have the clients that were made take the shorter way (see `short_way`)."""
+        if self.client is not None:
+            raw = self.client.with_raw_response
+            raw.create = shorten(raw.create)
+        raw = self.async_client.with_raw_response
+        raw.create = shorten_async(raw.create)
+        return self
 
     def _create_chat_result(
         self, response: Any, generation_info: dict[str, Any] | None = None

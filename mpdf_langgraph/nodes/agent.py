@@ -18,6 +18,7 @@ from mpdf_langgraph.nodes.task import (
     move_cost,
     opening_messages,
     refine_messages,
+    reserved_cost,
     resume_task,
     task_failure,
     trace_labels,
@@ -61,8 +62,10 @@ def _cannot_read(kinds: list[str]) -> str:
     )
 
 
-def agent_steps(settings: Settings, task: Assignment) -> Steps[Command[Literal["critic"]]]:
-    """Propose (round 0) or refine, and draw the alternatives. Then go on to the critic."""
+def agent_steps(
+    settings: Settings, task: Assignment
+) -> Steps[Command[Literal["critic", "consensus"]]]:
+    """Propose (round 0) or refine, and draw the alternatives. Then go on to the critic, if any."""
     task = resume_task(task)
     agent, name, round_ = settings.agents[task["agent"]], task["agent"], task["round"]
     stage: Stage = "propose" if round_ == 0 else "refine"
@@ -102,7 +105,7 @@ def agent_steps(settings: Settings, task: Assignment) -> Steps[Command[Literal["
     ids: list[tuple[str, Stage]] = []
     calls = []
     if task["act"]:
-        cost = move_cost(settings, task)
+        cost = reserved_cost(settings, task)
         allowance = remaining_allowance(task["allowance"], retrieval)
         times = count_affordable(allowance, cost)
         if times:
@@ -113,7 +116,7 @@ def agent_steps(settings: Settings, task: Assignment) -> Steps[Command[Literal["
                     messages,
                     refine=round_ > 0,
                     retries=times - 1,
-                    bound=cost.tokens,
+                    bound=lambda: move_cost(settings, task).tokens,
                     deadline=deadline,
                     config=labels,
                     calls=allowance["calls"],
@@ -160,4 +163,8 @@ def agent_steps(settings: Settings, task: Assignment) -> Steps[Command[Literal["
     time = clock_update(task["clock"])
     update |= {"responses": {r["id"]: r for r in drawn}, "failures": failures, **time}
     sent = cast(Assignment, {**task, "drawn": drawn, **time})
-    return Command(update=update, goto=Send("critic", sent))
+    # For all agents alike: if one went ahead, the consensus would not wait for the others.
+    goto: Literal["consensus"] | Send = "consensus"
+    if settings.critic is not None:
+        goto = Send("critic", sent)
+    return Command(update=update, goto=goto)

@@ -66,24 +66,29 @@ def consensus_steps(
             raise TimeoutError("the time limit has passed")
         return schema.equivalent(a, b)
 
-    compare = threaded_runnable(lambda _: _cluster_answers(same, state))
-    call = Call(compare, None, lambda v: v, labels, is_model=False, deadline=deadline)
-    [outcome] = yield [call]
-    if outcome.cause is None:
-        responses, representatives = outcome.value
-        survived: list[Failure] = []
-    else:
-        responses, representatives = _cluster_answers(_is_same_text, state)
-        message = f"only answers that are written alike count as the same: {outcome.error}"
-        warnings.warn(message, RuntimeWarning, stacklevel=2)
-        survived = [_failure("consensus", state["round"], "compare", message)]
+    survived: list[Failure] = []
+    judged = no_usage()
+    try:  # a thread is of use only where there is something to compare
+        responses, representatives = _cluster_answers(_needs_thread, state)
+    except _NeedsThread:
+        compare = threaded_runnable(lambda _: _cluster_answers(same, state))
+        call = Call(compare, None, lambda v: v, labels, is_model=False, deadline=deadline)
+        [outcome] = yield [call]
+        judged = outcome.usage
+        if outcome.cause is None:
+            responses, representatives = outcome.value
+        else:
+            responses, representatives = _cluster_answers(_is_same_text, state)
+            message = f"only answers that are written alike count as the same: {outcome.error}"
+            warnings.warn(message, RuntimeWarning, stacklevel=2)
+            survived = [_failure("consensus", state["round"], "compare", message)]
     state = cast(
         DeliberationState,
         {
             **state,
             "responses": {**state["responses"], **responses},
             "representatives": representatives,
-            "judge_usage": add_usage(state["judge_usage"], outcome.usage),
+            "judge_usage": add_usage(state["judge_usage"], judged),
         },
     )
     state["held"], turns, kept = _carry_out_moves(state)
@@ -144,6 +149,14 @@ def _failure(agent: str, round_: int, stage: Literal["refine", "compare"], error
     return Failure(
         agent=agent, round=round_, stage=stage, error=error, usage=no_usage(), seconds=0.0
     )
+
+
+class _NeedsThread(Exception):  # noqa: N818 - it is no error
+    """Two answers that are not written alike have to be compared."""
+
+
+def _needs_thread(a: str, b: str) -> bool:
+    raise _NeedsThread
 
 
 def _is_same_text(a: str, b: str) -> bool:

@@ -15,7 +15,7 @@ from mpdf_langgraph.nodes.person import check_checkpointer
 from mpdf_langgraph.nodes.question import find_question
 from mpdf_langgraph.nodes.recruit import recruit
 from mpdf_langgraph.nodes.settings import Settings
-from mpdf_langgraph.nodes.task import assign, move_cost, send_tasks
+from mpdf_langgraph.nodes.task import assign, move_cost, reserved_cost, send_tasks
 from mpdf_langgraph.observation import Situation, observe
 from mpdf_langgraph.router import behaviour, check_rows, competences, draw, for_team
 from mpdf_langgraph.runtime import events
@@ -111,12 +111,13 @@ def _start(settings: Settings, state: DeliberationState) -> Command[NextOfRouter
     failures: list[Failure] = []
     for name in settings.first_asked():
         task = assign(settings, blank, name)
-        cost = move_cost(settings, task)
+        cost = reserved_cost(settings, task)
         limit = shares.lacks(cost, time.time())
         if limit is None:
             shares.reserve(cost)
             tasks.append(task)
             continue
+        cost = move_cost(settings, task)
         error = (
             f"not started: {limit} is {getattr(settings.budget, limit)}, and its call may take "
             f"{cost.tokens} tokens in {cost.calls} call(s)"
@@ -161,7 +162,7 @@ def _decide(settings: Settings, state: DeliberationState) -> Command[NextOfRoute
     shares = BudgetShares(settings.budget, total_usage(state), started_at(state), total_cost(state))
     seed = header["id"].partition(FORK_MARK)[0]
     assignments = {name: assign(settings, state, name) for name in held}
-    costs = {name: move_cost(settings, task) for name, task in assignments.items()}
+    costs = {name: reserved_cost(settings, task) for name, task in assignments.items()}
 
     def mask_of(name: str) -> tuple[list[bool], str | None]:
         limit = shares.lacks(costs[name], time.time())

@@ -138,6 +138,11 @@ def move_cost(settings: Settings, task: Assignment) -> Cost:
     return Cost(cost.calls + judgements, cost.tokens + judged, agent.price)
 
 
+def reserved_cost(settings: Settings, task: Assignment) -> Cost:
+    """Return what a budget sets aside for a move: `move_cost`, or nothing where none counts it."""
+    return move_cost(settings, task) if settings.budget.counts else Cost(0, 0)
+
+
 def resume_task(task: Assignment) -> Assignment:
     """Return the task with its deadline moved by the pause before it, if there was one."""
     clock, allowance = read_clock(task), task["allowance"]

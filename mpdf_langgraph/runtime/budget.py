@@ -48,6 +48,11 @@ class Budget:
         for name in ("max_calls", "max_tokens", "timeout", "max_cost"):
             check_number(name, getattr(self, name), 0, above=True, optional=True)
 
+    @property
+    def counts(self) -> bool:
+        """Calls or tokens are limited, so it matters beforehand what a call may cost."""
+        return any(most is not None for most in (self.max_calls, self.max_tokens, self.max_cost))
+
 
 @dataclass(frozen=True)
 class Cost:

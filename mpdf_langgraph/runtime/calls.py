@@ -8,11 +8,13 @@ are here and nowhere else.
 import asyncio
 import contextvars
 import json
+import os
 import threading
 import time
 from collections.abc import Callable, Generator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from functools import cache
 from typing import Any, TypeGuard, TypeVar
 
 from langchain_core.callbacks import BaseCallbackHandler
@@ -48,7 +50,8 @@ class Call:
         parse: Turns the raw result into a value. If it raises, the call has failed.
         config: Run name, tags and metadata for tracing.
         retries: Further tries after a transient failure.
-        bound: The most tokens that one try may take. It is charged if no usage is reported.
+        bound: The most tokens that one try may take, or a function that works it out. It is
+            charged if no usage is reported.
         is_model: The runnable is an LLM. A try then counts as a call, even if no chat model
             reports to the callbacks (a remote graph). False: only reported calls count.
         deadline: Epoch seconds after which the call is useless. Asynchronous calls are then
@@ -62,7 +65,7 @@ class Call:
     parse: Callable[[Any], Any]
     config: RunnableConfig = field(default_factory=RunnableConfig)
     retries: int = 0
-    bound: int = 0
+    bound: int | Callable[[], int] = 0
     is_model: bool = True
     deadline: float | None = None
     calls: int | None = None
@@ -103,6 +106,15 @@ def _handover_error(command: ParentCommand) -> ConfigurationError:
     )
 
 
+@cache
+def _own_threads(process: int) -> ThreadPoolExecutor:
+    """Return a process's threads for `threaded_runnable`. An idle one is used again.
+
+    A fork gets threads of its own, as those of its parent do not go with it.
+    """
+    return ThreadPoolExecutor(max_workers=10_000, thread_name_prefix="mpdf")
+
+
 def threaded_runnable(function: Callable[[Any], Any]) -> Runnable[Any, Any]:
     """Return a Runnable that, if it is awaited, runs a plain function in a thread of its own.
 
@@ -110,11 +122,9 @@ def threaded_runnable(function: Callable[[Any], Any]) -> Runnable[Any, Any]:
     """
 
     async def run_in_own_thread(value: Any) -> Any:
-        pool = ThreadPoolExecutor(max_workers=1)
         context = contextvars.copy_context()
-        done = asyncio.get_running_loop().run_in_executor(pool, context.run, function, value)
-        pool.shutdown(wait=False)
-        return await done
+        pool = _own_threads(os.getpid())
+        return await asyncio.get_running_loop().run_in_executor(pool, context.run, function, value)
 
     return RunnableLambda(function, run_in_own_thread)
 
@@ -219,7 +229,10 @@ class _Meter(BaseCallbackHandler):
         elif call.is_model and not self.started:
             seen = Usage({**no_usage(), "calls": attempts, "unreported": attempts})
             silent = attempts
-        return Usage({**seen, "estimated": silent * call.bound})
+        if not silent:
+            return seen
+        bound = call.bound() if callable(call.bound) else call.bound
+        return Usage({**seen, "estimated": silent * bound})
 
 
 def _reported_usage(value: Any) -> Usage:
@@ -240,7 +253,7 @@ class _Attempts:
     def __init__(self, call: Call, config: RunnableConfig) -> None:
         self.call = call
         self.meter = _Meter()
-        self.config = merge_configs(config, call.config, {"callbacks": [self.meter]})
+        self.config = merge_configs(config, {**call.config, "callbacks": [self.meter]})
         self.raw: Any = None
         self.started = time.monotonic()
         self.made = 0
@@ -343,6 +356,9 @@ async def arun(steps: Steps[T], config: RunnableConfig) -> T:
     try:
         calls = next(steps)
         while True:
+            if len(calls) == 1:
+                calls = steps.send([await _aperform(calls[0], config)])
+                continue
             tasks = [asyncio.create_task(_aperform(call, config)) for call in calls]
             try:
                 outcomes = await asyncio.gather(*tasks)

@@ -10,10 +10,8 @@ from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
 from pathlib import Path
 
-import orjson
-
 from mpdf_langgraph.errors import TraceError
-from mpdf_langgraph.traces.records import Episode
+from mpdf_langgraph.traces.records import Episode, read_id
 
 NOT_A_FILE = "not a file that can be read"
 
@@ -127,12 +125,8 @@ def _find_last(ends: Mapping[Path, int]) -> dict[str, tuple[Path, int]]:
     last: dict[str, tuple[Path, int]] = {}
     for segment, end in ends.items():
         for number, line in _lines(segment, end):
-            try:
-                record = orjson.loads(line)
-            except orjson.JSONDecodeError:
-                continue
-            id_ = record.get("id") if isinstance(record, dict) else None
-            if not isinstance(id_, str):
+            id_ = read_id(line)
+            if id_ is None:
                 continue
             if id_ in seen:
                 with suppress(TraceError):

@@ -1,9 +1,13 @@
 """The trace record: one `Episode` per deliberation."""
 
+import base64
 import json
 import math
+import re
+import zlib
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
+from types import NoneType
 from typing import Any, ClassVar
 
 import orjson
@@ -26,12 +30,19 @@ from mpdf_langgraph.state import (
 #: Version 3 added `attachments`, and `thought` and `refused` to responses that have them.
 #: Version 4 added `category`, `recruits`, `probability` to the tallies of rules that give one, and
 #: `estimates` to turns that have them.
-SCHEMA_VERSION = 4
+#: Version 5 may be packed: the record, compressed by zlib, stands in `packed` in base64.
+SCHEMA_VERSION = 5
 
-READABLE_VERSIONS = (1, 2, 3, 4)
+READABLE_VERSIONS = (1, 2, 3, 4, 5)
+
+#: A packed record unpacks to so many bytes at most.
+MOST_BYTES = 256_000_000
 
 #: A record nests no deeper than this: json and Python have a limit of their own.
 DEEPEST = 64
+
+
+_PLAIN = frozenset((str, int, bool, NoneType))  # nothing is inside of these, and all are finite
 
 
 class Episode(BaseModel):
@@ -100,13 +111,18 @@ class Episode(BaseModel):
         for _ in range(DEEPEST):
             parts: list[Any] = []
             for one in level:
-                if isinstance(one, float) and not math.isfinite(one):
-                    raise ValueError("a number is not finite")  # orjson would write null
-                if isinstance(one, Mapping):
+                kind = type(one)
+                if kind in _PLAIN:
+                    continue
+                if kind is dict or isinstance(one, Mapping):
                     parts += one.values()
-                elif isinstance(one, list | tuple):
+                elif kind is list or isinstance(one, list | tuple):
                     parts += one
+                elif isinstance(one, float) and not math.isfinite(one):
+                    raise ValueError("a number is not finite")  # orjson would write null
             level = parts
+            if not level:
+                break
         if level:
             raise ValueError(f"it nests more than {DEEPEST} levels deep")
         return value
@@ -162,10 +178,7 @@ class Episode(BaseModel):
         Raises:
             TraceError: It is torn, of another version, or not an episode.
         """
-        try:
-            record = orjson.loads(line)
-        except orjson.JSONDecodeError as error:
-            raise TraceError(f"torn record: {error}") from error
+        record = _loads(line)
         version = record.get("schema_version") if isinstance(record, dict) else None
         if type(version) is not int or version not in READABLE_VERSIONS:  # True equals 1
             last = READABLE_VERSIONS[-1]
@@ -173,16 +186,27 @@ class Episode(BaseModel):
                 f"schema version {version!r}, but this release reads versions 1 to {last}"
             )
         try:
-            return cls.model_validate(record)
+            return cls.model_validate(_unpack(record) if "packed" in record else record)
         except (ValidationError, RecursionError) as error:
             raise TraceError(f"invalid record: {error}") from error
 
-    def to_json(self) -> bytes:
+    def to_json(self, *, packed: bool = False) -> bytes:
         """Return the record as one line without a newline.
+
+        Args:
+            packed: Compress it, to about a fifth. `id` and version stay readable.
 
         Raises:
             TraceError: It holds what JSON cannot hold.
         """
+        record = self._to_json()
+        if not packed:
+            return record
+        inside = base64.b64encode(zlib.compress(record, 1)).decode()
+        head = {"schema_version": self.schema_version, "id": self.id, "packed": inside}
+        return orjson.dumps(head)
+
+    def _to_json(self) -> bytes:
         try:
             return orjson.dumps(self.model_dump())
         except TypeError:  # a lone surrogate in user text, which no UTF-8 can hold
@@ -190,3 +214,45 @@ class Episode(BaseModel):
                 text = json.dumps(self.model_dump(), ensure_ascii=False)
                 return text.encode(errors="replace")
             raise TraceError("the episode holds what JSON cannot hold") from None
+
+
+def _loads(line: bytes | str) -> Any:
+    try:
+        return orjson.loads(line)
+    except orjson.JSONDecodeError as error:
+        raise TraceError(f"torn record: {error}") from error
+
+
+def _unpack(record: Mapping[str, Any]) -> Any:
+    """Return what a packed record holds.
+
+    Raises:
+        TraceError: It cannot be unpacked, or its head is that of another record.
+    """
+    unpacker = zlib.decompressobj()
+    try:
+        line = unpacker.decompress(base64.b64decode(record["packed"], validate=True), MOST_BYTES)
+    except (TypeError, ValueError, zlib.error) as error:
+        raise TraceError(f"torn record: {error}") from error
+    if not unpacker.eof:
+        raise TraceError(f"torn record: it is cut, or longer than {MOST_BYTES:,} bytes")
+    inside = _loads(line)
+    head = ("schema_version", "id")
+    if not isinstance(inside, dict) or any(inside.get(key) != record.get(key) for key in head):
+        raise TraceError("invalid record: its head is that of another one")
+    return inside
+
+
+def read_id(line: bytes) -> str | None:
+    """Return the id in a record's line, None if it has none or is torn."""
+    if found := _HEAD.match(line):
+        return found[1].decode()
+    with suppress(TraceError):
+        record = _loads(line)
+        id_ = record.get("id") if isinstance(record, dict) else None
+        return id_ if isinstance(id_, str) else None
+    return None
+
+
+#: How a whole line of ours begins. Its id holds nothing that JSON would write otherwise.
+_HEAD = re.compile(rb'\{"schema_version":\d+,"id":"([0-9A-Za-z~_-]+)",".*\}\s*$', re.DOTALL)

@@ -42,7 +42,7 @@ class TraceWriter:
         Raises:
             TraceError: The disk refused it, or it could not be read again.
         """
-        line = b"\n" + episode.to_json()
+        line = b"\n" + episode.to_json(packed=True)
         try:
             Episode.from_json(line)
         except TraceError as error:

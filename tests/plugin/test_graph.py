@@ -704,7 +704,7 @@ def test_nothing_of_a_longer_question_is_left_in_a_shorter_one() -> None:
 def test_new_question_after_an_unfinished_one(stop_before: str) -> None:
     graph = create_deliberation(
         [Scripted(reply=echo), Scripted(reply=echo)],
-        critic=None, router="always-refine", max_rounds=2, stop_when_settled=False,
+        critic="logprob", router="always-refine", max_rounds=2, stop_when_settled=False,
     ).compile(checkpointer=InMemorySaver())  # fmt: skip
     config = {"configurable": {"thread_id": "1"}}
     graph.invoke({"question": "Say number 1."}, config, interrupt_before=[stop_before])
@@ -719,6 +719,23 @@ def test_new_question_after_an_unfinished_one(stop_before: str) -> None:
     header = graph.get_state(config).values["header"]
     assert header["question"] == "Now answer anew: number 1."
     assert header["id"] != unfinished.values.get("header", {}).get("id")
+
+
+@pytest.mark.parametrize("critic", [None, "logprob"])
+def test_without_a_critic_there_is_no_step_for_it(critic: Any) -> None:
+    team = [
+        says("Answer: 1", logprob=-0.1),
+        says("Answer: 2", logprob=-0.2),
+        says(StatusError(400)),
+    ]
+    graph = create_deliberation(
+        team, critic=critic, router="always-persist", consensus="majority", max_rounds=1
+    ).compile()
+    steps = [name for update in graph.stream({"question": "?"}) for name in update]
+    proposals = ["router", *["agent"] * 3, *(["critic"] * 3 if critic else []), "consensus"]
+    assert steps == [*proposals, "router", "consensus"]
+    drawn = {edge.target for edge in graph.get_graph().edges if edge.source == "agent"}
+    assert drawn == {"critic" if critic else "consensus"}
 
 
 def test_an_interrupted_question_goes_on_where_it_stood() -> None:

@@ -291,7 +291,8 @@ def test_runs_of_the_nodes_bear_their_names(traced: Any) -> None:
     assert names[0] == "inquiry"
     assert {"router", "agent", "critic", "consensus"} <= set(names)
     compared = [run for run in runs if run.name == "compare answers"]
-    assert [run.extra["metadata"]["mpdf_round"] for run in compared] == [0, 1]
+    # In round 1 every answer is written as one that is known already.
+    assert [run.extra["metadata"]["mpdf_round"] for run in compared] == [0]
     assert all({"mpdf:judge", "nostream"} <= set(run.tags or []) for run in compared)
 
 

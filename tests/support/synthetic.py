@@ -9,10 +9,10 @@ import random
 from collections.abc import Iterator
 from typing import Any
 
-from mpdf_langgraph.consensus import concession, count_votes, make_rule
-from mpdf_langgraph.observation import FEATURE_VERSION, Situation, observe
-from mpdf_langgraph.rounds import after_move
-from mpdf_langgraph.router import behaviour, competences, draw
+from mpdf_langgraph.consensus import count_votes, make_rule
+from mpdf_langgraph.observation import Situation, observe
+from mpdf_langgraph.rounds import complete_turn
+from mpdf_langgraph.router import competences
 from mpdf_langgraph.state import (
     Consensus,
     Critique,
@@ -23,7 +23,8 @@ from mpdf_langgraph.state import (
     Usage,
     no_usage,
 )
-from mpdf_langgraph.traces.records import SCHEMA_VERSION, Episode
+from mpdf_langgraph.traces.records import Episode
+from training.studies.environment_episodes import episode_of, even_turn
 
 _SENTENCE = "Take the number from the notes and add what was sold before that day. "
 
@@ -81,29 +82,18 @@ class Deliberation:
             made, held = self._round(held, tallies, round_, rounds, alternatives)
             turns += made
             tallies.append(count_votes(held, self.rule, self.representatives))
-        return Episode.model_construct(
-            schema_version=SCHEMA_VERSION,
-            id=self.id,
-            started=1.7e9,
-            graph="synthetic",
-            question=f"Question {self.id}: {self.truth} in other words? {_SENTENCE * 2}",
-            reference=str(self.truth),
+        return episode_of(
+            self.id,
+            "synthetic",
+            f"Question {self.id}: {self.truth} in other words? {_SENTENCE * 2}",
+            str(self.truth),
+            self.team,
+            {"consensus": self.consensus, "max_rounds": rounds, "alternatives": alternatives},
             contexts={agent["name"]: _SENTENCE for agent in self.team},
-            history=[],
-            agents=self.team,
-            options={
-                "router": {"name": "random", "version": "1"},
-                "consensus": self.consensus,
-                "max_rounds": rounds,
-                "alternatives": alternatives,
-                "feature_version": FEATURE_VERSION,
-            },
             responses=self.responses,
             turns=turns,
-            failures=[],
             representatives=self.representatives,
             tallies=tallies,
-            outcome={"episode": self.id, "answer": tallies[-1]["answer"]},
         )
 
     def _round(
@@ -124,37 +114,17 @@ class Deliberation:
             )
         )
         after, turns = dict(held), []
-        for name, own in held.items():
-            target = concession(held, name)
-            mask = [True, True, target is not None]
-            probabilities = behaviour([1 / 3] * 3, mask, 0.0)
-            action = draw(probabilities, f"{self.id}/{round_}/{name}")
+        for name in held:
+            turn = even_turn(self.id, round_, name, held, observations[name], alternatives)
             peers = [r["answer"] for n, r in held.items() if n != name and r and r["answer"]]
             backing = sum(a == str(self.truth) for a in peers) / max(1, len(peers))
             chance = 0.4 * self.knows[name] + 0.5 * backing
-            extra = [f"{name}@{round_}+{k}" for k in range(1, alternatives + 1)]
-            for response_id in extra:
+            drawn = [f"{name}@{round_}"] * (turn["action"] == "REFINE")
+            for response_id in [*turn["alternatives"], *drawn]:
                 self.respond(response_id, name, round_, chance)
-            drawn = None
-            if action == "REFINE":
-                drawn = self.respond(f"{name}@{round_}", name, round_, chance)
-            adopted = self.responses[target] if target else None
-            now = after[name] = after_move(action, own, drawn=drawn, target=adopted)
-            turns.append(
-                Turn(
-                    agent=name,
-                    round=round_,
-                    observation=observations[name],
-                    mask=mask,
-                    probabilities=probabilities,
-                    action=action,
-                    before=own["id"] if own else None,
-                    after=now["id"] if now else None,
-                    target=target,
-                    alternatives=extra,
-                    blocked=None,
-                )
-            )
+            turns.append(complete_turn(turn, self.responses))
+            now = turns[-1]["after"]
+            after[name] = self.responses[now] if now else None
         return turns, after
 
     def respond(self, id_: str, name: str, round_: int, chance: float) -> Response:

@@ -12,22 +12,26 @@ round needs no weights at all, and each round before it only its own. V is fitte
 than those that are estimated on: the estimate is unbiased however wrong V is.
 """
 
+import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from training.learn.joint import Floats, Integers, Joint, after, count, group_right
+from training.learn.joint import Floats, Integers, Joint
+from training.learn.joint_rounds import after, count, group_right
 from training.learn.measures import Interval, mean_interval
-from training.learn.values import Values
+from training.learn.values import Values, Worth
 
-LEAST_EFFECTIVE_SAMPLE = 20.0
-"""Of the episodes that went on as the router would: with fewer the interval is too narrow."""
+LEAST_EFFECTIVE_SAMPLE = 4.0
+"""Of the episodes that went on as the router would: with fewer nothing shows that V errs there."""
 MOST_UNSEEN = 0.01
 """Decisions an episode, in the mean, that the traces' policy never makes before the last round:
 nothing corrects V there."""
 _DRAWS = 16
+_Z, _TINY = 1.96, 1e-9
 
 
 @dataclass(frozen=True)
@@ -35,8 +39,8 @@ class WholeEpisodes:
     """A doubly robust estimate of whole deliberations.
 
     Attributes:
-        effective_sample: Kish's effective sample size of the weights, in the round where it is
-            least. Where no round needs weights it is the number of episodes.
+        effective_sample: How many episodes are expected to go on as the router would, in the
+            round where it is least. Where no round needs weights it is the number of episodes.
         against_vote: Difference in accuracy to the plain vote of the proposals. None: it is not
             known, for the reason that `unknown` gives.
         against_behaviour: The same to the policy that made the traces.
@@ -66,40 +70,82 @@ def whole_episodes(
     first = np.flatnonzero(joint.round == 1)
     if not len(first):
         return WholeEpisodes(0.0, unknown="there are no episodes with a decision")
-    right, tokens, weights, unseen = estimates(joint, values, policy)
-    sizes = [weight.sum() ** 2 / (weight**2).sum() if weight.any() else 0.0 for weight in weights]
-    effective = float(min([float(len(first)), *sizes]))
+    found = estimates(joint, values, policy)
+    effective = float(min([float(len(first)), *(part.matching for part in found.corrections)]))
     if effective < LEAST_EFFECTIVE_SAMPLE:
         return WholeEpisodes(
             effective,
-            unknown=f"effective sample {effective:.0f}, {LEAST_EFFECTIVE_SAMPLE:.0f} needed",
+            unknown=f"effective sample {effective:.1f}, {LEAST_EFFECTIVE_SAMPLE:.0f} needed",
         )
-    if unseen > MOST_UNSEEN:
+    if found.unseen > MOST_UNSEEN:
         return WholeEpisodes(
             effective,
-            unknown=f"{unseen:.2f} decisions of an episode are such as the traces' policy never "
-            "makes: collect with a router that explores",
+            unknown=f"{found.unseen:.2f} decisions of an episode are such as the traces' policy "
+            "never makes: collect with a router that explores",
         )
     vote = group_right(joint, joint.before[first], count(joint, first, joint.before[first]))
     final, spent = realised_worth(joint)
-    about = question[first]
+
+    def interval(part: str, other: Floats) -> Interval:
+        estimate, model = getattr(found, part)[first], getattr(found.model, part)[first]
+        spread = mean_interval(model - other, question[first], seed=seed)
+        extra = _Z * _standard_error(found.corrections, part, question, len(first))
+        mean = float((estimate - other).mean())
+        low = mean - math.hypot(spread.mean - spread.low, extra)
+        high = mean + math.hypot(spread.high - spread.mean, extra)
+        return Interval(mean, low, high, spread.questions)
+
     return WholeEpisodes(
         effective,
-        mean_interval(right[first] - vote, about, seed=seed),
-        mean_interval(right[first] - final[first], about, seed=seed),
-        mean_interval(tokens[first] - spent[first], about, seed=seed),
+        interval("right", vote.astype(float)),
+        interval("right", final[first]),
+        interval("tokens", spent[first]),
     )
 
 
-def estimates(
-    joint: Joint, values: Values, policy: Floats
-) -> tuple[Floats, Floats, list[Floats], float]:
-    """Return the doubly robust estimates of every state, and how far they can be trusted.
+@dataclass(frozen=True)
+class Correction:
+    """What mends V in one round.
 
-    Returns:
-        Accuracy ``[S]``, tokens ``[S]``, the weights of every round that needs them, and how many
-        decisions of an episode the traces' policy never makes in those rounds.
+    Attributes:
+        states: Those from which episodes went on, ``[n]``.
+        squared: E[rho^2] at each, ``[n]``.
+        right: DR(s'') - V(s'') of the accuracy, ``[n]``.
+        tokens: The same of the tokens, ``[n]``.
     """
+
+    states: Integers
+    squared: Floats
+    right: Floats
+    tokens: Floats
+
+    @property
+    def matching(self) -> float:
+        """How many of the episodes are expected to go on as the router would."""
+        return float((1 / self.squared).sum())
+
+
+@dataclass(frozen=True)
+class Estimates:
+    """Doubly robust estimates of every state, and how far they can be trusted.
+
+    Attributes:
+        right: Accuracy, ``[S]``.
+        tokens: Tokens, ``[S]``.
+        model: The same by V alone.
+        corrections: Of every round that needs weights, the first round first.
+        unseen: Decisions of an episode that the traces' policy never makes in those rounds.
+    """
+
+    right: Floats
+    tokens: Floats
+    model: Worth
+    corrections: list[Correction]
+    unseen: float
+
+
+def estimates(joint: Joint, values: Values, policy: Floats) -> Estimates:
+    """Return the doubly robust estimates of every state."""
     every = np.arange(len(joint))
     model = values.expected_worth(joint, every, policy, _DRAWS)
     right, tokens = model.right.copy(), model.tokens.copy()
@@ -109,20 +155,40 @@ def estimates(
     action = joint.action[rows, places, joint.taken]
     with np.errstate(divide="ignore", invalid="ignore"):
         ratio = policy[rows, places, action] / joint.behaviour[rows, places, action]
+        squares = np.where(joint.behaviour > 0, policy**2 / joint.behaviour, 0.0).sum(2)
     rho = np.where(joint.there, ratio, 1.0).prod(1)
+    squared = np.where(joint.there, np.maximum(squares, _TINY), 1.0).prod(1)
     never = np.where((joint.behaviour > 0) | ~joint.there[:, :, None], 0.0, policy).sum((1, 2))
-    weights, unseen = [], 0.0
+    corrections: list[Correction] = []
+    unseen = 0.0
     for round_ in range(int(joint.round.max(initial=0)) - 1, 0, -1):
         goes_on = np.flatnonzero((joint.round == round_) & (following >= 0))
         if not len(goes_on):
             continue
-        weights.append(rho[goes_on])
         unseen += never[goes_on].sum() / max(1, (joint.round == 1).sum())
         known = values.of(joint, goes_on, held[goes_on])
         then = following[goes_on]
-        right[goes_on] += rho[goes_on] * (right[then] - known.right)
-        tokens[goes_on] += rho[goes_on] * (tokens[then] - known.tokens)
-    return right, tokens, weights, float(unseen)
+        gaps = right[then] - known.right, tokens[then] - known.tokens
+        corrections.insert(0, Correction(goes_on, squared[goes_on], *gaps))
+        right[goes_on] += rho[goes_on] * gaps[0]
+        tokens[goes_on] += rho[goes_on] * gaps[1]
+    return Estimates(right, tokens, model, corrections, float(unseen))
+
+
+def _standard_error(
+    corrections: Sequence[Correction], part: str, question: NDArray[Any], episodes: int
+) -> float:
+    """Return the standard error of the mean correction.
+
+    Corrections of one question are taken to err together: nobody sees how hard it is.
+    """
+    total, before = 0.0, 1.0
+    for correction in corrections:
+        gap = float((getattr(correction, part) ** 2).mean())
+        sizes = np.bincount(question[correction.states])
+        total += before * gap * (correction.squared.sum() + (sizes * (sizes - 1)).sum())
+        before *= float(correction.squared.mean())
+    return math.sqrt(total) / episodes
 
 
 def realised_worth(joint: Joint) -> tuple[Floats, Floats]:

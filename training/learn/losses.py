@@ -207,6 +207,14 @@ def grpo(
     return value, {"loss": value.item(), **diagnostics, "kl_ref": kl_ref.item()}
 
 
+def _cells_at(temperature: float, logp: Tensor, rewards: Tensor, mask: Tensor | None) -> Tensor:
+    """Check what a loss with a temperature is given, and return the mask of real rollouts."""
+    if not (math.isfinite(temperature) and temperature > 0):
+        raise ConfigurationError(f"temperature={temperature!r}: use a positive number")
+    same_shape(logp=logp, rewards=rewards)
+    return real_cells(logp, mask)
+
+
 def awr(
     logp: Tensor,
     rewards: Tensor,
@@ -236,10 +244,7 @@ def awr(
         ConfigurationError: A shape is wrong, `temperature` is not positive, a weight is
             negative, or a reward is not finite.
     """
-    if not (math.isfinite(temperature) and temperature > 0):
-        raise ConfigurationError(f"temperature={temperature!r}: use a positive number")
-    same_shape(logp=logp, rewards=rewards)
-    mask = real_cells(logp, mask)
+    mask = _cells_at(temperature, logp, rewards, mask)
     raw = _rollout_weights(mask, weights)
     gap = center_rewards(rewards.double(), mask=mask, weights=raw)
     factor = (gap / temperature).exp()
@@ -283,10 +288,7 @@ def regression(
         ConfigurationError: A shape is wrong, `temperature` is not positive, a weight is
             negative, or a reward is not finite.
     """
-    if not (math.isfinite(temperature) and temperature > 0):
-        raise ConfigurationError(f"temperature={temperature!r}: use a positive number")
-    same_shape(logp=logp, rewards=rewards)
-    mask = real_cells(logp, mask)
+    mask = _cells_at(temperature, logp, rewards, mask)
     others = mask.clone()
     others[:, :1] = False
     gain = check_rewards(rewards, mask).to(logp.dtype)

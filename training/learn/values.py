@@ -6,9 +6,13 @@ gain is measured at the end instead:
     r_global = V(next joint state) − V(next joint state if the agent had persisted)
 
 V is the probability that the group's final answer is right, less the price of the tokens still to
-come. It is exact where the deliberation ends, and a network of the joint state elsewhere. It is
+come. It is exact where the deliberation ends, and a network of the joint state elsewhere. The
+network sees who is right, too, as nobody runs it where that is unknown (an asymmetric critic: Pinto
+et al., arXiv 1710.06542). Without that an exact end, which knows the reference, would be compared
+with a guess that does not, and the noise of that guess outweighs the price of a REFINE. V is
 fitted backwards. The states of the last round come first, as there the cached responses alone give
-the expectation under any policy. Those before follow, on draws of their next states (see `joint`).
+the expectation under any policy. Those before follow, on draws of their next states (see
+`joint_rounds`).
 """
 
 import copy
@@ -23,13 +27,9 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from mpdf_langgraph.observation import FEATURES
-from mpdf_langgraph.state import ACTIONS
 from training.learn.dataset import Groups
-from training.learn.joint import (
-    Booleans,
-    Floats,
-    Integers,
-    Joint,
+from training.learn.joint import Booleans, Floats, Integers, Joint
+from training.learn.joint_rounds import (
     after,
     agrees,
     count,
@@ -40,7 +40,9 @@ from training.learn.joint import (
 )
 from training.learn.policy import Standardise
 
-REFINE = ACTIONS.index("REFINE")
+#: Of every agent: the features that the policies see, then whether its answer is right, and whether
+#: it is also the group's.
+_SEEN = len(FEATURES) + 2
 _CHUNK, _ROWS = 32_768, 100_000
 _STEPS, _BATCH, _LEARNING_RATE, _PATIENCE = 1500, 512, 2e-3, 8
 #: Draws of the peers' moves per rollout, at most.
@@ -60,7 +62,7 @@ class ValueNetwork(nn.Module):
         width: Size of the hidden vectors.
     """
 
-    def __init__(self, features: int = len(FEATURES), width: int = 64) -> None:
+    def __init__(self, features: int = _SEEN, width: int = 64) -> None:
         super().__init__()
         self.scale = Standardise(features)
         self.member = nn.Sequential(
@@ -118,7 +120,7 @@ class Values:
         self.network.eval()
         for start in range(0, len(held), _CHUNK):
             part = slice(start, start + _CHUNK)
-            seen, there, _ = describe(joint, states[part], held[part])
+            seen, there = _described(joint, states[part], held[part])
             odds, to_come = self.network(torch.from_numpy(seen), torch.from_numpy(there))
             right[part] = odds.sigmoid().numpy()
             tokens[part] = to_come.numpy() * 1000
@@ -161,19 +163,21 @@ class Values:
 
     def _fit(self, joint: Joint, policy: Floats) -> None:
         every = np.arange(len(joint))
-        seen, there, _ = describe(joint, every, joint.before, later=False)
+        seen, there = _described(joint, every, joint.before, later=False)
         features, mask = torch.from_numpy(seen), torch.from_numpy(there)
         if mask.any():
             self.network.scale.fit(features[mask])
         right, tokens = np.zeros(len(joint)), np.zeros(len(joint))
         draws = draws_for(len(joint))
+        later = joint.round > 1  # nothing leads to the states of the first round
         for left in range(1, int(joint.left.max(initial=0)) + 1):
-            fresh = np.flatnonzero(joint.left == left)
+            fresh = np.flatnonzero((joint.left == left) & later)
+            if not len(fresh):
+                continue
             found = self.expected_worth(joint, fresh, policy[fresh], draws)
             right[fresh], tokens[fresh] = found.right, found.tokens
-            known = torch.from_numpy(np.flatnonzero((joint.left <= left) & (joint.round > 1)))
-            if len(known):  # nothing leads to the states of the first round
-                self._train(features, mask, right, tokens, known)
+            known = torch.from_numpy(np.flatnonzero((joint.left <= left) & later))
+            self._train(features, mask, right, tokens, known)
 
     def _train(
         self, features: Tensor, there: Tensor, right: Floats, tokens: Floats, known: Tensor
@@ -254,6 +258,16 @@ class Values:
                 right[real, k] += found.right / draws
                 tokens[real, k] += found.tokens / draws
         return right, tokens
+
+
+def _described(
+    joint: Joint, states: Integers, held: Integers, *, later: bool = True
+) -> tuple[Floats, Booleans]:
+    """Return what the network sees of teams, ``[n, N, F]`` float32, and which places are taken."""
+    seen, there, tally = describe(joint, states, held, later=later)
+    right = joint.right[held] & there
+    more = np.stack([right, right & tally.elected], 2).astype(np.float32)
+    return np.concatenate([seen, more], 2), there
 
 
 def draws_for(states: int) -> int:

@@ -32,7 +32,6 @@ A stopped command goes on where it was: finished fits are not run again. Their f
 a hash of options and traces, so remove OUT/fits after a change of the code.
 """
 
-import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -44,8 +43,9 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from mpdf_langgraph.calibration import Calibration
-from mpdf_langgraph.errors import ConfigurationError, MPDFError
+from mpdf_langgraph.errors import ConfigurationError
 from training.collect.team import answer_schema, grader
+from training.command import run_command
 from training.learn.dataset import Groups, check_answer, load, split
 from training.learn.fit_config import Config, read_labels
 from training.learn.measures import mean_interval, quality
@@ -364,9 +364,4 @@ def ablate(options: AblationOptions) -> int:
 
 
 if __name__ == "__main__":
-    try:
-        sys.exit(ablate(tyro.cli(AblationOptions, description=__doc__)))
-    except (MPDFError, OSError) as error:
-        sys.exit(f"error: {error}")
-    except KeyboardInterrupt:
-        sys.exit("stopped; the same command goes on from here")
+    run_command(ablate, AblationOptions, __doc__, "stopped; the same command goes on from here")

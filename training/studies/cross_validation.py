@@ -14,7 +14,6 @@ conditional logit of who backs an answer and of what the backers' responses look
 """
 
 import itertools
-import sys
 import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -22,7 +21,6 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-import tyro
 from numpy.typing import NDArray
 from tqdm import tqdm
 
@@ -34,6 +32,7 @@ from mpdf_langgraph.observation import INDEX
 from mpdf_langgraph.state import ACTIONS
 from training.collect.importing import Replay
 from training.collect.team import answer_schema, grader
+from training.command import run_command
 from training.learn.dataset import check_answer, load
 from training.learn.fit_config import Algorithm, Config
 from training.learn.measures import mean_interval
@@ -345,9 +344,4 @@ def format_results(
 
 
 if __name__ == "__main__":
-    try:
-        cross_validate(tyro.cli(FoldOptions, description=__doc__))
-    except (MPDFError, OSError) as error:
-        sys.exit(f"error: {error}")
-    except KeyboardInterrupt:
-        sys.exit("stopped")
+    run_command(cross_validate, FoldOptions, __doc__)

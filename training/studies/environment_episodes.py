@@ -12,7 +12,7 @@ from mpdf_langgraph.observation import FEATURE_VERSION, Situation, observe
 from mpdf_langgraph.rounds import Held as HeldResponses
 from mpdf_langgraph.rounds import complete_turn, find_stop_reason
 from mpdf_langgraph.router import behaviour, draw
-from mpdf_langgraph.state import ACTIONS, Response, Turn
+from mpdf_langgraph.state import ACTIONS, Observation, Response, Turn
 from mpdf_langgraph.traces.records import SCHEMA_VERSION, Episode
 from training.studies.environments import (
     LETTERS,
@@ -87,31 +87,24 @@ class _Deliberation:
             turns += made
             tallies.append(count_votes(held, confidence_weighted, self.representatives))
         asked = question(self.environment, self.number)
-        return Episode.model_construct(
-            schema_version=SCHEMA_VERSION,
-            id=self.id,
-            started=1.7e9,
-            graph="environment",
-            **asked,  # type: ignore[arg-type]
-            contexts={},
-            history=[],
-            agents=[{"name": name, "model": name, "competence": 0.5} for name in names],
-            options={
-                "router": {"name": "random", "version": "1"},
+        return episode_of(
+            self.id,
+            "environment",
+            asked["question"],
+            asked["reference"],
+            [{"name": name, "model": name, "competence": 0.5} for name in names],
+            {
                 "critic": "logprob",
                 "answer": f"choice({len(LETTERS)})",
                 "consensus": "confidence",
                 "max_rounds": rounds,
                 "alternatives": alternatives,
-                "feature_version": FEATURE_VERSION,
                 "stop_when_settled": True,
             },
             responses=self.responses,
             turns=turns,
-            failures=[],
             representatives=self.representatives,
             tallies=tallies,
-            outcome={"episode": self.id, "answer": tallies[-1]["answer"]},
         )
 
     def decide(
@@ -128,27 +121,79 @@ class _Deliberation:
         seen = {name: self.said[one["id"]] for name, one in held.items() if one}
         turns = []
         for name, observation in observe(situation).items():
-            target = concession(held, name)
-            mask = [True, True, target is not None]
-            probabilities = behaviour([1 / 3] * 3, mask, 0.0)
-            action = draw(probabilities, f"{self.id}/{round_}/{name}")
-            extra = [f"{name}@{round_}+{k}" for k in range(1, alternatives + 1)]
-            for id_ in [*[f"{name}@{round_}"] * (action == ACTIONS[1]), *extra]:
+            turn = even_turn(self.id, round_, name, held, observation, alternatives)
+            drawn = [f"{name}@{round_}"] * (turn["action"] == ACTIONS[1])
+            for id_ in [*drawn, *turn["alternatives"]]:
                 self.respond(id_, name, seen)
-            own = held[name]
-            turns.append(
-                Turn(
-                    agent=name,
-                    round=round_,
-                    observation=observation,
-                    mask=mask,
-                    probabilities=probabilities,
-                    action=action,
-                    before=own["id"] if own else None,
-                    after=None,
-                    target=target,
-                    alternatives=extra,
-                    blocked=None,
-                )
-            )
+            turns.append(turn)
         return turns
+
+
+def even_turn(
+    episode: str,
+    round_: int,
+    name: str,
+    held: HeldResponses,
+    observation: Observation,
+    alternatives: int,
+) -> Turn:
+    """Return a turn whose action is drawn evenly among those allowed, yet to be carried out.
+
+    Args:
+        episode: Id of the episode. It decides the draw, with the round and the name.
+        round_: Round of decisions.
+        name: Who decides.
+        held: What everybody holds.
+        observation: What the agent sees.
+        alternatives: Extra REFINE samples.
+    """
+    target = concession(held, name)
+    mask = [True, True, target is not None]
+    probabilities = behaviour([1 / 3] * 3, mask, 0.0)
+    own = held[name]
+    return Turn(
+        agent=name,
+        round=round_,
+        observation=observation,
+        mask=mask,
+        probabilities=probabilities,
+        action=draw(probabilities, f"{episode}/{round_}/{name}"),
+        before=own["id"] if own else None,
+        after=None,
+        target=target,
+        alternatives=[f"{name}@{round_}+{k}" for k in range(1, alternatives + 1)],
+        blocked=None,
+    )
+
+
+def episode_of(
+    id_: str,
+    graph: str,
+    question: str,
+    reference: str,
+    agents: list[dict[str, Any]],
+    options: dict[str, Any],
+    *,
+    contexts: dict[str, str] | None = None,
+    **parts: Any,
+) -> Episode:
+    """Return the record of a deliberation that no graph ran. `parts` are its other fields."""
+    return Episode.model_construct(
+        schema_version=SCHEMA_VERSION,
+        id=id_,
+        started=1.7e9,
+        graph=graph,
+        question=question,
+        reference=reference,
+        contexts=contexts or {},
+        history=[],
+        agents=agents,
+        options={
+            "router": {"name": "random", "version": "1"},
+            "feature_version": FEATURE_VERSION,
+            **options,
+        },
+        failures=[],
+        outcome={"episode": id_, "answer": parts["tallies"][-1]["answer"]},
+        **parts,
+    )

@@ -7,8 +7,8 @@ A transition is one decision of an agent with all its rollouts. The stages, each
 its own so that its peak memory is its own:
 
 - read: the trace files into columns, which are then cached beside them.
-- featurise: the cached columns into a calibration and graded groups, and these into tensors with
-  rewards and labels.
+- featurise: the cached columns into a calibration, graded groups and joint states, and the groups
+  into tensors with rewards and labels.
 - fit: a whole run of `fitting.py`, which featurises, trains (SFT, then SoftRankPO), estimates
   and writes the router's folder. The first fit of any traces takes as long as read and fit.
 - train: what of it went by in the epochs of the two stages.
@@ -31,13 +31,13 @@ from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
-import tyro
 from langchain_core.runnables import RunnableConfig, RunnableLambda
 from langgraph.checkpoint.memory import InMemorySaver
 from tqdm import tqdm
 
 from mpdf_langgraph import Agent, Episode, MathAnswer, create_deliberation
-from mpdf_langgraph.errors import ConfigurationError, MPDFError
+from mpdf_langgraph.errors import ConfigurationError
+from training.command import run_command
 
 # Not here: anything that loads torch. A stage is to pay for what it needs, and for no more.
 
@@ -213,6 +213,7 @@ def measure_featurise(folder: Path, options: SpeedOptions) -> dict[str, float]:
     from training.collect.team import answer_schema, grader
     from training.learn.calibrate import fit_calibration, read_judged
     from training.learn.dataset import load, split
+    from training.learn.joint import load_joint
     from training.learn.tensors import estimate_competence, set_competence, to_data
 
     config = _config(folder, options)
@@ -225,8 +226,10 @@ def measure_featurise(folder: Path, options: SpeedOptions) -> dict[str, float]:
     parts = split(groups, config.validation, config.seed)
     competence = estimate_competence(parts[0])
     kept = [to_data(set_competence(part, competence), config, config.cost) for part in parts]
+    states = load_joint(config.traces, grader=right, calibration=calibration, processes=processes)
     seconds = time.perf_counter() - began
     assert sum(map(len, kept)) == len(groups)
+    assert len(states)
     return {"featurise": seconds}
 
 
@@ -234,9 +237,9 @@ def measure_fit(folder: Path, options: SpeedOptions) -> dict[str, float]:
     """Fit a router, and keep apart what its epochs take."""
     import torch.utils.tensorboard  # noqa: F401  # some seconds of importing, which do not count
 
-    from training.learn import fitting
+    from training.learn import fitting, stages
 
-    run_stage, spent = fitting.run_stage, 0.0
+    run_stage, spent = stages.run_stage, 0.0
 
     def time_stage(*args: Any, **named: Any) -> None:
         nonlocal spent
@@ -244,13 +247,13 @@ def measure_fit(folder: Path, options: SpeedOptions) -> dict[str, float]:
         run_stage(*args, **named)
         spent += time.perf_counter() - began
 
-    fitting.run_stage = time_stage
+    stages.run_stage = time_stage
     try:
         began = time.perf_counter()
         fitting.fit(_config(folder, options))
         return {"fit": time.perf_counter() - began, "train": spent}
     finally:
-        fitting.run_stage = run_stage
+        stages.run_stage = run_stage
 
 
 STAGES: dict[str, Stage] = {
@@ -312,9 +315,4 @@ def _against_the_aim(results: Iterable[Measured]) -> list[str]:
 
 
 if __name__ == "__main__":
-    try:
-        main(tyro.cli(SpeedOptions, description=__doc__))
-    except MPDFError as error:
-        sys.exit(f"error: {error}")
-    except KeyboardInterrupt:
-        sys.exit("stopped")
+    run_command(main, SpeedOptions, __doc__)

@@ -23,7 +23,7 @@ from mpdf_langgraph.calibration import Calibration
 from mpdf_langgraph.errors import MPDFError, describe_error
 from mpdf_langgraph.observation import FEATURE_VERSION, INDEX
 from mpdf_langgraph.traces.reader import find_segments
-from training.learn import fitting
+from training.learn import fitting, stages
 from training.learn.dataset import Groups
 from training.learn.fit_config import Config
 from training.learn.policy import Policy
@@ -208,7 +208,7 @@ class FinishedFit:
         self.manifest: Mapping[str, Any] = json.loads((fit.folder / "router.json").read_text())
         self.calibration = Calibration.model_validate(self.manifest["calibration"])
         config = fit.config
-        second = fitting.stage_name(config.algorithm, config.cost, config.iterations)
+        second = stages.stage_name(config.algorithm, config.cost, config.iterations)
         stage = "sft" if config.algorithm == "none" else second
         weights = torch.load(fit.folder / "checkpoints" / f"{stage}.pt", weights_only=True)
         features = raw_text.BUCKETS if fit.changes.raw_text else len(INDEX)

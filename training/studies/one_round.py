@@ -44,7 +44,7 @@ from training.learn.rewards import Grader
 from training.studies.fits import Fit, run_fits
 
 MAJORITY, CONFIDENCE = (make_rule(name)[1] for name in ("majority", "confidence"))
-LEARNED = "learned"
+LEARNED, VOTE = "learned", "vote of 3"
 
 
 @dataclass
@@ -211,7 +211,7 @@ def answer_fold(
         everybody = debate.refining(only_without_answer=False)
         found = {
             "single": debate.single(),
-            "vote of 3": debate.play({}, MAJORITY),
+            VOTE: debate.play({}, MAJORITY),
             "vote of 3 by confidence": debate.play({}, CONFIDENCE),
             "debate, 1 round": debate.play(everybody, MAJORITY),
             "debate, 1 round, vote by confidence": debate.play(everybody, CONFIDENCE),
@@ -305,24 +305,23 @@ def study(options: OneRoundOptions) -> str:
 
 
 def format_results(options: OneRoundOptions, results: Mapping[str, Sequence[Answered]]) -> str:
-    """Return accuracies, tokens, and what the first learned router gains over each method."""
+    """Return accuracies, tokens, and what the methods gain over a vote and over one another."""
     right = {name: np.array([a.right for a in those]) for name, those in results.items()}
-    number: NDArray[np.int64] = np.arange(len(next(iter(right.values()))))
+    number: NDArray[np.int64] = np.arange(len(right[VOTE]))
     learned = next((name for name in right if name.startswith(LEARNED)), None)
+    headings = ["method", "accuracy", "tokens", f"it − {VOTE}"]
+    headings += [f"{learned} − it"] if learned else []
+
+    def difference(one: str, other: str) -> str:
+        return "" if one == other else mean_interval(right[one] - right[other], number).short()
+
     rows = []
     for name, values in right.items():
-        gain = "" if learned is None else mean_interval(right[learned] - values, number).short()
-        tokens = np.mean([a.tokens for a in results[name]])
-        rows.append(
-            [
-                name,
-                mean_interval(values, number).short("", 3),
-                f"{tokens:,.0f}",
-                "=" if name == learned else gain,
-            ]
-        )
+        tokens = f"{np.mean([a.tokens for a in results[name]]):,.0f}"
+        row = [name, mean_interval(values, number).short("", 3), tokens, difference(name, VOTE)]
+        rows.append([*row, difference(learned, name)] if learned else row)
     return (
-        table(["method", "accuracy", "tokens", f"{learned} − it"], rows)
+        table(headings, rows)
         + f"\n\n{len(number)} questions of {', '.join(map(str, options.traces))}, each answered by "
         f"what was learned from the other {options.folds - 1} of {options.folds} folds. Routers: "
         f"mean of {options.seeds} seeds, greedy, cost {options.cost:g} per 1,000 tokens. Intervals "

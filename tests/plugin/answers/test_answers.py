@@ -166,7 +166,7 @@ def test_equal_text_comes_before_an_equivalent_earlier_representative() -> None:
         ("6 * 7 = 42, thus \\boxed{4", "42"),
         ("\\boxed{\\boxed{8}}", "8"),
         ("in \\framebox{204} minutes, as 2010 says", "204"),
-        ("204 minutes, so \\framebox{20", "204"),
+        ("204 minutes, so \\framebox{20", "204 minutes"),
         ("\\boxed{x = \\boxed{8}}", "8"),
         ("{ \\boxed{8}", "8"),
         ("\\boxed{9} \\boxed{}", "9"),

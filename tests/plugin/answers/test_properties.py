@@ -144,6 +144,81 @@ def test_combining_marks_do_not_freeze_the_process(text: str) -> None:
     assert time.process_time() - start < 5  # normalising them all takes half a minute
 
 
+_WORDS = st.sampled_from(
+    [
+        "A",
+        "(B)",
+        "c",
+        "option",
+        "answer",
+        "is",
+        "not",
+        "wrong",
+        "right",
+        ":",
+        ",",
+        ".",
+        "\n",
+        "so",
+        "wait",
+        "if",
+        "only",
+        "**",
+        "✅",
+        "❌",
+        "[",
+        "A)",
+        "because",
+        "正确",
+        "\\boxed{D}",
+        "rule out",
+        "?",
+        "many students",
+    ]
+)
+
+
+@given(st.lists(_WORDS, max_size=30).map(" ".join))
+@settings(max_examples=300, deadline=None)
+def test_a_choice_is_one_of_the_letters_or_none(text: str) -> None:
+    assert ChoiceAnswer(4).parse(text) in ("A", "B", "C", "D", None)
+
+
+@pytest.mark.parametrize(
+    "unit",
+    [
+        "A",
+        "A ",
+        "(A) ",
+        "A) x\n",
+        "not ",
+        "is A. ",
+        "\n",
+        "~~",
+        "[",
+        "if A, ",
+        "A: ",
+        "选",
+        "✅",
+        "**",
+        "$",
+        "\\text{",
+        "the answer is ",
+        "from A to ",
+        "A-",
+        "' ",
+        "A,",
+        "w ✅ ",
+    ],
+)
+def test_long_replies_on_choices_take_linear_time(unit: str) -> None:
+    text = unit * (100_000 // len(unit))
+    ChoiceAnswer(4).parse("A")  # compiles the patterns
+    start = time.process_time()
+    ChoiceAnswer(4).parse(text)
+    assert time.process_time() - start < 10  # a quadratic pattern takes minutes
+
+
 def test_schemas_travel_to_other_processes() -> None:
     code = CodeAnswer(examples=["f(1)"], sandbox=TRUSTED)
     for schema in (MathAnswer(timeout=3), ChoiceAnswer(5), TextAnswer(), code):

@@ -1,11 +1,13 @@
 """Episode records: written, torn, mixed up, read back."""
 
+import base64
 import itertools
 import math
 import os
 import shutil
 import subprocess
 import sys
+import zlib
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -13,6 +15,8 @@ from typing import Any
 
 import orjson
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from langchain_core.messages import AIMessage
 from langchain_openai import ChatOpenAI
 from langgraph.checkpoint.memory import InMemorySaver
@@ -20,6 +24,8 @@ from pydantic import SecretStr
 
 from mpdf_langgraph import Agent, Episode, TraceReader, TraceWriter, create_deliberation
 from mpdf_langgraph.errors import DeliberationError, TraceError
+from mpdf_langgraph.traces import records
+from mpdf_langgraph.traces.records import SCHEMA_VERSION, read_id
 from tests.support.scripted import Scripted, StatusError, says, yes
 
 
@@ -216,7 +222,7 @@ def test_duplicates_are_dropped_and_counted(tmp_path: Path, episodes: list[Episo
         (b"[" * 5000, "torn record"),
         (b"[]", "schema version None"),
         (b"null", "schema version None"),
-        (b'{"schema_version": 99}', "schema version 99, but this release reads versions 1 to 4"),
+        (b'{"schema_version": 99}', "schema version 99, but this release reads versions 1 to 5"),
         (b'{"schema_version": 1, "id": "x"}', "invalid record"),
     ],
     ids=["word", "bytes", "zeros", "deep", "list", "null", "version", "incomplete"],
@@ -423,7 +429,7 @@ def test_a_record_is_on_disk_before_write_returns(
     monkeypatch.setattr(os, "fdatasync", watch)
     writer = TraceWriter(tmp_path)
     writer.write(episodes[0])
-    assert synced == [len(episodes[0].to_json()) + 1]
+    assert synced == [len(episodes[0].to_json(packed=True)) + 1]
     writer.close()
 
 
@@ -477,11 +483,11 @@ def test_a_checkpointer_is_as_good_a_source(tmp_path: Path) -> None:
 
 def test_record_is_plain_json(episodes: list[Episode]) -> None:
     record = orjson.loads(episodes[0].to_json())
-    assert record["schema_version"] == 4
+    assert record["schema_version"] == SCHEMA_VERSION
     assert Episode.model_validate(record) == episodes[0]
 
 
-@pytest.mark.parametrize("version", [1, 2, 3])
+@pytest.mark.parametrize("version", [1, 2, 3, 4])
 def test_records_of_earlier_versions_are_read(
     tmp_path: Path, episodes: list[Episode], version: int
 ) -> None:
@@ -494,8 +500,48 @@ def test_records_of_earlier_versions_are_read(
         lines.append(orjson.dumps({**record, "schema_version": version}))
     (tmp_path / "old.jsonl").write_bytes(b"\n" + b"\n".join(lines))
     reader = TraceReader(tmp_path)
-    assert [e.model_copy(update={"schema_version": 4}) for e in reader] == episodes
+    now = {"schema_version": SCHEMA_VERSION}
+    assert [e.model_copy(update=now) for e in reader] == episodes
     assert reader.counts == {"read": len(episodes)}
+
+
+def test_a_packed_record_is_the_same_record(episodes: list[Episode]) -> None:
+    for episode in episodes:
+        line = episode.to_json(packed=True)
+        assert Episode.from_json(line) == episode
+        assert read_id(line) == read_id(episode.to_json()) == episode.id
+        assert b"\n" not in line
+    assert len(episodes[0].to_json(packed=True)) < len(episodes[0].to_json()) / 4
+
+
+def test_a_packed_record_that_was_altered_is_refused(
+    episodes: list[Episode], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first, second = (orjson.loads(episode.to_json(packed=True)) for episode in episodes[:2])
+
+    def refused(match: str, **changes: Any) -> None:
+        with pytest.raises(TraceError, match=match):
+            Episode.from_json(orjson.dumps({**first, **changes}))
+
+    refused("head is that of another", packed=second["packed"])
+    refused("head is that of another", id="another")
+    refused("head is that of another", schema_version=3)
+    refused("torn record", packed=first["packed"][:-8])
+    refused("torn record", packed=first["packed"][:400] + "A" + first["packed"][401:])
+    refused("torn record", packed="é")
+    refused("torn record", packed=7)
+    refused("head is that of another", packed=base64.b64encode(zlib.compress(b"[1]")).decode())
+    refused("torn record", packed=base64.b64encode(zlib.compress(b"{")).decode())
+    monkeypatch.setattr(records, "MOST_BYTES", 1000)  # as if it grew without end
+    refused("longer than 1,000 bytes")
+
+
+@given(st.text(), st.sampled_from([0, 1, 9, 40]))
+def test_an_id_is_read_as_json_reads_it(id_: str, cut: int) -> None:
+    whole = orjson.dumps({"schema_version": 4, "id": id_, "packed": "x"})
+    line = whole[: len(whole) - cut]
+    assert read_id(line) == (id_ if cut == 0 else None)
+    assert read_id(orjson.dumps({"packed": "x", "id": id_})) == id_
 
 
 def test_no_secret_reaches_a_trace(tmp_path: Path) -> None:
@@ -520,8 +566,8 @@ def test_no_secret_reaches_a_trace(tmp_path: Path) -> None:
     compiled = create_deliberation([remote, local], traces=tmp_path).compile()
     with pytest.raises(DeliberationError) as raised:
         compiled.invoke({"question": "2 + 2?"}, config)
-    [segment] = segments(tmp_path)
-    written = segment.read_text() + str(raised.value)
+    [episode] = TraceReader(tmp_path)
+    written = episode.to_json().decode() + str(raised.value)
     assert "ConnectionError" in written
     assert "***" in written
     assert [secret for secret in secrets if secret in written] == []

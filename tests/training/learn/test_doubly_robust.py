@@ -1,11 +1,15 @@
 """Whole deliberations from traces: unbiased, with intervals that cover, else unknown."""
 
+from collections.abc import Callable
+from functools import cache, partial
+
 import numpy as np
 import pytest
 
 from training.learn import doubly_robust
 from training.learn.doubly_robust import estimates, realised_worth, whole_episodes
 from training.learn.joint import OF_RESPONSE, Floats, Joint
+from training.learn.joint_rounds import count, group_right
 from training.learn.measures import mean_interval
 from training.learn.values import Values
 
@@ -25,13 +29,23 @@ def refined(held: np.ndarray, rng: np.random.Generator, shape: tuple[int, ...]) 
     return np.where(right, 1, 3) + high
 
 
-def router(held: np.ndarray) -> Floats:
+def mild(held: np.ndarray) -> Floats:
     """Mostly refines where the agent is unsure, and mostly persists where it is sure."""
     refine = np.where(CONFIDENCE[held] < 0.5, 0.8, 0.1)
     return np.stack([1 - refine, refine, np.zeros_like(refine)], -1)
 
 
-def play(count: int, seed: int, *, on_policy: bool = False) -> tuple[Joint, Floats]:
+def greedy(held: np.ndarray) -> Floats:
+    """Refines where the agent is unsure: one of four random episodes goes on like that."""
+    return np.eye(3)[(CONFIDENCE[held] < 0.5).astype(int)]
+
+
+Router = Callable[[np.ndarray], Floats]
+
+
+def play(
+    count: int, seed: int, router: Router = mild, *, on_policy: bool = False
+) -> tuple[Joint, Floats]:
     """Return episodes of two rounds, and the router's probabilities at their states."""
     rng = np.random.default_rng(seed)
     held = np.where(rng.random((count, AGENTS)) < 0.5, 1, 3) + (rng.random((count, AGENTS)) < 0.5)
@@ -84,12 +98,19 @@ def play(count: int, seed: int, *, on_policy: bool = False) -> tuple[Joint, Floa
     ), router(before)
 
 
-def truth() -> tuple[float, float]:
-    """What the router gives where it runs itself: accuracy and tokens of open episodes."""
-    joint, _ = play(60_000, 99, on_policy=True)
+@cache
+def truth(router: Router = mild) -> tuple[float, float, float]:
+    """What the router gives where it runs itself, in open episodes.
+
+    Returns:
+        Its accuracy, its gain over the vote, and its tokens.
+    """
+    joint, _ = play(60_000, 99, router, on_policy=True)
     right, tokens = realised_worth(joint)
-    first = joint.round == 1
-    return float(right[first].mean()), float(tokens[first].mean())
+    first = np.flatnonzero(joint.round == 1)
+    vote = group_right(joint, joint.before[first], count(joint, first, joint.before[first]))
+    right = right[first]
+    return float(right.mean()), float((right - vote).mean()), float(tokens[first].mean())
 
 
 @pytest.fixture(scope="module")
@@ -97,41 +118,65 @@ def fitted() -> Values:
     return Values(*play(1500, 7))
 
 
+@pytest.fixture(scope="module")
+def wrong() -> Values:
+    """V of a policy that nobody estimates, fitted on a handful of episodes."""
+    return Values(*play(40, 8))
+
+
+@pytest.mark.parametrize(
+    ("router", "model"), [(mild, "fitted"), (greedy, "fitted"), (greedy, "wrong")]
+)
 def test_it_covers_the_truth_as_often_as_it_says(
-    fitted: Values, monkeypatch: pytest.MonkeyPatch
+    router: Router, model: str, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(doubly_robust, "_DRAWS", 4)
-    accuracy, tokens = truth()
-    inside, found, spent = 0, [], []
+    faster = partial(mean_interval, samples=300)
+    monkeypatch.setattr(doubly_robust, "mean_interval", faster)
+    values = request.getfixturevalue(model)
+    gain = truth(router)[1]
+    inside, found, widths = 0, [], []
     for seed in range(300):
-        joint, policy = play(200, 1000 + seed)
-        right, to_come, _, unseen = estimates(joint, fitted, policy)
-        first = joint.round == 1
-        assert unseen == 0
-        one = mean_interval(right[first], joint.episode[first], samples=300, seed=seed)
-        inside += one.low <= accuracy <= one.high
+        joint, policy = play(200, 1000 + seed, router)
+        one = whole_episodes(joint, values, policy, joint.episode, seed=seed).against_vote
+        assert one is not None
+        inside += one.low <= gain <= one.high
         found.append(one.mean)
-        spent.append(to_come[first].mean())
+        widths.append(one.high - one.low)
     assert inside >= 0.93 * 300
-    assert np.mean(found) == pytest.approx(accuracy, abs=3 * np.std(found) / 300**0.5 + 0.005)
-    assert np.mean(spent) == pytest.approx(tokens, abs=3 * np.std(spent) / 300**0.5 + 0.5)
+    assert np.mean(found) == pytest.approx(gain, abs=3 * np.std(found) / 300**0.5 + 0.005)
+    # No wider than it has to be: half as much again as the estimates spread.
+    assert np.mean(widths) < 1.5 * 2 * 1.96 * np.std(found)
 
 
-def test_a_wrong_model_does_not_bias_it(fitted: Values, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_wrong_model_does_not_bias_it(fitted: Values, wrong: Values) -> None:
     """The weights mend what V gets wrong: here V of everything is the network of another seed."""
-    accuracy, _ = truth()
-    wrong = Values(*play(40, 8))
     joint, policy = play(6000, 5)
     first = joint.round == 1
-    right, _, _, _ = estimates(joint, wrong, policy)
-    assert right[first].mean() == pytest.approx(accuracy, abs=0.03)
+    accuracy, _, tokens = truth()
+    found = estimates(joint, wrong, policy)
+    assert found.unseen == 0
+    assert found.right[first].mean() == pytest.approx(accuracy, abs=0.03)
+    assert found.tokens[first].mean() == pytest.approx(tokens, abs=4)
     vote = whole_episodes(joint, fitted, policy, joint.episode)
     assert vote.against_vote is not None
     assert vote.against_vote.low > 0
 
 
+def test_few_episodes_that_went_on_like_it_make_it_less_sure(fitted: Values) -> None:
+    sure, unsure = (
+        whole_episodes(joint, fitted, policy, joint.episode)
+        for joint, policy in (play(400, 3, mild), play(400, 3, greedy))
+    )
+    assert sure.against_vote is not None
+    assert unsure.against_vote is not None
+    assert unsure.effective_sample < sure.effective_sample
+    widths = [one.high - one.low for one in (sure.against_vote, unsure.against_vote)]
+    assert widths[0] < widths[1]
+
+
 def test_what_it_cannot_say_is_unknown(fitted: Values) -> None:
-    joint, policy = play(30, 1)
+    joint, policy = play(4, 1)
     assert "effective sample" in whole_episodes(joint, fitted, policy, joint.episode).unknown
     joint, policy = play(600, 1)
     joint.behaviour = np.broadcast_to([0.99, 0.0, 0.01], joint.behaviour.shape)

@@ -7,6 +7,7 @@ import random
 import re
 import subprocess
 import sys
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -21,14 +22,15 @@ from mpdf_langgraph.observation import INDEX
 from mpdf_langgraph.state import Observation, Response
 from tests.support.synthetic import Deliberation, synthetic_episodes
 from tests.support.toy_groups import Toy, toy_groups
-from training.learn import checkpoints, fitting, softrankpo
+from training.learn import checkpoints, fitting, softrankpo, stages
 from training.learn.calibrate import fit_calibration, read_judged
 from training.learn.dataset import Groups, check_answer, load, split
 from training.learn.fit_config import Config, read_labels
-from training.learn.fitting import fit, second_stage_loss, sft_loss
+from training.learn.fitting import fit
 from training.learn.off_policy import action_means, expect
 from training.learn.policy import Policy
 from training.learn.rewards import Weights
+from training.learn.stages import second_stage_loss, sft_loss
 from training.learn.tensors import (
     estimate_competence,
     expected_reward,
@@ -365,15 +367,16 @@ def test_a_move_that_only_prepares_another_is_learned(
 ) -> None:
     """One-step rewards see nothing in it: they end at the vote's .27, a debate has .62."""
     folder, made = relayed
-    with pytest.warns(UserWarning, match="has not been shown"):
+    with warnings.catch_warnings(action="error"):  # its gate is "pass" before any run, rightly
         router = load_router(folder / "router")
     environment = ENVIRONMENTS["relay"]
-    assert known_to(environment, router).value(router).utility > 0.63
-    stages = list(dict.fromkeys(row["stage"] for row in rows(folder / "router")))
-    assert stages == ["sft", "softrankpo-cost-0.05", "softrankpo-cost-0.05-iteration-2"]
+    assert known_to(environment, router).value(router).utility > 0.7
+    names = list(dict.fromkeys(row["stage"] for row in rows(folder / "router")))
+    assert names == ["sft", "softrankpo-cost-0.05", "softrankpo-cost-0.05-iteration-2"]
     assert made["training"]["values"] == "fitted"
     whole = made["evidence"]["whole_episodes"]
-    assert whole["unknown"] or whole["against_vote"]["mean"] > 0
+    assert made["gate"] == "pass"
+    assert whole["against_vote"]["low"] > 0
 
 
 def test_iterations_need_fitted_values(tmp_path: Path) -> None:
@@ -666,7 +669,7 @@ def test_many_groups_make_larger_batches_not_more_steps(
     usual_sizes = [size for size in sizes if size <= 64]
     assert len(usual_sizes) > 3
     sizes.clear()
-    monkeypatch.setattr(fitting, "MOST_STEPS", 3)
+    monkeypatch.setattr(stages, "MOST_STEPS", 3)
     fit(config(traces, tmp_path / "few", algorithm="none", sft_epochs=1))
     # The validation part is scored whole before and after the epoch.
     batches = sizes[1:-1]

@@ -9,6 +9,7 @@ from mpdf_langgraph.observation import INDEX
 from mpdf_langgraph.traces.records import Episode
 from tests.support.synthetic import synthetic_episodes
 from training.learn import joint as joints
+from training.learn import joint_rounds as play
 from training.learn.rewards import observations
 from training.learn.trace_rows import stack_rows
 
@@ -26,11 +27,11 @@ def test_a_state_is_described_as_the_plugin_observes_it(agents: int, rule: str) 
     joint = joined(episodes)
     assert len(joint) == 36
     every = np.arange(len(joint))
-    now, there, tally = joints.describe(joint, every, joint.before, later=False)
-    held, persisted, _ = joints.after(joint, every, joint.taken)
-    then, _, later = joints.describe(joint, every, held)
+    now, there, tally = play.describe(joint, every, joint.before, later=False)
+    held, persisted, _ = play.after(joint, every, joint.taken)
+    then, _, later = play.describe(joint, every, held)
     assert there.all()
-    right = joints.group_right(joint, held, later)
+    right = play.group_right(joint, held, later)
     for state in every:
         episode, round_ = episodes[joint.episode[state]], int(joint.round[state])
         told = episode.tallies
@@ -54,8 +55,8 @@ def test_teams_of_several_sizes_share_arrays() -> None:
     joint = joined(episodes)
     alone = joined(episodes[:3])
     every = np.arange(len(alone))
-    wide, there, _ = joints.describe(joint, every, joint.before[every], later=False)
-    narrow, _, _ = joints.describe(alone, every, alone.before, later=False)
+    wide, there, _ = play.describe(joint, every, joint.before[every], later=False)
+    narrow, _, _ = play.describe(alone, every, alone.before, later=False)
     assert there.sum(1).tolist() == [2] * len(alone)
     assert wide[:, :2] == pytest.approx(narrow)
     assert not wide[:, 2:].any()
@@ -64,7 +65,7 @@ def test_teams_of_several_sizes_share_arrays() -> None:
 def test_moves_are_drawn_as_the_policy_says() -> None:
     joint = joined(list(synthetic_episodes(1, 0, rounds=1)))
     policy = np.array([[[0.5, 0.3, 0.2], [0.0, 1.0, 0.0], [1.0, 0.0, 0.0]]])
-    chances = joints.move_chances(joint, np.array([0]), policy)
+    chances = play.move_chances(joint, np.array([0]), policy)
     action = joint.action[[0]]
     assert chances.sum(2) == pytest.approx(np.ones((1, 3)))
     known = {a for a in range(3) if (action[0, 0] == a).any()}
@@ -72,7 +73,7 @@ def test_moves_are_drawn_as_the_policy_says() -> None:
     for a in known:
         assert chances[0, 0][action[0, 0] == a].sum() == pytest.approx(policy[0, 0, a] / total)
     many = np.zeros(4000, int)
-    drawn = joints.draw_moves(joint, many, np.repeat(policy, 4000, 0), np.random.default_rng(0))
+    drawn = play.draw_moves(joint, many, np.repeat(policy, 4000, 0), np.random.default_rng(0))
     found = [(drawn[:, 0] == k).mean() for k in range(chances.shape[2])]
     assert found == pytest.approx(chances[0, 0].tolist(), abs=0.03)
     assert (joint.action[0, 1][drawn[:, 1]] == 1).all()

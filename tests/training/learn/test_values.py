@@ -8,7 +8,8 @@ import pytest
 from mpdf_langgraph.traces.records import Episode
 from tests.support.synthetic import synthetic_episodes
 from training.learn.dataset import make_groups
-from training.learn.joint import Joint, after, join, joint_row
+from training.learn.joint import Joint, join, joint_row
+from training.learn.joint_rounds import after, count, group_right
 from training.learn.trace_rows import stack_rows
 from training.learn.values import ToTheEnd, Values, draws_for, states_of
 from training.studies.environment_episodes import episodes
@@ -69,6 +70,24 @@ def test_a_prepared_state_is_worth_more(relay: list[Episode]) -> None:
     assert 0.15 < plain.right.mean() < 0.45
     assert prepared.right.mean() > plain.right.mean() + 0.25
     assert prepared.tokens.mean() > 300
+
+
+def test_where_all_persist_a_state_is_worth_what_it_is() -> None:
+    """Else the error of V, and not what a move does, would pay for a REFINE or forbid it."""
+    joint = joined(list(episodes(ENVIRONMENTS["nothing"], 500)))
+    still = np.zeros((*joint.before.shape, 3))
+    still[:, :, 0] = 1.0
+    values = Values(joint, still)
+    first = np.flatnonzero(joint.round == 1)
+    refine = np.zeros((len(first), 3), int)
+    refine[:, 0] = 1
+    held, _, _ = after(joint, first, refine)
+    now = group_right(joint, held, count(joint, first, held))
+    worth = values.of(joint, first, held)
+    assert 0.4 < now.mean() < 0.8
+    assert np.abs(worth.right - now).mean() < 0.05
+    assert abs((worth.right - now).mean()) < 0.02
+    assert worth.tokens.mean() < 10
 
 
 def test_it_repeats_itself_and_leaves_the_seed_alone(relay: list[Episode]) -> None:

@@ -101,3 +101,25 @@ def test_other_traces_are_refused(tmp_path: Path) -> None:
         read_debates([collect(tmp_path / "a", 1, router="always-persist")])
     with pytest.raises(ConfigurationError, match="1 debates are too few for 5 folds"):
         study(OneRoundOptions((collect(tmp_path / "b", 1),)))
+
+
+# Fourteen look-ups, answered by Qwen2.5-Coder-1.5B-Instruct under vLLM (docs/real-models.md).
+REAL = Path(__file__).parent / "data" / "lookups-1.5B.jsonl"
+
+
+def test_real_debates_end_as_they_did() -> None:
+    episodes = read_debates([REAL])
+    assert len(episodes) == 14
+    for episode in episodes:
+        debate = Debate(episode, MATH.equivalent)
+        played = debate.play(debate.refining(only_without_answer=False), CONFIDENCE)
+        assert played.tokens == episode.outcome["usage"]["total"]["tokens"]
+        assert played.right == debate.right(episode.outcome["answer"])
+
+
+def test_in_real_debates_merging_notes_helps() -> None:
+    debates = [Debate(episode, MATH.equivalent) for episode in read_debates([REAL])]
+    alone = sum(debate.single().right for debate in debates)
+    merged = sum(debate.play(debate.refining(only_without_answer=False), MAJORITY).right
+                 for debate in debates)  # fmt: skip
+    assert merged > 2 * alone

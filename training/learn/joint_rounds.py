@@ -1,0 +1,187 @@
+"""Rounds on joint states: the moves that are drawn, what is held after them, how the group votes.
+
+Within a round the agents move at once, so that given the state their moves are independent of each
+other. The cached responses of a recorded state therefore give the next joint state under *any*
+joint action, and a draw of it under any policy, without importance weights: each agent's move is
+drawn by that policy from its own cached ones.
+
+`describe` is `observation.observe` for arrays, and a test holds the two equal.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from mpdf_langgraph.observation import INDEX, NAMES
+from mpdf_langgraph.state import ACTIONS
+from training.learn.joint import OWN, UNCHANGED, Booleans, Floats, Integers, Joint
+
+
+@dataclass
+class Tally:
+    """The votes of teams, ``[n, N]`` each where not said otherwise.
+
+    Attributes:
+        valid: The agent holds a valid answer.
+        votes: For its answer.
+        best_other: Most votes for another answer.
+        backing: Summed confidence behind its answer.
+        total: Summed confidence, ``[n]``.
+        distinct: Distinct valid answers, ``[n]``.
+        elected: It holds the group's answer.
+        winner: Place of an agent that does, ``[n]``; -1: there are no votes.
+    """
+
+    valid: Booleans
+    votes: Integers
+    best_other: Integers
+    backing: Floats
+    total: Floats
+    distinct: Floats
+    elected: Booleans
+    winner: Integers
+
+
+def count(joint: Joint, states: Integers, held: Integers) -> Tally:
+    """Count the votes of teams.
+
+    Args:
+        joint: The states.
+        states: Which of them the teams come from, ``[n]``.
+        held: What the agents hold, ``[n, N]``.
+    """
+    there = joint.there[states]
+    cluster, confidence = joint.cluster[held], joint.confidence[held].astype(np.float64)
+    valid = there & (cluster > 0)
+    same = (cluster[:, :, None] == cluster[:, None]) & valid[:, :, None] & valid[:, None]
+    votes = same.sum(2)
+    known = valid & (confidence >= 0)
+    fill = np.where(known, confidence, 0.0).sum(1) / np.maximum(1, known.sum(1))
+    fill = np.where(known.any(1), fill, 1.0)
+    weight = np.where(known, confidence, fill[:, None]) * valid
+    backing = (same * weight[:, None]).sum(2)
+    others = valid[:, None] & ~same
+    best_other = np.where(others, votes[:, None], 0).max(2)
+    distinct = np.where(valid, 1.0 / np.maximum(1, votes), 0.0).sum(1)
+    plain = joint.ends[states, 0] == 1
+    first = np.where(plain[:, None], votes, np.round(backing, 9))
+    second = np.where(plain[:, None], np.round(backing, 9), votes)
+    leading = valid & (first >= np.where(valid, first, -1.0).max(1, keepdims=True))
+    leading &= second >= np.where(leading, second, -1.0).max(1, keepdims=True)
+    place = np.argmax(leading, 1)
+    winner = np.where(valid.any(1), place, -1)
+    rows = np.arange(len(held))
+    elected = valid & (cluster == cluster[rows, place][:, None])
+    return Tally(valid, votes, best_other, backing, weight.sum(1), distinct, elected, winner)
+
+
+def group_right(joint: Joint, held: Integers, tally: Tally) -> Booleans:
+    """Tell whether the groups' answers are right, ``[n]``."""
+    rows = np.arange(len(held))
+    return np.asarray((tally.winner >= 0) & joint.right[held[rows, tally.winner]])
+
+
+def agrees(joint: Joint, states: Integers, held: Integers, tally: Tally) -> Booleans:
+    """Tell whether teams have settled, as `rounds.is_settled` does, ``[n]``."""
+    bar = joint.ends[states, 2]
+    sure = (joint.confidence[held] >= bar[:, None]) | ~tally.valid | (bar[:, None] < 0)
+    enough = 2 * tally.valid.sum(1) > joint.size[states]
+    settled = enough & (tally.distinct.round() == 1) & sure.all(1)
+    return np.asarray(settled & (joint.ends[states, 1] > 0))
+
+
+def describe(
+    joint: Joint, states: Integers, held: Integers, *, later: bool = True
+) -> tuple[Floats, Booleans, Tally]:
+    """Return the features of what teams hold.
+
+    Args:
+        joint: The states.
+        states: Which of them the teams come from, ``[n]``.
+        held: What the agents hold, ``[n, N]``.
+        later: They hold it a round later; False: at the state itself.
+
+    Returns:
+        Features ``[n, N, F]`` float32, with `agrees` as the group's answer would see it (1: holds
+        that answer); which places are taken, ``[n, N]``; the votes.
+    """
+    there, size = joint.there[states], joint.size[states][:, None].astype(float)
+    tally = count(joint, states, held)
+    cluster = joint.cluster[held]
+    previous = joint.cluster[joint.before[states]] if later else joint.previous[states]
+    round_ = joint.round[states] - 1 + later
+    left = joint.left[states] - later
+    result = np.zeros((*held.shape, len(NAMES)), np.float32)
+    result[:, :, OWN] = joint.static[held]
+    total = tally.total[:, None]
+    values: dict[str, Any] = {
+        "answer_valid": tally.valid,
+        "support": np.maximum(0, tally.votes - 1) / np.maximum(1, size - 1),
+        "plurality": tally.valid & (tally.votes >= tally.best_other),
+        "margin": (tally.votes - tally.best_other) / size,
+        "cluster_confidence": np.divide(
+            tally.backing, total, out=np.zeros_like(tally.backing), where=total > 0
+        ),
+        "distinct_answers": tally.distinct[:, None] / size,
+        "agrees": tally.elected,
+        "changed": (previous != UNCHANGED) & (previous != cluster),
+        "adopted": (held > 0) & (joint.author[held] != np.arange(held.shape[1])),
+        "competence": joint.competence[states],
+        "round": np.minimum(1.0, round_ / 10)[:, None],
+        "rounds_left": np.clip(left / 10, 0.0, 1.0)[:, None],
+        "team_size": 1 / size,
+    }
+    for name, value in values.items():
+        result[:, :, INDEX[name]] = value
+    result[~there] = 0.0
+    return result, there, tally
+
+
+def draw_moves(
+    joint: Joint, states: Integers, probabilities: Floats, rng: np.random.Generator
+) -> Integers:
+    """Draw a move of every agent by a policy; return its number, ``[n, N]``.
+
+    Args:
+        joint: The states.
+        states: Which of them, ``[n]``.
+        probabilities: Of the actions, ``[n, N, 3]``. An action without a cached move is left out.
+        rng: Of the draws.
+    """
+    chances = move_chances(joint, states, probabilities)
+    bounds = chances.cumsum(2)
+    point = rng.random(bounds.shape[:2])[:, :, None] * bounds[:, :, -1:]
+    return np.asarray(np.minimum((bounds <= point).sum(2), bounds.shape[2] - 1))
+
+
+def move_chances(joint: Joint, states: Integers, probabilities: Floats) -> Floats:
+    """Return the probability of every cached move under a policy, ``[n, N, K]``."""
+    action = joint.action[states]
+    chances = np.zeros(action.shape)
+    for index in range(len(ACTIONS)):
+        chosen = action == index
+        chances += chosen * (probabilities[:, :, index] / np.maximum(1, chosen.sum(2)))[:, :, None]
+    total = chances.sum(2, keepdims=True)
+    chances[:, :, 0] += total[:, :, 0] <= 0  # nothing known of it: as if it persisted
+    return np.asarray(chances / chances.sum(2, keepdims=True))
+
+
+def after(joint: Joint, states: Integers, moves: Integers) -> tuple[Integers, Booleans, Floats]:
+    """Return what is held after moves, whether all persisted, and what they took.
+
+    Args:
+        joint: The states.
+        states: Which of them, ``[n]``.
+        moves: Numbers of the moves, ``[n, N]``.
+
+    Returns:
+        Responses ``[n, N]``, ``[n]`` bool, tokens ``[n]``.
+    """
+    there = joint.there[states]
+    made = states[:, None], np.arange(moves.shape[1]), moves
+    held = np.where(there, joint.moves[made], 0)
+    persisted = ((joint.action[made] == 0) | ~there).all(1)
+    persisted &= joint.ends[states, 1] > 0
+    tokens = np.where(there, joint.tokens[made], 0.0).sum(1)
+    return held, persisted, tokens

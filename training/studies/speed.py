@@ -1,0 +1,475 @@
+"""Measures what a deliberation costs beside the same calls made bare, in one run.
+
+    python -m training.studies.speed                  # five minutes on two cores
+    python -m training.studies.speed --repeats 3 --questions 5
+
+The models are a server in a process of its own (`speed_server`): 60 tokens a reply with their
+log-probabilities, and 200 ms a call where wall-clock time is measured. The bare calls are the
+requests of the deliberation itself, recorded, and sent round by round through LangChain's own
+`ChatOpenAI.ainvoke`. The deliberation asks a model that `vllm_chat_model` made. Both take turns,
+and every figure is the median over the repeats. Processor time is that of this process, so it
+depends less on what else the machine does.
+
+The table and a plot go to `--out`. A line for each run is added to `history.jsonl` there.
+"""
+
+import asyncio
+import json
+import os
+import platform
+import subprocess
+import sys
+import tempfile
+import time
+import warnings
+from collections import defaultdict
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import asdict, dataclass
+from importlib.metadata import version
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import tyro
+from langchain_core.callbacks import BaseCallbackHandler
+from langchain_core.language_models import BaseChatModel
+from langchain_core.messages import BaseMessage
+from langchain_openai import ChatOpenAI
+from langgraph.checkpoint.memory import InMemorySaver
+from pydantic import SecretStr
+from tqdm import tqdm
+
+from mpdf_langgraph import (
+    Agent,
+    Episode,
+    MathAnswer,
+    TraceReader,
+    create_deliberation,
+    load_router,
+    vllm_chat_model,
+)
+from mpdf_langgraph.errors import ConfigurationError, MPDFError
+from mpdf_langgraph.nodes.router import current_situation
+from mpdf_langgraph.observation import observe
+from mpdf_langgraph.traces.writer import TraceWriter
+from training.studies.speed_server import ROOT, speed_server
+
+QUESTION = (
+    "A farmer has 17 sheep and buys 5 lambs every spring for 5 years. Then she sells 2 of every 11 "
+    "animals, and gives one to each of her 3 neighbours. How many animals does she have in the end?"
+)
+
+
+@dataclass(frozen=True)
+class SpeedOptions:
+    """Options of the measurement."""
+
+    repeats: int = 5
+    """How often everything is measured. The figures are medians."""
+    questions: int = 20
+    """Deliberations in a row, for processor time."""
+    at_once: int = 32
+    """Deliberations side by side, for wall-clock time."""
+    delay: float = 0.2
+    """Seconds that a call takes, for wall-clock time."""
+    observations: int = 1000
+    """Decisions in the router's large batch."""
+    records: int = 300
+    """Trace records to write and read."""
+    router: Path = ROOT / "examples/tiny_lm/router"
+    """A fitted router, whose decisions are timed."""
+    out: Path = Path("runs/speed")
+    """Folder for the table, the plot and the history."""
+
+
+@dataclass(frozen=True)
+class Case:
+    """A kind of deliberation: so many agents, and so many rounds in which all of them refine."""
+
+    name: str
+    agents: int
+    rounds: int
+    critic: Any = None
+
+    def build(self, model: BaseChatModel, **options: Any) -> Any:
+        """Return the builder of its graph."""
+        team = [Agent(f"agent-{n}", model) for n in range(1, self.agents + 1)]
+        return create_deliberation(
+            team,
+            router="always-refine",
+            critic=self.critic,
+            answer=MathAnswer(),
+            max_rounds=self.rounds,
+            stop_when_settled=False,
+            **options,
+        )
+
+
+CASES = (
+    Case("vote of 3", 3, 0),
+    Case("debate 3 × 3", 3, 3),
+    Case("vote of 3, logprob", 3, 0, "logprob"),
+    Case("debate 3 × 3, logprob", 3, 3, "logprob"),
+    Case("16 agents × 1", 16, 1),
+)
+
+
+@dataclass(frozen=True)
+class Row:
+    """One figure: its median, its range over the repeats, and its aim."""
+
+    name: str
+    value: float
+    low: float
+    high: float
+    unit: str = ""
+    aim: float | None = None
+    at_least: bool = False
+
+    @classmethod
+    def of(cls, name: str, values: Sequence[float], **rest: Any) -> "Row":
+        """Return the row of a figure that was measured several times."""
+        return cls(name, median(values), min(values), max(values), **rest)
+
+    @property
+    def met(self) -> bool:
+        """The aim is met, or there is none."""
+        if self.aim is None:
+            return True
+        return self.value >= self.aim if self.at_least else self.value <= self.aim
+
+
+# --- the requests of a deliberation --------------------------------------------------------------
+
+Requests = list[list[tuple[list[BaseMessage], float]]]
+"""Messages and temperature of the calls of each round."""
+
+
+class _Recorder(BaseCallbackHandler):
+    """Keeps the requests of a deliberation by round."""
+
+    run_inline = True
+
+    def __init__(self) -> None:
+        self.rounds: dict[int, list[tuple[list[BaseMessage], float]]] = defaultdict(list)
+
+    def on_chat_model_start(
+        self, serialized: Any, messages: list[list[BaseMessage]], **kwargs: Any
+    ) -> None:
+        heat = kwargs["invocation_params"]["temperature"]
+        self.rounds[kwargs["metadata"]["mpdf_round"]].append((messages[0], heat))
+
+
+async def deliberate(graph: Any, **config: Any) -> None:
+    """Run one deliberation."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # identical proposals
+        await graph.ainvoke({"question": QUESTION}, config)
+
+
+async def record(graph: Any) -> Requests:
+    """Return the requests that one deliberation makes."""
+    recorder = _Recorder()
+    await deliberate(graph, callbacks=[recorder])
+    return [recorder.rounds[n] for n in sorted(recorder.rounds)]
+
+
+def bare_model(url: str) -> ChatOpenAI:
+    """Return LangChain's own chat model, with the settings of `vllm_chat_model`."""
+    return ChatOpenAI(
+        model="speed",
+        base_url=url,
+        api_key=SecretStr("EMPTY"),
+        temperature=1.0,
+        max_completion_tokens=1024,
+        logprobs=True,
+        timeout=60.0,
+        max_retries=0,
+        use_responses_api=False,
+    )
+
+
+async def call_bare(model: BaseChatModel, requests: Requests) -> None:
+    """Make the calls of one deliberation, those of a round side by side."""
+    for calls in requests:
+        await asyncio.gather(*(model.ainvoke(m, temperature=heat) for m, heat in calls))
+
+
+# --- the measurements ----------------------------------------------------------------------------
+
+
+async def _repeat(count: int, function: Callable[..., Awaitable[None]], *given: Any) -> None:
+    for _ in range(count):
+        await function(*given)
+
+
+async def _timed(clock: Callable[[], float], work: Awaitable[Any]) -> float:
+    began = clock()
+    await work
+    return clock() - began
+
+
+async def measure_processor(url: str, options: SpeedOptions, bar: Any) -> list[Row]:
+    """Return the processor time of deliberations over that of their bare calls."""
+    model, bare_chat = vllm_chat_model(url, "speed"), bare_model(url)
+    rows, bare_calls, own_calls = [], [], []
+    for case in CASES:
+        graph = case.build(model).compile()
+        requests = await record(graph)
+        calls, count = sum(map(len, requests)), options.questions
+        for one in (bare_chat, model):
+            await call_bare(one, requests)
+        ratios = []
+        for _ in range(options.repeats):
+            bare = await _timed(time.process_time, _repeat(count, call_bare, bare_chat, requests))
+            own = await _timed(time.process_time, _repeat(count, call_bare, model, requests))
+            spent = await _timed(time.process_time, _repeat(count, deliberate, graph))
+            ratios.append(spent / bare)
+            bare_calls.append(1e3 * bare / count / calls)
+            own_calls.append(1e3 * own / count / calls)
+            bar.update()
+        rows.append(Row.of(f"processor time / bare calls: {case.name}", ratios, aim=1.2))
+    unit = "ms of processor time"
+    return [
+        Row.of("a bare call of ChatOpenAI", bare_calls, unit=unit),
+        Row.of("a bare call of vllm_chat_model", own_calls, unit=unit),
+        *rows,
+    ]
+
+
+async def measure_wall(url: str, options: SpeedOptions, bar: Any) -> list[Row]:
+    """Return the wall-clock time of deliberations over their waiting and over their bare calls."""
+    model, bare_chat = vllm_chat_model(url, "speed"), bare_model(url)
+    rows = []
+    for case in (CASES[0], CASES[1], CASES[4]):
+        graph = case.build(model).compile()
+        requests = await record(graph)
+        path = options.delay * len(requests)
+        alone, bare_alone, many = [], [], []
+        for _ in range(options.repeats):
+            bare_alone.append(await _timed(time.perf_counter, call_bare(bare_chat, requests)))
+            alone.append(await _timed(time.perf_counter, deliberate(graph)))
+            crowd = [call_bare(bare_chat, requests) for _ in range(options.at_once)]
+            bare = await _timed(time.perf_counter, asyncio.gather(*crowd))
+            crowd = [deliberate(graph) for _ in range(options.at_once)]
+            many.append(await _timed(time.perf_counter, asyncio.gather(*crowd)) / bare)
+            bar.update()
+        aim = 1.05 if case.agents == 16 else 1.03
+        rows += [
+            Row.of(f"wall / critical path: {case.name}", [t / path for t in alone], aim=aim),
+            Row.of(f"wall / critical path, bare: {case.name}", [t / path for t in bare_alone]),
+            Row.of(f"{options.at_once} at once, wall / bare: {case.name}", many, aim=1.15),
+        ]
+    return rows
+
+
+def measure_router(state: Any, options: SpeedOptions, bar: Any) -> list[Row]:
+    """Return how long a fitted router takes to decide, for one team and in a large batch.
+
+    Args:
+        state: The graph's state after a deliberation of three agents.
+        options: Options of the measurement.
+        bar: Is updated after every repeat.
+    """
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # its gate does not matter here
+        router = load_router(options.router)
+    situation = current_situation(state)
+    team = list(observe(situation).values())
+    masks = [[True, True, True]] * len(team)
+    batch = (team * -(-options.observations // len(team)))[: options.observations]
+    allowed = [[True, True, True]] * len(batch)
+    times: dict[str, list[float]] = defaultdict(list)
+    for _ in range(options.repeats):
+        for name, work, count in (
+            ("observations of 3 agents", lambda: observe(situation), 200),
+            ("router decision: 3 agents", lambda: router.decide(team, masks), 200),
+            ("batch", lambda: router.decide(batch, allowed), 10),
+        ):
+            began = time.process_time()
+            for _ in range(count):
+                work()
+            times[name].append((time.process_time() - began) / count)
+        bar.update()
+    large = [1e3 * seconds for seconds in times.pop("batch")]
+    aims = {"router decision: 3 agents": 100.0}
+    rows = [
+        Row.of(name, [1e6 * seconds for seconds in spent], unit="µs", aim=aims.get(name))
+        for name, spent in times.items()
+    ]
+    name = f"router decision: {options.observations:,} observations"
+    return [*rows, Row.of(name, large, unit="ms", aim=5.0)]
+
+
+def measure_traces(state: Any, options: SpeedOptions, bar: Any) -> list[Row]:
+    """Return how fast records are written and read, and how long they are.
+
+    Args:
+        state: The graph's state after a debate of three agents and three rounds.
+        options: Options of the measurement.
+        bar: Is updated after every repeat.
+    """
+    appends, spent, reads, size = [], [], [], 0
+    for _ in range(options.repeats):
+        with tempfile.TemporaryDirectory(dir=options.out) as folder:
+            writer = TraceWriter(folder)
+            began, worked = time.perf_counter(), time.process_time()
+            for number in range(options.records):
+                state["header"]["id"] = f"{number:032x}"
+                writer.write_state(state)
+            appends.append(options.records / (time.perf_counter() - began))
+            spent.append(options.records / (time.process_time() - worked))
+            writer.close()
+            size = sum(path.stat().st_size for path in Path(folder).iterdir())
+            began = time.process_time()
+            assert sum(1 for _ in TraceReader(folder)) == options.records
+            reads.append(options.records / (time.process_time() - began))
+        bar.update()
+    length = size / options.records / 1e3
+    return [
+        Row.of("traces: durable appends", appends, unit="/s", aim=2000, at_least=True),
+        Row.of("traces: appends without waiting", spent, unit="/s of processor time"),
+        Row.of("traces: reads", reads, unit="/s of processor time", aim=10_000, at_least=True),
+        Row.of("traces: a debate 3 × 3", [length], unit="kB", aim=6),
+    ]
+
+
+async def finished_state(url: str, case: Case) -> Any:
+    """Return the graph's state after one deliberation."""
+    graph = case.build(vllm_chat_model(url, "speed")).compile(checkpointer=InMemorySaver())
+    config: Any = {"configurable": {"thread_id": "1"}}
+    await deliberate(graph, **config)
+    values = graph.get_state(config).values
+    Episode.from_state(values)
+    return values
+
+
+def main(options: SpeedOptions) -> None:
+    """Measure everything, print the table, and write table, plot and history.
+
+    Raises:
+        ConfigurationError: An option is wrong.
+    """
+    counts = (
+        options.repeats,
+        options.questions,
+        options.at_once,
+        options.observations,
+        options.records,
+    )
+    if min(counts) < 1 or options.delay <= 0:
+        raise ConfigurationError("every count must be 1 or more, and the delay above 0")
+    options.out.mkdir(parents=True, exist_ok=True)
+    with tqdm(total=10 * options.repeats, desc="speed", unit="part") as bar:
+        with speed_server(0.0) as url:
+            rows = asyncio.run(measure_processor(url, options, bar))
+            state = asyncio.run(finished_state(url, CASES[3]))
+        with speed_server(options.delay) as url:
+            rows += asyncio.run(measure_wall(url, options, bar))
+        rows += measure_router(state, options, bar)
+        rows += measure_traces(state, options, bar)
+    table = format_table(rows, options)
+    print(table)
+    (options.out / "speed.md").write_text(table)
+    history = options.out / "history.jsonl"
+    with history.open("a") as file:
+        file.write(json.dumps({**describe_run(), "rows": [asdict(row) for row in rows]}) + "\n")
+    plot(rows, history, options.out / "speed.png")
+
+
+# --- the table, the plot and the history ---------------------------------------------------------
+
+
+def describe_run() -> dict[str, Any]:
+    """Return when, on what machine and with what versions the measurement was made."""
+    found = subprocess.run(
+        ["git", "describe", "--always", "--dirty"],
+        check=False,
+        capture_output=True,
+        text=True,
+        cwd=ROOT,
+    )
+    load = os.getloadavg()[0] if hasattr(os, "getloadavg") else None
+    packages = ("langgraph", "langchain-core", "langchain-openai", "openai", "pydantic")
+    return {
+        "at": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+        "commit": found.stdout.strip(),
+        "processors": os.cpu_count(),
+        "load": load,
+        "machine": platform.machine(),
+        "python": platform.python_version(),
+        "versions": {name: version(name) for name in packages},
+    }
+
+
+def _figure(value: float) -> str:
+    return f"{value:.2f}" if value < 100 else f"{value:,.0f}"
+
+
+def format_table(rows: Sequence[Row], options: SpeedOptions) -> str:
+    """Return the table in Markdown."""
+    run = describe_run()
+    lines = ["| | median | range | aim | |", "| --- | ---: | ---: | ---: | --- |"]
+    for row in rows:
+        sign = "≥" if row.at_least else "≤"
+        aim = "" if row.aim is None else f"{sign} {_figure(row.aim)}"
+        met = "" if row.aim is None else ("met" if row.met else "missed")
+        unit = f" {row.unit}" if row.unit else ""
+        lines.append(
+            f"| {row.name} | {_figure(row.value)}{unit} "
+            f"| {_figure(row.low)}–{_figure(row.high)} | {aim} | {met} |"
+        )
+    note = (
+        f"Medians of {options.repeats} repeats, {options.questions} deliberations each; "
+        f"{1e3 * options.delay:.0f} ms a call in the rows of wall-clock time. {run['processors']} "
+        f"processors ({run['machine']}), Python {run['python']}, commit {run['commit']}."
+    )
+    return "\n".join([*lines, "", note]) + "\n"
+
+
+def plot(rows: Sequence[Row], history: Path, path: Path) -> None:
+    """Draw the ratios with their aims, and beside them how they went from run to run."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+
+    shown = [row for row in rows if not row.unit]
+    figure, (now, before) = plt.subplots(1, 2, figsize=(13, 5.5))
+    for y, row in enumerate(shown):
+        color = "#4477aa" if row.met else "#cc6677"
+        now.plot([row.low, row.high], [y, y], color=color, lw=2)
+        now.plot(row.value, y, "o", color=color)
+        if row.aim is not None:
+            now.plot(row.aim, y, "|", color="black", ms=14)
+    now.set_yticks(range(len(shown)), [row.name for row in shown], fontsize=8)
+    now.invert_yaxis()
+    now.set_xlabel("ratio, with its range. A black mark is its aim")
+    runs = [json.loads(line) for line in history.read_text().splitlines()]
+    for row in shown:
+        if row.aim is None:
+            continue
+        found = [
+            (n, past["value"])
+            for n, run in enumerate(runs)
+            for past in run["rows"]
+            if past["name"] == row.name
+        ]
+        before.plot(*zip(*found, strict=True), ".-", label=row.name, lw=1)
+    before.set_xticks(range(len(runs)), [run["commit"] for run in runs], rotation=60, fontsize=7)
+    before.set_ylabel("ratio")
+    before.legend(fontsize=6)
+    for axis in (now, before):
+        axis.grid(alpha=0.3)
+    figure.tight_layout()
+    figure.savefig(path, dpi=110)
+    plt.close(figure)
+
+
+if __name__ == "__main__":
+    try:
+        main(tyro.cli(SpeedOptions, description=__doc__))
+    except MPDFError as error:
+        sys.exit(f"error: {error}")
+    except KeyboardInterrupt:
+        sys.exit("stopped")
