@@ -182,6 +182,16 @@ class LogOdds:
         """Return the most probable cluster, as `most_probable` does."""
         return most_probable(votes, self.probabilities(votes))
 
+    def weight(self, confidence: float) -> float:
+        """Return what a vote of this confidence weighs. It is kept off 0 and 1."""
+        p = min(max(confidence, EDGE), 1 - EDGE)
+        return math.log(p / (self.agreement * (1 - p)))
+
+    @property
+    def none(self) -> float:
+        """Score of "none of the answers is right"."""
+        return -math.log(self.agreement)
+
     def probabilities(self, votes: Sequence[Vote]) -> dict[int, float]:
         """See `ProbabilisticRule`."""
         heard = voices(votes)
@@ -191,11 +201,10 @@ class LogOdds:
         fill = math.fsum(known) / len(known)
         weights: dict[int, list[float]] = {}
         for voice in heard:
-            p = min(max(fill if voice.confidence is None else voice.confidence, EDGE), 1 - EDGE)
-            weight = math.log(p / (self.agreement * (1 - p)))
-            weights.setdefault(voice.cluster, []).append(weight)  # type: ignore[arg-type]
+            p = fill if voice.confidence is None else voice.confidence
+            weights.setdefault(voice.cluster, []).append(self.weight(p))  # type: ignore[arg-type]
         scores = {cluster: math.fsum(those) for cluster, those in weights.items()}
-        return share_out(scores, -math.log(self.agreement))
+        return share_out(scores, self.none)
 
 
 _RULES: dict[str, ConsensusRule] = {

@@ -157,9 +157,14 @@ class QuestionConsensus:
             return {}
         shared = self.fitted.shared
         none = shared.none + shared.none_per_voice * len(heard)
-        return share_out({c: self._score(members) for c, members in by_cluster.items()}, none)
+        return share_out({c: self.score(members) for c, members in by_cluster.items()}, none)
 
-    def _score(self, members: Sequence[Vote]) -> float:
+    def score(self, members: Sequence[Vote]) -> float:
+        """Return s(c) of an answer.
+
+        Args:
+            members: Those who give it, every response once (see `consensus.voices`).
+        """
         fitted, shared = self.fitted, self.fitted.shared
         place = _places(fitted.agents)
         record = fitted.categories.get(self.category) if self.category is not None else None
@@ -168,19 +173,23 @@ class QuestionConsensus:
             terms += [shared.vote, shared.refined if voice.refined else 0.0]
             if voice.confidence is not None:
                 terms += [shared.known, shared.confidence * log_odds(voice.confidence)]
-            i = place.get(voice.agent)
-            if i is None:
+            if (i := place.get(voice.agent)) is None:
                 _tell_unknown(voice.agent, fitted.agents)
             else:
                 terms += [fitted.votes[i], record[i] if record else 0.0]
             for other in members[:k]:
-                if other.agent == voice.agent:
-                    continue
-                j = place.get(other.agent)
-                own = 0.0 if i is None or j is None else fitted.pairs[i][j]
-                refined = voice.refined or other.refined
-                terms += [shared.pair, own, shared.refined_pair if refined else 0.0]
+                if other.agent != voice.agent:
+                    refined = voice.refined or other.refined
+                    terms += [*self.pair(voice.agent, other.agent)]
+                    terms.append(shared.refined_pair if refined else 0.0)
         return math.fsum(terms)  # rounded once, so that the order of the team does not matter
+
+    def pair(self, one: str, other: str) -> tuple[float, float]:
+        """Return what a pair of agents weighs: the part of all pairs, and its own."""
+        place = _places(self.fitted.agents)
+        i, j = place.get(one), place.get(other)
+        own = 0.0 if i is None or j is None else self.fitted.pairs[i][j]
+        return self.fitted.shared.pair, own
 
 
 def log_odds(confidence: float) -> float:

@@ -12,10 +12,11 @@ from numpy.typing import NDArray
 
 from mpdf_langgraph.calibration import Calibration
 from mpdf_langgraph.consensus import Vote, voices, votes_of
+from mpdf_langgraph.errors import ConfigurationError
 from mpdf_langgraph.rounds import held_by_round
 from mpdf_langgraph.traces.records import Episode
 from training.learn.dataset import is_held_out
-from training.learn.rewards import Grader, first_hint
+from training.learn.rewards import Grader, first_hint, rule_of
 from training.learn.trace_rows import Row, Rows, find_references, look_up, read_rows, stack_rows
 
 Array = NDArray[np.float64]
@@ -40,7 +41,7 @@ class Ballots:
         episode: Position of the state's record among those kept, as in `Groups`, ``[E]``.
         first: It is what the team proposed, ``[E]`` bool.
         last: It is what the team held in the end, ``[E]`` bool.
-        recorded: The consensus as recorded was right, ``[E]`` bool.
+        recorded: The consensus by the traces' own rule is right, ``[E]`` bool.
         weight: Of the state in a fit, ``[E]``.
     """
 
@@ -153,13 +154,18 @@ def _make_row(episode: Episode, calibration: Calibration | None = None) -> Row:
     responses = episode.responses
     if calibration is not None:
         responses = {i: calibration.apply(one) for i, one in responses.items()}
-    team = [agent["name"] for agent in episode.agents]
+    team = episode.team
     # What a person's hint gave away is no agent's doing.
     rounds = held_by_round(team, responses, episode.turns)
     states = [held for r, held in enumerate(rounds) if r < first_hint(episode)]
     heard = [voices(votes_of(held)) for held in states]
     flat = [voice for those in heard for voice in those]
     names = {name: i for i, name in enumerate(team)}
+    try:  # as the episode's rule decides with these confidences
+        rule = rule_of(episode)
+        winners = [rule(votes_of(held)) for held in states]
+    except ConfigurationError:  # a callable, which no record holds
+        winners = [tally["cluster"] for tally in episode.tallies[: len(states)]]
     arrays = {
         "states": np.array([len(states)]),
         "voices": np.array([len(those) for those in heard], np.int16),
@@ -169,10 +175,7 @@ def _make_row(episode: Episode, calibration: Calibration | None = None) -> Row:
             [np.nan if v.confidence is None else v.confidence for v in flat], float
         ),
         "refined": np.array([v.refined for v in flat], bool),
-        "recorded": np.array(
-            [-1 if (c := episode.tallies[r]["cluster"]) is None else c for r in range(len(states))],
-            np.int16,
-        ),
+        "recorded": np.array([-1 if c is None else c for c in winners], np.int16),
     }
     texts = {
         "id": episode.id,
@@ -269,6 +272,14 @@ def drop_voices(ballots: Ballots, seed: int) -> Ballots:
     draw = np.where(there, rng.random(there.shape), 2.0)
     stays = there & (draw.argsort(1).argsort(1) < kept[:, None])
     return replace(ballots, author=np.where(stays, ballots.author, -1))
+
+
+def thin_out(ballots: Ballots, most: int, seed: int) -> Ballots:
+    """Return the states of as many questions, drawn at random, as have about so many states."""
+    questions = np.unique(ballots.question)
+    enough = int(np.ceil(len(questions) * min(1.0, most / max(1, len(ballots)))))
+    drawn = np.random.default_rng(seed).permutation(questions)[:enough]
+    return ballots.select(np.isin(ballots.question, drawn))
 
 
 def merge_equal(ballots: Ballots) -> Ballots:

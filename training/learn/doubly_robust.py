@@ -13,7 +13,7 @@ than those that are estimated on: the estimate is unbiased however wrong V is.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -45,6 +45,7 @@ class WholeEpisodes:
             known, for the reason that `unknown` gives.
         against_behaviour: The same to the policy that made the traces.
         tokens: Difference in tokens per episode to the policy that made the traces.
+        against_choice: Difference in accuracy to the rule over the proposals that is advised.
         unknown: Why there is no estimate. Empty: there is one.
     """
 
@@ -52,11 +53,17 @@ class WholeEpisodes:
     against_vote: Interval | None = None
     against_behaviour: Interval | None = None
     tokens: Interval | None = None
+    against_choice: Interval | None = None
     unknown: str = ""
 
 
 def whole_episodes(
-    joint: Joint, values: Values, policy: Floats, question: NDArray[Any], seed: int = 0
+    joint: Joint,
+    values: Values,
+    policy: Floats,
+    question: NDArray[Any],
+    seed: int = 0,
+    choice: Mapping[int, float] | None = None,
 ) -> WholeEpisodes:
     """Estimate whole deliberations. Episodes without a decision are left out.
 
@@ -66,6 +73,7 @@ def whole_episodes(
         policy: Probabilities of the router's actions, ``[S, N, 3]``.
         question: Of each state, ``[S]``.
         seed: Seed of the bootstrap.
+        choice: Whether the rule over the proposals that is advised is right, by episode.
     """
     first = np.flatnonzero(joint.round == 1)
     if not len(first):
@@ -100,6 +108,9 @@ def whole_episodes(
         interval("right", vote.astype(float)),
         interval("right", final[first]),
         interval("tokens", spent[first]),
+        None
+        if choice is None
+        else interval("right", np.array([choice.get(int(e), 0.0) for e in joint.episode[first]])),
     )
 
 

@@ -33,10 +33,10 @@ class Config:
     values: Literal["one-step", "fitted"] = "fitted"
     """What a move is worth to the group: right after it (one-step), or at the end of the
     deliberation, by a value network that is fitted on the traces."""
-    consensus: Literal["recorded", "learned"] = "recorded"
-    """The consensus rule that rewards go through, and that the router decides by: the traces' own,
-    or the one that is learned on them. The router's folder has the learned one in any case. To let
-    rewards go through it takes --values one-step."""
+    consensus: Literal["measured", "learned", "recorded"] = "measured"
+    """The consensus rule that rewards go through, and that the router decides by: the one that is
+    learned on the traces, or the traces' own. `measured` takes the learned one where it is at least
+    as right on what the teams held in the end."""
     policy_iterations: int = 2
     """Times that the second stage is run with fitted values: first as if everybody went on like the
     traces' policy, then as if everybody went on like the policy before."""
@@ -149,11 +149,6 @@ class Config:
             ("sweep", all(0 <= cost < math.inf for cost in self.sweep), "0 or more"),
             ("sweep", not self.sweep or self.algorithm != "none", "empty without a second stage"),
             ("seed", self.seed >= 0, "0 or more"),
-            (
-                "values",
-                self.consensus == "recorded" or self.values == "one-step",
-                "one-step with --consensus learned",
-            ),
         ]
         for name, value in vars(self).items():
             if isinstance(value, float):

@@ -82,7 +82,7 @@ class Lessons:
         competence: Prior competence by agent.
         calibration: Calibration of the critic's confidence, fitted on the first two parts.
         measured: The critic's confidences of responses to held-out questions.
-        comparison: Of rules of consensus, on held-out questions.
+        comparison: The learned consensus, and what rules over the proposals give.
         reading: What was read.
     """
 
@@ -94,6 +94,12 @@ class Lessons:
     measured: Judged
     comparison: Comparison
     reading: ReadingReport
+
+
+def decides_learned(config: Config, comparison: Comparison) -> bool:
+    """Tell whether the learned consensus decides, and not the traces' own rule."""
+    wanted = {"learned": True, "recorded": False}
+    return wanted.get(config.consensus, comparison.final_gain.mean >= 0)
 
 
 def prepare(config: Config, view: View = set_competence) -> Lessons:
@@ -113,15 +119,14 @@ def prepare(config: Config, view: View = set_competence) -> Lessons:
     # From here on every confidence is a calibrated one, as it will be where the router runs.
     ballots = read_ballots(config.traces, right, labels, calibration, processes)
     comparison = compare(*ballots.split(config.validation, config.seed), config.seed)
-    consensus = comparison.consensus if config.consensus == "learned" else None
-    groups, reading = load(
-        config.traces,
-        grader=right,
-        labels=labels,
-        calibration=calibration,
-        consensus=consensus,
-        processes=processes,
-    )
+    reading_options: dict[str, Any] = {
+        "grader": right,
+        "labels": labels,
+        "calibration": calibration,
+        "consensus": comparison.consensus if decides_learned(config, comparison) else None,
+        "processes": processes,
+    }
+    groups, reading = load(config.traces, **reading_options)
     print(reading)
     for problem in reading.problems:
         print(f"warning: {problem}", file=sys.stderr)
@@ -138,9 +143,7 @@ def prepare(config: Config, view: View = set_competence) -> Lessons:
     parts = one_step = [view(part, competence) for part in (train, choosing, held_out)]
     ends = None
     if config.values == "fitted":
-        joint = load_joint(
-            config.traces, grader=right, labels=labels, calibration=calibration, processes=processes
-        )
+        joint = load_joint(config.traces, **reading_options)
         ends = ToTheEnd(joint, one_step, competence, config.seed)
         parts = ends.revalue()[1]
     return Lessons(one_step, parts, ends, competence, calibration, measured, comparison, reading)
@@ -246,7 +249,8 @@ def fit(
         others = probabilities_at(fitted[chosen], parts[:-1], config)
         at = ends.policy([*others, probabilities])
         states, policy, question = ends.held_out(len(parts) - 1, at)
-        return whole_episodes(states, ends.values(at), policy, question)
+        choice = lessons.comparison.advised_right()
+        return whole_episodes(states, ends.values(at), policy, question, choice=choice)
 
     advantages, scale = advantages_of(config, data, reward_scale)
     seconds = time.perf_counter() - started
@@ -271,6 +275,7 @@ def fit(
         calibration=lessons.calibration,
         measured=lessons.measured,
         comparison=lessons.comparison,
+        learned=decides_learned(config, lessons.comparison),
         rows=log.rows,
         critics=critics_of(config.traces),
         summary=[f"{lessons.reading}.", f"{sizes}; seed {config.seed}, {seconds:.0f} s."],

@@ -8,15 +8,17 @@ import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache, partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from mpdf_langgraph.calibration import Calibration
-from mpdf_langgraph.consensus import confidence_weighted, majority
+from mpdf_langgraph.consensus import LogOdds, Vote, confidence_weighted, majority
 from mpdf_langgraph.errors import ConfigurationError
+from mpdf_langgraph.learned_consensus import LearnedConsensus, QuestionConsensus
 from mpdf_langgraph.observation import INDEX, Situation, observe
+from mpdf_langgraph.rounds import confidence_of
 from mpdf_langgraph.router import competences
 from mpdf_langgraph.state import ACTIONS, Response
 from mpdf_langgraph.traces.records import Episode
@@ -38,10 +40,14 @@ OF_RESPONSE = (
 OWN = [INDEX[name] for name in OF_RESPONSE]
 #: In `Joint.previous`: the first round, in which nobody has changed.
 UNCHANGED = -1
-_RULES = {confidence_weighted: 0, majority: 1}
+_CONFIDENCE, _MAJORITY, PROBABLE = 0, 1, 2
 
 
-def joint_row(episode: Episode, calibration: Calibration | None = None) -> Row:
+def joint_row(
+    episode: Episode,
+    calibration: Calibration | None = None,
+    consensus: LearnedConsensus | None = None,
+) -> Row:
     """Return an episode's responses and joint states as arrays.
 
     Responses, clusters and actions are numbered from 1: 0 stands for none, as it pads.
@@ -49,16 +55,15 @@ def joint_row(episode: Episode, calibration: Calibration | None = None) -> Row:
     Args:
         episode: The record.
         calibration: As if it had been recorded with it.
+        consensus: As if that had decided.
 
     Raises:
         ConfigurationError: The consensus rule is not built in.
     """
-    if calibration is not None:
-        episode = recalibrate(episode, calibration)
-    rule = rule_of(episode)
-    if rule not in _RULES:
-        raise ConfigurationError("fitted values need a consensus rule that is built in")
+    if calibration is not None or consensus is not None:
+        episode = recalibrate(episode, calibration or Calibration({}), consensus=consensus)
     names = episode.team
+    rule = _rule_as_arrays(episode, names)
     number = {id_: i for i, id_ in enumerate(episode.responses, 1)}
     rounds: dict[int, list[Any]] = {}
     for decision in decisions(episode):
@@ -112,7 +117,11 @@ def joint_row(episode: Episode, calibration: Calibration | None = None) -> Row:
             "left": np.array([limit - r + 1 for r in every[0]], np.int16),
             "size": np.full(len(rounds), len(names), np.int16),
             "sizes": np.array([[len(responses), len(rounds)]], np.int32),
-            "ends": np.array([[_RULES[rule], settles, -1.0 if bar is None else bar]], np.float32),
+            "weight": np.array(rule.weight),
+            "pair": np.tile(np.array(rule.pair), (len(rounds), 1, 1)),
+            "ends": np.array(
+                [[rule.kind, settles, -1.0 if bar is None else bar, *rule.none, rule.refined_pair]]
+            ),
         },
         texts={
             "id": episode.id,
@@ -120,6 +129,49 @@ def joint_row(episode: Episode, calibration: Calibration | None = None) -> Row:
             "representatives": episode.representatives,
         },
     )
+
+
+class _Rule(NamedTuple):
+    """A consensus rule as numbers: see `Joint`."""
+
+    kind: int
+    weight: list[float]
+    pair: list[list[float]]
+    none: tuple[float, float] = (0.0, 0.0)
+    refined_pair: float = 0.0
+
+
+def _rule_as_arrays(episode: Episode, names: list[str]) -> _Rule:
+    """Return the rule of an episode, with the weight of each of its responses.
+
+    By log-odds, an unknown confidence counts as the mean of the episode's known ones.
+    """
+    rule = rule_of(episode)
+    responses = episode.responses.values()
+    alone = [
+        Vote(r["agent"], r["cluster"], confidence_of(r), refined=r["round"] > 0) for r in responses
+    ]
+    nothing = [0.0] * len(alone)
+    no_pair = [[0.0] * len(names) for _ in names]
+    if isinstance(rule, QuestionConsensus):
+        shared = rule.fitted.shared
+        return _Rule(
+            PROBABLE,
+            [0.0 if vote.cluster is None else rule.score([vote]) for vote in alone],
+            [[0.0 if a == b else sum(rule.pair(a, b)) for b in names] for a in names],
+            (shared.none, shared.none_per_voice),
+            shared.refined_pair,
+        )
+    known = [vote.confidence for vote in alone if vote.confidence is not None]
+    if isinstance(rule, LogOdds) and known:
+        mean = sum(known) / len(known)
+        told = [mean if vote.confidence is None else vote.confidence for vote in alone]
+        return _Rule(PROBABLE, [rule.weight(p) for p in told], no_pair, (rule.none, 0.0))
+    if rule is confidence_weighted:
+        return _Rule(_CONFIDENCE, nothing, no_pair)
+    if rule is majority or isinstance(rule, LogOdds):
+        return _Rule(_MAJORITY, nothing, no_pair)
+    raise ConfigurationError("fitted values need a consensus rule that is built in")
 
 
 def _cluster_number(cluster: int | None) -> int:
@@ -161,7 +213,11 @@ class Joint:
         round: From 1, ``[S]``.
         left: Rounds of decisions left, this one included, ``[S]``.
         size: Of the team, ``[S]``.
-        ends: Consensus rule, whether agreement ends it, and the bar for that, ``[S, 3]``.
+        weight: Score of each response as the only voice, where the rule is probabilistic, ``[R]``.
+        pair: What a pair of authors adds to the score of their answer, ``[S, N, N]``.
+        ends: Kind of consensus rule, whether agreement ends it, the bar for that, the score of
+            "none is right", what a voice adds to that, and a pair with a refined response,
+            ``[S, 6]``.
     """
 
     static: Floats
@@ -181,6 +237,8 @@ class Joint:
     round: Integers
     left: Integers
     size: Integers
+    weight: Floats
+    pair: Floats
     ends: Floats
 
     def __len__(self) -> int:
@@ -195,10 +253,10 @@ class Joint:
         """Return some states; the responses stay whole."""
         by_state = (
             "episode", "before", "previous", "moves", "action", "tokens", "taken", "behaviour",
-            "competence", "round", "left", "size", "ends",
+            "competence", "round", "left", "size", "pair", "ends",
         )  # fmt: skip
-        kept = {name: getattr(self, name) for name in ("static", "cluster", "confidence")}
-        kept |= {name: getattr(self, name) for name in ("author", "right")}
+        kept = {name: getattr(self, name) for name in ("static", "cluster", "weight")}
+        kept |= {name: getattr(self, name) for name in ("confidence", "author", "right")}
         return Joint(**kept, **{name: getattr(self, name)[chosen] for name in by_state})
 
 
@@ -208,6 +266,7 @@ def load_joint(
     grader: Grader,
     labels: Mapping[str, str] | None = None,
     calibration: Calibration | None = None,
+    consensus: LearnedConsensus | None = None,
     processes: int = 1,
 ) -> Joint:
     """Return the joint states of traces, in the order of `dataset.load`, and cached as there.
@@ -217,8 +276,9 @@ def load_joint(
         TraceError: There is no such path, or it cannot be read.
     """
     name = "" if calibration is None else calibration.model_dump_json()
+    name += "" if consensus is None else consensus.model_dump_json()
     kind = f"joint-{hashlib.sha256(name.encode()).hexdigest()[:8]}"
-    row_of = partial(joint_row, calibration=calibration)
+    row_of = partial(joint_row, calibration=calibration, consensus=consensus)
     return join(read_rows(paths, kind, row_of, processes=processes), grader, labels or {})
 
 
@@ -278,6 +338,8 @@ def join(rows: Rows, grader: Grader, labels: Mapping[str, str]) -> Joint:
         round=arrays["round"],
         left=arrays["left"],
         size=arrays["size"],
+        weight=with_none(arrays["weight"], 0.0),
+        pair=arrays["pair"],
         ends=arrays["ends"][of],
     )
     # Of a response that is not there nothing is known: as in `observation`.

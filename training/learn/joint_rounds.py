@@ -15,7 +15,16 @@ import numpy as np
 
 from mpdf_langgraph.observation import INDEX, NAMES
 from mpdf_langgraph.state import ACTIONS
-from training.learn.joint import OWN, UNCHANGED, Booleans, Floats, Integers, Joint
+from training.learn.joint import (
+    OF_RESPONSE,
+    OWN,
+    PROBABLE,
+    UNCHANGED,
+    Booleans,
+    Floats,
+    Integers,
+    Joint,
+)
 
 
 @dataclass
@@ -31,6 +40,7 @@ class Tally:
         distinct: Distinct valid answers, ``[n]``.
         elected: It holds the group's answer.
         winner: Place of an agent that does, ``[n]``; -1: there are no votes.
+        probability: P(right) of the group's answer, ``[n]``. NaN: the rule gives none.
     """
 
     valid: Booleans
@@ -41,6 +51,7 @@ class Tally:
     distinct: Floats
     elected: Booleans
     winner: Integers
+    probability: Floats
 
 
 def count(joint: Joint, states: Integers, held: Integers) -> Tally:
@@ -66,14 +77,69 @@ def count(joint: Joint, states: Integers, held: Integers) -> Tally:
     distinct = np.where(valid, 1.0 / np.maximum(1, votes), 0.0).sum(1)
     plain = joint.ends[states, 0] == 1
     first = np.where(plain[:, None], votes, np.round(backing, 9))
+    probable = joint.ends[states, 0] == PROBABLE
+    score, none = backing, np.zeros(len(held))
+    if probable.any():
+        score, none = _score(joint, states, held, same)
+        first = np.where(probable[:, None], np.round(score, 6), first)
     second = np.where(plain[:, None], np.round(backing, 9), votes)
-    leading = valid & (first >= np.where(valid, first, -1.0).max(1, keepdims=True))
+    leading = valid & (first >= np.where(valid, first, -np.inf).max(1, keepdims=True))
     leading &= second >= np.where(leading, second, -1.0).max(1, keepdims=True)
     place = np.argmax(leading, 1)
     winner = np.where(valid.any(1), place, -1)
     rows = np.arange(len(held))
     elected = valid & (cluster == cluster[rows, place][:, None])
-    return Tally(valid, votes, best_other, backing, weight.sum(1), distinct, elected, winner)
+    probability = np.full(len(held), np.nan)
+    if probable.any():
+        probability[probable] = _probability(score, none, votes, place)[probable]
+    total = weight.sum(1)
+    return Tally(valid, votes, best_other, backing, total, distinct, elected, winner, probability)
+
+
+def _score(joint: Joint, states: Integers, held: Integers, same: Booleans) -> tuple[Floats, Floats]:
+    """Return the scores of a probabilistic rule, as `learned_consensus` does.
+
+    Args:
+        joint: The states.
+        states: Which of them the teams come from, ``[n]``.
+        held: What the agents hold, ``[n, N]``.
+        same: Two agents hold the same valid answer, ``[n, N, N]``.
+
+    Returns:
+        Of each agent's answer, ``[n, N]``, and of "none is right", ``[n]``.
+    """
+    author = joint.author[held]
+    refined = joint.static[held][:, :, OF_RESPONSE.index("refined")] > 0
+    # A response that several hold speaks once: of equal authors and answers the surest, then the
+    # first.
+    sure = joint.confidence[held] + 1e-6 * refined
+    twin = same & (author[:, :, None] == author[:, None])
+    earlier = np.tri(held.shape[1], k=-1, dtype=bool)
+    better = (sure[:, None] > sure[:, :, None]) | (
+        (sure[:, None] == sure[:, :, None]) & earlier[None]
+    )
+    speaks = same.diagonal(axis1=1, axis2=2) & ~(twin & better).any(2)
+    weight = joint.weight[held] * speaks
+    rows = np.arange(len(held))[:, None, None]
+    pair = joint.pair[states][rows, author[:, :, None], author[:, None]]
+    pair = pair + (refined[:, :, None] | refined[:, None]) * joint.ends[states, 5][:, None, None]
+    pair *= same & speaks[:, :, None] & speaks[:, None] & ~twin
+    alone = (same * weight[:, None]).sum(2)
+    # Each pair of voices of the agent's answer stands twice in the sum.
+    together = (same * pair.sum(2)[:, None]).sum(2) / 2
+    none = joint.ends[states, 3] + joint.ends[states, 4] * speaks.sum(1)
+    return alone + together, none
+
+
+def _probability(score: Floats, none: Floats, votes: Integers, place: Integers) -> Floats:
+    """Return P(right) of the answer of the agent at `place`, ``[n]``."""
+    valid = votes > 0
+    top = np.maximum(none, np.where(valid, score, -np.inf).max(1))
+    # Every answer once: each of its k votes counts 1 / k.
+    each = np.where(valid, np.exp(score - top[:, None]), 0.0) / np.maximum(1, votes)
+    total = each.sum(1) + np.exp(none - top)
+    rows = np.arange(len(score))
+    return np.asarray(each[rows, place] * votes[rows, place] / total)
 
 
 def group_right(joint: Joint, held: Integers, tally: Tally) -> Booleans:
@@ -86,6 +152,9 @@ def agrees(joint: Joint, states: Integers, held: Integers, tally: Tally) -> Bool
     """Tell whether teams have settled, as `rounds.is_settled` does, ``[n]``."""
     bar = joint.ends[states, 2]
     sure = (joint.confidence[held] >= bar[:, None]) | ~tally.valid | (bar[:, None] < 0)
+    probable = ~np.isnan(tally.probability)
+    sure |= probable[:, None] & (tally.probability >= bar)[:, None]
+    sure &= ~probable[:, None] | (tally.probability >= bar)[:, None]
     enough = 2 * tally.valid.sum(1) > joint.size[states]
     settled = enough & (tally.distinct.round() == 1) & sure.all(1)
     return np.asarray(settled & (joint.ends[states, 1] > 0))

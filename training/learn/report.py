@@ -32,8 +32,9 @@ COLORS = {"PERSIST": "#4477aa", "REFINE": "#ee6677", "CONCEDE": "#ccbb44"}
 def gate_of(turn: OneTurn, whole: WholeEpisodes) -> tuple[str, str]:
     """Return the gate, and why: `pass`, `fail` or `unknown`.
 
-    Whole deliberations decide, where they can be estimated. One turn alone can fail a router and
-    never pass it. Real runs (`evaluate.py`) compare it with more baselines, and rewrite the gate.
+    Whole deliberations decide, where they can be estimated: against the vote, the traces' policy
+    and the rule over the proposals that is advised. One turn alone can fail a router and never pass
+    it. Real runs (`evaluate.py`) compare it with more baselines, and rewrite the gate.
     """
     differences = [turn.against_vote, turn.against_behaviour]
     if min(d.questions for d in differences) < LEAST_QUESTIONS:
@@ -45,6 +46,8 @@ def gate_of(turn: OneTurn, whole: WholeEpisodes) -> tuple[str, str]:
             f"whole deliberations cannot be estimated ({whole.unknown}); run training/evaluate.py"
         )
     differences = [whole.against_vote, whole.against_behaviour]
+    if whole.against_choice is not None:
+        differences.append(whole.against_choice)
     if any(d.high < 0 for d in differences):
         return "fail", "whole deliberations are estimated to get worse"
     if all(d.low > 0 for d in differences):
@@ -261,7 +264,7 @@ def confidences(own: NDArray[Any], held_right: NDArray[Any]) -> tuple[Any, Any]:
     )
 
 
-def describe_choices(comparison: Comparison) -> list[str]:
+def describe_choices(comparison: Comparison, *, learned: bool) -> list[str]:
     """Return the comparison of the rules over the proposals, as lines."""
     rows = []
     for name, choice in comparison.held_out.items():
@@ -287,6 +290,11 @@ def describe_choices(comparison: Comparison) -> list[str]:
         "cross-fitting: one agent is asked alone, unless the team is surely better.",
         "",
         table(["rule", "accuracy", f"{LEARNED} − it", "calls", "calibration error"], rows),
+        "",
+        "The router decides by the "
+        + (LEARNED if learned else "traces' own rule")
+        + f". On what the teams held in the end the {LEARNED} gains "
+        f"{comparison.final_gain.short(digits=3)} over that rule (training questions).",
         "",
         "Risk control, by the learned consensus's probabilities after the traces' own policy.",
         "Another policy leads to other answers.",
@@ -317,6 +325,8 @@ def write_report(
     warnings: Sequence[str],
     plots: Sequence[str],
     comparison: Comparison | None = None,
+    advice: str = "",
+    learned: bool = False,
 ) -> None:
     """Write `report.md`.
 
@@ -333,9 +343,11 @@ def write_report(
         warnings: Signs of trouble.
         plots: File names of the plots.
         comparison: The rules over the proposals, if they were compared.
+        advice: What to run.
+        learned: The learned consensus decides.
     """
     lines = [
-        f"# Router `{title}`" + (f". {comparison.advice}" if comparison else ""),
+        f"# Router `{title}`" + (f". {advice}" if advice else ""),
         "",
         f"**Gate: {gate[0]}** ({gate[1]}).",
         "",
@@ -345,7 +357,7 @@ def write_report(
         "",
         *([f"- {warning}" for warning in warnings] or ["None was seen."]),
         "",
-        *(describe_choices(comparison) if comparison else ()),
+        *(describe_choices(comparison, learned=learned) if comparison else ()),
         "## One turn, held-out questions",
         "",
         EXPLANATION,
@@ -368,6 +380,7 @@ def write_report(
             f"accuracy {whole.against_vote} against the vote of the proposals, "
             f"{whole.against_behaviour} against the policy in the traces, at {whole.tokens} tokens "
             "against that policy (doubly robust)."
+            + (f" Against the advised rule: {c}." if (c := whole.against_choice) else "")
             if whole.against_vote
             else f"accuracy unknown ({whole.unknown})."
         ),

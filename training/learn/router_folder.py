@@ -46,6 +46,7 @@ def export_router(
     calibration: Calibration,
     measured: Judged,
     comparison: Comparison,
+    learned: bool,
     rows: list[dict[str, Any]],
     summary: list[str],
     critics: list[str],
@@ -67,6 +68,7 @@ def export_router(
         calibration: Calibration of the critic's confidence, fitted on the training part.
         measured: The critic's confidences of responses to held-out questions.
         comparison: The learned consensus, and what rules over the proposals give.
+        learned: The learned consensus decides, and not the traces' own rule.
         rows: The epochs of all stages.
         summary: What was read and trained, a line each.
         critics: What the traces' confidences come from.
@@ -124,11 +126,17 @@ def export_router(
     plot_calibration(out / "calibration.png", measured.confidence, measured.right, mended)
     plot_front(out / "front.png", {n: (e.tokens, e.own.mean) for n, e in estimates.items()}, chosen)
     gate = gate_of(turn, whole_estimate)
+    advice = comparison.advice
+    if gate[0] == "pass":
+        advice = (
+            f"Run: this router (accuracy {whole_estimate.against_choice} against the "
+            f"{comparison.chosen}, estimated)."
+        )
     (out / "consensus.json").write_text(comparison.consensus.model_dump_json(indent=1) + "\n")
     content = write_manifest(
         out,
-        consensus="learned" if config.consensus == "learned" else None,
-        advice=comparison.advice,
+        consensus="learned" if learned else None,
+        advice=advice,
         name=out.resolve().name,
         temperature=config.temperature,
         competence=competence,
@@ -157,6 +165,8 @@ def export_router(
         whole=whole_estimate,
         gate=gate,
         comparison=comparison,
+        advice=advice,
+        learned=learned,
         labels=shares,
         calibration=[
             row

@@ -33,7 +33,7 @@ from training.collect.files import atomic_write
 Arrays = dict[str, NDArray[Any]]
 
 #: Raise the first one if what a row holds, or how it is computed, changes.
-VERSIONS = [1, SCHEMA_VERSION, FEATURE_VERSION]
+VERSIONS = [2, SCHEMA_VERSION, FEATURE_VERSION]
 #: A process reads this many bytes of a segment at a time.
 CHUNK = 16_000_000
 #: Below this many bytes, processes take longer to start than they save.

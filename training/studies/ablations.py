@@ -101,6 +101,7 @@ class AblationOptions:
         """Return a fit's options. `options` differ from the defaults."""
         return Config(
             traces=traces or self.traces,
+            consensus="recorded",
             out=self.out / "fits",
             labels=self.labels,
             answer=self.answer,

@@ -124,6 +124,7 @@ class Fold:
             Fit(
                 Config(
                     traces=(folder / "rest.jsonl",),
+                    consensus="recorded",
                     out=folder / "fits",
                     answer=options.answer,
                     algorithm=options.algorithm,

@@ -68,6 +68,7 @@ class Fits:
         self.folder = folder / f"{environment.name}-{episodes}-{seed}"
         self.config = Config(
             traces=(self.folder / "traces.jsonl",),
+            consensus="recorded",
             out=self.folder / "fit",
             answer="choice",
             values=values,

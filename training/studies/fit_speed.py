@@ -268,6 +268,7 @@ def _config(folder: Path, options: SpeedOptions) -> Any:
 
     config = Config(
         traces=(folder / "traces",),
+        consensus="recorded",
         out=folder / "router",
         sft_epochs=options.epochs,
         epochs=options.epochs,

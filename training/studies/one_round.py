@@ -273,6 +273,7 @@ def study(options: OneRoundOptions) -> str:
                     Fit(
                         Config(
                             traces=(path,),
+                            consensus="recorded",
                             out=Path(folder) / "fits",
                             answer=options.answer,
                             algorithm=algorithm,

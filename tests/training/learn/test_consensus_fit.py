@@ -243,7 +243,8 @@ def test_the_simplest_of_equals_is_advised() -> None:
 def test_cross_fitting_learns_from_other_questions_alone() -> None:
     """An agent that is right at random cannot look good by being remembered."""
     ballots = synthetic(300, (0.5,) * 3, seed=4)
-    found = cross_fit(ballots, 1.0)
+    found, gain = cross_fit(ballots, 1.0)
+    assert gain.mean == pytest.approx(found[LEARNED].right.mean() - ballots.recorded.mean())
     assert all(len(choice.right) == len(ballots) for choice in found.values())
     assert not np.isnan(found[LEARNED].probability).any()
     whole = choose(fit_choosers(ballots, 1.0), ballots)

@@ -94,7 +94,9 @@ def play(
         round=rounds,
         left=3 - rounds,
         size=np.full(size, AGENTS),
-        ends=np.tile([0.0, 1.0, -1.0], (size, 1)),
+        weight=np.zeros(5),
+        pair=np.zeros((size, AGENTS, AGENTS)),
+        ends=np.tile([0.0, 1.0, -1.0, 0.0, 0.0, 0.0], (size, 1)),
     ), router(before)
 
 

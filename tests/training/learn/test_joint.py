@@ -5,11 +5,15 @@ import operator
 import numpy as np
 import pytest
 
+from mpdf_langgraph import Calibration, LearnedConsensus
+from mpdf_langgraph.learned_consensus import Shared
 from mpdf_langgraph.observation import INDEX
+from mpdf_langgraph.rounds import confidence_of, held_by_round
 from mpdf_langgraph.traces.records import Episode
 from tests.support.synthetic import synthetic_episodes
 from training.learn import joint as joints
 from training.learn import joint_rounds as play
+from training.learn.recalibrate import recalibrate
 from training.learn.rewards import observations
 from training.learn.trace_rows import stack_rows
 
@@ -48,6 +52,57 @@ def test_a_state_is_described_as_the_plugin_observes_it(agents: int, rule: str) 
             assert np.delete(then[state], APART, 1) == pytest.approx(
                 np.delete(seen, APART, 1), abs=1e-6
             )
+
+
+def fitted(agents: int, seed: int) -> LearnedConsensus:
+    """Return a consensus of random weights, which does not know the last agent."""
+    rng = np.random.default_rng(seed)
+    names = synthetic_names(agents)[:-1] if agents > 1 else synthetic_names(agents)
+    pairs = rng.normal(size=(len(names), len(names)))
+    pairs = (pairs + pairs.T) * (1 - np.eye(len(names)))
+    return LearnedConsensus(
+        shared=Shared(**{name: float(rng.normal()) for name in Shared.model_fields}),
+        agents=tuple(names),
+        votes=tuple(rng.normal(size=len(names)).tolist()),
+        pairs=tuple(tuple(row) for row in pairs.tolist()),
+    )
+
+
+def synthetic_names(agents: int) -> list[str]:
+    [episode] = synthetic_episodes(1, 1, agents=agents)
+    return [agent["name"] for agent in episode.agents]
+
+
+@pytest.mark.filterwarnings("ignore:the learned consensus does not know")
+@pytest.mark.parametrize("learned", [True, False])
+@pytest.mark.parametrize("agents", [1, 2, 3, 5])
+def test_a_probabilistic_rule_decides_as_in_the_plugin(agents: int, learned: bool) -> None:
+    """Also where several agents hold the response of one, and where an agent is not known."""
+    rule = "confidence" if learned else "log-odds"
+    episodes = list(synthetic_episodes(20, agents, agents=agents, rounds=3, consensus=rule))
+    if learned:
+        fit = fitted(agents, agents)
+        episodes = [recalibrate(e, Calibration({}), consensus=fit) for e in episodes]
+    joint = joined(episodes)
+    every = np.arange(len(joint))
+    held, _, _ = play.after(joint, every, joint.taken)
+    tally = play.count(joint, every, held)
+    checked = 0
+    for state in every:
+        episode, round_ = episodes[joint.episode[state]], int(joint.round[state])
+        told = episode.tallies[round_]
+        if tally.winner[state] < 0 or "probability" not in told:
+            continue
+        cluster = joint.cluster[held[state, tally.winner[state]]] - 1
+        known = [r for r in held_by_round([a["name"] for a in episode.agents], episode.responses,
+                                          episode.turns)[round_].values() if r]  # fmt: skip
+        unsure = any(confidence_of(r) is None for r in known)
+        if not learned and unsure:
+            continue  # by log-odds, the mean of the episode stands for that of the team
+        assert tally.probability[state] == pytest.approx(told["probability"], abs=1e-4)
+        assert cluster == told["cluster"] or told["tie"]
+        checked += 1
+    assert checked > 20
 
 
 def test_teams_of_several_sizes_share_arrays() -> None:

@@ -77,6 +77,17 @@ def test_gate(turn, episodes, gate, why):
     assert why in reason
 
 
+@pytest.mark.parametrize(
+    ("against", "gate"),
+    [((0.01, 0.03), "pass"), ((-0.01, 0.03), "unknown"), ((-0.03, -0.01), "fail")],
+)
+def test_a_router_has_to_beat_the_advised_rule_too(against, gate):
+    gains = Interval(0.05, 0.02, 0.08, 200)
+    choice = Interval(sum(against) / 2, *against, 200)
+    whole = WholeEpisodes(100.0, gains, gains, gains, choice)
+    assert gate_of(TURN, whole)[0] == gate
+
+
 # --- signs of trouble -----------------------------------------------------------------------
 
 
