@@ -288,11 +288,11 @@ class Replay:
     def _graph_for(self, said: Sequence[Response]) -> tuple[Any, _LoggedRouter]:
         """Return the graph of a team and of a number of responses, built once."""
 
-        def no_critic(question: str, response: Response) -> float:
+        def logged(question: str, response: Response) -> float:  # its name stands in the record
             raise AssertionError("the critic's verdicts are recorded, so it is not asked")
 
         names = [r["agent"] for r in said if r["round"] == 0]
-        critic = no_critic if any(r["critique"] is not None for r in said) else None
+        critic = logged if any(r["critique"] is not None for r in said) else None
         rounds = max(self.max_rounds, *(r["round"] for r in said))
         key = (*names, critic is None, len(said), rounds)
         if key not in self._graphs:
