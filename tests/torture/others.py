@@ -45,7 +45,7 @@ def burst(scale: float, folder: Path, progress: Progress) -> Row:
         row.attempts, row.lost = count, len(errors)
         for error in errors[:3]:
             row.note(error)
-        progress(f"{(memory() - before) * 1000 / count:.0f} KB a deliberation are left")
+        row.note(f"resident memory grew by {(memory() - before) * 1000 / count:.0f} KB for each")
     return row
 
 
