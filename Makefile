@@ -30,7 +30,7 @@ demo: $(VENV)/.ready  ## three agents of a small real model deliberate (no GPU, 
 	$(BIN)/python examples/quickstart.py
 
 test: $(VENV)/.ready lint  ## ruff, mypy and the whole test suite, with the locked versions
-	$(BIN)/python -m pytest -m "not vllm"
+	$(BIN)/python -m pytest $(PARALLEL) -m "not vllm"
 
 torture: $(VENV)/.ready  ## attack everything, and print a closing table (20 minutes). Goes on where it was stopped
 	$(BIN)/python -m tests.torture
@@ -44,6 +44,9 @@ lint: $(VENV)/.ready  ## ruff and mypy alone
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+# One process for each core, four at most, as each holds torch. A file's tests stay together.
+PARALLEL := -n auto --maxprocesses 4 --dist loadfile
 
 # The plugin's own tests: those that need no torch, no examples and no training code.
 PLUGIN_TESTS = mpdf_langgraph $$(grep -rLE --include='test_*.py' \
@@ -63,7 +66,7 @@ $(OLDEST)/.ready: pyproject.toml requirements/oldest.txt
 	@touch $@
 
 test-oldest: $(OLDEST)/.ready  ## the plugin's tests with the oldest versions that it supports
-	$(OLDEST)/bin/python -m pytest -m "not vllm" $(PLUGIN_TESTS)
+	$(OLDEST)/bin/python -m pytest $(PARALLEL) -m "not vllm" $(PLUGIN_TESTS)
 
 # The environment of `make test` with the newest version of every package. It is made anew each time.
 NEWEST := .venv-newest
@@ -76,7 +79,7 @@ test-newest: newest  ## the whole test suite with the newest versions, unless th
 	@if diff $(LOCK) $(NEWEST)/versions.txt; then \
 	    echo "The newest versions are the locked ones. \`make test\` tests them."; \
 	else \
-	    $(NEWEST)/bin/python -m pytest -m "not vllm"; \
+	    $(NEWEST)/bin/python -m pytest $(PARALLEL) -m "not vllm"; \
 	fi
 
 # The plugin's tests alone, as builds of torch for CPUs are not at hand for every Python.
@@ -88,7 +91,7 @@ test-pythons:  ## the plugin's tests under Python 3.12 and 3.13, where these are
 	    if ! python$$version --version 2>/dev/null; then \
 	        echo "Python $$version is not installed here, so it is not tested."; \
 	    elif ! $(MAKE) --no-print-directory .venv-$$version/.ready || \
-	        ! .venv-$$version/bin/python -m pytest -m "not vllm" $(PLUGIN_TESTS); then \
+	        ! .venv-$$version/bin/python -m pytest $(PARALLEL) -m "not vllm" $(PLUGIN_TESTS); then \
 	        echo "Python $$version: failed."; status=1; \
 	    fi; \
 	done; exit $$status

@@ -331,7 +331,9 @@ def mixed(observations: Any) -> list[str]:
 
 @pytest.mark.parametrize("router", ["random", "always-refine", mixed])
 @pytest.mark.parametrize(
-    "critic", ["logprob", lambda question, told: 0.1 + len(told["text"]) / 100], ids=str
+    "critic",
+    ["logprob", lambda question, told: 0.1 + len(told["text"]) / 100],
+    ids=["logprob", "length"],
 )
 @pytest.mark.parametrize("alternatives", [0, 2])
 def test_an_episode_is_enough_to_rebuild_them(
