@@ -32,7 +32,7 @@ demo: $(VENV)/.ready  ## three agents of a small real model deliberate (no GPU, 
 test: $(VENV)/.ready lint  ## ruff, mypy and the whole test suite, with the locked versions
 	$(BIN)/python -m pytest $(PARALLEL) -m "not vllm"
 
-torture: $(VENV)/.ready  ## attack everything, and print a closing table (20 minutes). Goes on where it was stopped
+torture: $(VENV)/.ready  ## attack everything, and print a closing table. Goes on where it was stopped
 	$(BIN)/python -m tests.torture
 
 audit:  ## look up known vulnerabilities of the locked versions (needs pypi.org)

@@ -1,8 +1,9 @@
 """Attack everything, and print the closing table.
 
-    python -m tests.torture                       # all of it: 20 minutes on two quiet cores
+    python -m tests.torture                       # all of it: an estimated 20 minutes
     python -m tests.torture --scale 0.05          # a slice of each
     python -m tests.torture --parts frames torn   # some of it
+    python -m tests.torture --parts endurance --scale 5    # memory over 50,000 deliberations
 
 Each finished part is kept in `--out`, so that a command that was stopped goes on. `--anew` begins
 from the start. The exit code is 1 if anything was found.

@@ -51,7 +51,7 @@ def burst(scale: float, folder: Path, progress: Progress) -> Row:
 
 def endurance(scale: float, folder: Path, progress: Progress) -> Row:
     """Deliberations in a row and side by side: the second half must take no further memory."""
-    count = max(400, round(50_000 * scale))
+    count = max(400, round(10_000 * scale))
     with timed(Row(f"memory: {count:,} deliberations")) as row, loopback() as (url, _):
         graph = deliberation(url)
         held: list[float] = []
