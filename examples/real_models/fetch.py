@@ -116,7 +116,7 @@ def _from_hub(model: RealModel, target: Path) -> bool:
         print(f"Asking the Hugging Face Hub for {model.hub}.", flush=True)
         folder = target.parent / "hub"
         Path(hf_hub_download(model.hub, model.file, local_dir=folder)).rename(target)
-    except Exception as error:  # the hub's client raises many kinds; the packages remain
+    except Exception as error:  # the hub's client raises many kinds, and the packages remain
         print(f"The Hugging Face Hub does not give it ({type(error).__name__}).", flush=True)
         return False
     return True

@@ -53,7 +53,7 @@ class ChoiceAnswer:
         )
 
     def parse(self, text: str) -> str | None:
-        """Read the letter out of a response; None where there is none, or a wrong one."""
+        """Return the letter that a response chooses. Return None if it chooses none of the choices."""
         text = answering_part(text)
         given = tagged_answer(text)
         if given is None and (field := json_answer(text)):
@@ -63,7 +63,7 @@ class ChoiceAnswer:
         return letter if letter in list(self._letters) else None
 
     def equivalent(self, a: str, b: str) -> bool:
-        """Tell whether two answers are the same letter; a reference may be written "(B)"."""
+        """Tell whether two answers are the same letter. A reference may be written "(B)"."""
         return self._letter_of(a) == self._letter_of(b)
 
     def _letter_of(self, text: str) -> str:
@@ -106,7 +106,7 @@ _LIST_IN_LINE = Pattern(r"(?mi)^ ?\(a\):? (?!and|or|,)[^\n]*\(b\)[^\n]*\(c\)[^\n
 
 
 def _plain(text: str) -> str:
-    """The text in plain characters, without Markdown and LaTeX; a letter in bold is in brackets."""
+    """Return the text without Markdown and LaTeX. Put a letter in bold into brackets."""
     text = text.replace(r"\begin{boxed}", r"\boxed{").replace(r"\end{boxed}", "}")
     text = without_truncated_box(text)
     for box in reversed(find_boxes(text, most=20)):
@@ -287,7 +287,7 @@ def _stances_of_sentence(sentence: str, topic: str, option: str = "") -> Iterato
 
 
 def _kind(before: str, after: str, mention: Mention, dependent: bool) -> str:
-    """The kind of stance that the signs around letters make; empty where they make none."""
+    """Return the kind of stance that the signs around letters make. Return "" if they make none."""
     supposed = _SUPPOSED.search(before) or "P" in after.split(",")[0]
     labelled = mention.in_brackets or re.search("O_*$", before)
     if _DENIED_BEFORE.search(before):
@@ -320,7 +320,7 @@ _WEAK = ("named", "asked")
 
 
 def _decide(stances: list[_Stance], choices: str) -> str:
-    """The letter that the stances come to, perhaps beyond the choices; empty where to none."""
+    """Return the letter that the stances come to, or "". It may be beyond the choices."""
     refused = max((n for n, one in enumerate(stances) if one.kind == "refused"), default=0)
     stances = stances[refused:]
     taken_back = max((n for n, one in enumerate(stances) if one.kind == "taken back"), default=0)

@@ -172,7 +172,7 @@ _LETTERS = (
 
 
 def _expression(words: str) -> str:
-    """A regular expression for words; those of scripts with spaces stand between such."""
+    """Return a regular expression for words. In a script with spaces they must be whole words."""
     expression = re.escape(words).replace(r"\*", r"\w*").replace(r"\ ", r"\s+")
     spaced = re.match("[^\\W\\d_]", words) and words < "\u0700"
     return rf"(?<!\w){expression}(?!\w)" if spaced else expression

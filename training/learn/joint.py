@@ -250,7 +250,7 @@ class Joint:
         return np.asarray(np.arange(self.before.shape[1]) < self.size[:, None])
 
     def select(self, chosen: NDArray[Any]) -> "Joint":
-        """Return some states; the responses stay whole."""
+        """Return some of the states. All responses are kept."""
         by_state = (
             "episode", "before", "previous", "moves", "action", "tokens", "taken", "behaviour",
             "competence", "round", "left", "size", "pair", "ends",

@@ -210,7 +210,7 @@ def describe(
 def draw_moves(
     joint: Joint, states: Integers, probabilities: Floats, rng: np.random.Generator
 ) -> Integers:
-    """Draw a move of every agent by a policy; return its number, ``[n, N]``.
+    """Draw a move of every agent by a policy. Return the numbers of the moves, ``[n, N]``.
 
     Args:
         joint: The states.
