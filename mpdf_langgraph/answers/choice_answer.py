@@ -53,7 +53,7 @@ class ChoiceAnswer:
         )
 
     def parse(self, text: str) -> str | None:
-        """Return the letter that a response chooses. Return None if it chooses none of the choices."""
+        """Return the letter that a response chooses, or None if it chooses none."""
         text = answering_part(text)
         given = tagged_answer(text)
         if given is None and (field := json_answer(text)):
