@@ -45,7 +45,7 @@ def test_studio_sees_four_nodes_and_the_options_as_a_form(client: Any) -> None:
     assert "always-refine" in form["router"]["enum"]
     assert all(field["description"] for field in form.values())
     given = schemas["input_schema"]["properties"]
-    assert set(given) == {"messages", "question", "reference", "contexts"}
+    assert set(given) == {"messages", "question", "reference", "contexts", "category"}
 
 
 def test_a_run_streams_its_events_with_the_options_of_the_run(client: Any) -> None:

@@ -100,7 +100,7 @@ def test_inputs_last_for_one_question_only() -> None:
     """A value that stayed would answer the next question with this one's."""
     hints = typing.get_type_hints(DeliberationState, include_extras=True)
     given_keys = set(typing.get_type_hints(DeliberationInput))
-    assert given_keys == {"messages", "question", "reference", "contexts"}
+    assert given_keys == {"messages", "question", "reference", "contexts", "category"}
     for key in (given_keys - {"messages"}) | {"phase"}:
         assert EphemeralValue in hints[key].__metadata__, key
     assert set(typing.get_type_hints(DeliberationOutput)) == {"messages", "deliberation"}

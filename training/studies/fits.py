@@ -10,6 +10,7 @@ from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import asdict, dataclass, field, replace
+from functools import cache
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
@@ -54,6 +55,18 @@ class Changes:
     raw_text: bool = False
 
 
+def _digest(path: Path) -> str:
+    """Return a hash of a file. An unchanged file is read once."""
+    status = path.stat()
+    return _digest_of(path, status.st_size, status.st_mtime_ns)
+
+
+@cache
+def _digest_of(path: Path, size: int, modified: int) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
 @dataclass(frozen=True)
 class Fit:
     """One fit that is wanted.
@@ -82,11 +95,11 @@ class Fit:
 
     @property
     def key(self) -> str:
-        """A hash of what the router depends on: options, and the traces by name and size."""
+        """A hash of what the router depends on: options, and the traces by name and content."""
         labels = self.config.labels
         content = {
             "options": self._options(),
-            "traces": [[p.name, p.stat().st_size] for p in find_segments(self.config.traces)],
+            "traces": [[p.name, _digest(p)] for p in find_segments(self.config.traces)],
             "labels": hashlib.sha256(labels.read_bytes()).hexdigest() if labels else None,
             "features": [FORMAT, FEATURE_VERSION],
         }

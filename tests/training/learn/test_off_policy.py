@@ -142,6 +142,7 @@ def test_plain_data_for_json():
                 "against_vote": {"mean": 1.0, "low": None, "high": 2.0, "questions": 3},
                 "against_behaviour": None,
                 "tokens": None,
+                "against_choice": None,
                 "unknown": "",
             },
             [1, "x"],
