@@ -48,9 +48,9 @@ lint: $(VENV)/.ready  ## ruff and mypy alone
 # One process for each core, four at most, as each holds torch. A file's tests stay together.
 PARALLEL := -n auto --maxprocesses 4 --dist loadfile
 
-# The plugin's own tests: those that need no torch, no examples and no training code.
+# The plugin's own tests: those that need no torch, scipy, examples or training code.
 PLUGIN_TESTS = mpdf_langgraph $$(grep -rLE --include='test_*.py' \
-	'^ *(from|import) (training|examples|torch|transformers)|"examples/|-m", "build"' \
+	'^ *(from|import) (training|examples|torch|transformers|scipy)|"examples/|-m", "build"' \
 	tests/plugin tests/integration)
 
 # $(call install-plugin,FOLDER,OPTIONS OF PIP) fills a virtual environment for these tests.
