@@ -32,8 +32,23 @@ def test_what_is_refused(value: Any, rule: dict[str, Any], expected: str) -> Non
         check_number("bar", value, **rule)
 
 
-def test_what_is_accepted() -> None:
-    check_number("bar", 0, 0)
-    check_number("bar", 1 / 3, 0, 1 / 3)
-    check_number("bar", 5, 1, whole=True)
-    check_number("bar", None, 0, optional=True)
+def is_accepted(value: Any, **rule: Any) -> bool:
+    try:
+        check_number("bar", value, **rule)
+    except ConfigurationError:
+        return False
+    return True
+
+
+@pytest.mark.parametrize(
+    ("value", "rule", "beyond"),
+    [
+        (0, {"low": 0}, -1),
+        (1 / 3, {"low": 0, "high": 1 / 3}, 0.34),
+        (5, {"low": 1, "whole": True}, 5.5),
+        (None, {"low": 0, "optional": True}, "none"),
+    ],
+)
+def test_what_is_accepted(value: Any, rule: dict[str, Any], beyond: Any) -> None:
+    assert is_accepted(value, **rule)
+    assert not is_accepted(beyond, **rule)

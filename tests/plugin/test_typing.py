@@ -4,7 +4,9 @@ mypy checks this file (see pyproject.toml). It reports an ignore that nothing ne
 below marks a mistake that it catches.
 """
 
+import tomllib
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -27,6 +29,8 @@ from mpdf_langgraph.state import no_usage
 
 LLM = FakeListChatModel(responses=["Rome"])
 TEAM = [LLM]
+NODES = {"agent", "critic", "router", "consensus"}
+ROOT = Path(__file__).parents[2]
 
 
 def persist(observations: list[Observation]) -> list[str]:
@@ -59,14 +63,33 @@ def elect_first(votes: Sequence[Vote]) -> int | None:
     return votes[0].cluster
 
 
+def test_mypy_checks_this_file_and_reports_needless_ignores() -> None:
+    config = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["mypy"]
+    assert Path(__file__).relative_to(ROOT).as_posix() in config["files"]
+    assert config["strict"]
+    assert config.get("warn_unused_ignores", True)
+
+
 def test_what_is_accepted() -> None:
-    create_deliberation([Agent("ann", LLM), LLM, RunnableLambda(str)], answer=MathAnswer())
-    create_deliberation(TEAM, router="always-refine", critic="self-reasoning", consensus="majority")
-    create_deliberation(TEAM, router=ThresholdRouter(bar=0.8), critic=None, consensus=elect_first)
-    create_deliberation(TEAM, router=MyRouter(), critic=trust, traces=None)
-    create_deliberation(TEAM, router=persist, critic=judge, interrupt_when=Unsure(0.5))
-    create_deliberation(TEAM, router=draw_lots, critic=LLM)
-    create_deliberation(TEAM, critic=LLM.bind(stop=["."]), interrupt_when=lambda standing: True)
+    accepted = [
+        create_deliberation([Agent("ann", LLM), LLM, RunnableLambda(str)], answer=MathAnswer()),
+        create_deliberation(
+            TEAM, router="always-refine", critic="self-reasoning", consensus="majority"
+        ),
+        create_deliberation(
+            TEAM, router=ThresholdRouter(bar=0.8), critic=None, consensus=elect_first
+        ),
+        create_deliberation(TEAM, router=MyRouter(), critic=trust, traces=None),
+        create_deliberation(TEAM, router=draw_lots, critic=LLM),
+    ]
+    assert all(set(graph.nodes) == NODES for graph in accepted)
+    ask_a_person = [
+        create_deliberation(TEAM, router=persist, critic=judge, interrupt_when=Unsure(0.5)),
+        create_deliberation(
+            TEAM, critic=LLM.bind(stop=["."]), interrupt_when=lambda standing: True
+        ),
+    ]
+    assert all(set(graph.nodes) == NODES | {"person"} for graph in ask_a_person)
 
 
 def test_what_is_caught_by_types_is_caught_when_the_graph_is_built_as_well() -> None:
@@ -88,9 +111,11 @@ def test_what_only_a_type_checker_catches() -> None:
     def takes_nothing() -> float:
         return 0.5
 
-    create_deliberation(TEAM, critic=takes_nothing)  # type: ignore[arg-type]
+    graph = create_deliberation(TEAM, critic=takes_nothing)  # type: ignore[arg-type]
+    assert set(graph.nodes) == NODES
 
     def chooses_a_name(votes: Any) -> str:
         return "ann"
 
-    create_deliberation(TEAM, consensus=chooses_a_name)  # type: ignore[arg-type]
+    graph = create_deliberation(TEAM, consensus=chooses_a_name)  # type: ignore[arg-type]
+    assert set(graph.nodes) == NODES
