@@ -18,7 +18,8 @@ def force_actions(actions: Mapping[str, Action]) -> Command[Any]:
 
     The router decides for the other agents. Give the update to `update_state` as the consensus
     node, on a checkpoint from which a round starts: one whose `next` is ``("router",)``, but not
-    the first of these. Then invoke the graph with None and the config that `update_state` returns.
+    the first of these, nor one before the last agent was asked to propose. Then invoke the graph
+    with None and the config that `update_state` returns.
     The fork is an episode of its own. Its id is the id of the first episode, ``~`` and another
     part. An agent that is not forced draws its action with the same random number as before.
 

@@ -27,6 +27,7 @@ from mpdf_langgraph.calibration import log_odds
 from mpdf_langgraph.errors import ConfigurationError, RouterError
 from mpdf_langgraph.options import check_number
 from mpdf_langgraph.rounds import Held, confidence_of
+from mpdf_langgraph.state import Consensus
 
 #: Price of 1,000 tokens, in accuracy, where nothing else is said.
 DEFAULT_COST = 0.1
@@ -52,13 +53,13 @@ def stand_of(held: Held) -> Stand:
     return Stand(first, second)
 
 
-def leading_confidence(held: Held, tally: Mapping[str, Any]) -> float | None:
+def leading_confidence(held: Held, tally: Consensus) -> float | None:
     """Return the confidence in the leading answer.
 
     It is P(right) where the consensus rule gives it, else that of the surest response.
     """
     if (known := tally.get("probability")) is not None:
-        return float(known)
+        return known
     surest = next((r for r in held.values() if r and r["id"] == tally["response"]), None)
     return None if surest is None else confidence_of(surest)
 

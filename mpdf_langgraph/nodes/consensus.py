@@ -45,9 +45,11 @@ def consensus_steps(
 ) -> Steps[Command[NextOfConsensus]]:
     """Carry out the round's moves, count the votes, and end, go on, or ask a person.
 
-    If the run is resumed after every proposal had failed, the question is asked again.
+    If the run is resumed after every proposal had failed, the question is asked again. It is not
+    while there are agents that were not asked yet.
     """
-    if not state["responses"] and not state.get("running"):
+    recruiting = is_recruiting(settings, state)
+    if not state["responses"] and not state.get("running") and not recruiting:
         return Command(update=repeat_question(state), goto="router")
     state = cast(DeliberationState, {**state, "clock": read_clock(state)})
     labels = RunnableConfig(
@@ -99,7 +101,6 @@ def consensus_steps(
     state["responses"] = {**state["responses"], **responses}
     tally = _tally(settings, state)
     state["tallies"] = [*state["tallies"][: state["round"]], tally]
-    recruiting = is_recruiting(settings, state)
     if state["round"] == 0 and not recruiting:
         _warn_of_identical_proposals(state)
 

@@ -6,7 +6,7 @@ from typing import Any, Literal, cast
 from langgraph.types import Command
 
 from mpdf_langgraph.nodes.settings import Settings
-from mpdf_langgraph.nodes.task import assign, move_cost, send_tasks
+from mpdf_langgraph.nodes.task import assign, reserved_cost, send_tasks
 from mpdf_langgraph.recruiting import AdaptiveRecruiting, leading_confidence, stand_of
 from mpdf_langgraph.runtime import events
 from mpdf_langgraph.runtime.budget import BudgetShares, total_cost, total_usage
@@ -35,11 +35,11 @@ def recruit(settings: Settings, state: DeliberationState) -> Command[Literal["ag
     asked = list(state["held"])
     order = [name for name in recruiting.order(list(settings.agents)) if name not in asked]
     wave = order[: recruiting.wave]
-    used, cost = total_usage(state), total_cost(state)
+    used = total_usage(state)
     proposals = max(1, len(state["responses"]))
     held_now = held_responses(state)
     stand = stand_of(held_now)
-    tally: dict[str, Any] = {**state["tallies"][-1]}
+    tally = state["tallies"][-1]
     worth = recruiting.weigh(
         len(asked),
         stand,
@@ -48,7 +48,7 @@ def recruit(settings: Settings, state: DeliberationState) -> Command[Literal["ag
         price=sum(settings.agents[name].price for name in wave),
         tokens=charged_tokens(used) / proposals,
     )
-    shares = BudgetShares(settings.budget, used, started_at(state), cost)
+    shares = BudgetShares(settings.budget, used, started_at(state), total_cost(state))
     widened = cast(
         DeliberationState,
         {**state, "held": {n: state["held"].get(n) for n in settings.agents if n in asked + wave}},
@@ -57,11 +57,11 @@ def recruit(settings: Settings, state: DeliberationState) -> Command[Literal["ag
     limit = None
     for name in wave if worth.pays else ():
         task = assign(settings, widened, name)
-        bound = move_cost(settings, task)
-        limit = shares.lacks(bound, time.time())
+        cost = reserved_cost(settings, task)
+        limit = shares.lacks(cost, time.time())
         if limit is not None:
             break
-        shares.reserve(bound)
+        shares.reserve(cost)
         tasks.append(task)
     names = [task["agent"] for task in tasks]
     decision = Recruit(

@@ -13,7 +13,7 @@ from mpdf_langgraph.fork import FORK_MARK, forced_action, fork_state
 from mpdf_langgraph.history import readable_history
 from mpdf_langgraph.nodes.person import check_checkpointer
 from mpdf_langgraph.nodes.question import find_question
-from mpdf_langgraph.nodes.recruit import recruit
+from mpdf_langgraph.nodes.recruit import is_recruiting, recruit
 from mpdf_langgraph.nodes.settings import Settings
 from mpdf_langgraph.nodes.task import assign, move_cost, reserved_cost, send_tasks
 from mpdf_langgraph.observation import Situation, observe
@@ -152,6 +152,11 @@ def current_situation(state: DeliberationState) -> Situation:
 
 
 def _decide(settings: Settings, state: DeliberationState) -> Command[NextOfRouter]:
+    if is_recruiting(settings, state):
+        raise ConfigurationError(
+            "force_actions: no round starts from this checkpoint, as the router still decides whom "
+            "to ask. Take a later one"
+        )
     state = fork_state(
         state["held"], cast(DeliberationState, {**state, "round": state["round"] + 1})
     )

@@ -286,6 +286,49 @@ def test_a_stopped_run_goes_on_where_it_was() -> None:
     assert state["deliberation"]["not_asked"] == ["a3"]
 
 
+@pytest.mark.parametrize("texts", ["x45", "xx4", "4xx"])
+def test_a_resumed_run_asks_on_after_failed_proposals(texts: str) -> None:
+    """Nobody who has failed is asked again as long as others were not asked at all."""
+    saver, calls = InMemorySaver(), list[str]()
+
+    def proposal(name: str, text: str) -> RunnableLambda[Any, str]:
+        def propose(_: Any) -> str:
+            calls.append(name)
+            if text == "x":
+                raise ValueError("down")
+            return text
+
+        return RunnableLambda(propose)
+
+    def graph() -> Any:
+        agents = [Agent(f"a{n}", proposal(f"a{n}", t), retries=0) for n, t in enumerate(texts)]
+        return build(agents, recruit=AdaptiveRecruiting(cost=0.0)).compile(
+            checkpointer=saver, interrupt_before=["router", "agent", "consensus"]
+        )
+
+    config: Any = {"configurable": {"thread_id": "1"}}
+    graph().invoke({"question": "2+2?"}, config)
+    for _ in range(12):
+        if graph().get_state(config).next:
+            graph().invoke(None, config)
+    assert calls == ["a0", "a1", "a2"]
+    assert graph().get_state(config).values["deliberation"]["answer"] == "4"
+
+
+def test_no_round_is_forked_while_agents_are_still_being_asked() -> None:
+    values = asking(["a0", "a1"], {"1": {"1-0": 0.1}})
+    graph = build(team("4", "5"), recruit=AdaptiveRecruiting(values=values)).compile(
+        checkpointer=InMemorySaver()
+    )
+    config: Any = {"configurable": {"thread_id": "1"}}
+    graph.invoke({"question": "2+2?"}, config)
+    history = list(graph.get_state_history(config))
+    [early] = [s for s in history if s.values.get("phase") == "recruit"]
+    fork = graph.update_state(early.config, force_actions({"a0": "PERSIST"}), as_node="consensus")
+    with pytest.raises(ConfigurationError, match="still decides whom to ask"):
+        graph.invoke(None, fork)
+
+
 def test_the_stream_tells_who_is_asked_and_who_is_not() -> None:
     values = asking(["a0", "a1", "a2"], {"1": {"1-0": 0.1}, "2": {"2-0": -0.1}})
     graph = build(team("4", "4.0", "5"), recruit=AdaptiveRecruiting(values=values)).compile()
