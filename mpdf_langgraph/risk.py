@@ -90,7 +90,7 @@ def keeps_promise(accepted: int, wrong: int, risk: float) -> bool:
         wrong: Number of wrong ones among them.
         risk: Greatest share of errors, in (0, 1).
     """
-    if wrong >= accepted:
+    if wrong >= risk * accepted:  # a binomial's median is its mean, rounded up or down
         return False
     log_p, log_q = math.log(risk), math.log1p(-risk)
     whole = math.lgamma(accepted + 1)

@@ -4,6 +4,7 @@ import re
 import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, Protocol
 
 from mpdf_langgraph.agents import Agent
@@ -140,7 +141,7 @@ class Settings:
             )
         if risk >= 1:
             raise ConfigurationError(f"risk must be below 1, got {risk!r}")
-        if self._bar() is None:
+        if self._bar is None:
             most = max((step.accepted for step in self.consensus.risk.root), default=0)
             warnings.warn(
                 f"no bar keeps the share of wrong answers at {risk:g} with 99 % confidence on the "
@@ -149,8 +150,9 @@ class Settings:
                 stacklevel=4,
             )
 
+    @cached_property
     def _bar(self) -> float | None:
-        """Return the bar of `risk`. None: no bar keeps it."""
+        """The bar of `risk`, found once for all questions. None: no bar keeps it."""
         assert self.risk is not None
         assert isinstance(self.consensus, LearnedConsensus)
         return self.consensus.risk.bar(self.risk)
@@ -200,7 +202,7 @@ class Settings:
             # Left out if it says nothing, as the ids of imported records depend on the options.
             **({} if self.recruiting is None else {"recruit": self.recruiting.describe()}),
             **({} if self.budget.max_cost is None else {"max_cost": self.budget.max_cost}),
-            **({} if self.risk is None else {"risk": self.risk, "bar": self._bar()}),
+            **({} if self.risk is None else {"risk": self.risk, "bar": self._bar}),
             **({"interrupt_when": _name_of(when)} if (when := self.interrupt_when) else {}),
             **(
                 {"calibration": used.model_dump()}

@@ -294,6 +294,25 @@ def test_below_the_bar_nothing_is_accepted() -> None:
     assert ask(["Rome", "Oslo", "Bonn"], consensus=risky, risk=0.5)["accepted"] is True
 
 
+def test_the_bar_is_found_once_for_all_questions(monkeypatch: pytest.MonkeyPatch) -> None:
+    risky = STRONG.model_copy(update={"risk": curve((0.9, 200, 1, 1.0))})
+    found, bar = list[float](), RiskCurve.bar
+
+    def counted(self: RiskCurve, risk: float) -> float | None:
+        found.append(risk)
+        return bar(self, risk)
+
+    monkeypatch.setattr(RiskCurve, "bar", counted)
+    agents = [
+        Agent(name, FakeListChatModel(responses=[text]))
+        for name, text in zip("abc", ROMES, strict=True)
+    ]
+    graph = create_deliberation(agents, critic=None, consensus=risky, risk=0.05).compile()
+    for _ in range(3):
+        assert graph.invoke({"question": "Capital?"})["deliberation"]["accepted"] is True
+    assert found == [0.05]
+
+
 def test_a_person_is_asked_below_the_bar() -> None:
     when = Unsure(unaccepted=True)
     assert when({"support": 1.0, "confidence": 0.9, "accepted": False})
