@@ -35,8 +35,8 @@ SCHEMA_VERSION = 5
 
 READABLE_VERSIONS = (1, 2, 3, 4, 5)
 
-#: A packed record unpacks to so many bytes at most.
-MOST_BYTES = 256_000_000
+#: A packed record unpacks to so many bytes at most. A longer one is written as it is.
+MOST_BYTES = 64_000_000
 
 #: A record nests no deeper than this: json and Python have a limit of their own.
 DEEPEST = 64
@@ -194,13 +194,14 @@ class Episode(BaseModel):
         """Return the record as one line without a newline.
 
         Args:
-            packed: Compress it, to about a fifth. `id` and version stay readable.
+            packed: Compress it, to about a fifth, unless it is longer than `MOST_BYTES`. `id` and
+                version stay readable.
 
         Raises:
             TraceError: It holds what JSON cannot hold.
         """
         record = self._to_json()
-        if not packed:
+        if not packed or len(record) > MOST_BYTES:
             return record
         inside = base64.b64encode(zlib.compress(record, 1)).decode()
         head = {"schema_version": self.schema_version, "id": self.id, "packed": inside}

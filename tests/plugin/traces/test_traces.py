@@ -536,6 +536,14 @@ def test_a_packed_record_that_was_altered_is_refused(
     refused("longer than 1,000 bytes")
 
 
+def test_a_record_that_is_too_long_to_unpack_is_written_as_it_is(
+    episodes: list[Episode], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(records, "MOST_BYTES", 1000)
+    TraceWriter(tmp_path).write(episodes[0])
+    assert list(TraceReader(tmp_path)) == [episodes[0]]
+
+
 @given(st.text(), st.sampled_from([0, 1, 9, 40]))
 def test_an_id_is_read_as_json_reads_it(id_: str, cut: int) -> None:
     whole = orjson.dumps({"schema_version": 4, "id": id_, "packed": "x"})
