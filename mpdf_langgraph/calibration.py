@@ -26,6 +26,11 @@ def log_odds(probability: float) -> float:
     return math.log(clipped / (1 - clipped))
 
 
+def sigmoid(odds: float) -> float:
+    """Return the probability of some log-odds. None are too large for it."""
+    return 1 / (1 + math.exp(-odds)) if odds >= 0 else 1 - 1 / (1 + math.exp(odds))
+
+
 class Curve(BaseModel):
     """Platt scaling of a confidence: ``sigmoid(slope * logit(confidence) + shift)``.
 
@@ -46,9 +51,7 @@ class Curve(BaseModel):
 
     def __call__(self, confidence: float) -> float:
         """Return the calibrated confidence."""
-        odds = self.slope * log_odds(confidence) + self.shift
-        # Two forms of the sigmoid. This one cannot overflow.
-        return 1 / (1 + math.exp(-odds)) if odds >= 0 else 1 - 1 / (1 + math.exp(odds))
+        return sigmoid(self.slope * log_odds(confidence) + self.shift)
 
 
 class Curves(BaseModel):

@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple, Protocol, runtime_checkable
 
-from mpdf_langgraph.calibration import EDGE
+from mpdf_langgraph.calibration import log_odds
 from mpdf_langgraph.errors import ConfigurationError
 from mpdf_langgraph.options import check_number
 from mpdf_langgraph.rounds import Held, confidence_of
@@ -184,8 +184,7 @@ class LogOdds:
 
     def weight(self, confidence: float) -> float:
         """Return what a vote of this confidence weighs. It is kept off 0 and 1."""
-        p = min(max(confidence, EDGE), 1 - EDGE)
-        return math.log(p / (self.agreement * (1 - p)))
+        return log_odds(confidence) + self.none
 
     @property
     def none(self) -> float:

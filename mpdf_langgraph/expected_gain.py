@@ -12,17 +12,17 @@ the file is JSON that a person can read. Every agent has a shift of its own, whi
 less is known of the agent, the nearer it stays to the team.
 """
 
+import hashlib
 import math
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, field_validator
 
-from mpdf_langgraph.calibration import Calibration, log_odds
-from mpdf_langgraph.errors import RouterError
+from mpdf_langgraph.calibration import Calibration, log_odds, sigmoid
+from mpdf_langgraph.fitted_file import read_fitted
 from mpdf_langgraph.observation import FEATURE_VERSION, feature
 from mpdf_langgraph.options import check_number
 from mpdf_langgraph.state import ACTIONS, Observation
@@ -37,11 +37,6 @@ DEFAULT_HEALED, DEFAULT_BROKEN = 0.15, 0.45
 DEFAULT_TOKENS = 1000.0
 #: Gains closer to zero than this are rounding.
 TOLERANCE = 1e-9
-
-
-def sigmoid(odds: float) -> float:
-    """Return the probability of some log-odds."""
-    return 1 / (1 + math.exp(-odds)) if odds >= 0 else 1 - 1 / (1 + math.exp(odds))
 
 
 @dataclass(frozen=True)
@@ -64,8 +59,7 @@ class View:
 def view_of(observation: Observation) -> View:
     """Return what the rates depend on, from an agent's observation."""
     own, peers = observation["own"], observation["peers"]
-    voting = [peer for peer in peers if feature(peer, "answer_valid")]
-    others = [peer for peer in voting if not feature(peer, "agrees")]
+    others = [p for p in peers if feature(p, "answer_valid") and not feature(p, "agrees")]
     margin = feature(own, "margin")
     standing: Standing
     if not feature(own, "answer_valid"):
@@ -75,8 +69,7 @@ def view_of(observation: Observation) -> View:
     else:
         standing = "ahead" if margin > 0 else "behind" if margin < 0 else "tied"
     # CONCEDE adopts the surest response with the best backed other answer.
-    rivals = others if feature(own, "answer_valid") else voting
-    backed = [(feature(p, "cluster_confidence"), feature(p, "confidence"), p) for p in rivals]
+    backed = [(feature(p, "cluster_confidence"), feature(p, "confidence"), p) for p in others]
     strongest = max(backed, key=lambda one: one[:2], default=None)
     return View(
         standing,
@@ -110,6 +103,13 @@ class Rate(BaseModel):
     rival: float = 0.0
     refined: float = 0.0
     agents: dict[str, float] = {}
+
+    @field_validator("standing")
+    @classmethod
+    def _complete(cls, value: dict[Standing, float]) -> dict[Standing, float]:
+        if missing := [standing for standing in STANDINGS if standing not in value]:
+            raise ValueError(f"it lacks the standing {missing[0]!r}")
+        return value
 
     def __call__(self, view: View, agent: str) -> float:
         """Return the probability."""
@@ -156,6 +156,16 @@ class Gains(BaseModel):
     calibration: Calibration = Calibration({})
     measured: dict[str, Any] = {}
 
+    @field_validator("feature_version")
+    @classmethod
+    def _current(cls, value: int) -> int:
+        if value != FEATURE_VERSION:
+            raise ValueError(
+                f"it was measured on features of version {value}, and this is version "
+                f"{FEATURE_VERSION}. Run training/fit_rules.py again"
+            )
+        return value
+
 
 #: The rates of a team of which nothing is known: p is the confidence.
 DEFAULT = Gains(
@@ -187,10 +197,15 @@ class ExpectedGainRouter:
     cost: float | None = None
     team: tuple[str, ...] = ()
     name: str = "expected-gain"
-    version: str = "1"
 
     def __post_init__(self) -> None:
         check_number("cost", self.cost, 0, optional=True)
+
+    @property
+    def version(self) -> str:
+        """Content hash of the rates, and the price if it is another one."""
+        known = hashlib.sha256(self.gains.model_dump_json().encode()).hexdigest()[:12]
+        return known if self.cost is None else f"{known}+cost={self.cost:g}"
 
     @property
     def calibration(self) -> Calibration | None:
@@ -253,24 +268,5 @@ def load_expected_gain(
     Raises:
         RouterError: There is no such file, it is of another form or of another feature version.
     """
-    file = Path(path)
-    file = file / "expected_gain.json" if file.is_dir() else file
-    try:
-        gains = Gains.model_validate_json(file.read_bytes())
-    except OSError as error:
-        raise RouterError(
-            f"no rates in {str(path)!r} ({error.strerror}). Give the folder that "
-            "training/fit_rules.py wrote"
-        ) from error
-    except ValidationError as error:
-        raise RouterError(f"{file} is no table of rates: {error.errors()[0]['msg']}") from error
-    for name in ("right", "healed", "broken", "rival"):
-        rate: Mapping[str, float] = getattr(gains, name).standing
-        if missing := [standing for standing in STANDINGS if standing not in rate]:
-            raise RouterError(f"{file}: {name} lacks the standing {missing[0]!r}")
-    if gains.feature_version != FEATURE_VERSION:
-        raise RouterError(
-            f"{file} was measured on features of version {gains.feature_version}, and this is "
-            f"version {FEATURE_VERSION}: run training/fit_rules.py again"
-        )
+    gains = read_fitted(path, "expected_gain.json", Gains, "table of rates")
     return ExpectedGainRouter(gains, cost)

@@ -24,7 +24,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from mpdf_langgraph.calibration import EDGE
+from mpdf_langgraph.calibration import log_odds
 from mpdf_langgraph.consensus import (
     AGREEMENT,
     ConsensusRule,
@@ -36,6 +36,7 @@ from mpdf_langgraph.consensus import (
     voices,
 )
 from mpdf_langgraph.errors import ConfigurationError, RouterError
+from mpdf_langgraph.fitted_file import explain_invalid
 from mpdf_langgraph.risk import RiskCurve
 
 _STRICT = ConfigDict(frozen=True, allow_inf_nan=False, strict=True, extra="forbid")
@@ -119,8 +120,7 @@ class LearnedConsensus(BaseModel):
         try:
             return cls.model_validate_json(text)
         except ValidationError as error:
-            wrong = "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors())
-            raise RouterError(f"{where}: {wrong:.500}") from error
+            raise RouterError(f"{where}: {explain_invalid(error)}") from error
 
     def of(self, category: str | None = None) -> "QuestionConsensus":
         """Return the rule for a question of a category."""
@@ -190,12 +190,6 @@ class QuestionConsensus:
         i, j = place.get(one), place.get(other)
         own = 0.0 if i is None or j is None else self.fitted.pairs[i][j]
         return self.fitted.shared.pair, own
-
-
-def log_odds(confidence: float) -> float:
-    """Return the log-odds of a confidence, which is kept off 0 and 1."""
-    p = min(max(confidence, EDGE), 1 - EDGE)
-    return math.log(p / (1 - p))
 
 
 @cache

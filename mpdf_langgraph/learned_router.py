@@ -22,6 +22,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from mpdf_langgraph.calibration import Calibration
 from mpdf_langgraph.errors import ConfigurationError, RouterError, describe_error
+from mpdf_langgraph.fitted_file import explain_invalid
 from mpdf_langgraph.learned_consensus import LearnedConsensus
 from mpdf_langgraph.observation import FEATURE_VERSION, FEATURES
 from mpdf_langgraph.options import check_number
@@ -250,11 +251,7 @@ def _read_manifest(folder: Path) -> Manifest:
     try:
         return Manifest.model_validate(given)
     except ValidationError as error:
-        wrong = "; ".join(
-            f"{'.'.join(map(str, e['loc']))}: {e['msg']} (got {e['input']!r:.40})"
-            for e in error.errors()
-        )
-        raise RouterError(f"{path}: {wrong:.500}") from error
+        raise RouterError(f"{path}: {explain_invalid(error)}") from error
 
 
 def _read_hashed(folder: Path, name: str, manifest: Manifest) -> bytes:

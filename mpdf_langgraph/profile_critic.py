@@ -10,12 +10,12 @@ and recorded answers. A critic that sees the token probabilities knows more.
 import math
 import os
 from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, ClassVar, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, field_validator
 
-from mpdf_langgraph.errors import RouterError
+from mpdf_langgraph.calibration import sigmoid
+from mpdf_langgraph.fitted_file import read_fitted
 from mpdf_langgraph.state import Response
 
 #: What the curve is of, by name. All but the last two are ``log(1 + value)``.
@@ -65,6 +65,13 @@ class ProfileCurve(BaseModel):
     auroc: Annotated[float, Field(ge=0, le=1)] | None = None
     responses: int = 0
 
+    @field_validator("weights")
+    @classmethod
+    def _known(cls, value: dict[str, float]) -> dict[str, float]:
+        if unknown := [name for name in value if name not in PROFILE_FEATURES]:
+            raise ValueError(f"no feature is named {unknown[0]!r}")
+        return value
+
 
 @dataclass(frozen=True)
 class ProfileCritic:
@@ -86,7 +93,7 @@ class ProfileCritic:
         odds += curve.refined * (response["round"] > 0)
         for name, value in profile_features(question, response).items():
             odds += curve.weights.get(name, 0.0) * value
-        return 1 / (1 + math.exp(-odds)) if odds >= 0 else 1 - 1 / (1 + math.exp(odds))
+        return sigmoid(odds)
 
 
 def load_profile_critic(path: str | os.PathLike[str]) -> ProfileCritic:
@@ -98,18 +105,4 @@ def load_profile_critic(path: str | os.PathLike[str]) -> ProfileCritic:
     Raises:
         RouterError: There is no such file, or it is of another form.
     """
-    file = Path(path)
-    file = file / "profile_critic.json" if file.is_dir() else file
-    try:
-        curve = ProfileCurve.model_validate_json(file.read_bytes())
-    except OSError as error:
-        raise RouterError(
-            f"no critic in {str(path)!r} ({error.strerror}). Give the folder that "
-            "training/fit_rules.py wrote"
-        ) from error
-    except ValidationError as error:
-        raise RouterError(f"{file} holds no curve: {error.errors()[0]['msg']}") from error
-    unknown: dict[str, Any] = {n: w for n, w in curve.weights.items() if n not in PROFILE_FEATURES}
-    if unknown:
-        raise RouterError(f"{file}: no feature is named {next(iter(unknown))!r}")
-    return ProfileCritic(curve)
+    return ProfileCritic(read_fitted(path, "profile_critic.json", ProfileCurve, "curve"))

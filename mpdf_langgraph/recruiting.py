@@ -17,14 +17,14 @@ import os
 import warnings
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from pathlib import Path
+from dataclasses import dataclass, field
 from typing import Annotated, Any, Literal, NamedTuple
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from mpdf_langgraph.calibration import log_odds
-from mpdf_langgraph.errors import ConfigurationError, RouterError
+from mpdf_langgraph.errors import ConfigurationError
+from mpdf_langgraph.fitted_file import read_fitted
 from mpdf_langgraph.options import check_number
 from mpdf_langgraph.rounds import Held, confidence_of
 from mpdf_langgraph.state import Consensus
@@ -100,6 +100,13 @@ class Stage(BaseModel):
     centre: dict[str, float] = {}
     slope: float = 0.0
 
+    @model_validator(mode="after")
+    def _check(self) -> "Stage":
+        for name in ("decisions", "right"):
+            if missing := self.gains.keys() - getattr(self, name):
+                raise ValueError(f"{name} lacks the stand {min(missing)!r}")
+        return self
+
     def gain(self, stand: str, confidence: float | None) -> float | None:
         """Return the gain of asking on, None if no question stood so."""
         if stand not in self.gains:
@@ -135,6 +142,13 @@ class AskingValues(BaseModel):
     consensus: str
     stages: dict[str, Stage]
     measured: dict[str, Any] = {}
+
+    @field_validator("order")
+    @classmethod
+    def _once(cls, value: list[str]) -> list[str]:
+        if len(set(value)) < len(value):
+            raise ValueError("it names an agent twice")
+        return value
 
 
 class Worth(NamedTuple):
@@ -279,15 +293,5 @@ def load_recruiting(path: str | os.PathLike[str]) -> AdaptiveRecruiting:
     Raises:
         RouterError: There is no such file, or it is of another form.
     """
-    file = Path(path)
-    file = file / "recruiting.json" if file.is_dir() else file
-    try:
-        values = AskingValues.model_validate_json(file.read_bytes())
-    except OSError as error:
-        raise RouterError(
-            f"no values of asking in {str(path)!r} ({error.strerror}). Give the folder that "
-            "training/fit_rules.py wrote"
-        ) from error
-    except ValidationError as error:
-        raise RouterError(f"{file} holds no values: {error.errors()[0]['msg']}") from error
-    return replace(AdaptiveRecruiting(), wave=values.wave, cost=values.cost, values=values)
+    values = read_fitted(path, "recruiting.json", AskingValues, "values of asking")
+    return AdaptiveRecruiting(values.wave, values.cost, values)

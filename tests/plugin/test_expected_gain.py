@@ -159,6 +159,14 @@ def test_a_file_of_rates(tmp_path: Path) -> None:
     assert load_expected_gain(tmp_path) == load_expected_gain(file)
     assert load_expected_gain(tmp_path).gains == known
     assert load_expected_gain(tmp_path, cost=0.5).cost == 0.5
+    versions = {
+        load_expected_gain(tmp_path).version,
+        load_expected_gain(tmp_path, cost=0.5).version,
+        ExpectedGainRouter().version,
+        ExpectedGainRouter(cost=0.5).version,
+    }
+    assert len(versions) == 4  # a trace tells by which rates it was decided
+    assert ExpectedGainRouter(known).for_team(["ann"]).version in versions
     with pytest.raises(RouterError, match="fit_rules"):
         load_expected_gain(tmp_path / "nothing")
     content = json.loads(known.model_dump_json())

@@ -152,9 +152,15 @@ def test_a_file_of_values(tmp_path: Path) -> None:
     assert loaded.order(["a0", "a1"]) == ["a1", "a0"]
     with pytest.raises(RouterError, match="fit_rules"):
         load_recruiting(tmp_path / "nothing")
-    file.write_text(json.dumps(json.loads(values.model_dump_json()) | {"wave": 0}))
-    with pytest.raises(RouterError, match="holds no values"):
-        load_recruiting(tmp_path)
+    stage = {"gains": {"1-0": 0.1}, "decisions": {"1-0": 9}, "right": {}}
+    for change, told in (
+        ({"wave": 0}, "holds no values of asking: wave"),
+        ({"order": ["a0", "a0"]}, "order: .* names an agent twice"),
+        ({"stages": {"1": stage}}, "stages.1: .* right lacks the stand '1-0'"),
+    ):
+        file.write_text(json.dumps(json.loads(values.model_dump_json()) | change))
+        with pytest.raises(RouterError, match=told):
+            load_recruiting(tmp_path)
 
 
 # --- the graph --------------------------------------------------------------------------------

@@ -18,8 +18,9 @@ from numpy.typing import NDArray
 from scipy.optimize import minimize
 from scipy.sparse import csr_array
 
+from mpdf_langgraph.calibration import log_odds
 from mpdf_langgraph.errors import MPDFError
-from mpdf_langgraph.learned_consensus import MOST, LearnedConsensus, Shared, log_odds
+from mpdf_langgraph.learned_consensus import MOST, LearnedConsensus, Shared
 from training.learn.ballots import (
     Ballots,
     drop_voices,

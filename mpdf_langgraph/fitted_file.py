@@ -1,0 +1,47 @@
+"""Files that the training has written: how they are read, and what is told if they are wrong."""
+
+import os
+from pathlib import Path
+from typing import TypeVar
+
+from pydantic import BaseModel, ValidationError
+
+from mpdf_langgraph.errors import RouterError
+
+Form = TypeVar("Form", bound=BaseModel)
+
+
+def read_fitted(path: str | os.PathLike[str], name: str, form: type[Form], holds: str) -> Form:
+    """Return what ``training/fit_rules.py`` has written.
+
+    Args:
+        path: The file, or the folder that holds it.
+        name: The file's name in a folder.
+        form: What it must hold.
+        holds: That in words, for the errors.
+
+    Raises:
+        RouterError: There is no such file, or it is of another form.
+    """
+    file = Path(path)
+    file = file / name if file.is_dir() else file
+    try:
+        content = file.read_bytes()
+    except OSError as error:
+        raise RouterError(
+            f"no {holds} in {str(path)!r} ({error.strerror}). Give the folder that "
+            "training/fit_rules.py wrote"
+        ) from error
+    try:
+        return form.model_validate_json(content)
+    except ValidationError as error:
+        raise RouterError(f"{file} holds no {holds}: {explain_invalid(error)}") from error
+
+
+def explain_invalid(error: ValidationError) -> str:
+    """Return what is wrong with a file's content, and where in it."""
+    wrong = "; ".join(
+        f"{'.'.join(map(str, e['loc']))}: {e['msg']} (got {e['input']!r:.40})"
+        for e in error.errors()
+    )
+    return f"{wrong:.500}"
