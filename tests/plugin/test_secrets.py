@@ -15,7 +15,7 @@ from langchain_core.runnables import RunnableLambda
 from langchain_openai import ChatOpenAI
 from pydantic import SecretStr
 
-from mpdf_langgraph import Agent, create_deliberation, vllm_chat_model
+from mpdf_langgraph import Agent, TraceReader, create_deliberation, vllm_chat_model
 from mpdf_langgraph.errors import DeliberationError, describe_error
 from mpdf_langgraph.secrets import hide_secrets, mask_secrets
 from tests.support.scripted import says
@@ -66,13 +66,13 @@ def test_an_endpoint_that_echoes_them(tmp_path: Path, make: Any, status: int) ->
             graph.stream({"question": "2 + 2?"}, stream_mode=["custom", "values", "updates"])
         )
     server.close()
-    [segment] = tmp_path.glob("*.jsonl")
-    seen = repr(events) + segment.read_text() + repr([str(one.message) for one in told])
+    [episode] = TraceReader(tmp_path)  # unpacked, or no key could be found in it
+    seen = repr(events) + episode.to_json().decode() + repr([str(one.message) for one in told])
     seen += repr(team) + repr(graph)
     for secret in (KEY, HEADER):
         for form in forms(secret):
             assert form not in seen
-            assert form not in json.loads(segment.read_text()).__repr__()
+            assert form not in repr(episode.model_dump())
     assert "***" in seen
 
 

@@ -113,7 +113,8 @@ def make_target(name: str, folder: Path) -> tuple[Target, list[bytes]]:
             load_router(folder)
 
         return load, [(source / "router.json").read_bytes()]
-    records = [episode.to_json() for episode in synthetic_episodes(3, rounds=1, alternatives=1)]
+    episodes = list(synthetic_episodes(3, rounds=1, alternatives=1))
+    records = [e.to_json(packed=packed) for e in episodes for packed in (False, True)]
     if name == "record":
         return Episode.from_json, records
 

@@ -24,7 +24,8 @@ from mpdf_langgraph import (
 )
 from tests.torture.table import Row, timed
 
-KEY = "sk-torture-0123456789"
+#: No prefix gives it away: it is masked by its value alone.
+KEY = "q7w-Zk-p9-0123456789"
 HANGS_UP, WAITS, DRIPS = "hangs up", "waits", "drips"
 
 
@@ -280,7 +281,7 @@ def check(row: Row, url: str, fault: str, role: str, mode: str, folder: Path) ->
     elif out is not None and records[0].outcome["answer"] != out["answer"]:
         row.disagreeing += 1
         row.note(f"{where}: the trace has another answer")
-    if KEY in told + "".join(path.read_text() for path in folder.glob("*.jsonl")):
+    if KEY in told + "".join(record.to_json().decode() for record in records):
         row.escapes += 1
         row.note(f"{where}: the key is shown")
 

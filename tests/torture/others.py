@@ -82,7 +82,9 @@ def torn(scale: float, folder: Path, progress: Progress) -> Row:
     """Files of traces cut at every byte: each whole record is read, and nothing else is."""
     with timed(Row("torn files of traces")) as row:
         folder.mkdir(parents=True, exist_ok=True)
-        records = [b"\n" + e.to_json() for e in synthetic_episodes(3, rounds=1, alternatives=0)]
+        episodes = synthetic_episodes(3, rounds=1, alternatives=0)
+        # As they are written, and one as older versions wrote it.
+        records = [b"\n" + e.to_json(packed=n > 0) for n, e in enumerate(episodes)]
         whole = b"".join(records)
         path = folder / "torn.jsonl"
         step = max(1, round(1 / scale))
