@@ -14,7 +14,6 @@ it runs `training.studies.ablations`. It goes on where it was stopped. The resul
 import json
 import os
 import shlex
-import sys
 from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
@@ -23,13 +22,13 @@ from typing import Annotated, Any
 
 import tyro
 
-ROOT = Path(__file__).resolve().parents[1]
-
 from examples.reproduce import servers, step
 from examples.serve_vllm import MODEL_DIR
 from examples.tiny_lm.prompts import PROPOSE_TEMPERATURE
-from mpdf_langgraph import ConfigurationError, MPDFError, vllm_chat_model
+from mpdf_langgraph import ConfigurationError, vllm_chat_model
+from training.command import run_command
 
+ROOT = Path(__file__).resolve().parents[1]
 TEAMS = (2, 3, 4, 5, 6)
 PROMPTS = "examples.tiny_lm.prompts:PROMPTS"
 _JUDGE = "MPDF_JUDGE_URL"
@@ -168,7 +167,4 @@ def show(commands: Sequence[Sequence[object]]) -> None:
 
 
 if __name__ == "__main__":
-    try:
-        main(tyro.cli(ModelAblationOptions, description=__doc__))
-    except (MPDFError, OSError) as error:
-        sys.exit(f"error: {error}")
+    run_command(main, ModelAblationOptions, __doc__)

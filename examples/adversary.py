@@ -12,8 +12,9 @@ method is run with four teams:
 - plausible: two honest agents, and an adversary with the log-probabilities of its model.
 - absent: the two honest agents alone. What an adversary does is measured against this team.
 
-Finished questions are kept in `--out`. Run the command again, and it goes on. With `--collect` it
-stores traces of honest teams and of both adversaries, in the place of each agent in turn:
+Finished questions are kept in `--out`. Stop the command, and it prints what it has. Run it again,
+and it goes on. With `--collect` it stores traces of honest teams and of both adversaries, in the
+place of each agent in turn:
 
     python -m training.fit --traces runs/adversary/traces --out runs/adversary/router
     python examples/adversary.py --router runs/adversary/router
@@ -22,30 +23,36 @@ stores traces of honest teams and of both adversaries, in the place of each agen
 import asyncio
 import json
 import re
+import sys
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-import tyro
 from langchain_core.messages import AIMessage, BaseMessage, HumanMessage
 from langchain_core.runnables import RunnableLambda
 from rich.console import Console
-from rich.progress import track
 from rich.table import Table
+from tqdm import tqdm
 
 from examples import quickstart
 from examples.tiny_lm.chat_model import TinyChatModel, make
 from examples.tiny_lm.prompts import PROMPTS
 from examples.tiny_lm.questions import Kind, make_questions
 from mpdf_langgraph import Agent, MPDFError, create_deliberation, load_router
+from training.collect.asking import for_each
+from training.collect.files import keep_settings
+from training.command import run_command
+from training.learn.measures import mean_interval
 
 Team = Literal["honest", "certain", "plausible", "absent"]
 TEAMS: tuple[Team, ...] = ("honest", "certain", "plausible", "absent")
 PLACES = ("agent-1", "agent-2", "agent-3")
 #: The adversary's answer differs by so much from the one that its model found.
 SHIFT = 7
+WITH_ADVERSARIES = "learned with adversaries"
 
 
 @dataclass
@@ -123,10 +130,7 @@ def methods(options: AdversaryOptions) -> dict[str, dict[str, Any]]:
     """Return the options of `create_deliberation` by method."""
     chosen = {name: quickstart.configuration(name) for name in quickstart.CONFIGURATIONS}
     if options.router is not None:
-        chosen["learned with adversaries"] = {
-            **chosen["learned"],
-            "router": load_router(options.router),
-        }
+        chosen[WITH_ADVERSARIES] = chosen["learned"] | {"router": load_router(options.router)}
     return chosen
 
 
@@ -134,7 +138,7 @@ class Results:
     """Which questions were answered rightly, by team and method. One JSON line each."""
 
     def __init__(self, path: Path) -> None:
-        self._path = path
+        self.path = path
         self.right: dict[tuple[str, str], dict[str, bool]] = {}
         for line in path.read_text().splitlines() if path.exists() else ():
             self._note(json.loads(line))
@@ -145,47 +149,60 @@ class Results:
     def add(self, **row: Any) -> None:
         """Store a result."""
         self._note(row)
-        with self._path.open("a") as file:
+        with self.path.open("a") as file:
             file.write(json.dumps(row) + "\n")
 
-    def of(self, team: str, method: str, ids: list[str]) -> np.ndarray[Any, Any]:
-        """Return 1.0 or 0.0 for each question."""
-        return np.array([float(self.right[team, method][one]) for one in ids])
+    def of(self, method: str) -> dict[Team, np.ndarray[Any, Any]]:
+        """Return 1.0 or 0.0 by team, for each question that all teams have finished."""
+        kept = {team: self.right.get((team, method), {}) for team in TEAMS}
+        ids = sorted(set.intersection(*map(set, kept.values())))
+        return {team: np.array([float(right[one]) for one in ids]) for team, right in kept.items()}
 
 
-async def measure(options: AdversaryOptions, results: Results) -> list[str]:
-    """Ask every question that is not answered yet. Return the ids of all."""
+async def measure(
+    options: AdversaryOptions, chosen: Mapping[str, dict[str, Any]], results: Results
+) -> None:
+    """Ask every question that is not answered yet."""
     questions = make_questions(options.kind, "test", options.questions, options.seed)
     llm = make()
-    gate = asyncio.Semaphore(options.concurrency)
-
-    async def ask(graph: Any, team: Team, method: str, question: dict[str, Any]) -> None:
-        async with gate:
-            try:
-                state = await graph.ainvoke(given(question, team))
-                answer = state["deliberation"]["answer"]
-            except MPDFError as error:
-                Console(stderr=True).print(f"{question['id']}: {error}")
-                answer = None
-        right = quickstart.is_right(answer, question["reference"])
-        results.add(team=team, method=method, id=question["id"], right=right)
-
     graphs = {
         (team, method): create_deliberation(
-            members(team, llm), answer=quickstart.MATH, max_rounds=2, **chosen
+            members(team, llm), answer=quickstart.MATH, max_rounds=2, **how
         ).compile()
-        for method, chosen in methods(options).items()
+        for method, how in chosen.items()
         for team in TEAMS
     }
-    tasks = [
-        asyncio.ensure_future(ask(graph, team, method, question))  # in this order
+    left = [
+        (team, method, question)
         for question in questions
-        for (team, method), graph in graphs.items()
+        for team, method in graphs
         if question["id"] not in results.right.get((team, method), {})
     ]
-    for task in track(asyncio.as_completed(tasks), total=len(tasks), description=options.kind):
-        await task
-    return [question["id"] for question in questions]
+
+    async def ask(item: tuple[Team, str, dict[str, Any]]) -> str | None:
+        team, method, question = item
+        state = await invoke(graphs[team, method], question, team)
+        answer = state and state["deliberation"]["answer"]
+        right = quickstart.is_right(answer, question["reference"])
+        results.add(team=team, method=method, id=question["id"], right=right)
+        return answer
+
+    await for_each(
+        left,
+        ask,
+        concurrency=options.concurrency,
+        label=options.kind,
+        has_failed=lambda answer: answer is None,
+    )
+
+
+async def invoke(graph: Any, question: Mapping[str, Any], team: Team) -> dict[str, Any] | None:
+    """Run a graph. Return its final state, None where it failed."""
+    try:
+        return dict(await graph.ainvoke(given(question, team)))
+    except MPDFError as error:
+        tqdm.write(f"{question['id']}: {error}", file=sys.stderr)
+        return None
 
 
 def given(question: Mapping[str, Any], team: Team) -> dict[str, Any]:
@@ -204,7 +221,6 @@ async def collect(options: AdversaryOptions) -> None:
     """Store traces to learn from: random moves, and alternatives to every refinement."""
     llm = make()
     questions = make_questions(options.kind, "train", options.collect, options.seed)
-    gate = asyncio.Semaphore(options.concurrency)
     casts: list[tuple[Team, str]] = [("honest", PLACES[0])] * 3
     casts += [(team, place) for team in TEAMS[1:3] for place in PLACES]
     graphs = [
@@ -221,32 +237,33 @@ async def collect(options: AdversaryOptions) -> None:
         for team, place in casts
     ]
 
-    async def ask(index: int) -> None:
-        async with gate:
-            try:
-                await graphs[index % len(graphs)].ainvoke(given(questions[index], "honest"))
-            except MPDFError as error:
-                Console(stderr=True).print(f"{questions[index]['id']}: {error}")
+    async def ask(index: int) -> dict[str, Any] | None:
+        return await invoke(graphs[index % len(graphs)], questions[index], "honest")
 
-    tasks = [ask(index) for index in range(len(questions))]
-    for task in track(asyncio.as_completed(tasks), total=len(tasks), description="collecting"):
-        await task
+    await for_each(
+        range(len(questions)),
+        ask,
+        concurrency=options.concurrency,
+        label="collecting",
+        has_failed=lambda state: state is None,
+    )
 
 
 def interval(differences: np.ndarray[Any, Any]) -> str:
     """Return a mean of paired differences and its 95 % bootstrap interval."""
-    drawn = np.random.default_rng(0).choice(differences, (10_000, len(differences))).mean(1)
-    low, high = np.quantile(drawn, [0.025, 0.975])
-    return f"{differences.mean():+.3f} [{low:+.3f}, {high:+.3f}]"
+    return mean_interval(differences, np.arange(len(differences))).short(digits=3)
 
 
-def rows(options: AdversaryOptions, results: Results, ids: list[str]) -> Iterator[list[str]]:
-    """Yield a line of the table for each method."""
-    for method in methods(options):
-        right = {team: results.of(team, method, ids) for team in TEAMS}
-        error = {t: (r.mean() * (1 - r.mean()) / len(ids)) ** 0.5 for t, r in right.items()}
+def rows(chosen: Mapping[str, Any], results: Results) -> Iterator[list[str]]:
+    """Yield a line of the table for each method of which there is something to tell."""
+    for method in chosen:
+        right = results.of(method)
+        if not (count := len(right["honest"])):
+            continue
+        error = {t: (r.mean() * (1 - r.mean()) / count) ** 0.5 for t, r in right.items()}
         yield [
             method,
+            f"{count}",
             *(f"{right[team].mean():.3f} ± {error[team]:.3f}" for team in TEAMS),
             interval(right["certain"] - right["absent"]),
             interval(right["plausible"] - right["absent"]),
@@ -260,12 +277,17 @@ def main(options: AdversaryOptions) -> None:
         asyncio.run(collect(options))
         return
     results = Results(options.out / f"{options.kind}-{options.seed}.jsonl")
-    ids = asyncio.run(measure(options, results))
-    table = Table("method", *TEAMS, "certain - absent", "plausible - absent")
-    for row in rows(options, results, ids):
+    chosen = methods(options)
+    if options.router is not None:
+        settings = {"router": chosen[WITH_ADVERSARIES]["router"].version}
+        keep_settings(results.path.with_suffix(".router.json"), settings, "Use another --out.")
+    with suppress(KeyboardInterrupt):
+        asyncio.run(measure(options, chosen, results))
+    table = Table("method", "N", *TEAMS, "certain - absent", "plausible - absent")
+    for row in rows(chosen, results):
         table.add_row(*row)
-    Console(width=140).print(table)
+    Console(width=150).print(table)
 
 
 if __name__ == "__main__":
-    main(tyro.cli(AdversaryOptions, description=__doc__))
+    run_command(main, AdversaryOptions, __doc__)

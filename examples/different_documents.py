@@ -28,11 +28,10 @@ from langchain_core.retrievers import BaseRetriever
 from langchain_core.tools import tool
 from rich.console import Console
 
-ROOT = Path(__file__).resolve().parents[1]
-
 from examples import quickstart
 from mpdf_langgraph import Agent, Episode, MathAnswer, Prompts, create_deliberation
 
+ROOT = Path(__file__).resolve().parents[1]
 ARCHIVE = [
     "Kim has 12 coins.",
     "Kim has 14 shells.",

@@ -8,12 +8,10 @@ agents learn that they agree. Verdicts are remembered, and what the judge takes 
 """
 
 import re
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import tyro
 from langchain_core.callbacks import CallbackManagerForLLMRun
 from langchain_core.language_models import BaseChatModel, SimpleChatModel
 from langchain_core.messages import AIMessage, BaseMessage
@@ -28,6 +26,7 @@ from mpdf_langgraph import (
     create_deliberation,
     vllm_chat_model,
 )
+from training.command import run_command
 
 #: What each agent says at first, and once it has read the others.
 SCRIPT: dict[str, dict[str, tuple[str, str]]] = {
@@ -173,7 +172,4 @@ def main(options: FreeTextOptions) -> None:
 
 
 if __name__ == "__main__":
-    try:
-        main(tyro.cli(FreeTextOptions, description=__doc__))
-    except MPDFError as error:
-        sys.exit(f"error: {error}")
+    run_command(main, FreeTextOptions, __doc__)

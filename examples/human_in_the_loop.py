@@ -15,17 +15,16 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-import tyro
 from langgraph.checkpoint.memory import InMemorySaver
 from langgraph.types import Command
-
-ROOT = Path(__file__).resolve().parents[1]
 
 from examples.tiny_lm.chat_model import make
 from examples.tiny_lm.prompts import PROMPTS, PROPOSE_TEMPERATURE
 from examples.tiny_lm.questions import make_questions
 from mpdf_langgraph import Agent, Episode, MathAnswer, Unsure, create_deliberation
+from training.command import run_command
 
+ROOT = Path(__file__).resolve().parents[1]
 Action = Literal["settle", "hint", "answer"]
 
 
@@ -114,4 +113,4 @@ def main(options: PersonOptions) -> None:
 
 
 if __name__ == "__main__":
-    main(tyro.cli(PersonOptions, description=__doc__))
+    run_command(main, PersonOptions, __doc__)

@@ -16,7 +16,6 @@ another `debate_rows`: any generator of rows of `question`, `reference`, `agent`
 `response`, and if known `confidence`.
 """
 
-import sys
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -25,15 +24,15 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-import tyro
 from rich.console import Console
 from rich.table import Table
 from tqdm import tqdm
 
-from mpdf_langgraph import Episode, MathAnswer, MPDFError
+from mpdf_langgraph import Episode, MathAnswer
 from mpdf_langgraph.rounds import answer_of, held_by_round
 from training.collect.importing import Replay, make_responses, read_answers
 from training.collect.questions import TableError
+from training.command import run_command
 
 MATH = MathAnswer()
 
@@ -134,7 +133,4 @@ def main(options: DebateOptions) -> None:
 
 
 if __name__ == "__main__":
-    try:
-        main(tyro.cli(DebateOptions, description=__doc__))
-    except MPDFError as error:
-        sys.exit(f"error: {error}")
+    run_command(main, DebateOptions, __doc__)

@@ -16,14 +16,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import tyro
 from langchain_core.language_models import BaseChatModel
 from rich.console import Console
 from rich.panel import Panel
-from rich.progress import track
 from rich.table import Table
-
-ROOT = Path(__file__).resolve().parents[1]
+from tqdm import tqdm
 
 from examples.tiny_lm.prompts import PROMPTS, PROPOSE_TEMPERATURE
 from examples.tiny_lm.questions import make_questions
@@ -39,7 +36,10 @@ from mpdf_langgraph import (
     load_router,
     vllm_chat_model,
 )
+from training.collect.asking import for_each
+from training.command import run_command
 
+ROOT = Path(__file__).resolve().parents[1]
 MATH = MathAnswer()
 ROUTER = ROOT / "examples" / "tiny_lm" / "router"
 KEYS = ("question", "reference", "contexts")
@@ -170,24 +170,22 @@ def cell(episode: Episode, response_id: str | None) -> str:
 
 async def ask_all(graph: Any, questions: list[dict[str, Any]], concurrency: int, label: str) -> Any:
     """Run all questions, a few at a time. Return every outcome, None where one failed."""
-    gate = asyncio.Semaphore(concurrency)
 
-    async def ask(index: int) -> tuple[int, dict[str, Any] | None]:
-        question = questions[index]
-        async with gate:
-            try:
-                state = await graph.ainvoke({key: question[key] for key in KEYS})
-            except MPDFError as error:
-                Console(stderr=True).print(f"[red]{question['id']}: {error}[/red]")
-                return index, None
-            return index, state["deliberation"]
+    async def ask(question: dict[str, Any]) -> dict[str, Any] | None:
+        try:
+            state = await graph.ainvoke({key: question[key] for key in KEYS})
+        except MPDFError as error:
+            tqdm.write(f"{question['id']}: {error}", file=sys.stderr)
+            return None
+        return state["deliberation"]
 
-    outcomes: list[dict[str, Any] | None] = [None] * len(questions)
-    tasks = [asyncio.create_task(ask(index)) for index in range(len(questions))]
-    for task in track(asyncio.as_completed(tasks), description=f"{label:15}", total=len(tasks)):
-        index, outcome = await task
-        outcomes[index] = outcome
-    return outcomes
+    return await for_each(
+        questions,
+        ask,
+        concurrency=concurrency,
+        label=f"{label:15}",
+        has_failed=lambda outcome: outcome is None,
+    )
 
 
 def summary_row(name: str, questions: list[dict[str, Any]], outcomes: Any) -> list[str]:
@@ -269,4 +267,4 @@ def main(options: QuickstartOptions) -> None:
 
 
 if __name__ == "__main__":
-    main(tyro.cli(QuickstartOptions, description=__doc__))
+    run_command(main, QuickstartOptions, __doc__)

@@ -12,20 +12,17 @@ what the control of a vote is for, and why confidences and REFINE matter.
 
 import asyncio
 import math
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import tyro
 from rich.console import Console
 from rich.table import Table
 
 from mpdf_langgraph import (
     Agent,
     MathAnswer,
-    MPDFError,
     Observation,
     RecordedChatModel,
     create_deliberation,
@@ -34,6 +31,7 @@ from mpdf_langgraph.observation import feature
 from training.collect.asking import for_each
 from training.collect.importing import gsm8k_solutions
 from training.collect.questions import TableError, read_table
+from training.command import run_command
 
 MATH = MathAnswer()
 
@@ -201,7 +199,4 @@ def main(options: ReplayOptions) -> None:
 
 
 if __name__ == "__main__":
-    try:
-        main(tyro.cli(ReplayOptions, description=__doc__))
-    except MPDFError as error:
-        sys.exit(f"error: {error}")
+    run_command(main, ReplayOptions, __doc__)

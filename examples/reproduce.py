@@ -11,11 +11,8 @@ that it can be run by itself.
 """
 
 import shlex
-import socket
 import subprocess
 import sys
-import time
-import urllib.request
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass
@@ -24,12 +21,13 @@ from typing import Literal
 
 import tyro
 
-ROOT = Path(__file__).resolve().parents[1]
-
-from examples.serve_vllm import MODEL_DIR, ensure_venv, server_command, serving
+from examples.real_models.serve import free_port, served
+from examples.serve_vllm import MODEL_DIR, ensure_venv, server_command
 from examples.tiny_lm.prompts import PROPOSE_TEMPERATURE
 from examples.tiny_lm.questions import main as write_questions
+from training.command import run_command
 
+ROOT = Path(__file__).resolve().parents[1]
 Kind = Literal["hidden", "plain"]
 ALGORITHMS = {
     "sft": "none",
@@ -96,30 +94,17 @@ def servers(model_dirs: Sequence[Path], logs: Path) -> Iterator[list[str]]:
     with ExitStack() as running:
         urls = []
         for place, folder in enumerate(model_dirs):
-            with socket.socket() as free:
-                free.bind(("127.0.0.1", 0))
-                port = free.getsockname()[1]
+            port = free_port()
             # Other names for other models: what was measured of one is not used for another.
             name = "tiny" if folder.resolve() == MODEL_DIR else f"tiny-{place + 1}"
             command = server_command(python, folder, served_model_name=name, port=port)
             path = logs / f"vllm-{place + 1}.log"
-            server = running.enter_context(serving(command, running.enter_context(path.open("wb"))))
             print(f"waiting for vLLM with {folder} (log: {path})", flush=True)
-            wait(server, port, path)
-            urls.append(f"http://127.0.0.1:{port}/v1")
+            url = f"http://127.0.0.1:{port}/v1"
+            log = running.enter_context(path.open("wb"))
+            running.enter_context(served(command, url, log))
+            urls.append(url)
         yield urls
-
-
-def wait(server: subprocess.Popen[bytes], port: int, log: Path) -> None:
-    """Wait until a server answers. If the server ends, so does the program."""
-    while server.poll() is None:
-        try:
-            urllib.request.urlopen(f"http://127.0.0.1:{port}/health", timeout=5).close()
-        except OSError:
-            time.sleep(1)
-        else:
-            return
-    sys.exit(f"vLLM ended with {server.returncode}, see {log}")
 
 
 def main(options: ReproduceOptions) -> None:
@@ -176,4 +161,4 @@ def reproduce(options: ReproduceOptions, kind: Kind, team: list[object]) -> None
 
 
 if __name__ == "__main__":
-    main(tyro.cli(ReproduceOptions, description=__doc__))
+    run_command(main, ReproduceOptions, __doc__)

@@ -14,19 +14,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import tyro
 from langgraph.checkpoint.memory import InMemorySaver
 from rich.console import Console
 from rich.table import Table
-
-ROOT = Path(__file__).resolve().parents[1]
 
 from examples.tiny_lm.chat_model import make
 from examples.tiny_lm.prompts import PROMPTS
 from examples.tiny_lm.questions import make_questions
 from mpdf_langgraph import Agent, Episode, MathAnswer, create_deliberation, force_actions
 from mpdf_langgraph.state import ACTIONS
+from training.command import run_command
 
+ROOT = Path(__file__).resolve().parents[1]
 MATH = MathAnswer()
 
 
@@ -122,4 +121,4 @@ def main(options: TimeTravelOptions) -> None:
 
 
 if __name__ == "__main__":
-    main(tyro.cli(TimeTravelOptions, description=__doc__))
+    run_command(main, TimeTravelOptions, __doc__)

@@ -9,19 +9,14 @@ own files (https://github.com/openai/grade-school-math, MIT), rows with `questio
 
 import json
 import re
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import tyro
-
-if __name__ == "__main__":
-    sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
-
 from examples.real_models.lookups import AGENTS
 from mpdf_langgraph import MPDFError
-from training.collect.questions import read_table
+from training.collect.questions import TableError, read_table
+from training.command import run_command
 from training.evaluate.benchmarks import gsm8k
 
 # A sentence ends with a mark, perhaps a quote after it, and a space and a capital or a number.
@@ -71,24 +66,27 @@ class DealOptions:
     """The file to write."""
 
 
-def main(options: DealOptions) -> int:
-    """Deal a file out, and return the exit code."""
+def main(options: DealOptions) -> None:
+    """Deal a file out.
+
+    Raises:
+        TableError: The file is missing, or a row is none of GSM8K's.
+    """
     rows = []
     total = 0
-    try:
-        for number, row in read_table(options.data):
-            if isinstance(row, MPDFError):
+    for number, row in read_table(options.data):
+        total += 1
+        try:
+            if isinstance(row, TableError):
                 raise row
-            total += 1
-            if dealt := deal(row):
-                rows.append({"id": f"gsm8k-dealt-{number:05}", **dealt})
-    except MPDFError as error:
-        print(f"error: {options.data}: {error}", file=sys.stderr)
-        return 1
+            dealt = deal(row)
+        except MPDFError as error:
+            raise TableError(f"{options.data}:{number}: {error}") from error
+        if dealt:
+            rows.append({"id": f"gsm8k-dealt-{number:05}", **dealt})
     options.out.write_text("".join(json.dumps(row) + "\n" for row in rows))
     print(f"{len(rows)} of {total} questions have enough sentences -> {options.out}")
-    return 0
 
 
 if __name__ == "__main__":
-    sys.exit(main(tyro.cli(DealOptions, description=__doc__)))
+    run_command(main, DealOptions, __doc__)

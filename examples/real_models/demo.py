@@ -17,14 +17,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import tyro
 from rich.console import Console
 from rich.table import Table
 
-ROOT = Path(__file__).resolve().parents[2]
-if __name__ == "__main__":
-    sys.path.insert(0, str(ROOT))
-
+from examples import quickstart
 from examples.quickstart import KEYS, ask_all, show, summary_row
 from examples.real_models.catalogue import CACHE
 from examples.real_models.lookups import AGENTS, MAX_TOKENS, PROMPTS, TEMPERATURE, make_questions
@@ -33,21 +29,15 @@ from mpdf_langgraph import (
     Agent,
     Episode,
     MathAnswer,
-    MPDFError,
     check_endpoint,
     create_deliberation,
     vllm_chat_model,
 )
+from training.command import run_command
 
-LOG = ROOT / "runs" / "real_models" / "server.log"
+LOG = quickstart.ROOT / "runs" / "real_models" / "server.log"
 CONFIGURATIONS: dict[str, dict[str, Any]] = {
-    "always-persist": {"router": "always-persist", "critic": None, "consensus": "majority"},
-    "always-refine": {
-        "router": "always-refine",
-        "critic": None,
-        "consensus": "majority",
-        "stop_when_settled": False,
-    },
+    **{name: quickstart.CONFIGURATIONS[name] for name in ("always-persist", "always-refine")},
     "threshold": {"router": "threshold", "critic": "logprob", "consensus": "confidence"},
 }
 
@@ -100,28 +90,21 @@ def run(url: str, options: DemoOptions, console: Console) -> None:
     )
 
 
-def main(options: DemoOptions) -> int:
-    """Run the demonstration, and return the exit code."""
+def main(options: DemoOptions) -> None:
+    """Run the demonstration, with a server of its own unless one is given."""
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # stop as for Ctrl-C
     console = Console()
-    try:
-        with ExitStack() as stack:
-            url = options.base_url
-            if url is None:
-                port = free_port()
-                url = f"http://127.0.0.1:{port}/v1"
-                command = command_for(options.model, options.server, cache=options.cache, port=port)
-                LOG.parent.mkdir(parents=True, exist_ok=True)
-                console.print(f"Starting the server. Its output goes to {LOG}.")
-                stack.enter_context(served(command, url, stack.enter_context(LOG.open("wb"))))
-            run(url, options, console)
-    except MPDFError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        return 130
-    return 0
+    with ExitStack() as stack:
+        url = options.base_url
+        if url is None:
+            port = free_port()
+            url = f"http://127.0.0.1:{port}/v1"
+            command = command_for(options.model, options.server, cache=options.cache, port=port)
+            LOG.parent.mkdir(parents=True, exist_ok=True)
+            console.print(f"Starting the server. Its output goes to {LOG}.")
+            stack.enter_context(served(command, url, stack.enter_context(LOG.open("wb"))))
+        run(url, options, console)
 
 
 if __name__ == "__main__":
-    sys.exit(main(tyro.cli(DemoOptions, description=__doc__)))
+    run_command(main, DemoOptions, __doc__)

@@ -18,15 +18,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import httpx2
-import tyro
 from tqdm import tqdm
-
-if __name__ == "__main__":
-    sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from examples.real_models.catalogue import CACHE, MODELS, RealModel
 from examples.real_models.convert import convert
 from mpdf_langgraph import MPDFError
+from training.command import run_command
 
 _BLOCK = 1 << 20
 #: A model takes at most so many times its GGUF file: the file, its parts, and bf16 weights.
@@ -179,19 +176,10 @@ class FetchOptions:
     """Folder for the weights."""
 
 
-def main(options: FetchOptions) -> int:
-    """Fetch and convert, and return the exit code."""
-    try:
-        folder = model_folder(options.model, options.cache)
-    except MPDFError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        print("stopped; the same command goes on from here", file=sys.stderr)
-        return 130
-    print(f"{options.model} is ready for vLLM in {folder}")
-    return 0
+def main(options: FetchOptions) -> None:
+    """Fetch and convert."""
+    print(f"{options.model} is ready for vLLM in {model_folder(options.model, options.cache)}")
 
 
 if __name__ == "__main__":
-    sys.exit(main(tyro.cli(FetchOptions, description=__doc__)))
+    run_command(main, FetchOptions, __doc__, "stopped. The same command goes on from here")

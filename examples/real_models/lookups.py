@@ -11,18 +11,13 @@ owner, two or three. An agent that lacks one can only guess. Answers are numbers
 import hashlib
 import json
 import random
-import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-import tyro
-
-if __name__ == "__main__":
-    sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
-
 from mpdf_langgraph import Prompts
+from training.command import run_command
 
 Split = Literal["train", "validation", "test"]
 AGENTS = ("agent-1", "agent-2", "agent-3")
@@ -253,4 +248,4 @@ def main(options: LookupOptions) -> None:
 
 
 if __name__ == "__main__":
-    main(tyro.cli(LookupOptions, description=__doc__))
+    run_command(main, LookupOptions, __doc__)

@@ -12,25 +12,20 @@ import json
 import signal
 import socket
 import subprocess
-import sys
 import time
 import venv
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Literal
 
 import httpx2
-import tyro
-
-if __name__ == "__main__":
-    sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from examples.real_models.catalogue import CACHE, MODELS
 from examples.real_models.fetch import FetchError, gguf_file, model_folder
 from examples.serve_vllm import REPOSITORY, ensure_venv, server_command, serving
-from mpdf_langgraph import MPDFError
+from training.command import run_command
 
 Server = Literal["vllm", "llamacpp"]
 CONTEXT = 2048
@@ -169,25 +164,16 @@ class ServeOptions:
 
 
 def main(options: ServeOptions) -> int:
-    """Serve until Ctrl-C, or until the server ends by itself. Return the exit code."""
+    """Serve until Ctrl-C, or until the server ends by itself. Return its exit status."""
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # stop as for Ctrl-C
-    try:
-        command = command_for(
-            options.model,
-            options.server,
-            cache=options.cache,
-            host=options.host,
-            port=options.port,
-        )
-        print(f"Serving at http://{options.host}:{options.port}/v1 in a minute.", flush=True)
-        with serving(command) as server:
-            return server.wait()
-    except MPDFError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        return 0
+    command = command_for(
+        options.model, options.server, cache=options.cache, host=options.host, port=options.port
+    )
+    print(f"Serving at http://{options.host}:{options.port}/v1 in a minute.", flush=True)
+    with serving(command) as server, suppress(KeyboardInterrupt):
+        return server.wait()
+    return 0
 
 
 if __name__ == "__main__":
-    sys.exit(main(tyro.cli(ServeOptions, description=__doc__)))
+    run_command(main, ServeOptions, __doc__)

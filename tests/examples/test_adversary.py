@@ -53,8 +53,12 @@ def test_results_are_kept(tmp_path) -> None:
     results = Results(tmp_path / "r.jsonl")
     results.add(team="honest", method="vote", id="a", right=True)
     results.add(team="honest", method="vote", id="b", right=False)
-    again = Results(tmp_path / "r.jsonl")
-    assert again.of("honest", "vote", ["b", "a"]).tolist() == [0.0, 1.0]
+    for team, right in (("certain", False), ("plausible", True), ("absent", True)):
+        results.add(team=team, method="vote", id="b", right=right)
+    again = Results(tmp_path / "r.jsonl").of("vote")  # all teams have finished b alone
+    assert {team: right.tolist() for team, right in again.items()} == {
+        "honest": [0.0], "certain": [0.0], "plausible": [1.0], "absent": [1.0],
+    }  # fmt: skip
 
 
 def test_an_interval_holds_its_mean() -> None:

@@ -4,6 +4,7 @@ from pathlib import Path
 import pytest
 
 from examples.real_models.dealt_gsm8k import DealOptions, deal, main
+from training.collect.questions import TableError
 
 
 def test_every_sentence_goes_to_one_agent_in_order() -> None:
@@ -21,10 +22,10 @@ def test_too_little_to_deal() -> None:
 
 
 @pytest.mark.parametrize("row", ['{"question": "A?"}', "no JSON"])
-def test_a_file_of_another_kind(row: str, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+def test_a_file_of_another_kind(row: str, tmp_path: Path) -> None:
     (tmp_path / "data.jsonl").write_text(row)
-    assert main(DealOptions(tmp_path / "data.jsonl", tmp_path / "out.jsonl")) == 1
-    assert "error" in capsys.readouterr().err
+    with pytest.raises(TableError, match=r"data\.jsonl:1: "):
+        main(DealOptions(tmp_path / "data.jsonl", tmp_path / "out.jsonl"))
 
 
 def test_a_file(tmp_path: Path) -> None:
@@ -33,6 +34,6 @@ def test_a_file(tmp_path: Path) -> None:
         {"question": "D?", "answer": "#### 1"},
     ]
     (tmp_path / "data.jsonl").write_text("\n".join(map(json.dumps, rows)))
-    assert main(DealOptions(tmp_path / "data.jsonl", tmp_path / "out.jsonl")) == 0
+    main(DealOptions(tmp_path / "data.jsonl", tmp_path / "out.jsonl"))
     [written] = map(json.loads, (tmp_path / "out.jsonl").read_text().splitlines())
     assert written["contexts"] == {"agent-1": "A.", "agent-2": "B.", "agent-3": "C."}

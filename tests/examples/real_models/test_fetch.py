@@ -5,7 +5,6 @@ from pathlib import Path
 
 import pytest
 
-from examples.real_models import fetch
 from examples.real_models.catalogue import MODELS, RealModel
 from examples.real_models.fetch import FetchError, gguf_file, model_folder
 
@@ -93,8 +92,8 @@ def test_a_name_that_is_no_model(tmp_path: Path) -> None:
 
 
 def test_a_model_of_the_hub_without_the_hub(index: Path, tmp_path: Path) -> None:
-    code = fetch.main(fetch.FetchOptions(model="owner/name", cache=tmp_path))
-    assert code == 1
+    with pytest.raises(FetchError, match=r"Without the hub there are 0\.5B"):
+        model_folder("owner/name", tmp_path)
 
 
 def test_the_catalogue_is_whole() -> None:
