@@ -1,19 +1,15 @@
 """Processes killed at random moments and resumed: no record is lost, none is doubled."""
 
-import os
 import random
 import signal
-import subprocess
-import sys
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from langgraph.checkpoint.sqlite import SqliteSaver
 
 from mpdf_langgraph import Episode, TraceReader, create_deliberation
+from tests.support.nursery import note, notes, nursery
 from tests.support.scripted import says
 
 KILLS = 20
@@ -35,13 +31,6 @@ def config(question: int) -> Any:
     return {"configurable": {"thread_id": str(question)}}
 
 
-def note(path: Path, line: str) -> None:
-    """Append a line that a kill cannot take back."""
-    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
-    os.write(descriptor, f"{line}\n".encode())
-    os.close(descriptor)
-
-
 def work(folder: Path) -> None:
     """Answer every question that is not answered yet, first the one that was under way."""
     with SqliteSaver.from_conn_string(str(folder / "state.db")) as saver:
@@ -54,68 +43,31 @@ def work(folder: Path) -> None:
                 continue
             given = None if unfinished else {"question": f"Question {question}?"}
             if "header" in state.values:
-                note(folder / "resumed", f"{question} {state.values['header']['id']}")
+                note(folder / "resumed", question, state.values["header"]["id"])
             out = compiled.invoke(given, config(question), durability="sync")
-            note(folder / "acknowledged", f"{question} {out['deliberation']['episode']}")
-
-
-def serve(folder: str) -> None:
-    """Fork a worker for every line of input. Reap it at the next and say how it ended."""
-    for _ in sys.stdin:
-        child = os.fork()
-        if child == 0:
-            work(Path(folder))
-            os._exit(0)
-        print(child, flush=True)  # noqa: T201
-        sys.stdin.readline()
-        print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), flush=True)  # noqa: T201
-
-
-@contextmanager
-def nursery(folder: Path) -> Iterator[subprocess.Popen[str]]:
-    """A process that has imported everything already, so that its children start at once."""
-    code = f"from tests.integration.test_kill import serve; serve({str(folder)!r})"
-    with subprocess.Popen(
-        [sys.executable, "-c", code],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        text=True,
-        env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])},
-    ) as process:
-        yield process
+            note(folder / "acknowledged", question, out["deliberation"]["episode"])
 
 
 def lines(path: Path) -> list[tuple[int, str]]:
-    pairs = [line.split() for line in path.read_text().splitlines()]
-    return [(int(question), episode) for question, episode in pairs]
+    return [(int(question), episode) for question, episode in notes(path)]
 
 
 def test_killed_at_random_moments(tmp_path: Path) -> None:
     draw = random.Random(time.time_ns())
     killed = 0
     began = time.monotonic()
-    with nursery(tmp_path) as process:
-        assert process.stdin is not None
-        assert process.stdout is not None
-
-        def say(word: str) -> int:
-            assert process.stdin is not None
-            assert process.stdout is not None
-            process.stdin.write(f"{word}\n")
-            process.stdin.flush()
-            return int(process.stdout.readline())
-
+    with nursery(work, tmp_path) as place:
         while time.monotonic() < began + LIMIT_SECONDS:
-            worker = say("start")
+            worker = place.start()
             if killed < KILLS:
                 time.sleep(draw.uniform(0.02, 0.3))
-                os.kill(worker, signal.SIGKILL)  # not reaped yet, so the number is its own
-            status = say("reap")
+                status = place.kill(worker)
+            else:
+                status = place.wait(worker)
             assert status in (0, -signal.SIGKILL)
             if status == 0:
                 break
             killed += 1
-        process.stdin.close()
 
     assert status == 0, "the questions were not all answered in time"
     assert killed >= KILLS // 2

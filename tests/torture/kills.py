@@ -3,6 +3,8 @@
 import itertools
 import os
 import random
+import signal
+import time
 import uuid
 from collections import Counter
 from collections.abc import Callable
@@ -14,9 +16,9 @@ from langgraph.checkpoint.sqlite import SqliteSaver
 
 from mpdf_langgraph import TraceReader, TraceWriter, create_deliberation
 from tests.support.loopback import loopback
+from tests.support.nursery import note, notes, nursery
 from tests.support.scripted import Scripted
 from tests.support.synthetic import synthetic_episodes
-from tests.torture.nursery import kill_often, note, notes
 from tests.torture.table import Row, timed
 from training.collect.collecting import CollectOptions
 from training.collect.collecting import main as collect
@@ -26,6 +28,46 @@ from training.collect.team import TeamOptions
 Progress = Callable[[str], None]
 Durability = Literal["sync", "async", "exit"]
 DURABILITIES: tuple[Durability, ...] = ("sync", "async", "exit")
+
+
+def kill_often(
+    row: Row,
+    work: Callable[[Path], None],
+    folder: Path,
+    kills: int,
+    longest: float,
+    progress: Progress,
+    at_once: int = 1,
+) -> None:
+    """Start workers, and kill them after up to `longest` seconds, `kills` times in all.
+
+    At last one may finish: it finds the file `finish`.
+    """
+    draw = random.Random(time.time_ns())
+    with nursery(work, folder) as place:
+        killed = 0
+        while killed < kills:
+            workers = [place.start() for _ in range(at_once)]
+            time.sleep(draw.uniform(0.02, longest))
+            ended = [place.kill(worker) for worker in workers]
+            killed += ended.count(-signal.SIGKILL)
+            wrong = [status for status in ended if status not in (0, -signal.SIGKILL)]
+            if wrong or 0 in ended:
+                row.foreign += len(wrong)
+                row.note(f"a worker ended with {ended}: {_last_words(folder)}")
+                break
+            if killed % 50 < at_once:
+                progress(f"{killed} of {kills} kills")
+        row.attempts += killed
+        (folder / "finish").touch()
+        if place.wait(place.start()) != 0:
+            row.foreign += 1
+            row.note(f"the last worker failed: {_last_words(folder)}")
+
+
+def _last_words(folder: Path) -> str:
+    log = folder / "worker.log"
+    return log.read_text(errors="replace")[-300:] if log.exists() else ""
 
 
 # --- deliberations with a checkpointer ------------------------------------------------------

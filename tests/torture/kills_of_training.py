@@ -11,9 +11,9 @@ from typing import Any
 
 from mpdf_langgraph import TraceWriter
 from tests.support import riddles
+from tests.support.nursery import Nursery, nursery
 from tests.support.scripted import Scripted
 from tests.support.synthetic import synthetic_episodes
-from tests.torture.nursery import Nursery, nursery
 from tests.torture.table import Row, timed
 from training.evaluate import evaluation
 from training.learn import fitting

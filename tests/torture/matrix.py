@@ -5,12 +5,11 @@ import gzip
 import json
 import random
 import socket
-import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from functools import cache, partial
+from http.client import parse_headers
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +21,7 @@ from mpdf_langgraph import (
     create_deliberation,
     vllm_chat_model,
 )
+from tests.support.sockets import raw_server
 from tests.torture.table import Row, timed
 
 #: No prefix gives it away: it is masked by its value alone.
@@ -165,51 +165,29 @@ def reply_to(fault: str | None, *, stream: bool) -> bytes | str:
     return _reply(body) if isinstance(body, bytes) else _json(body, stream=stream)
 
 
-def _serve(connection: socket.socket) -> None:
-    with connection:
-        try:
-            connection.settimeout(5)
-            data = b""
-            while b"\r\n\r\n" not in data:
-                data += connection.recv(65536)
-            head, _, body = data.partition(b"\r\n\r\n")
-            length = int(head.lower().split(b"content-length:")[1].split()[0])
-            while len(body) < length:
-                body += connection.recv(65536)
-            asked = json.loads(body)
-            kind, _, fault = asked["model"].partition("|")
-            refines = any(message["role"] == "assistant" for message in asked["messages"])
-            wrong = kind == "always" or (kind == "refine" and refines)
-            reply = reply_to(fault if wrong else None, stream=bool(asked.get("stream")))
-            if isinstance(reply, bytes):
-                connection.sendall(reply)
-            elif reply == WAITS:
-                connection.recv(1)
-            elif reply == DRIPS:
-                connection.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 100000\r\n\r\n")
-                while True:
-                    connection.sendall(b" ")
-                    time.sleep(0.05)
-        except (OSError, ValueError, IndexError):
-            return
-
-
-@contextmanager
-def server() -> Iterator[str]:
-    """A server whose model's name says what goes wrong, and when."""
-
-    def accept() -> None:
+def _answer(connection: socket.socket) -> None:
+    """Answer a request as the model's name says: what goes wrong, and when."""
+    connection.settimeout(5)
+    with connection.makefile("rb") as stream:
+        stream.readline()
+        length = int(parse_headers(stream).get("Content-Length", 0))
+        body = stream.read(length)
+    if len(body) < length or not body:
+        return  # hung up on
+    asked = json.loads(body)
+    kind, _, fault = asked["model"].partition("|")
+    refines = any(message["role"] == "assistant" for message in asked["messages"])
+    wrong = kind == "always" or (kind == "refine" and refines)
+    reply = reply_to(fault if wrong else None, stream=bool(asked.get("stream")))
+    if isinstance(reply, bytes):
+        connection.sendall(reply)
+    elif reply == WAITS:
+        connection.recv(1)
+    elif reply == DRIPS:
+        connection.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 100000\r\n\r\n")
         while True:
-            try:
-                connection, _ = listening.accept()
-            except OSError:
-                return
-            threading.Thread(target=_serve, args=(connection,), daemon=True).start()
-
-    with socket.create_server(("127.0.0.1", 0), backlog=512) as listening:
-        threading.Thread(target=accept, daemon=True).start()
-        yield f"http://127.0.0.1:{listening.getsockname()[1]}/v1"
-        listening.shutdown(socket.SHUT_RDWR)
+            connection.sendall(b" ")
+            time.sleep(0.05)
 
 
 ROLES = ("one agent", "all agents", "refining", "critic", "judge")
@@ -291,7 +269,7 @@ def matrix(mode: str, scale: float, folder: Path, progress: Callable[[str], None
     cells = [(fault, role) for fault in FAULTS for role in ROLES]
     random.Random(mode).shuffle(cells)
     chosen = cells[: max(1, round(scale * len(cells)))]
-    with timed(Row(f"endpoint fault x role, {mode}")) as row, server() as url:
+    with timed(Row(f"endpoint fault x role, {mode}")) as row, raw_server(_answer) as url:
 
         def one(index: int) -> None:
             fault, role = chosen[index]

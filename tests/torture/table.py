@@ -1,11 +1,14 @@
 """What an attack found, and the closing table."""
 
+import hashlib
 import json
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+
+from tests.support.paths import ROOT
 
 COLUMNS = (
     "test", "attempts", "lost", "duplicated", "disagreeing", "foreign", "escapes", "seconds",
@@ -59,14 +62,24 @@ def timed(row: Row) -> Iterator[Row]:
 Attack = Callable[[float, Path, Callable[[str], None]], Row]
 
 
-def save(rows: list[Row], path: Path) -> None:
-    """Write the results so far."""
-    path.write_text(json.dumps([asdict(row) for row in rows], indent=1))
+def code_version() -> str:
+    """Return a hash of the code that is attacked, and of the attacks."""
+    digest = hashlib.sha256()
+    for folder in ("mpdf_langgraph", "training", "tests"):
+        for path in sorted((ROOT / folder).rglob("*.py")):
+            digest.update(f"{path.relative_to(ROOT)}\0".encode() + path.read_bytes())
+    return digest.hexdigest()
 
 
-def load(path: Path) -> list[Row]:
-    """Read earlier results."""
-    return [Row(**row) for row in json.loads(path.read_text())] if path.exists() else []
+def save(row: Row, path: Path, version: str) -> None:
+    """Keep a result, with the version of the code that gave it."""
+    path.write_text(json.dumps({"code": version, "row": asdict(row)}, indent=1))
+
+
+def load(path: Path, version: str) -> Row | None:
+    """Return a result that was kept. None: there is none, or other code gave it."""
+    kept = json.loads(path.read_text()) if path.exists() else {}
+    return Row(**kept["row"]) if kept.get("code") == version else None
 
 
 def table(rows: list[Row]) -> str:

@@ -40,9 +40,10 @@ def test_nothing_is_lost_and_nothing_let_in(name: str, tmp_path: Path) -> None:
 def test_the_table_and_what_is_kept(tmp_path: Path) -> None:
     rows = [Row("first", attempts=1200, seconds=1.5), Row("second", attempts=1, lost=2)]
     rows[1].note("what was lost")
-    save(rows, tmp_path / "rows.json")
-    assert load(tmp_path / "rows.json") == rows
-    assert load(tmp_path / "none.json") == []
+    save(rows[1], tmp_path / "row.json", "this code")
+    assert load(tmp_path / "row.json", "this code") == rows[1]
+    assert load(tmp_path / "row.json", "other code") is None
+    assert load(tmp_path / "none.json", "this code") is None
     lines = table(rows).splitlines()
     assert lines[-1].split() == ["all", "1,201", "2", "0", "0", "0", "0", "2"]
     assert [row.clean for row in (*rows, Row("nothing tried"))] == [True, False, False]

@@ -16,6 +16,7 @@ from pydantic import SecretStr
 from mpdf_langgraph.errors import ConfigurationError, EndpointError
 from mpdf_langgraph.models.endpoints import EndpointStatus, check_endpoint, vllm_chat_model
 from tests.support.server import Server, cards, completion
+from tests.support.sockets import raw_server
 
 KEY = "sk-very-secret"
 
@@ -209,17 +210,12 @@ def test_a_server_that_drips() -> None:
 
 @pytest.mark.parametrize("reply", [b"", b"SSH-2.0-OpenSSH_9.2\r\n"])
 def test_a_server_that_is_not_http(reply: bytes) -> None:
-    def serve(listening: socket.socket) -> None:
-        connection, _ = listening.accept()
-        with connection:
-            connection.recv(65536)
-            connection.sendall(reply)
+    def answer(connection: socket.socket) -> None:
+        connection.recv(65536)
+        connection.sendall(reply)
 
-    with socket.create_server(("127.0.0.1", 0)) as listening:
-        thread = threading.Thread(target=serve, args=(listening,))
-        thread.start()
-        status = check_endpoint(f"http://127.0.0.1:{listening.getsockname()[1]}")
-        thread.join()
+    with raw_server(answer) as url:
+        status = check_endpoint(url)
     assert not status.ok
     assert "broke off the exchange" in status.message
 

@@ -3,7 +3,6 @@
 import asyncio
 import gzip
 import socket
-import threading
 import time
 import zlib
 from collections.abc import Callable, Iterator
@@ -21,6 +20,7 @@ from mpdf_langgraph.models import connections, http_client
 from mpdf_langgraph.models.http_client import EndpointClient
 from mpdf_langgraph.runtime.retries import is_transient
 from tests.support.server import Server, cards, completion
+from tests.support.sockets import raw_server
 
 
 @pytest.fixture
@@ -54,28 +54,14 @@ def dripping(at_once: bytes, drop: bytes) -> Iterator[str]:
     """A server that sends a drop every 20 ms until it is hung up on."""
 
     def drip(connection: socket.socket) -> None:
-        with connection:
-            try:
-                connection.recv(65536)
-                connection.sendall(at_once)
-                while True:
-                    connection.sendall(drop)
-                    time.sleep(0.02)
-            except OSError:
-                return
-
-    def accept() -> None:
+        connection.recv(65536)
+        connection.sendall(at_once)
         while True:
-            try:
-                connection, _ = listening.accept()
-            except OSError:
-                return
-            threading.Thread(target=drip, args=(connection,), daemon=True).start()
+            connection.sendall(drop)
+            time.sleep(0.02)
 
-    with socket.create_server(("127.0.0.1", 0)) as listening:
-        threading.Thread(target=accept, daemon=True).start()
-        yield f"http://127.0.0.1:{listening.getsockname()[1]}/v1"
-        listening.shutdown(socket.SHUT_RDWR)
+    with raw_server(drip) as url:
+        yield url
 
 
 def ask(llm: Any, how: str) -> Any:

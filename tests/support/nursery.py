@@ -5,16 +5,14 @@ import random
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from tests.support.paths import ROOT
-from tests.torture.table import Row
 
-#: A worker that takes longer than this is said to hang.
-LONGEST_SECONDS = 180
+#: A worker that takes longer hangs. The kernel then ends it by SIGALRM.
+LONGEST_SECONDS = 600
 
 
 def serve(module: str, function: str, folder: str) -> None:
@@ -28,6 +26,7 @@ def serve(module: str, function: str, folder: str) -> None:
         child = os.fork()
         if child == 0:
             random.seed()
+            signal.alarm(LONGEST_SECONDS)
             log = os.open(f"{folder}/worker.log", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
             os.dup2(log, 1)
             os.dup2(log, 2)
@@ -74,7 +73,7 @@ def nursery(work: Callable[[Path], None], folder: Path) -> Iterator[Nursery]:
     """A process that has imported everything already, so that its children start at once."""
     folder.mkdir(parents=True, exist_ok=True)
     call = f"serve({work.__module__!r}, {work.__name__!r}, {str(folder)!r})"
-    code = f"from tests.torture.nursery import serve; {call}"
+    code = f"from tests.support.nursery import serve; {call}"
     with subprocess.Popen(
         [sys.executable, "-c", code],
         stdin=subprocess.PIPE,
@@ -84,48 +83,6 @@ def nursery(work: Callable[[Path], None], folder: Path) -> Iterator[Nursery]:
         env={**os.environ, "OMP_NUM_THREADS": "1"},
     ) as process:
         yield Nursery(process, folder)
-        assert process.stdin is not None
-        process.stdin.close()
-
-
-def kill_often(
-    row: Row,
-    work: Callable[[Path], None],
-    folder: Path,
-    kills: int,
-    longest: float,
-    progress: Callable[[str], None],
-    at_once: int = 1,
-) -> None:
-    """Start workers, and kill them after up to `longest` seconds, `kills` times in all.
-
-    At last one may finish: it finds the file `finish`.
-    """
-    draw = random.Random(time.time_ns())
-    with nursery(work, folder) as place:
-        killed = 0
-        while killed < kills:
-            workers = [place.start() for _ in range(at_once)]
-            time.sleep(draw.uniform(0.02, longest))
-            ended = [place.kill(worker) for worker in workers]
-            killed += ended.count(-signal.SIGKILL)
-            wrong = [status for status in ended if status not in (0, -signal.SIGKILL)]
-            if wrong or 0 in ended:
-                row.foreign += len(wrong)
-                row.note(f"a worker ended with {ended}: {_last_words(folder)}")
-                break
-            if killed % 50 < at_once:
-                progress(f"{killed} of {kills} kills")
-        row.attempts += killed
-        (folder / "finish").touch()
-        if place.wait(place.start()) != 0:
-            row.foreign += 1
-            row.note(f"the last worker failed: {_last_words(folder)}")
-
-
-def _last_words(folder: Path) -> str:
-    log = folder / "worker.log"
-    return log.read_text(errors="replace")[-300:] if log.exists() else ""
 
 
 def note(path: Path, *words: object) -> None:
