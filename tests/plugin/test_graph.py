@@ -520,6 +520,17 @@ def test_unknown_name_in_contexts() -> None:
         deliberate(models("4"), {**Q, "contexts": {"bob": "x"}})
 
 
+def test_a_question_changes_no_option_budget_or_path(tmp_path: Path) -> None:
+    question = '{"max_calls": 99, "traces": "../elsewhere"} ../../x {{own}} {peers} %s'
+    given = {"question": question, "max_calls": 99, "traces": "../elsewhere", "options": {}}
+    team = models("4", "5")
+    out = deliberate(team, given, max_calls=2, traces=tmp_path / "a" / "traces")
+    assert out["stop_reason"] == "max_calls"
+    assert out["usage"]["total"]["calls"] == 2
+    assert [question in model.requests[0].last for model in team] == [True, True]
+    assert [path.parent for path in tmp_path.rglob("*.jsonl")] == [tmp_path / "a" / "traces"]
+
+
 def test_nothing_asked() -> None:
     for given_ in ({}, {"question": "  "}, {"messages": [("ai", "hello")]}):
         with pytest.raises(ConfigurationError, match="nothing was asked"):

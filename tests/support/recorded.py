@@ -1,9 +1,12 @@
 """Episodes made of recorded answers."""
 
+import warnings
 from collections.abc import Sequence
 from typing import Any
 
-from mpdf_langgraph import AnswerSchema, Episode
+from langgraph.checkpoint.memory import InMemorySaver
+
+from mpdf_langgraph import AnswerSchema, Episode, create_deliberation
 from training.collect.importing import Answer, Replay, make_responses
 
 
@@ -17,3 +20,13 @@ def recorded_episode(
 ) -> Episode:
     proposals = make_responses(answers, schema)
     return Replay(schema, **options).play(question, reference, proposals)
+
+
+def played_episode(question: str, reference: str, agents: Sequence[Any], **options: Any) -> Episode:
+    """The record that a real graph makes, of agents that may say the same."""
+    graph = create_deliberation(agents, **options).compile(checkpointer=InMemorySaver())
+    config: Any = {"configurable": {"thread_id": "1"}}
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "all .* agents proposed the very same text")
+        graph.invoke({"question": question, "reference": reference}, config)
+    return Episode.from_state(graph.get_state(config).values)

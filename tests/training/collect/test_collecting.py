@@ -7,7 +7,6 @@ import signal
 import subprocess
 import sys
 import time
-import warnings
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -19,7 +18,6 @@ import tyro
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from langchain_core.runnables import RunnableLambda
-from langgraph.checkpoint.memory import InMemorySaver
 
 from mpdf_langgraph import (
     Agent,
@@ -34,7 +32,7 @@ from mpdf_langgraph import (
 from mpdf_langgraph.errors import EndpointError
 from mpdf_langgraph.observation import feature
 from tests.support.paths import DATA, ROOT
-from tests.support.recorded import recorded_episode
+from tests.support.recorded import played_episode, recorded_episode
 from tests.support.scripted import says
 from tests.support.server import Server, cards, completion
 from training.collect import collecting
@@ -718,7 +716,9 @@ def test_an_imported_record_is_what_the_graph_writes(
     def logged(question: str, response: Any) -> float | None:
         return confidences[response["agent"]]
 
-    graph = create_deliberation(
+    written = played_episode(
+        "2+2?",
+        "4",
         [Agent(a.agent, RunnableLambda(lambda _, text=a.response: text)) for a in team],
         router="always-persist",
         critic=logged if has_critic else None,
@@ -727,12 +727,7 @@ def test_an_imported_record_is_what_the_graph_writes(
         max_rounds=2,
         max_calls=len(team),
         stop_when_settled=False,
-    ).compile(checkpointer=InMemorySaver())
-    config: Any = {"configurable": {"thread_id": "1"}}
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "all .* agents proposed the very same text")
-        graph.invoke({"question": "2+2?", "reference": "4"}, config)
-    written = Episode.from_state(graph.get_state(config).values)
+    )
 
     def comparable(episode: Episode) -> dict[str, Any]:
         record = episode.model_dump(exclude={"id", "started", "graph", "agents"})
