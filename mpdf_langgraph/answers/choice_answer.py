@@ -58,7 +58,10 @@ class ChoiceAnswer:
         given = tagged_answer(text)
         if given is None and (field := json_answer(text)):
             given = field.value or ""
-        stances = _stances(_plain(text if given is None else given))
+        plain = _plain(text if given is None else given)
+        if _SEVERAL_QUESTIONS.search(plain):
+            return None
+        stances = _stances(plain) or _stances(_in_letters(plain, self._letters))
         letter = _decide(stances, self._letters)
         return letter if letter in list(self._letters) else None
 
@@ -98,11 +101,32 @@ _REPLACED = [
     (Pattern(r"(?:\A|(?<=\?\n))\s?A: (?=\(?[A-Z]\)?\W*\Z)"), "Answer: "),
     (Pattern(r"(?i)\b(option|choice|answer|letter)\((?=[a-z]\))"), r"\1 ("),
     (Pattern(_MOVED), "change to "),
+    (Pattern(rf"(?mi)^\W*(?:circle|tick|check|shade|fill in"
+        rf"|bubble in) (?={_ONE}\W*$)"), "Answer: "),
+    (Pattern(r"(?<=\w) (?=(?:while|whereas) \(?[A-Z]\b)"), ", "),
 ]  # fmt: skip
 
 
 # "(a) 3 (b) 4 (c) 5"
 _LIST_IN_LINE = Pattern(r"(?mi)^ ?\(a\):? (?!and|or|,)[^\n]*\(b\)[^\n]*\(c\)[^\n]*$")
+
+
+# "1. B 2. C"
+_SEVERAL_QUESTIONS = Pattern(
+    r"(?:(?<!\w)\d{1,2}[.):]\s?\(?[A-Z]\)?[\s,;.]+){1,40}\d{1,2}[.):]\s?\(?[A-Z]\)?\W*\Z"
+)
+_COUNTED = ("first", "second", "third", "fourth", "fifth")
+_COUNTED_OPTION = Pattern(rf"(?i)\bthe ({'|'.join(_COUNTED)}|last) (?:option|choice|alternative)\b")
+
+
+def _in_letters(text: str, letters: str) -> str:
+    """The text with letters for "the third option"."""
+
+    def letter(found: re.Match[str]) -> str:
+        place = _COUNTED.index(found[1].lower()) if found[1].lower() in _COUNTED else -1
+        return f"option ({letters[place]})" if place < len(letters) else found.group()
+
+    return _COUNTED_OPTION.sub(letter, text)
 
 
 def _plain(text: str) -> str:
@@ -177,6 +201,12 @@ _ITEM = Pattern(
     r"(?:\s?[.):|→]+|\s?[-–—](?=\s)(?!\s[✅❌✗✘✓✔])|(?=\s*$)"
     r"|(?<=\))(?!\s*(?:(?:is|are|was|and|or|holds|fits|cannot)\b|[,&]|–\s[✅❌✗✘✓✔])))"
 )
+# "Option B (osmosis) is the process that ..."
+_DEFINED = Pattern(
+    r"\W*(?:Option|Choice|Answer) \(?([A-Z])\)?(?: \([^()]*\)|, [^,]*,)? is the (?!opposite"
+    r"|reverse)[a-z]+ (?:[a-z]+ )?"
+    r"(?:that|which|who|by|where|in which)\b"
+)
 _LABEL = Pattern(r"\s?\(?([A-Z])\)?\.")
 _SENTENCE = Pattern(r"(?<=[.!?;])(?=[\s)])|(?<=[。！？；।])")
 _REFUSED = Pattern(
@@ -224,8 +254,15 @@ def _stances(text: str) -> list[_Stance]:
             else:
                 found += _stances_of_sentence(sentence, topic, option)
             option = ""
-        found += _stances_of_sentence(ending, topic, option)
+        new = list(_stances_of_sentence(ending, topic, option))
+        if _ALSO.search(ending) and _is_stated(found) and _is_stated(new):
+            found.append(_Stance("stated", found[-1].letters + new[0].letters))
+        else:
+            found += new
     return found
+
+
+_ALSO = Pattern(r"\balso \(?[A-Z]\b")
 
 
 def _is_stated(stances: list[_Stance]) -> bool:
@@ -271,7 +308,9 @@ def _stances_of_sentence(sentence: str, topic: str, option: str = "") -> Iterato
         kind = _kind(clause, after, mention, clause != before and not re.search("[S&]", clause))
         if not kind and written[: mention.place].endswith(":") and end == len(signs):
             kind = "held"
-        if (kind == "named" and not question) or (doubtful and kind == "stated"):
+        if (kind == "named" and (not question or re.search(",_*$", before))) or (
+            doubtful and kind == "stated"
+        ):
             named += mention.letters
         elif kind and not doubtful:
             yield _Stance(kind, mention.letters)
@@ -281,6 +320,8 @@ def _stances_of_sentence(sentence: str, topic: str, option: str = "") -> Iterato
         yield _Stance("asked", named)
     elif named and not re.search(r"\bwould\b", sentence):
         yield _Stance("named", "".join(dict.fromkeys(named)))
+    if not question and (defined := _DEFINED.match(sentence)):
+        yield _Stance("asked", defined[1])
     if topic and not mentions and (verdict := _VERDICT.search(signs)):
         right = (verdict["sign"] in "TV") is not bool(verdict["not"])
         yield _Stance("held" if right else "denied", topic)
@@ -308,7 +349,7 @@ def _kind(before: str, after: str, mention: Mention, dependent: bool) -> str:
         return "held"
     if mention.in_brackets or re.search("w[^@]*[,BS]O_*$", before):
         return "named" if re.match("_*(?:$|[,|&])", after) else ""
-    if after.strip("_"):
+    if not re.fullmatch("_*,?", after):
         return ""
     return "named" if re.search("^[^@]*O_*$|w,_*$", before) else ""
 

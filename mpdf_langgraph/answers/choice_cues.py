@@ -16,7 +16,9 @@ _CUES = {
     "my mistake; in fact; espera; en realidad; en fait; на самом деле; na verdade; anzi; "
     "eigentlich; 等等; 不对; 更正; いや; 待って; 아니",
     # The letter that follows is chosen.
-    "C": "stays; entspricht; reste; vastus on; answer's; выбрал*; выбрать; answered; key is; "
+    "C": "agree* with agent *; side with agent *; siding with agent *; maintain my *; keep my *; "
+    "keeping my *; stick* with my *; stand by my *; confirm my *; retain my *; stays; "
+    "entspricht; reste; vastus on; answer's; выбрал*; выбрать; answered; key is; "
     "should do; correspond* most closely to; correspond* exactly to; correspond* best to; gives; "
     "gives us; giving; points us to; choisir; credo sia la; credo che sia la; vastaus on; "
     "bet on; gotta be; got to be; es la opción; es la letra; é a alternativa; é a letra; "
@@ -58,7 +60,8 @@ _CUES = {
     "disagree with; neither; nor; descarto; elimino; statt; anstatt; plutôt que; au lieu de; "
     "en lugar de; en vez de; em vez de; исключ*; loại*; 排除; 除外",
     # Says of a letter that it is wrong.
-    "F": "incorrect*; wrong*; false; untrue; invalid; inaccurate; is out; are out; out; "
+    "F": "second-best; second best; incorrect*; wrong*; false; untrue; invalid; inaccurate; is o"
+    "ut; are out; out; "
     "eliminated; excluded; discarded; rejected; dismissed; crossed out; fail*; violat*; "
     "contradict*; ignor*; overlook*; confuse*; misses; neglect*; unlikely; irrelevant; "
     "implausible; impossible; inconsistent; unsupported; too *; makes no sense; less *; "
@@ -135,7 +138,8 @@ _CUES = {
     # Says what something is.
     ":": ":; ：",
     # Says nothing.
-    "_": "det; ang; бы; मेरे विचार से; मेरे अनुसार; hands down; me; что; makes; here's; here is; "
+    "_": "second; third; fourth; last; det; ang; бы; मेरे विचार से; मेरे अनुसार; hands down; me; "
+    "что; makes; here's; here is; "
     "το; ο; τη; την; az; agree with * that; agree with agent * that; agree with the * that; the; "
     "a; an; my; our; your; for; all the way; 100%; this; that; it; only; just; clearly; "
     "obviously; probably; prob; definitely; certainly; most; more; indeed; simply; here; now; "
@@ -157,9 +161,14 @@ _NO_ARTICLE = (
     r"|\w+s (?:the|a|an|that|it|both|all|this)|es|est|ist|é|è|está"
     r"|und|oder|et|ou|nicht|верн\w+)\b)[a-zà-ÿ])"
 )
+# "A Tale of Two Cities"
+_NO_TITLE = (
+    r"(?!\s(?!(?:The|This|These|It|There|Both|Only|Because|Since|All|No)\b)[A-Z][a-z]+"
+    r"\s(?:of|in|for|to|on|with|from|[A-Z][a-z]))"
+)
 _LETTER = (
     r"(?:(?<![A-Za-z0-9_])\([A-Za-z]\)|(?<![A-Za-z0-9À-ɏЀ-ӿ_.'°-])"
-    rf"(?:[B-HJ-Z]|[AI]{_NO_ARTICLE}|[b-df-hj-np-xz]"
+    rf"(?:[B-HJ-Z]|[AI]{_NO_ARTICLE}{_NO_TITLE}|[b-df-hj-np-xz]"
     r"|[aeiouy](?=\s*(?:[,;:)!]|\.(?!\w)|$)|\s(?:because|since|is|as|(?:and|or) [a-z]\b)))"
     r"(?![A-Za-z0-9À-ɏ_+#^°]|'(?!d[iıuü]r)|-[A-Za-z]{2}|\s(?:cells?|lymphocytes?|major|minor|flat|sharp|deficiency|virus)\b|\s?[=<>≤≥≠×·∈⊂∪∩](?!>))\)?)"
 )
@@ -239,5 +248,7 @@ def read_signs(sentence: str) -> tuple[str, list[Mention]]:
             signs.append("@")
         else:
             signs.append(_sign(text) if kind == "cue" else "," if kind == "comma" else kind)
+        if kind == "w" and text.endswith("ly"):
+            signs[-1] = kind = "_"  # an adverb
         previous, named = text.lower(), kind == "w" and text < "\u0900"
     return "".join(signs), mentions

@@ -41,11 +41,26 @@ _ARRAY = Pattern(r"\(\s?\\begin\{array\}\{[^{}]*\}(.*?)\\end\{array\}\s?\)", re.
 _RAISED_TEN = Pattern(r"(?<![0-9])10([⁻⁰¹²³⁴-⁹]+)")
 _RAISED = str.maketrans("⁻⁰¹²³⁴⁵⁶⁷⁸⁹", "-0123456789")
 _REAIS = Pattern(r"(?<=R\$ )[0-9]{1,3}(?:\.[0-9]{3})+(?![.,]?[0-9])")
-_SAID_IN_EUROPE = Pattern(
-    r"(\b(?:beträgt|lautet|ist|sind|kosten|kostet|est de|est|vaut|antwort:|réponse ?:|respuesta:"
-    r"|es de|ответ:|otrzymujemy|wynosi|составляет)\s[0-9]{1,3}),([0-9]{1,2})(?![0-9]|,?\s?[0-9])",
+# A text in a language that writes a comma for the point: it has words of one, and none of English.
+_EUROPEAN_WORDS = Pattern(
+    r"[äöüßéèêñçãõàìòа-я]|\b(?:der|die|das|ist|und|sind|antwort|el|los|las|respuesta|les|est|il|het"
+    r"|een|antwoord|uma?|resposta|risposta|wynosi|otrzymujemy)\b",
     re.IGNORECASE,
 )
+_ENGLISH_WORDS = Pattern(r"\b(?:the|are|of|and|we|so|total|answer)\b", re.IGNORECASE)
+_DECIMAL_COMMA = Pattern(
+    r"(?<![\w.,(\[{])([0-9]{1,9}),([0-9]{1,2}|[0-9]{4,9})(?![\w,)\]}]"
+    r"|\.[0-9])"
+)
+_POINTED = Pattern(r"(?<![\w.,])[0-9]{1,3}(?:(?:\.[0-9]{3}){2,}|\.[0-9]{2}0)(?![0-9]|[.,][0-9])")
+_DIGITS = Pattern("[٠-٩۰-۹०-९০-৯๐-๙]")
+_NEGATIVE = Pattern(
+    r"(?<![0-9)]\s)(?<!\b[a-z]\s)\b(?:minus|negative)\s(?=[$€£]?[0-9])", re.IGNORECASE
+)
+_EQUALS = Pattern(r"(?<=\b[a-z]) (?:equals|is equal to) (?=-?[0-9])")
+_RAISED_DIGITS = Pattern(r"(?<=[\w)\]}])([⁻⁰¹²³⁴-⁹]+)(?![⁻⁰¹²³⁴-⁹])")
+_LOWERED_BASE = Pattern(r"(?<=[0-9])([₀-₉]+)")
+_LOWERED = str.maketrans("₀₁₂₃₄₅₆₇₈₉", "0123456789")
 # In LaTeX a comma in braces has no space behind it: it marks thousands, or the decimals.
 _BRACED_COMMA = Pattern(r"(?<![0-9},])(0\{,\}[0-9]+|[0-9]+\{,\}(?:[0-9]{1,2}|[0-9]{4,}))(?![0-9{])")
 _CASES = Pattern(
@@ -156,6 +171,8 @@ def _plain_characters(text: str) -> str:
     text = _SPACING.sub(" ", _THOUSANDS.sub("", text)).replace("{:}", ":")
     text = _ARRAY.sub(r"\\begin{pmatrix}\1\\end{pmatrix}", text)
     text = _RAISED_TEN.sub(lambda ten: f"10^{{{ten[1].translate(_RAISED)}}}", text)
+    text = _RAISED_DIGITS.sub(lambda found: f"^{{{found[1].translate(_RAISED)}}}", text)
+    text = _LOWERED_BASE.sub(lambda found: f"_{{{found[1].translate(_LOWERED)}}}", text)
     text = re.sub(r"\\[dtc]frac(?![a-zA-Z])", r"\\frac", text)
     text = text.replace("\\mbox", "\\text").replace("\\lt ", "<").replace("\\gt ", ">")
     text = with_decimal_points(text)
@@ -167,10 +184,18 @@ def _plain_characters(text: str) -> str:
 
 
 def with_decimal_points(text: str) -> str:
-    """Write European numbers that surely are such with a point: "1.234,56" and "3,50 €"."""
+    """Write European numbers that surely are such with a point: "1.234,56" and "3,50 €".
+
+    Digits of other scripts and a minus in words are written plainly, too.
+    """
+    if not text.isascii():
+        text = _DIGITS.sub(lambda digit: str(unicodedata.decimal(digit.group())), text)
+    text = _EQUALS.sub(" = ", _NEGATIVE.sub("-", text))
+    if _EUROPEAN_WORDS.search(text) and not _ENGLISH_WORDS.search(text):
+        text = _DECIMAL_COMMA.sub(r"\1.\2", text)
+        text = _POINTED.sub(lambda found: found.group().replace(".", ""), text)
     text = _EUROPEAN.sub(lambda found: found[1].replace(".", "") + "." + found[2], text)
     text = _REAIS.sub(lambda found: found.group().replace(".", ""), text)
-    text = _SAID_IN_EUROPE.sub(r"\1.\2", text)
     return _EUROPEAN_DECIMAL.sub(
         lambda found: f"{found[1] or found[3]}.{found[2] or found[4]}", text
     )

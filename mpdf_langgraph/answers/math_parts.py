@@ -95,11 +95,17 @@ _MATRIX = Pattern(
 )
 
 
+_NESTED = Pattern(r"\[\s?((?:\[[^\[\]]+\]\s?,?\s?)+)\]")  # [[1, 2], [3, 4]]
+_ROWS = Pattern(r"\[[^\[\];]+(?:;[^\[\];]+)+\]")  # [1, 2; 3, 4]
+
+
 def read_matrix(text: str) -> list[list[str]] | None:
     """Read the rows of a matrix. A determinant, between bars, is an expression instead."""
     matrix = _MATRIX.fullmatch(text)
     if not matrix:
-        return None
+        if nested := _NESTED.fullmatch(text):
+            return [split_list(row) for row in re.findall(r"\[([^\[\]]*)\]", nested[1])]
+        return [split_list(row) for row in text[1:-1].split(";")] if _ROWS.fullmatch(text) else None
     rows = [row for row in re.split(r"\\\\|\\cr(?![a-z])", matrix["rows"]) if row.strip()]
     return [[cell.strip() for cell in row.split("&")] for row in rows]
 
@@ -208,7 +214,9 @@ def _read_interval(piece: str) -> list[Bracketed] | None:
 _BASES = {"binary": 2, "octal": 8, "decimal": 10, "hex": 16, "hexadecimal": 16}
 _BASED = Pattern(
     r"\(?(?P<digits>[0-9A-Fa-f]*[0-9][0-9A-Fa-f]*|[A-F]+)\)?\s?(?:_\s?\{?\s?(?:\\text\s?\{)?\s?\(?\s?(?P<base>[0-9]{1,2}|[a-z]+)"
-    r"\s?\)?\s?\}{0,2}|(?:\\text\s?\{)?\s?[\s(,]{0,3}(?:in\s)?base[\s-]?(?P<named>[0-9]{1,2}|[a-z]+)\s?\)?\s?\}?)"
+    r"\s?\)?\s?\}{0,2}|(?:\\text\s?\{)?\s?[\s(,]{0,3}(?:in\s)?base[\s-]?(?P<named>[0-9]{1,2}"
+    r"|[a-z]+)\s?\)?\s?\}?"
+    r"|\s?\(?(?:in\s)?(?P<kind>binary|octal|hexadecimal)\)?)"
 )
 
 
@@ -218,10 +226,11 @@ _DIGITS_AS_TEXT = Pattern(r"\\(?:text|math)[a-z]{0,2}\s?\{\s?([0-9A-Fa-f]+)\s?\}
 def read_based(text: str) -> tuple[int, int] | None:
     """Read a number in a stated base: its value and the base."""
     text = _DIGITS_AS_TEXT.sub(r"\1", text)
+    text = re.sub(r"^0x([0-9A-Fa-f]+)$", r"\1_16", text)
     found = _BASED.fullmatch(text)
     if not found:
         return None
-    name = found["base"] or found["named"]
+    name = found["base"] or found["named"] or found["kind"]
     spelt = read_quantity(name)
     base = int(spelt.value) if spelt else _BASES.get(name, 0)
     try:
@@ -318,3 +327,11 @@ def read_compound(text: str) -> list[Quantity] | None:
 def total_in(parts: list[Quantity], unit: Units) -> Fraction:
     """Add the parts of a compound quantity up, in a unit of the same kind."""
     return sum((part.value * (scale_between(part.units, unit) or 0) for part in parts), Fraction(0))
+
+
+def has_form(text: str) -> bool:
+    """Tell whether an answer that words may stand in has one of the forms above."""
+    return any(
+        read(text) is not None
+        for read in (read_compound, read_based, read_congruence, read_ratio, read_proportion)
+    )

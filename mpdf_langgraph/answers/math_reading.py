@@ -4,6 +4,7 @@ import re
 
 from mpdf_langgraph.answers.math_notation import canonical, with_decimal_points
 from mpdf_langgraph.answers.math_numbers import MAX_LENGTH
+from mpdf_langgraph.answers.math_parts import has_form
 from mpdf_langgraph.answers.math_sentences import (
     has_prose,
     is_number,
@@ -14,6 +15,7 @@ from mpdf_langgraph.answers.math_sentences import (
 from mpdf_langgraph.answers.patterns import Pattern
 from mpdf_langgraph.answers.reading import (
     MARKER,
+    TAKEN_BACK,
     TRUNCATED_BOX,
     Box,
     answering_part,
@@ -21,6 +23,7 @@ from mpdf_langgraph.answers.reading import (
     json_answer,
     last_match,
     tagged_answer,
+    without_confidence,
     without_truncated_box,
 )
 
@@ -46,7 +49,7 @@ def find_answer(text: str) -> str | None:
 
 def find_answer_in_words(text: str) -> str | None:
     """Return the answer of a response without a box."""
-    text = with_decimal_points(text)
+    text = with_decimal_points(without_confidence(text))
     boxes = find_boxes(text, most=1)
     cut_off = TRUNCATED_BOX.search(text, boxes[-1].end if boxes else 0)
     shortened = without_truncated_box(text) if cut_off else text
@@ -57,9 +60,16 @@ def find_answer_in_words(text: str) -> str | None:
     if lines and (marked := canonical(result_of(lines[-1]))):
         return marked
     marker = last_match(MARKER, shortened)
-    if marker and (stated := read_after_marker(shortened[marker.end() :][: 2 * MAX_LENGTH])):
-        return stated
+    if marker:
+        rest = shortened[marker.end() :][: 2 * MAX_LENGTH]
+        taken_back = last_match(TAKEN_BACK, rest)
+        if taken_back and re.match(r"[^\n]*[0-9]", rest[taken_back.end() :]):
+            rest = rest[taken_back.end() :]
+        if stated := read_after_marker(rest):
+            return stated
     whole = shortened.strip()
+    if len(whole) <= MAX_LENGTH and has_form(canonical(whole)):
+        return canonical(whole)
     if len(whole) <= MAX_LENGTH and not has_prose(whole) and not _NO_EXPRESSION.search(whole):
         answer = canonical(whole)
         if "=" not in _ASSIGNED.sub("", answer, count=1) and re.search(r"\w|∞|∅", answer):

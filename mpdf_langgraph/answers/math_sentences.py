@@ -1,10 +1,11 @@
 """The answer that a sentence gives, behind a mark such as "the answer is" or in plain prose."""
 
 import re
+from itertools import islice
 
 from mpdf_langgraph.answers.math_notation import canonical
 from mpdf_langgraph.answers.math_numbers import DECIMAL, MAX_LENGTH, NUMBER_WORD, read_quantity
-from mpdf_langgraph.answers.math_parts import read_proportion
+from mpdf_langgraph.answers.math_parts import has_form
 from mpdf_langgraph.answers.patterns import FUNCTIONS, MATH_SEGMENT, Pattern
 from mpdf_langgraph.answers.reading import last_match, without_closing
 
@@ -21,7 +22,8 @@ _FACTOR = (
     r"|\s?(?:×|\\times|\\cdot|\*)\s?10(?:\s?\^\s?(?:\{-?[0-9]+\}|-?[0-9]+)|[⁻⁰¹²³⁴-⁹]+))"
 )
 _FIND_NUMBER = Pattern(
-    rf"(?:(?<![\w)}}\]])[-\u2212]\s?{_CURRENCY}?|(?<![\w])[-\u2212](?={_CURRENCY}?[0-9]))?{_CURRENCY}?"
+    rf"(?<![\^_])(?<!\^\{{)(?:(?<![\w)}}\]])[-\u2212]\s?{_CURRENCY}?"
+    rf"|(?<![\w])[-\u2212](?={_CURRENCY}?[0-9]))?{_CURRENCY}?"
     rf"(?:{_MIXED}|(?i:{_TIME})|{_FRACTION}|{DECIMAL}(?:\s?/\s?[0-9]+)?)"
     rf"{_FACTOR}?{_MULTIPLIER}{{0,2}}(?:\s?\\?%)?"
 )
@@ -47,8 +49,10 @@ _WORD = Pattern(
 _FOREIGN_WORD = Pattern("[^\\W\\d_A-Za-zΑ-ωªº²³¹⁰-₟ℂℕℝℤℚµ\u2070-\u209f]")
 
 _HEDGE = Pattern(
-    r"(?:\*\*|`|\"|:|≈|=|~|\s|\\approx|that\b|there\s(?:are|is)\b|(?:exactly|about|approximately|approx\.?|roughly|only|just"
-    r"|simply|therefore|thus|hence|clearly|then|still|now|equal\sto|given\sby|always|indeed|a\stotal\sof)\b)*",
+    r"(?:\*\*|`|\"|approx\.|:|≈|=|~|\s|\\approx|that\b|there\s(?:are|is)\b|(?:exactly|about"
+    r"|approximately|approx|roughly|only|just"
+    r"|it's|it is|simply|therefore|thus|hence|clearly|then|still|now|equal\sto|given\sby|always"
+    r"|indeed|a\stotal\sof)\b)*",
     re.IGNORECASE,
 )
 _CLAUSE_END = Pattern(
@@ -73,7 +77,8 @@ _VERB = Pattern(
     r"|earns?|earned|makes?|made|sells?|sold|eats?|ate|buys?|bought|equals?|totals?|left"
     r"|comes? to|receives?|gives?|can"
     r"|will|walks?|walked|runs?|ran|reads?|drives?|drove|travels?|weighs?|uses?|used|remains?|owes?|owed|contains?|be"
-    r"|becomes?|collects?|collected|finds?|found|scores?|scored|works?|worked|raises?|raised|drinks?|plants?|planted"
+    r"|becomes?|collects?|collected|finds?|found|scores?|scored|covers?|covered|finish(?:es|ed)?"
+    r"|works?|worked|raises?|raised|drinks?|plants?|planted"
     r"|bakes?|baked|requires?|produces?|holds?|loses?|lost|keeps?|kept|gains?|gained|should"
     r"|must|would|there are)\b",
     re.IGNORECASE,
@@ -125,7 +130,7 @@ def read_sentence(sentence: str) -> str | None:
     lead = re.sub(r"(?<=\w)\*\*", "", lead)
     if _NUMBERS_LISTED.fullmatch(lead):
         return canonical(lead)
-    if read_proportion(lead.strip(" .")):
+    if has_form(canonical(lead)) or _QUANTITIES_LISTED.fullmatch(lead):
         return canonical(lead)
     if formula := _final_formula(lead):
         return formula
@@ -145,7 +150,14 @@ def read_sentence(sentence: str) -> str | None:
         not has_prose(clause) and re.search(r"[0-9\\]|^[a-z]$", clause)
     ):
         return canonical(result_of(clause))
-    return _result_in(lead) or _leading_number(lead) or _number_after_verb(lead) or answer or None
+    return (
+        _result_in(lead)
+        or _leading_number(lead)
+        or _number_said(lead)
+        or _number_after_verb(lead)
+        or answer
+        or None
+    )
 
 
 def _final_formula(sentence: str) -> str | None:
@@ -160,6 +172,10 @@ def _final_formula(sentence: str) -> str | None:
 
 
 _ENDING_FORMULA = Pattern(r"(?:(?<![\\$])\$([^$]{1,300})\$|\\\((.{1,300}?)\\\))\s*[.!*]*\s*$")
+# "3 boys and 4 girls"
+_QUANTITIES_LISTED = Pattern(
+    rf"{DECIMAL}\s[a-z]+(?:,\s{DECIMAL}\s[a-z]+)*,?\sand\s{DECIMAL}\s[a-z]+[.\s]*"
+)
 _NUMBERS_LISTED = Pattern(
     rf"-?{DECIMAL}(?:\s?/\s?[0-9]+)?(?:(?:,|,?\sand|,?\sor)\s-?{DECIMAL}(?:\s?/\s?[0-9]+)?)+[.\s]*"
 )
@@ -241,16 +257,41 @@ def _number_after_verb(sentence: str) -> str | None:
 
 
 def _number_at(text: str, number: re.Match[str]) -> str:
-    """The number with the unit that follows it."""
+    """The number with the unit that follows it, or the formula that it is part of."""
+    if formula := _formula_around(text, number):
+        return formula
     tail = _UNIT_TAIL.match(text, number.end())
     if tail:
         words = tail.group().split()
+        if words[0] == "in" and (len(words) > 1 or re.match(r"\s\w", text[tail.end() :])):
+            return canonical(number.group())  # "12 in May"
         # Only what surely is a unit: any word may follow a number.
         answer = canonical(f"{number.group()} {words[0]}")
         quantity = read_quantity(answer)
         if quantity is not None and quantity.units.dimensions:
             return answer
     return canonical(number.group())
+
+
+_TERM = Pattern(r"(?<![A-Za-z\\])[a-zA-Z](?![A-Za-z])")
+
+
+def _formula_around(text: str, number: re.Match[str]) -> str | None:
+    """The formula of which a number is a part: "there are 2k+2 of them", "$n + 1$ points"."""
+    start = text.rfind(" ", 0, number.start()) + 1
+    word = text[max(start, number.start() - 60) : number.end() + 60].split(" ", 1)[0]
+    before = text[max(0, number.start() - 200) : number.start()]
+    if before.count("$") % 2 and "$" in text[number.end() : number.end() + 200]:
+        word = before.rpartition("$")[2] + text[number.start() :].split("$", 1)[0]
+    word = word.strip("*`.,:;!?$")
+    if not _TERM.search(word) or has_prose(word) or not re.search(r"[-+*/^()\\]", word):
+        return None
+    return canonical(word.rpartition("=")[2]) if is_formula(word) else None
+
+
+def is_formula(text: str) -> bool:
+    """Tell whether a text has an unknown beside a number, and is no quantity with a unit."""
+    return read_quantity(canonical(text)) is None and "<" not in text and ">" not in text
 
 
 # "24 square feet, or about 2.2 square meters": the same once more, rounded.
@@ -263,21 +304,32 @@ _RESTATED = Pattern(
 _BOLD_AT_END = Pattern(r"\*\*([^*\n]{1,60}?)[.:]?\*\*(\s[a-z°²³/]{1,4})?[.!\s]*$")
 _EXPRESSION_AT_END = Pattern(
     r"(?<!and )(?<!or )(?<!, )(\([^()]*[0-9][^()]*,[^()]*\))[.*\s]*$"
-    r"|.*(?:\b(?:is|are|was|equals|as|to|get|gives?|yields|obtain|beträgt|ist|es|est)\s|=|(?<=[a-z]):\s)\s*([^=\n]{1,80}?)[.*\s]*$"
+    r"|.*(?:\b(?:is|are|was|equals|as|to|get|gives?|yields|obtain|beträgt|ist|es|est"
+    r"|such that)\s(?:de\s)?|=|(?<=[a-z]):\s)\s*([^=\n]{1,80}?)[.*\s]*$"
 )
 _SOLUTIONS = Pattern(
-    r"(?:^|(?<=\sare )|(?<=\sis )|(?<=\sget ))[a-z]\s?=[^=]{1,60}"
+    r"(?:^|(?<=^So )|(?<=^Thus )|(?<=^Hence )|(?<=\sare )|(?<=\sis )"
+    r"|(?<=\sget ))[a-z]\s?=[^=]{1,60}"
     r"(?:(?:\sor|\sand|,)\s+[a-z]\s?=[^=]{1,60})+$"
+)
+_RATIO_AT_END = Pattern(
+    rf"\b(?:odds|ratio|chance|probability|scale|likelihood)\b.*?(?<![\d.])"
+    rf"({DECIMAL}\s(?:to|in|out\sof)\s{DECIMAL})\W*$|(?<![\d.])({DECIMAL}\s(?:in"
+    rf"|out\sof)\s{DECIMAL})\s(?:chance|probability)\W*$"
 )
 _YES_OR_NO = Pattern(r"\W{0,3}(yes|no)\*{0,2}(?:[,.;!][^0-9]*)?$", re.IGNORECASE)
 _DAY_AT_END = Pattern(
-    r"\b((?:Mon|Tues|Wednes|Thurs|Fri|Satur|Sun)day|infinity|undefined|does not exist|odd|even)\W*$"
+    r"\b((?:Mon|Tues|Wednes|Thurs|Fri|Satur|Sun)day|infinity|undefined|does not exist|odd|even"
+    r"|[Nn]o (?:\w+ )?solutions?(?= exists?\W*$|\W*$)"
+    r"|infinitely many(?: solutions)?)(?: exists?)?\W*$"
 )
 
 
 def _expression_at_end(sentence: str) -> str | None:
     """The expression, and no mere number, that a sentence ends with: "it is 5√2 ≈ 7.07"."""
     sentence = " ".join(sentence.replace("$", " ").split())
+    if ratio := _RATIO_AT_END.search(sentence):
+        return canonical(ratio[1] or ratio[2])
     solutions = _SOLUTIONS.search(sentence)
     if solutions and not has_prose(_JOINING.sub(" ", solutions.group())):
         return canonical(solutions.group())
@@ -289,6 +341,8 @@ def _expression_at_end(sentence: str) -> str | None:
     if not found:
         return None
     expression = re.split(r"≈|\\approx", found[1] or found[2])[0].strip(" $")
+    if has_form(canonical(expression)):
+        return canonical(expression)
     if _JOINING.search(expression) and not has_prose(_JOINING.sub(",", expression)):
         return canonical(re.sub(r",?\s(?:and|or)\s", ", ", expression))
     if (
@@ -308,6 +362,7 @@ def read_prose(text: str) -> str | None:
     """The last number of a response, or what its conclusion says."""
     if _FIND_NUMBER.search(without_closing(text)):
         text = without_closing(text)
+    text = re.sub(r"\s\((?:or|i\.e\.,?|which is|=|about)\s[^()]{1,60}\)(?=\W*\Z)", "", text)
     sentences = [s for s in _SENTENCE_END.split(text[-2 * MAX_LENGTH :]) if s.strip()]
     if yes_or_no := _YES_OR_NO.match(text):
         return yes_or_no[1].capitalize()
@@ -326,9 +381,56 @@ def read_prose(text: str) -> str | None:
             return compound.group()
     text = _RESTATED.sub("", text) if _FIND_NUMBER.search(_RESTATED.sub("", text)) else text
     if number := last_match(_FIND_NUMBER, text):
+        line = max(0, text.rfind("\n", 0, number.start()) + 1, number.start() - MAX_LENGTH)
+        if said := _number_said(text[line : number.end() + MAX_LENGTH].split("\n", 1)[0]):
+            return said
         return _number_at(text, number)
     word = last_match(_FIND_WORD, text[-MAX_LENGTH:])
     return canonical(word.group()) if word else None
+
+
+# What comes before a number that is no answer beside another one: "than 5", "out of the 20". The
+# second kind only says under which circumstances: "in 5 years".
+_ASIDE = Pattern(
+    r"(?:\b(?:after|before|when|if|because|since|while)\b[^,]*|\b(?:than|not|instead of"
+    r"|rather than)\s(?:[a-z]+\s){0,2}"
+    r"|\b(?:the|his|her|their|its|these|those|all|original)\s(?:[a-z]+\s)?"
+    r"|\s(?:[a-z]+\s){0,3}?(?:out\s|(?<!total\s)(?<!sum\s))of\s(?:[a-z]+\s){0,2})$",
+    re.IGNORECASE,
+)
+_CIRCUMSTANCE = Pattern(
+    r"(?:^|(?<!,)\s)(?:for|in|at|from|every|per|each"
+    r"|(?<!needs )(?<!need )(?<!has )(?<!have )(?<!had )to [a-z]+)\s(?:[a-z]+\s){0,2}?$",
+    re.IGNORECASE,
+)
+_WAYS = Pattern(r"\s(?:[a-z]+\s)?ways\b|\s(?:altogether|in total|in all)\b")
+
+
+def _number_said(line: str) -> str | None:
+    """Of the numbers of the last sentence, the last one that the others are said beside."""
+    sentence = next((s for s in reversed(_SENTENCE_END.split(line)) if _FIND_NUMBER.search(s)), "")
+    numbers = list(islice(_FIND_NUMBER.finditer(sentence), 12))
+    between = [
+        sentence[before : number.start()]
+        for before, number in zip([0, *(n.end() for n in numbers)], numbers, strict=False)
+    ]
+    asides = [bool(_ASIDE.search(words)) for words in between]
+    for k in range(len(numbers) - 2, -1, -1):
+        number = numbers[k]
+        verb = _VERB.search(sentence, number.end())
+        subject = (verb and verb.group() != "left") or not _VERB.search(sentence[: number.start()])
+        if not all(
+            asides[n]
+            or (
+                (not subject and _CIRCUMSTANCE.search(between[n]))
+                and not _WAYS.match(sentence, numbers[n].end())
+            )
+            for n in range(k + 1, len(numbers))
+        ):
+            return None
+        if not asides[k] and not _CIRCUMSTANCE.search(between[k]):
+            return _number_at(sentence, number)
+    return None
 
 
 def has_prose(text: str) -> bool:

@@ -75,6 +75,31 @@ def without_closing(text: str) -> str:
     return text[: closing.start()].rstrip() if closing else text
 
 
+_CONFIDENCE = Pattern(
+    r"\(?\b(?:confidence|certainty)(?: level| score)?[\s*]*(?:[:=]|is\b)[\s*]*(?:about |around )?"
+    r"(?:\d+(?:\.\d+)?(?:\s?\\?%|/\d+)?|(?:very )?(?:high|low|medium))\)?"
+    r"|\(?\b\d+(?:\.\d+)?\s?\\?% (?:sure|certain|confident)\b\)?",
+    re.IGNORECASE,
+)
+
+
+def without_confidence(text: str) -> str:
+    """Return the response without how sure the model says it is."""
+    return _CONFIDENCE.sub("", text) if "onfiden" in text or "%" in text else text
+
+
+#: What takes back all that was said before.
+TAKEN_BACK = Pattern(
+    r"[.,;!?\s–—-]{1,4}\b(?:(?:oh|hmm|oops)?,?\s?(?:no,?\s)?(?:wait|hold on|scratch that"
+    r"|on second thought|my mistake|correction|let me correct (?:that|myself))"
+    r"|(?:no|actually),?(?=\sit(?:'s|\sis)\b)|i mean(?=\s))"
+    r"(?:[,.:!–—-]*\s(?:no|actually|that(?:'s|\sis)\s(?:wrong|not right|incorrect)"
+    r"|i mean(?:t)?)\b)*"
+    r"[,.:!–—-]*\s",
+    re.IGNORECASE,
+)
+
+
 def _first_statement(text: str) -> int | None:
     """Where the first answer is stated: in one of the usual ways, or as a short first line."""
     line = text.lstrip().split("\n", 1)[0]
@@ -210,13 +235,15 @@ def last_box(text: str) -> str | None:
 # --- tags and JSON ------------------------------------------------------------------------------
 
 _TAGGED = Pattern(
-    r"<(?P<tag>(?:final[_ ]?)?answer|solution|ans)>\s*(?P<inside>[^<>]*(?:<(?!/?(?P=tag)>)[^<>]*)*)"
+    r"<(?P<tag>(?:final[_ ]?)?answer|solution|ans|choice"
+    r"|option)>\s*(?P<inside>[^<>]*(?:<(?!/?(?P=tag)>)[^<>]*)*)"
     r"</(?P=tag)>",
     re.IGNORECASE,
 )
 _NAME = r"(?:final[_ ]?answer|answer|final[_ ]?result|correct[_ ]?(?:answer|option|choice)"
 _KEY = Pattern(
-    rf"[\"']{_NAME}|result|solution|choice|option|label|sentiment|category|code|program)[\"']\s{{0,9}}:\s{{0,9}}",
+    rf"[\"']{_NAME}|result|solution|choice|option|label|sentiment|category|code|program|response"
+    rf"|output|prediction|verdict|intent|class)[\"']\s{{0,9}}:\s{{0,9}}",
     re.IGNORECASE,
 )
 _LONE_STRING = Pattern(r"'((?:[^'\\]|\\.)*)'|\"((?:[^\"\\]|\\.)*)\"", re.DOTALL)

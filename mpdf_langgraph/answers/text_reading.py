@@ -2,13 +2,13 @@
 
 import re
 import unicodedata
-from fractions import Fraction
 from functools import lru_cache
 
 from mpdf_langgraph.answers.math_numbers import read_quantity
 from mpdf_langgraph.answers.patterns import STYLED, Pattern
 from mpdf_langgraph.answers.reading import (
     MARKER,
+    TAKEN_BACK,
     answering_part,
     has_long_mark_run,
     json_answer,
@@ -16,11 +16,15 @@ from mpdf_langgraph.answers.reading import (
     last_match,
     tagged_answer,
     without_closing,
+    without_confidence,
 )
 
 _LONGEST_NORMALISED = 4_000
-_YES_NO = Pattern(r"(?P<word>yes|no|true|false)\s?(?:[,.;:!]|\s[-–—]|[–—])", re.IGNORECASE)
-_CORRECTED = Pattern(r"not\b[^.\n]{1,80}?\bbut\s(?:rather\s)?", re.IGNORECASE)
+_YES_NO = Pattern(
+    r"(?:(?P<yes>yes|yeah|yep)|(?P<no>no|nope)|(?P<word>true|false))"
+    r"(?:$|\s?(?:[,.;:!(]|\s[-–—]|[–—])|\s(?:it|he|she|they|this|that|there|because|since|as)\b)",
+    re.IGNORECASE,
+)
 _ABBREVIATED_TEXT = (
     "st dr mr mrs ms prof jr sr vs mt no ft gen col sgt lt capt rev hon inc ltd co corp dept"
     " approx ave blvd e.g i.e etc u.s u.k d.c a.m p.m"
@@ -30,53 +34,164 @@ _SENTENCE_END = Pattern(r"[.!?。](?:[\"”'’*)]{0,3})(?=\s+\S|$)")
 _PRONOUN = Pattern(
     r"\s+(?:He|She|It|This|They|The|That|There|In|As|Because|Since|Its|These|We|However|Note)\b"
 )
+# Where an answer ends and a remark on it begins.
 _APPOSITION = Pattern(
     r",\s(?=[A-Z]\w+['’]s\s)|,\s(?=[a-zà-ÿ]+\s(?:de|du|des|del|di|da|do|von|of)\s)|,\s(?=(?:the|a|an|which|who|whose|where|because|since|as|not|although|though|so|with|for|but|being"
-    r"|located|known|due|also|i\.e\.|capital)\b)|\s(?=(?:because|since|as it|as they)\b)"
-    r"|\s[-–—]\s(?=[a-z])|;\s"
+    r"|located|known|due|also|i\.e\.|capital|car|puisque|weil|denn|da|ya\sque|porque|pois|perché"
+    r"|poiché"
+    r"|потому|так\sкак|omdat|want|ponieważ|çünkü|vì)\b)"
+    r"|\s(?=(?:because|since|as\s(?:it|they)|rather\sthan|instead\sof)\b)|\s[-–—]\s(?=[a-z])|;\s"
 )
-# "The capital of France is Paris": what is described, and its name. "The Nile is a river" is not.
-_LONGEST_SAID = 400
+_CORRECTED = Pattern(r"not\b[^.\n]{1,80}?\bbut\s(?:rather\s)?", re.IGNORECASE)
+# What comes before a statement and says nothing.
 _OPENING = Pattern(
-    r"(?:sure|certainly|of course|absolutely|great question|good question)(?: thing)?[!,.]\s+"
-    r"|i (?:think|believe|guess)(?: that)?\s",
+    r"(?:(?:sure|certainly|of course|absolutely|(?:great|good) question)(?: thing)?[!,.]\s+"
+    r"|(?:so|thus|hence|therefore|overall|finally|ultimately|consequently|in (?:short|conclusion"
+    r"|summary)"
+    r"|actually|also|donc|also|daher|por (?:lo )?tanto|quindi)\b[,:]?\s+"
+    r"|(?:according to|based on|given|from) (?:the|this) [a-z]+(?: [a-z]+)?, "
+    r"|(?:the|this) (?:passage|text|article|paragraph|context) (?:says|states|mentions|tells us"
+    r"|indicates)"
+    r" (?:that )?"
+    r"|(?:i (?:think|believe|guess|suspect|would say)|i'd say|i(?: am|'m) (?:fairly |pretty "
+    r"|quite |very )?"
+    r"(?:sure|confident|certain))(?: that)?:?\s"
+    r"|my (?:best |first |final )?(?:guess|bet)(?: is| would be)?:?\s"
+    r"|(?:most |very )?(?:probably|likely|presumably|maybe|perhaps)\b,?\s)+",
     re.IGNORECASE,
 )
-_BOLD_PHRASE = Pattern(r"\*\*([^*\n]{1,80}?[^*\n:])[.,]?\*\*(?!\s?:)")
-_DESCRIBED = (
-    r"(?:(?:The|Its|His|Her|Their|La|El|Le|Les|Los|Las|Il|O|A|L'|L’)\s?[a-zà-ÿ]|(?:Die|Der|Das)\s\w)"
-    r"[^.!?:\n]{2,120}?"
+_CONCLUSION = Pattern(
+    r"(?:so|thus|hence|therefore|finally|ultimately|consequently|in (?:short|conclusion"
+    r"|summary))\b",
+    re.IGNORECASE,
 )
+# "It restates the premise, so the label is entailment"
+_CLAUSE_BEFORE = Pattern(
+    r"^[^.!?\n]{2,200}[,;]\s(?:and\s)?(?:so|thus|hence|therefore"
+    r"|which means)\b,?\s(?:that\s)?(?=\w+\s\w)"
+)
+# "Sentiment: positive", as the whole response or as its first line.
+_LABELLED = Pattern(r"\W{0,4}[^\W\d_]\w*(?:\s\w+){0,2}\W{0,4}(?<=[:：*])\s+([^\n]{1,200})")
+_LABELLED_LINE = Pattern(
+    r"\W{0,4}(?:Label|Category|Sentiment|Class|Classification|Topic|Prediction|Output|Result"
+    r"|Verdict|Conclusion|Response|Intent|Language)\W{1,6}(?<=[:\s*])([^\n]{1,200})(?:\n|$)"
+)
+_QUESTION_AND_ANSWER = Pattern(r"(?:\A|\n)[ >*]{0,4}(?:A|Assistant|AI|Bot)\*{0,2}:\s*(?=\S)")
+
+# --- what a sentence says -----------------------------------------------------------------------
+
+_BE = (
+    r"(?:is|are|was|were|will\sbe|would\sbe|must\sbe|should\sbe|became|remains|equals"
+    r"|es|fue|son|était|est|sont|ist|war|sind|lautet|heißt|wurde|é|è|foi|era|jest|is|är|är|là"
+    r"|adalah|является|هي|هو)"
+)
+_ADVERB = (
+    r"(?:\s(?:still|now|also|therefore|thus|indeed|simply|actually|most\slikely|probably"
+    r"|likely|currently|definitely))?"
+)
+_NAME_START = r"(?=[\"“«*_`'(]*[A-ZÀ-ÝА-Я0-9$€£]|l['’])"
+_ARTICLE = (
+    r"(?:(?:the|an?|la|el|le|los|las|les|der|die|das|ein|eine|o|il|un|una|de|den|det|het)\s)?"
+)
+_THE = (
+    r"(?:(?:The|My|Our|Its|His|Her|Their|This|That|Today['’]s|La|El|Le|Les|Los|Las|Il|O|A|De|Den"
+    r"|Det|Het|Die|Der|Das)\s"
+    r"|L['’]|[A-Z]\w+['’]s\s|[A-Z]\w+en\s(?=i\s))"
+)
+# A noun phrase that asks for what it is: "the capital of France", "the largest organ".
+_RELATIONAL = (
+    r"(?:[^.!?:\n]{0,100}\s(?:of|for|in|by|between|that|which|to|with|from|on|de|von|du|di|do"
+    r"|da)\s[^.!?:\n]{1,100}?"
+    r"|[^.!?:\n]{0,60}\b(?:\w+est|most|least|first|second|third|last|correct|final|right|best"
+    r"|only|opposite|missing)\b[^.!?:\n]{0,60}?"
+    r"|(?:statement|claim|sentiment|label|word|term|colou?r|relationship|answer|capital|currency"
+    r"|symbol"
+    r"|element|topic|intent|category|result|outcome|string|tone|day|date|year|month|review|email"
+    r"|message|argument|sentence|conclusion|hypothesis))"
+)
+_REST = r"([^\n]{1,100})"
+_VERB_ED = r"[^.!?\n]{2,120}(?:ed|wn|en|on|un|ade|uilt|ung|ld|ritten)"
+_YEAR = r"(?:1\d{3}|20\d{2})"
+_MONTH = (
+    r"(?:January|February|March|April|May|June|July|August|September|October|November|December)"
+)
+_DATE = (
+    rf"(?:(?:{_MONTH}\s(?:\d{{1,2}}(?:st|nd|rd|th)?,?\s)?|\d{{1,2}}(?:st|nd|rd"
+    rf"|th)?\s(?:of\s)?{_MONTH},?\s)?{_YEAR}|{_MONTH}\s\d{{1,2}}|\d{{1,2}}\s{_MONTH})"
+)
+_PROPER = (
+    r"(?:[A-ZÀ-Ý][\w'’.-]*)(?:\s(?:(?:of|de|da|di|du|del|von|van|der|the|and"
+    r"|la)\s)?[A-ZÀ-Ý0-9][\w'’.-]*){0,5}"
+)
+_PLACE = rf"(?:the\s)?{_PROPER}"
+# In order: what is called, what is described, who did it. In one of the groups stands the answer.
 _SAID_TO_BE = Pattern(
-    rf"{_DESCRIBED}\s(?:is|are|was|were|es|fue|est|ist|war|lautet|é|è|foi|called|named|by|stands\sfor)"
-    r"\s(?=(?:(?:the|an?|la|el|le|der|die|das|o|il)\s)?(?:[\"“«*_]|[A-ZÀ-ÝА-Я0-9]|l['’])|(?:true|false|positive|negative"
-    r"|neutral|correct|incorrect)\b|(?<=stands\sfor\s)|(?<=called\s))([^\n]{1,100})"
-    r"|(?:[Ii]t|That|This)(?:'s|\s(?:is|was|would\sbe))\s(?:the\s)?([A-Z][^,.\n]{1,60}?)(?:\s(?:who|that|which)\s|[.!]?$)"
-    r"|[^.!?\n]{2,120}(?:ed|wn|en|made)\s[^.!?\n]{0,40}\bby\s([A-Z][^,.\n]{1,60})[.!]?$"
-    r"|[А-Я][А-Яа-яё\s]{2,100}\s—\s([^,.\n]{1,60})"
-    r"|[^.!?:\n]{2,120}\s(?:is|are|was|were|order):\s([^\n]{1,200})"
-    r"|\W{0,4}(?:Label|Category|Sentiment|Class|Classification|Topic|Prediction|Output|Result"
-    r"|Verdict|Conclusion|Response)\W{1,6}(?<=[:\s*])([^\n]{1,200})(?:\n|$)"
+    rf"[\"“«*]{{1,3}}([^\"”»*\n]{{1,80}})[\"”»*]{{1,3}}\sis\s(?:the\s)?(?:(?:correct|right|final"
+    rf"|best)\b|answer\b)"
+    rf"|({_PLACE})\sis\s(?:the\s)?(?:(?:correct|right|final|best)\s)?answer$"
+    rf"|[^.!?\n]{{2,150}}\s(?:called|known\sas|named|termed|referred\sto\sas|stands\sfor|means"
+    rf"|spelled|spelt|titled"
+    rf"|(?:classif\w+|labell?ed|categori[sz]ed|identified)(?:\s[^.\n]{{1,60}})?\sas"
+    rf"|classify\s[^.\n]{{1,60}}\sas)\s(?:an?\s|the\s)?{_REST}"
+    rf"|{_THE}[^.!?:\n]{{2,120}}?\s{_BE}{_ADVERB}\s(?={_ARTICLE}{_NAME_START}){_REST}"
+    rf"|{_THE}{_RELATIONAL}\s{_BE}{_ADVERB}\s(?!not\b|in\b|on\b|at\b|to\b|by\b|that\b|because\b"
+    rf"|when\b|located\b)([^\n]{{1,60}})"
+    rf"|(?:[Ii]t|That|This|He|She|They|Es|Ce|C|Esto|Questo|Это)(?:['’]s\s|['’](?=est)"
+    rf"|\s)?(?:(?:is|was|would\sbe|must\sbe|est|ist|es|has\sto\sbe)\s)?"
+    rf"(?:(?<=is\s)|(?<=was\s)|(?<=be\s)|(?<=['’]s\s)|(?<=est\s)|(?<=ist\s)|(?<=es\s))"
+    rf"(?=(?:the\s)?{_NAME_START})(?:the\s)?([^,.\n]{{1,60}}?)(?:\s(?:who|that|which)\s[^\n]*)?"
+    rf"|(?:Es|É|È)\s({_PROPER})"
+    rf"|(?:This|The)\s(?:\w+\s)?(?:review|statement|claim|email|e-mail|message|sentence|text"
+    rf"|tweet|comment|argument|post|document|article|passage|coin)"
+    rf"\s(?:is|expresses|has|conveys){_ADVERB}\s(?:an?\s)?(?:overall\s)?(?!not\b|in\b|written\b"
+    rf"|about\b|that\b)([a-zA-Z-]+(?:\s\w+)??)(?:\s(?:sentiment|tone|one))?"
+    rf"|{_VERB_ED}\s[^.!?\n]{{0,40}}\bby\s((?:the\s)?[A-ZÀ-Ý][^,.\n]{{1,60}}?)(?:,?\s(?:in|around"
+    rf"|on|during|about|circa)\s[^.\n]{{1,40}})?"
+    rf"|[А-Я][А-Яа-яё\s]{{2,100}}\s(?:—|-|является)\s([^,.\n]{{1,60}})"
+    rf"|[^.!?\n]{{2,100}}\s(?:là|jest|adalah|είναι|هي|هو)\s([^,.\n]{{1,60}})"
+    rf"|[^.!?:\n]{{2,120}}\s(?:is|are|was|were|order|be):\s([^\n]{{1,200}})"
+    rf"|({_PLACE})\s(?:is|was|are|were)\s(?:the|an?\s\w+\sof|considered|known|called"
+    rf"|widely)\s[^.!?\n]+"
+    rf"|[^.!?\n]{{2,120}}\s(?:has|ends\sup\swith|is\sholding|gets)\sthe\s([a-z ]{{2,30}})"
+    rf"|(?:[^.!?\n]{{1,120}}\s)?[\"“«`]([^\"“”»`\n]{{1,80}})[\"”»`](?:\sin\s[A-Z][a-z]+)?"
+    rf"|Столицей\s[А-Яа-я ]+\s([А-Я]\w+)"
+    rf"|[^.!?\n]{{2,100}}\s(\S+?)['’](?:t|d)[iıuü]r"
+    rf"|[^.!?।\n]{{2,100}}\s(\S+)\sहै।?"
+)
+# Where or when: at the end of a sentence that has nothing else of the kind.
+_WHEN_OR_WHERE = Pattern(
+    rf"(?:[^.!?\n\d]|\d(?!\d{{3}})){{2,150}}\s(?:in|on|since|until"
+    rf"|around)\s(?:the\syear\s)?({_DATE})"
+    rf"|[^.!?\n]{{2,150}}\b(?:is|was|were|are|born|located|situated|place|stands|lies|lives|lived"
+    rf"|held|grew\sup|died|found|set|written)\s(?:in|at|near|on)\s(?:the\s(?:city|country|town"
+    rf"|state)\sof\s)?({_PLACE})(?:,\s[A-Z]\w+)?"
+    rf"|[^.!?\n]{{2,80}}\s(?:freezes|boils|melts|weighs|costs|lasts|takes|measures"
+    rf"|will\sbe)(?:\s(?:at|about|around|for))?\s((?:[$€£]?\d|[A-Z])[^,\n]{{0,40}})"
 )
 _SAID_IN_ASIA = Pattern(
-    r"[^\n。]{2,30}(?:は([^\n。は]{1,20})(?:です|である)|[은는이가]\s([^\n]{1,20}?)(?:입니다|이다|예요|이에요)\.?|是([^\n。是]{1,20}))。?$"
+    r"[^\n。]{2,30}(?:は([^\n。は]{1,20}?)(?:です|である|だ)|[은는이가]\s([^\n]{1,20}?)(?:입니다|이다|예요|이에요)\.?"
+    r"|是([^\n。是]{1,20}))。?$"
 )
+_POLITE = Pattern(r"(?<=\w)(?:です|である|입니다|이다|예요|이에요)[.。]?$")
+
+_LONGEST_SAID = 400
+_BOLD_PHRASE = Pattern(r"\*\*([^*\n]{1,80}?[^*\n:])[.,]?\*\*(?!\s?:)")
 _BOLD = Pattern(r"(?:\*\*)?([^*\n]{1,200}?)[.:,]?\*\*(?!\w)")
-_INITIALS = Pattern(r"(?<!\S)([^\W\d_]) (?=[^\W\d_](?:\s|$))")
+_BULLETS = Pattern(r"(?:[ \t]*(?:[-*•]|\d{1,2}[.)])[ \t]+[^\n]+(?:\n|$)){2,}")
+_BULLET = Pattern(r"(?m)^[ \t]*(?:[-*•]|\d{1,2}[.)])[ \t]+")
 _IN_BRACKETS = Pattern(r"(?<=\S)\s\([^()]*\)$")
-# At the beginning of an answer. "Los Angeles" is then "Angeles" in both answers.
-_ARTICLES = frozenset(("la", "le", "les", "el", "los", "las", "il", "der", "die", "das"))
-_DECORATION = ' \t\n*_`"“”„«»>'
+_TAG = Pattern(r"^\s*<[a-zA-Z_]{1,20}>|</[a-zA-Z_]{1,20}>\s*$")
+_DECORATION = ' \t\n*_`"“”„«»>✅☑✔✓'
 
 
 def find_text(text: str) -> str | None:
     """Return the answer of a response. Return None if nothing is left."""
-    text = answering_part(text).lstrip("# \n")
+    text = without_confidence(answering_part(text)).lstrip("# \n")
     if inside := tagged_answer(text):
         return _shortened(inside) or None
     if field := json_answer(text):
         return None if field.value is None else _tidy(field.value) or None
-    marker = last_match(MARKER, text)
+    marker = last_match(MARKER, text) or last_match(_QUESTION_AND_ANSWER, text)
     if marker is not None:
         rest = text[marker.end() :]
         return _statement(last_box(rest) or rest) or None
@@ -87,35 +202,92 @@ def find_text(text: str) -> str | None:
 
 def _statement(rest: str) -> str:
     """The answer at the beginning of what follows "the answer is"."""
+    if listed := _BULLETS.match(rest.lstrip("*: \n")):
+        return ", ".join(_tidy(item) for item in _BULLET.split(listed.group())[1:])
     line = rest.strip(_DECORATION + ":").lstrip("#").split("\n", 1)[0]
+    if taken_back := last_match(TAKEN_BACK, line[:2000]):
+        return _shortened(line[taken_back.end() :])
     if corrected := _CORRECTED.match(line):
         line = line[corrected.end() :]
-    if yes_or_no := _YES_NO.match(line):
-        return yes_or_no["word"].capitalize()
+    if yes_or_no := _yes_or_no(line):
+        return yes_or_no
     if bold := _BOLD.match(rest.lstrip(" \t\n:")):
         return _tidy(bold[1])
     line = line[: _end_of_sentence(line)]
-    clause = _APPOSITION.split(line, maxsplit=1)[0]
+    clause = _POLITE.sub("", _APPOSITION.split(line, maxsplit=1)[0])
     return _tidy(_IN_BRACKETS.sub("", _tidy(clause)))
+
+
+def _yes_or_no(text: str) -> str:
+    found = _YES_NO.match(text)
+    if not found:
+        return ""
+    return found["word"].capitalize() if found["word"] else "Yes" if found["yes"] else "No"
 
 
 def _shortened(text: str) -> str:
     """A whole response as the answer: as it stands, but for yes and no, and what it says is so."""
-    said = _OPENING.sub("", without_closing(text.strip()))
+    said = without_closing(text.strip())
     text = _tidy(text)
-    if yes_or_no := _YES_NO.match(text):
-        return yes_or_no["word"].capitalize()
+    if yes_or_no := _yes_or_no(text):
+        return yes_or_no
     if len(said) <= _LONGEST_SAID:
+        if taken_back := last_match(TAKEN_BACK, said):
+            return _shortened(said[taken_back.end() :])
         bold = _BOLD_PHRASE.findall(said)
         if len(bold) == 1:
             return _tidy(bold[0])
-        found = _SAID_TO_BE.match(said) or _SAID_IN_ASIA.match(said)
-        if found:
-            return _statement(next(filter(None, found.groups())))
-    head, _, rest = said.partition("\n\n")  # a label, and why
-    if rest and "\n" not in head and len(head.split()) <= 4 and head[-1] not in ":?":
+        if found := _LABELLED.fullmatch(said) or _LABELLED_LINE.match(said):
+            return _statement(found[1])
+        if in_asia := _SAID_IN_ASIA.match(said):
+            return _statement(next(filter(None, in_asia.groups())))
+        if answer := _said(said):
+            return answer
+    head, _, rest = said.partition("\n")  # a label, and why
+    if rest and len(head.split()) <= 4 and head[-1] not in ":?":
         return _tidy(head)
     return _IN_BRACKETS.sub("", text) if len(text.split()) <= 5 else text
+
+
+def _said(text: str) -> str:
+    """What the sentence that answers says, or ""."""
+    stated = _OPENING.match(text)
+    sentences = _sentences(text[stated.end() :] if stated else text)
+    if len(sentences) > 1 and _CONCLUSION.match(sentences[-1]):
+        sentences = sentences[-1:]
+    first = _OPENING.sub("", sentences[0])
+    few = len(first.split()) <= 4 and not re.search(rf"\s{_BE}\s|['’]s\s", first)
+    if len(sentences) > 1 and few:
+        return _statement(first)
+    for sentence in sentences:
+        clause = _OPENING.sub("", _CLAUSE_BEFORE.sub("", sentence))
+        if found := _SAID_TO_BE.fullmatch(clause[:1].upper() + clause[1:]):
+            return _statement(next(filter(None, found.groups())))
+    if len(sentences) > 1:
+        return ""
+    if found := _WHEN_OR_WHERE.fullmatch(first):
+        return _statement(next(filter(None, found.groups())))
+    name = _APPOSITION.split(first, maxsplit=1)[0]
+    if (
+        stated
+        or first != sentences[0]
+        or (name != first and len(name.split()) <= 4)
+        or _CORRECTED.match(first)
+    ):
+        return _statement(first)
+    return ""
+
+
+def _sentences(text: str) -> list[str]:
+    """The sentences of a short text without the signs at their end."""
+    found: list[str] = []
+    for line in text.split("\n"):
+        rest = line.strip()
+        while rest and len(found) < 20:
+            end = _end_of_sentence(rest)
+            found.append(rest[:end].strip().rstrip(".!"))
+            rest = rest[end:].lstrip(".!?。\"”'’*) ")
+    return [sentence for sentence in found if sentence] or [text]
 
 
 def _end_of_sentence(line: str) -> int:
@@ -135,7 +307,8 @@ def _tidy(text: str) -> str:
     """The text without tags, LaTeX styles, quotation marks and Markdown around it."""
     for _ in range(4):
         before = text
-        text = text.strip().strip(_DECORATION).strip()
+        text = _TAG.sub("", text.strip().strip(_DECORATION.replace(">", ""))).lstrip(">").strip()
+        text = text.strip(_DECORATION.replace(">", "")).strip()
         text = STYLED.sub(r"\1", text) if "\\" in text and len(text) <= 2000 else text
         if re.fullmatch(r"\$[^$]+\$", text) and not text[1:2].isdigit():
             text = text[1:-1]
@@ -146,21 +319,75 @@ def _tidy(text: str) -> str:
     return text
 
 
+# --- one form -----------------------------------------------------------------------------------
+
+_INITIALS = Pattern(r"(?<!\S)([^\W\d_]) (?=[^\W\d_](?:\s|$))")
+# An article of another language is written small before a name, else it belongs to the name:
+# "la Lune" and "La lune", but "La Paz".
+_ARTICLE_BEFORE = Pattern(
+    r"(?:l['’](?=\w)|(?:la|le|les|el|il|lo|los|las|un|una|une|uno|o|os|as|um|uma|de|het|een|den"
+    r"|det)\s(?=\S)"
+    r"|(?:La|Le|Les|El|Il|Lo|Los|Las|Un|Una|Une)\s(?=[a-zà-ÿ])|[Ll]['’](?=\w)"
+    r"|(?:[Dd]er|[Dd]ie|[Dd]as|[Ee]in|[Ee]ine)\s(?=[A-ZÀ-Ý]))"
+)
+_NAMES_WITH_ARTICLE = Pattern(
+    r"l(?:as vegas|os angeles|a paz|e mans|e havre|a plata|os alamos)|el (?:salvador|paso|niño"
+    r"|alamein)"
+)
+_TITLE = Pattern(r"(?:dr|mr|mrs|ms|sir|prof|professor|president|dame)\.? (?=\S+ \S)", re.IGNORECASE)
+_ABOUT = Pattern(
+    r"(?:about|approximately|approx\.?|around|roughly|exactly|circa|ca\.) (?=[$€£]?\d)|(?:in"
+    r"|on) (?=\d{4}$)",
+    re.IGNORECASE,
+)
+_MONTHS = "january february march april may june july august september october november december"
+_MONTH_NAME = rf"(?P<month>{_MONTHS.replace(' ', '|')})"
+_DAY = r"(?P<day>\d{1,2})(?:st|nd|rd|th)?"
+_DATES = [
+    Pattern(rf"\b{_DAY} (?:of )?{_MONTH_NAME},? (?P<year>\d{{4}})\b"),
+    Pattern(rf"\b{_MONTH_NAME} {_DAY},? (?P<year>\d{{4}})\b"),
+    Pattern(r"(?<![\d-])(?P<year>\d{4})-(?P<month>\d{2})-(?P<day>\d{2})(?![\d-])"),
+]
+_MULTIPLIED = Pattern(r"(?<![\w.])(\d[\d,]*(?:\.\d+)?) (thousand|million|billion|trillion)\b")
+_ROMAN_TEXT = "- i ii iii iv v vi vii viii ix x xi xii xiii xiv xv xvi xvii xviii xix xx"
+_ROMAN = _ROMAN_TEXT.split()
+_ORDINALS_TEXT = (
+    " first second third fourth fifth sixth seventh eighth ninth tenth eleventh twelfth thirteenth"
+    " fourteenth fifteenth sixteenth seventeenth eighteenth nineteenth twentieth"
+)
+_ORDINALS = {word: str(k) for k, word in enumerate(_ORDINALS_TEXT.split(" ")) if word}
+_LONG_ORDINAL = Pattern(
+    r"\b(twenty|thirty|forty|fifty|sixty|seventy|eighty|ninety)[- ]"
+    rf"({'|'.join(list(_ORDINALS)[:9])})\b"
+)
+
+
 @lru_cache(maxsize=4096)
 def normalise(text: str) -> str:
     """Write a text in one form for all that say the same.
 
-    Case, white space, articles, punctuation and accents of Latin letters are gone. The
-    signs that tell numbers, "C#" from "C", or "R&B" from "RB" apart stay. A number has one form.
+    Case, white space, articles, punctuation, emoji and accents of Latin letters are gone. The
+    signs that tell numbers, "C#" from "C", or "R&B" from "RB" apart stay. A number, a date, and a
+    number with a known unit have one form.
     """
     if len(text) > _LONGEST_NORMALISED or has_long_mark_run(text):
         return " ".join(text.casefold().split())
-    plain = " ".join(_without_accents(unicodedata.normalize("NFKC", text)).casefold().split())
+    plain = " ".join(_without_accents(unicodedata.normalize("NFKC", text)).split())
+    plain = _TITLE.sub("", _ABOUT.sub("", plain.rstrip(".!") or plain))
+    if not _NAMES_WITH_ARTICLE.match(plain):
+        plain = _ARTICLE_BEFORE.sub("", plain, count=1) if _ARTICLE_BEFORE.match(plain) else plain
     if number := _as_number(plain):
         return number
-    written = plain
-    plain = re.sub(r"^l['’](?=\w)", "", plain)
+    written = plain = plain.casefold()
+    for date in _DATES:
+        plain = date.sub(_as_date, plain)
     plain = re.sub(r"(?<=\d),(?=\d{3}(?!\d))", "", plain)
+    plain = re.sub(r"\b0(?=\d/\d{1,2}/\d{4})|(?<=\d/)0(?=\d/\d{4})", "", plain)
+    plain = re.sub(r"\$?_\{?(\d+)\}?\$?", r"\1", plain)
+    plain = _LONG_ORDINAL.sub(
+        lambda found: f"{int(_as_number(found[1]) or 0) + int(_ORDINALS[found[2]])}th", plain
+    )
+    plain = _MULTIPLIED.sub(lambda found: _as_number(found.group()) or found.group(), plain)
     plain = re.sub(r"(?<!\d),|,(?!\d)", " ", plain)
     plain = re.sub(r"\s?&\s?", " and ", plain)
     plain = re.sub(r"(?<=[^\W\d])[-/](?=[^\W\d])", " ", plain)
@@ -171,22 +398,49 @@ def normalise(text: str) -> str:
         or character in "#%"
         or (character in "-.:/," and following.isdigit())
     )
+    kept = "".join(c for c in kept if c == "°" or unicodedata.category(c) not in ("So", "Cf", "Mn"))
     kept = _INITIALS.sub(r"\1", re.sub(r"\b([^\W\d]) (?=[^\W\d] )", r"\1", kept))
+    kept = re.sub(r"(?<=\w\w) and (?=\w\w)", " ", " ".join(kept.split()))
     words = [word for word in kept.split() if word not in ("a", "an", "the")]
-    words = words[1:] if len(words) > 1 and words[0] in _ARTICLES else words
-    return " ".join(_as_number(word) or word for word in words) or written
+    return " ".join(_as_word(word, k) for k, word in enumerate(words)) or written
+
+
+def _as_word(word: str, place: int) -> str:
+    if word in _ORDINALS:
+        return _ORDINALS[word] + "th"
+    if ordinal := re.fullmatch(r"(\d{1,3})(?:st|nd|rd|th)", word):
+        return ordinal[1] + "th"
+    if place and len(word) > 1 and word in _ROMAN:
+        return str(_ROMAN.index(word))
+    return _as_number(word) or word
+
+
+def _as_date(found: re.Match[str]) -> str:
+    month = found["month"]
+    number = int(month) if month.isdigit() else _MONTHS.split().index(month) + 1
+    return f"{found['year']}-{number}-{int(found['day'])}"
 
 
 def _as_number(text: str) -> str | None:
-    """One form for a number, whether in digits or in words."""
+    """One form for a number, in digits or in words, and for one with a known unit."""
     text = text.rstrip(".!")
-    if len(text) > 40 or not re.fullmatch(r"[-+]?[\d,]*\.?\d+|[a-z][a-z -]+", text):
+    if len(text) > 40 or not re.fullmatch(
+        r"[-+]?(?:US)?[$€£]?\d[\d,]*(?:\.\d+)?.*|[-+]?\.\d+|[A-Za-z][A-Za-z -]+", text
+    ):
         return None
     quantity = read_quantity(text)
-    if quantity is None or quantity.unit_text or quantity.percent:
+    if quantity is None or (re.search(r"\d/|\d(?:st|nd|rd|th)\b|:", text)):
         return None
-    value: Fraction = quantity.value
-    return str(value) if value.denominator == 1 or "." not in text else str(float(value))
+    value = quantity.value
+    unit = "%" if quantity.percent else ""
+    if quantity.units.words:
+        return None
+    if quantity.unit_text:
+        if not text[0].isalnum() and text[0] not in "$€£+-U":
+            return None
+        value *= quantity.units.factor
+        unit = " ".join(f"{name}^{power}" for name, power in quantity.units.dimensions)
+    return (str(value) if value.denominator == 1 or "." not in text else str(float(value))) + unit
 
 
 def _without_accents(text: str) -> str:
