@@ -139,7 +139,9 @@ def has_long_mark_run(text: str) -> bool:
 # --- statements in words ----------------------------------------------------------------------
 
 # An answer that is taken back: "the original answer was 12, but ...".
-_TAKEN_BACK = r"(?<!original )(?<!first )(?<!initial )(?<!previous )(?<!wrong )(?<!incorrect )"
+_TAKEN_BACK = (
+    r"(?<!original )(?<!long )(?<!first )(?<!initial )(?<!previous )(?<!wrong )(?<!incorrect )"
+)
 _ENGLISH = (
     rf"(?<!\w){_TAKEN_BACK}(?:answers?|ans)\b[\s*_\"]{{0,9}}(?:(?:option|choice)\s)?"
     r"(?:(?:to|of)\s(?:this|the)\s(?:question|problem)\s)?"
@@ -272,9 +274,24 @@ def json_answer(text: str) -> Field | None:
         return None
     keys = list(islice(_KEY.finditer(text), 200))
     if not keys or "{" not in text[: keys[0].start()]:
-        return None
+        return _only_field(text)
     preferred = [key for key in keys if "answer" in key.group().lower()] or keys
     return _value_at(text, preferred[-1].end())
+
+
+_FENCE = Pattern(r"^```\w*\s*|\s*```$")
+
+
+def _only_field(text: str) -> Field | None:
+    """The value of an object that has one key and is the whole text."""
+    text = _FENCE.sub("", text[:200_000].strip())
+    if not text.startswith('{"'):
+        return None
+    try:
+        value = _DECODER.decode(text)
+    except (ValueError, RecursionError):
+        return None
+    return Field(_as_text(value)) if isinstance(value, dict) and len(value) == 1 else None
 
 
 def _value_at(text: str, start: int) -> Field | None:
@@ -303,6 +320,8 @@ def _unescape(quoted: str) -> str:
 def _as_text(value: Any) -> str | None:
     if value is None:
         return None
+    if isinstance(value, dict) and len(value) == 1:
+        return _as_text(next(iter(value.values())))
     if isinstance(value, list):
         return ", ".join(_as_text(item) or "" for item in value)
     if isinstance(value, bool):

@@ -8,7 +8,7 @@ from langchain_core.language_models import BaseChatModel
 
 from mpdf_langgraph.answers.memory import Memory
 from mpdf_langgraph.answers.schema import refuse_async
-from mpdf_langgraph.answers.text_reading import find_text, normalise
+from mpdf_langgraph.answers.text_reading import find_text, joined, says
 from mpdf_langgraph.answers.thoughts import split_thought
 from mpdf_langgraph.errors import ConfigurationError, describe_error
 from mpdf_langgraph.frames import quote_text
@@ -65,7 +65,7 @@ class TextAnswer:
 
     def equivalent(self, a: str, b: str) -> bool:
         """Tell whether two answers say the same."""
-        if normalise(a) == normalise(b):
+        if joined(a) == joined(b) or says(a, b) or says(b, a):
             return True
         if self._equivalence is None:
             return False

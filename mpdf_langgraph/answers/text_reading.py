@@ -21,7 +21,8 @@ from mpdf_langgraph.answers.reading import (
 
 _LONGEST_NORMALISED = 4_000
 _YES_NO = Pattern(
-    r"(?:(?P<yes>yes|yeah|yep)|(?P<no>no|nope)|(?P<word>true|false))"
+    r"(?:(?P<yes>yes|yeah|yep)|(?P<no>no|nope)|(?P<word>true|false|sí|ja|oui|non|nein|да|нет|não"
+    r"|sim|evet))"
     r"(?:$|\s?(?:[,.;:!(]|\s[-–—]|[–—])|\s(?:it|he|she|they|this|that|there|because|since|as)\b)",
     re.IGNORECASE,
 )
@@ -36,13 +37,21 @@ _PRONOUN = Pattern(
 )
 # Where an answer ends and a remark on it begins.
 _APPOSITION = Pattern(
-    r",\s(?=[A-Z]\w+['’]s\s)|,\s(?=[a-zà-ÿ]+\s(?:de|du|des|del|di|da|do|von|of)\s)|,\s(?=(?:the|a|an|which|who|whose|where|because|since|as|not|although|though|so|with|for|but|being"
+    r",\s(?=[A-Z]\w+['’]s\s)|,\s(?=[a-zà-ÿ]+\s(?:de|du|des|del|di|da|do|von|of)\s)|,\s(?=(?:the|a"
+    r"|an|which|who|whose|where|because|since|as|not|although|though|so|with|for|but|of\scourse"
+    r"|being"
     r"|located|known|due|also|i\.e\.|capital|car|puisque|weil|denn|da|ya\sque|porque|pois|perché"
     r"|poiché"
     r"|потому|так\sкак|omdat|want|ponieważ|çünkü|vì)\b)"
     r"|\s(?=(?:because|since|as\s(?:it|they)|rather\sthan|instead\sof)\b)|\s[-–—]\s(?=[a-z])|;\s"
 )
 _CORRECTED = Pattern(r"not\b[^.\n]{1,80}?\bbut\s(?:rather\s)?", re.IGNORECASE)
+_ASKED_AND_ANSWERED = Pattern(
+    r"(?:is|are|was|were|do|does|did|can|could|will|would|has|have"
+    r"|should)\b[^?\n]{3,200}\?\s+(yes|no)\b",
+    re.IGNORECASE,
+)
+_ASKED_AND_DENIED = Pattern(r"(?:[^\W\d_]\S*\s){0,2}\S+\?\s(?:no|nope)[,.]\s", re.IGNORECASE)
 # What comes before a statement and says nothing.
 _OPENING = Pattern(
     r"(?:(?:sure|certainly|of course|absolutely|(?:great|good) question)(?: thing)?[!,.]\s+"
@@ -56,7 +65,11 @@ _OPENING = Pattern(
     r"|(?:i (?:think|believe|guess|suspect|would say)|i'd say|i(?: am|'m) (?:fairly |pretty "
     r"|quite |very )?"
     r"(?:sure|confident|certain))(?: that)?:?\s"
-    r"|my (?:best |first |final )?(?:guess|bet)(?: is| would be)?:?\s"
+    r"|(?:i(?:'d| would) (?:answer|go with|choose|pick)|i(?:'m| am) going with"
+    r"|sorry, i meant?)\b:?\s"
+    r"|i agree(?: with [^:,.\n]{1,40}?)?(?: that\b|:)\s|to (?:answer|sum|conclude"
+    r"|put)\b[^,:.\n]{0,30}[,:]\s"
+    r"|(?:upon|on) reflection,\s|my (?:best |first |final )?(?:guess|bet)(?: is| would be)?:?\s"
     r"|(?:most |very )?(?:probably|likely|presumably|maybe|perhaps)\b,?\s)+",
     re.IGNORECASE,
 )
@@ -65,13 +78,20 @@ _CONCLUSION = Pattern(
     r"|summary))\b",
     re.IGNORECASE,
 )
-# "It restates the premise, so the label is entailment"
+# What comes before the main clause: "It restates the premise, so the label is entailment".
 _CLAUSE_BEFORE = Pattern(
     r"^[^.!?\n]{2,200}[,;]\s(?:and\s)?(?:so|thus|hence|therefore"
-    r"|which means)\b,?\s(?:that\s)?(?=\w+\s\w)"
+    r"|which means|but|however|yet)\b,?\s(?:that\s)?(?=\w+\s\w)(?!(?:I|not)\b(?!\s(?:now|believe"
+    r"|think)\b))"
+    r"|^(?:although|while|though|even though|contrary to|in|on|at|after|since|because|as"
+    r"|when)\s[^,.\n]{2,80},\s(?=\S+\s\S)",
+    re.IGNORECASE,
 )
 # "Sentiment: positive", as the whole response or as its first line.
-_LABELLED = Pattern(r"\W{0,4}[^\W\d_]\w*(?:\s\w+){0,2}\W{0,4}(?<=[:：*])\s+([^\n]{1,200})")
+_LABELLED = Pattern(
+    r"\W{0,4}[^\W\d_]\w*(?:[ \t]\w+){0,2}\W{0,4}(?:(?<=[:：*])\s+"
+    r"|(?<=\w{3})=)([^\n]{1,200})"
+)
 _LABELLED_LINE = Pattern(
     r"\W{0,4}(?:Label|Category|Sentiment|Class|Classification|Topic|Prediction|Output|Result"
     r"|Verdict|Conclusion|Response|Intent|Language)\W{1,6}(?<=[:\s*])([^\n]{1,200})(?:\n|$)"
@@ -82,7 +102,8 @@ _QUESTION_AND_ANSWER = Pattern(r"(?:\A|\n)[ >*]{0,4}(?:A|Assistant|AI|Bot)\*{0,2
 
 _BE = (
     r"(?:is|are|was|were|will\sbe|would\sbe|must\sbe|should\sbe|became|remains|equals"
-    r"|es|fue|son|était|est|sont|ist|war|sind|lautet|heißt|wurde|é|è|foi|era|jest|is|är|är|là"
+    r"|es|fue|été|был|была|было|son|était|est|sont|ist|war|sind|lautet|heißt|wurde|é|è|foi|era"
+    r"|jest|is|är|är|là"
     r"|adalah|является|هي|هو)"
 )
 _ADVERB = (
@@ -97,6 +118,11 @@ _THE = (
     r"(?:(?:The|My|Our|Its|His|Her|Their|This|That|Today['’]s|La|El|Le|Les|Los|Las|Il|O|A|De|Den"
     r"|Det|Het|Die|Der|Das)\s"
     r"|L['’]|[A-Z]\w+['’]s\s|[A-Z]\w+en\s(?=i\s))"
+)
+_HAS_VERB = Pattern(
+    rf"\s{_BE}\s|['’]s\s|\s(?:has|have|had|won|wrote|became|made|built|led|took|gave|came|found"
+    rf"|held|ran|drew|sang"
+    r"|speaks?|[a-z]{2,}(?:ed|[^s\Wu]s))\s"
 )
 # A noun phrase that asks for what it is: "the capital of France", "the largest organ".
 _RELATIONAL = (
@@ -129,7 +155,8 @@ _SAID_TO_BE = Pattern(
     rf"[\"“«*]{{1,3}}([^\"”»*\n]{{1,80}})[\"”»*]{{1,3}}\sis\s(?:the\s)?(?:(?:correct|right|final"
     rf"|best)\b|answer\b)"
     rf"|({_PLACE})\sis\s(?:the\s)?(?:(?:correct|right|final|best)\s)?answer$"
-    rf"|[^.!?\n]{{2,150}}\s(?:called|known\sas|named|termed|referred\sto\sas|stands\sfor|means"
+    rf"|[^.!?\n]{{2,150}}\s(?:called|known\sas|named|termed|returns|prints|outputs"
+    rf"|referred\sto\sas|stands\sfor|means"
     rf"|spelled|spelt|titled"
     rf"|(?:classif\w+|labell?ed|categori[sz]ed|identified)(?:\s[^.\n]{{1,60}})?\sas"
     rf"|classify\s[^.\n]{{1,60}}\sas)\s(?:an?\s|the\s)?{_REST}"
@@ -139,8 +166,9 @@ _SAID_TO_BE = Pattern(
     rf"|(?:[Ii]t|That|This|He|She|They|Es|Ce|C|Esto|Questo|Это)(?:['’]s\s|['’](?=est)"
     rf"|\s)?(?:(?:is|was|would\sbe|must\sbe|est|ist|es|has\sto\sbe)\s)?"
     rf"(?:(?<=is\s)|(?<=was\s)|(?<=be\s)|(?<=['’]s\s)|(?<=est\s)|(?<=ist\s)|(?<=es\s))"
-    rf"(?=(?:the\s)?{_NAME_START})(?:the\s)?([^,.\n]{{1,60}}?)(?:\s(?:who|that|which)\s[^\n]*)?"
+    rf"(?=(?:the\s)?{_NAME_START})(?:the\s)?([^.\n]{{1,80}}?)(?:\s(?:who|that|which)\s[^\n]*)?"
     rf"|(?:Es|É|È)\s({_PROPER})"
+    rf"|(?:It|That|This)(?:['’]s|\sis)\s(?:an?\s)?(true|false)\b[^\n]*"
     rf"|(?:This|The)\s(?:\w+\s)?(?:review|statement|claim|email|e-mail|message|sentence|text"
     rf"|tweet|comment|argument|post|document|article|passage|coin)"
     rf"\s(?:is|expresses|has|conveys){_ADVERB}\s(?:an?\s)?(?:overall\s)?(?!not\b|in\b|written\b"
@@ -169,10 +197,11 @@ _WHEN_OR_WHERE = Pattern(
     rf"|will\sbe)(?:\s(?:at|about|around|for))?\s((?:[$€£]?\d|[A-Z])[^,\n]{{0,40}})"
 )
 _SAID_IN_ASIA = Pattern(
-    r"[^\n。]{2,30}(?:は([^\n。は]{1,20}?)(?:です|である|だ)|[은는이가]\s([^\n]{1,20}?)(?:입니다|이다|예요|이에요)\.?"
+    r"([^\n。是]{1,12})是[^\n。是]{1,20}的[^\n。是]{1,6}。?$|[^\n。]{2,30}(?:は([^\n。は]{1,20}?)(?:です|である|だ)"
+    r"|[은는이가]\s([^\n]{1,20}?)(?:입니다|이다|예요|이에요)\.?"
     r"|是([^\n。是]{1,20}))。?$"
 )
-_POLITE = Pattern(r"(?<=\w)(?:です|である|입니다|이다|예요|이에요)[.。]?$")
+_POLITE = Pattern(r"(?<=[\w」』])(?:です|である|입니다|이다|예요|이에요)[.。]?$")
 
 _LONGEST_SAID = 400
 _BOLD_PHRASE = Pattern(r"\*\*([^*\n]{1,80}?[^*\n:])[.,]?\*\*(?!\s?:)")
@@ -180,8 +209,10 @@ _BOLD = Pattern(r"(?:\*\*)?([^*\n]{1,200}?)[.:,]?\*\*(?!\w)")
 _BULLETS = Pattern(r"(?:[ \t]*(?:[-*•]|\d{1,2}[.)])[ \t]+[^\n]+(?:\n|$)){2,}")
 _BULLET = Pattern(r"(?m)^[ \t]*(?:[-*•]|\d{1,2}[.)])[ \t]+")
 _IN_BRACKETS = Pattern(r"(?<=\S)\s\([^()]*\)$")
-_TAG = Pattern(r"^\s*<[a-zA-Z_]{1,20}>|</[a-zA-Z_]{1,20}>\s*$")
-_DECORATION = ' \t\n*_`"“”„«»>✅☑✔✓'
+_TAG = Pattern(r"^\s*(?:<[a-zA-Z_]{1,20}>|\[ANSWER\])|(?:</[a-zA-Z_]{1,20}>|\[/ANSWER\])\s*$")
+_DECORATION = ' \t\n*_`"“”„«»「」『』>|=✅☑✔✓'
+_QUOTED = Pattern(r"[\"“«*_]{0,2}([^\"”»*_\n]{1,100})[\"”»*_]{1,2}(?=\s(?:by|from|in|\())")
+_WHEN = Pattern(r",?\s(?:in|around|on|during)\s(?:the\syear\s)?(?:\d{4}|[A-Z]\w+\s\d)\b[^\n]*$")
 
 
 def find_text(text: str) -> str | None:
@@ -190,7 +221,7 @@ def find_text(text: str) -> str | None:
     if inside := tagged_answer(text):
         return _shortened(inside) or None
     if field := json_answer(text):
-        return None if field.value is None else _tidy(field.value) or None
+        return None if field.value is None else _shortened(field.value) or None
     marker = last_match(MARKER, text) or last_match(_QUESTION_AND_ANSWER, text)
     if marker is not None:
         rest = text[marker.end() :]
@@ -207,6 +238,8 @@ def _statement(rest: str) -> str:
     line = rest.strip(_DECORATION + ":").lstrip("#").split("\n", 1)[0]
     if taken_back := last_match(TAKEN_BACK, line[:2000]):
         return _shortened(line[taken_back.end() :])
+    if quoted := _QUOTED.match(rest.lstrip(" \t\n:")):
+        return _tidy(quoted[1])
     if corrected := _CORRECTED.match(line):
         line = line[corrected.end() :]
     if yes_or_no := _yes_or_no(line):
@@ -215,6 +248,8 @@ def _statement(rest: str) -> str:
         return _tidy(bold[1])
     line = line[: _end_of_sentence(line)]
     clause = _POLITE.sub("", _APPOSITION.split(line, maxsplit=1)[0])
+    if clause[:1].isupper() and len(clause.split()) > 3:
+        clause = _WHEN.sub("", clause)
     return _tidy(_IN_BRACKETS.sub("", _tidy(clause)))
 
 
@@ -231,7 +266,13 @@ def _shortened(text: str) -> str:
     text = _tidy(text)
     if yes_or_no := _yes_or_no(text):
         return yes_or_no
+    if asked := _ASKED_AND_ANSWERED.match(said):
+        return asked[1].capitalize()
     if len(said) <= _LONGEST_SAID:
+        if opened := _OPENING.match(said):
+            said = said[opened.end() :]
+        if denied := _ASKED_AND_DENIED.match(said):
+            return _shortened(said[denied.end() :])
         if taken_back := last_match(TAKEN_BACK, said):
             return _shortened(said[taken_back.end() :])
         bold = _BOLD_PHRASE.findall(said)
@@ -241,41 +282,40 @@ def _shortened(text: str) -> str:
             return _statement(found[1])
         if in_asia := _SAID_IN_ASIA.match(said):
             return _statement(next(filter(None, in_asia.groups())))
-        if answer := _said(said):
+        head, _, rest = said.partition("\n")  # a label, and why
+        if rest and len(head.split()) <= 4 and head[-1] not in ":?,":
+            return _tidy(head)
+        if answer := _said(said, bool(opened)):
             return answer
-    head, _, rest = said.partition("\n")  # a label, and why
-    if rest and len(head.split()) <= 4 and head[-1] not in ":?":
-        return _tidy(head)
     return _IN_BRACKETS.sub("", text) if len(text.split()) <= 5 else text
 
 
-def _said(text: str) -> str:
+def _said(text: str, opened: bool) -> str:
     """What the sentence that answers says, or ""."""
-    stated = _OPENING.match(text)
-    sentences = _sentences(text[stated.end() :] if stated else text)
+    sentences = _sentences(text)
     if len(sentences) > 1 and _CONCLUSION.match(sentences[-1]):
         sentences = sentences[-1:]
-    first = _OPENING.sub("", sentences[0])
-    few = len(first.split()) <= 4 and not re.search(rf"\s{_BE}\s|['’]s\s", first)
-    if len(sentences) > 1 and few:
+    clauses = [_OPENING.sub("", _main_clause(sentence)) for sentence in sentences]
+    first = clauses[0]
+    if len(sentences) > 1 and len(first.split()) <= 4 and not _HAS_VERB.search(first):
         return _statement(first)
-    for sentence in sentences:
-        clause = _OPENING.sub("", _CLAUSE_BEFORE.sub("", sentence))
+    for clause in clauses:
         if found := _SAID_TO_BE.fullmatch(clause[:1].upper() + clause[1:]):
             return _statement(next(filter(None, found.groups())))
     if len(sentences) > 1:
         return ""
-    if found := _WHEN_OR_WHERE.fullmatch(first):
-        return _statement(next(filter(None, found.groups())))
     name = _APPOSITION.split(first, maxsplit=1)[0]
-    if (
-        stated
-        or first != sentences[0]
-        or (name != first and len(name.split()) <= 4)
-        or _CORRECTED.match(first)
-    ):
-        return _statement(first)
-    return ""
+    remark = _CORRECTED.match(first) or (
+        name != first and len(name.split()) <= 4 and not _HAS_VERB.search(name)
+    )
+    if not remark and (found := _WHEN_OR_WHERE.fullmatch(first)):
+        return _statement(next(filter(None, found.groups())))
+    return _statement(first) if opened or first != sentences[0] or remark else ""
+
+
+def _main_clause(sentence: str) -> str:
+    main = _CLAUSE_BEFORE.sub("", sentence)
+    return main if _HAS_VERB.search(main) else sentence
 
 
 def _sentences(text: str) -> list[str]:
@@ -307,8 +347,8 @@ def _tidy(text: str) -> str:
     """The text without tags, LaTeX styles, quotation marks and Markdown around it."""
     for _ in range(4):
         before = text
-        text = _TAG.sub("", text.strip().strip(_DECORATION.replace(">", ""))).lstrip(">").strip()
-        text = text.strip(_DECORATION.replace(">", "")).strip()
+        text = _TAG.sub("", text.strip().strip(_DECORATION.replace(">", "")))
+        text = text.strip(_DECORATION).strip()
         text = STYLED.sub(r"\1", text) if "\\" in text and len(text) <= 2000 else text
         if re.fullmatch(r"\$[^$]+\$", text) and not text[1:2].isdigit():
             text = text[1:-1]
@@ -337,11 +377,12 @@ _NAMES_WITH_ARTICLE = Pattern(
 _TITLE = Pattern(r"(?:dr|mr|mrs|ms|sir|prof|professor|president|dame)\.? (?=\S+ \S)", re.IGNORECASE)
 _ABOUT = Pattern(
     r"(?:about|approximately|approx\.?|around|roughly|exactly|circa|ca\.) (?=[$€£]?\d)|(?:in"
-    r"|on) (?=\d{4}$)",
+    r"|on) (?=\d{4}$|\w+day\b|(?:Jan|Feb|Mar|Apr|May|Jun|Jul|Aug|Sep|Oct|Nov|Dec)[a-z]* \d)",
     re.IGNORECASE,
 )
 _MONTHS = "january february march april may june july august september october november december"
-_MONTH_NAME = rf"(?P<month>{_MONTHS.replace(' ', '|')})"
+_MONTH_NAME = rf"(?P<month>{'|'.join(f'{m[:3]}(?:{m[3:]})?' for m in _MONTHS.split())})\.?"
+_MONTH_STARTS = [month[:3] for month in _MONTHS.split()]
 _DAY = r"(?P<day>\d{1,2})(?:st|nd|rd|th)?"
 _DATES = [
     Pattern(rf"\b{_DAY} (?:of )?{_MONTH_NAME},? (?P<year>\d{{4}})\b"),
@@ -373,6 +414,7 @@ def normalise(text: str) -> str:
     if len(text) > _LONGEST_NORMALISED or has_long_mark_run(text):
         return " ".join(text.casefold().split())
     plain = " ".join(_without_accents(unicodedata.normalize("NFKC", text)).split())
+    plain = re.sub(r"degrees? ([CF])(?:elsius|ahrenheit)?\b", r"°\1", plain)
     plain = _TITLE.sub("", _ABOUT.sub("", plain.rstrip(".!") or plain))
     if not _NAMES_WITH_ARTICLE.match(plain):
         plain = _ARTICLE_BEFORE.sub("", plain, count=1) if _ARTICLE_BEFORE.match(plain) else plain
@@ -388,7 +430,8 @@ def normalise(text: str) -> str:
         lambda found: f"{int(_as_number(found[1]) or 0) + int(_ORDINALS[found[2]])}th", plain
     )
     plain = _MULTIPLIED.sub(lambda found: _as_number(found.group()) or found.group(), plain)
-    plain = re.sub(r"(?<!\d),|,(?!\d)", " ", plain)
+    plain = plain.replace(",", " ")
+    plain = re.sub(r"\s?([=/])\s?", r"\1", plain)
     plain = re.sub(r"\s?&\s?", " and ", plain)
     plain = re.sub(r"(?<=[^\W\d])[-/](?=[^\W\d])", " ", plain)
     kept = "".join(
@@ -405,6 +448,11 @@ def normalise(text: str) -> str:
     return " ".join(_as_word(word, k) for k, word in enumerate(words)) or written
 
 
+def joined(text: str) -> str:
+    """The normal form with words joined: "ice cream" is "ice-cream" and "icecream"."""
+    return re.sub(r"(?<=[^\W\d]) (?=[^\W\d])", "", normalise(text))
+
+
 def _as_word(word: str, place: int) -> str:
     if word in _ORDINALS:
         return _ORDINALS[word] + "th"
@@ -417,7 +465,7 @@ def _as_word(word: str, place: int) -> str:
 
 def _as_date(found: re.Match[str]) -> str:
     month = found["month"]
-    number = int(month) if month.isdigit() else _MONTHS.split().index(month) + 1
+    number = int(month) if month.isdigit() else _MONTH_STARTS.index(month[:3]) + 1
     return f"{found['year']}-{number}-{int(found['day'])}"
 
 
@@ -429,7 +477,7 @@ def _as_number(text: str) -> str | None:
     ):
         return None
     quantity = read_quantity(text)
-    if quantity is None or (re.search(r"\d/|\d(?:st|nd|rd|th)\b|:", text)):
+    if quantity is None or re.search(r"\d/(?!\d+$)|\d(?:st|nd|rd|th)\b|:", text):
         return None
     value = quantity.value
     unit = "%" if quantity.percent else ""
@@ -443,9 +491,13 @@ def _as_number(text: str) -> str | None:
     return (str(value) if value.denominator == 1 or "." not in text else str(float(value))) + unit
 
 
+_STROKES = str.maketrans("łŁøØđĐı", "lLoOdDi")
+
+
 def _without_accents(text: str) -> str:
     if text.isascii():
         return text
+    text = text.translate(_STROKES)
     taken_apart = unicodedata.normalize("NFD", text)
     kept: list[str] = []
     latin = False
@@ -457,3 +509,53 @@ def _without_accents(text: str) -> str:
             latin = character < "\u0250"
         kept.append(character)
     return unicodedata.normalize("NFC", "".join(kept))
+
+
+# --- answers in sentences -----------------------------------------------------------------------
+
+# Words with which a sentence may mention what it does not answer.
+_DOUBTED = Pattern(
+    r"(?:n['’]t|\b(?:not|no|never|nor|neither|or|either|although|though|but|while|whereas|instead"
+    r"|rather|except|unlike"
+    r"|mistakenly|often|many|some|most|might|could|may|wrong|incorrect|false|than|if|unless"
+    r"|unsure|unknown"
+    r"|nicht|kein\w*|ne|pas|não|ni|né|не|ни|или|oder|ou|aber|mais|pero))\b|不|没|非",
+    re.IGNORECASE,
+)
+_LISTING = Pattern(
+    r"[,;](?!\s(?:an?|the|who|which|where|in|at|on|of|located|also|from)\b)"
+    r"|\s(?:and|&)\s"
+)
+_LONGEST_SENTENCE = 300
+
+
+def says(sentence: str, answer: str) -> bool:
+    """Tell whether a sentence that is no more than a statement says a short answer.
+
+    The answer is a member of no list in it, and the sentence has no "not", "or" or "some".
+    """
+    if len(answer) > 0.75 * len(sentence) or len(sentence) > _LONGEST_SENTENCE:
+        return False
+    short = _in_pieces(answer)
+    words = short.split()
+    if not words or len(words) > 10 or short in ("yes", "no", "true", "false"):
+        return False
+    if (
+        not sentence.isascii()
+        and len(short) > 1
+        and short in sentence
+        and "\u3040" <= short < "\ud7ff"
+    ):
+        return not _DOUBTED.search(sentence)
+    if len(sentence.split()) < 3 or not _HAS_VERB.search(sentence) or _DOUBTED.search(sentence):
+        return False
+    before, found, after = f" {_in_pieces(sentence)} ".partition(f" {short} ")
+    listed = after.startswith(", ") or (before.endswith(" ,") and before.count(",") > 1)
+    if short.replace(".", "").isdigit() and re.search(r"\d", after):
+        return False
+    return bool(found) and not listed and (len(short) > 1 or short.isdigit())
+
+
+def _in_pieces(text: str) -> str:
+    pieces = [normalise(piece) for piece in _LISTING.split(text) if piece.strip()]
+    return " , ".join(piece for piece in pieces if piece)
