@@ -101,7 +101,7 @@ _REPLACED = [
     (Pattern(r"(?:\A|(?<=\?\n))\s?A: (?=\(?[A-Z]\)?\W*\Z)"), "Answer: "),
     (Pattern(r"(?i)\b(option|choice|answer|letter)\((?=[a-z]\))"), r"\1 ("),
     (Pattern(_MOVED), "change to "),
-    (Pattern(rf"(?mi)^\W*(?:circle|tick|check|shade|fill in"
+    (Pattern(rf"(?mi)^[^\w\n]{0,9}(?:circle|tick|check|shade|fill in"
         rf"|bubble in) (?={_ONE}\W*$)"), "Answer: "),
     (Pattern(r"(?<=\w) (?=(?:while|whereas) \(?[A-Z]\b)"), ", "),
 ]  # fmt: skip
@@ -113,7 +113,7 @@ _LIST_IN_LINE = Pattern(r"(?mi)^ ?\(a\):? (?!and|or|,)[^\n]*\(b\)[^\n]*\(c\)[^\n
 
 # "1. B 2. C"
 _SEVERAL_QUESTIONS = Pattern(
-    r"(?:(?<!\w)\d{1,2}[.):]\s?\(?[A-Z]\)?[\s,;.]+){1,40}\d{1,2}[.):]\s?\(?[A-Z]\)?\W*\Z"
+    r"(?:(?<!\w)\d{1,2}[.):]\s?\(?[A-Z]\)?[\s,;.]{1,9}){1,40}\d{1,2}[.):]\s?\(?[A-Z]\)?\W*\Z"
 )
 _COUNTED = ("first", "second", "third", "fourth", "fifth")
 _COUNTED_OPTION = Pattern(rf"(?i)\bthe ({'|'.join(_COUNTED)}|last) (?:option|choice|alternative)\b")
