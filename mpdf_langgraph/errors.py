@@ -15,6 +15,10 @@ class EndpointError(MPDFError, RuntimeError):
     """A model endpoint cannot be used. The message says what is wrong with it."""
 
 
+class EqualityError(MPDFError, RuntimeError):
+    """The process that compares mathematical answers cannot be started. The message says why."""
+
+
 class ModelOutputError(MPDFError, ValueError):
     """A model returned something that cannot be used as a response."""
 

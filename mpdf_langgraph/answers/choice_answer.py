@@ -62,7 +62,7 @@ class ChoiceAnswer:
         if _SEVERAL_QUESTIONS.search(plain):
             return None
         stances = _stances(plain) or _stances(_in_letters(plain, self._letters))
-        letter = _decide(stances, self._letters)
+        letter = _decide(stances, self._letters) or _most_likely(plain)
         return letter if letter in list(self._letters) else None
 
     def equivalent(self, a: str, b: str) -> bool:
@@ -82,14 +82,20 @@ _EMOJI = {0x1F170 + k: letter for k, letter in enumerate(_ALPHABET)}
 _TYPOGRAPHY = _EMOJI | str.maketrans("’‘“”„«»「」【】", '\'\'"""""""[]')
 _DRESS = r"(?:\*\*|__|[\"'`<>{}*]|\[\[?|\]\]?)"
 _ONE = r"(?:option |choice |answer )?\(?[a-z]\)?"
-_MOVED = rf"(?i)\b(?:chang|switch|revis)\w*\b[^.\n]{{0,30}} from {_ONE} to (?={_ONE}\b)"
+_MOVED = rf"(?i)\b(?:chang|switch|revis|updat)\w*\b[^.\n]{{0,30}} from {_ONE} to (?={_ONE}\b)"
+# "A... no, B", "A — scratch that — B"
+_TAKEN_BACK_INSIDE = (
+    r"(?i)\s?(?:\.{2,3}|…|—|–| - |,)\s?(?:no|nope|wait|scratch that|hold on|oops|sorry|actually|correction)"
+    r"\b[^\w\n(]{0,4}(?=\(?[A-Z]\)?\W*$)"
+)
 _REPLACED = [
     (Pattern(r"\\(?:[a-zA-Z]*[rR]ightarrow|implies|to|therefore)(?![a-zA-Z])|[-=]>"), "→"),
     (Pattern(r"\\(?:text|math|bold|underline)\w*\s?\{([^{}]*)\}"), r"\1"),
     (Pattern(r"\\(?:checkmark\b|[^\w\s]|\s|quad)|\ufe0f|\$"), " "),
     (Pattern(r"~~[^~\n]{1,200}~~"), ""),
-    (Pattern(r"(?m)^([\s*-]*)\[[xX]\]"), r"\1✅"),
-    (Pattern(r"(?i)</?(?:b|i|u|p|strong|em|code|br|span|div|h[1-6])\s?/?>"), "**"),
+    (Pattern(r"(?m)^([\s*-]*)(?:\[[xX]\]|\([xX]\)(?= ?\(?[A-Z]\b)|[●◉☒■])"), r"\1✅"),
+    (Pattern(r"(?m)^\s*(?:\( ?\)|[○◯☐□])(?= ?\(?[A-Z]\b)"), ""),
+    (Pattern(r"</?(?:b|i|u|p|strong|em|code|br|span|div|h[1-6])\s?/?>"), "**"),
     (Pattern(rf"(?<!\w){_DRESS}\(?([A-Za-z])\)?{_DRESS}(?!\w)"), r"(\1)"),
     (Pattern(r"[*`_\"<>#{}\\]|\[\s?\]"), " "),
     (Pattern(r"(?<=[\w):.!|]) ?([✅❌✗✘✓✔])"), r" – \1,"),
@@ -98,10 +104,20 @@ _REPLACED = [
     (Pattern(r"(?<=: )(?=\(?A\)[^\n]{1,200}\sB\))"), "\n"),
     (Pattern(r"[ \t]+"), " "),
     (Pattern(r"(?i)\b(answer|choice|option)\W{0,3}→"), r"\1:"),
-    (Pattern(r"(?:\A|(?<=\?\n))\s?A: (?=\(?[A-Z]\)?\W*\Z)"), "Answer: "),
+    (Pattern(
+        r"(?:\A|(?<=\?\n)|(?<=\? \n))\s?A: (?=\(?[A-Z]\)?\W*\Z)|^\s?A: (?=[Tt]he (?:correct |right )?answer\b)", re.M
+    ), "Answer: "),
     (Pattern(r"(?i)\b(option|choice|answer|letter)\((?=[a-z]\))"), r"\1 ("),
     (Pattern(_MOVED), "change to "),
-    (Pattern(rf"(?mi)^[^\w\n]{0,9}(?:circle|tick|check|shade|fill in"
+    (Pattern(_TAKEN_BACK_INSIDE), ". Wait, no. "),
+    (Pattern(r"(?m)^ ?\| ?(\d{1,3}) ?\| ?\(?([A-Z])\)? ?\| ?$"), r"\1. \2"),
+    (Pattern(r"(?<=\bis)(?: ?\.{3,}| …) ?"), " "),
+    (Pattern(r",? (?:and|while|whereas) (?=(?:all )?(?:the )?(?:others?|rest|remaining)\b)"), ". "),
+    (Pattern(r"(?i), (?:(?:is|are|was|would|wo|do|does|did|ca|should|could|has)n't (?:it|they|that)|right|no|correct)\?$"), "."),
+    (Pattern(r"(?i)\b(between \(?[a-z]\)? and \(?[a-z]\)?), (?=\(?[A-Z]\)?\W*$)"), r"\1. "),
+    (Pattern(r"(?i)\bbetween (\(?[a-z]\)?) (?:and|or) \(?[a-z]\)?\b\)?[^\n]{0,80}\bthe former\b"), r"so \1"),
+    (Pattern(r"(?i)\bbetween \(?[a-z]\)? (?:and|or) (\(?[a-z]\b\)?)[^\n]{0,80}\bthe latter\b"), r"so \1"),
+    (Pattern(rf"(?mi)^[^\w\n]{{0,9}}(?:circle|tick|check|shade|fill in"
         rf"|bubble in) (?={_ONE}\W*$)"), "Answer: "),
     (Pattern(r"(?<=\w) (?=(?:while|whereas) \(?[A-Z]\b)"), ", "),
 ]  # fmt: skip
@@ -117,6 +133,16 @@ _SEVERAL_QUESTIONS = Pattern(
 )
 _COUNTED = ("first", "second", "third", "fourth", "fifth")
 _COUNTED_OPTION = Pattern(rf"(?i)\bthe ({'|'.join(_COUNTED)}|last) (?:option|choice|alternative)\b")
+
+
+_SHARE = Pattern(r"(?<![\w])([A-Z])\)?[ :=(–-]{1,4}(\d+(?:\.\d+)?) ?%")
+
+
+def _most_likely(text: str) -> str:
+    """The letter that is given the most percent: "B (70%), C (30%)"."""
+    shares = {letter: float(share) for letter, share in _SHARE.findall(text)}
+    best = [letter for letter, share in shares.items() if share == max(shares.values())]
+    return best[0] if len(best) == 1 and len(shares) > 1 else ""
 
 
 def _in_letters(text: str, letters: str) -> str:
@@ -166,11 +192,12 @@ class _Stance(NamedTuple):
 # The signs (see `choice_cues`) before letters, from the beginning of their clause, and after them.
 _DENIED_BEFORE = Pattern(
     r"(?:R[_O,]*"  # ruling out B
-    r"|![_OBT]*"  # not option B
+    r"|![_OBTA]*"  # not option B
     r"|^_*F_*B_*"  # incorrect: B
     r"|![^@|&S,]{0,4}C[_O]*"  # I would not choose B
     r"|[ATOV][^@|&S!]*!_*[^@|&S!w]*)$"  # the answer cannot be B
 )
+_EXCEPTION_BEFORE = Pattern(r"[OA][_wC]*B?_*!_*T_*B_*$")  # the option that is not true is B
 _STATED_BEFORE = Pattern(
     r"(?:A[^@!&]*B"  # the answer to this question is B
     r"|[TFV][^@|!S&]*B"  # the one that fits is B
@@ -181,7 +208,7 @@ _LABELLED_BEFORE = Pattern(r"(?:^|[,S&])[_S]*(?:T+_*[AO]|AT?)[_OATB,]*$")  # cor
 _STATED_FAR = Pattern(r"(?:A[^@|!F&]*B|C)[^@|!F&]*$")  # the answer is Paris, option B
 _ALONE_BEFORE = Pattern(r"(?:^|[&S])B?[_SCAOTZ!0,]*$")  # so clearly B
 _ALONE_AFTER = Pattern(
-    r"[_TC]*(?:,[wBT_!]{1,8},)?(?:,?[_C]*(?:[!R]_*@)?)?(?:$|[|&])"
+    r"[_TC]*(?:,A{1,2}$)?(?:,[wBT_!]{1,8},)?(?:,?[_C]*(?:[!R]_*@)?)?(?:$|[|&])"
 )  # B, I think, not A
 _ASIDE = r"(?:,[wB_]{1,8},|w?B?w{1,3}(?=B))?"  # B (Paris) is
 _DENIED_AFTER = Pattern(rf"{_ASIDE}[wBTS_,]{{0,3}}?(?:F|![_B]*(?:$|[,|&])|![_Bw]{{0,3}}[TVAC])")
@@ -198,7 +225,7 @@ _ITEM = Pattern(
     r"[\s•·+|-]*(?:\d{1,2}[.)]\s*)?(?P<mark>[✅❌✓✔✗✘☑🚫]?)\s*"
     r"(?i:(?:options?|choice|answer|statement|opción|opção|вариант|选项)\s?)?"
     r"(?:\((?P<a>[A-Za-z])\)|(?P<b>[A-Za-z])(?![A-Za-z]))"
-    r"(?:\s?[.):|→]+|\s?[-–—](?=\s)(?!\s[✅❌✗✘✓✔])|(?=\s*$)"
+    r"(?:\s?(?:[):|→]+|\.(?!\w))[.):|→]*|\s?[-–—](?=\s)(?!\s[✅❌✗✘✓✔])|(?=\s*$)"
     r"|(?<=\))(?!\s*(?:(?:is|are|was|and|or|holds|fits|cannot)\b|[,&]|–\s[✅❌✗✘✓✔])))"
 )
 # "Option B (osmosis) is the process that ..."
@@ -331,9 +358,13 @@ def _kind(before: str, after: str, mention: Mention, dependent: bool) -> str:
     """Return the kind of stance that the signs around letters make. Return "" if they make none."""
     supposed = _SUPPOSED.search(before) or "P" in after.split(",")[0]
     labelled = mention.in_brackets or re.search("O_*$", before)
-    if _DENIED_BEFORE.search(before):
+    if _DENIED_BEFORE.search(before) and not _EXCEPTION_BEFORE.search(before):
         return "" if supposed else "denied"
-    if _STATED_BEFORE.search(before) or (labelled and _STATED_FAR.search(before)):
+    if (
+        _STATED_BEFORE.search(before)
+        or _EXCEPTION_BEFORE.search(before)
+        or (labelled and _STATED_FAR.search(before))
+    ):
         return "" if supposed else "stated"
     if (supposed and not re.search("PA_*$", before)) or (
         before.endswith("w") and not mention.in_brackets

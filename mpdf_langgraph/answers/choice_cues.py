@@ -17,6 +17,10 @@ _CUES = {
     "eigentlich; 等等; 不对; 更正; いや; 待って; 아니",
     # The letter that follows is chosen.
     "C": "agree* with agent *; side with agent *; siding with agent *; maintain my *; keep my *; "
+    "agree* with the majority; all agents agree on; we all agree on; everyone agrees on; all agree on; as stated in; "
+    "as described in; keeping; kept; retaining; stay with; staying with; less likely than; weaker than; "
+    "changing it to; change it to; changed it to; changing to; changed to; updating to; confident in; "
+    "confidence in; every option other than; any option other than; all options except; "
     "keeping my *; stick* with my *; stand by my *; confirm my *; retain my *; stays; "
     "entspricht; reste; vastus on; answer's; выбрал*; выбрать; answered; key is; "
     "should do; correspond* most closely to; correspond* exactly to; correspond* best to; gives; "
@@ -29,7 +33,7 @@ _CUES = {
     "pick; picking; picked; select; selecting; selected; selects; go with; going with; "
     "went with; go for; going for; opt for; settle on; prefer; say; lean; leaning; lean to*; "
     "leaning to*; inclined to; think; believe; guess; guessing; suspect; vote for; concur; it's; "
-    "its; it is; it must be; it should be; it has to be; it would be; it was; must be; "
+    "its; it is; it must be; it should be; it has to be; it would be; it was; must be; have to be; "
     "should be; has to be; this is; that's; that is; that would be; that'd be; it'd be; leaves; "
     "leaving; left with; looks like; point* to; correspond* to; correspond* with; agree* with; "
     "arrive at; conclude; support; supports; favor*; favour*; suggest; suggests; indicate*; "
@@ -45,7 +49,7 @@ _CUES = {
     "I": "if; unless; assuming; suppos*; had it; had the; had we; were to; provided that; "
     "only when; only if; si; falls; wenn; если; nếu; 如果; 若; もし; 만약; यदि; अगर",
     # What others say, first impressions, concessions.
-    "P": "students; consider; considering; look at; looking at; examine; evaluate; analyze; "
+    "P": "was going to say; were going to say; almost said; nearly said; considered; students; consider; considering; look at; looking at; examine; evaluate; analyze; "
     "start with; compare; comparing; clarify; agent *; agent; agents; model *; peer*; people; "
     "many; some; someone; majority; others; other agents; other responses; other answers; "
     "might think; may think; could think; might say; may say; might choose; might assume; "
@@ -80,7 +84,7 @@ _CUES = {
     "не; niet; inte; nie; değil; bukan; tidak; không; không phải; 不是; 不; 非; 아닙; 않; नहीं; "
     "ليس*; ではな; でな; לא",
     # The answer.
-    "A": "soluzione; solución; solução; match; odgovor; отговор*; atsakymas; atbilde; odpoveď; "
+    "A": "my choice; my pick; my selection; consensus; soluzione; solución; solução; match; odgovor; отговор*; atsakymas; atbilde; odpoveď; "
     "jawapan; jibu; sagot; válasz; vastaus; জবাব; is the odd *; is the outlier; だと思*; "
     "だと考*; でしょう; winner; exception; is the statement; is the option; is the choice; "
     "is the one; is the exception; is the only *; を選*; を選択; 를 선택; 을 선택; 를 고르; "
@@ -110,13 +114,13 @@ _CUES = {
     "fit; holds; works; work; satisf*; follows; checks out; makes sense; makes the most sense; "
     "makes more sense; aligns; survives; wins; stands; stands out; is left; 成立; 符合",
     # An option.
-    "O": "option; options; choice; choices; letter; alternative; statement; candidate; opción; "
+    "O": "opt; option; options; choice; choices; letter; alternative; statement; candidate; opción; "
     "opciones; opcion; inciso; literal; alternativa; letra; opção; lettre; proposition; choix; "
     "buchstabe; aussage; opzione; l'opzione; l'option; lettera; вариант*; буква; optie; opcja; "
     "şık*; seçenek; opsi; pilihan; phương án; lựa chọn; 选项; 選項; 選択肢; 선택지; 보기; 번; "
     "विकल्प; الخيار; الاختيار; گزینه; ข้อ; ตัวเลือก; אפשרות",
     # A conclusion follows.
-    "S": "so; therefore; thus; hence; consequently; finally; then; ergo; in conclusion; instead; "
+    "S": "making; so; therefore; thus; hence; consequently; finally; then; ergo; in conclusion; instead; "
     "rather; por lo tanto; por tanto; así que; entonces; luego; portanto; logo; então; assim; "
     "donc; ainsi; also; daher; deshalb; somit; folglich; quindi; dunque; perciò; pertanto; "
     "значит; следовательно; поэтому; итак; vậy; do đó; vì vậy; dus; alltså; zatem; jadi; ∴; ⇒; "
@@ -173,10 +177,11 @@ _LETTER = (
     r"(?![A-Za-z0-9À-ɏ_+#^°]|'(?!d[iıuü]r)|-[A-Za-z]{2}|\s(?:cells?|lymphocytes?|major|minor|flat|sharp|deficiency|virus)\b|\s?[=<>≤≥≠×·∈⊂∪∩](?!>))\)?)"
 )
 _SUBJECT = rf"(?={_LETTER}\s(?:is|was|isn't|does|doesn't|has|would|ist|est|es|è|é)\b)"
+_BESIDE = r"(?:also |both |possibly |maybe |perhaps |option |choice |boxed: )?"
 _LETTERS = (
-    rf"{_LETTER}(?:(?:[-–]|\s?[/+、至到和或及跟與与とか와과]\s?|,?\s(?:through|or|oder|ou|или)\s"
-    rf"|(?:\s?[,&]\s?|,?\s(?:and|as well as|und|et|y|e|och|i|и|và|dan|ve)\s)(?!{_SUBJECT}))"
-    rf"(?:also |both |possibly |maybe |perhaps |option |choice |boxed: )?{_LETTER})*"
+    rf"{_LETTER}(?:(?:[-–]|\s?[/+、至到和或及跟與与とか와과]\s?|\s?[,&]\s?(?!{_SUBJECT})){_BESIDE}{_LETTER})*"
+    rf"(?:(?:,?\s(?:through|or|oder|ou|или)\s"
+    rf"|,?\s(?:and|as well as|und|et|y|e|och|i|и|và|dan|ve)\s(?!{_SUBJECT})){_BESIDE}{_LETTER})*"
 )
 
 

@@ -9,7 +9,7 @@ from mpdf_langgraph.answers.math_notation import canonical
 from mpdf_langgraph.answers.math_numbers import MAX_LENGTH
 from mpdf_langgraph.answers.math_reading import find_answer
 from mpdf_langgraph.answers.memory import Memory
-from mpdf_langgraph.errors import ConfigurationError
+from mpdf_langgraph.errors import ConfigurationError, EqualityError
 
 
 class MathAnswer:
@@ -54,7 +54,7 @@ class MathAnswer:
 
     @property
     def undecided(self) -> int:
-        """How many comparisons were given up at the time limit, or because the worker died."""
+        """How many comparisons were given up at the time limit, or for want of a worker."""
         return self._verdicts.undecided
 
     def parse(self, text: str) -> str | None:
@@ -74,7 +74,7 @@ class MathAnswer:
             return Comparison(self._same_expression).same(first, second)
         except RecursionError:
             return False  # nested more deeply than any answer
-        except (TimeoutError, ChildProcessError) as error:
+        except (TimeoutError, ChildProcessError, EqualityError) as error:
             if self._verdicts.count_undecided() == 1:
                 warnings.warn(
                     f"Two answers could not be compared and count as different: {error} "
@@ -88,7 +88,7 @@ class MathAnswer:
         pair = frozenset((a, b))
         try:
             return self._verdicts.remember(pair, lambda: _WORKER.compare(a, b, self.timeout))
-        except (TimeoutError, ChildProcessError):
+        except (TimeoutError, ChildProcessError, EqualityError):
             self._verdicts.remember(pair, lambda: False)
             raise
 

@@ -20,9 +20,10 @@ import threading
 from pathlib import Path
 
 from mpdf_langgraph.answers.math_worker import PATIENCE
+from mpdf_langgraph.errors import EqualityError
 
 _OUT_OF_TIME = -getattr(signal, "SIGPROF", 0) or None  # how the system ended it at its limit
-_START_LIMIT = 60.0  # seconds. Importing sympy takes about one.
+_START_LIMIT = 300.0  # seconds. Importing sympy takes about one, on a busy machine many.
 _WORKER_FILE = Path(__file__).with_name("math_worker.py")
 
 
@@ -64,7 +65,7 @@ class EqualityWorker:
         Raises:
             TimeoutError: The worker was killed at the limit.
             ChildProcessError: The worker died twice over this comparison.
-            RuntimeError: The worker cannot be started, e.g. math-verify is not installed.
+            EqualityError: The worker cannot be started, e.g. math-verify is not installed.
         """
         with self._lock:
             for _ in range(2):  # a worker that somebody else killed shows only when it is used
@@ -112,7 +113,7 @@ class EqualityWorker:
         if problem is None:
             return process
         self.close()
-        raise RuntimeError(
+        raise EqualityError(
             f"The worker that compares mathematical answers cannot be started: {problem}. "
             "It needs math-verify (pip install math-verify)."
         )

@@ -22,7 +22,7 @@ _TYPOGRAPHY = (
         "-----     //\"\"''.,°°Ωµ|",
         "\u200b\u2062\u2061",
     )
-    | {ord("…"): "..."}
+    | {ord("…"): "...", ord("⟨"): "\\langle ", ord("⟩"): "\\rangle "}
 )
 _VULGAR = Pattern("[¼½¾⅐-⅞↉]")
 _VULGAR_RAISED = Pattern("\\^([¼½¾⅐-⅞])")
@@ -31,7 +31,7 @@ _THOUSANDS = Pattern(r"(?<=[0-9])(?:,?\s?\\!\s?|\\,|\{,\}|'|_|\\ )(?=[0-9]{3}(?!
 _EUROPEAN = Pattern(r"(?<![\w.,])([0-9]{1,3}(?:\.[0-9]{3})+),([0-9]+)(?![\w.,])")
 _UNIT_BEHIND = (
     r"\s?(?:\\[,;]\s?)?(?:\\text\s?\{\s?)?"
-    r"(?:€|EUR\b|[Ee]uros?\b|(?:[kcm]?m|k?g|[Ll]|km/h|°C)\b)"
+    r"(?:[A-ZÄÖÜ][a-zäöüß]{3,}(?=\s|[.!]|$)|€|EUR\b|[Ee]uros?\b|(?:[kcm]?m|k?g|[Ll]|km/h|°C)\b)"
 )
 # "3,50 €", "2,5 km", "€3,50"
 _EUROPEAN_DECIMAL = Pattern(
@@ -44,7 +44,7 @@ _REAIS = Pattern(r"(?<=R\$ )[0-9]{1,3}(?:\.[0-9]{3})+(?![.,]?[0-9])")
 # A text in a language that writes a comma for the point: it has words of one, and none of English.
 _EUROPEAN_WORDS = Pattern(
     r"[äöüßéèêñçãõàìòа-я]|\b(?:der|die|das|ist|und|sind|antwort|el|los|las|respuesta|les|est|il|het"
-    r"|een|antwoord|uma?|resposta|risposta|wynosi|otrzymujemy)\b",
+    r"|een|antwoord|uma?|hay|resultado|risultato|ergebnis|wynik|resposta|risposta|wynosi|otrzymujemy)\b",
     re.IGNORECASE,
 )
 _ENGLISH_WORDS = Pattern(r"\b(?:the|are|of|and|we|so|total|answer)\b", re.IGNORECASE)
@@ -52,14 +52,16 @@ _DECIMAL_COMMA = Pattern(
     r"(?<![\w.,(\[{])([0-9]{1,9}),([0-9]{1,2}|[0-9]{4,9})(?![\w,)\]}]"
     r"|\.[0-9])"
 )
-_POINTED = Pattern(r"(?<![\w.,])[0-9]{1,3}(?:(?:\.[0-9]{3}){2,}|\.[0-9]{2}0)(?![0-9]|[.,][0-9])")
+_POINTED = Pattern(
+    r"(?<![\w.,])[0-9]{1,3}(?:(?:\.[0-9]{3}){2,}|\.[0-9]{2}0|\.[0-9]{3}(?=\s(?![Ee]uro)[^\W\d_]{4}))(?![0-9]|[.,][0-9])"
+)
 _DIGITS = Pattern("[٠-٩۰-۹०-९০-৯๐-๙]")
 _NEGATIVE = Pattern(
     r"(?<![0-9)]\s)(?<!\b[a-z]\s)\b(?:minus|negative)\s(?=[$€£]?[0-9])", re.IGNORECASE
 )
 _EQUALS = Pattern(r"(?<=\b[a-z]) (?:equals|is equal to) (?=-?[0-9])")
 _RAISED_DIGITS = Pattern(r"(?<=[\w)\]}])([⁻⁰¹²³⁴-⁹]+)(?![⁻⁰¹²³⁴-⁹])")
-_LOWERED_BASE = Pattern(r"(?<=[0-9])([₀-₉]+)")
+_LOWERED_BASE = Pattern(r"(?<=[0-9A-Za-zα-ω])([₀-₉]+)")
 _LOWERED = str.maketrans("₀₁₂₃₄₅₆₇₈₉", "0123456789")
 # In LaTeX a comma in braces has no space behind it: it marks thousands, or the decimals.
 _BRACED_COMMA = Pattern(r"(?<![0-9},])(0\{,\}[0-9]+|[0-9]+\{,\}(?:[0-9]{1,2}|[0-9]{4,}))(?![0-9{])")
@@ -88,8 +90,13 @@ _RELATION = Pattern(
     r"^(?:(?:=|≈|≃|≅|⇒|→|∴|~|:)|\\(?:approx|simeq|cong|implies|therefore|to|sim|doteq|leadsto|iff|mapsto|[A-Za-z]*[rR]ightarrow)(?![a-zA-Z]))\s*"
 )
 _LABEL = Pattern(
-    rf"^(?:\\(?:{STYLES})\s?\{{\s*)?\((?P<letter>[A-E])\)\s*(?P<close>\}})?(?:\\ |~|\s)*(?=\S)"
+    rf"^(?:\\(?:{STYLES})\s?\{{\s*)?\(?(?P<letter>[A-E])(?:\)|[.:](?=\s))\s*(?P<close>\}})?(?:\\ |~|\s)*(?=\S)"
 )
+_ABOUT = Pattern(r"(.*[0-9π)}\]].*?)\s?(?:≈|\\approx(?![a-z]))\s?\\?\$?-?[0-9][0-9.,]*[^=≈]{0,30}")
+_NOTE = Pattern(
+    r"(?<=[0-9π}])\s\((?:(?:or|about|approximately|≈|i\.e\.,?|which is)\s?[^()]{1,40}|-?[0-9.,]+\s?%)\)$"
+)
+_INDIAN = Pattern(r"(?<![0-9,])[0-9]{1,2}(?:,[0-9]{2})+,[0-9]{3}(?![0-9,])")
 _INLINE = Pattern(r"(?<!\\)\$([^$]+)\$")
 _PREFIX = Pattern(
     rf"^(?:\\(?:{STYLES})\s?\{{\s*)?(?:the\s)?(?:(?:final|correct)\s)?"
@@ -168,6 +175,7 @@ def _plain_characters(text: str) -> str:
     if _DOUBLED.search(text) and not _SINGLE.search(text):
         text = text.replace("\\\\", "\\")
     text = _BRACED_COMMA.sub(lambda found: found[1].replace("{,}", "."), text)
+    text = _INDIAN.sub(lambda found: found.group().replace(",", ""), text)
     text = _SPACING.sub(" ", _THOUSANDS.sub("", text)).replace("{:}", ":")
     text = _ARRAY.sub(r"\\begin{pmatrix}\1\\end{pmatrix}", text)
     text = _RAISED_TEN.sub(lambda ten: f"10^{{{ten[1].translate(_RAISED)}}}", text)
@@ -223,7 +231,10 @@ def _undressed(text: str) -> str:
     if prefix and _introduces(text, prefix):
         opening = "\\text{" if "{" in prefix.group() and not prefix["close"] else ""
         text = opening + text[prefix.end() :].strip()
-    text = _TRAILING.sub("", text) or text
+    text = _NOTE.sub("", _TRAILING.sub("", text) or text)
+    about = _ABOUT.fullmatch(text)
+    if about and re.search(r"[0-9π)}]", about[1].rpartition("=")[2].partition("_")[0]):
+        text = about[1]
     if not text.endswith(("..", "!")):  # 0.333...
         text = re.sub(r"\\text\s?\{\s?[.,;]?\s?\}$", "", text).rstrip(".,;:。 ")
     if text.endswith("!") and re.search(r"[A-Za-z]{3}!$", text):

@@ -111,7 +111,7 @@ def read_matrix(text: str) -> list[list[str]] | None:
 
 
 _NAME = (
-    r"(?:[A-Za-z]|\\(?:alpha|beta|gamma|delta|theta|lambda|mu|phi|omega|angle|triangle|vec|mathbf|mathrm"
+    r"(?:[A-Za-z∂]|\\(?:alpha|beta|gamma|delta|theta|lambda|mu|phi|omega|angle|triangle|vec|mathbf|mathrm"
     r"|overline|text|textbf|operatorname|bar|hat|measuredangle|det|Delta|ell|sigma|rho|tau|sum|max|min|gcd"
     r"|lim|log|sin|cos|tan)\b)"
 )
@@ -135,7 +135,7 @@ def read_assignment(text: str) -> tuple[str, str] | None:
 
 
 _PLAIN_NAME = Pattern(
-    r"(?:[A-Za-z]|\\[a-z]+)(?:_\{?\w+\}?)?'?(?:\([^()=]*\))?|[A-Za-z]{2,}|\|.+\|"
+    r"(?:d|∂|\\partial )\w*/(?:d|∂|\\partial ?)\w+|(?:[A-Za-z]|\\[a-z]+)(?:_\{?\w+\}?)?'?(?:\([^()=]*\))?|[A-Za-z]{2,}|\|.+\|"
     r"|[A-Za-z]{0,4}\\(?:angle|overline|triangle|measuredangle|text|vec|mathbf|mathrm|det|max|min|gcd"
     r"|log|sin|cos|tan|lim|sum).*|\([A-Za-z](?:,[A-Za-z])+\)"
 )
@@ -226,7 +226,7 @@ _DIGITS_AS_TEXT = Pattern(r"\\(?:text|math)[a-z]{0,2}\s?\{\s?([0-9A-Fa-f]+)\s?\}
 def read_based(text: str) -> tuple[int, int] | None:
     """Read a number in a stated base: its value and the base."""
     text = _DIGITS_AS_TEXT.sub(r"\1", text)
-    text = re.sub(r"^0x([0-9A-Fa-f]+)$", r"\1_16", text)
+    text = re.sub(r"^0x([0-9A-Fa-f]+)$", r"\1_16", re.sub(r"^0b([01]+)$", r"\1_2", text))
     found = _BASED.fullmatch(text)
     if not found:
         return None

@@ -9,6 +9,7 @@ from mpdf_langgraph.answers.math_sentences import (
     has_prose,
     is_number,
     read_after_marker,
+    read_listed,
     read_prose,
     result_of,
 )
@@ -30,6 +31,7 @@ from mpdf_langgraph.answers.reading import (
 _HASHES = Pattern(r"####[ \t]*([^\n]+)")
 _HEADING = Pattern(r"\**(?:[A-Za-z]{2}|[0-9]+[.):]\s+\S)")
 _NO_EXPRESSION = Pattern(r"\n|[A-Za-z]:|\\(?:boxed|fbox|framebox)")
+_NO_ANSWER = Pattern(r"(?:unknown|sorry|hello|hi|ok|okay|sure)\b", re.IGNORECASE)
 _ASSIGNED = Pattern(r"[A-Za-z]\s?=")
 
 
@@ -68,8 +70,13 @@ def find_answer_in_words(text: str) -> str | None:
         if stated := read_after_marker(rest):
             return stated
     whole = shortened.strip()
-    if len(whole) <= MAX_LENGTH and has_form(canonical(whole)):
-        return canonical(whole)
+    if len(whole) <= 100:
+        if listed := read_listed(whole):
+            return listed
+        if has_form(canonical(whole)) or (len(whole.split()) <= 4 and is_number(whole)):
+            return canonical(whole)
+        if re.fullmatch(r"[A-Za-z]+[.!]?", whole) and not _NO_ANSWER.match(whole):
+            return canonical(whole)
     if len(whole) <= MAX_LENGTH and not has_prose(whole) and not _NO_EXPRESSION.search(whole):
         answer = canonical(whole)
         if "=" not in _ASSIGNED.sub("", answer, count=1) and re.search(r"\w|∞|∅", answer):
@@ -91,6 +98,7 @@ def _stands_alone(text: str) -> bool:
 
 # --- boxes ------------------------------------------------------------------------------------
 
+_UNKNOWN = Pattern(r"(?<![\\A-Za-z])[A-Za-z](?![A-Za-z])")
 _GLUE = Pattern(
     r"(?:(?:[a-zA-Z](?:_\{?[0-9a-z]\}?)?|\\[a-z]+)\s?=|\s|\$|\\\(|\\\)|\\quad"
     r"|\\text\s?\{\s?(?:and|or|,)\s?\}|,|;|\band\b|\bor\b|\bund\b|\bet\b|\by\b)*"
@@ -141,6 +149,8 @@ def _joined(between: str) -> bool:
 
 def _with_surroundings(text: str, box: Box) -> str:
     contents = box.contents
+    if not _UNKNOWN.search(contents):
+        contents = result_of(contents)
     before, after = text[max(0, box.start - 20) : box.start], text[box.end : box.end + 120]
     if re.fullmatch(r"[A-Za-z]", contents) and (where := _WHERE.match(after)):
         if where["direct"]:

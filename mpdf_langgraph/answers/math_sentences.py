@@ -43,7 +43,7 @@ _COMMAND_WITH_WORDS = Pattern(
     r"\\(?:begin|end|text|mbox|mathrm|mathbf|textbf|operatorname)\s?\{[^{}]*\}"
 )
 _WORD = Pattern(
-    rf"(?<![\\A-Za-z])(?!(?:{FUNCTIONS}|sqrt|pi)\b)(?:[A-Za-z]{{3,}}|(?i:it|is|so|we|hm)(?![A-Za-z]))"
+    rf"(?<![\\A-Za-z])(?!(?:{FUNCTIONS}|sqrt|pi)\b)(?:[A-Za-z]{{3,}}|(?i:it|is|so|we|hm|il|en|el|la|le|un|of|he|an)(?![A-Za-z]))"
 )
 # Letters of other scripts, but for Greek ones.
 _FOREIGN_WORD = Pattern("[^\\W\\d_A-Za-zΑ-ωªº²³¹⁰-₟ℂℕℝℤℚµ\u2070-\u209f]")
@@ -71,7 +71,7 @@ _SUBORDINATE = Pattern(
     r"|Every|Per)\b[^,]{0,200},\s",
     re.IGNORECASE,
 )
-_VERB = Pattern(
+_VERB_TEXT = (
     r"(?<!to )\b(?:is|are|was|were|has|have|had|gets?|got|needs?|takes?|took|costs?|pays?"
     r"|paid|spends?|spent|saves?|saved"
     r"|earns?|earned|makes?|made|sells?|sold|eats?|ate|buys?|bought|equals?|totals?|left"
@@ -80,9 +80,9 @@ _VERB = Pattern(
     r"|becomes?|collects?|collected|finds?|found|scores?|scored|covers?|covered|finish(?:es|ed)?"
     r"|works?|worked|raises?|raised|drinks?|plants?|planted"
     r"|bakes?|baked|requires?|produces?|holds?|loses?|lost|keeps?|kept|gains?|gained|should"
-    r"|must|would|there are)\b",
-    re.IGNORECASE,
+    r"|must|would|there are)\b"
 )
+_VERB = Pattern(_VERB_TEXT, re.IGNORECASE)
 _UNIT_TAIL = Pattern(r"(?:\s(?!(?:and|or|times|plus|minus|more|less|is|are)\b)[A-Za-z]{2,}){1,4}")
 _CONCLUSION = Pattern(
     r"\s*(?:\*\*)?(?:So|Thus|Therefore|Hence|In total|Finally|Altogether|In conclusion"
@@ -130,6 +130,8 @@ def read_sentence(sentence: str) -> str | None:
     lead = re.sub(r"(?<=\w)\*\*", "", lead)
     if _NUMBERS_LISTED.fullmatch(lead):
         return canonical(lead)
+    if listed := read_listed(lead):
+        return listed
     if has_form(canonical(lead)) or _QUANTITIES_LISTED.fullmatch(lead):
         return canonical(lead)
     if formula := _final_formula(lead):
@@ -158,6 +160,21 @@ def read_sentence(sentence: str) -> str | None:
         or answer
         or None
     )
+
+
+_LIST_JOINT = Pattern(r"\s*(?:,?\s(?:and|or)\s|,\s|[;&]|\s(?:y|und|et|e|o|ou|oder)\s)\s*")
+_LIST_ITEM = Pattern(
+    rf"(?:[A-Za-zα-ω]['₀-₉]{{0,2}}(?:_\{{?\w\}}?)?\s?=\s?)?[-+−]?\s?"
+    rf"(?:{_FRACTION}|{_MIXED}|{DECIMAL})(?:\s?/\s?[0-9]+)?(?:\s?[πi%°]|\s?√[0-9]+)?"
+)
+
+
+def read_listed(text: str) -> str | None:
+    """Read several numbers, perhaps with names: "either 2 or 3", "x₁ = 2; x₂ = 3"."""
+    items = _LIST_JOINT.split(re.sub(r"^(?:either|both)\s", "", text.strip(" .$")))
+    if len(items) < 2 or not all(map(_LIST_ITEM.fullmatch, items)):
+        return None
+    return canonical(", ".join(items))
 
 
 def _final_formula(sentence: str) -> str | None:
@@ -309,8 +326,8 @@ _EXPRESSION_AT_END = Pattern(
 )
 _SOLUTIONS = Pattern(
     r"(?:^|(?<=^So )|(?<=^Thus )|(?<=^Hence )|(?<=\sare )|(?<=\sis )"
-    r"|(?<=\sget ))[a-z]\s?=[^=]{1,60}"
-    r"(?:(?:\sor|\sand|,)\s+[a-z]\s?=[^=]{1,60})+$"
+    r"|(?<=\sget ))[a-zα-ω]\s?=[^=]{1,60}"
+    r"(?:(?:\sor|\sand|,)\s+[a-zα-ω]\s?=[^=]{1,60})+$"
 )
 _RATIO_AT_END = Pattern(
     rf"\b(?:odds|ratio|chance|probability|scale|likelihood)\b.*?(?<![\d.])"
@@ -341,6 +358,8 @@ def _expression_at_end(sentence: str) -> str | None:
     if not found:
         return None
     expression = re.split(r"≈|\\approx", found[1] or found[2])[0].strip(" $")
+    if listed := read_listed(expression):
+        return listed
     if has_form(canonical(expression)):
         return canonical(expression)
     if _JOINING.search(expression) and not has_prose(_JOINING.sub(",", expression)):
@@ -348,7 +367,7 @@ def _expression_at_end(sentence: str) -> str | None:
     if (
         "<<" in expression
         or has_prose(expression)
-        or not re.search(r"[0-9π√]|[a-z]\s?[-+*/^(]", expression)
+        or not re.search(r"[0-9π√²³ⁿ]|[a-z]\s?[-+*/^(]", expression)
     ):
         return None
     return canonical(expression)
@@ -385,8 +404,24 @@ def read_prose(text: str) -> str | None:
         if said := _number_said(text[line : number.end() + MAX_LENGTH].split("\n", 1)[0]):
             return said
         return _number_at(text, number)
-    word = last_match(_FIND_WORD, text[-MAX_LENGTH:])
-    return canonical(word.group()) if word else None
+    if word := last_match(_FIND_WORD, text[-MAX_LENGTH:]):
+        return canonical(word.group())
+    return _without_number(text[-MAX_LENGTH:])
+
+
+def _without_number(text: str) -> str | None:
+    """An answer that has no number: "there are n! of them", "it is increasing"."""
+    for word in reversed(text.strip(" .!").split()):
+        term = word.strip("*`.,:;?$")
+        if _TERM.search(term) and re.search(r"\w!|\w[-+*/^]\w", term) and not has_prose(term):
+            return canonical(term)
+    said = _SAID.search(text)
+    return said[1] if said else None
+
+
+_SAID = Pattern(
+    r"\b(?:is|are)\s(?:an?\s)?([a-z]{3,}(?:-[a-z]+)?)(?:\s(?:number|function|triangle|matrix|graph|set))?[.!\s]*$"
+)
 
 
 # What comes before a number that is no answer beside another one: "than 5", "out of the 20". The
@@ -395,9 +430,14 @@ _ASIDE = Pattern(
     r"(?:\b(?:after|before|when|if|because|since|while)\b[^,]*|\b(?:than|not|instead of"
     r"|rather than)\s(?:[a-z]+\s){0,2}"
     r"|\b(?:the|his|her|their|its|these|those|all|original)\s(?:[a-z]+\s)?"
+    r"|\b(?:day|week|page|step|chapter|problem|question|year|round|level|number|room|part|grade)\s"
     r"|\s(?:[a-z]+\s){0,3}?(?:out\s|(?<!total\s)(?<!sum\s))of\s(?:[a-z]+\s){0,2})$",
     re.IGNORECASE,
 )
+_ASIDE_AFTER = Pattern(
+    r"\s(?:more|less|fewer|times)\b[^,.]*\bthan\b|\s(?:left over|to spare)\b|[^()]*\)"
+)
+_VERB_BEFORE = Pattern(rf"{_VERB_TEXT}|\b[a-z]+ed\b", re.IGNORECASE)
 _CIRCUMSTANCE = Pattern(
     r"(?:^|(?<!,)\s)(?:for|in|at|from|every|per|each"
     r"|(?<!needs )(?<!need )(?<!has )(?<!have )(?<!had )to [a-z]+)\s(?:[a-z]+\s){0,2}?$",
@@ -414,11 +454,16 @@ def _number_said(line: str) -> str | None:
         sentence[before : number.start()]
         for before, number in zip([0, *(n.end() for n in numbers)], numbers, strict=False)
     ]
-    asides = [bool(_ASIDE.search(words)) for words in between]
+    asides = [
+        bool(_ASIDE.search(words) or _ASIDE_AFTER.match(sentence, number.end()))
+        for words, number in zip(between, numbers, strict=True)
+    ]
     for k in range(len(numbers) - 2, -1, -1):
         number = numbers[k]
-        verb = _VERB.search(sentence, number.end())
-        subject = (verb and verb.group() != "left") or not _VERB.search(sentence[: number.start()])
+        verb = _VERB.search(sentence[: numbers[k + 1].start()], number.end())
+        subject = (verb and verb.group() != "left") or not _VERB_BEFORE.search(
+            sentence[: number.start()]
+        )
         if not all(
             asides[n]
             or (

@@ -30,6 +30,7 @@ _NEXT_QUESTION = Pattern(
     r"\n[ \t]{0,9}(?:\*\*|#{1,4} )?(?:Q|(?:New |Next |Another )?(?:Question|Problem"
     r"|Exercise|Instruction)"
     r"|### (?:Input|Instruction))(?:\s?#?\d{1,3})?(?:\*\*)?(?:[:：]|\.\s)"
+    r"|\n\s{0,9}\n[^\n]{5,400}\?[ \t]*\n\s{0,9}\(?A[.):]\s"
     r"|\n#{1,4} (?:\*\*)?(?:Question|Problem|Example|Exercise)\s?#?\d{1,3}(?:\*\*)?\s*\n",
     re.IGNORECASE,
 )

@@ -13,7 +13,8 @@ from typing import Any
 
 import pytest
 
-from mpdf_langgraph.answers import math_worker
+from mpdf_langgraph import EqualityError, MathAnswer
+from mpdf_langgraph.answers import math_answer, math_worker
 from mpdf_langgraph.answers.math_equality import EqualityWorker
 from mpdf_langgraph.answers.math_worker import PATIENCE
 from tests.support.paths import ROOT
@@ -179,6 +180,11 @@ def test_without_math_verify_the_error_says_what_to_install(
 ) -> None:
     monkeypatch.setattr(sys, "path", [p for p in sys.path if "site-packages" not in p])
     monkeypatch.setattr(sys, "executable", sys._base_executable)  # type: ignore[attr-defined]
-    with pytest.raises(RuntimeError, match="pip install math-verify"):
+    with pytest.raises(EqualityError, match="pip install math-verify"):
         worker.compare("2x+x", "3x", timeout=5)
     assert worker.pid is None
+    monkeypatch.setattr(math_answer, "_WORKER", worker)
+    schema = MathAnswer()
+    with pytest.warns(RuntimeWarning, match="pip install math-verify"):
+        assert not schema.equivalent("2x+x", "3x")
+    assert schema.undecided == 1
