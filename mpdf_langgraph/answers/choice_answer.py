@@ -85,7 +85,8 @@ _ONE = r"(?:option |choice |answer )?\(?[a-z]\)?"
 _MOVED = rf"(?i)\b(?:chang|switch|revis|updat)\w*\b[^.\n]{{0,30}} from {_ONE} to (?={_ONE}\b)"
 # "A... no, B", "A — scratch that — B"
 _TAKEN_BACK_INSIDE = (
-    r"(?i)\s?(?:\.{2,3}|…|—|–| - |,)\s?(?:no|nope|wait|scratch that|hold on|oops|sorry|actually|correction)"
+    r"(?i)\s?(?:\.{2,3}|…|—|–| - |,)\s?(?:no|nope|wait|scratch that|hold on|oops|sorry|actually"
+    r"|correction)"
     r"\b[^\w\n(]{0,4}(?=\(?[A-Z]\)?\W*$)"
 )
 _REPLACED = [
@@ -105,18 +106,31 @@ _REPLACED = [
     (Pattern(r"[ \t]+"), " "),
     (Pattern(r"(?i)\b(answer|choice|option)\W{0,3}→"), r"\1:"),
     (Pattern(
-        r"(?:\A|(?<=\?\n)|(?<=\? \n))\s?A: (?=\(?[A-Z]\)?\W*\Z)|^\s?A: (?=[Tt]he (?:correct |right )?answer\b)", re.M
+        r"(?:\A|(?<=\?\n)|(?<=\? \n))\s?A: (?=\(?[A-Z]\)?\W*\Z)|^\s?A: (?=[Tt]he (?:correct "
+        r"|right )?answer\b)", re.M
     ), "Answer: "),
     (Pattern(r"(?i)\b(option|choice|answer|letter)\((?=[a-z]\))"), r"\1 ("),
     (Pattern(_MOVED), "change to "),
+    (Pattern(
+        r"\b(?:listed|stated|described|captured|shown|found|represented|expressed|reflected"
+        r"|summari[sz]ed) "
+        r"(?:in|under|as|by|at|with) (?=\(?[A-Z]\)?\W*$)", re.M
+    ), "i.e. "),
+    (Pattern(r"(?i)\b(?:chang|switch|revis|updat)\w* (?:my"
+        r"|the) [a-z ]{3,20} to (?=\(?[a-z]\b)"), "change to "),
+    (Pattern(r"\b([A-Z])\)?\? (?:Yes|Yep|Correct|Right)\b[,:! –—-]*"), r"\1 is right. "),
+    (Pattern(r"\b([A-Z])\)?\? (?:No|Nope|Wrong)\b[,:!. –—-]*"), r"\1 is wrong. "),
     (Pattern(_TAKEN_BACK_INSIDE), ". Wait, no. "),
     (Pattern(r"(?m)^ ?\| ?(\d{1,3}) ?\| ?\(?([A-Z])\)? ?\| ?$"), r"\1. \2"),
     (Pattern(r"(?<=\bis)(?: ?\.{3,}| …) ?"), " "),
     (Pattern(r",? (?:and|while|whereas) (?=(?:all )?(?:the )?(?:others?|rest|remaining)\b)"), ". "),
-    (Pattern(r"(?i), (?:(?:is|are|was|would|wo|do|does|did|ca|should|could|has)n't (?:it|they|that)|right|no|correct)\?$"), "."),
+    (Pattern(r"(?i), (?:(?:is|are|was|would|wo|do|does|did|ca|should|could|has)n't (?:it|they"
+        r"|that)|right|no|correct)\?$"), "."),
     (Pattern(r"(?i)\b(between \(?[a-z]\)? and \(?[a-z]\)?), (?=\(?[A-Z]\)?\W*$)"), r"\1. "),
-    (Pattern(r"(?i)\bbetween (\(?[a-z]\)?) (?:and|or) \(?[a-z]\)?\b\)?[^\n]{0,80}\bthe former\b"), r"so \1"),
-    (Pattern(r"(?i)\bbetween \(?[a-z]\)? (?:and|or) (\(?[a-z]\b\)?)[^\n]{0,80}\bthe latter\b"), r"so \1"),
+    (Pattern(r"(?i)\bbetween (\(?[a-z]\)?) (?:and"
+        r"|or) \(?[a-z]\)?\b\)?[^\n]{0,80}\bthe former\b"), r"so \1"),
+    (Pattern(r"(?i)\bbetween \(?[a-z]\)? (?:and"
+        r"|or) (\(?[a-z]\b\)?)[^\n]{0,80}\bthe latter\b"), r"so \1"),
     (Pattern(rf"(?mi)^[^\w\n]{{0,9}}(?:circle|tick|check|shade|fill in"
         rf"|bubble in) (?={_ONE}\W*$)"), "Answer: "),
     (Pattern(r"(?<=\w) (?=(?:while|whereas) \(?[A-Z]\b)"), ", "),
@@ -201,10 +215,10 @@ _EXCEPTION_BEFORE = Pattern(r"[OA][_wC]*B?_*!_*T_*B_*$")  # the option that is n
 _STATED_BEFORE = Pattern(
     r"(?:A[^@!&]*B"  # the answer to this question is B
     r"|[TFV][^@|!S&]*B"  # the one that fits is B
-    r"|(?:^|[,S|&])[_TF]*O[_T]*B"  # option: B
+    r"|(?:^|[,S|&])[_TF]*O(?:[_T]*|[_wTV]{1,9})B"  # option: B
     r"|[CV])[_OATBMZS,]*$"  # I choose B
 )
-_LABELLED_BEFORE = Pattern(r"(?:^|[,S&])[_S]*(?:T+_*[AO]|AT?)[_OATB,]*$")  # correct answer B
+_LABELLED_BEFORE = Pattern(r"(?:^|[,S&B])[_S]*(?:T+_*[AO]|AT?)[_OATB,]*$")  # correct answer B
 _STATED_FAR = Pattern(r"(?:A[^@|!F&]*B|C)[^@|!F&]*$")  # the answer is Paris, option B
 _ALONE_BEFORE = Pattern(r"(?:^|[&S])B?[_SCAOTZ!0,]*$")  # so clearly B
 _ALONE_AFTER = Pattern(
@@ -333,8 +347,8 @@ def _stances_of_sentence(sentence: str, topic: str, option: str = "") -> Iterato
             continue
         after = "" if mention.titled and clause else after
         kind = _kind(clause, after, mention, clause != before and not re.search("[S&]", clause))
-        if not kind and written[: mention.place].endswith(":") and end == len(signs):
-            kind = "held"
+        if not kind and end == len(signs) and written[: mention.place].endswith(":"):
+            kind = "" if re.search("P_*B$", before) else "held"
         if (kind == "named" and (not question or re.search(",_*$", before))) or (
             doubtful and kind == "stated"
         ):

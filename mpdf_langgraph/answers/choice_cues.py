@@ -16,10 +16,13 @@ _CUES = {
     "my mistake; in fact; espera; en realidad; en fait; на самом деле; na verdade; anzi; "
     "eigentlich; 等等; 不对; 更正; いや; 待って; 아니",
     # The letter that follows is chosen.
-    "C": "agree* with agent *; side with agent *; siding with agent *; maintain my *; keep my *; "
-    "agree* with the majority; all agents agree on; we all agree on; everyone agrees on; all agree on; as stated in; "
-    "as described in; keeping; kept; retaining; stay with; staying with; less likely than; weaker than; "
-    "changing it to; change it to; changed it to; changing to; changed to; updating to; confident in; "
+    "C": "agree* with agent * and *; shows; demonstrates; reveals; confirms; che sia; penso che s"
+    "ia; agree* with agent *; side with agent *; siding with agent *; maintain my *; keep my *; "
+    "agree* with the majority; all agents agree on; we all agree on; everyone agrees on; all a"
+    "gree on; "
+    "keeping; kept; retaining; stay with; staying with; less likely than; weaker than; "
+    "changing it to; change it to; changed it to; changing to; changed to; updating to; "
+    "confident in; "
     "confidence in; every option other than; any option other than; all options except; "
     "keeping my *; stick* with my *; stand by my *; confirm my *; retain my *; stays; "
     "entspricht; reste; vastus on; answer's; выбрал*; выбрать; answered; key is; "
@@ -49,7 +52,8 @@ _CUES = {
     "I": "if; unless; assuming; suppos*; had it; had the; had we; were to; provided that; "
     "only when; only if; si; falls; wenn; если; nếu; 如果; 若; もし; 만약; यदि; अगर",
     # What others say, first impressions, concessions.
-    "P": "was going to say; were going to say; almost said; nearly said; considered; students; consider; considering; look at; looking at; examine; evaluate; analyze; "
+    "P": "was going to say; were going to say; almost said; nearly said; considered; students; "
+    "consider; considering; look at; looking at; examine; evaluate; analyze; "
     "start with; compare; comparing; clarify; agent *; agent; agents; model *; peer*; people; "
     "many; some; someone; majority; others; other agents; other responses; other answers; "
     "might think; may think; could think; might say; may say; might choose; might assume; "
@@ -84,10 +88,12 @@ _CUES = {
     "не; niet; inte; nie; değil; bukan; tidak; không; không phải; 不是; 不; 非; 아닙; 않; नहीं; "
     "ليس*; ではな; でな; לא",
     # The answer.
-    "A": "my choice; my pick; my selection; consensus; soluzione; solución; solução; match; odgovor; отговор*; atsakymas; atbilde; odpoveď; "
+    "A": "my choice; my pick; my selection; consensus; soluzione; solución; solução; match; "
+    "odgovor; отговор*; atsakymas; atbilde; odpoveď; "
     "jawapan; jibu; sagot; válasz; vastaus; জবাব; is the odd *; is the outlier; だと思*; "
     "だと考*; でしょう; winner; exception; is the statement; is the option; is the choice; "
-    "is the one; is the exception; is the only *; を選*; を選択; 를 선택; 을 선택; 를 고르; "
+    "is the one; is the exception; is the only *; を選*; を選択; にします; にする; wählen; nehmen; 를 선택; 을 선"
+    "택; 를 고르; "
     "을 고르; by elimination; by process of elimination; by the process of elimination; answer; "
     "answers; ans; solution; verdict; conclusion; result; response; final; gabarito; réponse; "
     "reponse; respuesta; resposta; risposta; antwort; lösung; ответ*; відповідь; antwoord; svar; "
@@ -114,13 +120,15 @@ _CUES = {
     "fit; holds; works; work; satisf*; follows; checks out; makes sense; makes the most sense; "
     "makes more sense; aligns; survives; wins; stands; stands out; is left; 成立; 符合",
     # An option.
-    "O": "opt; option; options; choice; choices; letter; alternative; statement; candidate; opción; "
+    "O": "opt; option; options; choice; choices; letter; alternative; statement; candidate; "
+    "opción; "
     "opciones; opcion; inciso; literal; alternativa; letra; opção; lettre; proposition; choix; "
     "buchstabe; aussage; opzione; l'opzione; l'option; lettera; вариант*; буква; optie; opcja; "
     "şık*; seçenek; opsi; pilihan; phương án; lựa chọn; 选项; 選項; 選択肢; 선택지; 보기; 번; "
     "विकल्प; الخيار; الاختيار; گزینه; ข้อ; ตัวเลือก; אפשרות",
     # A conclusion follows.
-    "S": "making; so; therefore; thus; hence; consequently; finally; then; ergo; in conclusion; instead; "
+    "S": "making; so; therefore; thus; hence; consequently; finally; then; ergo; in conclusion; "
+    "instead; "
     "rather; por lo tanto; por tanto; así que; entonces; luego; portanto; logo; então; assim; "
     "donc; ainsi; also; daher; deshalb; somit; folglich; quindi; dunque; perciò; pertanto; "
     "значит; следовательно; поэтому; итак; vậy; do đó; vì vậy; dus; alltså; zatem; jadi; ∴; ⇒; "
@@ -142,7 +150,8 @@ _CUES = {
     # Says what something is.
     ":": ":; ：",
     # Says nothing.
-    "_": "second; third; fourth; last; det; ang; бы; मेरे विचार से; मेरे अनुसार; hands down; me; "
+    "_": "würde; second; third; fourth; last; det; ang; бы; मेरे विचार से; मेरे अनुसार; hands d"
+    "own; me; "
     "что; makes; here's; here is; "
     "το; ο; τη; την; az; agree with * that; agree with agent * that; agree with the * that; the; "
     "a; an; my; our; your; for; all the way; 100%; this; that; it; only; just; clearly; "

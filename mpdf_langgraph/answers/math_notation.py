@@ -44,7 +44,8 @@ _REAIS = Pattern(r"(?<=R\$ )[0-9]{1,3}(?:\.[0-9]{3})+(?![.,]?[0-9])")
 # A text in a language that writes a comma for the point: it has words of one, and none of English.
 _EUROPEAN_WORDS = Pattern(
     r"[äöüßéèêñçãõàìòа-я]|\b(?:der|die|das|ist|und|sind|antwort|el|los|las|respuesta|les|est|il|het"
-    r"|een|antwoord|uma?|hay|resultado|risultato|ergebnis|wynik|resposta|risposta|wynosi|otrzymujemy)\b",
+    r"|een|antwoord|uma?|hay|resultado|risultato|ergebnis|wynik|resposta|risposta|wynosi"
+    r"|otrzymujemy)\b",
     re.IGNORECASE,
 )
 _ENGLISH_WORDS = Pattern(r"\b(?:the|are|of|and|we|so|total|answer)\b", re.IGNORECASE)
@@ -53,7 +54,8 @@ _DECIMAL_COMMA = Pattern(
     r"|\.[0-9])"
 )
 _POINTED = Pattern(
-    r"(?<![\w.,])[0-9]{1,3}(?:(?:\.[0-9]{3}){2,}|\.[0-9]{2}0|\.[0-9]{3}(?=\s(?![Ee]uro)[^\W\d_]{4}))(?![0-9]|[.,][0-9])"
+    r"(?<![\w.,])[0-9]{1,3}(?:(?:\.[0-9]{3}){2,}|\.[0-9]{2}0"
+    r"|\.[0-9]{3}(?=\s(?![Ee]uro)[^\W\d_]{4}))(?![0-9]|[.,][0-9])"
 )
 _DIGITS = Pattern("[٠-٩۰-۹०-९০-৯๐-๙]")
 _NEGATIVE = Pattern(
@@ -75,7 +77,7 @@ _SPACING = Pattern(
 )
 _SIGNS = Pattern(
     r"\\(?:checkmark|blacksquare|square|Box|qed|qedsymbol|star|bigstar|clubsuit)(?![a-zA-Z])"
-    r"|[✓✔✅☑■□∎🎉]\ufe0f?"
+    "|[■□∎➡\u2600-\u27bf\U0001f300-\U0001faff]\ufe0f?"
 )
 _COLOURED = Pattern(
     r"\\(?:text)?color\s?(?:\[[^\]]*\])?\{[^{}]*\}|\\color\s?(?:red|blue|green|black|cyan|magenta|orange|purple)\b"
@@ -87,15 +89,19 @@ _DRESSED = Pattern(
 _PHANTOM = Pattern(r"\\(?:phantom|hphantom|vphantom|hspace|vspace|label|tag)\*?\s?\{[^{}]*\}")
 _OLD_STYLE = Pattern(r"\\(?:bf|it|rm|sf|tt)(?![a-zA-Z])\s?")
 _RELATION = Pattern(
-    r"^(?:(?:=|≈|≃|≅|⇒|→|∴|~|:)|\\(?:approx|simeq|cong|implies|therefore|to|sim|doteq|leadsto|iff|mapsto|[A-Za-z]*[rR]ightarrow)(?![a-zA-Z]))\s*"
+    r"^(?:(?:=>|->|=|≈|≃|≅|⇒|→|∴|~|:)|\\(?:approx|simeq|cong|implies|therefore|to|sim|doteq"
+    r"|leadsto|iff|mapsto|[A-Za-z]*[rR]ightarrow)(?![a-zA-Z]))\s*"
 )
 _LABEL = Pattern(
-    rf"^(?:\\(?:{STYLES})\s?\{{\s*)?\(?(?P<letter>[A-E])(?:\)|[.:](?=\s))\s*(?P<close>\}})?(?:\\ |~|\s)*(?=\S)"
+    rf"^(?:\\(?:{STYLES})\s?\{{\s*)?\(?(?P<letter>[A-E])(?:\)|[.:](?=\s))\s*(?P<close>\}})?(?:\\ "
+    rf"|~|\s)*(?=\S)"
 )
 _ABOUT = Pattern(r"(.*[0-9π)}\]].*?)\s?(?:≈|\\approx(?![a-z]))\s?\\?\$?-?[0-9][0-9.,]*[^=≈]{0,30}")
 _NOTE = Pattern(
-    r"(?<=[0-9π}])\s\((?:(?:or|about|approximately|≈|i\.e\.,?|which is)\s?[^()]{1,40}|-?[0-9.,]+\s?%)\)$"
+    r"(?<=[0-9π}])\s\((?:(?:or|about|approximately|≈|i\.e\.,?|which is)\s?[^()]{1,40}"
+    r"|-?[0-9.,]+\s?%)\)$"
 )
+_TRANSPOSED = Pattern(r"(?<=\))\s?\^\{?(?:T|\\top|\\intercal|\\mathsf\{T\})\}?$")
 _INDIAN = Pattern(r"(?<![0-9,])[0-9]{1,2}(?:,[0-9]{2})+,[0-9]{3}(?![0-9,])")
 _INLINE = Pattern(r"(?<!\\)\$([^$]+)\$")
 _PREFIX = Pattern(
@@ -231,6 +237,7 @@ def _undressed(text: str) -> str:
     if prefix and _introduces(text, prefix):
         opening = "\\text{" if "{" in prefix.group() and not prefix["close"] else ""
         text = opening + text[prefix.end() :].strip()
+    text = _TRANSPOSED.sub("", text)
     text = _NOTE.sub("", _TRAILING.sub("", text) or text)
     about = _ABOUT.fullmatch(text)
     if about and re.search(r"[0-9π)}]", about[1].rpartition("=")[2].partition("_")[0]):

@@ -111,7 +111,8 @@ def read_matrix(text: str) -> list[list[str]] | None:
 
 
 _NAME = (
-    r"(?:[A-Za-z∂]|\\(?:alpha|beta|gamma|delta|theta|lambda|mu|phi|omega|angle|triangle|vec|mathbf|mathrm"
+    r"(?:[A-Za-z∂]|\\(?:alpha|beta|gamma|delta|theta|lambda|mu|phi|omega|angle|triangle|vec"
+    r"|mathbf|mathrm"
     r"|overline|text|textbf|operatorname|bar|hat|measuredangle|det|Delta|ell|sigma|rho|tau|sum|max|min|gcd"
     r"|lim|log|sin|cos|tan)\b)"
 )
@@ -135,7 +136,8 @@ def read_assignment(text: str) -> tuple[str, str] | None:
 
 
 _PLAIN_NAME = Pattern(
-    r"(?:d|∂|\\partial )\w*/(?:d|∂|\\partial ?)\w+|(?:[A-Za-z]|\\[a-z]+)(?:_\{?\w+\}?)?'?(?:\([^()=]*\))?|[A-Za-z]{2,}|\|.+\|"
+    r"(?:d|∂|\\partial )\w*/(?:d|∂|\\partial ?)\w+|(?:[A-Za-z]"
+    r"|\\[a-z]+)(?:_\{?\w+\}?)?'?(?:\([^()=]*\))?|[A-Za-z]{2,}|\|.+\|"
     r"|[A-Za-z]{0,4}\\(?:angle|overline|triangle|measuredangle|text|vec|mathbf|mathrm|det|max|min|gcd"
     r"|log|sin|cos|tan|lim|sum).*|\([A-Za-z](?:,[A-Za-z])+\)"
 )
@@ -283,6 +285,13 @@ def read_proportion(text: str) -> Fraction | None:
     return read_decimal(found["part"]) / whole
 
 
+_MONTH = "(?:January|February|March|April|May|June|July|August|September|October|November|December)"
+#: "March 14", "14 March 2020"
+DAY_OF_YEAR = (
+    rf"(?:{_MONTH}\s[0-9]{{1,2}}(?:st|nd|rd|th)?|[0-9]{{1,2}}(?:st|nd|rd"
+    rf"|th)?\s(?:of\s)?{_MONTH})(?:,?\s[0-9]{{4}})?"
+)
+_DAY = Pattern(DAY_OF_YEAR)
 _CONGRUENCE = Pattern(
     r"(?:(?P<name>[A-Za-z])\s?(?:\\equiv|≡|=)\s?)?(?P<residue>[^=≡]+?)\s?\(?\s?"
     r"(?:\\pmod|\\bmod|\\mod|\\text\s?\{\s?mod\s?\}|\\mathrm\s?\{\s?mod\s?\}|\\operatorname\s?\{mod\}|mod)\s?\{?\s?"
@@ -331,7 +340,7 @@ def total_in(parts: list[Quantity], unit: Units) -> Fraction:
 
 def has_form(text: str) -> bool:
     """Tell whether an answer that words may stand in has one of the forms above."""
-    return any(
+    return bool(_DAY.fullmatch(text)) or any(
         read(text) is not None
         for read in (read_compound, read_based, read_congruence, read_ratio, read_proportion)
     )

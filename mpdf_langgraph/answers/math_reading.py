@@ -32,6 +32,7 @@ _HASHES = Pattern(r"####[ \t]*([^\n]+)")
 _HEADING = Pattern(r"\**(?:[A-Za-z]{2}|[0-9]+[.):]\s+\S)")
 _NO_EXPRESSION = Pattern(r"\n|[A-Za-z]:|\\(?:boxed|fbox|framebox)")
 _NO_ANSWER = Pattern(r"(?:unknown|sorry|hello|hi|ok|okay|sure)\b", re.IGNORECASE)
+_ROW = Pattern(r"(?m)^[ \t]*\|[^|\n]+\|(?:[^|\n]*\|){0,20}([^|\n]*[0-9][^|\n]*)\|\s*\Z")
 _ASSIGNED = Pattern(r"[A-Za-z]\s?=")
 
 
@@ -70,6 +71,8 @@ def find_answer_in_words(text: str) -> str | None:
         if stated := read_after_marker(rest):
             return stated
     whole = shortened.strip()
+    if row := _ROW.search(whole[-MAX_LENGTH:]):
+        whole = row[1].strip()
     if len(whole) <= 100:
         if listed := read_listed(whole):
             return listed

@@ -5,7 +5,7 @@ from itertools import islice
 
 from mpdf_langgraph.answers.math_notation import canonical
 from mpdf_langgraph.answers.math_numbers import DECIMAL, MAX_LENGTH, NUMBER_WORD, read_quantity
-from mpdf_langgraph.answers.math_parts import has_form
+from mpdf_langgraph.answers.math_parts import DAY_OF_YEAR, has_form
 from mpdf_langgraph.answers.patterns import FUNCTIONS, MATH_SEGMENT, Pattern
 from mpdf_langgraph.answers.reading import last_match, without_closing
 
@@ -32,9 +32,9 @@ _FIND_WORD = Pattern(
     rf"|negative) )?(?:{NUMBER_WORD})\b(?:[- ](?:and[- ](?:a )?)?(?:{NUMBER_WORD})\b){{0,8}})"
 )
 _DOLLARS_AND_CENTS = Pattern(
-    r"[0-9]+ (?:(?:dollars?|euros?|pounds?) and [0-9]{1,2} (?:cents?|pence)"
-    r"|hours? and [0-9]{1,2} minutes?|minutes? and [0-9]{1,2} seconds?"
-    r"|f(?:ee|oo)t and [0-9]{1,2} inch(?:es)?)\b"
+    r"[0-9]+ (?:(?:dollars?|euros?|pounds?)(?: and)? [0-9]{1,2} (?:cents?|pence)"
+    r"|hours?(?: and)? [0-9]{1,2} minutes?|minutes?(?: and)? [0-9]{1,2} seconds?"
+    r"|f(?:ee|oo)t(?: and)? [0-9]{1,2} inch(?:es)?)\b"
 )
 _SENTENCE_END = Pattern(
     r"\n|(?<![ap]\.m)(?<!i\.e)(?<!e\.g)(?<!\bsq)(?<!\bcu)(?<!\bapprox)(?<!\bDr)(?<!\bM[rs])(?<!\bRs)[.!?](?=\s|$)|。|(?<=[^0-9])!(?=\s|$)"
@@ -43,7 +43,8 @@ _COMMAND_WITH_WORDS = Pattern(
     r"\\(?:begin|end|text|mbox|mathrm|mathbf|textbf|operatorname)\s?\{[^{}]*\}"
 )
 _WORD = Pattern(
-    rf"(?<![\\A-Za-z])(?!(?:{FUNCTIONS}|sqrt|pi)\b)(?:[A-Za-z]{{3,}}|(?i:it|is|so|we|hm|il|en|el|la|le|un|of|he|an)(?![A-Za-z]))"
+    rf"(?<![\\A-Za-z])(?!(?:{FUNCTIONS}|sqrt|pi)\b)(?:[A-Za-z]{{3,}}|(?i:it|is|so|we|hm|no|il|en"
+    rf"|el|la|le|un|of|he|an)(?![A-Za-z]))"
 )
 # Letters of other scripts, but for Greek ones.
 _FOREIGN_WORD = Pattern("[^\\W\\d_A-Za-zΑ-ωªº²³¹⁰-₟ℂℕℝℤℚµ\u2070-\u209f]")
@@ -290,18 +291,28 @@ def _number_at(text: str, number: re.Match[str]) -> str:
     return canonical(number.group())
 
 
-_TERM = Pattern(r"(?<![A-Za-z\\])[a-zA-Z](?![A-Za-z])")
+_TERM_TEXT = r"(?<![A-Za-z\\])[a-zA-Z](?![A-Za-z])"
+_TERM = Pattern(_TERM_TEXT)
 
 
 def _formula_around(text: str, number: re.Match[str]) -> str | None:
     """The formula of which a number is a part: "there are 2k+2 of them", "$n + 1$ points"."""
     start = text.rfind(" ", 0, number.start()) + 1
+    inside = number.end() - 1
     word = text[max(start, number.start() - 60) : number.end() + 60].split(" ", 1)[0]
-    before = text[max(0, number.start() - 200) : number.start()]
+    before = text[max(0, inside - 200) : inside]
     if before.count("$") % 2 and "$" in text[number.end() : number.end() + 200]:
-        word = before.rpartition("$")[2] + text[number.start() :].split("$", 1)[0]
+        word = before.rpartition("$")[2] + text[inside:].split("$", 1)[0]
     word = word.strip("*`.,:;!?$")
-    if not _TERM.search(word) or has_prose(word) or not re.search(r"[-+*/^()\\]", word):
+    if (
+        not re.search(
+            rf"{_TERM_TEXT}|\\(?!frac|times|cdot"
+            rf"|div)[a-z]",
+            word,
+        )
+        or has_prose(word)
+        or not re.search(r"[-+*/^()\\]", word)
+    ):
         return None
     return canonical(word.rpartition("=")[2]) if is_formula(word) else None
 
@@ -325,9 +336,13 @@ _EXPRESSION_AT_END = Pattern(
     r"|such that)\s(?:de\s)?|=|(?<=[a-z]):\s)\s*([^=\n]{1,80}?)[.*\s]*$"
 )
 _SOLUTIONS = Pattern(
-    r"(?:^|(?<=^So )|(?<=^Thus )|(?<=^Hence )|(?<=\sare )|(?<=\sis )"
+    r"(?:^|(?<=^So )|(?<=^Thus )|(?<=^Hence )|(?<=\sare )|(?<=: )|(?<=solutions )|(?<=\sis )"
     r"|(?<=\sget ))[a-zα-ω]\s?=[^=]{1,60}"
     r"(?:(?:\sor|\sand|,)\s+[a-zα-ω]\s?=[^=]{1,60})+$"
+)
+_LISTED_FIRST = Pattern(
+    r"(?:Thus |So |Hence )?([-\d][^A-Za-z]*(?:and|or)[^A-Za-z]*) (?:are"
+    r"|were) the\b"
 )
 _RATIO_AT_END = Pattern(
     rf"\b(?:odds|ratio|chance|probability|scale|likelihood)\b.*?(?<![\d.])"
@@ -336,7 +351,8 @@ _RATIO_AT_END = Pattern(
 )
 _YES_OR_NO = Pattern(r"\W{0,3}(yes|no)\*{0,2}(?:[,.;!][^0-9]*)?$", re.IGNORECASE)
 _DAY_AT_END = Pattern(
-    r"\b((?:Mon|Tues|Wednes|Thurs|Fri|Satur|Sun)day|infinity|undefined|does not exist|odd|even"
+    rf"\b({DAY_OF_YEAR}|(?:Mon|Tues|Wednes|Thurs|Fri|Satur|Sun)day|infinity|undefined"
+    rf"|does not exist|odd|even"
     r"|[Nn]o (?:\w+ )?solutions?(?= exists?\W*$|\W*$)"
     r"|infinitely many(?: solutions)?)(?: exists?)?\W*$"
 )
@@ -344,7 +360,9 @@ _DAY_AT_END = Pattern(
 
 def _expression_at_end(sentence: str) -> str | None:
     """The expression, and no mere number, that a sentence ends with: "it is 5√2 ≈ 7.07"."""
-    sentence = " ".join(sentence.replace("$", " ").split())
+    sentence = " ".join(re.sub(r"\$|\\[\[\]()]", " ", sentence).split())
+    if (first := _LISTED_FIRST.match(sentence)) and (listed := read_listed(first[1])):
+        return listed
     if ratio := _RATIO_AT_END.search(sentence):
         return canonical(ratio[1] or ratio[2])
     solutions = _SOLUTIONS.search(sentence)
@@ -381,7 +399,12 @@ def read_prose(text: str) -> str | None:
     """The last number of a response, or what its conclusion says."""
     if _FIND_NUMBER.search(without_closing(text)):
         text = without_closing(text)
-    text = re.sub(r"\s\((?:or|i\.e\.,?|which is|=|about)\s[^()]{1,60}\)(?=\W*\Z)", "", text)
+    text = re.sub(
+        r"\s\((?:or|i\.e\.,?|which is|=|about|we|since|because|as|not|reject|rejecting"
+        r"|discard|ignor\w+|changed)\s[^()]{1,60}\)(?=\W*\Z)",
+        "",
+        text,
+    )
     sentences = [s for s in _SENTENCE_END.split(text[-2 * MAX_LENGTH :]) if s.strip()]
     if yes_or_no := _YES_OR_NO.match(text):
         return yes_or_no[1].capitalize()
@@ -399,6 +422,8 @@ def read_prose(text: str) -> str | None:
         if not _FIND_NUMBER.search(after):
             return compound.group()
     text = _RESTATED.sub("", text) if _FIND_NUMBER.search(_RESTATED.sub("", text)) else text
+    if called_right := last_match(_CALLED_RIGHT, text[-MAX_LENGTH:]):
+        return canonical(called_right[1])
     if number := last_match(_FIND_NUMBER, text):
         line = max(0, text.rfind("\n", 0, number.start()) + 1, number.start() - MAX_LENGTH)
         if said := _number_said(text[line : number.end() + MAX_LENGTH].split("\n", 1)[0]):
@@ -407,6 +432,11 @@ def read_prose(text: str) -> str | None:
     if word := last_match(_FIND_WORD, text[-MAX_LENGTH:]):
         return canonical(word.group())
     return _without_number(text[-MAX_LENGTH:])
+
+
+_CALLED_RIGHT = Pattern(
+    rf"(?<![\w.])(-?{DECIMAL})\s(?:is|was)\s(?:the\s)?(?:correct|right)\b(?![^.;\n]*\b(?:not|if)\b)"
+)
 
 
 def _without_number(text: str) -> str | None:
@@ -420,7 +450,8 @@ def _without_number(text: str) -> str | None:
 
 
 _SAID = Pattern(
-    r"\b(?:is|are)\s(?:an?\s)?([a-z]{3,}(?:-[a-z]+)?)(?:\s(?:number|function|triangle|matrix|graph|set))?[.!\s]*$"
+    r"\b(?:is|are)\s(?:an?\s)?([a-z]{3,}(?:-[a-z]+)?)(?:\s(?:number|function|triangle|matrix"
+    r"|graph|set))?[.!\s]*$"
 )
 
 

@@ -79,20 +79,23 @@ def without_closing(text: str) -> str:
 _CONFIDENCE = Pattern(
     r"\(?\b(?:confidence|certainty)(?: level| score)?[\s*]*(?:[:=]|is\b)[\s*]*(?:about |around )?"
     r"(?:\d+(?:\.\d+)?(?:\s?\\?%|/\d+)?|(?:very )?(?:high|low|medium))\)?"
+    r"|,? (?:rounded |correct )?to (?:\d+|one|two|three|four) (?:decimal places?|d\.p\."
+    r"|significant figures?)\b"
     r"|\(?\b\d+(?:\.\d+)?\s?\\?% (?:sure|certain|confident)\b\)?",
     re.IGNORECASE,
 )
 
 
 def without_confidence(text: str) -> str:
-    """Return the response without how sure the model says it is."""
-    return _CONFIDENCE.sub("", text) if "onfiden" in text or "%" in text else text
+    """Return the response without how sure the model says it is, and how it rounded."""
+    return _CONFIDENCE.sub("", text)
 
 
 #: What takes back all that was said before.
 TAKEN_BACK = Pattern(
     r"[.,;!?\s–—-]{1,4}\b(?:(?:oh|hmm|oops)?,?\s?(?:no,?\s)?(?:wait|hold on|scratch that"
     r"|on second thought|my mistake|correction|let me correct (?:that|myself))"
+    r"|(?<=[-–—]\s)no,?(?=\s)|(?:(?<=\.\.\s)|(?<=[–—]\s))actually,?(?=\s)"
     r"|(?:no|actually),?(?=\sit(?:'s|\sis)\b)|i mean(?=\s))"
     r"(?:[,.:!–—-]*\s(?:no|actually|that(?:'s|\sis)\s(?:wrong|not right|incorrect)"
     r"|i mean(?:t)?)\b)*"

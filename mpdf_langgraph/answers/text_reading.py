@@ -21,16 +21,19 @@ from mpdf_langgraph.answers.reading import (
 
 _LONGEST_NORMALISED = 4_000
 _YES_NO = Pattern(
-    r"(?:(?P<yes>yes|yeah|yep)|(?P<no>no|nope)|(?P<word>true|false|sí|ja|oui|non|nein|да|нет|não"
+    r"(?:(?P<yes>yes|yeah|yep)|(?P<no>no(?!\.\s?\d)|nope)|(?P<word>true|false|sí|ja|oui|non|nein"
+    r"|да|нет|não"
     r"|sim|evet))"
     r"(?:$|\s?(?:[,.;:!(]|\s[-–—]|[–—])|\s(?:it|he|she|they|this|that|there|because|since|as)\b)",
     re.IGNORECASE,
 )
 _ABBREVIATED_TEXT = (
     "st dr mr mrs ms prof jr sr vs mt no ft gen col sgt lt capt rev hon inc ltd co corp dept"
-    " approx ave blvd e.g i.e etc u.s u.k d.c a.m p.m"
+    " pres approx ave blvd e.g i.e etc u.s u.k d.c a.m p.m"
 )
 _ABBREVIATED = frozenset(_ABBREVIATED_TEXT.split())
+_LINK = Pattern(r"\[([^\[\]\n]{1,200})\]\(https?:[^()\s]*(?:\([^()\s]*\))?[^()\s]*\)")
+_CITED = Pattern(r"(?<=\w)\s?(?:\[\d{1,3}\]|[¹²³⁴-⁹]+)(?=[\s.,]|$)")
 _SENTENCE_END = Pattern(r"[.!?。](?:[\"”'’*)]{0,3})(?=\s+\S|$)")
 _PRONOUN = Pattern(
     r"\s+(?:He|She|It|This|They|The|That|There|In|As|Because|Since|Its|These|We|However|Note)\b"
@@ -43,7 +46,8 @@ _APPOSITION = Pattern(
     r"|located|known|due|also|i\.e\.|capital|car|puisque|weil|denn|da|ya\sque|porque|pois|perché"
     r"|poiché"
     r"|потому|так\sкак|omdat|want|ponieważ|çünkü|vì)\b)"
-    r"|\s(?=(?:because|since|as\s(?:it|they)|rather\sthan|instead\sof)\b)|\s[-–—]\s(?=[a-z])|;\s"
+    r"|\s(?=(?:because|since|as\s(?:it|they)|rather\sthan|instead\sof)\b)|\s[-–—]\s(?=[a-z])"
+    r"|;\s(?!\w+[.;]?$)"
 )
 _CORRECTED = Pattern(r"not\b[^.\n]{1,80}?\bbut\s(?:rather\s)?", re.IGNORECASE)
 _ASKED_AND_ANSWERED = Pattern(
@@ -69,7 +73,11 @@ _OPENING = Pattern(
     r"|sorry, i meant?)\b:?\s"
     r"|i agree(?: with [^:,.\n]{1,40}?)?(?: that\b|:)\s|to (?:answer|sum|conclude"
     r"|put)\b[^,:.\n]{0,30}[,:]\s"
-    r"|(?:upon|on) reflection,\s|my (?:best |first |final )?(?:guess|bet)(?: is| would be)?:?\s"
+    r"|(?:upon|on) reflection,\s"
+    r"|(?:if i (?:remember|recall)[^,\n]{0,30}|without (?:a )?doubt|as far as i know),\s"
+    r"|none other than\s"
+    r"|(?:it )?(?:must|has to|should) be\s|my (?:best |first |final )?(?:guess|bet)(?: is"
+    r"| would be)?:?\s"
     r"|(?:most |very )?(?:probably|likely|presumably|maybe|perhaps)\b,?\s)+",
     re.IGNORECASE,
 )
@@ -120,7 +128,8 @@ _THE = (
     r"|L['’]|[A-Z]\w+['’]s\s|[A-Z]\w+en\s(?=i\s))"
 )
 _HAS_VERB = Pattern(
-    rf"\s{_BE}\s|['’]s\s|\s(?:has|have|had|won|wrote|became|made|built|led|took|gave|came|found"
+    rf"^(?:He|She|It|They|We|I|There)\s|\s{_BE}\s|['’]s\s|\s(?:has|have|had|won|wrote|became|made"
+    rf"|built|led|took|gave|came|found"
     rf"|held|ran|drew|sang"
     r"|speaks?|[a-z]{2,}(?:ed|[^s\Wu]s))\s"
 )
@@ -168,6 +177,7 @@ _SAID_TO_BE = Pattern(
     rf"(?:(?<=is\s)|(?<=was\s)|(?<=be\s)|(?<=['’]s\s)|(?<=est\s)|(?<=ist\s)|(?<=es\s))"
     rf"(?=(?:the\s)?{_NAME_START})(?:the\s)?([^.\n]{{1,80}}?)(?:\s(?:who|that|which)\s[^\n]*)?"
     rf"|(?:Es|É|È)\s({_PROPER})"
+    rf"|(?:It|This|That)(?:\s[a-z]+)?\s(?:is|was)\s(not\s(?:an?\s)?\w+)"
     rf"|(?:It|That|This)(?:['’]s|\sis)\s(?:an?\s)?(true|false)\b[^\n]*"
     rf"|(?:This|The)\s(?:\w+\s)?(?:review|statement|claim|email|e-mail|message|sentence|text"
     rf"|tweet|comment|argument|post|document|article|passage|coin)"
@@ -217,7 +227,7 @@ _WHEN = Pattern(r",?\s(?:in|around|on|during)\s(?:the\syear\s)?(?:\d{4}|[A-Z]\w+
 
 def find_text(text: str) -> str | None:
     """Return the answer of a response. Return None if nothing is left."""
-    text = without_confidence(answering_part(text)).lstrip("# \n")
+    text = _LINK.sub(r"\1", without_confidence(answering_part(text))).lstrip("# \n")
     if inside := tagged_answer(text):
         return _shortened(inside) or None
     if field := json_answer(text):
@@ -250,7 +260,16 @@ def _statement(rest: str) -> str:
     clause = _POLITE.sub("", _APPOSITION.split(line, maxsplit=1)[0])
     if clause[:1].isupper() and len(clause.split()) > 3:
         clause = _WHEN.sub("", clause)
-    return _tidy(_IN_BRACKETS.sub("", _tidy(clause)))
+    return _tidy(_IN_BRACKETS.sub("", _tidy(_CITED.sub("", clause))))
+
+
+def _listed(text: str) -> str:
+    """A response that is a list, with or without bullets, else ""."""
+    if _BULLETS.fullmatch(text):
+        return ", ".join(_tidy(item) for item in _BULLET.split(text)[1:])
+    lines = text.split("\n")
+    bare = all(0 < len(line.split()) <= 3 and re.fullmatch(r"[\w' -]+", line) for line in lines)
+    return ", ".join(map(_tidy, lines)) if bare and len(lines) > 1 else ""
 
 
 def _yes_or_no(text: str) -> str:
@@ -263,7 +282,7 @@ def _yes_or_no(text: str) -> str:
 def _shortened(text: str) -> str:
     """A whole response as the answer: as it stands, but for yes and no, and what it says is so."""
     said = without_closing(text.strip())
-    text = _tidy(text)
+    text = _CITED.sub("", _tidy(text))
     if yes_or_no := _yes_or_no(text):
         return yes_or_no
     if asked := _ASKED_AND_ANSWERED.match(said):
@@ -278,6 +297,8 @@ def _shortened(text: str) -> str:
         bold = _BOLD_PHRASE.findall(said)
         if len(bold) == 1:
             return _tidy(bold[0])
+        if listed := _listed(said):
+            return listed
         if found := _LABELLED.fullmatch(said) or _LABELLED_LINE.match(said):
             return _statement(found[1])
         if in_asia := _SAID_IN_ASIA.match(said):
@@ -374,7 +395,11 @@ _NAMES_WITH_ARTICLE = Pattern(
     r"l(?:as vegas|os angeles|a paz|e mans|e havre|a plata|os alamos)|el (?:salvador|paso|niño"
     r"|alamein)"
 )
-_TITLE = Pattern(r"(?:dr|mr|mrs|ms|sir|prof|professor|president|dame)\.? (?=\S+ \S)", re.IGNORECASE)
+_TITLE = Pattern(
+    r"(?:pres|dr|mr|mrs|ms|sir|prof|professor|president"
+    r"|dame)\.? (?=\S+ \S)",
+    re.IGNORECASE,
+)
 _ABOUT = Pattern(
     r"(?:about|approximately|approx\.?|around|roughly|exactly|circa|ca\.) (?=[$€£]?\d)|(?:in"
     r"|on) (?=\d{4}$|\w+day\b|(?:Jan|Feb|Mar|Apr|May|Jun|Jul|Aug|Sep|Oct|Nov|Dec)[a-z]* \d)",
@@ -388,6 +413,8 @@ _DATES = [
     Pattern(rf"\b{_DAY} (?:of )?{_MONTH_NAME},? (?P<year>\d{{4}})\b"),
     Pattern(rf"\b{_MONTH_NAME} {_DAY},? (?P<year>\d{{4}})\b"),
     Pattern(r"(?<![\d-])(?P<year>\d{4})-(?P<month>\d{2})-(?P<day>\d{2})(?![\d-])"),
+    Pattern(rf"\b{_DAY} (?:of )?{_MONTH_NAME}\b(?P<year>)"),
+    Pattern(rf"\b{_MONTH_NAME} {_DAY}\b(?P<year>)"),
 ]
 _MULTIPLIED = Pattern(r"(?<![\w.])(\d[\d,]*(?:\.\d+)?) (thousand|million|billion|trillion)\b")
 _ROMAN_TEXT = "- i ii iii iv v vi vii viii ix x xi xii xiii xiv xv xvi xvii xviii xix xx"
@@ -404,7 +431,7 @@ _LONG_ORDINAL = Pattern(
 
 
 @lru_cache(maxsize=4096)
-def normalise(text: str) -> str:
+def normalise(text: str, in_sentence: bool = False) -> str:
     """Write a text in one form for all that say the same.
 
     Case, white space, articles, punctuation, emoji and accents of Latin letters are gone. The
@@ -418,9 +445,12 @@ def normalise(text: str) -> str:
     plain = _TITLE.sub("", _ABOUT.sub("", plain.rstrip(".!") or plain))
     if not _NAMES_WITH_ARTICLE.match(plain):
         plain = _ARTICLE_BEFORE.sub("", plain, count=1) if _ARTICLE_BEFORE.match(plain) else plain
-    if number := _as_number(plain):
+    if not in_sentence and (number := _as_number(plain)):
         return number
     written = plain = plain.casefold()
+    plain = re.sub(r"(?<=\d)\s?[–—−-]\s?(?=\d)|^[−–](?=\d)", "-", plain)
+    plain = re.sub(r"(?<=\d)(?=[ap]\.?m\b)", " ", plain)
+    plain = re.sub(r"^(?:because(?: of)?|due to|the (?:city|town|country|state) of) ", "", plain)
     for date in _DATES:
         plain = date.sub(_as_date, plain)
     plain = re.sub(r"(?<=\d),(?=\d{3}(?!\d))", "", plain)
@@ -445,7 +475,8 @@ def normalise(text: str) -> str:
     kept = _INITIALS.sub(r"\1", re.sub(r"\b([^\W\d]) (?=[^\W\d] )", r"\1", kept))
     kept = re.sub(r"(?<=\w\w) and (?=\w\w)", " ", " ".join(kept.split()))
     words = [word for word in kept.split() if word not in ("a", "an", "the")]
-    return " ".join(_as_word(word, k) for k, word in enumerate(words)) or written
+    alone = len(words) == 1
+    return " ".join(_as_word(word, k or alone) for k, word in enumerate(words)) or written
 
 
 def joined(text: str) -> str:
@@ -557,5 +588,5 @@ def says(sentence: str, answer: str) -> bool:
 
 
 def _in_pieces(text: str) -> str:
-    pieces = [normalise(piece) for piece in _LISTING.split(text) if piece.strip()]
+    pieces = [normalise(piece, in_sentence=True) for piece in _LISTING.split(text) if piece.strip()]
     return " , ".join(piece for piece in pieces if piece)
