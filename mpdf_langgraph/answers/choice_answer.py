@@ -107,14 +107,14 @@ _REPLACED = [
     (Pattern(r"(?i)\b(answer|choice|option)\W{0,3}→"), r"\1:"),
     (Pattern(
         r"(?:\A|(?<=\?\n)|(?<=\? \n))\s?A: (?=\(?[A-Z]\)?\W*\Z)|^\s?A: (?=[Tt]he (?:correct "
-        r"|right )?answer\b)", re.M
+        r"|right )?answer\b)", re.MULTILINE
     ), "Answer: "),
     (Pattern(r"(?i)\b(option|choice|answer|letter)\((?=[a-z]\))"), r"\1 ("),
     (Pattern(_MOVED), "change to "),
     (Pattern(
         r"\b(?:listed|stated|described|captured|shown|found|represented|expressed|reflected"
         r"|summari[sz]ed) "
-        r"(?:in|under|as|by|at|with) (?=\(?[A-Z]\)?\W*$)", re.M
+        r"(?:in|under|as|by|at|with) (?=\(?[A-Z]\)?\W*$)", re.MULTILINE
     ), "i.e. "),
     (Pattern(r"(?i)\b(?:chang|switch|revis|updat)\w* (?:my"
         r"|the) [a-z ]{3,20} to (?=\(?[a-z]\b)"), "change to "),
