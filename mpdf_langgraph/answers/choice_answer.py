@@ -61,6 +61,8 @@ class ChoiceAnswer:
         plain = _plain(text if given is None else given)
         if _SEVERAL_QUESTIONS.search(plain):
             return None
+        if alone := _ALONE_IN_TEXT.fullmatch(plain):
+            plain = f"Answer: {alone[1]}"
         stances = _stances(plain) or _stances(_in_letters(plain, self._letters))
         letter = _decide(stances, self._letters) or _most_likely(plain)
         return letter if letter in list(self._letters) else None
@@ -101,7 +103,7 @@ _REPLACED = [
     (Pattern(r"[*`_\"<>#{}\\]|\[\s?\]"), " "),
     (Pattern(r"(?<=[\w):.!|]) ?([✅❌✗✘✓✔])"), r" – \1,"),
     (Pattern(r"\b([A-Z])(?:[ .,]+\1\b)+"), r"\1"),
-    (Pattern(r"(?<=[.;!?] )(?=[A-Z][:)]\s)|(?<=, )(?=[A-Z]:\s)"), "\n"),
+    (Pattern(r"(?<=[.;!?] )(?=[A-Z][:)]\s)|(?<=; )(?=[A-Z]\.\s)|(?<=, )(?=[A-Z]:\s)"), "\n"),
     (Pattern(r"(?<=: )(?=\(?A\)[^\n]{1,200}\sB\))"), "\n"),
     (Pattern(r"[ \t]+"), " "),
     (Pattern(r"(?i)\b(answer|choice|option)\W{0,3}→"), r"\1:"),
@@ -111,6 +113,8 @@ _REPLACED = [
     ), "Answer: "),
     (Pattern(r"(?i)\b(option|choice|answer|letter)\((?=[a-z]\))"), r"\1 ("),
     (Pattern(_MOVED), "change to "),
+    (Pattern(r"\bWhy \(?([A-Z])\)?\? "), r"\1 is right. "),
+    (Pattern(r"(?i)\b(first|initially|originally)\b([^.\n]{0,60}), then (?=\(?[A-Z]\b)"), r"\1\2, first "),
     (Pattern(
         r"\b(?:listed|stated|described|captured|shown|found|represented|expressed|reflected"
         r"|summari[sz]ed) "
@@ -145,15 +149,23 @@ _LIST_IN_LINE = Pattern(r"(?mi)^ ?\(a\):? (?!and|or|,)[^\n]*\(b\)[^\n]*\(c\)[^\n
 _SEVERAL_QUESTIONS = Pattern(
     r"(?:(?<!\w)\d{1,2}[.):]\s?\(?[A-Z]\)?[\s,;.]{1,9}){1,40}\d{1,2}[.):]\s?\(?[A-Z]\)?\W*\Z"
 )
+# "Graph D", "B, 3.2 m"
+_ALONE_IN_TEXT = Pattern(
+    r"\W*(?:(?i:graph|figure|diagram|picture|image|structure|curve) )?\(?([A-Z])\)?(?:[^\w+#]*|, [^A-Z\n]{1,40})"
+)
 _COUNTED = ("first", "second", "third", "fourth", "fifth")
 _COUNTED_OPTION = Pattern(rf"(?i)\bthe ({'|'.join(_COUNTED)}|last) (?:option|choice|alternative)\b")
 
 
+_TICKED = Pattern(r"(?<!\w)([A-Z])\)? ?[:=] ?(?i:(T|1|Y|yes|true)|F|0|N|no|false)\b(?![.%])")
 _SHARE = Pattern(r"(?<![\w])([A-Z])\)?[ :=(–-]{1,4}(\d+(?:\.\d+)?) ?%")
 
 
 def _most_likely(text: str) -> str:
     """The letter that is given the most percent: "B (70%), C (30%)"."""
+    ticked = list(_TICKED.finditer(text))
+    if len(ticked) > 1 and len(right := [one[1] for one in ticked if one[2]]) == 1:
+        return right[0]
     shares = {letter: float(share) for letter, share in _SHARE.findall(text)}
     best = [letter for letter, share in shares.items() if share == max(shares.values())]
     return best[0] if len(best) == 1 and len(shares) > 1 else ""
@@ -228,6 +240,8 @@ _ASIDE = r"(?:,[wB_]{1,8},|w?B?w{1,3}(?=B))?"  # B (Paris) is
 _DENIED_AFTER = Pattern(rf"{_ASIDE}[wBTS_,]{{0,3}}?(?:F|![_B]*(?:$|[,|&])|![_Bw]{{0,3}}[TVAC])")
 _STATED_AFTER = Pattern(rf"{_ASIDE}[BO_S]*(?:A|[BT_]*T_*[AO])")  # B is the best choice
 _HELD_AFTER = Pattern(rf"{_ASIDE}_*(?:[wBOS]_*){{0,4}}?(?:T|V)")  # B is right
+_SUBJECT_BEFORE = Pattern(r"(?:^|[S&])[_S]*O?_*$")  # D meets all conditions
+_DOES_AFTER = Pattern(r"_*w[_wTV]")
 _SUPPOSED = Pattern(r"P[^,@|&]*$")  # many students choose B
 # A sentence on the choice at the beginning of its line: "This is not correct".
 _VERDICT = Pattern(
@@ -353,8 +367,8 @@ def _stances_of_sentence(sentence: str, topic: str, option: str = "") -> Iterato
             doubtful and kind == "stated"
         ):
             named += mention.letters
-        elif kind and not doubtful:
-            yield _Stance(kind, mention.letters)
+        elif not doubtful:
+            yield _Stance(kind or "mentioned", mention.letters)
     if "Z" in signs[end:]:
         yield _Stance("taken back")
     if question and named:
@@ -392,6 +406,8 @@ def _kind(before: str, after: str, mention: Mention, dependent: bool) -> str:
         return "stated"
     if _HELD_AFTER.match(after) or re.search("M[_OAT]*$", before):
         return "held"
+    if _SUBJECT_BEFORE.search(before) and _DOES_AFTER.match(after):
+        return "asked"
     if mention.in_brackets or re.search("w[^@]*[,BS]O_*$", before):
         return "named" if re.match("_*(?:$|[,|&])", after) else ""
     if not re.fullmatch("_*,?", after):
@@ -407,6 +423,8 @@ _WEAK = ("named", "asked")
 
 def _decide(stances: list[_Stance], choices: str) -> str:
     """Return the letter that the stances come to, or "". It may be beyond the choices."""
+    mentioned = {letter for one in stances for letter in one.letters if one.kind == "mentioned"}
+    stances = [one for one in stances if one.kind != "mentioned"]
     refused = max((n for n, one in enumerate(stances) if one.kind == "refused"), default=0)
     stances = stances[refused:]
     taken_back = max((n for n, one in enumerate(stances) if one.kind == "taken back"), default=0)
@@ -422,7 +440,7 @@ def _decide(stances: list[_Stance], choices: str) -> str:
     if named:
         return named[-1] if last[named[-1][0]] == "named" else ""
     asked = {one.letters for one in stances if one.kind == "asked"}
-    return asked.pop() if len(asked) == 1 else ""
+    return asked.pop() if len(asked) == 1 and not mentioned - asked else ""
 
 
 def _asserted(stances: list[_Stance], choices: str) -> str:

@@ -16,7 +16,8 @@ _CUES = {
     "my mistake; in fact; espera; en realidad; en fait; на самом деле; na verdade; anzi; "
     "eigentlich; 等等; 不对; 更正; いや; 待って; 아니",
     # The letter that follows is chosen.
-    "C": "agree* with agent * and *; shows; demonstrates; reveals; confirms; che sia; penso che s"
+    "C": "is closest to; is nearest to; goes to; side with; cast my vote for; i find; "
+    "agree* with agent * and *; shows; demonstrates; reveals; confirms; che sia; penso che s"
     "ia; agree* with agent *; side with agent *; siding with agent *; maintain my *; keep my *; "
     "agree* with the majority; all agents agree on; we all agree on; everyone agrees on; all a"
     "gree on; "
@@ -62,7 +63,7 @@ _CUES = {
     "mistake; misconception; trap; distractor; although; though; while; even though; their; his; "
     "her; seemed; looked; aunque; embora; bien que; obwohl; хотя; 虽然; 尽管; 起初; 一开始",
     # The letter that follows is rejected.
-    "R": "rule out; rules out; ruled out; ruling out; eliminate; eliminates; eliminating; "
+    "R": "anything but; anything except; rule out; rules out; ruled out; ruling out; eliminate; eliminates; eliminating; "
     "exclude; excludes; excluding; discard; discards; reject; rejects; dismiss; dismisses; "
     "cross out; instead of; rather than; unlike; than; over; versus; against; without; from; "
     "disagree with; neither; nor; descarto; elimino; statt; anstatt; plutôt que; au lieu de; "
@@ -115,7 +116,7 @@ _CUES = {
     "对; 對; 正しい; 適切; 맞; 옳; 올바른; सही; الصحيحة; الصحيح; صحيحة; صحيح; صحیح; درست; ถูกต้อง; "
     "ถูก; הנכונה; נכונה; সঠিক",
     # Does what only the right one does.
-    "V": "remains; remain; captures; matches; best *es; best *ts; best *ns; best *rs; "
+    "V": "gets my vote; agrees with the; remains; remain; captures; matches; best *es; best *ts; best *ns; best *rs; "
     "correctly *es; correctly *s; accurately *s; better *s; most closely *s; supported; fits; "
     "fit; holds; works; work; satisf*; follows; checks out; makes sense; makes the most sense; "
     "makes more sense; aligns; survives; wins; stands; stands out; is left; 成立; 符合",
@@ -150,7 +151,7 @@ _CUES = {
     # Says what something is.
     ":": ":; ：",
     # Says nothing.
-    "_": "würde; second; third; fourth; last; det; ang; бы; मेरे विचार से; मेरे अनुसार; hands d"
+    "_": "ones; würde; second; third; fourth; last; det; ang; бы; मेरे विचार से; मेरे अनुसार; hands d"
     "own; me; "
     "что; makes; here's; here is; "
     "το; ο; τη; την; az; agree with * that; agree with agent * that; agree with the * that; the; "

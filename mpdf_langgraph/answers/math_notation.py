@@ -62,6 +62,7 @@ _NEGATIVE = Pattern(
     r"(?<![0-9)]\s)(?<!\b[a-z]\s)\b(?:minus|negative)\s(?=[$€£]?[0-9])", re.IGNORECASE
 )
 _EQUALS = Pattern(r"(?<=\b[a-z]) (?:equals|is equal to) (?=-?[0-9])")
+_MORE_OR_LESS = Pattern(r"(?<=\b[b-z])\s(?:is\s|must be\s)?(greater|more|less|smaller) than\s(?=-?[0-9])")
 _RAISED_DIGITS = Pattern(r"(?<=[\w)\]}])([⁻⁰¹²³⁴-⁹]+)(?![⁻⁰¹²³⁴-⁹])")
 _LOWERED_BASE = Pattern(r"(?<=[0-9A-Za-zα-ω])([₀-₉]+)")
 _LOWERED = str.maketrans("₀₁₂₃₄₅₆₇₈₉", "0123456789")
@@ -205,6 +206,7 @@ def with_decimal_points(text: str) -> str:
     if not text.isascii():
         text = _DIGITS.sub(lambda digit: str(unicodedata.decimal(digit.group())), text)
     text = _EQUALS.sub(" = ", _NEGATIVE.sub("-", text))
+    text = _MORE_OR_LESS.sub(lambda found: " > " if found[1] in ("greater", "more") else " < ", text)
     if _EUROPEAN_WORDS.search(text) and not _ENGLISH_WORDS.search(text):
         text = _DECIMAL_COMMA.sub(r"\1.\2", text)
         text = _POINTED.sub(lambda found: found.group().replace(".", ""), text)
@@ -271,7 +273,7 @@ def _opened(text: str) -> str:
         inner = text[start:-1].strip()
         if not start or not inner or _closing(text, start) != len(text) - 1:
             return text
-        if not dressed and "," in inner and not re.search(r"[\\{}]", inner):
+        if not dressed and re.search("[,|]", inner) and not re.search(r"[\\{}]", inner):
             return text  # a set in plain notation
         text = inner
     return text

@@ -399,12 +399,7 @@ def read_prose(text: str) -> str | None:
     """The last number of a response, or what its conclusion says."""
     if _FIND_NUMBER.search(without_closing(text)):
         text = without_closing(text)
-    text = re.sub(
-        r"\s\((?:or|i\.e\.,?|which is|=|about|we|since|because|as|not|reject|rejecting"
-        r"|discard|ignor\w+|changed)\s[^()]{1,60}\)(?=\W*\Z)",
-        "",
-        text,
-    )
+    text = _without_reason(text)
     sentences = [s for s in _SENTENCE_END.split(text[-2 * MAX_LENGTH :]) if s.strip()]
     if yes_or_no := _YES_OR_NO.match(text):
         return yes_or_no[1].capitalize()
@@ -462,7 +457,7 @@ _ASIDE = Pattern(
     r"|rather than)\s(?:[a-z]+\s){0,2}"
     r"|\b(?:the|his|her|their|its|these|those|all|original)\s(?:[a-z]+\s)?"
     r"|\b(?:day|week|page|step|chapter|problem|question|year|round|level|number|room|part|grade)\s"
-    r"|\s(?:[a-z]+\s){0,3}?(?:out\s|(?<!total\s)(?<!sum\s))of\s(?:[a-z]+\s){0,2})$",
+    r"|\bthe\s[a-z]+\sof\s|^\s(?:[a-z]+\s)?(?:out\s)?of\s(?:[a-z]+\s){0,2})$",
     re.IGNORECASE,
 )
 _ASIDE_AFTER = Pattern(
@@ -507,6 +502,24 @@ def _number_said(line: str) -> str | None:
         if not asides[k] and not _CIRCUMSTANCE.search(between[k]):
             return _number_at(sentence, number)
     return None
+
+
+_REASON = Pattern(
+    r"[0-9π][^.\n]{0,30}?(?P<reason>,?\s(?:since|because|when|attained at|(?:at|for|where) [a-z]\s?=)\s[^\n]*)\s*\Z"
+)
+_REMARK = Pattern(
+    r"\s\((?:or|i\.e\.,?|which is|=|about|we|since|because|as|not|reject\w*|discard|ignor\w+|changed)\s"
+    r"[^()]{1,60}\)(?=\W*\Z)"
+)
+
+
+def _without_reason(text: str) -> str:
+    """The text without the reason that its last line gives: "27, since 2 + 7 = 9"."""
+    text = _REMARK.sub("", text)
+    reason = _REASON.search(text, max(0, len(text) - MAX_LENGTH))
+    if not reason or re.search(r"\b(?:so|thus|therefore|hence|then)\b", reason["reason"]):
+        return text
+    return text[: reason.start("reason")]
 
 
 def has_prose(text: str) -> bool:

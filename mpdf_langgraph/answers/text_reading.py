@@ -21,7 +21,7 @@ from mpdf_langgraph.answers.reading import (
 
 _LONGEST_NORMALISED = 4_000
 _YES_NO = Pattern(
-    r"(?:(?P<yes>yes|yeah|yep)|(?P<no>no(?!\.\s?\d)|nope)|(?P<word>true|false|sí|ja|oui|non|nein"
+    r"(?:(?:definitely|clearly|absolutely|certainly|probably),?\s)?(?:(?P<yes>yes|yeah|yep)|(?P<no>no(?!\.\s?\d)|nope)|(?P<word>true|false|sí|ja|oui|non|nein"
     r"|да|нет|não"
     r"|sim|evet))"
     r"(?:$|\s?(?:[,.;:!(]|\s[-–—]|[–—])|\s(?:it|he|she|they|this|that|there|because|since|as)\b)",
@@ -32,6 +32,7 @@ _ABBREVIATED_TEXT = (
     " pres approx ave blvd e.g i.e etc u.s u.k d.c a.m p.m"
 )
 _ABBREVIATED = frozenset(_ABBREVIATED_TEXT.split())
+_FENCED = Pattern(r"\A```\w*\n(.*?)\n?```\Z", re.DOTALL)
 _LINK = Pattern(r"\[([^\[\]\n]{1,200})\]\(https?:[^()\s]*(?:\([^()\s]*\))?[^()\s]*\)")
 _CITED = Pattern(r"(?<=\w)\s?(?:\[\d{1,3}\]|[¹²³⁴-⁹]+)(?=[\s.,]|$)")
 _SENTENCE_END = Pattern(r"[.!?。](?:[\"”'’*)]{0,3})(?=\s+\S|$)")
@@ -41,7 +42,7 @@ _PRONOUN = Pattern(
 # Where an answer ends and a remark on it begins.
 _APPOSITION = Pattern(
     r",\s(?=[A-Z]\w+['’]s\s)|,\s(?=[a-zà-ÿ]+\s(?:de|du|des|del|di|da|do|von|of)\s)|,\s(?=(?:the|a"
-    r"|an|which|who|whose|where|because|since|as|not|although|though|so|with|for|but|of\scourse"
+    r"|an|which|who|whose|where|because|since|as|not|although|though|so|with|for|but|followed|of\scourse"
     r"|being"
     r"|located|known|due|also|i\.e\.|capital|car|puisque|weil|denn|da|ya\sque|porque|pois|perché"
     r"|poiché"
@@ -164,7 +165,7 @@ _SAID_TO_BE = Pattern(
     rf"[\"“«*]{{1,3}}([^\"”»*\n]{{1,80}})[\"”»*]{{1,3}}\sis\s(?:the\s)?(?:(?:correct|right|final"
     rf"|best)\b|answer\b)"
     rf"|({_PLACE})\sis\s(?:the\s)?(?:(?:correct|right|final|best)\s)?answer$"
-    rf"|[^.!?\n]{{2,150}}\s(?:called|known\sas|named|termed|returns|prints|outputs"
+    rf"|[^.!?\n]{{2,150}}\s(?:called|known\sas|named|termed|refers\sto|returns|prints|outputs"
     rf"|referred\sto\sas|stands\sfor|means"
     rf"|spelled|spelt|titled"
     rf"|(?:classif\w+|labell?ed|categori[sz]ed|identified)(?:\s[^.\n]{{1,60}})?\sas"
@@ -173,12 +174,14 @@ _SAID_TO_BE = Pattern(
     rf"|{_THE}{_RELATIONAL}\s{_BE}{_ADVERB}\s(?!not\b|in\b|on\b|at\b|to\b|by\b|that\b|because\b"
     rf"|when\b|located\b)([^\n]{{1,60}})"
     rf"|(?:[Ii]t|That|This|He|She|They|Es|Ce|C|Esto|Questo|Это)(?:['’]s\s|['’](?=est)"
-    rf"|\s)?(?:(?:is|was|would\sbe|must\sbe|est|ist|es|has\sto\sbe)\s)?"
+    rf"|\s)?(?:(?:is|was|would\sbe|must\sbe|might\sbe|could\sbe|est|ist|es|has\sto\sbe)\s)?"
     rf"(?:(?<=is\s)|(?<=was\s)|(?<=be\s)|(?<=['’]s\s)|(?<=est\s)|(?<=ist\s)|(?<=es\s))"
     rf"(?=(?:the\s)?{_NAME_START})(?:the\s)?([^.\n]{{1,80}}?)(?:\s(?:who|that|which)\s[^\n]*)?"
     rf"|(?:Es|É|È)\s({_PROPER})"
     rf"|(?:It|This|That)(?:\s[a-z]+)?\s(?:is|was)\s(not\s(?:an?\s)?\w+)"
-    rf"|(?:It|That|This)(?:['’]s|\sis)\s(?:an?\s)?(true|false)\b[^\n]*"
+    rf"|(?:It|That|This)(?:['’]s|\sis)\s(?:an?\s)?(true|false|correct|incorrect|wrong)\b[^\n]*"
+    rf"|(?:The|This|That)\s\w+\sis\s((?:in)?correct|(?:in)?valid|(?:un)?acceptable)"
+    rf"|[^\n]{{2,120}}[:?]\s(yes|no|true|false)"
     rf"|(?:This|The)\s(?:\w+\s)?(?:review|statement|claim|email|e-mail|message|sentence|text"
     rf"|tweet|comment|argument|post|document|article|passage|coin)"
     rf"\s(?:is|expresses|has|conveys){_ADVERB}\s(?:an?\s)?(?:overall\s)?(?!not\b|in\b|written\b"
@@ -257,6 +260,8 @@ def _statement(rest: str) -> str:
     if bold := _BOLD.match(rest.lstrip(" \t\n:")):
         return _tidy(bold[1])
     line = line[: _end_of_sentence(line)]
+    if label := re.match(r"(?:not )?[A-Za-z]+(?:ed|ED)(?= by )", line):
+        return label.group()
     clause = _POLITE.sub("", _APPOSITION.split(line, maxsplit=1)[0])
     if clause[:1].isupper() and len(clause.split()) > 3:
         clause = _WHEN.sub("", clause)
@@ -281,7 +286,8 @@ def _yes_or_no(text: str) -> str:
 
 def _shortened(text: str) -> str:
     """A whole response as the answer: as it stands, but for yes and no, and what it says is so."""
-    said = without_closing(text.strip())
+    said = _FENCED.sub(r"\1", without_closing(text.strip())).strip()
+    text = _FENCED.sub(r"\1", text.strip())
     text = _CITED.sub("", _tidy(text))
     if yes_or_no := _yes_or_no(text):
         return yes_or_no
@@ -396,12 +402,12 @@ _NAMES_WITH_ARTICLE = Pattern(
     r"|alamein)"
 )
 _TITLE = Pattern(
-    r"(?:pres|dr|mr|mrs|ms|sir|prof|professor|president"
+    r"(?:pres|queen|king|pope|dr|mr|mrs|ms|sir|prof|professor|president"
     r"|dame)\.? (?=\S+ \S)",
     re.IGNORECASE,
 )
 _ABOUT = Pattern(
-    r"(?:about|approximately|approx\.?|around|roughly|exactly|circa|ca\.) (?=[$€£]?\d)|(?:in"
+    r"(?:about|approximately|approx\.?|around|roughly|exactly|circa|ca\.|c\.) (?=[$€£]?\d)|(?:in"
     r"|on) (?=\d{4}$|\w+day\b|(?:Jan|Feb|Mar|Apr|May|Jun|Jul|Aug|Sep|Oct|Nov|Dec)[a-z]* \d)",
     re.IGNORECASE,
 )
@@ -449,7 +455,7 @@ def normalise(text: str, in_sentence: bool = False) -> str:
         return number
     written = plain = plain.casefold()
     plain = re.sub(r"(?<=\d)\s?[–—−-]\s?(?=\d)|^[−–](?=\d)", "-", plain)
-    plain = re.sub(r"(?<=\d)(?=[ap]\.?m\b)", " ", plain)
+    plain = re.sub(r"(?<=\d)(?::00)?\s?(?=[ap]\.?m\b)", " ", plain)
     plain = re.sub(r"^(?:because(?: of)?|due to|the (?:city|town|country|state) of) ", "", plain)
     for date in _DATES:
         plain = date.sub(_as_date, plain)
