@@ -84,12 +84,22 @@ _EMOJI = {0x1F170 + k: letter for k, letter in enumerate(_ALPHABET)}
 _TYPOGRAPHY = _EMOJI | str.maketrans("’‘“”„«»「」【】", '\'\'"""""""[]')
 _DRESS = r"(?:\*\*|__|[\"'`<>{}*]|\[\[?|\]\]?)"
 _ONE = r"(?:option |choice |answer )?\(?[a-z]\)?"
-_MOVED = rf"(?i)\b(?:chang|switch|revis|updat)\w*\b[^.\n]{{0,30}} from {_ONE} to (?={_ONE}\b)"
+_MOVED = (
+    rf"(?i)\b(?:chang|switch|revis|updat)\w*\b(?:[^.\n]{{0,30}} from {_ONE}"
+    rf"| (?:my|the) [a-z ]{{3,20}}) to (?={_ONE}\b)"
+)
+_DESCRIBED_IN = (
+    r"(?m)\b(?:listed|stated|described|captured|shown|found|represented|expressed|reflected)"
+    r" (?:in|under|as|by|at|with) (?=\(?[A-Z]\)?\W*$)"
+)
+_TAG_QUESTION = (
+    r"(?i), (?:(?:is|are|was|would|wo|do|does|did|ca|should|has)n't (?:it|they|that)|right|no)\?$"
+)
+_CIRCLED = rf"(?mi)^[^\w\n]{{0,9}}(?:circle|tick|check|shade|fill in) (?={_ONE}\W*$)"
 # "A... no, B", "A — scratch that — B"
 _TAKEN_BACK_INSIDE = (
     r"(?i)\s?(?:\.{2,3}|…|—|–| - |,)\s?(?:no|nope|wait|scratch that|hold on|oops|sorry|actually"
-    r"|correction)"
-    r"\b[^\w\n(]{0,4}(?=\(?[A-Z]\)?\W*$)"
+    r"|correction)\b[^\w\n(]{0,4}(?=\(?[A-Z]\)?\W*$)"
 )
 _REPLACED = [
     (Pattern(r"\\(?:[a-zA-Z]*[rR]ightarrow|implies|to|therefore)(?![a-zA-Z])|[-=]>"), "→"),
@@ -107,37 +117,22 @@ _REPLACED = [
     (Pattern(r"(?<=: )(?=\(?A\)[^\n]{1,200}\sB\))"), "\n"),
     (Pattern(r"[ \t]+"), " "),
     (Pattern(r"(?i)\b(answer|choice|option)\W{0,3}→"), r"\1:"),
-    (Pattern(
-        r"(?:\A|(?<=\?\n)|(?<=\? \n))\s?A: (?=\(?[A-Z]\)?\W*\Z)|^\s?A: (?=[Tt]he (?:correct "
-        r"|right )?answer\b)", re.MULTILINE
-    ), "Answer: "),
+    (Pattern(r"(?:\A|(?<=\?\n)|(?<=\? \n))\s?A: (?=\(?[A-Z]\)?\W*\Z)"), "Answer: "),
+    (Pattern(r"(?m)^\s?A: (?=[Tt]he (?:correct |right )?answer\b)"), "Answer: "),
     (Pattern(r"(?i)\b(option|choice|answer|letter)\((?=[a-z]\))"), r"\1 ("),
     (Pattern(_MOVED), "change to "),
+    (Pattern(_DESCRIBED_IN), "i.e. "),
     (Pattern(r"\bWhy \(?([A-Z])\)?\? "), r"\1 is right. "),
-    (Pattern(r"(?i)\b(first|initially|originally)\b([^.\n]{0,60}), then (?=\(?[A-Z]\b)"), r"\1\2, first "),
-    (Pattern(
-        r"\b(?:listed|stated|described|captured|shown|found|represented|expressed|reflected"
-        r"|summari[sz]ed) "
-        r"(?:in|under|as|by|at|with) (?=\(?[A-Z]\)?\W*$)", re.MULTILINE
-    ), "i.e. "),
-    (Pattern(r"(?i)\b(?:chang|switch|revis|updat)\w* (?:my"
-        r"|the) [a-z ]{3,20} to (?=\(?[a-z]\b)"), "change to "),
     (Pattern(r"\b([A-Z])\)?\? (?:Yes|Yep|Correct|Right)\b[,:! –—-]*"), r"\1 is right. "),
     (Pattern(r"\b([A-Z])\)?\? (?:No|Nope|Wrong)\b[,:!. –—-]*"), r"\1 is wrong. "),
+    (Pattern(r"(?i)\b(first|initially)\b([^.\n]{0,60}), then (?=\(?[A-Z]\b)"), r"\1\2, first "),
     (Pattern(_TAKEN_BACK_INSIDE), ". Wait, no. "),
     (Pattern(r"(?m)^ ?\| ?(\d{1,3}) ?\| ?\(?([A-Z])\)? ?\| ?$"), r"\1. \2"),
     (Pattern(r"(?<=\bis)(?: ?\.{3,}| …) ?"), " "),
     (Pattern(r",? (?:and|while|whereas) (?=(?:all )?(?:the )?(?:others?|rest|remaining)\b)"), ". "),
-    (Pattern(r"(?i), (?:(?:is|are|was|would|wo|do|does|did|ca|should|could|has)n't (?:it|they"
-        r"|that)|right|no|correct)\?$"), "."),
-    (Pattern(r"(?i)\b(between \(?[a-z]\)? and \(?[a-z]\)?), (?=\(?[A-Z]\)?\W*$)"), r"\1. "),
-    (Pattern(r"(?i)\bbetween (\(?[a-z]\)?) (?:and"
-        r"|or) \(?[a-z]\)?\b\)?[^\n]{0,80}\bthe former\b"), r"so \1"),
-    (Pattern(r"(?i)\bbetween \(?[a-z]\)? (?:and"
-        r"|or) (\(?[a-z]\b\)?)[^\n]{0,80}\bthe latter\b"), r"so \1"),
-    (Pattern(rf"(?mi)^[^\w\n]{{0,9}}(?:circle|tick|check|shade|fill in"
-        rf"|bubble in) (?={_ONE}\W*$)"), "Answer: "),
     (Pattern(r"(?<=\w) (?=(?:while|whereas) \(?[A-Z]\b)"), ", "),
+    (Pattern(_TAG_QUESTION), "."),
+    (Pattern(_CIRCLED), "Answer: "),
 ]  # fmt: skip
 
 
@@ -151,7 +146,8 @@ _SEVERAL_QUESTIONS = Pattern(
 )
 # "Graph D", "B, 3.2 m"
 _ALONE_IN_TEXT = Pattern(
-    r"\W*(?:(?i:graph|figure|diagram|picture|image|structure|curve) )?\(?([A-Z])\)?(?:[^\w+#]*|, [^A-Z\n]{1,40})"
+    r"\W*(?:(?i:graph|figure|diagram|picture|image|structure|curve) )?\(?([A-Z])\)?(?:[^\w+#]*"
+    r"|, [^A-Z\n]{1,40})"
 )
 _COUNTED = ("first", "second", "third", "fourth", "fifth")
 _COUNTED_OPTION = Pattern(rf"(?i)\bthe ({'|'.join(_COUNTED)}|last) (?:option|choice|alternative)\b")
@@ -245,22 +241,19 @@ _DOES_AFTER = Pattern(r"_*w[_wTV]")
 _SUPPOSED = Pattern(r"P[^,@|&]*$")  # many students choose B
 # A sentence on the choice at the beginning of its line: "This is not correct".
 _VERDICT = Pattern(
-    r"(?:^|[,|B&])_*(?:[BC]_*)*(?P<not>!_*(?:B_*)?)?"
-    r"(?P<sign>[TF0V])(?:(?<=V)|[AO]?_*(?=$|[,|B&]))"
+    r"(?:^|[,|B&])_*(?:[BC]_*)*(?P<not>!_*(?:B_*)?)?(?P<sign>[TF0V])(?:(?<=V)|[AO]?_*(?=$|[,|B&]))"
 )
 
 _ITEM = Pattern(
-    r"[\s•·+|-]*(?:\d{1,2}[.)]\s*)?(?P<mark>[✅❌✓✔✗✘☑🚫]?)\s*"
-    r"(?i:(?:options?|choice|answer|statement|opción|opção|вариант|选项)\s?)?"
-    r"(?:\((?P<a>[A-Za-z])\)|(?P<b>[A-Za-z])(?![A-Za-z]))"
-    r"(?:\s?(?:[):|→]+|\.(?!\w))[.):|→]*|\s?[-–—](?=\s)(?!\s[✅❌✗✘✓✔])|(?=\s*$)"
-    r"|(?<=\))(?!\s*(?:(?:is|are|was|and|or|holds|fits|cannot)\b|[,&]|–\s[✅❌✗✘✓✔])))"
+    r"[\s•·+|-]*(?:\d{1,2}[.)]\s*)?(?P<mark>[✅❌✓✔✗✘☑🚫]?)\s*(?i:(?:options?|choice|answer|statement"
+    r"|opción|opção|вариант|选项)\s?)?(?:\((?P<a>[A-Za-z])\)"
+    r"|(?P<b>[A-Za-z])(?![A-Za-z]))(?:\s?(?:[):|→]+|\.(?!\w))[.):|→]*|\s?[-–—](?=\s)(?!\s[✅❌✗✘✓✔])"
+    r"|(?=\s*$)|(?<=\))(?!\s*(?:(?:is|are|was|and|or|holds|fits|cannot)\b|[,&]|–\s[✅❌✗✘✓✔])))"
 )
 # "Option B (osmosis) is the process that ..."
 _DEFINED = Pattern(
     r"\W*(?:Option|Choice|Answer) \(?([A-Z])\)?(?: \([^()]*\)|, [^,]*,)? is the (?!opposite"
-    r"|reverse)[a-z]+ (?:[a-z]+ )?"
-    r"(?:that|which|who|by|where|in which)\b"
+    r"|reverse)[a-z]+ (?:[a-z]+ )?(?:that|which|who|by|where|in which)\b"
 )
 _LABEL = Pattern(r"\s?\(?([A-Z])\)?\.")
 _SENTENCE = Pattern(r"(?<=[.!?;])(?=[\s)])|(?<=[。！？；।])")

@@ -50,8 +50,7 @@ _EUROPEAN_WORDS = Pattern(
 )
 _ENGLISH_WORDS = Pattern(r"\b(?:the|are|of|and|we|so|total|answer)\b", re.IGNORECASE)
 _DECIMAL_COMMA = Pattern(
-    r"(?<![\w.,(\[{])([0-9]{1,9}),([0-9]{1,2}|[0-9]{4,9})(?![\w,)\]}]"
-    r"|\.[0-9])"
+    r"(?<![\w.,(\[{])([0-9]{1,9}),([0-9]{1,2}|[0-9]{4,9})(?![\w,)\]}]|\.[0-9])"
 )
 _POINTED = Pattern(
     r"(?<![\w.,])[0-9]{1,3}(?:(?:\.[0-9]{3}){2,}|\.[0-9]{2}0"
@@ -62,7 +61,9 @@ _NEGATIVE = Pattern(
     r"(?<![0-9)]\s)(?<!\b[a-z]\s)\b(?:minus|negative)\s(?=[$€£]?[0-9])", re.IGNORECASE
 )
 _EQUALS = Pattern(r"(?<=\b[a-z]) (?:equals|is equal to) (?=-?[0-9])")
-_MORE_OR_LESS = Pattern(r"(?<=\b[b-z])\s(?:is\s|must be\s)?(greater|more|less|smaller) than\s(?=-?[0-9])")
+_MORE_OR_LESS = Pattern(
+    r"(?<=\b[b-z])\s(?:is\s|must be\s)?(greater|more|less|smaller) than\s(?=-?[0-9])"
+)
 _RAISED_DIGITS = Pattern(r"(?<=[\w)\]}])([⁻⁰¹²³⁴-⁹]+)(?![⁻⁰¹²³⁴-⁹])")
 _LOWERED_BASE = Pattern(r"(?<=[0-9A-Za-zα-ω])([₀-₉]+)")
 _LOWERED = str.maketrans("₀₁₂₃₄₅₆₇₈₉", "0123456789")
@@ -206,7 +207,9 @@ def with_decimal_points(text: str) -> str:
     if not text.isascii():
         text = _DIGITS.sub(lambda digit: str(unicodedata.decimal(digit.group())), text)
     text = _EQUALS.sub(" = ", _NEGATIVE.sub("-", text))
-    text = _MORE_OR_LESS.sub(lambda found: " > " if found[1] in ("greater", "more") else " < ", text)
+    text = _MORE_OR_LESS.sub(
+        lambda found: " > " if found[1] in ("greater", "more") else " < ", text
+    )
     if _EUROPEAN_WORDS.search(text) and not _ENGLISH_WORDS.search(text):
         text = _DECIMAL_COMMA.sub(r"\1.\2", text)
         text = _POINTED.sub(lambda found: found.group().replace(".", ""), text)

@@ -111,10 +111,9 @@ def read_matrix(text: str) -> list[list[str]] | None:
 
 
 _NAME = (
-    r"(?:[A-Za-z∂]|\\(?:alpha|beta|gamma|delta|theta|lambda|mu|phi|omega|angle|triangle|vec"
-    r"|mathbf|mathrm"
-    r"|overline|text|textbf|operatorname|bar|hat|measuredangle|det|Delta|ell|sigma|rho|tau|sum|max|min|gcd"
-    r"|lim|log|sin|cos|tan)\b)"
+    r"(?:[A-Za-z∂]|\\(?:alpha|beta|gamma|delta|theta|lambda|mu|phi|omega|angle|triangle|vec|mathbf"
+    r"|mathrm|overline|text|textbf|operatorname|bar|hat|measuredangle|det|Delta|ell|sigma|rho|tau"
+    r"|sum|max|min|gcd|lim|log|sin|cos|tan)\b)"
 )
 _ASSIGNMENT = Pattern(
     rf"(?P<name>(?:\(\s?[A-Za-z](?:\s?,\s?[A-Za-z])+\s?\)|\|[A-Za-z\\{{}} ]+\|"

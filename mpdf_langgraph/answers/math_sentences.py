@@ -23,9 +23,8 @@ _FACTOR = (
 )
 _FIND_NUMBER = Pattern(
     rf"(?<![\^_])(?<!\^\{{)(?:(?<![\w)}}\]])[-\u2212]\s?{_CURRENCY}?"
-    rf"|(?<![\w])[-\u2212](?={_CURRENCY}?[0-9]))?{_CURRENCY}?"
-    rf"(?:{_MIXED}|(?i:{_TIME})|{_FRACTION}|{DECIMAL}(?:\s?/\s?[0-9]+)?)"
-    rf"{_FACTOR}?{_MULTIPLIER}{{0,2}}(?:\s?\\?%)?"
+    rf"|(?<![\w])[-\u2212](?={_CURRENCY}?[0-9]))?{_CURRENCY}?(?:{_MIXED}|(?i:{_TIME})|{_FRACTION}"
+    rf"|{DECIMAL}(?:\s?/\s?[0-9]+)?){_FACTOR}?{_MULTIPLIER}{{0,2}}(?:\s?\\?%)?"
 )
 _FIND_WORD = Pattern(
     rf"(?i:\b(?:(?:minus"
@@ -73,15 +72,13 @@ _SUBORDINATE = Pattern(
     re.IGNORECASE,
 )
 _VERB_TEXT = (
-    r"(?<!to )\b(?:is|are|was|were|has|have|had|gets?|got|needs?|takes?|took|costs?|pays?"
-    r"|paid|spends?|spent|saves?|saved"
-    r"|earns?|earned|makes?|made|sells?|sold|eats?|ate|buys?|bought|equals?|totals?|left"
-    r"|comes? to|receives?|gives?|can"
-    r"|will|walks?|walked|runs?|ran|reads?|drives?|drove|travels?|weighs?|uses?|used|remains?|owes?|owed|contains?|be"
-    r"|becomes?|collects?|collected|finds?|found|scores?|scored|covers?|covered|finish(?:es|ed)?"
-    r"|works?|worked|raises?|raised|drinks?|plants?|planted"
-    r"|bakes?|baked|requires?|produces?|holds?|loses?|lost|keeps?|kept|gains?|gained|should"
-    r"|must|would|there are)\b"
+    r"(?<!to )\b(?:is|are|was|were|has|have|had|gets?|got|needs?|takes?|took|costs?|pays?|paid"
+    r"|spends?|spent|saves?|saved|earns?|earned|makes?|made|sells?|sold|eats?|ate|buys?|bought"
+    r"|equals?|totals?|left|comes? to|receives?|gives?|can|will|walks?|walked|runs?|ran|reads?"
+    r"|drives?|drove|travels?|weighs?|uses?|used|remains?|owes?|owed|contains?|be|becomes?"
+    r"|collects?|collected|finds?|found|scores?|scored|covers?|covered|finish(?:es|ed)?|works?"
+    r"|worked|raises?|raised|drinks?|plants?|planted|bakes?|baked|requires?|produces?|holds?|loses?"
+    r"|lost|keeps?|kept|gains?|gained|should|must|would|there are)\b"
 )
 _VERB = Pattern(_VERB_TEXT, re.IGNORECASE)
 _UNIT_TAIL = Pattern(r"(?:\s(?!(?:and|or|times|plus|minus|more|less|is|are)\b)[A-Za-z]{2,}){1,4}")
@@ -337,12 +334,10 @@ _EXPRESSION_AT_END = Pattern(
 )
 _SOLUTIONS = Pattern(
     r"(?:^|(?<=^So )|(?<=^Thus )|(?<=^Hence )|(?<=\sare )|(?<=: )|(?<=solutions )|(?<=\sis )"
-    r"|(?<=\sget ))[a-zα-ω]\s?=[^=]{1,60}"
-    r"(?:(?:\sor|\sand|,)\s+[a-zα-ω]\s?=[^=]{1,60})+$"
+    r"|(?<=\sget ))[a-zα-ω]\s?=[^=]{1,60}(?:(?:\sor|\sand|,)\s+[a-zα-ω]\s?=[^=]{1,60})+$"
 )
 _LISTED_FIRST = Pattern(
-    r"(?:Thus |So |Hence )?([-\d][^A-Za-z]*(?:and|or)[^A-Za-z]*) (?:are"
-    r"|were) the\b"
+    r"(?:Thus |So |Hence )?([-\d][^A-Za-z]*(?:and|or)[^A-Za-z]*) (?:are|were) the\b"
 )
 _RATIO_AT_END = Pattern(
     rf"\b(?:odds|ratio|chance|probability|scale|likelihood)\b.*?(?<![\d.])"
@@ -505,11 +500,12 @@ def _number_said(line: str) -> str | None:
 
 
 _REASON = Pattern(
-    r"[0-9π][^.\n]{0,30}?(?P<reason>,?\s(?:since|because|when|attained at|(?:at|for|where) [a-z]\s?=)\s[^\n]*)\s*\Z"
+    r"[0-9π][^.\n]{0,30}?(?P<reason>,?\s(?:since|because|when|attained at|(?:at|for"
+    r"|where) [a-z]\s?=)\s[^\n]*)\s*\Z"
 )
 _REMARK = Pattern(
-    r"\s\((?:or|i\.e\.,?|which is|=|about|we|since|because|as|not|reject\w*|discard|ignor\w+|changed)\s"
-    r"[^()]{1,60}\)(?=\W*\Z)"
+    r"\s\((?:or|i\.e\.,?|which is|=|about|we|since|because|as|not|reject\w*|discard|ignor\w+"
+    r"|changed)\s[^()]{1,60}\)(?=\W*\Z)"
 )
 
 

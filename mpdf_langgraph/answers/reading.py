@@ -27,9 +27,8 @@ _TEMPLATE_START = Pattern(
 )
 _NEXT_SPEAKER = Pattern(r"\n[ \t]{0,9}(?:\*\*|#{1,4} )?(?:Human|User)(?:\*\*)?:")
 _NEXT_QUESTION = Pattern(
-    r"\n[ \t]{0,9}(?:\*\*|#{1,4} )?(?:Q|(?:New |Next |Another )?(?:Question|Problem"
-    r"|Exercise|Instruction)"
-    r"|### (?:Input|Instruction))(?:\s?#?\d{1,3})?(?:\*\*)?(?:[:：]|\.\s)"
+    r"\n[ \t]{0,9}(?:\*\*|#{1,4} )?(?:Q|(?:New |Next |Another )?(?:Question|Problem|Exercise"
+    r"|Instruction)|### (?:Input|Instruction))(?:\s?#?\d{1,3})?(?:\*\*)?(?:[:：]|\.\s)"
     r"|\n\s{0,9}\n[^\n]{5,400}\?[ \t]*\n\s{0,9}\(?A[.):]\s"
     r"|\n#{1,4} (?:\*\*)?(?:Question|Problem|Example|Exercise)\s?#?\d{1,3}(?:\*\*)?\s*\n",
     re.IGNORECASE,
@@ -77,10 +76,9 @@ def without_closing(text: str) -> str:
 
 
 _CONFIDENCE = Pattern(
-    r"\(?\b(?:confidence|certainty)(?: level| score)?[\s*]*(?:[:=]|is\b)[\s*]*(?:about |around )?"
-    r"(?:\d+(?:\.\d+)?(?:\s?\\?%|/\d+)?|(?:very )?(?:high|low|medium))\)?"
-    r"|,? (?:rounded |correct )?to (?:\d+|one|two|three|four) (?:decimal places?|d\.p\."
-    r"|significant figures?)\b"
+    r"\(?\b(?:confidence|certainty)(?: level| score)?[\s*]*(?:[:=]|is\b)[\s*]*(?:about "
+    r"|around )?(?:\d+(?:\.\d+)?(?:\s?\\?%|/\d+)?|(?:very )?(?:high|low|medium))\)?|,? (?:rounded "
+    r"|correct )?to (?:\d+|one|two|three|four) (?:decimal places?|d\.p\.|significant figures?)\b"
     r"|\(?\b\d+(?:\.\d+)?\s?\\?% (?:sure|certain|confident)\b\)?",
     re.IGNORECASE,
 )
@@ -95,10 +93,9 @@ def without_confidence(text: str) -> str:
 TAKEN_BACK = Pattern(
     r"[.,;!?\s–—-]{1,4}\b(?:(?:oh|hmm|oops)?,?\s?(?:no,?\s)?(?:wait|hold on|scratch that"
     r"|on second thought|my mistake|correction|let me correct (?:that|myself))"
-    r"|(?<=[-–—]\s)no,?(?=\s)|(?:(?<=\.\.\s)|(?<=[–—]\s))actually,?(?=\s)"
-    r"|(?:no|actually),?(?=\sit(?:'s|\sis)\b)|i mean(?=\s))"
-    r"(?:[,.:!–—-]*\s(?:no|actually|that(?:'s|\sis)\s(?:wrong|not right|incorrect)"
-    r"|i mean(?:t)?)\b)*"
+    r"|(?<=[-–—]\s)no,?(?=\s)|(?:(?<=\.\.\s)|(?<=[–—]\s))actually,?(?=\s)|(?:no"
+    r"|actually),?(?=\sit(?:'s|\sis)\b)|i mean(?=\s))(?:[,.:!–—-]*\s(?:no|actually|that(?:'s"
+    r"|\sis)\s(?:wrong|not right|incorrect)|i mean(?:t)?)\b)*"
     r"[,.:!–—-]*\s",
     re.IGNORECASE,
 )
@@ -148,10 +145,9 @@ _TAKEN_BACK = (
 )
 _ENGLISH = (
     rf"(?<!\w){_TAKEN_BACK}(?:answers?|ans)\b[\s*_\"]{{0,9}}(?:(?:option|choice)\s)?"
-    r"(?:(?:to|of)\s(?:this|the)\s(?:question|problem)\s)?"
-    r"(?:(?:therefore|thus|then|clearly|obviously|hence|indeed|probably)\s)?"
-    r"(?:(?:is|are|was|would\sbe|must\sbe|should\sbe|will\sbe|seems\sto\sbe|has\sto\sbe"
-    r"|comes\sto|equals)(?!\w|n't)|[:：=]|[-–—](?=\s))"
+    r"(?:(?:to|of)\s(?:this|the)\s(?:question|problem)\s)?(?:(?:therefore|thus|then|clearly"
+    r"|obviously|hence|indeed|probably)\s)?(?:(?:is|are|was|would\sbe|must\sbe|should\sbe|will\sbe"
+    r"|seems\sto\sbe|has\sto\sbe|comes\sto|equals)(?!\w|n't)|[:：=]|[-–—](?=\s))"
 )
 _OTHERS = "|".join(
     (

@@ -21,9 +21,8 @@ from mpdf_langgraph.answers.reading import (
 
 _LONGEST_NORMALISED = 4_000
 _YES_NO = Pattern(
-    r"(?:(?:definitely|clearly|absolutely|certainly|probably),?\s)?(?:(?P<yes>yes|yeah|yep)|(?P<no>no(?!\.\s?\d)|nope)|(?P<word>true|false|sí|ja|oui|non|nein"
-    r"|да|нет|não"
-    r"|sim|evet))"
+    r"(?:(?:definitely|clearly|absolutely|certainly|probably),?\s)?(?:(?P<yes>yes|yeah|yep)"
+    r"|(?P<no>no(?!\.\s?\d)|nope)|(?P<word>true|false|sí|ja|oui|non|nein|да|нет|não|sim|evet))"
     r"(?:$|\s?(?:[,.;:!(]|\s[-–—]|[–—])|\s(?:it|he|she|they|this|that|there|because|since|as)\b)",
     re.IGNORECASE,
 )
@@ -42,13 +41,10 @@ _PRONOUN = Pattern(
 # Where an answer ends and a remark on it begins.
 _APPOSITION = Pattern(
     r",\s(?=[A-Z]\w+['’]s\s)|,\s(?=[a-zà-ÿ]+\s(?:de|du|des|del|di|da|do|von|of)\s)|,\s(?=(?:the|a"
-    r"|an|which|who|whose|where|because|since|as|not|although|though|so|with|for|but|followed|of\scourse"
-    r"|being"
-    r"|located|known|due|also|i\.e\.|capital|car|puisque|weil|denn|da|ya\sque|porque|pois|perché"
-    r"|poiché"
-    r"|потому|так\sкак|omdat|want|ponieważ|çünkü|vì)\b)"
-    r"|\s(?=(?:because|since|as\s(?:it|they)|rather\sthan|instead\sof)\b)|\s[-–—]\s(?=[a-z])"
-    r"|;\s(?!\w+[.;]?$)"
+    r"|an|which|who|whose|where|because|since|as|not|although|though|so|with|for|but|followed"
+    r"|of\scourse|being|located|known|due|also|i\.e\.|capital|car|puisque|weil|denn|da|ya\sque"
+    r"|porque|pois|perché|poiché|потому|так\sкак|omdat|want|ponieważ|çünkü|vì)\b)|\s(?=(?:because"
+    r"|since|as\s(?:it|they)|rather\sthan|instead\sof)\b)|\s[-–—]\s(?=[a-z])|;\s(?!\w+[.;]?$)"
 )
 _CORRECTED = Pattern(r"not\b[^.\n]{1,80}?\bbut\s(?:rather\s)?", re.IGNORECASE)
 _ASKED_AND_ANSWERED = Pattern(
@@ -59,26 +55,16 @@ _ASKED_AND_ANSWERED = Pattern(
 _ASKED_AND_DENIED = Pattern(r"(?:[^\W\d_]\S*\s){0,2}\S+\?\s(?:no|nope)[,.]\s", re.IGNORECASE)
 # What comes before a statement and says nothing.
 _OPENING = Pattern(
-    r"(?:(?:sure|certainly|of course|absolutely|(?:great|good) question)(?: thing)?[!,.]\s+"
-    r"|(?:so|thus|hence|therefore|overall|finally|ultimately|consequently|in (?:short|conclusion"
-    r"|summary)"
-    r"|actually|also|donc|also|daher|por (?:lo )?tanto|quindi)\b[,:]?\s+"
-    r"|(?:according to|based on|given|from) (?:the|this) [a-z]+(?: [a-z]+)?, "
-    r"|(?:the|this) (?:passage|text|article|paragraph|context) (?:says|states|mentions|tells us"
-    r"|indicates)"
-    r" (?:that )?"
-    r"|(?:i (?:think|believe|guess|suspect|would say)|i'd say|i(?: am|'m) (?:fairly |pretty "
-    r"|quite |very )?"
-    r"(?:sure|confident|certain))(?: that)?:?\s"
-    r"|(?:i(?:'d| would) (?:answer|go with|choose|pick)|i(?:'m| am) going with"
-    r"|sorry, i meant?)\b:?\s"
-    r"|i agree(?: with [^:,.\n]{1,40}?)?(?: that\b|:)\s|to (?:answer|sum|conclude"
-    r"|put)\b[^,:.\n]{0,30}[,:]\s"
-    r"|(?:upon|on) reflection,\s"
-    r"|(?:if i (?:remember|recall)[^,\n]{0,30}|without (?:a )?doubt|as far as i know),\s"
-    r"|none other than\s"
-    r"|(?:it )?(?:must|has to|should) be\s|my (?:best |first |final )?(?:guess|bet)(?: is"
-    r"| would be)?:?\s"
+    r"(?:(?:sure|certainly|of course|absolutely|(?:great|good) question)(?: thing)?[!,.]\s+|(?:so"
+    r"|thus|hence|therefore|overall|finally|ultimately|consequently|in (?:short|conclusion|summary)"
+    r"|actually|also|donc|also|daher|por (?:lo )?tanto|quindi)\b[,:]?\s+|(?:according to|based on"
+    r"|given|from) (?:the|this) [a-z]+(?: [a-z]+)?, |(?:i (?:think|believe|guess|suspect|would say)"
+    r"|i'd say|i(?: am|'m) (?:fairly |pretty |quite |very )?(?:sure|confident"
+    r"|certain))(?: that)?:?\s|(?:i(?:'d| would) (?:answer|go with|choose|pick)|i(?:'m"
+    r"| am) going with|sorry, i meant?)\b:?\s|i agree(?: with [^:,.\n]{1,40}?)?(?: that\b|:)\s"
+    r"|to (?:answer|sum|conclude|put)\b[^,:.\n]{0,30}[,:]\s|(?:if i (?:remember|recall)[^,\n]{0,30}"
+    r"|without (?:a )?doubt|as far as i know),\s|none other than\s|(?:it )?(?:must|has to"
+    r"|should) be\s|my (?:best |first |final )?(?:guess|bet)(?: is| would be)?:?\s"
     r"|(?:most |very )?(?:probably|likely|presumably|maybe|perhaps)\b,?\s)+",
     re.IGNORECASE,
 )
@@ -89,17 +75,15 @@ _CONCLUSION = Pattern(
 )
 # What comes before the main clause: "It restates the premise, so the label is entailment".
 _CLAUSE_BEFORE = Pattern(
-    r"^[^.!?\n]{2,200}[,;]\s(?:and\s)?(?:so|thus|hence|therefore"
-    r"|which means|but|however|yet)\b,?\s(?:that\s)?(?=\w+\s\w)(?!(?:I|not)\b(?!\s(?:now|believe"
-    r"|think)\b))"
-    r"|^(?:although|while|though|even though|contrary to|in|on|at|after|since|because|as"
+    r"^[^.!?\n]{2,200}[,;]\s(?:and\s)?(?:so|thus|hence|therefore|which means|but|however"
+    r"|yet)\b,?\s(?:that\s)?(?=\w+\s\w)(?!(?:I|not)\b(?!\s(?:now|believe|think)\b))|^(?:although"
+    r"|while|though|even though|contrary to|in|on|at|after|since|because|as"
     r"|when)\s[^,.\n]{2,80},\s(?=\S+\s\S)",
     re.IGNORECASE,
 )
 # "Sentiment: positive", as the whole response or as its first line.
 _LABELLED = Pattern(
-    r"\W{0,4}[^\W\d_]\w*(?:[ \t]\w+){0,2}\W{0,4}(?:(?<=[:：*])\s+"
-    r"|(?<=\w{3})=)([^\n]{1,200})"
+    r"\W{0,4}[^\W\d_]\w*(?:[ \t]\w+){0,2}\W{0,4}(?:(?<=[:：*])\s+|(?<=\w{3})=)([^\n]{1,200})"
 )
 _LABELLED_LINE = Pattern(
     r"\W{0,4}(?:Label|Category|Sentiment|Class|Classification|Topic|Prediction|Output|Result"
@@ -110,14 +94,9 @@ _QUESTION_AND_ANSWER = Pattern(r"(?:\A|\n)[ >*]{0,4}(?:A|Assistant|AI|Bot)\*{0,2
 # --- what a sentence says -----------------------------------------------------------------------
 
 _BE = (
-    r"(?:is|are|was|were|will\sbe|would\sbe|must\sbe|should\sbe|became|remains|equals"
-    r"|es|fue|été|был|была|было|son|était|est|sont|ist|war|sind|lautet|heißt|wurde|é|è|foi|era"
-    r"|jest|is|är|är|là"
-    r"|adalah|является|هي|هو)"
-)
-_ADVERB = (
-    r"(?:\s(?:still|now|also|therefore|thus|indeed|simply|actually|most\slikely|probably"
-    r"|likely|currently|definitely))?"
+    r"(?:is|are|was|were|will\sbe|would\sbe|must\sbe|should\sbe|became|remains|equals|es|fue|été"
+    r"|был|была|было|son|était|est|sont|ist|war|sind|lautet|heißt|wurde|é|è|foi|era|jest|is|är|är"
+    r"|là|adalah|является|هي|هو)"
 )
 _NAME_START = r"(?=[\"“«*_`'(]*[A-ZÀ-ÝА-Я0-9$€£]|l['’])"
 _ARTICLE = (
@@ -125,25 +104,12 @@ _ARTICLE = (
 )
 _THE = (
     r"(?:(?:The|My|Our|Its|His|Her|Their|This|That|Today['’]s|La|El|Le|Les|Los|Las|Il|O|A|De|Den"
-    r"|Det|Het|Die|Der|Das)\s"
-    r"|L['’]|[A-Z]\w+['’]s\s|[A-Z]\w+en\s(?=i\s))"
+    r"|Det|Het|Die|Der|Das)\s|L['’]|[A-Z]\w+['’]s\s|[A-Z]\w+en\s(?=i\s))"
 )
 _HAS_VERB = Pattern(
     rf"^(?:He|She|It|They|We|I|There)\s|\s{_BE}\s|['’]s\s|\s(?:has|have|had|won|wrote|became|made"
-    rf"|built|led|took|gave|came|found"
-    rf"|held|ran|drew|sang"
+    rf"|built|led|took|gave|came|found|held|ran|drew|sang"
     r"|speaks?|[a-z]{2,}(?:ed|[^s\Wu]s))\s"
-)
-# A noun phrase that asks for what it is: "the capital of France", "the largest organ".
-_RELATIONAL = (
-    r"(?:[^.!?:\n]{0,100}\s(?:of|for|in|by|between|that|which|to|with|from|on|de|von|du|di|do"
-    r"|da)\s[^.!?:\n]{1,100}?"
-    r"|[^.!?:\n]{0,60}\b(?:\w+est|most|least|first|second|third|last|correct|final|right|best"
-    r"|only|opposite|missing)\b[^.!?:\n]{0,60}?"
-    r"|(?:statement|claim|sentiment|label|word|term|colou?r|relationship|answer|capital|currency"
-    r"|symbol"
-    r"|element|topic|intent|category|result|outcome|string|tone|day|date|year|month|review|email"
-    r"|message|argument|sentence|conclusion|hypothesis))"
 )
 _REST = r"([^\n]{1,100})"
 _VERB_ED = r"[^.!?\n]{2,120}(?:ed|wn|en|on|un|ade|uilt|ung|ld|ritten)"
@@ -160,59 +126,34 @@ _PROPER = (
     r"|la)\s)?[A-ZÀ-Ý0-9][\w'’.-]*){0,5}"
 )
 _PLACE = rf"(?:the\s)?{_PROPER}"
-# In order: what is called, what is described, who did it. In one of the groups stands the answer.
+# What is called or described, and who did it. In one of the groups stands the answer.
 _SAID_TO_BE = Pattern(
-    rf"[\"“«*]{{1,3}}([^\"”»*\n]{{1,80}})[\"”»*]{{1,3}}\sis\s(?:the\s)?(?:(?:correct|right|final"
-    rf"|best)\b|answer\b)"
-    rf"|({_PLACE})\sis\s(?:the\s)?(?:(?:correct|right|final|best)\s)?answer$"
-    rf"|[^.!?\n]{{2,150}}\s(?:called|known\sas|named|termed|refers\sto|returns|prints|outputs"
-    rf"|referred\sto\sas|stands\sfor|means"
-    rf"|spelled|spelt|titled"
-    rf"|(?:classif\w+|labell?ed|categori[sz]ed|identified)(?:\s[^.\n]{{1,60}})?\sas"
+    rf"[^.!?\n]{{2,150}}\s(?:called|known\sas|named|termed|refers\sto|returns|prints|outputs|referred\sto\sas"
+    rf"|stands\sfor|means|spelled|spelt|titled|(?:classif\w+|labell?ed|categori[sz]ed|identified)(?:\s[^.\n]{{1,60}})?\sas"
     rf"|classify\s[^.\n]{{1,60}}\sas)\s(?:an?\s|the\s)?{_REST}"
-    rf"|{_THE}[^.!?:\n]{{2,120}}?\s{_BE}{_ADVERB}\s(?={_ARTICLE}{_NAME_START}){_REST}"
-    rf"|{_THE}{_RELATIONAL}\s{_BE}{_ADVERB}\s(?!not\b|in\b|on\b|at\b|to\b|by\b|that\b|because\b"
-    rf"|when\b|located\b)([^\n]{{1,60}})"
-    rf"|(?:[Ii]t|That|This|He|She|They|Es|Ce|C|Esto|Questo|Это)(?:['’]s\s|['’](?=est)"
-    rf"|\s)?(?:(?:is|was|would\sbe|must\sbe|might\sbe|could\sbe|est|ist|es|has\sto\sbe)\s)?"
-    rf"(?:(?<=is\s)|(?<=was\s)|(?<=be\s)|(?<=['’]s\s)|(?<=est\s)|(?<=ist\s)|(?<=es\s))"
-    rf"(?=(?:the\s)?{_NAME_START})(?:the\s)?([^.\n]{{1,80}}?)(?:\s(?:who|that|which)\s[^\n]*)?"
+    rf"|{_THE}[^.!?:\n]{{2,120}}?\s{_BE}\s(?={_ARTICLE}{_NAME_START}){_REST}"
+    rf"|(?:[Ii]t|That|This|He|She|They|Es|Ce|C|Esto|Questo|Это)(?:['’]s|['’]est|\s(?:is|was|(?:would|must|might|could|has\sto)\sbe"
+    rf"|est|ist|es))\s(?=(?:the\s)?{_NAME_START})(?:the\s)?([^.\n]{{1,80}}?)(?:\s(?:who|that|which)\s[^\n]*)?"
     rf"|(?:Es|É|È)\s({_PROPER})"
     rf"|(?:It|This|That)(?:\s[a-z]+)?\s(?:is|was)\s(not\s(?:an?\s)?\w+)"
-    rf"|(?:It|That|This)(?:['’]s|\sis)\s(?:an?\s)?(true|false|correct|incorrect|wrong)\b[^\n]*"
-    rf"|(?:The|This|That)\s\w+\sis\s((?:in)?correct|(?:in)?valid|(?:un)?acceptable)"
-    rf"|[^\n]{{2,120}}[:?]\s(yes|no|true|false)"
-    rf"|(?:This|The)\s(?:\w+\s)?(?:review|statement|claim|email|e-mail|message|sentence|text"
-    rf"|tweet|comment|argument|post|document|article|passage|coin)"
-    rf"\s(?:is|expresses|has|conveys){_ADVERB}\s(?:an?\s)?(?:overall\s)?(?!not\b|in\b|written\b"
-    rf"|about\b|that\b)([a-zA-Z-]+(?:\s\w+)??)(?:\s(?:sentiment|tone|one))?"
-    rf"|{_VERB_ED}\s[^.!?\n]{{0,40}}\bby\s((?:the\s)?[A-ZÀ-Ý][^,.\n]{{1,60}}?)(?:,?\s(?:in|around"
-    rf"|on|during|about|circa)\s[^.\n]{{1,40}})?"
+    rf"|(?:It|(?:That|This|The)(?:\s\w+)?)(?:['’]s|\sis)\s(?:an?\s)?(true|false|(?:in)?correct|wrong|(?:in)?valid|(?:un)?acceptable)\b[^\n]*"
+    rf"|{_VERB_ED}\s[^.!?\n]{{0,40}}\bby\s((?:the\s)?[A-ZÀ-Ý][^,.\n]{{1,60}}?)(?:,?\s(?:in|around|on|during|about|circa)\s[^.\n]{{1,40}})?"
     rf"|[А-Я][А-Яа-яё\s]{{2,100}}\s(?:—|-|является)\s([^,.\n]{{1,60}})"
-    rf"|[^.!?\n]{{2,100}}\s(?:là|jest|adalah|είναι|هي|هو)\s([^,.\n]{{1,60}})"
     rf"|[^.!?:\n]{{2,120}}\s(?:is|are|was|were|order|be):\s([^\n]{{1,200}})"
-    rf"|({_PLACE})\s(?:is|was|are|were)\s(?:the|an?\s\w+\sof|considered|known|called"
-    rf"|widely)\s[^.!?\n]+"
-    rf"|[^.!?\n]{{2,120}}\s(?:has|ends\sup\swith|is\sholding|gets)\sthe\s([a-z ]{{2,30}})"
+    rf"|({_PLACE})\s(?:is|was|are|were)\s(?:the|an?\s\w+\sof|considered|known|called|widely)\s[^.!?\n]+"
     rf"|(?:[^.!?\n]{{1,120}}\s)?[\"“«`]([^\"“”»`\n]{{1,80}})[\"”»`](?:\sin\s[A-Z][a-z]+)?"
-    rf"|Столицей\s[А-Яа-я ]+\s([А-Я]\w+)"
-    rf"|[^.!?\n]{{2,100}}\s(\S+?)['’](?:t|d)[iıuü]r"
-    rf"|[^.!?।\n]{{2,100}}\s(\S+)\sहै।?"
+    rf"|[^.!?\n]{{2,100}}\s(\S+?)['’](?:t|d)[iıuü]r|[^.!?।\n]{{2,100}}\s(\S+)\sहै।?"
 )
 # Where or when: at the end of a sentence that has nothing else of the kind.
 _WHEN_OR_WHERE = Pattern(
     rf"(?:[^.!?\n\d]|\d(?!\d{{3}})){{2,150}}\s(?:in|on|since|until"
-    rf"|around)\s(?:the\syear\s)?({_DATE})"
-    rf"|[^.!?\n]{{2,150}}\b(?:is|was|were|are|born|located|situated|place|stands|lies|lives|lived"
-    rf"|held|grew\sup|died|found|set|written)\s(?:in|at|near|on)\s(?:the\s(?:city|country|town"
-    rf"|state)\sof\s)?({_PLACE})(?:,\s[A-Z]\w+)?"
-    rf"|[^.!?\n]{{2,80}}\s(?:freezes|boils|melts|weighs|costs|lasts|takes|measures"
-    rf"|will\sbe)(?:\s(?:at|about|around|for))?\s((?:[$€£]?\d|[A-Z])[^,\n]{{0,40}})"
+    rf"|around)\s(?:the\syear\s)?({_DATE})|[^.!?\n]{{2,150}}\b(?:is|was|were|are|born|located"
+    rf"|situated|place|stands|lies|lives|lived|held|grew\sup|died|found|set|written)\s(?:in|at|near"
+    rf"|on)\s(?:the\s(?:city|country|town|state)\sof\s)?({_PLACE})(?:,\s[A-Z]\w+)?"
 )
 _SAID_IN_ASIA = Pattern(
     r"([^\n。是]{1,12})是[^\n。是]{1,20}的[^\n。是]{1,6}。?$|[^\n。]{2,30}(?:は([^\n。は]{1,20}?)(?:です|である|だ)"
-    r"|[은는이가]\s([^\n]{1,20}?)(?:입니다|이다|예요|이에요)\.?"
-    r"|是([^\n。是]{1,20}))。?$"
+    r"|[은는이가]\s([^\n]{1,20}?)(?:입니다|이다|예요|이에요)\.?|是([^\n。是]{1,20}))。?$"
 )
 _POLITE = Pattern(r"(?<=[\w」』])(?:です|である|입니다|이다|예요|이에요)[.。]?$")
 
@@ -393,8 +334,7 @@ _INITIALS = Pattern(r"(?<!\S)([^\W\d_]) (?=[^\W\d_](?:\s|$))")
 # "la Lune" and "La lune", but "La Paz".
 _ARTICLE_BEFORE = Pattern(
     r"(?:l['’](?=\w)|(?:la|le|les|el|il|lo|los|las|un|una|une|uno|o|os|as|um|uma|de|het|een|den"
-    r"|det)\s(?=\S)"
-    r"|(?:La|Le|Les|El|Il|Lo|Los|Las|Un|Una|Une)\s(?=[a-zà-ÿ])|[Ll]['’](?=\w)"
+    r"|det)\s(?=\S)|(?:La|Le|Les|El|Il|Lo|Los|Las|Un|Una|Une)\s(?=[a-zà-ÿ])|[Ll]['’](?=\w)"
     r"|(?:[Dd]er|[Dd]ie|[Dd]as|[Ee]in|[Ee]ine)\s(?=[A-ZÀ-Ý]))"
 )
 _NAMES_WITH_ARTICLE = Pattern(
@@ -553,15 +493,13 @@ def _without_accents(text: str) -> str:
 # Words with which a sentence may mention what it does not answer.
 _DOUBTED = Pattern(
     r"(?:n['’]t|\b(?:not|no|never|nor|neither|or|either|although|though|but|while|whereas|instead"
-    r"|rather|except|unlike"
-    r"|mistakenly|often|many|some|most|might|could|may|wrong|incorrect|false|than|if|unless"
-    r"|unsure|unknown"
+    r"|rather|except|unlike|mistakenly|often|many|some|most|might|could|may|wrong|incorrect|false"
+    r"|than|if|unless|unsure|unknown"
     r"|nicht|kein\w*|ne|pas|não|ni|né|не|ни|или|oder|ou|aber|mais|pero))\b|不|没|非",
     re.IGNORECASE,
 )
 _LISTING = Pattern(
-    r"[,;](?!\s(?:an?|the|who|which|where|in|at|on|of|located|also|from)\b)"
-    r"|\s(?:and|&)\s"
+    r"[,;](?!\s(?:an?|the|who|which|where|in|at|on|of|located|also|from)\b)|\s(?:and|&)\s"
 )
 _LONGEST_SENTENCE = 300
 
