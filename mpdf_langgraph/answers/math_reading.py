@@ -78,7 +78,9 @@ def find_answer_in_words(text: str) -> str | None:
             return listed
         if has_form(canonical(whole)) or (len(whole.split()) <= 4 and is_number(whole)):
             return canonical(whole)
-        if re.fullmatch(r"[A-Za-z]+[.!]?", whole) and not _NO_ANSWER.match(whole):
+        if re.fullmatch(r"(?:[A-Z][A-Za-z]+|[a-z]{4,})[.!]?", whole) and not _NO_ANSWER.match(
+            whole
+        ):
             return canonical(whole)
     if len(whole) <= MAX_LENGTH and not has_prose(whole) and not _NO_EXPRESSION.search(whole):
         answer = canonical(whole)
