@@ -112,7 +112,7 @@ _REPLACED = [
     (Pattern(rf"(?<!\w){_DRESS}\(?([A-Za-z])\)?{_DRESS}(?!\w)"), r"(\1)"),
     (Pattern(r"[*`_\"<>#{}\\]|\[\s?\]"), " "),
     (Pattern(r"(?<=[\w):.!|]) ?([✅❌✗✘✓✔])"), r" – \1,"),
-    (Pattern(r"\b([A-Z])(?:[ .,]+\1\b)+"), r"\1"),
+    (Pattern(r"\b([A-Z])(?:[ .,]+\1\b)+(?! [a-z])"), r"\1"),
     (Pattern(r"(?<=[.;!?] )(?=[A-Z][:)]\s)|(?<=; )(?=[A-Z]\.\s)|(?<=, )(?=[A-Z]:\s)"), "\n"),
     (Pattern(r"(?<=: )(?=\(?A\)[^\n]{1,200}\sB\))"), "\n"),
     (Pattern(r"[ \t]+"), " "),
@@ -153,7 +153,7 @@ _COUNTED = ("first", "second", "third", "fourth", "fifth")
 _COUNTED_OPTION = Pattern(rf"(?i)\bthe ({'|'.join(_COUNTED)}|last) (?:option|choice|alternative)\b")
 
 
-_TICKED = Pattern(r"(?<!\w)([A-Z])\)? ?[:=] ?(?i:(T|1|Y|yes|true)|F|0|N|no|false)\b(?![.%])")
+_TICKED = Pattern(r"(?<!\w)([A-Z])\)? ?[:=?(] ?(?i:(T|1|Y|yes|true)|F|0|N|no|false)\b(?![.%])")
 _SHARE = Pattern(r"(?<![\w])([A-Z])\)?[ :=(–-]{1,4}(\d+(?:\.\d+)?) ?%")
 
 
@@ -213,7 +213,8 @@ class _Stance(NamedTuple):
 
 # The signs (see `choice_cues`) before letters, from the beginning of their clause, and after them.
 _DENIED_BEFORE = Pattern(
-    r"(?:R[_O,]*"  # ruling out B
+    r"(?:FA_*B_*"  # the wrong answer is B
+    r"|R[_O,]*"  # ruling out B
     r"|![_OBTA]*"  # not option B
     r"|^_*F_*B_*"  # incorrect: B
     r"|![^@|&S,]{0,4}C[_O]*"  # I would not choose B
@@ -224,11 +225,11 @@ _STATED_BEFORE = Pattern(
     r"(?:A[^@!&]*B"  # the answer to this question is B
     r"|[TFV][^@|!S&]*B"  # the one that fits is B
     r"|(?:^|[,S|&])[_TF]*O(?:[_T]*|[_wTV]{1,9})B"  # option: B
-    r"|[CV])[_OATBMZS,]*$"  # I choose B
+    r"|C)[_OATBMZS,]*$|V[_OATBMZS]*$"  # I choose B
 )
 _LABELLED_BEFORE = Pattern(r"(?:^|[,S&B])[_S]*(?:T+_*[AO]|AT?)[_OATB,]*$")  # correct answer B
 _STATED_FAR = Pattern(r"(?:A[^@|!F&]*B|C)[^@|!F&]*$")  # the answer is Paris, option B
-_ALONE_BEFORE = Pattern(r"(?:^|[&S])B?[_SCAOTZ!0,]*$")  # so clearly B
+_ALONE_BEFORE = Pattern(r"(?:^|[&S])B?[_SCAOTZ!0,]*$|^_*P[^&,]*@[^&,]*,_*$")  # so clearly B
 _ALONE_AFTER = Pattern(
     r"[_TC]*(?:,A{1,2}$)?(?:,[wBT_!]{1,8},)?(?:,?[_C]*(?:[!R]_*@)?)?(?:$|[|&])"
 )  # B, I think, not A
@@ -236,7 +237,7 @@ _ASIDE = r"(?:,[wB_]{1,8},|w?B?w{1,3}(?=B))?"  # B (Paris) is
 _DENIED_AFTER = Pattern(rf"{_ASIDE}[wBTS_,]{{0,3}}?(?:F|![_B]*(?:$|[,|&])|![_Bw]{{0,3}}[TVAC])")
 _STATED_AFTER = Pattern(rf"{_ASIDE}[BO_S]*(?:A|[BT_]*T_*[AO])")  # B is the best choice
 _HELD_AFTER = Pattern(rf"{_ASIDE}_*(?:[wBOS]_*){{0,4}}?(?:T|V)")  # B is right
-_SUBJECT_BEFORE = Pattern(r"(?:^|[S&])[_S]*O?_*$")  # D meets all conditions
+_SUBJECT_BEFORE = Pattern(r"(?:^|[S&]|@B|,_)[_S]*O?_*$")  # D meets all conditions
 _DOES_AFTER = Pattern(r"_*w[_wTV]")
 _SUPPOSED = Pattern(r"P[^,@|&]*$")  # many students choose B
 # A sentence on the choice at the beginning of its line: "This is not correct".
@@ -384,7 +385,7 @@ def _kind(before: str, after: str, mention: Mention, dependent: bool) -> str:
     if (
         _STATED_BEFORE.search(before)
         or _EXCEPTION_BEFORE.search(before)
-        or (labelled and _STATED_FAR.search(before))
+        or (labelled and _STATED_FAR.search(before) and not after.startswith("C"))
     ):
         return "" if supposed else "stated"
     if (supposed and not re.search("PA_*$", before)) or (
@@ -416,7 +417,7 @@ _WEAK = ("named", "asked")
 
 def _decide(stances: list[_Stance], choices: str) -> str:
     """Return the letter that the stances come to, or "". It may be beyond the choices."""
-    mentioned = {letter for one in stances for letter in one.letters if one.kind == "mentioned"}
+    mentioned = [set(one.letters) for one in stances if one.kind == "mentioned"]
     stances = [one for one in stances if one.kind != "mentioned"]
     refused = max((n for n, one in enumerate(stances) if one.kind == "refused"), default=0)
     stances = stances[refused:]
@@ -433,7 +434,7 @@ def _decide(stances: list[_Stance], choices: str) -> str:
     if named:
         return named[-1] if last[named[-1][0]] == "named" else ""
     asked = {one.letters for one in stances if one.kind == "asked"}
-    return asked.pop() if len(asked) == 1 and not mentioned - asked else ""
+    return asked.pop() if len(asked) == 1 and all(asked & one for one in mentioned) else ""
 
 
 def _asserted(stances: list[_Stance], choices: str) -> str:
