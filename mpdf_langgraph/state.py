@@ -15,6 +15,8 @@ from typing_extensions import TypedDict  # typing.TypedDict is of no use to pyda
 Action = Literal["PERSIST", "REFINE", "CONCEDE"]
 #: The fixed order of actions in every mask and probability vector.
 ACTIONS: tuple[Action, ...] = ("PERSIST", "REFINE", "CONCEDE")
+#: Stands in `Turn.blocked` where no REFINE of the round could change the answer.
+DECIDED = "decided"
 
 
 class Usage(TypedDict):
@@ -146,7 +148,8 @@ class Turn(TypedDict):
         after: Id of the response held once the round's moves are made.
         target: Id of the response that CONCEDE adopts, also if the action was another one.
         alternatives: Ids of extra REFINE samples, drawn only to learn from.
-        blocked: The budget that forbade REFINE, None if none did.
+        blocked: The budget that forbade REFINE, or ``"decided"`` where no REFINE of the round could
+            change the answer. None: nothing forbade it.
         estimates: What the decision rests on, where the router says so (see `Router`).
     """
 
