@@ -408,13 +408,14 @@ def no_usage() -> Usage:
 
 def add_usage(*usages: Usage) -> Usage:
     """Return the sum of `usages`."""
-    return Usage(
-        calls=sum(u["calls"] for u in usages),
-        prompt_tokens=sum(u["prompt_tokens"] for u in usages),
-        completion_tokens=sum(u["completion_tokens"] for u in usages),
-        unreported=sum(u["unreported"] for u in usages),
-        estimated=sum(u["estimated"] for u in usages),
-    )
+    total = no_usage()
+    for usage in usages:
+        total["calls"] += usage["calls"]
+        total["prompt_tokens"] += usage["prompt_tokens"]
+        total["completion_tokens"] += usage["completion_tokens"]
+        total["unreported"] += usage["unreported"]
+        total["estimated"] += usage["estimated"]
+    return total
 
 
 def largest_usage(*usages: Usage) -> Usage:
