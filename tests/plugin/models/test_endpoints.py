@@ -390,7 +390,7 @@ def test_nothing_of_openai_in_the_environment_is_used(
     llm.invoke("Hello")
     asyncio.run(llm.ainvoke("Hello"))
     check_endpoint(server.url)
-    assert len(server.requests) == 5
+    assert len(server.requests) == 6
     assert KEY not in repr([headers for _, headers, _ in server.requests])
 
 
