@@ -1,10 +1,10 @@
-"""A critic that reads how a response looks: no call, no log-probabilities.
+"""A critic that reads how a response looks, without a call.
 
 Long, branching or hedging responses are more often wrong, and so are answers of an odd form. A
 logistic curve of the reasoning profile tells how probably a response is right, and every agent has
-a shift of its own. ``training/fit_rules.py`` fits it on graded traces, so it is calibrated for the
-agents and the kind of questions there. It serves teams whose endpoints give no log-probabilities,
-and recorded answers. A critic that sees the token probabilities knows more.
+a shift of its own. Where the endpoint gives token log-probabilities, the curve is of these as well.
+``training/fit_rules.py`` fits it on graded traces, so it is calibrated for the agents and the kind
+of questions there. It serves recorded answers and endpoints without log-probabilities too.
 """
 
 import math
@@ -18,15 +18,18 @@ from mpdf_langgraph.calibration import sigmoid
 from mpdf_langgraph.fitted_file import read_fitted
 from mpdf_langgraph.state import Response
 
-#: What the curve is of, by name. All but the last two are ``log(1 + value)``.
+#: What the curve is of, by name. Counts are ``log(1 + count)``, log-probabilities ``log(1 - x)``.
 PROFILE_FEATURES = (
     "steps", "operators", "length", "hedges", "answer length", "question length",
-    "answer has blanks", "truncated",
+    "answer has blanks", "truncated", "mean logprob", "total logprob", "lowest logprob window",
 )  # fmt: skip
 
 
 def profile_features(question: str, response: Response) -> dict[str, float]:
-    """Return what the curve is of, for a response with an answer."""
+    """Return what the curve is of, for a response with an answer.
+
+    Log-probabilities that are not known count as 0.
+    """
     profile, answer = response["profile"], response["answer"] or ""
     counts = {
         "steps": profile["steps"],
@@ -37,8 +40,16 @@ def profile_features(question: str, response: Response) -> dict[str, float]:
         "question length": len(question),
     }
     marks = {"answer has blanks": " " in answer.strip(), "truncated": profile["truncated"]}
-    return {name: math.log1p(count) for name, count in counts.items()} | {
-        name: float(mark) for name, mark in marks.items()
+    given = response["logprobs"]
+    logprobs = {
+        "mean logprob": given["mean"] if given else 0.0,
+        "total logprob": given["total"] if given else 0.0,
+        "lowest logprob window": given["lowest_window"] if given else 0.0,
+    }
+    return {
+        **{name: math.log1p(count) for name, count in counts.items()},
+        **{name: float(mark) for name, mark in marks.items()},
+        **{name: math.log1p(max(0.0, -value)) for name, value in logprobs.items()},
     }
 
 

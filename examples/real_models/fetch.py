@@ -82,7 +82,8 @@ def model_folder(name: str, cache: Path = CACHE) -> Path:
         FetchError: The model cannot be had.
     """
     if name in MODELS:
-        return convert(gguf_file(MODELS[name], cache), cache / MODELS[name].served)
+        model = MODELS[name]
+        return convert(gguf_file(model, cache), cache / model.folder, int8=model.int8)
     if "/" not in name:
         raise FetchError(f"no model is named {name!r}: use {', '.join(MODELS)} or owner/name")
     from huggingface_hub import snapshot_download  # half a second, and not always needed
@@ -171,7 +172,8 @@ class FetchOptions:
     """Options of fetching."""
 
     model: str = "0.5B"
-    """0.5B, 1.5B, 135M, or owner/name on the Hugging Face Hub."""
+    """0.5B, 1.5B, 135M, each with -int8 for 8-bit weights, or owner/name on the Hugging Face
+    Hub."""
     cache: Path = CACHE
     """Folder for the weights."""
 

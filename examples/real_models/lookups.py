@@ -29,24 +29,27 @@ THINGS = ("lamp", "chair", "vase", "clock", "kettle", "mirror", "carpet", "bag",
 #: Sampling of proposals, cool enough for a model of 1.5B parameters to copy what it read.
 TEMPERATURE = 0.4
 #: Longest answer in tokens.
-MAX_TOKENS = 110
+MAX_TOKENS = 130
 #: How many agents own the needed facts, and how often.
 OWNER_SHARES = {1: 0.4, 2: 0.4, 3: 0.2}
 #: Further facts in the notes of every agent.
 DISTRACTORS = 1
 #: How the agents are asked. Small models copy a form literally: the examples show it. They come
-#: first, so that a server's prefix cache holds them for all questions.
+#: first, so that a server's prefix cache holds them for all questions. Going step by step, a model
+#: notices far more often that a note is missing (docs/real-models.md).
 PROMPTS = Prompts(
     context="""\
-You and two others hold different notes about one question. Copy your notes word by word, so that \
-the others learn them. Then give the answer that follows from them, or null where a fact is missing.
+You and two others hold different notes about one question. The answer follows from two or three \
+notes, step by step. Copy your notes, so that the others learn them. Then go step by step. If a \
+note that you need is missing, the answer is null. Never guess.
 
 Example
 Notes:
 The gray team meets in room 512.
 Sam is in the pink team.
-Question: How many dollars does the room cost in which Sam's team meets?
-Answer: My notes: The gray team meets in room 512. Sam is in the pink team. {{"answer": null}}
+Question: What is the number of the room in which Sam's team meets?
+Answer: My notes: The gray team meets in room 512. Sam is in the pink team. Steps: Sam is in the \
+pink team. The room of the pink team is missing. {{"answer": null}}
 
 Example
 Notes:
@@ -55,26 +58,46 @@ Sam is in the pink team.
 The pink team meets in room 530.
 Question: How many dollars does the room cost in which Sam's team meets?
 Answer: My notes: Room 530 costs 15 dollars. Sam is in the pink team. The pink team meets in room \
-530. {{"answer": 15}}
+530. Steps: Sam is in the pink team. The pink team meets in room 530. Room 530 costs 15 dollars. \
+{{"answer": 15}}
+
+Example
+Notes:
+A cup costs 30 dollars.
+A pen costs 12 dollars.
+Question: How many dollars does the thing cost that Sam wants?
+Answer: My notes: A cup costs 30 dollars. A pen costs 12 dollars. Steps: The thing that Sam wants \
+is missing. {{"answer": null}}
 
 Example
 Notes:
 A cup costs 30 dollars.
 A pen costs 12 dollars.
 Question: How many dollars do a pen and a cup cost together?
-Answer: My notes: A cup costs 30 dollars. A pen costs 12 dollars. 12 + 30 = 42. {{"answer": 42}}
+Answer: My notes: A cup costs 30 dollars. A pen costs 12 dollars. Steps: A pen costs 12 dollars. \
+A cup costs 30 dollars. 12 + 30 = 42. {{"answer": 42}}
+
+Example
+Notes:
+A cup costs 30 dollars.
+Question: How many dollars do a pen and a cup cost together?
+Answer: My notes: A cup costs 30 dollars. Steps: A cup costs 30 dollars. The price of a pen is \
+missing. {{"answer": null}}
 
 Your notes:
 {context}""",
-    propose='{question}\nBegin with "My notes:" and copy them. Then give the answer, or null.',
+    propose=(
+        '{question}\nBegin with "My notes:" and copy them. Then go step by step. Then give the '
+        "answer, or null."
+    ),
     refine="""\
 The others hold other notes. They said:
 
 {peers}
 
 Now all notes are known, yours and theirs. {question}
-Begin with "Facts:" and copy the notes that lead to the answer, whoever has them. Then give the \
-answer.""",
+Begin with "Steps:" and go step by step, with the notes that lead to the answer, whoever has them. \
+Then give the answer.""",
 )
 _SPLITS: dict[int, Split] = {0: "validation", 1: "test", 2: "test"}
 

@@ -64,8 +64,9 @@ def llamacpp_command(
     Raises:
         FetchError: The model or the wheel cannot be had.
     """
-    if model not in MODELS:
-        raise FetchError(f"llama.cpp's server is for {', '.join(MODELS)}. vLLM serves {model}")
+    if model not in MODELS or MODELS[model].int8:
+        names = ", ".join(name for name in MODELS if not MODELS[name].int8)
+        raise FetchError(f"llama.cpp's server is for {names}. vLLM serves {model}")
     python = LLAMACPP_VENV / "bin" / "python"
     if not (LLAMACPP_VENV / ".ready").exists():
         venv.create(LLAMACPP_VENV, with_pip=True)
@@ -152,7 +153,7 @@ class ServeOptions:
     """Options of serving."""
 
     model: str = "0.5B"
-    """0.5B, 1.5B, 135M, or owner/name on the Hugging Face Hub (for vLLM alone)."""
+    """0.5B, 1.5B, 135M. For vLLM alone: each with -int8, or owner/name on the Hugging Face Hub."""
     server: Server = "vllm"
     """Which server."""
     host: str = "127.0.0.1"

@@ -15,7 +15,6 @@ from mpdf_langgraph.errors import (
     ConfigurationError,
     DeliberationError,
 )
-from mpdf_langgraph.router import FunctionRouter
 from mpdf_langgraph.verdicts import reasoned_yes_probability
 from tests.support.scripted import (
     WRITTEN,
@@ -42,10 +41,6 @@ def responses(team: list[Any], critic: Any, **options: Any) -> dict[str, Any]:
     config = {"configurable": {"thread_id": "1"}}
     result = compiled.invoke(Q, config)["deliberation"]
     return {"result": result, **compiled.get_state(config).values["responses"]}
-
-
-#: A router that could read all measurements of a critique.
-READS_SCORES = FunctionRouter(lambda seen: ["PERSIST"] * len(seen))
 
 
 def critique(model: Any, critic: Any, **options: Any) -> dict[str, Any]:
@@ -250,8 +245,7 @@ def test_the_budget_sets_the_longest_check_aside() -> None:
 def test_sequence_probability_and_a_check_in_writing_side_by_side() -> None:
     critic = SelfLogprobCritic(verdict=SelfCritic(reasoning_tokens=64))
     assert critic.max_tokens == 64
-    model = says("Answer: 4", critique=WRITTEN, logprob=-0.25)
-    found = critique(model, critic, router=READS_SCORES)
+    found = critique(says("Answer: 4", critique=WRITTEN, logprob=-0.25), critic)
     assert found["scores"].keys() == {"logprob", "logprob_raw", "self_reasoning"}
 
 
@@ -278,8 +272,7 @@ def test_logprob_critic_is_free() -> None:
 
 
 def test_both_scores_are_recorded_and_the_sequence_decides() -> None:
-    model = says("Answer: 4", critique=yes(0.2), logprob=-0.25)
-    found = critique(model, "self+logprob", router=READS_SCORES)
+    found = critique(says("Answer: 4", critique=yes(0.2), logprob=-0.25), "self+logprob")
     assert found["confidence"] == pytest.approx(math.exp(-0.25))
     assert found["source"] == "logprob"
     assert found["scores"].keys() == {"logprob", "logprob_raw", "self"}

@@ -21,7 +21,7 @@ OURS = ("training", "examples")
 LAYERS = [
     "secrets",
     "errors state",
-    "options frames fitted_file runtime.retries runtime.caller",
+    "options frames fitted_file runtime.retries",
     "prompts calibration risk response_profile models rounds runtime fork",
     "consensus",
     "learned_consensus",

@@ -4,8 +4,8 @@
 
 It reads the traces that `fit_router.py` reads, and writes these files:
 
-    profile_critic.json  P(correct) from how a response looks, where the traces hold no confidence:
-                         `load_profile_critic` makes a critic of it
+    profile_critic.json  P(correct) from how a response looks, where that tells right from wrong
+                         better than the recorded confidence: `load_profile_critic` reads it
     expected_gain.json   when an agent should refine: `load_expected_gain` makes a router of it
     recruiting.json      whom to ask, and when to stop asking: `load_recruiting` reads it
     report.md            what was measured, as tables that a person can check
@@ -23,12 +23,14 @@ from functools import cache
 from pathlib import Path
 from typing import Literal
 
+import numpy as np
 import tyro
 from pydantic import BaseModel
 
 from mpdf_langgraph import TraceReader
 from mpdf_langgraph.calibration import Calibration
 from mpdf_langgraph.errors import ConfigurationError, MPDFError, TraceError
+from mpdf_langgraph.profile_critic import ProfileCritic
 from mpdf_langgraph.recruiting import AskingValues
 from mpdf_langgraph.runtime.budget import prices_of
 from mpdf_langgraph.traces.records import Episode
@@ -38,14 +40,21 @@ from training.learn.calibrate import fit_calibration, judge
 from training.learn.dataset import check_answer, make_groups
 from training.learn.fit_config import read_labels
 from training.learn.gains import describe_gains, fit_gains
+from training.learn.measures import auroc
 from training.learn.profile_fit import criticise, fit_profile, gather_looks
 from training.learn.recalibrate import recalibrate
 from training.learn.rewards import REFINE, Grader, rule_of
 
 PROFILED = (
-    "These traces hold no confidence. So a critic that reads how a response looks was fitted "
-    "(`load_profile_critic`). Its AUROC on held-out questions is {auroc:.3f}. The rates below are "
-    "those of a team with this critic."
+    "A critic that reads how a response looks was fitted (`load_profile_critic`). Its AUROC on "
+    "held-out questions is {auroc:.3f}. {instead} The rates below are those of a team with this "
+    "critic."
+)
+LEAST_GAIN = 0.02
+"""How much higher the AUROC of the profile critic has to be than that of recorded confidences."""
+KEPT = (
+    "The recorded confidence has an AUROC of {known}. That of a critic that reads how a response "
+    "looks is {auroc} on held-out questions, so it is not used."
 )
 UNTOLD = (
     "Nobody refined in these traces, so nothing tells what REFINE leads to. Collect with "
@@ -95,14 +104,13 @@ def fit_rules(options: RuleOptions) -> str:
     files: dict[str, BaseModel] = {}
     read = f"{len(recorded)} episodes. Left out, without a reference or torn: {left_out}."
     parts = [f"# {options.out.resolve().name}", read]
-    calibration = fit_calibration(judge(recorded, graded))
-    if has_confidence(recorded):
+    calibration, critic, told = choose_critic(recorded, graded)
+    parts += ["## Confidence", told]
+    if critic is None:
         episodes = [recalibrate(e, calibration) for e in recorded]
     else:
-        critic = fit_profile(gather_looks(recorded, graded))
         files["profile_critic.json"] = critic.curve
         episodes = [criticise(e, critic, str(e.options["consensus"]), rule_of(e)) for e in recorded]
-        parts += ["## Confidence", PROFILED.format(auroc=critic.curve.auroc)]
     parts.append("## When to refine")
     groups = make_groups(episodes, graded)
     refined = groups.rollout_mask & (groups.actions == REFINE)
@@ -135,6 +143,32 @@ def fit_rules(options: RuleOptions) -> str:
     return text
 
 
+def choose_critic(
+    episodes: Sequence[Episode], graded: Grader
+) -> tuple[Calibration, ProfileCritic | None, str]:
+    """Return a calibration of the recorded confidence, or a critic that is better, and say why.
+
+    Raises:
+        ConfigurationError: There is no confidence, and no profile critic can be fitted either.
+    """
+    judged = judge(episodes, graded)
+    known = auroc(judged.confidence, judged.right.astype(bool)) if len(judged) else None
+    if known is not None and np.isnan(known):
+        return fit_calibration(judged), None, KEPT.format(known="unknown", auroc="unknown")
+    critic = fit_profile(gather_looks(episodes, graded))
+    found = critic.curve.auroc or 0.0
+    if known is not None and found < known + LEAST_GAIN:
+        return (
+            fit_calibration(judged),
+            None,
+            KEPT.format(known=f"{known:.3f}", auroc=f"{found:.3f}"),
+        )
+    instead = "The traces hold no confidence."
+    if known is not None:
+        instead = f"That of the recorded confidence is {known:.3f}."
+    return Calibration({}), critic, PROFILED.format(auroc=found, instead=instead)
+
+
 def read_graded(paths: Iterable[Path], labels: Mapping[str, str]) -> tuple[list[Episode], int]:
     """Return the sound episodes with a reference, and the number of the others."""
     kept: list[Episode] = []
@@ -155,12 +189,6 @@ def read_graded(paths: Iterable[Path], labels: Mapping[str, str]) -> tuple[list[
     if not kept:
         raise ConfigurationError("no episode has a reference")
     return kept, left_out
-
-
-def has_confidence(episodes: Iterable[Episode]) -> bool:
-    """Tell whether a critic gave any confidence."""
-    critiques = (r["critique"] for e in episodes for r in e.responses.values())
-    return any(c is not None and c["confidence"] is not None for c in critiques)
 
 
 def measure_asking(

@@ -12,7 +12,7 @@ majority.
 """
 
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
@@ -26,6 +26,7 @@ from tqdm import tqdm
 from mpdf_langgraph import TraceReader
 from mpdf_langgraph.consensus import ConsensusRule, majority, make_rule
 from mpdf_langgraph.errors import MPDFError
+from mpdf_langgraph.traces.records import Episode
 from training.collect.team import answer_schema, grader
 from training.evaluate.votes import adaptive_consistency, early_stopping, vote
 from training.learn.asking import Asked, fit_asking, gather, learn_rule, play_asking
@@ -33,7 +34,6 @@ from training.learn.measures import mean_interval
 from training.learn.profile_fit import fit_profile, gather_looks
 from training.learn.report import table
 from training.learn.rewards import Grader
-from training.learn.rules import has_confidence
 
 EVERYBODY = "everybody"
 PLAIN = "everybody, plain majority"
@@ -89,11 +89,16 @@ class Answers:
         self.question += [*question]
 
 
+def _has_confidence(episodes: Iterable[Episode]) -> bool:
+    critiques = (r["critique"] for e in episodes for r in e.responses.values())
+    return any(c is not None and c["confidence"] is not None for c in critiques)
+
+
 def cross_validate(asked: Asked, options: AskingOptions, graded: Grader) -> dict[str, Answers]:
     """Return what every method gives on held-out questions."""
     found: dict[str, Answers] = {}
     price = {name: options.prices.get(name, 1.0) for name in asked.team}
-    size, sure = len(asked), has_confidence(asked.episodes)
+    size, sure = len(asked), _has_confidence(asked.episodes)
     for seed in range(options.seeds):
         places = np.random.default_rng(seed).permutation(size) % options.folds
         for fold in tqdm(range(options.folds), desc=f"split {seed}", leave=False):

@@ -6,7 +6,9 @@
 Such a debate costs two calls an agent, and it holds all that any policy of one round would have
 seen and done: in one round, what an agent's REFINE gives depends on nobody else's action. So every
 method answers from the same samples, without a call. This is for models so slow that a question is
-dear. It lacks what an evaluation has beside it: larger votes, and the control with fresh samples.
+dear. `--fresh` takes a second folder, where the team proposed once more on the same questions
+(`--router always-persist`). It gives votes of twice the size, and the control of every router: the
+same decisions, but each REFINE is a fresh proposal.
 
 The questions are split into folds. For each fold the calibration, the threshold's two numbers and
 the routers come from the other folds.
@@ -17,7 +19,8 @@ import tempfile
 import warnings
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Literal
 
@@ -26,18 +29,25 @@ import tyro
 from numpy.typing import NDArray
 
 from mpdf_langgraph import Episode, MPDFError, ThresholdRouter, TraceReader, load_router
+from mpdf_langgraph.calibration import Calibration
 from mpdf_langgraph.consensus import ConsensusRule, concession, count_votes, make_rule
 from mpdf_langgraph.errors import ConfigurationError
+from mpdf_langgraph.expected_gain import ExpectedGainRouter
 from mpdf_langgraph.learned_router import LearnedRouter
 from mpdf_langgraph.rounds import Held, after_move, has_answer
-from mpdf_langgraph.router import Router
+from mpdf_langgraph.router import Router, for_team
 from mpdf_langgraph.state import ACTIONS, Action, Response
 from training.collect.questions import content_key, is_sound
 from training.collect.team import answer_schema, grader
 from training.evaluate.options import EvaluateOptions
+from training.learn.ballots import make_ballots
 from training.learn.calibrate import fit_calibration, judge
+from training.learn.consensus_fit import fit_consensus
+from training.learn.dataset import make_groups
 from training.learn.fit_config import Algorithm, Config
+from training.learn.gains import fit_gains
 from training.learn.measures import mean_interval
+from training.learn.profile_fit import criticise, fit_profile, gather_looks, with_confidence
 from training.learn.recalibrate import recalibrate
 from training.learn.report import table
 from training.learn.rewards import Grader
@@ -45,6 +55,8 @@ from training.studies.fits import Fit, run_fits
 
 MAJORITY, CONFIDENCE = (make_rule(name)[1] for name in ("majority", "confidence"))
 LEARNED, VOTE = "learned", "vote of 3"
+BY_CONFIDENCE, BY_LEARNED = " by confidence", ", learned consensus"
+CONTROL = ", learned consensus: its control"
 
 
 @dataclass
@@ -53,6 +65,10 @@ class OneRoundOptions:
 
     traces: tuple[Path, ...]
     """Folders of traces of one-round debates."""
+    fresh: tuple[Path, ...] = ()
+    """Folders of traces where the same team proposed once more on the same questions."""
+    critic: Literal["recorded", "profile"] = "recorded"
+    """Whose confidence counts: the recorded one, or that of a profile critic (no call)."""
     out: Path = Path("runs/one_round")
     """Folder for `results.md`."""
     answer: Literal["math", "choice", "text"] = "math"
@@ -77,7 +93,8 @@ class Answered:
     tokens: float
 
 
-def _tokens(response: Response) -> int:
+def tokens_of(response: Response) -> int:
+    """Return the prompt and completion tokens of a response."""
     usage = response["usage"]
     return usage["prompt_tokens"] + usage["completion_tokens"]
 
@@ -91,51 +108,83 @@ class Debate:
     Args:
         episode: With calibrated confidences.
         is_right: Grades an answer.
+        fresh: Another episode of the same question, whose proposals are fresh ones here.
     """
 
-    def __init__(self, episode: Episode, is_right: Grader) -> None:
+    def __init__(self, episode: Episode, is_right: Grader, fresh: Episode | None = None) -> None:
         self.episode = episode
         self.names = [agent["name"] for agent in episode.agents]
         self.proposed: Held = {name: episode.responses.get(f"{name}@0") for name in self.names}
+        self.refined: Held = {name: episode.responses.get(f"{name}@1") for name in self.names}
         self.turns = {turn["agent"]: turn for turn in episode.turns}
+        self.representatives = [*episode.representatives]
+        self.fresh: Held = {}
         self._is_right = is_right
+        if fresh is not None:
+            for name in self.names:
+                self.fresh[name] = self._join_cluster(fresh.responses.get(f"{name}@0"))
+
+    def _join_cluster(self, response: Response | None) -> Response | None:
+        """Return a response of another episode with its cluster here."""
+        if response is None or (answer := response["answer"]) is None:
+            return response
+        known = [self._is_right(answer, one) for one in self.representatives]
+        if True not in known:
+            self.representatives.append(answer)
+        place = known.index(True) if True in known else len(known)
+        return Response({**response, "cluster": place})
 
     def right(self, answer: str | None) -> float:
         """Grade an answer. No answer is wrong."""
         reference = str(self.episode.reference)
         return float(answer is not None and self._is_right(answer, reference))
 
-    def play(self, actions: Mapping[str, Action], rule: ConsensusRule) -> Answered:
-        """Return what comes of these actions. An agent that is not named persists."""
+    def play(
+        self, actions: Mapping[str, Action], rule: ConsensusRule, *, control: bool = False
+    ) -> Answered:
+        """Return what comes of these actions. An agent that is not named persists.
+
+        Args:
+            actions: By agent.
+            rule: How votes are counted.
+            control: A fresh proposal takes the place of every refined response.
+        """
         held = {}
         drawn_too = [response for response in self.proposed.values() if response is not None]
         for name in self.names:
-            drawn = self.episode.responses.get(f"{name}@1")
+            drawn = (self.fresh if control else self.refined).get(name)
             action = actions.get(name, "PERSIST")
             if action == "REFINE" and drawn is not None:
                 drawn_too.append(drawn)
             target = self.episode.responses.get(concession(self.proposed, name) or "")
             held[name] = after_move(action, self.proposed[name], drawn=drawn, target=target)
-        tally = count_votes(held, rule, self.episode.representatives)
-        return Answered(self.right(tally["answer"]), sum(map(_tokens, drawn_too)))
+        return self._count(held, rule, drawn_too)
+
+    def vote_of_all(self, rule: ConsensusRule) -> Answered:
+        """Return what a vote of the proposals and the fresh ones gives."""
+        held = {**self.proposed, **{f"{name} again": said for name, said in self.fresh.items()}}
+        return self._count(held, rule, [said for said in held.values() if said is not None])
+
+    def _count(self, held: Held, rule: ConsensusRule, drawn: Sequence[Response]) -> Answered:
+        tally = count_votes(held, rule, self.representatives)
+        return Answered(self.right(tally["answer"]), sum(map(tokens_of, drawn)))
 
     def single(self) -> Answered:
         """Return what the agents give alone, on average."""
         responses = [self.proposed[name] for name in self.names]
         rights = [self.right(r["answer"]) if has_answer(r) and r else 0.0 for r in responses]
-        tokens = [_tokens(r) if r else 0 for r in responses]
+        tokens = [tokens_of(r) if r else 0 for r in responses]
         return Answered(float(np.mean(rights)), float(np.mean(tokens)))
 
-    def routed(self, router: Router) -> Answered:
-        """Return what comes of a router's likeliest actions."""
+    def decide(self, router: Router) -> dict[str, Action]:
+        """Return a router's likeliest actions. There are none where all agreed at once."""
         turns = list(self.turns.values())
-        if not turns:  # they agreed at once
-            return self.play({}, CONFIDENCE)
+        if not turns:
+            return {}
         seen, masks = [t["observation"] for t in turns], [t["mask"] for t in turns]
-        rows = np.asarray(router.decide(seen, masks))
+        rows = np.asarray(for_team(router, list(self.turns)).decide(seen, masks))
         best = (rows * np.asarray(masks)).argmax(-1)
-        chosen = {t["agent"]: ACTIONS[k] for t, k in zip(turns, best, strict=True)}
-        return self.play(chosen, CONFIDENCE)
+        return {t["agent"]: ACTIONS[k] for t, k in zip(turns, best, strict=True)}
 
     def refining(self, *, only_without_answer: bool) -> dict[str, Action]:
         """Return the actions of a debate, or those where only agents without an answer refine."""
@@ -157,81 +206,121 @@ class Debate:
         return self.play(actions, CONFIDENCE)
 
     def _would_be_right(self, name: str, action: Action) -> bool:
-        drawn = self.episode.responses.get(f"{name}@1")
         target = self.episode.responses.get(concession(self.proposed, name) or "")
-        after = after_move(action, self.proposed[name], drawn=drawn, target=target)
+        after = after_move(action, self.proposed[name], drawn=self.refined[name], target=target)
         return after is not None and has_answer(after) and self.right(after["answer"]) == 1
 
 
 # --- folds ------------------------------------------------------------------------------------
 
 
-def read_debates(traces: Sequence[Path]) -> list[Episode]:
-    """Return the sound episodes, one for each question with its contexts.
+def read_debates(traces: Sequence[Path]) -> dict[str, Episode]:
+    """Return the sound debates by their question and contexts, one for each.
 
     Raises:
         ConfigurationError: One is no debate of one round, or has no reference.
     """
+    found = _read_sound(traces)
+    for episode in found.values():
+        if any(t["round"] != 1 or t["action"] != "REFINE" for t in episode.turns):
+            raise ConfigurationError(
+                f"episode {episode.id} is no debate of one round: collect with --rounds 1 "
+                "--router always-refine --explore 0 --alternatives 0"
+            )
+    return found
+
+
+def read_proposals(traces: Sequence[Path]) -> dict[str, Episode]:
+    """Return the sound episodes in which everybody proposed, as `read_debates`."""
+    return {
+        key: episode
+        for key, episode in _read_sound(traces).items()
+        if all(f"{name}@0" in episode.responses for name in episode.team)
+    }
+
+
+def _read_sound(traces: Sequence[Path]) -> dict[str, Episode]:
     found: dict[str, Episode] = {}
     for folder in traces:
-        for episode in TraceReader(folder):
-            if not is_sound(episode):
-                continue
+        for episode in filter(is_sound, TraceReader(folder)):
             if episode.reference is None:
                 raise ConfigurationError(f"episode {episode.id} has no reference")
-            if any(t["round"] != 1 or t["action"] != "REFINE" for t in episode.turns):
-                raise ConfigurationError(
-                    f"episode {episode.id} is no debate of one round: collect with --rounds 1 "
-                    "--router always-refine --explore 0 --alternatives 0"
-                )
             key = content_key(episode.question, episode.reference, episode.contexts)
             found[key] = episode
-    return list(found.values())
+    return found
 
 
-def answer_fold(
-    options: OneRoundOptions,
-    rest: Sequence[Episode],
-    held_out: Sequence[Episode],
-    fits: Mapping[Algorithm, Sequence[Fit]],
-    is_right: Grader,
-) -> Iterator[dict[str, Answered]]:
+@dataclass
+class Fold:
+    """What is learned on one part of the questions, and the rest to answer.
+
+    Attributes:
+        rest: The questions to learn from, with the confidence that counts.
+        held_out: The others.
+        fits: Fitted routers, by algorithm.
+    """
+
+    rest: Sequence[Episode]
+    held_out: Sequence[tuple[Episode, Episode | None]]
+    fits: Mapping[Algorithm, Sequence[Fit]]
+
+
+def answer_fold(fold: Fold, cost: float, is_right: Grader) -> Iterator[dict[str, Answered]]:
     """Yield what every method gives on each held-out question."""
-    calibration = fit_calibration(judge(rest, is_right))
-    known = [Debate(recalibrate(e, calibration), is_right) for e in rest]
-    threshold = tune_threshold(known)
+    calibration = fit_calibration(judge(fold.rest, is_right))
+    calibrated = [recalibrate(e, calibration) for e in fold.rest]
+    known = [Debate(e, is_right) for e in calibrated]
+    consensus = fit_consensus(make_ballots(calibrated, is_right)).of(None)
+    gains = fit_gains(make_groups(calibrated, is_right), Calibration({}), cost)
+    rules: dict[str, Router] = {
+        "threshold, calibrated and tuned": tune_threshold(known),
+        "expected gain": ExpectedGainRouter(gains),
+    }
     routers: dict[str, list[LearnedRouter]] = {}
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", category=UserWarning)  # none has passed its gate yet
-        for algorithm, those in fits.items():
+        for algorithm, those in fold.fits.items():
             name = f"{LEARNED}, {'SFT alone' if algorithm == 'none' else algorithm}"
             routers[name] = [load_router(fit.folder) for fit in those]
-    for episode in held_out:
-        debate = Debate(recalibrate(episode, calibration), is_right)
+    for episode, fresh in fold.held_out:
+        debate = Debate(recalibrate(episode, calibration), is_right, fresh)
         everybody = debate.refining(only_without_answer=False)
-        found = {
-            "single": debate.single(),
-            VOTE: debate.play({}, MAJORITY),
-            "vote of 3 by confidence": debate.play({}, CONFIDENCE),
-            "debate, 1 round": debate.play(everybody, MAJORITY),
-            "debate, 1 round, vote by confidence": debate.play(everybody, CONFIDENCE),
-            "refine where no answer": debate.play(
-                debate.refining(only_without_answer=True), CONFIDENCE
-            ),
-            "threshold, calibrated and tuned": debate.routed(threshold),
-        }
+        unanswered = debate.refining(only_without_answer=True)
+        found = {"single": debate.single()}
+        for ending, rule in (("", MAJORITY), (BY_CONFIDENCE, CONFIDENCE), (BY_LEARNED, consensus)):
+            found[f"{VOTE}{ending}"] = debate.play({}, rule)
+            if fresh:
+                found[f"vote of 6{ending}"] = debate.vote_of_all(rule)
+            found[f"debate, 1 round{ending}"] = debate.play(everybody, rule)
+        found["refine where no answer"] = debate.play(unanswered, CONFIDENCE)
+        for name, router in rules.items():
+            found |= _both_rules(name, [(debate, router)], consensus)
         for name, seeds in routers.items():
-            own = [
-                Debate(recalibrate(episode, router.calibration or calibration), is_right)
-                for router in seeds
+            pairs = [
+                (Debate(recalibrate(episode, r.calibration or calibration), is_right, fresh), r)
+                for r in seeds
             ]
-            runs = [one.routed(router) for one, router in zip(own, seeds, strict=True)]
-            found[name] = Answered(
-                float(np.mean([run.right for run in runs])),
-                float(np.mean([run.tokens for run in runs])),
-            )
+            found |= _both_rules(name, pairs, consensus)
         found["oracle of actions (a bound)"] = debate.oracle()
         yield found
+
+
+def _both_rules(
+    name: str, pairs: Sequence[tuple[Debate, Router]], consensus: ConsensusRule
+) -> dict[str, Answered]:
+    """Return what routers give on average, counted in two ways, and with their control."""
+    found = {}
+    ways = [("", CONFIDENCE, False), (BY_LEARNED, consensus, False)]
+    if pairs[0][0].fresh:
+        ways.append((CONTROL, consensus, True))
+    decided = [(debate, debate.decide(router)) for debate, router in pairs]
+    for ending, rule, control in ways:
+        runs = [debate.play(actions, rule, control=control) for debate, actions in decided]
+        found[name + ending] = Answered(
+            float(np.mean([run.right for run in runs])),
+            float(np.mean([run.tokens for run in runs])),
+        )
+    return found
 
 
 def tune_threshold(debates: Sequence[Debate]) -> ThresholdRouter:
@@ -243,7 +332,7 @@ def tune_threshold(debates: Sequence[Debate]) -> ThresholdRouter:
     ]
 
     def worth(router: ThresholdRouter) -> tuple[float, float]:
-        found = [debate.routed(router) for debate in debates]
+        found = [debate.play(debate.decide(router), CONFIDENCE) for debate in debates]
         return sum(f.right for f in found), -sum(f.tokens for f in found)
 
     return max(routers, key=worth)
@@ -256,53 +345,71 @@ def study(options: OneRoundOptions) -> str:
         MPDFError: An option is wrong, traces cannot be read, or a fit failed.
     """
     is_right = grader(answer_schema(options.answer))
-    episodes = read_debates(options.traces)
-    if len(episodes) < 10 * options.folds or options.folds < 2:
-        raise ConfigurationError(f"{len(episodes)} debates are too few for {options.folds} folds")
-    place = np.random.default_rng(0).permutation(len(episodes)) % options.folds
+    debates = read_debates(options.traces)
+    fresh = read_proposals(options.fresh)
+    if fresh:  # the others have no control
+        debates = {key: episode for key, episode in debates.items() if key in fresh}
+    if len(debates) < 10 * options.folds or options.folds < 2:
+        raise ConfigurationError(f"{len(debates)} debates are too few for {options.folds} folds")
+    place = np.random.default_rng(0).permutation(len(debates)) % options.folds
     results: dict[str, list[Answered]] = defaultdict(list)
-    order: list[int] = []
     with tempfile.TemporaryDirectory(prefix="one-round-") as folder:
-        parts = []
-        for k in range(options.folds):
-            rest = [e for e, p in zip(episodes, place, strict=True) if p != k]
-            path = Path(folder) / f"rest-{k}.jsonl"
-            path.write_bytes(b"".join(e.to_json().rstrip() + b"\n" for e in rest))
-            fits: dict[Algorithm, list[Fit]] = {
-                algorithm: [
-                    Fit(
-                        Config(
-                            traces=(path,),
-                            consensus="recorded",
-                            out=Path(folder) / "fits",
-                            answer=options.answer,
-                            algorithm=algorithm,
-                            values="one-step",  # there is one round
-                            cost=options.cost,
-                            seed=seed,
-                            threads=1,
-                        )
-                    )
-                    for seed in range(options.seeds)
-                ]
-                for algorithm in options.algorithms
-            }
-            parts.append((rest, fits))
-        failed = run_fits(
-            [f for _, fits in parts for those in fits.values() for f in those], options.jobs
-        )
+        folds = [
+            _make_fold(options, Path(folder), k, place, debates, fresh, is_right)
+            for k in range(options.folds)
+        ]
+        fits = [fit for fold in folds for those in fold.fits.values() for fit in those]
+        failed = run_fits(fits, options.jobs)
         if failed:
             raise MPDFError(f"a fit failed: {next(iter(failed.values()))}")
-        for k, (rest, fits) in enumerate(parts):
-            order += [i for i, p in enumerate(place) if p == k]
-            held_out = [episodes[i] for i in order[-int((place == k).sum()) :]]
-            for found in answer_fold(options, rest, held_out, fits, is_right):
+        for fold in folds:
+            for found in answer_fold(fold, options.cost, is_right):
                 for name, answered in found.items():
                     results[name].append(answered)
     text = format_results(options, results)
     options.out.mkdir(parents=True, exist_ok=True)
     (options.out / "results.md").write_text(text)
     return text
+
+
+def _make_fold(
+    options: OneRoundOptions,
+    folder: Path,
+    number: int,
+    place: NDArray[np.int64],
+    debates: Mapping[str, Episode],
+    fresh: Mapping[str, Episode],
+    is_right: Grader,
+) -> Fold:
+    rest = [e for e, p in zip(debates.values(), place, strict=True) if p != number]
+    held = [
+        (e, fresh.get(key))
+        for (key, e), p in zip(debates.items(), place, strict=True)
+        if p == number
+    ]
+    if options.critic == "profile":
+        critic = fit_profile(gather_looks(rest, is_right))
+        judged = partial(criticise, critic=critic, consensus="confidence", rule=CONFIDENCE)
+        rest = [judged(e) for e in rest]
+        held = [(judged(e), again and with_confidence(again, critic)) for e, again in held]
+    path = folder / f"rest-{number}.jsonl"
+    path.write_bytes(b"".join(e.to_json().rstrip() + b"\n" for e in rest))
+    shared = Config(
+        traces=(path,),
+        consensus="recorded",
+        out=folder / "fits",
+        answer=options.answer,
+        values="one-step",  # there is one round
+        cost=options.cost,
+        threads=1,
+    )
+    fits: dict[Algorithm, list[Fit]] = {
+        algorithm: [
+            Fit(replace(shared, algorithm=algorithm, seed=seed)) for seed in range(options.seeds)
+        ]
+        for algorithm in options.algorithms
+    }
+    return Fold(rest, held, fits)
 
 
 def format_results(options: OneRoundOptions, results: Mapping[str, Sequence[Answered]]) -> str:

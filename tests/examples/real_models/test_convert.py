@@ -49,15 +49,15 @@ def permute(weight: np.ndarray, heads: int) -> np.ndarray:
     return halves.swapaxes(1, 2).reshape(rows, width)
 
 
-@pytest.mark.parametrize("kind", ["llama", "qwen2"])
-def test_the_weights_come_back_as_they_were(kind: str, tmp_path: Path) -> None:
+def write_gguf(kind: str, path: Path) -> dict[str, torch.Tensor]:
+    """Write a small model with random weights, and return these."""
     torch.manual_seed(0)
     if kind == "llama":
         model: torch.nn.Module = LlamaForCausalLM(LlamaConfig(**SIZES))
     else:
         model = Qwen2ForCausalLM(Qwen2Config(**SIZES))
     weights = {name: weight.detach() for name, weight in model.state_dict().items()}
-    writer = gguf.GGUFWriter(tmp_path / "model.gguf", kind)
+    writer = gguf.GGUFWriter(path, kind)
     writer.add_head_count(HEADS)
     writer.add_head_count_kv(KEY_HEADS)
     for name, weight in weights.items():
@@ -74,7 +74,12 @@ def test_the_weights_come_back_as_they_were(kind: str, tmp_path: Path) -> None:
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()
     writer.close()
+    return weights
 
+
+@pytest.mark.parametrize("kind", ["llama", "qwen2"])
+def test_the_weights_come_back_as_they_were(kind: str, tmp_path: Path) -> None:
+    weights = write_gguf(kind, tmp_path / "model.gguf")
     _write_weights(gguf.GGUFReader(tmp_path / "model.gguf"), kind, tmp_path)
     index = json.loads((tmp_path / "model.safetensors.index.json").read_text())
     assert index["weight_map"].keys() == weights.keys()
@@ -82,6 +87,22 @@ def test_the_weights_come_back_as_they_were(kind: str, tmp_path: Path) -> None:
     assert len(set(index["weight_map"].values())) == 3  # two blocks and the rest
     for name, file in index["weight_map"].items():
         assert torch.equal(load_file(tmp_path / file)[name], weights[name].bfloat16()), name
+
+
+def test_8_bit_weights_are_near_the_others(tmp_path: Path) -> None:
+    weights = write_gguf("qwen2", tmp_path / "model.gguf")
+    _write_weights(gguf.GGUFReader(tmp_path / "model.gguf"), "qwen2", tmp_path, int8=True)
+    index = json.loads((tmp_path / "model.safetensors.index.json").read_text())
+    found = {name: load_file(tmp_path / file)[name] for name, file in index["weight_map"].items()}
+    size = sum(tensor.numel() * tensor.element_size() for tensor in found.values())
+    assert index["metadata"]["total_size"] == size
+    for name, weight in weights.items():
+        if name.endswith("proj.weight"):
+            scale = found[f"{name}_scale"]
+            assert found[name].dtype == torch.int8
+            assert ((found[name] * scale - weight).abs() <= scale / 2 + 1e-6).all()
+        else:
+            assert torch.equal(found[name], weight.bfloat16()), name
 
 
 def test_a_tensor_of_another_kind_of_model() -> None:

@@ -87,7 +87,7 @@ def test_a_disk_that_is_too_small(tmp_path: Path) -> None:
 
 
 def test_a_name_that_is_no_model(tmp_path: Path) -> None:
-    with pytest.raises(FetchError, match=r"use 0\.5B, 1\.5B, 135M or owner/name"):
+    with pytest.raises(FetchError, match=r"use 0\.5B, .*135M-int8 or owner/name"):
         model_folder("7B", tmp_path)
 
 

@@ -86,7 +86,7 @@ def test_the_study_and_the_command(tmp_path: Path, capsys: pytest.CaptureFixture
     for name in (debates.FIRST, debates.RECORDED, "expected gain", "threshold, tuned"):
         assert f"| {name} |" in text
     report = fit_rules(RuleOptions((traces,), tmp_path / "rules", answer="choice", cost=0.0))
-    assert "These traces hold no confidence" in report
+    assert "The traces hold no confidence" in report
     assert load_profile_critic(tmp_path / "rules").curve.responses > 100
     rates = load_expected_gain(tmp_path / "rules").gains.measured["by agent"]
     assert rates["a"]["h"] == pytest.approx(0.8, abs=0.25)

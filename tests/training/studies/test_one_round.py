@@ -15,7 +15,9 @@ from training.studies.one_round import (
     Debate,
     OneRoundOptions,
     read_debates,
+    read_proposals,
     study,
+    tokens_of,
 )
 
 MATH = MathAnswer()
@@ -58,6 +60,15 @@ def collect(folder: Path, count: int, **options: Any) -> Path:
     return folder
 
 
+def accuracies(text: str) -> dict[str, float]:
+    """Return the accuracy of every method in a table of results."""
+    return {
+        cells[1].strip(): float(cells[2].split()[0])
+        for cells in (line.split("|") for line in text.splitlines() if line.startswith("| "))
+        if cells[1].strip() not in ("method", "---")
+    }
+
+
 @pytest.fixture(scope="module")
 def traces(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return collect(tmp_path_factory.mktemp("traces"), 60)
@@ -84,16 +95,47 @@ def test_other_actions_and_the_bound(traces: Path) -> None:
 
 
 def test_a_router_learns_who_should_refine(traces: Path, tmp_path: Path) -> None:
-    options = OneRoundOptions((traces,), tmp_path, algorithms=("softrankpo",), folds=2, seeds=1)
-    lines = study(options).splitlines()
-    found = {
-        cells[1].strip(): float(cells[2].split()[0])
-        for cells in (line.split("|") for line in lines if line.startswith("| "))
-        if cells[1].strip() not in ("method", "---")
-    }
+    options = OneRoundOptions((traces,), out=tmp_path, algorithms=("softrankpo",), folds=2, seeds=1)
+    found = accuracies(study(options))
     assert found["vote of 3"] == found["debate, 1 round"] == 0.5
     assert found["learned, softrankpo"] == found["refine where no answer"] == 1.0
     assert (tmp_path / "results.md").read_text().startswith("| method")
+
+
+def test_fresh_proposals_give_larger_votes_and_controls(traces: Path, tmp_path: Path) -> None:
+    fresh = collect(tmp_path / "fresh", 60, router="always-persist")
+    again = read_proposals([fresh])
+    for key, episode in read_debates([traces]).items():
+        debate = Debate(episode, MATH.equivalent, again[key])
+        everybody = debate.refining(only_without_answer=False)
+        control = debate.play(everybody, MAJORITY, control=True)
+        # These agents say the same when they are asked once more, so nothing changes.
+        assert control.right == debate.play({}, MAJORITY).right
+        six = debate.vote_of_all(MAJORITY)
+        assert six.right == control.right
+        alone = [tokens_of(said) for said in debate.fresh.values() if said]
+        assert six.tokens == debate.play({}, MAJORITY).tokens + sum(alone)
+
+
+def test_a_new_answer_has_a_cluster_of_its_own(traces: Path) -> None:
+    known, unknown, *_ = TraceReader(traces)
+    debate = Debate(unknown, MATH.equivalent, known)  # where one agent proposed 0
+    places = {said["cluster"] for said in debate.fresh.values() if said and said["answer"]}
+    assert places == {len(unknown.representatives)}
+    assert debate.representatives == [*unknown.representatives, "0"]
+
+
+def test_the_controls_of_a_study(traces: Path, tmp_path: Path) -> None:
+    fresh = collect(tmp_path / "fresh", 60, router="always-persist")
+    options = OneRoundOptions(
+        (traces,), (fresh,), "profile", tmp_path / "out",
+        algorithms=("softrankpo",), folds=2, seeds=1,
+    )  # fmt: skip
+    found = accuracies(study(options))
+    assert found["vote of 6"] == 0.5
+    assert found["learned, softrankpo, learned consensus"] == 1.0
+    assert found["learned, softrankpo, learned consensus: its control"] == 0.5
+    assert found["expected gain"] == 1.0
 
 
 def test_other_traces_are_refused(tmp_path: Path) -> None:
@@ -108,7 +150,7 @@ REAL = Path(__file__).parent / "data" / "lookups-1.5B.jsonl"
 
 
 def test_real_debates_end_as_they_did() -> None:
-    episodes = read_debates([REAL])
+    episodes = [*read_debates([REAL]).values()]
     assert len(episodes) == 14
     for episode in episodes:
         debate = Debate(episode, MATH.equivalent)
@@ -118,7 +160,7 @@ def test_real_debates_end_as_they_did() -> None:
 
 
 def test_in_real_debates_merging_notes_helps() -> None:
-    debates = [Debate(episode, MATH.equivalent) for episode in read_debates([REAL])]
+    debates = [Debate(episode, MATH.equivalent) for episode in read_debates([REAL]).values()]
     alone = sum(debate.single().right for debate in debates)
     merged = sum(debate.play(debate.refining(only_without_answer=False), MAJORITY).right
                  for debate in debates)  # fmt: skip
