@@ -88,6 +88,11 @@ _MOVED = (
     rf"(?i)\b(?:chang|switch|revis|updat)\w*\b(?:[^.\n]{{0,30}} from {_ONE}"
     rf"| (?:my|the) [a-z ]{{3,20}}) to (?={_ONE}\b)"
 )
+# The text of an option that names others: "The answer is D. Both B and C."
+_OWN_TEXT = (
+    r"(?<=\b[A-Z][.,]) \(?(?:(?:Both|Neither) [A-Z](?:,? (?:and|or|nor) [A-Z])+"
+    r"|[A-Z] and [A-Z] only)\b(?: only)?\)?(?=\W*(?:$|\n))"
+)
 _DESCRIBED_IN = (
     r"(?m)\b(?:listed|stated|described|captured|shown|found|represented|expressed|reflected)"
     r" (?:in|under|as|by|at|with) (?=\(?[A-Z]\)?\W*$)"
@@ -104,6 +109,7 @@ _TAKEN_BACK_INSIDE = (
 _REPLACED = [
     (Pattern(r"\\(?:[a-zA-Z]*[rR]ightarrow|implies|to|therefore)(?![a-zA-Z])|[-=]>"), "→"),
     (Pattern(r"\\(?:text|math|bold|underline)\w*\s?\{([^{}]*)\}"), r"\1"),
+    (Pattern(r"\\(?:bf|it|rm|sf|tt)(?![a-zA-Z])"), ""),
     (Pattern(r"\\(?:checkmark\b|[^\w\s]|\s|quad)|\ufe0f|\$"), " "),
     (Pattern(r"~~[^~\n]{1,200}~~"), ""),
     (Pattern(r"(?m)^([\s*-]*)(?:\[[xX]\]|\([xX]\)(?= ?\(?[A-Z]\b)|[●◉☒■])"), r"\1✅"),
@@ -122,6 +128,8 @@ _REPLACED = [
     (Pattern(r"(?i)\b(option|choice|answer|letter)\((?=[a-z]\))"), r"\1 ("),
     (Pattern(_MOVED), "change to "),
     (Pattern(_DESCRIBED_IN), "i.e. "),
+    (Pattern(r"(?i)(?:(?<=n't)|(?<=\bnot)): "), ". "),
+    (Pattern(_OWN_TEXT), ""),
     (Pattern(r"\bWhy \(?([A-Z])\)?\? "), r"\1 is right. "),
     (Pattern(r"\b([A-Z])\)?\? (?:Yes|Yep|Correct|Right)\b[,:! –—-]*"), r"\1 is right. "),
     (Pattern(r"\b([A-Z])\)?\? (?:No|Nope|Wrong)\b[,:!. –—-]*"), r"\1 is wrong. "),
@@ -162,6 +170,10 @@ def _most_likely(text: str) -> str:
     ticked = list(_TICKED.finditer(text))
     if len(ticked) > 1 and len(right := [one[1] for one in ticked if one[2]]) == 1:
         return right[0]
+    alone = set(re.findall(r"[A-Za-z]+", text))
+    if not text.isascii() and len(alone) == 1 and len(text) < 100:  # of a script of its own
+        letter = alone.pop()
+        return letter if not re.search("[!FRIM@]{2}|[!FRIM]", read_signs(text)[0]) else ""
     shares = {letter: float(share) for letter, share in _SHARE.findall(text)}
     best = [letter for letter, share in shares.items() if share == max(shares.values())]
     return best[0] if len(best) == 1 and len(shares) > 1 else ""
@@ -220,7 +232,6 @@ _DENIED_BEFORE = Pattern(
     r"|![^@|&S,]{0,4}C[_O]*"  # I would not choose B
     r"|[ATOV][^@|&S!]*!_*[^@|&S!w]*)$"  # the answer cannot be B
 )
-_EXCEPTION_BEFORE = Pattern(r"[OA][_wC]*B?_*!_*T_*B_*$")  # the option that is not true is B
 _STATED_BEFORE = Pattern(
     r"(?:A[^@!&]*B"  # the answer to this question is B
     r"|[TFV][^@|!S&]*B"  # the one that fits is B
@@ -380,12 +391,10 @@ def _kind(before: str, after: str, mention: Mention, dependent: bool) -> str:
     """Return the kind of stance that the signs around letters make. Return "" if they make none."""
     supposed = _SUPPOSED.search(before) or "P" in after.split(",")[0]
     labelled = mention.in_brackets or re.search("O_*$", before)
-    if _DENIED_BEFORE.search(before) and not _EXCEPTION_BEFORE.search(before):
+    if _DENIED_BEFORE.search(before):
         return "" if supposed else "denied"
-    if (
-        _STATED_BEFORE.search(before)
-        or _EXCEPTION_BEFORE.search(before)
-        or (labelled and _STATED_FAR.search(before) and not after.startswith("C"))
+    if _STATED_BEFORE.search(before) or (
+        labelled and _STATED_FAR.search(before) and not after.startswith("C")
     ):
         return "" if supposed else "stated"
     if (supposed and not re.search("PA_*$", before)) or (

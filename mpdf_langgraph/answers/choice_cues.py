@@ -82,12 +82,12 @@ _CUES = {
     # No.
     "0": "no; nope; nein; nej; нет; いいえ; 아니요; nee",
     # Not.
-    "!": "not; none; cannot; never; isn't; isnt; doesn't; doesnt; don't; can't; won't; wouldn't; "
-    "couldn't; aren't; wasn't; didn't; shouldn't; no es; no son; não; nicht; kein*; pas; non; не; "
-    "niet; inte; nie; değil; bukan; tidak; không; không phải; 不是; 不; 非; 아닙; 않; नहीं; ليس*; "
-    "ではな; でな; לא",
+    "!": "not; ਨਹੀਂ; none; cannot; never; isn't; isnt; doesn't; doesnt; don't; can't; won't; "
+    "wouldn't; couldn't; aren't; wasn't; didn't; shouldn't; no es; no son; não; nicht; kein*; "
+    "pas; non; не; niet; inte; nie; değil; bukan; tidak; không; không phải; 不是; 不; 非; 아닙; "
+    "않; नहीं; ليس*; ではな; でな; לא",
     # The answer.
-    "A": "my choice; my pick; my selection; consensus; soluzione; solución; solução; match; "
+    "A": "ਜਵਾਬ; my choice; my pick; my selection; consensus; soluzione; solución; solução; match; "
     "odgovor; отговор*; atsakymas; atbilde; odpoveď; jawapan; jibu; sagot; válasz; vastaus; জবাব; "
     "is the odd *; is the outlier; だと思*; だと考*; でしょう; winner; exception; "
     "is the statement; is the option; is the choice; is the one; is the exception; is the only *; "
@@ -99,18 +99,18 @@ _CUES = {
     "câu trả lời; vote; guess is; selection; decision; boxed; 答案; 答え; 解答; 正解; 回答; 答; "
     "정답; 답; उत्तर; जवाब; উত্তর; الإجابة; الاجابة; الجواب; جواب; پاسخ; תשובה; התשובה; คำตอบ",
     # Says of a letter that it is right.
-    "T": "remaining; helyes; corectă; rigtige; sahihi; tamang; točan; tačan; teisingas; pareizā; "
-    "betul; oikea; largest; smallest; greatest; highest; lowest; longest; shortest; heaviest; "
-    "lightest; fastest; slowest; nearest; only possib*; only viable; only valid; correct; "
-    "correctly; right; true; best; valid; accurate*; appropriate; suitable; proper; preferable; "
-    "the one; the only one; yes; likely; most *; strongest; closest; stronger; better; superior; "
-    "defensible; precise; consistent; correcto*; correcta*; correcte*; correta*; correto*; "
-    "corretto; corretta; verdader*; verdadeir*; cierta; certa; vera; vero; exact; exacte; juste; "
-    "bonne; vraie; vrai; richtig*; korrekt*; wahr; zutreffend*; trifft zu; stimmt; giusta; "
-    "giusto; esatta; верн*; правильн*; вірн*; juist*; rätt; riktig*; prawidłow*; poprawn*; "
-    "správn*; doğru*; benar; tepat; đúng; chính xác; σωστή; ✅; ✓; ✔; ☑; ⭕; 👍; 🟢; 正确; 正確; "
-    "对; 對; 正しい; 適切; 맞; 옳; 올바른; सही; الصحيحة; الصحيح; صحيحة; صحيح; صحیح; درست; ถูกต้อง; "
-    "ถูก; הנכונה; נכונה; সঠিক",
+    "T": "ਸਹੀ; remaining; helyes; corectă; rigtige; sahihi; tamang; točan; tačan; teisingas; "
+    "pareizā; betul; oikea; largest; smallest; greatest; highest; lowest; longest; shortest; "
+    "heaviest; lightest; fastest; slowest; nearest; only possib*; only viable; only valid; "
+    "correct; correctly; right; true; best; valid; accurate*; appropriate; suitable; proper; "
+    "preferable; the one; the only one; yes; likely; most *; strongest; closest; stronger; "
+    "better; superior; defensible; precise; consistent; correcto*; correcta*; correcte*; "
+    "correta*; correto*; corretto; corretta; verdader*; verdadeir*; cierta; certa; vera; vero; "
+    "exact; exacte; juste; bonne; vraie; vrai; richtig*; korrekt*; wahr; zutreffend*; trifft zu; "
+    "stimmt; giusta; giusto; esatta; верн*; правильн*; вірн*; juist*; rätt; riktig*; prawidłow*; "
+    "poprawn*; správn*; doğru*; benar; tepat; đúng; chính xác; σωστή; ✅; ✓; ✔; ☑; ⭕; 👍; 🟢; "
+    "正确; 正確; 对; 對; 正しい; 適切; 맞; 옳; 올바른; सही; الصحيحة; الصحيح; صحيحة; صحيح; صحیح; "
+    "درست; ถูกต้อง; ถูก; הנכונה; נכונה; সঠিক",
     # Does what only the right one does.
     "V": "gets my vote; agrees with the; remains; remain; captures; matches; best *es; best *ts; "
     "best *ns; best *rs; correctly *es; correctly *s; accurately *s; better *s; most closely *s; "
@@ -139,10 +139,10 @@ _CUES = {
     "потому что; так как; поскольку; vì; karena; çünkü; omdat; 因为; 由于; 而; ので; 왜냐하면; "
     "क्योंकि; لأن",
     # Says what something is.
-    "B": "er; je; yra; és; ialah; ni; ay; হল; হলো; ہے; is; are; was; were; be; been; would be; "
-    "seems; seems to be; seem; looks; appears; appears to be; es; son; é; è; est; sont; ist; "
-    "sind; lautet; wäre; är; jest; este; adalah; là; είναι; является; являются; está; است; yang; "
-    "=; 是; 为; 為; は; が; 이; 가; 은; 는; है; هي; هو; 应; 应为; 应该是; הוא; היא; คือ",
+    "B": "ਹੈ; er; je; yra; és; ialah; ni; ay; হল; হলো; ہے; is; are; was; were; be; been; "
+    "would be; seems; seems to be; seem; looks; appears; appears to be; es; son; é; è; est; sont; "
+    "ist; sind; lautet; wäre; är; jest; este; adalah; là; είναι; является; являются; está; است; "
+    "yang; =; 是; 为; 為; は; が; 이; 가; 은; 는; है; هي; هو; 应; 应为; 应该是; הוא; היא; คือ",
     # Says what something is.
     ":": ":; ：",
     # Says nothing.

@@ -28,6 +28,7 @@ from mpdf_langgraph.answers.math_parts import (
     read_bracketed,
     read_compound,
     read_congruence,
+    read_determinant,
     read_intervals,
     read_matrix,
     read_proportion,
@@ -77,7 +78,7 @@ class Comparison:
             (read_congruence, self._same_congruence, None),
             (read_compound, _same_compound, _compound_is),
             (read_matrix, self._same_matrix, self._matrix_is_vector),
-            (_both_signs, self._same_set, lambda x, b: self._same_set(x, unnamed(split_list(b)))),
+            (_both_signs, self._same_set, lambda x, b: self._same_set(x, unnamed(_members(b)))),
             (read_intervals, self._same_union, None),
             (read_bracketed, self._same_bracketed, self._bracketed_is),
             (_read_list, self._same_list, self._list_is),
@@ -251,8 +252,9 @@ def _same_time(x: tuple[int, bool], y: tuple[int, bool]) -> bool | None:
 def read_number(text: str) -> Quantity | None:
     """Read a quantity, or a proportion such as "1 in 4"."""
     quantity = read_quantity(text)
-    if quantity is None and (proportion := read_proportion(text)) is not None:
-        return Quantity(proportion)
+    if quantity is None:
+        value = read_proportion(text) or read_determinant(text)
+        return None if value is None else Quantity(value)
     return quantity
 
 
@@ -342,6 +344,11 @@ def _in_order_of_names(items: list[str]) -> list[str]:
     if len({name for name, _ in named}) == len(items):
         return [value for _, value in sorted(named)]
     return unnamed(items)
+
+
+def _members(text: str) -> list[str]:
+    bracketed = read_bracketed(text)
+    return bracketed.items if bracketed and bracketed.opening == "{" else split_list(text)
 
 
 def _both_signs(text: str) -> list[str] | None:

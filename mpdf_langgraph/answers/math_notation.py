@@ -38,7 +38,6 @@ _EUROPEAN_DECIMAL = Pattern(
     rf"(?<![\w.,])([0-9]{{1,3}}),([0-9]{{1,2}})(?={_UNIT_BEHIND})|(€\s?[0-9]{{1,3}}),([0-9]{{2}})(?!\d)"
 )
 _ARRAY = Pattern(r"\(\s?\\begin\{array\}\{[^{}]*\}(.*?)\\end\{array\}\s?\)", re.DOTALL)
-_RAISED_TEN = Pattern(r"(?<![0-9])10([⁻⁰¹²³⁴-⁹]+)")
 _RAISED = str.maketrans("⁻⁰¹²³⁴⁵⁶⁷⁸⁹", "-0123456789")
 _REAIS = Pattern(r"(?<=R\$ )[0-9]{1,3}(?:\.[0-9]{3})+(?![.,]?[0-9])")
 # A text in a language that writes a comma for the point: it has words of one, and none of English.
@@ -59,10 +58,6 @@ _POINTED = Pattern(
 _DIGITS = Pattern("[٠-٩۰-۹०-९০-৯๐-๙]")
 _NEGATIVE = Pattern(
     r"(?<![0-9)]\s)(?<!\b[a-z]\s)\b(?:minus|negative)\s(?=[$€£]?[0-9])", re.IGNORECASE
-)
-_EQUALS = Pattern(r"(?<=\b[a-z]) (?:equals|is equal to) (?=-?[0-9])")
-_MORE_OR_LESS = Pattern(
-    r"(?<=\b[b-z])\s(?:is\s|must be\s)?(greater|more|less|smaller) than\s(?=-?[0-9])"
 )
 _RAISED_DIGITS = Pattern(r"(?<=[\w)\]}])([⁻⁰¹²³⁴-⁹]+)(?![⁻⁰¹²³⁴-⁹])")
 _LOWERED_BASE = Pattern(r"(?<=[0-9A-Za-zα-ω])([₀-₉]+)")
@@ -103,7 +98,6 @@ _NOTE = Pattern(
     r"(?<=[0-9π}])\s\((?:(?:or|about|approximately|≈|i\.e\.,?|which is)\s?[^()]{1,40}"
     r"|-?[0-9.,]+\s?%)\)$"
 )
-_TRANSPOSED = Pattern(r"(?<=\))\s?\^\{?(?:T|\\top|\\intercal|\\mathsf\{T\})\}?$")
 _INDIAN = Pattern(r"(?<![0-9,])[0-9]{1,2}(?:,[0-9]{2})+,[0-9]{3}(?![0-9,])")
 _INLINE = Pattern(r"(?<!\\)\$([^$]+)\$")
 _PREFIX = Pattern(
@@ -186,7 +180,6 @@ def _plain_characters(text: str) -> str:
     text = _INDIAN.sub(lambda found: found.group().replace(",", ""), text)
     text = _SPACING.sub(" ", _THOUSANDS.sub("", text)).replace("{:}", ":")
     text = _ARRAY.sub(r"\\begin{pmatrix}\1\\end{pmatrix}", text)
-    text = _RAISED_TEN.sub(lambda ten: f"10^{{{ten[1].translate(_RAISED)}}}", text)
     text = _RAISED_DIGITS.sub(lambda found: f"^{{{found[1].translate(_RAISED)}}}", text)
     text = _LOWERED_BASE.sub(lambda found: f"_{{{found[1].translate(_LOWERED)}}}", text)
     text = re.sub(r"\\[dtc]frac(?![a-zA-Z])", r"\\frac", text)
@@ -206,10 +199,7 @@ def with_decimal_points(text: str) -> str:
     """
     if not text.isascii():
         text = _DIGITS.sub(lambda digit: str(unicodedata.decimal(digit.group())), text)
-    text = _EQUALS.sub(" = ", _NEGATIVE.sub("-", text))
-    text = _MORE_OR_LESS.sub(
-        lambda found: " > " if found[1] in ("greater", "more") else " < ", text
-    )
+    text = _NEGATIVE.sub("-", text)
     if _EUROPEAN_WORDS.search(text) and not _ENGLISH_WORDS.search(text):
         text = _DECIMAL_COMMA.sub(r"\1.\2", text)
         text = _POINTED.sub(lambda found: found.group().replace(".", ""), text)
@@ -242,7 +232,6 @@ def _undressed(text: str) -> str:
     if prefix and _introduces(text, prefix):
         opening = "\\text{" if "{" in prefix.group() and not prefix["close"] else ""
         text = opening + text[prefix.end() :].strip()
-    text = _TRANSPOSED.sub("", text)
     text = _NOTE.sub("", _TRAILING.sub("", text) or text)
     about = _ABOUT.fullmatch(text)
     if about and re.search(r"[0-9π)}]", about[1].rpartition("=")[2].partition("_")[0]):

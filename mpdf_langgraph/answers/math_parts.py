@@ -110,6 +110,31 @@ def read_matrix(text: str) -> list[list[str]] | None:
     return [[cell.strip() for cell in row.split("&")] for row in rows]
 
 
+_DETERMINANT = Pattern(r"\\begin\{vmatrix\}(?P<rows>.*?)\\end\{vmatrix\}", re.DOTALL)
+
+
+def read_determinant(text: str) -> Fraction | None:
+    """Read the value of a determinant of at most four rows of numbers."""
+    found = _DETERMINANT.fullmatch(text)
+    rows = [row.split("&") for row in re.split(r"\\\\", found["rows"])] if found else []
+    values = [[read_quantity(cell.strip()) for cell in row] for row in rows]
+    if not 0 < len(rows) < 5 or any(len(row) != len(rows) or None in row for row in values):
+        return None
+    return _determinant([[cell.value for cell in row if cell] for row in values])
+
+
+def _determinant(rows: list[list[Fraction]]) -> Fraction:
+    if not rows:
+        return Fraction(1)
+    return sum(
+        (
+            (-1) ** k * value * _determinant([row[:k] + row[k + 1 :] for row in rows[1:]])
+            for k, value in enumerate(rows[0])
+        ),
+        Fraction(0),
+    )
+
+
 _NAME = (
     r"(?:[A-Za-z∂]|\\(?:alpha|beta|gamma|delta|theta|lambda|mu|phi|omega|angle|triangle|vec|mathbf"
     r"|mathrm|overline|text|textbf|operatorname|bar|hat|measuredangle|det|Delta|ell|sigma|rho|tau"
@@ -136,7 +161,7 @@ def read_assignment(text: str) -> tuple[str, str] | None:
 
 _PLAIN_NAME = Pattern(
     r"(?:d|∂|\\partial )\w*/(?:d|∂|\\partial ?)\w+|(?:[A-Za-z]"
-    r"|\\[a-z]+)(?:_\{?\w+\}?)?'?(?:\([^()=]*\))?|[A-Za-z]{2,}|\|.+\|"
+    r"|\\[a-z]+)(?:_\{?\w+\}?)?(?:\^\{?-1\}?)?'?(?:\([^()=]*\))?|[A-Za-z]{2,}|\|.+\|"
     r"|[A-Za-z]{0,4}\\(?:angle|overline|triangle|measuredangle|text|vec|mathbf|mathrm|det|max|min|gcd"
     r"|log|sin|cos|tan|lim|sum).*|\([A-Za-z](?:,[A-Za-z])+\)"
 )

@@ -31,8 +31,6 @@ from mpdf_langgraph.answers.reading import (
 _HASHES = Pattern(r"####[ \t]*([^\n]+)")
 _HEADING = Pattern(r"\**(?:[A-Za-z]{2}|[0-9]+[.):]\s+\S)")
 _NO_EXPRESSION = Pattern(r"\n|[A-Za-z]:|\\(?:boxed|fbox|framebox)")
-_NO_ANSWER = Pattern(r"(?:unknown|sorry|hello|hi|ok|okay|sure)\b", re.IGNORECASE)
-_ROW = Pattern(r"(?m)^[ \t]*\|[^|\n]+\|(?:[^|\n]*\|){0,20}([^|\n]*[0-9][^|\n]*)\|\s*\Z")
 _ASSIGNED = Pattern(r"[A-Za-z]\s?=")
 
 
@@ -71,16 +69,12 @@ def find_answer_in_words(text: str) -> str | None:
         if stated := read_after_marker(rest):
             return stated
     whole = shortened.strip()
-    if row := _ROW.search(whole[-MAX_LENGTH:]):
-        whole = row[1].strip()
     if len(whole) <= 100:
         if listed := read_listed(whole):
             return listed
         if has_form(canonical(whole)) or (len(whole.split()) <= 4 and is_number(whole)):
             return canonical(whole)
-        if re.fullmatch(r"(?:[A-Z][A-Za-z]+|[a-z]{4,})[.!]?", whole) and not _NO_ANSWER.match(
-            whole
-        ):
+        if re.fullmatch(r"(?:[A-Z][A-Za-z]+|[a-z]{4,})[.!]?", whole):
             return canonical(whole)
     if len(whole) <= MAX_LENGTH and not has_prose(whole) and not _NO_EXPRESSION.search(whole):
         answer = canonical(whole)

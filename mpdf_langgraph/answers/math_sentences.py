@@ -130,7 +130,7 @@ def read_sentence(sentence: str) -> str | None:
         return canonical(lead)
     if listed := read_listed(lead):
         return listed
-    if has_form(canonical(lead)) or _QUANTITIES_LISTED.fullmatch(lead):
+    if has_form(canonical(lead)):
         return canonical(lead)
     if formula := _final_formula(lead):
         return formula
@@ -187,10 +187,6 @@ def _final_formula(sentence: str) -> str | None:
 
 
 _ENDING_FORMULA = Pattern(r"(?:(?<![\\$])\$([^$]{1,300})\$|\\\((.{1,300}?)\\\))\s*[.!*]*\s*$")
-# "3 boys and 4 girls"
-_QUANTITIES_LISTED = Pattern(
-    rf"{DECIMAL}\s[a-z]+(?:,\s{DECIMAL}\s[a-z]+)*,?\sand\s{DECIMAL}\s[a-z]+[.\s]*"
-)
 _NUMBERS_LISTED = Pattern(
     rf"-?{DECIMAL}(?:\s?/\s?[0-9]+)?(?:(?:,|,?\sand|,?\sor)\s-?{DECIMAL}(?:\s?/\s?[0-9]+)?)+[.\s]*"
 )
@@ -302,21 +298,14 @@ def _formula_around(text: str, number: re.Match[str]) -> str | None:
         word = before.rpartition("$")[2] + text[inside:].split("$", 1)[0]
     word = word.strip("*`.,:;!?$")
     if (
-        not re.search(
-            rf"{_TERM_TEXT}|\\(?!frac|times|cdot"
-            rf"|div)[a-z]",
-            word,
-        )
-        or has_prose(word)
+        not re.search(rf"{_TERM_TEXT}|\\(?!frac|times|cdot|div)[a-z]", word)
         or not re.search(r"[-+*/^()\\]", word)
+        or re.search("[<>]", word)
+        or has_prose(word)
+        or read_quantity(canonical(word)) is not None
     ):
         return None
-    return canonical(word.rpartition("=")[2]) if is_formula(word) else None
-
-
-def is_formula(text: str) -> bool:
-    """Tell whether a text has an unknown beside a number, and is no quantity with a unit."""
-    return read_quantity(canonical(text)) is None and "<" not in text and ">" not in text
+    return canonical(word.rpartition("=")[2])
 
 
 # "24 square feet, or about 2.2 square meters": the same once more, rounded.
@@ -336,9 +325,6 @@ _SOLUTIONS = Pattern(
     r"(?:^|(?<=^So )|(?<=^Thus )|(?<=^Hence )|(?<=\sare )|(?<=: )|(?<=solutions )|(?<=\sis )"
     r"|(?<=\sget ))[a-zα-ω]\s?=[^=]{1,60}(?:(?:\sor|\sand|,)\s+[a-zα-ω]\s?=[^=]{1,60})+$"
 )
-_LISTED_FIRST = Pattern(
-    r"(?:Thus |So |Hence )?([-\d][^A-Za-z]*(?:and|or)[^A-Za-z]*) (?:are|were) the\b"
-)
 _RATIO_AT_END = Pattern(
     rf"\b(?:odds|ratio|chance|probability|scale|likelihood)\b.*?(?<![\d.])"
     rf"({DECIMAL}\s(?:to|in|out\sof)\s{DECIMAL})\W*$|(?<![\d.])({DECIMAL}\s(?:in"
@@ -356,8 +342,6 @@ _DAY_AT_END = Pattern(
 def _expression_at_end(sentence: str) -> str | None:
     """The expression, and no mere number, that a sentence ends with: "it is 5√2 ≈ 7.07"."""
     sentence = " ".join(re.sub(r"\$|\\[\[\]()]", " ", sentence).split())
-    if (first := _LISTED_FIRST.match(sentence)) and (listed := read_listed(first[1])):
-        return listed
     if ratio := _RATIO_AT_END.search(sentence):
         return canonical(ratio[1] or ratio[2])
     solutions = _SOLUTIONS.search(sentence)
@@ -412,8 +396,6 @@ def read_prose(text: str) -> str | None:
         if not _FIND_NUMBER.search(after):
             return compound.group()
     text = _RESTATED.sub("", text) if _FIND_NUMBER.search(_RESTATED.sub("", text)) else text
-    if called_right := last_match(_CALLED_RIGHT, text[-MAX_LENGTH:]):
-        return canonical(called_right[1])
     if number := last_match(_FIND_NUMBER, text):
         line = max(0, text.rfind("\n", 0, number.start()) + 1, number.start() - MAX_LENGTH)
         if said := _number_said(text[line : number.end() + MAX_LENGTH].split("\n", 1)[0]):
@@ -422,11 +404,6 @@ def read_prose(text: str) -> str | None:
     if word := last_match(_FIND_WORD, text[-MAX_LENGTH:]):
         return canonical(word.group())
     return _without_number(text[-MAX_LENGTH:])
-
-
-_CALLED_RIGHT = Pattern(
-    rf"(?<![\w.])(-?{DECIMAL})\s(?:is|was)\s(?:the\s)?(?:correct|right)\b(?![^.;\n]*\b(?:not|if)\b)"
-)
 
 
 def _without_number(text: str) -> str | None:
@@ -503,15 +480,10 @@ _REASON = Pattern(
     r"[0-9π][^.\n]{0,30}?(?P<reason>,?\s(?:since|because|when|attained at|(?:at|for"
     r"|where) [a-z]\s?=)\s[^\n]*)\s*\Z"
 )
-_REMARK = Pattern(
-    r"\s\((?:or|i\.e\.,?|which is|=|about|we|since|because|as|not|reject\w*|discard|ignor\w+"
-    r"|changed)\s[^()]{1,60}\)(?=\W*\Z)"
-)
 
 
 def _without_reason(text: str) -> str:
     """The text without the reason that its last line gives: "27, since 2 + 7 = 9"."""
-    text = _REMARK.sub("", text)
     reason = _REASON.search(text, max(0, len(text) - MAX_LENGTH))
     if not reason or re.search(r"\b(?:so|thus|therefore|hence|then)\b", reason["reason"]):
         return text

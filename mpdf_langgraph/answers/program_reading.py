@@ -188,11 +188,22 @@ def _unfenced_blocks(text: str) -> list[str]:
     lines = [line for line in text.split("\n") if not re.match(r"\s*(?:```|~~~)", line)]
     if is_python("\n".join(lines)):
         return ["\n".join(lines)]
-    pieces = [code for code in islice(_program_pieces(lines), _MOST_BLOCKS) if _is_program(code)]
-    if pieces:
-        return pieces
+    for written in (lines, _without_markdown_indent(lines)):
+        pieces = [
+            code for code in islice(_program_pieces(written), _MOST_BLOCKS) if _is_program(code)
+        ]
+        if pieces:
+            return pieces
     inline = [found[1] for found in islice(_INLINE.finditer(text), _MOST_BLOCKS)]
     return [code for code in inline if _is_program(code)]
+
+
+def _without_markdown_indent(lines: list[str]) -> list[str]:
+    """The lines of code blocks that Markdown marks by four spaces, below a line of prose."""
+    first = next((line for line in lines if line.startswith("    ")), "")
+    if lines[0].startswith("    ") or not re.match(r"    (?:import|from|def|class|@)", first):
+        return []
+    return [line.removeprefix("    ") for line in lines]
 
 
 def _program_pieces(lines: list[str]) -> Iterator[str]:

@@ -27,8 +27,8 @@ _TEMPLATE_START = Pattern(
 )
 _NEXT_SPEAKER = Pattern(r"\n[ \t]{0,9}(?:\*\*|#{1,4} )?(?:Human|User)(?:\*\*)?:")
 _NEXT_QUESTION = Pattern(
-    r"\n[ \t]{0,9}(?:\*\*|#{1,4} )?(?:Q|(?:New |Next |Another )?(?:Question|Problem|Exercise"
-    r"|Instruction)|### (?:Input|Instruction))(?:\s?#?\d{1,3})?(?:\*\*)?(?:[:：]|\.\s)"
+    r"(?:\n|\s\|\s)[ \t]{0,9}(?:\*\*|#{1,4} )?(?:Q|(?:New |Next |Another )?(?:Question|Problem"
+    r"|Exercise|Instruction)|### (?:Input|Instruction))(?:\s?#?\d{1,3})?(?:\*\*)?(?:[:：]|\.\s)"
     r"|\n\s{0,9}\n[^\n]{5,400}\?[ \t]*\n\s{0,9}\(?A[.):]\s"
     r"|\n#{1,4} (?:\*\*)?(?:Question|Problem|Example|Exercise)\s?#?\d{1,3}(?:\*\*)?\s*\n",
     re.IGNORECASE,
@@ -237,8 +237,8 @@ def last_box(text: str) -> str | None:
 # --- tags and JSON ------------------------------------------------------------------------------
 
 _TAGGED = Pattern(
-    r"<(?P<tag>(?:final[_ ]?)?answer|solution|ans|choice"
-    r"|option)>\s*(?P<inside>[^<>]*(?:<(?!/?(?P=tag)>)[^<>]*)*)"
+    r"<(?P<tag>(?:final[_ ]?)?answer|solution|ans|choice|option|output|result)>\s*"
+    r"(?P<inside>[^<>]*(?:<(?!/?(?P=tag)>)[^<>]*)*)"
     r"</(?P=tag)>",
     re.IGNORECASE,
 )
