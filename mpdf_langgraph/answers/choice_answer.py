@@ -30,8 +30,8 @@ class ChoiceAnswer:
     one that is left where all others are called wrong, or the one in brackets in the last
     sentence that has any. "Wait, no" takes back what was said before. What is said under a
     condition, of other people, or of a first impression does not count. Two letters, or a letter
-    beyond the choices, are no answer. Letters of names and articles are none either
-    ("vitamin C", "A force").
+    beyond the choices, are no answer, nor are the answers to several questions. Letters of names
+    and articles are none either ("vitamin C", "A force").
 
     Args:
         n: The number of choices, 2 to 26, lettered from A.

@@ -19,8 +19,9 @@ class MathAnswer:
     what stands beside it (a sign, a multiplier, a second box), ``<answer>`` tags, the answer field
     of a JSON object, what follows the last ``####``, what follows "the answer is" or "answer:" in
     many languages, one short expression that is the whole response, the expression that ends the
-    last sentence, the last number, a box that the token limit cut off. It skips thoughts,
-    and further questions that the model asks itself.
+    last sentence, its last number that is no circumstance of another ("17 in 5 years" is 17),
+    the last number, a box that the token limit cut off. It skips thoughts, how sure the model
+    is, and further questions that the model asks itself.
     Numbers come back in one form with their unit: "1,000" and ``1{,}000.0`` as "1000",
     ``\frac24`` as "1/2", "two dozen" as "24". Other expressions lose their decoration.
 

@@ -21,9 +21,12 @@ class TextAnswer:
     `parse` takes what follows the last "answer is" or "Answer:" in many languages, the contents of
     a box, an ``<answer>`` tag or a JSON object's answer field, without explanations and
     decoration. Else it takes the only bold phrase, or the name at the end of a sentence such as
-    "The capital of France is Paris.", or the whole response. "Yes, it is." is Yes.
-    `equivalent` ignores case, white space, punctuation, articles and the accents of Latin
-    letters. It compares numbers by their value. If answers still differ, `equivalence` decides.
+    "The capital of France is Paris.", or the whole response. "Yes, it is." is Yes. What is taken
+    back ("Lyon. No wait, Paris.") does not count.
+    `equivalent` ignores case, white space, punctuation, articles, titles and the accents of Latin
+    letters. It compares numbers, dates and quantities by their value. A plain statement also
+    equals a short answer that it holds: "Carbon has 6 protons." is 6. This is not transitive.
+    If answers still differ, `equivalence` decides.
 
     Args:
         equivalence: A function of two answers, called in both orders, or a chat model, asked
