@@ -201,7 +201,11 @@ def _unfenced_blocks(text: str) -> list[str]:
 def _without_markdown_indent(lines: list[str]) -> list[str]:
     """The lines of code blocks that Markdown marks by four spaces, below a line of prose."""
     first = next((line for line in lines if line.startswith("    ")), "")
-    if lines[0].startswith("    ") or not re.match(r"    (?:import|from|def|class|@)", first):
+    if (
+        not lines
+        or lines[0].startswith("    ")
+        or not re.match(r"    (?:import|from|def|class|@)", first)
+    ):
         return []
     return [line.removeprefix("    ") for line in lines]
 
