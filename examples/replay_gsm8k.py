@@ -104,13 +104,7 @@ def concede_if_outvoted(observations: Sequence[Observation]) -> list[str]:
 
 
 def graph_of(recordings: Recordings, record: dict[str, float], **options: Any) -> Any:
-    """Return the graph of all recorded models, those with the better record first.
-
-    Args:
-        recordings: What they said.
-        record: Share of other questions that each got right.
-        options: Further arguments of `create_deliberation`.
-    """
+    """Return the graph of all recorded models, those with the better record first."""
     best_first = sorted(recordings.agents, key=lambda name: -record[name])
     agents = [
         Agent(

@@ -39,15 +39,7 @@ os.execv(sys.argv[1], sys.argv[1:])
 def ensure_venv(path: Path = VENV) -> Path:
     """Return the Python of a virtual environment with vLLM for CPUs, made where it is missing.
 
-    What pip does shows on the terminal.
-
-    Raises:
-        subprocess.CalledProcessError: pip failed, and has said why.
-
-    Example:
-        ```python
-        python = ensure_venv()
-        ```
+    What pip does shows on the terminal. If it fails, it has said why.
     """
     python = path / "bin" / "python"
     if _is_complete(python):
@@ -84,20 +76,9 @@ def server_command(
     port: int = 8000,
     max_model_len: int = 1024,
 ) -> list[str]:
-    """Return the command line of a server for a small model.
+    """Return the command line of a server for a small model in a Hugging Face folder.
 
-    Args:
-        python: From `ensure_venv`.
-        model_dir: A Hugging Face folder.
-        served_model_name: The name that clients ask for.
-        host: Where it listens.
-        port: Where it listens.
-        max_model_len: Longest prompt plus answer in tokens.
-
-    Example:
-        ```python
-        command = server_command(ensure_venv(), port=8001)
-        ```
+    `max_model_len` is the longest prompt plus answer in tokens.
     """
     # The module and not `vllm`: that command looks for a package named vllm and fails.
     return [
@@ -114,15 +95,7 @@ def server_command(
 def serving(command: list[str], log: IO[bytes] | None = None) -> Iterator[subprocess.Popen[bytes]]:
     """Run a server for the length of a `with` block, and end it with all its children.
 
-    Args:
-        command: From `server_command`.
-        log: Where its output goes. None: to the terminal.
-
-    Example:
-        ```python
-        with serving(server_command(ensure_venv())) as server:
-            server.wait()
-        ```
+    Its output goes to `log`, or to the terminal.
     """
     server = subprocess.Popen(
         [sys.executable, "-c", END_WITH_PARENT, *command],

@@ -200,12 +200,8 @@ class Agent:
     ) -> list[BaseMessage]:
         """Return the messages that ask for a proposal.
 
-        Args:
-            question: The question.
-            schema: Its instructions are filled into the prompt.
-            history: The conversation before the question. It is reduced to what a model can read.
-            notes: What only this agent knows about the question. May be empty.
-            attachments: Content blocks of the question that are not text, such as images.
+        The history is reduced to what a model can read. `notes` are what only this agent knows, if
+        anything. `attachments` are content blocks of the question, such as images.
         """
         private = self.prompts.context.format(context=notes) if notes else ""
         told = [SystemMessage(self.system_prompt), *history, SystemMessage(private)]

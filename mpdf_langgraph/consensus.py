@@ -143,12 +143,7 @@ def most_probable(votes: Sequence[Vote], probabilities: Mapping[int, float]) -> 
 
 
 def share_out(scores: Mapping[int, float], none: float) -> dict[int, float]:
-    """Return the softmax of the clusters' scores and of "none of them is right".
-
-    Args:
-        scores: By cluster.
-        none: Score of "none of them is right".
-    """
+    """Return the softmax of the clusters' scores and of that of "none of them is right"."""
     top = max([none, *scores.values()])
     total = math.fsum(math.exp(score - top) for score in [none, *scores.values()])
     return {cluster: math.exp(score - top) / total for cluster, score in scores.items()}
@@ -264,12 +259,9 @@ def strongest_response(held: Held, cluster: int | None) -> str | None:
 
 
 def count_votes(held: Held, rule: ConsensusRule, representatives: Sequence[str]) -> Consensus:
-    """Return the consensus of a team.
+    """Return the consensus of a team by a rule.
 
-    Args:
-        held: The response each agent holds, in the order of the team. None abstains.
-        rule: Picks the winning cluster.
-        representatives: The answer that stands for each cluster.
+    `representatives` are the answers that stand for each cluster.
 
     Raises:
         ConfigurationError: The rule returned a cluster that nobody voted for.

@@ -12,13 +12,9 @@ Form = TypeVar("Form", bound=BaseModel)
 
 
 def read_fitted(path: str | os.PathLike[str], name: str, form: type[Form], holds: str) -> Form:
-    """Return what ``training/fit_rules.py`` has written.
+    """Return what ``training/fit_rules.py`` has written, from a file or its folder.
 
-    Args:
-        path: The file, or the folder that holds it.
-        name: The file's name in a folder.
-        form: What it must hold.
-        holds: That in words, for the errors.
+    `holds` says in words what it must hold, for the errors.
 
     Raises:
         RouterError: There is no such file, or it is of another form.

@@ -122,11 +122,8 @@ def with_question(
 ) -> list[BaseMessage]:
     """Return a readable history that ends with a human message of `text`.
 
-    Args:
-        history: As `readable_history` gives it. A human message at its end, which nobody has
-            answered, becomes part of the last message.
-        text: What is asked.
-        attachments: Content blocks that go with it. They stand before the text.
+    A human message at the history's end, which nobody has answered, becomes part of it. Attachments
+    stand before the text.
     """
     before = list(history)
     if before and isinstance(before[-1], HumanMessage):

@@ -160,10 +160,9 @@ class QuestionConsensus:
         return share_out({c: self.score(members) for c, members in by_cluster.items()}, none)
 
     def score(self, members: Sequence[Vote]) -> float:
-        """Return s(c) of an answer.
+        """Return s(c) of an answer that these voices give.
 
-        Args:
-            members: Those who give it, every response once (see `consensus.voices`).
+        Every response counts once, see `consensus.voices`.
         """
         fitted, shared = self.fitted, self.fitted.shared
         place = _places(fitted.agents)
@@ -227,11 +226,7 @@ def describe_rule(name: str, rule: AnyRule) -> dict[str, Any]:
 
 
 def recorded_rule(options: Mapping[str, Any], category: str | None) -> ConsensusRule:
-    """Return the rule that decided a recorded deliberation.
-
-    Args:
-        options: Of the trace.
-        category: Of the question.
+    """Return the rule that decided a recorded deliberation, by the options of its trace.
 
     Raises:
         ConfigurationError: It is a callable, which no record holds.

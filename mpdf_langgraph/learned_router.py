@@ -352,7 +352,7 @@ def pad(
 
 
 def _table(rows: Sequence[Sequence[float]], size: int) -> Any:
-    """Return rows of numbers as an array of shape ``[n, size]``, number by number, which is quick.
+    """Return rows as an array ``[n, size]``, number by number, which is quick.
 
     Raises:
         ValueError: A row has another length.

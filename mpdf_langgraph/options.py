@@ -17,19 +17,10 @@ def check_number(
     whole: bool = False,
     optional: bool = False,
 ) -> None:
-    """Raise an error that says what an option must be, unless it is that.
+    """Raise a `ConfigurationError` that says what an option must be, unless it is that.
 
-    Args:
-        name: The option.
-        value: Its value.
-        low: The least allowed value.
-        high: The largest allowed value. Infinity itself is never allowed.
-        above: `low` itself is not allowed.
-        whole: Only whole numbers are allowed.
-        optional: None is allowed.
-
-    Raises:
-        ConfigurationError: It is something else.
+    It must be finite and in [low, high]. `above` excludes `low`, `whole` asks for a whole number,
+    and `optional` allows None.
 
     Example:
         >>> check_number("explore", 0.5, 0, 1 / 3)

@@ -81,12 +81,7 @@ class Prompts:
                 ) from error
 
     def template(self, task: Literal["propose", "refine"], *, private: bool) -> str:
-        """Return the template of a task.
-
-        Args:
-            task: What the agent is asked for.
-            private: Whether it has private context.
-        """
+        """Return the template of a task, for an agent with or without private context."""
         given: str = getattr(self, task)
         if not private:
             return given

@@ -190,11 +190,7 @@ class AdaptiveRecruiting:
         check_number("cost", self.cost, 0)
 
     def check_team(self, prices: Mapping[str, float], consensus: str) -> None:
-        """Check that the values were measured on this team.
-
-        Args:
-            prices: Of the team's tokens, by agent.
-            consensus: Name of the team's consensus rule.
+        """Check that the values were measured on this team, these prices by agent and this rule.
 
         Raises:
             ConfigurationError: The team or a price is another one.

@@ -124,11 +124,6 @@ def _answer_logprobs(metadata: Mapping[str, Any], text: str, thought: str | None
     """Return the log-probabilities of the tokens after the thought.
 
     A reasoning parser takes the thought out of the text, but not out of the log-probabilities.
-
-    Args:
-        metadata: A message's `response_metadata`.
-        text: The message's own text without the thought.
-        thought: The thought in the message's own text, None where it has none.
     """
     values = token_logprobs(metadata)
     if not values:

@@ -61,11 +61,7 @@ def _claimed_confidence(text: str) -> float | None:
 
 
 def logprob_summary(token_logprobs: list[float]) -> LogprobSummary | None:
-    """Summarise the log-probabilities of a response's tokens. Return None if there are none.
-
-    Args:
-        token_logprobs: Natural logarithms, one per token, all finite.
-    """
+    """Summarise the log-probabilities of a response's tokens. Return None if there are none."""
     count = len(token_logprobs)
     if not count:
         return None

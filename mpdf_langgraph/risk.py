@@ -84,11 +84,6 @@ def keeps_promise(accepted: int, wrong: int, risk: float) -> bool:
     """Tell whether Clopper and Pearson's upper bound of the share of errors is at most `risk`.
 
     It is where ``P(Bin(accepted, risk) <= wrong)`` is at most `MISTRUST`.
-
-    Args:
-        accepted: Number of answers.
-        wrong: Number of wrong ones among them.
-        risk: Greatest share of errors, in (0, 1).
     """
     if wrong >= risk * accepted:  # a binomial's median is its mean, rounded up or down
         return False
@@ -110,13 +105,7 @@ def keeps_promise(accepted: int, wrong: int, risk: float) -> bool:
 def count_errors(
     bars: Sequence[float], probability: Sequence[float], right: Sequence[bool]
 ) -> RiskCurve:
-    """Return the curve of answers that nothing was fitted on.
-
-    Args:
-        bars: Bars to test, chosen without these answers.
-        probability: P(right) of each answer.
-        right: Whether it is right.
-    """
+    """Return the curve of answers that nothing was fitted on, at bars chosen without them."""
     steps = []
     for bar in sorted(set(bars), reverse=True):
         above = [(p, ok) for p, ok in zip(probability, right, strict=True) if p >= bar]

@@ -39,13 +39,7 @@ def after_move(
 
     PERSIST keeps the response. CONCEDE adopts the target. REFINE takes the drawn response, except
     that a response without a valid answer never replaces one that has a valid answer. An agent
-    without a target or a drawn response keeps what it holds.
-
-    Args:
-        action: The move.
-        before: The response held at the decision.
-        drawn: The response of the REFINE call, None if it failed.
-        target: The response that CONCEDE adopts.
+    without a target or a drawn response (the call failed) keeps what it holds.
     """
     if action == "CONCEDE" and target is not None:
         return target
@@ -55,12 +49,7 @@ def after_move(
 
 
 def complete_turn(turn: Turn, responses: Mapping[str, Response]) -> Turn:
-    """Return a turn with its `after`, once all responses of its round are there.
-
-    Args:
-        turn: A decision.
-        responses: All responses of the deliberation by id, with their clusters.
-    """
+    """Return a turn with its `after`, once all responses of its round are there, by id."""
     before, target = turn["before"], turn["target"]
     after = after_move(
         turn["action"],
@@ -79,14 +68,8 @@ def held_by_round(
 ) -> list[dict[str, Response | None]]:
     """Return the responses held after every round of a recorded deliberation, by agent.
 
-    Args:
-        agents: Names in the order of the team.
-        responses: All responses by id.
-        turns: All completed turns.
-        rounds: Number of rounds of decisions. Default: the last round that has a turn.
-
-    Returns:
-        One dict per round, shape ``[1 + rounds]``. The first one has the proposals.
+    The first of the ``1 + rounds`` dicts has the proposals. By default the last round is the last
+    one that has a turn.
 
     Raises:
         KeyError: A turn names a response that is not there.
@@ -108,15 +91,10 @@ def is_settled(
 ) -> bool:
     """Tell whether the team agrees.
 
-    It does if every valid answer is in the winning cluster and more than half of the agents have
-    a valid answer: the others may still refine or concede, so a minority does not settle for them.
-
-    Args:
-        held: The response each agent holds.
-        winner: The cluster that the consensus rule elected.
-        bar: Least confidence in each of these answers. An unknown confidence is below any bar.
-        probability: How probably the group's answer is right, where the rule says so. Then this
-            must reach the bar, and not each confidence.
+    It does if every valid answer is in the winning cluster and more than half of the agents have a
+    valid answer: the others may still refine or concede, so a minority does not settle for them.
+    With a bar, each of these answers needs that confidence (an unknown one is below any bar). Where
+    the rule gives the probability of the group's answer, that must reach the bar instead.
     """
     live = [r for r in held.values() if r is not None and r["cluster"] is not None]
     if 2 * len(live) <= len(held) or any(response["cluster"] != winner for response in live):
@@ -140,19 +118,10 @@ def find_stop_reason(
 ) -> str | None:
     """Return why a deliberation stops after a round, None if it goes on.
 
-    The first reason that holds counts: ``"failed"`` (nobody holds a response), ``"agreement"``,
-    the name of the budget that forbids every agent to refine, ``"all_persisted"``, ``"timeout"``,
-    ``"max_rounds"``.
-
-    Args:
-        held: The response each agent holds after the round.
-        turns: The decisions of the round. Empty after the proposals.
-        winner: The cluster that the consensus rule elected.
-        last_round: No further round is allowed.
-        out_of_time: The time budget is spent.
-        stop_when_settled: Stop if the team agrees or everyone persists.
-        settle_confidence: See `is_settled`.
-        probability: See `is_settled`.
+    The first reason that holds counts: ``"failed"`` (nobody holds a response), ``"agreement"``, the
+    name of the budget that forbids every agent to refine, ``"all_persisted"``, ``"timeout"``,
+    ``"max_rounds"``. The turns are those of the round, none after the proposals. For the last two
+    arguments see `is_settled`.
     """
     if not any(held.values()):
         return "failed"

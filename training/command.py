@@ -14,11 +14,8 @@ def run_command(
 ) -> None:
     """Run a command with the options of its command line. Errors end it without a traceback.
 
-    Args:
-        main: Takes the options. A number that it returns is the exit status.
-        options: Their dataclass.
-        description: Text of `--help`.
-        stopped: What to say when it is interrupted.
+    `main` takes the options. A number that it returns is the exit status. `description` is the text
+    of `--help`, and `stopped` is said when the command is interrupted.
     """
     try:
         result = main(tyro.cli(options, description=description))

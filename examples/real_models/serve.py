@@ -116,11 +116,7 @@ def command_for(
 def served(command: list[str], url: str, log: IO[bytes], patience: float = 600.0) -> Iterator[None]:
     """Run a server for the length of a `with` block, which begins once the server answers.
 
-    Args:
-        command: From `command_for`.
-        url: Its base URL, such as ``http://127.0.0.1:8000/v1``.
-        log: Where its output goes.
-        patience: Seconds to wait for it.
+    `url` is its base URL, such as ``http://127.0.0.1:8000/v1``. `patience` is in seconds.
 
     Raises:
         FetchError: It ended, or did not answer in time.

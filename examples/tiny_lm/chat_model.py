@@ -45,11 +45,7 @@ class Engine:
     """One loaded model with a thread that decodes whatever has been submitted, in batches."""
 
     def __init__(self, folder: Path, max_batch: int = 64) -> None:
-        """Loads the folder.
-
-        Raises:
-            ConfigurationError: There is no model in the folder.
-        """
+        """Loads the folder. `ConfigurationError`: there is no model in it."""
         if not (folder / "model.safetensors").is_file():
             raise ConfigurationError(
                 f"there is no model in {folder}; train one with "

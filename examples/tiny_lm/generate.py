@@ -198,11 +198,7 @@ def sample(
 ) -> list[Sample]:
     """Samples any number of requests, in batches of like length, and returns them in order.
 
-    Args:
-        model: The model.
-        requests: What to sample.
-        batch_size: Requests at a time.
-        progress: Called with the number of requests after every batch.
+    `progress` is called with the number of requests after every batch.
     """
     order = sorted(range(len(requests)), key=lambda i: len(requests[i].prompt))
     results: dict[int, Sample] = {}

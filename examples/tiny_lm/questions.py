@@ -261,13 +261,10 @@ def problems(kind: Kind, split: Split, seed: int | str = 0) -> Iterator[Problem]
 def make_questions(
     kind: Kind, split: Split, count: int, seed: int | str = 0
 ) -> list[dict[str, Any]]:
-    """Makes `count` questions as dicts.
+    """Makes `count` questions. No question text occurs in two splits.
 
-    Args:
-        kind: `hidden` (private facts) or `plain` (all facts in the question, more steps).
-        split: `train`, `validation` or `test`. No question text occurs in two of them.
-        count: How many.
-        seed: The same seed gives the same questions. A smaller count gives the first of them.
+    `hidden` questions have private facts. In `plain` ones all facts stand in the question, with
+    more steps. The same seed gives the same questions, and a smaller count the first of them.
 
     Returns:
         Dicts with `id`, `question`, `reference`, `contexts` (private text by agent name), and

@@ -91,17 +91,10 @@ def solve(
     guesses: dict[str, int] | None = None,
     slip: float = 0.0,
 ) -> str:
-    """Writes a solution from what is known.
+    """Writes a solution from what is known, ending in `#### N`.
 
-    Args:
-        problem: The problem.
-        known: The missing facts that the writer knows.
-        rng: Source of guesses and slips.
-        guesses: Earlier guesses to keep. What is neither known nor guessed is guessed anew.
-        slip: Probability of an error per sentence.
-
-    Returns:
-        The solution, ending in `#### N`.
+    What is neither known nor guessed earlier is guessed. `slip` is the probability of an error per
+    sentence.
     """
     values = {name: value for name, value in problem.facts.items() if name not in problem.owner}
     guessed = {name for name in problem.owner if name not in known}

@@ -126,9 +126,7 @@ class Config:
     def rate(self, progress: float, step: int) -> float:
         """The learning rate: warm-up, then a plateau, a slope, and a slope to zero at the end.
 
-        Args:
-            progress: Rounds done, with the fraction of the present one.
-            step: Steps done, for the warm-up.
+        `progress` counts rounds, with the fraction of the present one.
         """
         slope, final = self.rounds["simulated"], self.rounds["on_policy"]
         plateau = sum(self.rounds.values()) - slope - final

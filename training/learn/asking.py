@@ -126,13 +126,7 @@ class Asked:
 
 
 def learn_rule(asked: Asked, grader: Grader, strength: float = 10.0) -> ConsensusRule:
-    """Fit a learned consensus on the proposals of the team.
-
-    Args:
-        asked: The proposals.
-        grader: Tells whether an answer is right, given the reference.
-        strength: Of the penalty on the agents' and the pairs' own weights.
-    """
+    """Fit a learned consensus on the proposals of the team."""
     parts = []
     for episode in asked.episodes:
         agents = [agent for agent in episode.agents if agent["name"] in asked.team]
@@ -149,14 +143,10 @@ def gather(
     rule: ConsensusRule,
     team: Sequence[str] = (),
 ) -> Asked:
-    """Return the proposals of a team.
+    """Return the proposals of a team, by default of the team that most episodes have.
 
-    Args:
-        episodes: Records. Those in which the router asked only some of the agents say nothing of
-            the others, and are left out.
-        grader: Tells whether an answer is right, given the reference.
-        rule: How votes are counted.
-        team: Names of the agents. Empty: the team that most episodes have.
+    Episodes in which the router asked only some of the agents say nothing of the others, and are
+    left out.
 
     Raises:
         ConfigurationError: No episode is left.

@@ -88,12 +88,9 @@ def judge(
 ) -> Judged:
     """Return the judged responses of episodes. An episode without a reference has none.
 
-    From a person's hint on there are none either: what it gave away is in no confidence.
-
-    Args:
-        episodes: Calibrated or not: the confidences are taken as the critic gave them.
-        grader: Tells whether an answer is right, given the reference.
-        references: By episode id. They go before the episodes' own.
+    `references` (by episode id) go before the episodes' own. The confidences are taken as the
+    critic gave them, also of calibrated episodes. From a person's hint on there are none: what it
+    gave away is in no confidence.
     """
     return _judge_rows(stack_rows(map(_make_row, episodes)), grader, references)
 
@@ -245,19 +242,13 @@ def _shifts(part: Judged, curve: Curve) -> dict[str, float]:
 
 
 def fit_curve(confidence: Array, right: Array) -> Curve:
-    """Fit Platt scaling to confidences by maximum likelihood.
+    """Fit Platt scaling to confidences ``[n]`` of answers that were right (1) or wrong (0).
 
-    The targets are Platt's: a little short of 0 and 1, so that a few well separated answers do
-    not give an endless slope (Platt, "Probabilistic outputs for support vector machines", 1999).
-
-    Args:
-        confidence: As the critic gave them, in [0, 1], shape ``[n]``.
-        right: 1 if the answer was right, else 0, shape ``[n]``.
-
-    Returns:
-        The identity if there is nothing to learn from: no answer, all right, all wrong, or all
-        equally confident. A flat curve at the share of right answers if the less confident ones
-        are more often right: then the confidence says nothing.
+    The targets are Platt's: a little short of 0 and 1, so that a few well separated answers do not
+    give an endless slope (Platt, "Probabilistic outputs for support vector machines", 1999). The
+    curve is the identity if there is nothing to learn from: no answer, all right, all wrong, or all
+    equally confident. It is flat at the share of right answers if the less confident ones are more
+    often right.
     """
     good = float(np.sum(right))
     bad = len(right) - good

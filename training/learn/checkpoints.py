@@ -14,12 +14,9 @@ from training.collect.files import atomic_write, keep_settings
 
 
 def prepare_folder(folder: Path, settings: Mapping[str, Any], *, resume: bool) -> None:
-    """Make a router's folder ready for a fit.
+    """Make a router's folder ready for a fit, to go on from its checkpoints or without them.
 
-    Args:
-        folder: Is made if it does not exist.
-        settings: All that the fit depends on, as plain data. It is kept beside the checkpoints.
-        resume: Go on from the checkpoints there, if any. Otherwise they are removed.
+    `settings`, all that the fit depends on as plain data, are kept beside the checkpoints.
 
     Raises:
         ConfigurationError: The checkpoints are of a fit with other settings.
@@ -50,16 +47,10 @@ def content_hash(*tensors: Tensor) -> str:
 
 
 class Log:
-    """The epochs' rows: in `log.jsonl`, for TensorBoard, and in memory for the plots.
+    """The epochs' rows: in `log.jsonl`, for TensorBoard, and in memory (`rows`) for the plots.
 
-    A fit that goes on writes the rows of its checkpoints anew, so that a stop leaves neither a
-    torn row nor one twice.
-
-    Args:
-        folder: The router's folder.
-
-    Attributes:
-        rows: All rows, in order.
+    A fit that goes on writes the rows of its checkpoints anew, so that a stop leaves neither a torn
+    row nor one twice.
     """
 
     def __init__(self, folder: Path) -> None:

@@ -71,13 +71,7 @@ def measure_records(ballots: Ballots) -> dict[str, float]:
 
 
 def fit_choosers(ballots: Ballots, strength: float, seed: int = 0) -> dict[str, Chooser]:
-    """Return the rules that are compared, the simplest first.
-
-    Args:
-        ballots: To learn from.
-        strength: Of the learned consensus's penalty.
-        seed: Of the learned consensus.
-    """
+    """Return the rules that are compared, the simplest first."""
     record = measure_records(ballots)
     place = {name: i for i, name in enumerate(record)}
     best = next(iter(record), "")
@@ -153,12 +147,9 @@ def choose(choosers: Mapping[str, Chooser], ballots: Ballots) -> dict[str, Choic
 
 
 def join_choices(parts: Sequence[Choice], places: Sequence[NDArray[Any]], size: int) -> Choice:
-    """Return the choices of parts of the states as those of all states.
+    """Return the choices of parts of the states as those of all states, `size` in number.
 
-    Args:
-        parts: Of a rule.
-        places: Where the states of each part stand among all.
-        size: How many there are in all.
+    `places` tell where the states of each part stand among all.
     """
     whole = np.full((3, size), np.nan)
     for part, place in zip(parts, places, strict=True):
@@ -172,9 +163,8 @@ def cross_fit(
 ) -> tuple[dict[str, Choice], Interval]:
     """Answer every question by what was learned from the questions of the other folds.
 
-    Returns:
-        What the rules give on the proposals. And by how much the learned consensus is more often
-        right than the recorded rule on what the teams held in the end.
+    Return what the rules give on the proposals. And by how much the learned consensus is more often
+    right than the recorded rule on what the teams held in the end.
     """
     folds = shuffle_into_folds(ballots, FOLDS, seed)
     asked, ended = ballots.select(ballots.first), ballots.select(ballots.last)
@@ -239,13 +229,7 @@ class Comparison:
 
 
 def compare(training: Ballots, held_out: Ballots, seed: int = 0) -> Comparison:
-    """Fit all rules on the training questions, and compare them.
-
-    Args:
-        training: Graded states, with calibrated confidences.
-        held_out: Of other questions.
-        seed: Of folds and fits.
-    """
+    """Fit all rules on the training questions, and compare them. Confidences are calibrated."""
     training = thin_out(training, MOST_STATES, seed)
     strength = choose_strength(training, seed)
     found, final_gain = cross_fit(training, strength, seed)
@@ -289,15 +273,11 @@ def _rule_of(consensus: LearnedConsensus) -> Chooser:
 
 
 def choose_rule(found: Mapping[str, Choice], question: NDArray[np.int64]) -> str:
-    """Return the rule to run.
+    """Return the rule to run, of those found (the simplest first).
 
-    One agent is asked alone, unless a rule that asks the team is surely better: with the lower
-    95 % bound of the difference above 0. Among these the most accurate counts, the simplest at a
-    tie. A debate has to be surely better than that one, too.
-
-    Args:
-        found: By rule, the simplest first.
-        question: Of each state.
+    One agent is asked alone, unless a rule that asks the team is surely better: with the lower 95 %
+    bound of the difference above 0. Among these the most accurate counts, the simplest at a tie. A
+    debate has to be surely better than that one, too.
     """
 
     def is_surely_better(one: str, other: str) -> bool:

@@ -135,10 +135,7 @@ def log_loss(design: Design, weights: Array) -> tuple[float, Array]:
 def fit_weights(design: Design, strength: float, begin: Array | None = None) -> Array:
     """Return the penalised maximum-likelihood weights, ``[P]``.
 
-    Args:
-        design: What to learn from.
-        strength: Of the penalty on what is an agent's or a pair's own.
-        begin: Weights to begin at, ``[P]``. They change how long it takes alone.
+    `strength` penalises what is an agent's or a pair's own. `begin` changes only how long it takes.
 
     Raises:
         MPDFError: They are not finite.
@@ -190,10 +187,7 @@ def fit_consensus(
 ) -> LearnedConsensus:
     """Fit a consensus, without what is found on questions that it was not fitted on.
 
-    Args:
-        ballots: Graded states to learn from, with calibrated confidences.
-        seed: Of the inner folds and of the voices left out.
-        strength: Of the penalty. None: inner folds choose it.
+    Inner folds choose the strength of the penalty where it is not given.
     """
     if strength is None:
         strength = choose_strength(ballots, seed)

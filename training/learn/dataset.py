@@ -268,13 +268,7 @@ def make_groups(
 def grade_rows(
     rows: Rows, grader: Grader, labels: Mapping[str, str] | None = None
 ) -> tuple[Groups, ReadingReport]:
-    """Grade rows that `make_row` has made, and empty them.
-
-    Args:
-        rows: Of any number of episodes.
-        grader: See `load`.
-        labels: See `load`.
-    """
+    """Grade rows that `make_row` has made, and empty them. See `load`."""
     nobody = make_arrays([], [], lambda _: -1) | {
         name: np.zeros(0, int) for name in ("groups", "vote", "final")
     }
@@ -369,9 +363,6 @@ def critics_of(paths: str | os.PathLike[str] | Iterable[str | os.PathLike[str]])
     """Return the critics that traces were made with, by each segment's first sound episode.
 
     Confidence means something else under another critic, so a router must not be run with one.
-
-    Raises:
-        TraceError: There is no such path.
     """
     found = map(first_episode, find_segments(paths))
     return sorted({str(episode.options.get("critic")) for episode in found if episode is not None})
@@ -386,7 +377,6 @@ def check_answer(
 
     Raises:
         ConfigurationError: It was another one of those built in.
-        TraceError: There is no such path.
     """
     for segment in find_segments(paths):
         episode = first_episode(segment)
@@ -400,13 +390,8 @@ def check_answer(
 def split(groups: Groups, validation: float = 0.2, seed: int = 0) -> tuple[Groups, Groups]:
     """Return a training and a validation part that share no question.
 
-    A question's text alone (and the seed) decides where it goes, so that more traces, or the
-    same in another order, move none.
-
-    Args:
-        groups: What to split.
-        validation: Share of the questions that is held out, in [0, 1].
-        seed: Another one gives another split.
+    A question's text alone (and the seed) decides where it goes, so that more traces, or the same
+    in another order, move none. `validation` is the share that is held out.
 
     Raises:
         ConfigurationError: The share is outside of [0, 1].

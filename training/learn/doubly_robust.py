@@ -72,8 +72,8 @@ def whole_episodes(
         values: V of the router, fitted on other questions.
         policy: Probabilities of the router's actions, ``[S, N, 3]``.
         question: Of each state, ``[S]``.
-        seed: Seed of the bootstrap.
-        choice: Whether the rule over the proposals that is advised is right, by episode.
+        seed: Of the bootstrap.
+        choice: Whether the advised rule over the proposals is right, by episode.
     """
     first = np.flatnonzero(joint.round == 1)
     if not len(first):

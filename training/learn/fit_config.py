@@ -109,11 +109,7 @@ class Config:
         return self.policy_iterations if self.values == "fitted" else 1
 
     def check(self) -> None:
-        """Refuses options that cannot work, before anything is read or written.
-
-        Raises:
-            ConfigurationError: Says which one, and what to give instead.
-        """
+        """Raise `ConfigurationError` for options that cannot work, before anything is read."""
         at_least_0 = (
             "tau",
             "kl_weight",

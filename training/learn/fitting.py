@@ -172,9 +172,8 @@ def fit_second_stage(
 ) -> tuple[dict[str, Policy], list[Groups]]:
     """Run the second stage at one cost, as often as there are policy iterations.
 
-    Returns:
-        The policy of every iteration, by name. And the turns with the rewards that the last of
-        them was fitted to.
+    Return the policy of every iteration, by name. And the turns with the rewards that the last of
+    them was fitted to.
     """
     fitted: dict[str, Policy] = {}
     before, worth = sft, lessons.parts
@@ -206,13 +205,9 @@ def fit(
 ) -> dict[str, Any]:
     """Run the whole fit and return the content of `router.json`.
 
-    The other arguments serve ablations.
-
-    Args:
-        config: The options.
-        reward_scale: Multiplies all rewards in the losses. It must not matter to SoftRankPO.
-        hard_labels: SFT learns the best action alone.
-        view: Makes the features that the policy sees.
+    The other arguments serve ablations: `reward_scale` multiplies all rewards in the losses, with
+    `hard_labels` SFT learns the best action alone, and `view` makes the features that the policy
+    sees.
 
     Raises:
         MPDFError: There is nothing to learn from, or an option is wrong.

@@ -35,12 +35,9 @@ AGENT_SPREAD, STANDING_SPREAD, SLOPE_SPREAD = 0.5, 1.5, 2.0
 
 
 def fit_gains(groups: Groups, calibration: Calibration, cost: float = 0.0) -> Gains:
-    """Measure the rates on groups of rollouts.
+    """Measure the rates on groups of rollouts, read with this calibration.
 
-    Args:
-        groups: Read with `calibration`.
-        calibration: Comes along with the rates.
-        cost: Price of 1,000 tokens, in accuracy.
+    `cost` is the price of 1,000 tokens, in accuracy.
     """
     views = [view_of(observation) for observation in observations_of(groups)]
     agents = [groups.agents[i] for i in groups.agent]
@@ -86,14 +83,7 @@ def observations_of(groups: Groups) -> list[Observation]:
 def _fit_rate(
     views: Sequence[View], agents: Sequence[str], target: Array, used: NDArray[np.bool_]
 ) -> Rate:
-    """Fit one rate on the groups that are used.
-
-    Args:
-        views: Of every group.
-        agents: The deciding agent of every group.
-        target: Share of the group's rollouts of which it is true, ``[G]`` in [0, 1].
-        used: Which groups tell of it.
-    """
+    """Fit one rate on the groups that are used, to the share of each group's rollouts, ``[G]``."""
     chosen = np.flatnonzero(used).tolist()
     names = sorted({agents[i] for i in chosen})
     place = {name: i for i, name in enumerate(names)}

@@ -50,12 +50,8 @@ def joint_row(
 ) -> Row:
     """Return an episode's responses and joint states as arrays.
 
-    Responses, clusters and actions are numbered from 1: 0 stands for none, as it pads.
-
-    Args:
-        episode: The record.
-        calibration: As if it had been recorded with it.
-        consensus: As if that had decided.
+    Responses, clusters and actions are numbered from 1: 0 stands for none, as it pads. With a
+    calibration or a consensus it is as if the episode had been recorded with it.
 
     Raises:
         ConfigurationError: The consensus rule is not built in.
@@ -285,10 +281,7 @@ def load_joint(
 def join(rows: Rows, grader: Grader, labels: Mapping[str, str]) -> Joint:
     """Return the joint states of the episodes that are the first of their id and have a reference.
 
-    Args:
-        rows: Of `joint_row`.
-        grader: Tells whether an answer is right; asked once for each pair.
-        labels: References by episode id.
+    `labels` are references by episode id. The grader is asked once for each pair.
     """
     right = cache(grader)
     arrays: Arrays = dict(rows.arrays)

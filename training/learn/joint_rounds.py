@@ -55,13 +55,7 @@ class Tally:
 
 
 def count(joint: Joint, states: Integers, held: Integers) -> Tally:
-    """Count the votes of teams.
-
-    Args:
-        joint: The states.
-        states: Which of them the teams come from, ``[n]``.
-        held: What the agents hold, ``[n, N]``.
-    """
+    """Count the votes of teams that come from `states` ``[n]`` and hold `held` ``[n, N]``."""
     there = joint.there[states]
     cluster, confidence = joint.cluster[held], joint.confidence[held].astype(np.float64)
     valid = there & (cluster > 0)
@@ -99,14 +93,8 @@ def count(joint: Joint, states: Integers, held: Integers) -> Tally:
 def _score(joint: Joint, states: Integers, held: Integers, same: Booleans) -> tuple[Floats, Floats]:
     """Return the scores of a probabilistic rule, as `learned_consensus` does.
 
-    Args:
-        joint: The states.
-        states: Which of them the teams come from, ``[n]``.
-        held: What the agents hold, ``[n, N]``.
-        same: Two agents hold the same valid answer, ``[n, N, N]``.
-
-    Returns:
-        Of each agent's answer, ``[n, N]``, and of "none is right", ``[n]``.
+    They are those of each agent's answer ``[n, N]``, and of "none is right" ``[n]``. `same`: two
+    agents hold the same valid answer, ``[n, N, N]``.
     """
     author = joint.author[held]
     refined = joint.static[held][:, :, OF_RESPONSE.index("refined")] > 0
@@ -163,17 +151,10 @@ def agrees(joint: Joint, states: Integers, held: Integers, tally: Tally) -> Bool
 def describe(
     joint: Joint, states: Integers, held: Integers, *, later: bool = True
 ) -> tuple[Floats, Booleans, Tally]:
-    """Return the features of what teams hold.
+    """Return the features of what teams hold, at the state itself or a round later.
 
-    Args:
-        joint: The states.
-        states: Which of them the teams come from, ``[n]``.
-        held: What the agents hold, ``[n, N]``.
-        later: They hold it a round later; False: at the state itself.
-
-    Returns:
-        Features ``[n, N, F]`` float32, with `agrees` as the group's answer would see it (1: holds
-        that answer); which places are taken, ``[n, N]``; the votes.
+    They are ``[n, N, F]`` float32, with `agrees` as the group's answer would see it (1: holds that
+    answer). Beside them: which places are taken, ``[n, N]``, and the votes.
     """
     there, size = joint.there[states], joint.size[states][:, None].astype(float)
     tally = count(joint, states, held)
@@ -210,13 +191,9 @@ def describe(
 def draw_moves(
     joint: Joint, states: Integers, probabilities: Floats, rng: np.random.Generator
 ) -> Integers:
-    """Draw a move of every agent by a policy. Return the numbers of the moves, ``[n, N]``.
+    """Draw a move of every agent by a policy ``[n, N, 3]``. Return the moves' numbers, ``[n, N]``.
 
-    Args:
-        joint: The states.
-        states: Which of them, ``[n]``.
-        probabilities: Of the actions, ``[n, N, 3]``. An action without a cached move is left out.
-        rng: Of the draws.
+    An action without a cached move is left out.
     """
     chances = move_chances(joint, states, probabilities)
     bounds = chances.cumsum(2)
@@ -239,13 +216,7 @@ def move_chances(joint: Joint, states: Integers, probabilities: Floats) -> Float
 def after(joint: Joint, states: Integers, moves: Integers) -> tuple[Integers, Booleans, Floats]:
     """Return what is held after moves, whether all persisted, and what they took.
 
-    Args:
-        joint: The states.
-        states: Which of them, ``[n]``.
-        moves: Numbers of the moves, ``[n, N]``.
-
-    Returns:
-        Responses ``[n, N]``, ``[n]`` bool, tokens ``[n]``.
+    Moves and responses are ``[n, N]``, the others ``[n]``.
     """
     there = joint.there[states]
     made = states[:, None], np.arange(moves.shape[1]), moves

@@ -40,14 +40,9 @@ class Interval:
 def mean_interval(
     values: Array, question: NDArray[Any], *, samples: int = 2000, seed: int = 0
 ) -> Interval:
-    """Return the mean of `values` with an interval from resampling whole questions.
+    """Return the mean of `values` ``[n]`` with an interval from resampling whole questions.
 
-    Args:
-        values: One number per turn or episode, shape ``[n]``.
-        question: Which question each belongs to, shape ``[n]``. Turns of one question are not
-            independent.
-        samples: Bootstrap resamples.
-        seed: Seed of the resampling.
+    `question` tells which question each value belongs to: turns of one are not independent.
     """
     if not len(values):
         return Interval(float("nan"), float("nan"), float("nan"), 0)
@@ -76,10 +71,7 @@ def mean_interval(
 def ordered_pairs(score: Array, right: NDArray[Any]) -> tuple[float, int]:
     """Return in how many pairs of a right and a wrong answer the right one scores higher.
 
-    A tie counts half.
-
-    Returns:
-        These pairs, and the number of all pairs.
+    A tie counts half. The second number is that of all pairs.
     """
     good, bad = score[right > 0.5], score[right < 0.5]
     if not len(good) or not len(bad):

@@ -20,15 +20,7 @@ LEAST_QUESTIONS = 50
 
 
 def action_means(groups: Groups, values: NDArray[Any]) -> Array:
-    """Return the mean of a per-rollout value by action.
-
-    Args:
-        groups: ``G`` groups of up to ``K`` rollouts.
-        values: Shape ``[G, K]``.
-
-    Returns:
-        Shape ``[G, 3]``. It is NaN if an action has no rollout.
-    """
+    """Return the mean of a per-rollout value ``[G, K]`` by action, ``[G, 3]``. NaN: no rollout."""
     means = np.full((len(groups), len(ACTIONS)), np.nan)
     for action in range(len(ACTIONS)):
         chosen = groups.rollout_mask & (groups.actions == action)
@@ -78,13 +70,9 @@ class OneTurn:
 
 
 def one_turn(groups: Groups, probabilities: Array, rewards: NDArray[Any], seed: int = 0) -> OneTurn:
-    """Estimate a router turn by turn.
+    """Estimate a router turn by turn on held-out groups.
 
-    Args:
-        groups: Held-out groups.
-        probabilities: The router's, shape ``[G, 3]``, masked.
-        rewards: Shape ``[G, K]``.
-        seed: Seed of the bootstrap.
+    `probabilities` are the router's, ``[G, 3]``, masked. `rewards` are ``[G, K]``.
     """
     group_right = action_means(groups, groups.consensus)
     own_right = action_means(groups, groups.correct)

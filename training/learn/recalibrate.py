@@ -22,13 +22,9 @@ def recalibrate(
 
     That is the consensus after every round, whom CONCEDE would have adopted, and what the router
     would have seen. What was done stays done: who did concede holds the response that it adopted,
-    and the outcome is what the caller got.
-
-    Args:
-        episode: Recorded with whatever calibration, or none.
-        calibration: ``Calibration({})`` gives the confidences back as the critic gave them.
-        rule: The episode's consensus rule. Default: the built-in rule that it names.
-        consensus: Decides from now on. Default: the episode's rule still does.
+    and the outcome is what the caller got. ``Calibration({})`` gives the confidences back as the
+    critic gave them. `rule` is needed where the episode's rule is not built in. `consensus` decides
+    in its place.
 
     Raises:
         ConfigurationError: The rule is not built in and not given.

@@ -66,8 +66,7 @@ def signs_of_trouble(
 
     Args:
         turn: The estimate on held-out turns.
-        disagreeing_label_shares: Share of each action among the oracle's labels over turns whose
-            team disagrees.
+        disagreeing_label_shares: Of the oracle's labels, over turns whose team disagrees.
         rollouts: Mean number of rollouts of the groups that allow REFINE.
         spread: Standard deviation of the advantages where not all are tied. 0 if all are.
         gain: Expected reward of a held-out turn under the oracle, minus that of PERSIST.

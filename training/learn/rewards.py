@@ -145,12 +145,10 @@ def next_situations(
 
 
 def next_situation(episode: Episode, decision: Decision, response: str | None) -> Situation:
-    """Return what the next round of decisions would see if the agent held another response.
+    """Return what the next round would see if the agent of a decision held another response.
 
-    Args:
-        episode: The record that the decision comes from, with the same calibration.
-        decision: One of `decisions(episode)`.
-        response: Id of the response that the agent would hold. None: it holds none and abstains.
+    None stands for no response: it abstains. The peers hold what they held once the round's moves
+    were made. `episode` has the calibration that the decision was made with.
     """
     after = {t["agent"]: t["after"] for t in episode.turns if t["round"] == decision.round}
     after[decision.agent] = response

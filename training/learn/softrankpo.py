@@ -48,11 +48,7 @@ def real_cells(values: Tensor, mask: Tensor | None) -> Tensor:
 
 
 def same_shape(**tensors: Tensor) -> None:
-    """Check that tensors have one shape, as broadcasting would hide a mistake.
-
-    Raises:
-        ConfigurationError: They do not.
-    """
+    """Refuse tensors of unequal shapes (`ConfigurationError`), as broadcasting would hide them."""
     if len({tensor.shape for tensor in tensors.values()}) > 1:
         shapes = ", ".join(f"{name} {list(tensor.shape)}" for name, tensor in tensors.items())
         raise ConfigurationError(f"expected tensors of one shape, got {shapes}")
@@ -71,11 +67,7 @@ def check_rewards(rewards: Tensor, mask: Tensor) -> Tensor:
 
 
 def check_weights(weights: Tensor) -> Tensor:
-    """Return weights as constants.
-
-    Raises:
-        ConfigurationError: One is negative or not finite.
-    """
+    """Return weights as constants. A negative or infinite one is a `ConfigurationError`."""
     weights = weights.detach()
     if not (torch.isfinite(weights) & (weights >= 0)).all():
         raise ConfigurationError("weights: expected finite, non-negative numbers")

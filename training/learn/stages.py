@@ -61,12 +61,6 @@ def second_stage_loss(
     """Return the loss of `config.algorithm`. What is constant is computed once, here.
 
     PPO and GRPO take the policy at the beginning of each epoch as their old one.
-
-    Args:
-        config: The fit's options.
-        reference: The SFT policy.
-        data: The training groups.
-        reward_scale: Multiplies all rewards.
     """
     reference_logp = log_probabilities(reference, data)
     advantages, _ = advantages_of(config, data, reward_scale)

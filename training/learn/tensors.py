@@ -49,13 +49,10 @@ class Data:
 
 
 def to_data(groups: Groups, config: Config, cost: float, *, hard_labels: bool = False) -> Data:
-    """Turn groups into tensors with rewards, labels and weights.
+    """Turn groups, as the policy sees them, into tensors with rewards, labels and weights.
 
-    Args:
-        groups: As the policy sees them.
-        config: The fit's options.
-        cost: Reward taken off per 1,000 tokens.
-        hard_labels: The label is the best action alone, also where an action almost ties with it.
+    `cost` is taken off per 1,000 tokens. With `hard_labels` the label is the best action alone,
+    also where an action almost ties with it.
     """
     weights = config.weights(cost)
     rewards = groups.rewards(weights)

@@ -204,12 +204,10 @@ def find_references(
 
 
 def look_up(values: NDArray[Any], first: NDArray[Any], codes: NDArray[Any]) -> NDArray[Any]:
-    """Return the values that codes stand for.
+    """Return the values that codes ``[G, ...]`` stand for, -1 for none.
 
-    Args:
-        values: Those of all episodes one after another, and at the end the value for no code.
-        first: Where the values of each row's episode begin, shape ``[G]``.
-        codes: Positions among them, -1 for none, shape ``[G, ...]``.
+    `values` are those of all episodes one after another, and at the end the value for no code.
+    `first` is where the values of each row's episode begin, ``[G]``.
     """
     start = first.reshape(-1, *[1] * (codes.ndim - 1))
     return np.asarray(values[np.where(codes < 0, -1, start + codes)])

@@ -56,10 +56,6 @@ class ValueNetwork(nn.Module):
 
     The agents' features are pooled by mean and maximum, so that a team of any size fits and its
     order carries no meaning.
-
-    Args:
-        features: Number of features F.
-        width: Size of the hidden vectors.
     """
 
     def __init__(self, features: int = _SEEN, width: int = 64) -> None:
@@ -73,9 +69,7 @@ class ValueNetwork(nn.Module):
     def forward(self, features: Tensor, there: Tensor) -> tuple[Tensor, Tensor]:
         """Return the log-odds of ending right and thousands of tokens to come, both ``[B]``.
 
-        Args:
-            features: Of every agent, ``[B, N, F]``.
-            there: Which places are taken, ``[B, N]``.
+        `features` are ``[B, N, F]``. `there` tells which places are taken, ``[B, N]``.
         """
         each = self.member(self.scale(features)).masked_fill(~there.unsqueeze(-1), 0.0)
         mean = each.sum(1) / there.sum(1, keepdim=True).clamp_min(1)
@@ -98,12 +92,9 @@ class Worth:
 
 
 class Values:
-    """V of one policy.
+    """V of one policy, fitted on joint states.
 
-    Args:
-        joint: The states to fit on.
-        policy: Probabilities of the actions at them, ``[S, N, 3]``.
-        seed: Seed of the draws and the weights.
+    `policy` holds the probabilities of its actions at them, ``[S, N, 3]``.
     """
 
     def __init__(self, joint: Joint, policy: Floats, *, seed: int = 0) -> None:
@@ -129,11 +120,8 @@ class Values:
     def next(self, joint: Joint, states: Integers, held: Integers, persisted: Booleans) -> Worth:
         """Return what teams may expect after a round: exact where it was the last one.
 
-        Args:
-            joint: The states.
-            states: Those before the round, ``[n]``.
-            held: What the agents hold after it, ``[n, N]``.
-            persisted: All persisted, which ends it, ``[n]``.
+        `held` is what the agents hold after it, ``[n, N]``. `persisted`: all did, which ends it,
+        ``[n]``.
         """
         right, tokens = np.zeros(len(held)), np.zeros(len(held))
         over = persisted | (joint.left[states] <= 1)
@@ -222,15 +210,9 @@ class Values:
     ) -> tuple[Floats, Floats]:
         """Return what every cached move of an agent is worth, its peers moving by `policy`.
 
-        Args:
-            joint: The states.
-            states: Of each decision, ``[G]``.
-            places: Who decides, ``[G]``.
-            policy: Probabilities of the actions at all states, ``[S, N, 3]``.
-
-        Returns:
-            The chance that the group ends right ``[G, K]``, and the tokens that come after the
-            move, the peers' included ``[G, K]``. 0 where there is no move.
+        That is the chance that the group ends right ``[G, K]``, and the tokens that come after the
+        move, the peers' included ``[G, K]``. 0 where there is no move. `states` and `places` are
+        those of each decision, ``[G]``. `policy` is ``[S, N, 3]``.
         """
         draws = draws_for(len(states))
         parts = [
@@ -290,11 +272,8 @@ def states_of(joint: Joint, episode: NDArray[Any], round_: NDArray[Any]) -> NDAr
 class ToTheEnd:
     """Turns one-step groups into groups whose rewards look to the end of the deliberation.
 
-    Args:
-        joint: The joint states of all groups' episodes.
-        groups: The parts of the groups, the training part first. V is fitted on that alone.
-        competence: By agent, as the policy sees it.
-        seed: Seed of the draws and the weights.
+    Of the parts of the groups, the training part comes first. V is fitted on that alone.
+    `competence` is by agent, as the policy sees it.
     """
 
     def __init__(

@@ -85,11 +85,7 @@ class AblationOptions:
     """Fits side by side, each on one core."""
 
     def check(self) -> None:
-        """Refuse options that cannot work.
-
-        Raises:
-            ConfigurationError: Says which option is wrong, and what to give instead.
-        """
+        """Raise `ConfigurationError` for options that cannot work."""
         for name in ("seeds", "epochs", "jobs"):
             if getattr(self, name) < 1:
                 raise ConfigurationError(f"--{name} must be 1 or more, got {getattr(self, name)}")
@@ -117,12 +113,7 @@ class AblationOptions:
 
 
 class Scorer:
-    """Scores the finished fits on held-out groups.
-
-    Args:
-        options: The command's options.
-        failed: Why fits failed, by their keys.
-    """
+    """Scores the finished fits on held-out groups. `failed`: why fits failed, by their keys."""
 
     def __init__(self, options: AblationOptions, failed: Mapping[str, str]) -> None:
         self.options, self.failed = options, failed
@@ -151,10 +142,7 @@ class Scorer:
     ) -> Groups:
         """Return the groups that the fits of a seed are scored on.
 
-        Args:
-            traces: Take their held-out questions. None: as the command's options say.
-            seed: The fit's seed, by which it has split the questions.
-            calibration: The fit's calibration of the confidences. None: as they were recorded.
+        They are the held-out questions of `traces`, or what the command's options say.
 
         Raises:
             ConfigurationError: No question of --test is new.
@@ -198,8 +186,7 @@ class Scorer:
     def score_references(self, beside: Sequence[Fit]) -> dict[str, Scores]:
         """Score what needs no fit: persisting, the traces' policy and the oracle.
 
-        Args:
-            beside: Fits on whose groups they are scored, because calibration changes votes.
+        It is done on the groups of fits, because calibration changes votes.
         """
         found: dict[str, list[tuple[int, Groups, NDArray[Any]]]] = {}
         for fit in beside:
@@ -322,11 +309,7 @@ def find_folders(option: str, given: Sequence[str]) -> dict[str, Path]:
 
 
 def ablate(options: AblationOptions) -> int:
-    """Run the ablations that are asked for. Return 1 if a fit failed, else 0.
-
-    Raises:
-        MPDFError: An option is wrong, or traces cannot be read.
-    """
+    """Run the ablations that are asked for. Return 1 if a fit failed, else 0."""
     options.check()
     wanted = options.only or get_args(Name)
     elsewhere = find_folders("transfer", options.transfer) if "transfer" in wanted else {}

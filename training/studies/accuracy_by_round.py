@@ -40,9 +40,6 @@ def measure_rounds(folder: Path, grader: Grader, labels: Mapping[str, str]) -> A
     """Read the results of deliberations after every round.
 
     If a proposal failed and the question was asked again, the first attempt does not count.
-
-    Raises:
-        MPDFError: There is no episode with a reference.
     """
     numbers: dict[str, int] = {}
     question, right, spent, agents = [], [], [], set()

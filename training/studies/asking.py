@@ -192,11 +192,7 @@ def format_results(found: Mapping[str, Answers], asked: Asked) -> str:
 
 
 def main(options: AskingOptions) -> str:
-    """Run the cross-validation, and return its table.
-
-    Raises:
-        MPDFError: Traces cannot be read, or show no such team.
-    """
+    """Run the cross-validation, and return its table."""
     episodes = [episode for path in options.traces for episode in TraceReader(path)]
     graded = cache(grader(answer_schema(options.answer)))
     name = "majority" if options.consensus == "learned" else options.consensus

@@ -60,11 +60,7 @@ class ChoosingOptions:
     """Random splits that risk control is tried on."""
 
     def check(self) -> None:
-        """Refuse options that cannot work.
-
-        Raises:
-            ConfigurationError: Says which one, and what to give instead.
-        """
+        """Raise `ConfigurationError` for options that cannot work."""
         for name, least in (("folds", 2), ("seeds", 1), ("splits", 1)):
             if getattr(self, name) < least:
                 raise ConfigurationError(
@@ -77,14 +73,8 @@ class ChoosingOptions:
 def choose_by_folds(ballots: Ballots, options: ChoosingOptions, seed: int, read: Any) -> Any:
     """Answer the proposals of every question by what was learned from the other folds.
 
-    Args:
-        ballots: States, with confidences as the critic gave them.
-        options: The command's options.
-        seed: Of the split.
-        read: From a calibration and the training questions to the ballots with it.
-
-    Returns:
-        A `Choice` by rule, in the order of the states of proposals.
+    `read` makes the ballots with the calibration that some questions give. The result is a `Choice`
+    by rule, in the order of the states of proposals.
     """
     folds = shuffle_into_folds(ballots, options.folds, seed)
     asked = ballots.first
@@ -127,14 +117,7 @@ def try_risk(choice: Choice, options: ChoosingOptions) -> dict[str, float]:
 
 
 def study(options: ChoosingOptions) -> dict[str, Any]:
-    """Compare the rules, and write the results.
-
-    Returns:
-        The content of `results.json`.
-
-    Raises:
-        MPDFError: An option is wrong, or traces cannot be read.
-    """
+    """Compare the rules, write the results, and return the content of `results.json`."""
     options.check()
     check_answer(options.traces, options.answer)
     right = cache(grader(answer_schema(options.answer)))

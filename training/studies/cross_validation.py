@@ -76,11 +76,7 @@ class FoldOptions:
     """Fits side by side."""
 
     def check(self) -> None:
-        """Refuse options that cannot work.
-
-        Raises:
-            ConfigurationError: Says which one, and what to give instead.
-        """
+        """Raise `ConfigurationError` for options that cannot work."""
         for name, least in (("folds", 2), ("seeds", 1), ("jobs", 1)):
             if getattr(self, name) < least:
                 raise ConfigurationError(
@@ -92,15 +88,10 @@ class FoldOptions:
 
 
 class Fold:
-    """One held-out part of the recordings, and everything that is learned from the others.
+    """One held-out part of the recordings, and everything that is learned from the rest.
 
-    Args:
-        options: The command's options.
-        schema: Compares answers.
-        rest: The recordings to learn from.
-        held_out: The recordings to answer.
-        folder: For traces and fits.
-        played: Episodes of recordings by order of the team. Folds with the same order share them.
+    `folder` is for traces and fits. `played` holds the episodes of recordings by order of the team.
+    Folds with the same order share them.
     """
 
     def __init__(
@@ -287,11 +278,7 @@ class Fold:
 def cross_validate(options: FoldOptions) -> dict[str, NDArray[Any]]:
     """Answer every question with what was learned from the other folds.
 
-    Returns:
-        The probability of a right answer by method, in one order of the questions.
-
-    Raises:
-        MPDFError: An option is wrong, traces cannot be read, or a fit failed.
+    Return the probability of a right answer by method, in one order of the questions.
     """
     options.check()
     check_answer(options.traces, options.answer)

@@ -105,11 +105,7 @@ def play(
 ) -> tuple[int | None, int]:
     """Return the cluster that the group ends with, and the number of messages.
 
-    Args:
-        episode: The recorded debate.
-        router: Decides for the team's agents.
-        rule: How votes are counted.
-        counted: Takes up how often each action was taken.
+    `counted` takes up how often each action was taken.
     """
     team, said = episode.team, episode.responses
     held: dict[str, Response | None] = {name: said.get(f"{name}@0") for name in team}
@@ -235,11 +231,7 @@ def format_results(found: Mapping[str, Played], count: int) -> str:
 
 
 def main(options: DebateOptions) -> str:
-    """Run the cross-validation, and return its table.
-
-    Raises:
-        MPDFError: Traces cannot be read, or hold no debate.
-    """
+    """Run the cross-validation, and return its table."""
     graded: Any = grader(answer_schema(options.answer))
     episodes = [
         episode

@@ -103,10 +103,7 @@ def ways(fits: Fits) -> dict[str, Value]:
 class Capped:
     """A greedy policy of which at most some agents of a team refine, the surest ones.
 
-    Args:
-        policy: The network.
-        team: Size of the team. Observations come team by team.
-        most: Agents that may refine in one round.
+    Observations come team by team.
     """
 
     name, version = "capped", "1"
@@ -131,11 +128,9 @@ class Capped:
 
 
 class JointChoice:
-    """The team takes the joint action with the highest score.
+    """The team takes the joint action with the highest score. Observations come team by team.
 
-    Args:
-        score: From features ``[n, N, F + 3]`` to scores ``[n]``.
-        team: Size N of the team. Observations come team by team.
+    `score` makes scores ``[n]`` of features ``[n, N, F + 3]``.
     """
 
     name, version = "joint", "1"

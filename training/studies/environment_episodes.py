@@ -29,15 +29,7 @@ from training.studies.known_values import response_of
 def episodes(
     environment: Environment, count: int, *, first: int = 0, seed: int = 0, alternatives: int = 4
 ) -> Iterator[Episode]:
-    """Yield episodes of the questions `first`, `first + 1`, ...
-
-    Args:
-        environment: The team.
-        count: How many questions.
-        first: Number of the first.
-        seed: Another one gives other responses.
-        alternatives: Extra REFINE samples of every turn.
-    """
+    """Yield episodes of the questions `first` and on. Another seed gives other responses."""
     replies = Replies(environment, seed)
     for number in range(first, first + count):
         yield _Deliberation(environment, replies, number, f"{environment.name}-{number}").run(
@@ -139,13 +131,7 @@ def even_turn(
 ) -> Turn:
     """Return a turn whose action is drawn evenly among those allowed, yet to be carried out.
 
-    Args:
-        episode: Id of the episode. It decides the draw, with the round and the name.
-        round_: Round of decisions.
-        name: Who decides.
-        held: What everybody holds.
-        observation: What the agent sees.
-        alternatives: Extra REFINE samples.
+    The id of the episode decides the draw, with the round and the name.
     """
     target = concession(held, name)
     mask = [True, True, target is not None]

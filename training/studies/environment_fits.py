@@ -43,15 +43,9 @@ def remember(path: Path, make: Callable[[], Any]) -> Any:
 
 
 class Fits:
-    """The fits of one environment and seed.
+    """The fits of one environment and seed. `options` are more options of `Config`.
 
-    Args:
-        environment: The team.
-        seed: Seed of the episodes and the fits.
-        folder: Where traces and results are kept.
-        values: What a move is worth to the group, see `fit_router.py`.
-        episodes: How many.
-        options: More options of `Config`.
+    Traces and results are kept in `folder`. `values` is what a move is worth, see `fit_router.py`.
     """
 
     def __init__(

@@ -67,11 +67,7 @@ class Options:
 
 
 def main(options: Options) -> str:
-    """Return the tables of all environments.
-
-    Raises:
-        MPDFError: A fit failed, or an environment is not known.
-    """
+    """Return the tables of all environments."""
     if unknown := set(options.environments) - set(ENVIRONMENTS):
         raise MPDFError(
             f"--environments: {', '.join(sorted(unknown))}: use {', '.join(ENVIRONMENTS)}"
@@ -132,11 +128,8 @@ def baselines(
 ) -> dict[str, Value]:
     """Return what the vote, the debate and the threshold rule tuned on U give.
 
-    Args:
-        environment: The team.
-        keep: Plays what has a name, or knows it.
-        calibration: Calibration of the confidences. None: as they were recorded.
-        prefix: Stands before the names.
+    `keep` plays what has a name, or knows it. `prefix` stands before the names. Without a
+    calibration, confidences are as they were recorded.
     """
     known = Known(environment, calibration)
 

@@ -96,10 +96,7 @@ class Environment:
 def make_chances(right: float, confidences: Mapping[float, float], kind: Kind = "plain") -> Chances:
     """Return chances of a response that is right with a probability, else equally often wrong.
 
-    Args:
-        right: Probability that the answer is right.
-        confidences: Probability of every confidence, whatever the answer.
-        kind: Kind of the response.
+    `confidences` are the probabilities of every confidence, whatever the answer.
     """
     wrong = (1 - right) / (CHOICES - 1)
     return {
@@ -220,25 +217,14 @@ def logprobs_of(said: Said) -> list[float]:
 
 
 class Replies:
-    """Draws responses: the same request, made for the n-th time, gets the same response.
-
-    Args:
-        environment: The team.
-        seed: Another seed gives other responses.
-    """
+    """Draws responses: the same request, made for the n-th time, gets the same response."""
 
     def __init__(self, environment: Environment, seed: int = 0) -> None:
         self.environment, self.seed = environment, seed
         self._asked: Counter[str] = Counter()
 
     def draw(self, number: int, agent: str, seen: Mapping[str, Held] | None) -> Said:
-        """Draw a response.
-
-        Args:
-            number: Number of the question.
-            agent: Who responds.
-            seen: What everybody holds, for a REFINE. None: it proposes.
-        """
+        """Draw a response. For a REFINE, `seen` is what everybody holds. None: a proposal."""
         if seen is None:
             chances, request = self.environment.propose(agent), f"{agent}/{number}"
         else:
@@ -251,13 +237,7 @@ class Replies:
 
 
 class Player(BaseChatModel):
-    """An agent of an environment as a chat model.
-
-    Attributes:
-        environment: The team.
-        agent: Which of it.
-        seed: Another seed gives other replies.
-    """
+    """An agent of an environment as a chat model. Another seed gives other replies."""
 
     environment: Any
     agent: str

@@ -83,11 +83,7 @@ class Measured:
 
 
 def main(options: SpeedOptions) -> None:
-    """Measure every size, and print the table.
-
-    Raises:
-        ConfigurationError: An option is wrong.
-    """
+    """Measure every size, and print the table."""
     if not options.sizes or min(options.sizes) < 1:
         raise ConfigurationError("--sizes must be 1 or more each")
     results: list[Measured] = []
@@ -168,11 +164,7 @@ Stage = Callable[[Path, SpeedOptions], dict[str, float]]
 
 
 def alone(stage: Stage, folder: Path, size: int, options: SpeedOptions) -> list[Measured]:
-    """Run a stage in a fresh process.
-
-    Raises:
-        MPDFError: It failed. The message says why and how.
-    """
+    """Run a stage in a fresh process."""
     seconds, peak = in_a_process(_measure, stage, folder, options)
     return [Measured(size, name, spent, peak) for name, spent in seconds.items()]
 

@@ -113,15 +113,10 @@ class Fit:
     def view(
         self, groups: Groups, competence: Mapping[str, float], traces: Iterable[Path]
     ) -> Groups:
-        """Return groups as the policy sees them.
+        """Return groups, as loaded with the fit's calibration, as the policy sees them.
 
-        A feature that is always 0 has no spread, and the policy ignores it for good: the router
-        of an ablation stays blind to it when it runs.
-
-        Args:
-            groups: As `dataset.load` gives them with the fit's calibration.
-            competence: Prior competence by agent, as the fit estimated it.
-            traces: Where the groups come from, for the texts.
+        A feature that is always 0 has no spread, and the policy ignores it for good: the router of
+        an ablation stays blind to it when it runs. `traces` have the texts.
         """
         if self.changes.raw_text:
             return raw_text.featurise(groups, traces)
@@ -133,8 +128,7 @@ class Fit:
     def run(self) -> str | None:
         """Fit, from an interrupted run's checkpoints if there are any. It prints to fit.log.
 
-        Returns:
-            None, or why there is no router.
+        Return None, or why there is no router.
         """
         folder = self.folder
         folder.mkdir(parents=True, exist_ok=True)
@@ -157,14 +151,10 @@ class Fit:
 
 
 def run_fits(fits: Iterable[Fit], jobs: int) -> dict[str, str]:
-    """Run the fits that are not there yet, with a progress bar.
+    """Run the fits that are not there yet, each once, with a progress bar.
 
-    Args:
-        fits: Those that are wanted. The same one may be wanted often.
-        jobs: Processes side by side. With 1 they run in this one.
-
-    Returns:
-        Why there is no router, by the key of each fit that failed.
+    With one job they run in this process. Return why there is no router, by the key of each fit
+    that failed.
 
     Raises:
         MPDFError: The process of a fit was killed.
@@ -229,15 +219,7 @@ class FinishedFit:
         self.policy.load_state_dict(weights["best_policy"])
 
     def probabilities(self, groups: Groups, traces: Iterable[Path]) -> NDArray[np.float64]:
-        """Return what it would do, as the router draws.
-
-        Args:
-            groups: As `dataset.load` gives them with the fit's calibration.
-            traces: Where they come from, for the texts.
-
-        Returns:
-            Probabilities of the three actions, ``[G, 3]``.
-        """
+        """Return what it would do, as the router draws: probabilities ``[G, 3]`` of the actions."""
         seen = self.fit.view(groups, self.manifest["competence"], traces)
         logs = log_probabilities(self.policy, to_data(seen, self.fit.config, 0.0)).double()
         return np.asarray((logs / self.manifest["temperature"]).softmax(-1).numpy())

@@ -89,13 +89,7 @@ def response_of(
 
 
 class Known:
-    """An environment as seen with one calibration and these prior competences.
-
-    Args:
-        environment: The team.
-        calibration: Calibration of the confidences. None: as they were recorded.
-        competence: Prior competence by agent. Default: 0.5 each.
-    """
+    """An environment as seen with one calibration and prior competences (default: 0.5 each)."""
 
     def __init__(
         self,
@@ -184,12 +178,7 @@ class Known:
     # --- what a policy gives ---
 
     def value(self, router: Router, *, stop_when_settled: bool = True) -> Value:
-        """Return what a router gives.
-
-        Args:
-            router: Decides. Its probabilities are taken as the graph takes them.
-            stop_when_settled: False: a classical debate.
-        """
+        """Return what a router gives. Its probabilities are taken as the graph takes them."""
         reached = self.proposals()
         right, tokens = 0.0, float(PROPOSE_COST * len(self.agents))
         for round_ in range(1, self.environment.rounds + 1):

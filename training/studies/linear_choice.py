@@ -21,16 +21,15 @@ def linear_choice(
 ) -> list[float]:
     """Fit a conditional logit of the right answer, and return where its choice is right.
 
+    What is asked has the shapes of what is learned from, for Q questions in place of E.
+
     Args:
-        features: Features of the answers to learn from, ``[E, C, D]``.
+        features: Of the answers to learn from, ``[E, C, D]``.
         there: Which answers exist, ``[E, C]`` bool.
         right: Which of them are right, ``[E, C]`` bool.
-        asked: Features of the answers to choose among, ``[Q, C, D]``.
-        asked_there: Which of these exist, ``[Q, C]`` bool.
-        asked_right: Which of these are right, ``[Q, C]`` bool.
-
-    Returns:
-        1.0 where the chosen answer is right, else 0.0, for each of the Q questions.
+        asked: Features of the answers to choose among.
+        asked_there: Which of these exist.
+        asked_right: Which of these are right.
     """
     mean, std = features[there].mean(0), features[there].std(0)
     std = np.where(std > 1e-6, std, np.inf)

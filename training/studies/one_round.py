@@ -339,11 +339,7 @@ def tune_threshold(debates: Sequence[Debate]) -> ThresholdRouter:
 
 
 def study(options: OneRoundOptions) -> str:
-    """Return the table of results, and write it.
-
-    Raises:
-        MPDFError: An option is wrong, traces cannot be read, or a fit failed.
-    """
+    """Return the table of results, and write it."""
     is_right = grader(answer_schema(options.answer))
     debates = read_debates(options.traces)
     fresh = read_proposals(options.fresh)

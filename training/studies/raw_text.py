@@ -34,14 +34,9 @@ def hash_text(text: str, buckets: int = BUCKETS) -> np.ndarray:
 
 
 def featurise(groups: Groups, traces: Iterable[Path]) -> Groups:
-    """Return the groups with the texts held at each decision as their features.
+    """Return the groups of traces with the texts held at each decision as their features.
 
-    Args:
-        groups: Of these traces, or some of them.
-        traces: Folders of traces, or segments.
-
-    Returns:
-        The same with `own` ``[G, BUCKETS]`` and `peers` ``[G, P, BUCKETS]``.
+    These are `own` ``[G, BUCKETS]`` and `peers` ``[G, P, BUCKETS]``.
     """
     own = np.zeros((len(groups), BUCKETS), np.float32)
     peers = np.zeros((*groups.peer_mask.shape, BUCKETS), np.float32)

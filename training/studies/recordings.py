@@ -37,7 +37,6 @@ def read_recordings(paths: Sequence[Path], is_right: Callable[[str, str], bool])
     """Read the first proposals of every episode that has a reference and two of them.
 
     Raises:
-        TraceError: There is no such path.
         ConfigurationError: None is left.
     """
     found, left_out = [], 0
@@ -93,8 +92,7 @@ def leave_out_rare_agents(
 ) -> tuple[list[Recording], NDArray[np.int64]]:
     """Leave out the agents that answered in one fold only, because nothing tells of them there.
 
-    Returns:
-        The recordings of two or more of the other agents, with their folds.
+    Return the recordings of two or more of the other agents, with their folds.
     """
     folds: dict[str, set[int]] = {}
     for recording, place in zip(recordings, places.tolist(), strict=True):

@@ -49,11 +49,7 @@ class Scores:
 
 
 def score(parts: Sequence[tuple[int, Groups, NDArray[Any]]]) -> Scores:
-    """Score a policy on groups.
-
-    Args:
-        parts: Seed, groups and the policy's probabilities on them ``[G, 3]``, of every fit.
-    """
+    """Score a policy on groups, from the seed, the groups and its probabilities of every fit."""
     columns: dict[str, list[NDArray[Any]]] = {}
     for seed, groups, probabilities in parts:
         held, voted = action_means(groups, groups.correct), action_means(groups, groups.consensus)
@@ -132,11 +128,9 @@ def row(label: str, scores: Scores | str, base: Scores | str | None) -> list[Any
 def plot(path: Path, lines: Mapping[str, Scores | str], base: Mapping[str, Scores | str]) -> None:
     """Draw a line per variant: its gains in reward and for the group, and its actions.
 
-    Args:
-        path: File to write.
-        lines: Scores by label. Variants that failed are left out.
-        base: What a line is compared with in reward, by label. The intervals of paired differences
-            are narrower than those of the rewards, because questions differ more than variants.
+    Variants that failed are left out. `base` is what a line is compared with in reward. The
+    intervals of paired differences are narrower than those of the rewards, because questions differ
+    more than variants.
     """
     import matplotlib
 

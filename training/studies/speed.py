@@ -264,13 +264,7 @@ async def measure_wall(url: str, options: SpeedOptions, bar: Any) -> list[Row]:
 
 
 def measure_router(state: Any, options: SpeedOptions, bar: Any) -> list[Row]:
-    """Return how long a fitted router takes to decide, for one team and in a large batch.
-
-    Args:
-        state: The graph's state after a deliberation of three agents.
-        options: Options of the measurement.
-        bar: Is updated after every repeat.
-    """
+    """Return how long a fitted router takes to decide, for a team of 3 and in a large batch."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)  # its gate does not matter here
         router = load_router(options.router)
@@ -302,13 +296,7 @@ def measure_router(state: Any, options: SpeedOptions, bar: Any) -> list[Row]:
 
 
 def measure_traces(state: Any, options: SpeedOptions, bar: Any) -> list[Row]:
-    """Return how fast records are written and read, and how long they are.
-
-    Args:
-        state: The graph's state after a debate of three agents and three rounds.
-        options: Options of the measurement.
-        bar: Is updated after every repeat.
-    """
+    """Return how fast records of a 3 × 3 debate are written and read, and how long they are."""
     appends, spent, reads, size = [], [], [], 0
     for _ in range(options.repeats):
         with tempfile.TemporaryDirectory(dir=options.out) as folder:
@@ -345,11 +333,7 @@ async def finished_state(url: str, case: Case) -> Any:
 
 
 def main(options: SpeedOptions) -> None:
-    """Measure everything, print the table, and write table, plot and history.
-
-    Raises:
-        ConfigurationError: An option is wrong.
-    """
+    """Measure everything, print the table, and write table, plot and history."""
     counts = (
         options.repeats,
         options.questions,
