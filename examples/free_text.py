@@ -12,7 +12,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from langchain_core.callbacks import CallbackManagerForLLMRun
 from langchain_core.language_models import BaseChatModel, SimpleChatModel
 from langchain_core.messages import AIMessage, BaseMessage
 from rich.console import Console
@@ -51,12 +50,7 @@ SCRIPT: dict[str, dict[str, tuple[str, str]]] = {
     },
 }
 #: Words by which the scripted judge recognises a meaning.
-MEANINGS = (
-    {"turns", "rotation", "rotates", "orbit"},
-    {"mendel"},
-    {"darwin"},
-    {"not"},
-)
+MEANINGS = ({"turns", "rotation", "rotates", "orbit"}, {"mendel"}, {"darwin"}, {"not"})
 
 
 class ScriptedAgent(SimpleChatModel):
@@ -68,13 +62,7 @@ class ScriptedAgent(SimpleChatModel):
     def _llm_type(self) -> str:
         return "scripted-agent"
 
-    def _call(
-        self,
-        messages: list[BaseMessage],
-        stop: list[str] | None = None,
-        run_manager: CallbackManagerForLLMRun | None = None,
-        **kwargs: Any,
-    ) -> str:
+    def _call(self, messages: list[BaseMessage], *_: Any, **kwargs: Any) -> str:
         asked = " ".join(str(message.text) for message in messages)
         question = next(question for question in SCRIPT if question in asked)
         has_spoken = any(isinstance(message, AIMessage) for message in messages)
@@ -90,13 +78,7 @@ class ScriptedJudge(SimpleChatModel):
     def _llm_type(self) -> str:
         return "scripted-judge"
 
-    def _call(
-        self,
-        messages: list[BaseMessage],
-        stop: list[str] | None = None,
-        run_manager: CallbackManagerForLLMRun | None = None,
-        **kwargs: Any,
-    ) -> str:
+    def _call(self, messages: list[BaseMessage], *_: Any, **kwargs: Any) -> str:
         self.asked += 1
         answers = re.findall(r"answer: (\".*\")$", str(messages[-1].text), re.MULTILINE)
         first, second = ({*re.findall(r"\w+", answer.lower())} for answer in answers)
@@ -119,11 +101,7 @@ class FreeTextOptions:
 
 
 def models(options: FreeTextOptions) -> tuple[list[Agent], BaseChatModel]:
-    """Return the team and the judge.
-
-    Raises:
-        MPDFError: The server cannot be used.
-    """
+    """Return the team and the judge."""
     names = ("ann", "bo", "cy")
     if options.base_url is None:
         return [Agent(name, ScriptedAgent(agent=name)) for name in names], ScriptedJudge()

@@ -46,25 +46,17 @@ KEYS = ("question", "reference", "contexts")
 CONFIGURATIONS: dict[str, dict[str, Any]] = {
     "always-persist": {"router": "always-persist", "critic": None, "consensus": "majority"},
     "always-refine": {
-        "router": "always-refine",
-        "critic": None,
-        "consensus": "majority",
+        "router": "always-refine", "critic": None, "consensus": "majority",
         "stop_when_settled": False,
     },
     # By the calibration that lies with the fitted router, confidences are probabilities: an answer
     # is trusted that is more probably right than not.
     "threshold": {
-        "router": ThresholdRouter(bar=0.5, gap=0.0),
-        "calibration": ROUTER,
-        "critic": "logprob",
+        "router": ThresholdRouter(bar=0.5, gap=0.0), "calibration": ROUTER, "critic": "logprob",
         "consensus": "confidence",
     },
-    "learned": {
-        "router": ROUTER,
-        "critic": "logprob",
-        "consensus": "confidence",
-    },
-}
+    "learned": {"router": ROUTER, "critic": "logprob", "consensus": "confidence"},
+}  # fmt: skip
 MEANING = {
     "always-persist": "plain vote of three",
     "always-refine": "classical debate",
@@ -210,6 +202,15 @@ def summary_row(name: str, questions: list[dict[str, Any]], outcomes: Any) -> li
     ]
 
 
+def compare(graphs: dict[str, Any], questions: list[dict[str, Any]], concurrency: int) -> Table:
+    """Ask every graph all questions. Return the comparison, a line each."""
+    table = Table("router", "accuracy ± s.e.", "tokens", "calls", "rounds", "failed + survived")
+    for name, graph in graphs.items():
+        outcomes = asyncio.run(ask_all(graph, questions, concurrency, name))
+        table.add_row(*summary_row(name, questions, outcomes))
+    return table
+
+
 def load_model(options: QuickstartOptions, console: Console) -> tuple[BaseChatModel, Prompts]:
     """The model that was asked for, and the prompts that suit it."""
     if options.base_url is None:
@@ -253,12 +254,8 @@ def main(options: QuickstartOptions) -> None:
         show(console, Episode.from_state(state))
 
     console.rule(f"{options.questions} questions, four routers")
-    table = Table("router", "accuracy ± s.e.", "tokens", "calls", "rounds", "failed + survived")
-    asked = questions[: options.questions]
-    for router in CONFIGURATIONS:
-        outcomes = asyncio.run(ask_all(build(router), asked, options.concurrency, router))
-        table.add_row(*summary_row(router, asked, outcomes))
-    console.print(table)
+    graphs = {router: build(router) for router in CONFIGURATIONS}
+    console.print(compare(graphs, questions[: options.questions], options.concurrency))
     console.print(
         "tokens, calls and rounds are means per question; tokens are prompt + completion, the "
         "critic's included;\nfailed questions count as wrong, survived are errors within "

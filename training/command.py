@@ -1,12 +1,13 @@
-"""How the commands of this package start and fail."""
+"""How the commands of this package start, fail, and leave their results."""
 
 import sys
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import tyro
 
-from mpdf_langgraph.errors import MPDFError
+from mpdf_langgraph.errors import ConfigurationError, MPDFError
 
 
 def run_command(
@@ -25,3 +26,18 @@ def run_command(
         sys.exit(stopped)
     if isinstance(result, int):
         sys.exit(result)
+
+
+def check_least(options: Any, **least: int) -> None:
+    """Raise `ConfigurationError` where one of these options is less than its least value."""
+    for name, bound in least.items():
+        if (value := getattr(options, name)) < bound:
+            option = name.replace("_", "-")
+            raise ConfigurationError(f"--{option} must be {bound} or more, got {value}")
+
+
+def write_results(folder: Path, text: str) -> None:
+    """Write `results.md` into a folder, which is made if it is not there, and print it."""
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "results.md").write_text(text)
+    print(text)

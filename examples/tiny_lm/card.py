@@ -50,6 +50,10 @@ SOURCES = {
     "check": "P(yes) of the critique, after a check in writing",
     "check_sure": "… drawn to 1/2 as far as the check was unsure",
 }
+CONFIDENCE = (
+    "Confidence (AUROC overall / among the responses to one question / ECE raw / ECE mended by a "
+    "calibration fitted on the other half of the questions):"
+)
 
 
 def tables(report: dict[str, Any]) -> str:
@@ -66,8 +70,8 @@ def tables(report: dict[str, Any]) -> str:
     kinds = ("hidden", "plain")
     caption = (
         f"{report['count']} {report['split']} questions of each kind (seed {report['seed']}), "
-        f"proposals at temperature {report['temperature']}, refinements at {REFINE_TEMPERATURE}; "
-        "mean ± standard error over questions:"
+        f"proposals at temperature {report['temperature']}, refinements at {REFINE_TEMPERATURE}. "
+        "Means ± standard errors over questions:"
     )
     lines = [caption, "", "| | hidden profile | plain |", "| --- | --- | --- |"]
     lines += [
@@ -76,11 +80,10 @@ def tables(report: dict[str, Any]) -> str:
     ]
     lines += [
         "",
-        "Confidence (AUROC overall / among the responses to one question / ECE raw / ECE mended",
+        CONFIDENCE,
+        "",
+        *lines[2:4],
     ]
-    lines[-1] += " by a calibration fitted on the other half of the questions):"
-    lines += [""]
-    lines += ["| | hidden profile | plain |", "| --- | --- | --- |"]
     for stage in ("proposal", "refined"):
         for source in sources(stage):
             cells = [

@@ -20,7 +20,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from langchain_core.callbacks import AsyncCallbackManagerForLLMRun, CallbackManagerForLLMRun
 from langchain_core.language_models import BaseChatModel
 from langchain_core.messages import AIMessage, BaseMessage
 from langchain_core.outputs import ChatGeneration, ChatResult
@@ -155,21 +154,13 @@ class TinyChatModel(BaseChatModel):
         return len(engine_for(self.folder.resolve()).tokenizer.encode(text))
 
     def _generate(
-        self,
-        messages: list[BaseMessage],
-        stop: list[str] | None = None,
-        run_manager: CallbackManagerForLLMRun | None = None,
-        **kwargs: Any,
+        self, messages: list[BaseMessage], stop: list[str] | None = None, *_: Any, **kwargs: Any
     ) -> ChatResult:
         call = _Call(self, messages, stop, kwargs)
         return call.result(call.engine.submit(call.request).result())
 
     async def _agenerate(
-        self,
-        messages: list[BaseMessage],
-        stop: list[str] | None = None,
-        run_manager: AsyncCallbackManagerForLLMRun | None = None,
-        **kwargs: Any,
+        self, messages: list[BaseMessage], stop: list[str] | None = None, *_: Any, **kwargs: Any
     ) -> ChatResult:
         call = _Call(self, messages, stop, kwargs)
         return call.result(await asyncio.wrap_future(call.engine.submit(call.request)))

@@ -19,7 +19,6 @@ interrupted one. The phases:
 import json
 import math
 import random
-import sys
 import time
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
@@ -28,7 +27,6 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
-import tyro
 from torch.nn import functional
 from tqdm import tqdm
 from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
@@ -56,6 +54,8 @@ from examples.tiny_lm.skills import (
     sums_example,
 )
 from examples.tiny_lm.text import IGNORE, Encoder, build_tokenizer
+from training.collect.files import atomic_write, keep_settings
+from training.command import run_command
 
 OWN_TEMPERATURE = 1.0
 """Temperature of the samples it learns to refine and to judge. In use it is higher."""
@@ -319,15 +319,12 @@ def plot(log: Path) -> None:
     plt.close(figure)
 
 
-def refuse_other_options(config: Config) -> None:
-    """Ends the program where a run was begun with options that would give another model."""
-    begun = json.loads((config.out / "config.json").read_text())
-    given = json.loads(json.dumps(asdict(config), default=str))
+def keep_options(config: Config) -> None:
+    """Keep the options that make the model, or refuse to go on with others."""
     free = ("out", "resume", "device", "threads", "validate_every", "validation_questions")
-    changed = [k for k in given if k not in free and given[k] != begun.get(k)]
-    if changed:
-        told = "; ".join(f"{k} was {begun.get(k)}, now {given[k]}" for k in changed)
-        sys.exit(f"error: {config.out} was begun with other options: {told}")
+    kept = {name: value for name, value in asdict(config).items() if name not in free}
+    advice = "Give the same options, or start anew without --resume"
+    keep_settings(config.out / "config.json", kept, advice)
 
 
 def train(config: Config) -> dict[str, Any]:
@@ -348,7 +345,7 @@ def train(config: Config) -> dict[str, Any]:
     optimizer = torch.optim.AdamW(groups, betas=(0.9, 0.98))
     start, step, row = 0, 0, {}
     if config.resume and checkpoint.exists():
-        refuse_other_options(config)
+        keep_options(config)
         state = torch.load(checkpoint, map_location=config.device, weights_only=True)
         model.load_state_dict(state["model"])
         probe.load_state_dict(state["probe"])
@@ -358,7 +355,8 @@ def train(config: Config) -> dict[str, Any]:
         log.write_text("".join(line + "\n" for line in kept))
     else:
         log.write_text("")
-        (config.out / "config.json").write_text(json.dumps(asdict(config), default=str, indent=2))
+        (config.out / "config.json").unlink(missing_ok=True)
+        keep_options(config)
     total = sum(config.rounds.values())
     parameters = sum(p.numel() for p in model.parameters())
     print(f"{parameters / 1e6:.2f}M parameters, vocabulary {len(tokenizer)}, {total} rounds")
@@ -414,8 +412,8 @@ def train(config: Config) -> dict[str, Any]:
         )
         state = {"model": model.state_dict(), "probe": probe.state_dict()}
         state |= {"optimizer": optimizer.state_dict(), "round": index + 1, "step": step}
-        torch.save(state, checkpoint.with_suffix(".tmp"))
-        checkpoint.with_suffix(".tmp").replace(checkpoint)
+        with atomic_write(checkpoint) as draft:
+            torch.save(state, draft)
         if "hidden" in row:
             save_model(model, tokenizer, config.out / "model")
             plot(log)
@@ -423,4 +421,4 @@ def train(config: Config) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    train(tyro.cli(Config))
+    run_command(train, Config, __doc__)

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from training.evaluate.votes import Result
 from training.learn.measures import Interval, mean_interval, quality
 from training.learn.off_policy import LEAST_QUESTIONS
-from training.learn.report import _figure, table
+from training.learn.report import start_figure, table
 
 
 @dataclass
@@ -220,7 +220,7 @@ def intervals_table(methods: Sequence[MethodResult], gains: Mapping[str, Interva
 
 def plot(path: Path, methods: Sequence[MethodResult]) -> None:
     """Draw accuracy against tokens, with standard errors. Marks that lie together share a label."""
-    (axis,), done = _figure(path, 1, width=8.5, height=5.5)
+    (axis,), done = start_figure(path, 1, width=8.5, height=5.5)
     marks = {"baseline": ("o", "#888888"), "learned": ("*", "#cc3311"), "control": ("x", "#cc3311")}
     for m in methods:
         mark, color = marks.get(m.kind, ("^", "#117733"))

@@ -110,13 +110,6 @@ def fit_choosers(ballots: Ballots, strength: float, seed: int = 0) -> dict[str, 
                 break
         return max(counts, key=counts.__getitem__, default=None), calls, {}
 
-    def probable(rule_of: Callable[[str | None], Any]) -> Chooser:
-        def choose(asked: Ballots, state: int) -> Answered:
-            rule, votes = rule_of(asked.category_of(state)), asked.votes(state)
-            return rule(votes), len(record), rule.probabilities(votes)
-
-        return choose
-
     choosers: dict[str, Chooser] = {
         SINGLE: ask_best,
         "majority": vote,
@@ -126,9 +119,19 @@ def fit_choosers(ballots: Ballots, strength: float, seed: int = 0) -> dict[str, 
     if not np.isnan(ballots.confidence[ballots.author >= 0]).all():
         log_odds = LogOdds(measure_agreement(ballots))
         choosers["vote by confidence"] = vote_by_confidence
-        choosers["log-odds"] = probable(lambda _: log_odds)
+        choosers["log-odds"] = _probable(lambda _: log_odds, len(record))
     fitted = fit_consensus(ballots, seed, strength)
-    return {**choosers, LEARNED: probable(fitted.of)}
+    return {**choosers, LEARNED: _probable(fitted.of, len(record))}
+
+
+def _probable(rule_of: Callable[[str | None], Any], calls: int = 0) -> Chooser:
+    """Return the choice by a rule that gives probabilities, made for a category of questions."""
+
+    def choose(asked: Ballots, state: int) -> Answered:
+        rule, votes = rule_of(asked.category_of(state)), asked.votes(state)
+        return rule(votes), calls, rule.probabilities(votes)
+
+    return choose
 
 
 def choose(choosers: Mapping[str, Chooser], ballots: Ballots) -> dict[str, Choice]:
@@ -242,7 +245,7 @@ def compare(training: Ballots, held_out: Ballots, seed: int = 0) -> Comparison:
     told = found[LEARNED].probability
     bars = np.quantile(told[~np.isnan(told)], np.linspace(0, 1, BARS))
     bars = np.unique(np.floor(bars * 1e6) / 1e6)
-    final = choose({LEARNED: _rule_of(consensus)}, held_out.select(held_out.last))[LEARNED]
+    final = choose({LEARNED: _probable(consensus.of)}, held_out.select(held_out.last))[LEARNED]
     curve = count_errors(bars.tolist(), final.probability.tolist(), (final.right > 0).tolist())
     return Comparison(
         consensus=consensus.model_copy(update={"risk": curve}),
@@ -262,14 +265,6 @@ def _as_recorded(ballots: Ballots) -> Choice:
     right = np.array([ends.get(episode, False) for episode in ballots.episode[ballots.first]])
     nothing = np.full(len(right), np.nan)
     return Choice(right.astype(float), nothing, nothing, np.zeros((0, 2)))
-
-
-def _rule_of(consensus: LearnedConsensus) -> Chooser:
-    def choose_by(asked: Ballots, state: int) -> Answered:
-        rule, votes = consensus.of(asked.category_of(state)), asked.votes(state)
-        return rule(votes), 0, rule.probabilities(votes)
-
-    return choose_by
 
 
 def choose_rule(found: Mapping[str, Choice], question: NDArray[np.int64]) -> str:

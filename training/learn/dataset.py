@@ -20,7 +20,14 @@ from mpdf_langgraph.traces.records import Episode
 from training.collect.team import Answer
 from training.learn.group_rows import make_arrays, make_row
 from training.learn.rewards import CHEAPEST_FIRST, REFINE, TOLERANCE, Grader, Weights
-from training.learn.trace_rows import Rows, find_references, look_up, read_rows, stack_rows
+from training.learn.trace_rows import (
+    Rows,
+    cache_kind,
+    find_references,
+    look_up,
+    read_rows,
+    stack_rows,
+)
 
 
 @dataclass
@@ -235,12 +242,9 @@ def load(
         ConfigurationError: An episode's consensus rule is not built in and not given.
         TraceError: There is no such path, or it cannot be read.
     """
-    name = "" if calibration is None else calibration.model_dump_json()
-    name += "" if consensus is None else consensus.model_dump_json()
-    kind = f"groups-{hashlib.sha256(name.encode()).hexdigest()[:8]}"
     rows = read_rows(
         paths,
-        kind if cached and rule is None else "",
+        cache_kind("groups", calibration, consensus) if cached and rule is None else "",
         partial(make_row, rule=rule, calibration=calibration, consensus=consensus),
         processes=processes if rule is None else 1,
         progress=progress,

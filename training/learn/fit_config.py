@@ -110,41 +110,21 @@ class Config:
 
     def check(self) -> None:
         """Raise `ConfigurationError` for options that cannot work, before anything is read."""
-        at_least_0 = (
-            "tau",
-            "kl_weight",
-            "margin",
-            "grpo_beta",
-            "cost",
-            "tied_weight",
-            "disagreement_weight",
-        )
+        at_least_0 = "tau kl_weight margin grpo_beta cost tied_weight disagreement_weight seed"
         above_0 = (
-            "beta",
-            "awr_temperature",
-            "regression_temperature",
-            "label_temperature",
-            "learning_rate",
+            "beta awr_temperature regression_temperature label_temperature learning_rate "
+            "temperature"
         )
-        whole = (
-            "sft_epochs",
-            "epochs",
-            "patience",
-            "batch_size",
-            "width",
-            "threads",
-            "policy_iterations",
-        )
+        whole = "sft_epochs epochs patience batch_size width threads policy_iterations"
         rules = [
-            *[(name, getattr(self, name) >= 0, "0 or more") for name in at_least_0],
-            *[(name, getattr(self, name) > 0, "above 0") for name in (*above_0, "temperature")],
-            *[(name, getattr(self, name) >= 1, "1 or more") for name in whole],
+            *[(name, getattr(self, name) >= 0, "0 or more") for name in at_least_0.split()],
+            *[(name, getattr(self, name) > 0, "above 0") for name in above_0.split()],
+            *[(name, getattr(self, name) >= 1, "1 or more") for name in whole.split()],
             ("clip", 0 < self.clip < 1, "between 0 and 1"),
             ("validation", 0 < self.validation < 1, "between 0 and 1"),
             ("width", self.width % 4 == 0, "a multiple of 4"),
             ("sweep", all(0 <= cost < math.inf for cost in self.sweep), "0 or more"),
             ("sweep", not self.sweep or self.algorithm != "none", "empty without a second stage"),
-            ("seed", self.seed >= 0, "0 or more"),
         ]
         for name, value in vars(self).items():
             if isinstance(value, float):

@@ -11,8 +11,6 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.optimize import minimize
-from scipy.special import expit
 
 from mpdf_langgraph.calibration import Calibration, log_odds
 from mpdf_langgraph.expected_gain import (
@@ -25,6 +23,7 @@ from mpdf_langgraph.expected_gain import (
 )
 from mpdf_langgraph.state import Observation
 from training.learn.dataset import Groups
+from training.learn.measures import fit_logistic
 from training.learn.report import table
 from training.learn.rewards import CONCEDE, REFINE
 
@@ -98,17 +97,10 @@ def _fit_rate(
         [STANDING_SPREAD] * len(STANDINGS) + [10.0] + [SLOPE_SPREAD] * 3
         + [AGENT_SPREAD] * len(names)
     )  # fmt: skip
-
-    def loss(weights: Array) -> tuple[float, Array]:
-        """Return the negative log-posterior and its gradient."""
-        odds = x @ weights
-        value = np.logaddexp(0, odds).sum() - y @ odds + 0.5 * ((weights / spread) ** 2).sum()
-        return float(value), x.T @ (expit(odds) - y) + weights / spread**2
-
     start = np.zeros(x.shape[1])
     # Two pretended answers keep a rate of which nothing is known at one half.
     start[len(STANDINGS)] = log_odds(float((y.sum() + 1) / (len(y) + 2)))
-    weights = minimize(loss, start, jac=True, method="L-BFGS-B").x.tolist()
+    weights = fit_logistic(x, y, spread, start).tolist()
     common = weights[len(STANDINGS)]
     return Rate(
         standing={s: common + weights[i] for i, s in enumerate(STANDINGS)},

@@ -4,9 +4,8 @@
 rounds on them.
 """
 
-import hashlib
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache, partial
 from typing import Any, NamedTuple
 
@@ -24,7 +23,15 @@ from mpdf_langgraph.state import ACTIONS, Response
 from mpdf_langgraph.traces.records import Episode
 from training.learn.recalibrate import recalibrate
 from training.learn.rewards import Grader, decisions, rule_of
-from training.learn.trace_rows import Arrays, Row, Rows, find_references, look_up, read_rows
+from training.learn.trace_rows import (
+    Arrays,
+    Row,
+    Rows,
+    cache_kind,
+    find_references,
+    look_up,
+    read_rows,
+)
 
 Floats = NDArray[Any]
 Integers = NDArray[np.integer[Any]]
@@ -81,8 +88,7 @@ def joint_row(
                     taken[row, place] = k
             before[row, place] = moves[row, place, 0]
             if round_ > 1:
-                cluster = votes[decision.agent]
-                previous[row, place] = 0 if cluster is None else cluster + 1
+                previous[row, place] = _number(votes[decision.agent])
     prior = competences(episode.agents)
     limit = episode.options["max_rounds"]
     bar = episode.options.get("settle_confidence")
@@ -94,7 +100,7 @@ def joint_row(
             "static": np.array([_static(r) for r in responses], np.float32).reshape(
                 -1, len(OF_RESPONSE)
             ),
-            "cluster": np.array([_cluster_number(r["cluster"]) for r in responses], np.int16),
+            "cluster": np.array([_number(r["cluster"]) for r in responses], np.int16),
             "confidence": np.array([_confidence(r) for r in responses], np.float32),
             "author": np.array([names.index(r["agent"]) for r in responses], np.int16),
             "before": before,
@@ -170,7 +176,7 @@ def _rule_as_arrays(episode: Episode, names: list[str]) -> _Rule:
     raise ConfigurationError("fitted values need a consensus rule that is built in")
 
 
-def _cluster_number(cluster: int | None) -> int:
+def _number(cluster: int | None) -> int:
     return 0 if cluster is None else cluster + 1
 
 
@@ -185,6 +191,12 @@ def _static(response: Response) -> list[float]:
     name = response["agent"]
     [seen] = observe(Situation({name: response}, {}, {}, 1, 1)).values()
     return [seen["own"][i] for i in OWN]
+
+
+_AS_READ = (
+    "previous", "tokens", "taken", "behaviour", "competence", "round", "left", "size", "pair",
+)  # fmt: skip
+_BY_STATE = (*_AS_READ, "episode", "before", "moves", "action", "ends")
 
 
 @dataclass
@@ -247,13 +259,7 @@ class Joint:
 
     def select(self, chosen: NDArray[Any]) -> "Joint":
         """Return some of the states. All responses are kept."""
-        by_state = (
-            "episode", "before", "previous", "moves", "action", "tokens", "taken", "behaviour",
-            "competence", "round", "left", "size", "pair", "ends",
-        )  # fmt: skip
-        kept = {name: getattr(self, name) for name in ("static", "cluster", "weight")}
-        kept |= {name: getattr(self, name) for name in ("confidence", "author", "right")}
-        return Joint(**kept, **{name: getattr(self, name)[chosen] for name in by_state})
+        return replace(self, **{name: getattr(self, name)[chosen] for name in _BY_STATE})
 
 
 def load_joint(
@@ -271,10 +277,8 @@ def load_joint(
         ConfigurationError: A consensus rule is not built in.
         TraceError: There is no such path, or it cannot be read.
     """
-    name = "" if calibration is None else calibration.model_dump_json()
-    name += "" if consensus is None else consensus.model_dump_json()
-    kind = f"joint-{hashlib.sha256(name.encode()).hexdigest()[:8]}"
     row_of = partial(joint_row, calibration=calibration, consensus=consensus)
+    kind = cache_kind("joint", calibration, consensus)
     return join(read_rows(paths, kind, row_of, processes=processes), grader, labels or {})
 
 
@@ -321,19 +325,11 @@ def join(rows: Rows, grader: Grader, labels: Mapping[str, str]) -> Joint:
         right=with_none(good, False),
         episode=(np.cumsum(keep) - 1)[of].astype(np.int32),
         before=shifted(arrays["before"]),
-        previous=arrays["previous"],
         moves=shifted(arrays["moves"]),
         action=arrays["action"] - 1,
-        tokens=arrays["tokens"],
-        taken=arrays["taken"],
-        behaviour=arrays["behaviour"],
-        competence=arrays["competence"],
-        round=arrays["round"],
-        left=arrays["left"],
-        size=arrays["size"],
         weight=with_none(arrays["weight"], 0.0),
-        pair=arrays["pair"],
         ends=arrays["ends"][of],
+        **{name: arrays[name] for name in _AS_READ},
     )
     # Of a response that is not there nothing is known: as in `observation`.
     for name in ("claimed_confidence", "confidence", "logprob", "self_verdict"):

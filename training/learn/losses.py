@@ -8,9 +8,11 @@ action in the group, the first gradient is the exact policy gradient, and more c
 action change nothing. Without them four REFINEs would count four times.
 
 Pure functions of tensors, shapes ``[G, K]`` as in `training.learn.softrankpo`: `mask` is True at
-real rollouts. `weights` are per *rollout* (times the group's weight, where groups have one), and
-a loss is the weighted mean. Without `weights` rollouts count as drawn: equally within a group,
-as do the groups.
+real rollouts. `logp` is log π_θ of each rollout's action, and gradients flow into it alone.
+`weights` are per *rollout* (times the group's weight, where groups have one), and a loss is the
+weighted mean. Without `weights` rollouts count as drawn: equally within a group, as do the groups.
+A wrong shape, a reward that is not finite, a negative weight and an option out of range raise
+`ConfigurationError`.
 """
 
 import math
@@ -30,17 +32,9 @@ AWR_MAX_WEIGHT = 20.0
 def enumeration_weights(old_logp: Tensor, actions: Tensor, mask: Tensor | None = None) -> Tensor:
     """Return π_old(a_i)/n_{a_i}, which make enumerated rollouts stand for drawn ones.
 
-    Args:
-        old_logp: log π_old of each *rollout's* action, shape ``[G, K]``.
-        actions: Index of each rollout's action, integers of the same shape.
-        mask: Real rollouts.
-
-    Returns:
-        Shape and dtype of `old_logp`, no gradient, and 0 where masked. A group's weights sum to 1
-        where every allowed action is among its rollouts.
-
-    Raises:
-        ConfigurationError: A shape is wrong.
+    `actions` are the index of each rollout's action. The weights have the dtype of `old_logp`, no
+    gradient, and are 0 where masked. Those of a group sum to 1 where every allowed action is among
+    its rollouts.
     """
     same_shape(old_logp=old_logp, actions=actions)
     mask = real_cells(old_logp, mask)
@@ -69,19 +63,8 @@ def center_rewards(
     """Return R minus the group's weighted mean: the advantage over the old policy's value.
 
     With enumeration weights that mean is V(o) = E_{π_old}[R] itself, so that PPO and AWR need no
-    learned critic for these one-step rewards.
-
-    Args:
-        rewards: Shape ``[G, K]``.
-        mask: Real rollouts.
-        weights: Per rollout, see the module.
-
-    Returns:
-        Shape and dtype of `rewards`, no gradient. It is 0 where masked, and exactly 0 throughout a
-        group whose rewards are all equal.
-
-    Raises:
-        ConfigurationError: A shape is wrong, a reward is not finite, or a weight is negative.
+    learned critic for these one-step rewards. The result has the dtype of `rewards` and no
+    gradient. It is 0 where masked, and exactly 0 throughout a group whose rewards are all equal.
     """
     mask = real_cells(rewards, mask)
     r = check_rewards(rewards, mask)
@@ -133,19 +116,16 @@ def ppo(
     without value loss and entropy bonus.
 
     Args:
-        logp: log π_θ of each rollout's action, shape ``[G, K]``. Gradients flow into it alone.
-        old_logp: log π_old of the same, as it was when this update began.
+        logp: Of each rollout's action.
+        old_logp: The same, as it was when this update began.
         advantages: E.g. `center_rewards`.
         clip: ε: the ratio π_θ/π_old is held within 1 ± ε where leaving it would gain.
         mask: Real rollouts.
-        weights: Per rollout, see the module.
+        weights: Per rollout.
 
     Returns:
         The loss, and diagnostics: ``loss``, ``clip_fraction`` (weighted share of ratios outside
         1 ± ε), ``kl_old`` (KL(π_old‖π_θ), exact for enumerated rollouts).
-
-    Raises:
-        ConfigurationError: A shape is wrong, `clip` is not in (0, 1), or a weight is negative.
     """
     same_shape(logp=logp, old_logp=old_logp, advantages=advantages)
     mask = real_cells(logp, mask)
@@ -168,27 +148,15 @@ def grpo(
 ) -> tuple[Tensor, dict[str, float]]:
     """Return GRPO's objective, negated: the clipped surrogate less β·KL to the reference.
 
-    Shao et al., "DeepSeekMath" (arXiv 2402.03300), equations 3 and 4: advantages
-    (R − mean)/(std + 1e-4) over the group, KL by the k3 estimator. Its mean and standard
-    deviation estimate those under the old policy, so they are weighted as well. The deviation is
-    the population's, for the weights make it an expectation and not a sample.
-
-    Args:
-        logp: log π_θ of each rollout's action, shape ``[G, K]``. Gradients flow into it alone.
-        old_logp: log π_old of the same, as it was when this update began.
-        ref_logp: log π_ref of the same, the frozen SFT policy.
-        rewards: Shape ``[G, K]``.
-        clip: See `ppo`.
-        beta: Weight of the KL term. The default is the paper's.
-        mask: Real rollouts.
-        weights: Per rollout, see the module.
+    Shao et al., "DeepSeekMath" (arXiv 2402.03300), equations 3 and 4: advantages (R − mean)/(std +
+    1e-4) over the group, KL by the k3 estimator. Its mean and standard deviation estimate those
+    under the old policy, so they are weighted as well. The deviation is the population's, for the
+    weights make it an expectation and not a sample. `clip` is as in `ppo`. `beta` weighs the KL
+    term to the frozen SFT policy (`ref_logp`). Its default is the paper's.
 
     Returns:
         The loss, and diagnostics: those of `ppo`, and ``kl_ref`` (the k3 estimate of
         KL(π_θ‖π_ref), which is exact where π_θ = π_old and the rollouts are enumerated).
-
-    Raises:
-        ConfigurationError: As `ppo`, or `beta` is negative, or a reward is not finite.
     """
     if not (math.isfinite(beta) and beta >= 0):
         raise ConfigurationError(f"beta={beta!r}: use a number that is not negative")
@@ -226,23 +194,13 @@ def awr(
     """Return AWR's weighted log-likelihood, negated: −E_{π_old}[min(exp(A/T), 20)·log π_θ].
 
     Peng et al., "Advantage-Weighted Regression" (arXiv 1910.00177), with A from `center_rewards`.
-    Its minimum is π(a) ∝ π_old(a) times the mean weight of the rollouts with action a.
-    As that is a mean of exponentials, it leans towards actions whose rewards vary.
-
-    Args:
-        logp: log π_θ of each rollout's action, shape ``[G, K]``. Gradients flow into it alone.
-        rewards: Shape ``[G, K]``.
-        temperature: T, in the rewards' unit: lower is greedier, until the clipping at 20.
-        mask: Real rollouts.
-        weights: Per rollout, see the module.
+    Its minimum is π(a) ∝ π_old(a) times the mean weight of the rollouts with action a. As that is a
+    mean of exponentials, it leans towards actions whose rewards vary. `temperature` is T, in the
+    rewards' unit: lower is greedier, until the clipping at 20.
 
     Returns:
         The loss, and diagnostics: ``loss``, ``clip_fraction`` (weighted share of rollouts whose
         weight is held at 20).
-
-    Raises:
-        ConfigurationError: A shape is wrong, `temperature` is not positive, a weight is
-            negative, or a reward is not finite.
     """
     mask = _cells_at(temperature, logp, rewards, mask)
     raw = _rollout_weights(mask, weights)
@@ -268,25 +226,14 @@ def regression(
 ) -> tuple[Tensor, dict[str, float]]:
     """Return the squared error of expected rewards, read off a policy's log-odds.
 
-    T·(log π(a) − log π(PERSIST)) is fitted to R(a) − R(PERSIST), less a margin for every action
-    but PERSIST. Its minimum is π(a) ∝ exp(E[R(a)]/T): the most probable action is the one with
-    the best expected reward, if it beats PERSIST by the margin.
-
-    Args:
-        logp: log π_θ of each rollout's action, shape ``[G, K]``. The first is PERSIST, as it is
-            in every group. Gradients flow into it alone.
-        rewards: Shape ``[G, K]``.
-        temperature: T, in the rewards' unit.
-        margin: What another action must gain over PERSIST, in the rewards' unit.
-        mask: Real rollouts.
-        weights: Groups' weights, shape ``[G]``. The loss is the weighted mean.
+    T·(log π(a) − log π(PERSIST)) is fitted to R(a) − R(PERSIST), less a margin for every action but
+    PERSIST. Its minimum is π(a) ∝ exp(E[R(a)]/T): the most probable action is the one with the best
+    expected reward, if it beats PERSIST by the margin. The first rollout is PERSIST, as it is in
+    every group. T and the margin are in the rewards' unit. Here `weights` are those of the groups,
+    ``[G]``, and the loss is the weighted mean.
 
     Returns:
         The loss, and diagnostics: ``loss``.
-
-    Raises:
-        ConfigurationError: A shape is wrong, `temperature` is not positive, a weight is
-            negative, or a reward is not finite.
     """
     mask = _cells_at(temperature, logp, rewards, mask)
     others = mask.clone()

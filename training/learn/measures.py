@@ -1,10 +1,12 @@
-"""Measures: means with intervals over questions, and how good a confidence is."""
+"""Means with intervals over questions, how good a confidence is, and logistic regression."""
 
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.optimize import minimize
+from scipy.special import expit
 from scipy.stats import bootstrap, mannwhitneyu
 
 from mpdf_langgraph.calibration import EDGE
@@ -66,6 +68,22 @@ def mean_interval(
         rng=np.random.default_rng(seed),
     ).confidence_interval
     return Interval(mean, float(found.low), float(found.high), len(sums))
+
+
+def fit_logistic(x: Array, y: Array, spread: Array, start: Array | None = None) -> Array:
+    """Return the weights ``[P]`` of a logistic regression with normal priors around 0.
+
+    `x` is ``[n, P]``, `y` is ``[n]`` in [0, 1], and `spread` is each prior's standard deviation.
+    """
+
+    def loss(weights: Array) -> tuple[float, Array]:
+        """Return the negative log-posterior and its gradient."""
+        odds = x @ weights
+        value = np.logaddexp(0, odds).sum() - y @ odds + 0.5 * ((weights / spread) ** 2).sum()
+        return float(value), x.T @ (expit(odds) - y) + weights / spread**2
+
+    start = np.zeros(x.shape[1]) if start is None else start
+    return np.asarray(minimize(loss, start, jac=True, method="L-BFGS-B").x)
 
 
 def ordered_pairs(score: Array, right: NDArray[Any]) -> tuple[float, int]:

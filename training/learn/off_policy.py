@@ -74,29 +74,25 @@ def one_turn(groups: Groups, probabilities: Array, rewards: NDArray[Any], seed: 
 
     `probabilities` are the router's, ``[G, 3]``, masked. `rewards` are ``[G, K]``.
     """
-    group_right = action_means(groups, groups.consensus)
-    own_right = action_means(groups, groups.correct)
-    gain = expect(group_right, probabilities)
-    disagreeing = groups.disagreement
-    mean_actions = probabilities.mean(0) if len(groups) else np.full(3, np.nan)
+
+    def mean(values: Array) -> Interval:
+        return mean_interval(values, groups.question, seed=seed)
+
+    def expected(means: Array) -> Array:
+        return expect(means, probabilities)
+
+    group, own = action_means(groups, groups.consensus), action_means(groups, groups.correct)
+    gain, taken = expected(group), expect(group, groups.behaviour.astype(float))
+    nothing = np.full(3, np.nan)
+    apart = probabilities[groups.disagreement]
     return OneTurn(
-        reward=mean_interval(
-            expect(action_means(groups, rewards), probabilities), groups.question, seed=seed
-        ),
-        against_vote=mean_interval(gain - group_right[:, 0], groups.question, seed=seed),
-        against_behaviour=mean_interval(
-            gain - expect(group_right, groups.behaviour.astype(float)),
-            groups.question,
-            seed=seed,
-        ),
-        own=mean_interval(
-            expect(own_right, probabilities) - own_right[:, 0], groups.question, seed=seed
-        ),
-        tokens=float(expect(action_means(groups, groups.tokens), probabilities).mean()),
-        actions=mean_actions.tolist(),
-        actions_disagreeing=probabilities[disagreeing].mean(0).tolist()
-        if disagreeing.any()
-        else [float("nan")] * 3,
+        reward=mean(expected(action_means(groups, rewards))),
+        against_vote=mean(gain - group[:, 0]),
+        against_behaviour=mean(gain - taken),
+        own=mean(expected(own) - own[:, 0]),
+        tokens=float(expected(action_means(groups, groups.tokens)).mean()),
+        actions=(probabilities.mean(0) if len(groups) else nothing).tolist(),
+        actions_disagreeing=(apart.mean(0) if len(apart) else nothing).tolist(),
     )
 
 

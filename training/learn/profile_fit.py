@@ -6,8 +6,6 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.optimize import minimize
-from scipy.special import expit
 
 from mpdf_langgraph.consensus import ConsensusRule
 from mpdf_langgraph.errors import ConfigurationError
@@ -19,7 +17,7 @@ from mpdf_langgraph.profile_critic import (
 )
 from mpdf_langgraph.state import Critique, Response, no_usage
 from mpdf_langgraph.traces.records import Episode
-from training.learn.measures import auroc
+from training.learn.measures import auroc, fit_logistic
 from training.learn.recalibrate import rebuild
 from training.learn.rewards import Grader, first_hint
 
@@ -100,14 +98,7 @@ def _fit(looks: Looks, rows: NDArray[Any]) -> ProfileCurve:
     x[np.arange(len(rows)), [1 + size + place[looks.agents[i]] for i in rows.tolist()]] = 1.0
     y = looks.right[rows]
     prior = np.array([10.0, *[2.0] * size, *[AGENT_SPREAD] * len(names)])
-
-    def loss(weights: Array) -> tuple[float, Array]:
-        """Return the negative log-posterior and its gradient."""
-        odds = x @ weights
-        value = np.logaddexp(0, odds).sum() - y @ odds + 0.5 * ((weights / prior) ** 2).sum()
-        return float(value), x.T @ (expit(odds) - y) + weights / prior**2
-
-    found = minimize(loss, np.zeros(x.shape[1]), jac=True, method="L-BFGS-B").x
+    found = fit_logistic(x, y, prior)
     slopes = found[1 : 1 + size] / spread
     return ProfileCurve(
         intercept=float(found[0] - (slopes * mean).sum()),

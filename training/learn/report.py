@@ -2,7 +2,7 @@
 
 import hashlib
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -147,17 +147,21 @@ def write_manifest(
 # --- plots -------------------------------------------------------------------------------------
 
 
-def _figure(path: Path, panels: int, width: float = 4.2, height: float = 3.4) -> Any:
+def start_figure(
+    path: Path, panels: int, width: float = 4.2, height: float = 3.4, **options: Any
+) -> tuple[Any, Callable[[], None]]:
+    """Return the axes of a figure, side by side, and what writes it. A size is that of a panel."""
     import matplotlib
 
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt
 
-    figure, axes = plt.subplots(1, panels, figsize=(width * panels, height), squeeze=False)
+    size = (width * panels, height)
+    figure, axes = plt.subplots(1, panels, figsize=size, squeeze=False, **options)
+    for axis in axes[0]:
+        axis.grid(alpha=0.3)
 
     def done() -> None:
-        for axis in axes[0]:
-            axis.grid(alpha=0.3)
         figure.tight_layout()
         figure.savefig(path, dpi=110)
         plt.close(figure)
@@ -167,7 +171,7 @@ def _figure(path: Path, panels: int, width: float = 4.2, height: float = 3.4) ->
 
 def plot_training(path: Path, rows: Sequence[Mapping[str, Any]], stages: Sequence[str]) -> None:
     """Draw losses, held-out scores and the action mix by epoch, the stages one after another."""
-    (loss, score, mix), done = _figure(path, 3)
+    (loss, score, mix), done = start_figure(path, 3)
     start = 0
     for number, stage in enumerate(stages):
         chosen = [row for row in rows if row["stage"] == stage]
@@ -191,7 +195,7 @@ def plot_training(path: Path, rows: Sequence[Mapping[str, Any]], stages: Sequenc
 
 def plot_rewards(path: Path, rewards: NDArray[Any], advantages: NDArray[Any]) -> None:
     """Draw the histograms of rewards and advantages over all rollouts that are not tied."""
-    (left, right), done = _figure(path, 2)
+    (left, right), done = start_figure(path, 2)
     left.hist(rewards, bins=41, color="#4477aa")
     left.set(xlabel="reward of a rollout", ylabel="count")
     if len(rewards):
@@ -205,7 +209,7 @@ def plot_calibration(
     path: Path, confidence: NDArray[Any], right: NDArray[Any], calibrated: NDArray[Any]
 ) -> None:
     """Draw the reliability curves of the critic's confidence before and after correction."""
-    (axis,), done = _figure(path, 1, width=4.6)
+    (axis,), done = start_figure(path, 1, width=4.6)
     axis.plot([0, 1], [0, 1], color="black", lw=0.8, ls=":")
     for values, label in ((confidence, "raw"), (calibrated, "calibrated")):
         if len(values):
@@ -219,7 +223,7 @@ def plot_calibration(
 
 def plot_front(path: Path, points: Mapping[str, tuple[float, float]], chosen: str) -> None:
     """Draw expected accuracy against tokens of a turn, the chosen point marked."""
-    (axis,), done = _figure(path, 1, width=5.2)
+    (axis,), done = start_figure(path, 1, width=5.2)
     for name, (tokens, gain) in points.items():
         axis.plot(tokens, gain, "*" if name == chosen else "o", ms=13 if name == chosen else 6)
         axis.annotate(name, (tokens, gain), fontsize=7, xytext=(4, 4), textcoords="offset points")

@@ -123,45 +123,6 @@ def observations(episode: Episode, round_: int) -> dict[str, Observation]:
     )
 
 
-def next_situations(
-    episode: Episode, decision: Decision, move: Move
-) -> tuple[Situation, Situation]:
-    """Return what the next round of decisions would see after a move, and without the move.
-
-    The peers hold what they held once the round's moves were made. Without its move the agent
-    keeps the response that it held at the decision. `observe` makes the observations of all
-    agents from a situation.
-
-    Args:
-        episode: The record that the decision comes from, with the same calibration.
-        decision: One of `decisions(episode)`.
-        move: One of its moves.
-    """
-    stayed = decision.moves[PERSIST]
-    return (
-        next_situation(episode, decision, move.response),
-        next_situation(episode, decision, stayed.response),
-    )
-
-
-def next_situation(episode: Episode, decision: Decision, response: str | None) -> Situation:
-    """Return what the next round would see if the agent of a decision held another response.
-
-    None stands for no response: it abstains. The peers hold what they held once the round's moves
-    were made. `episode` has the calibration that the decision was made with.
-    """
-    after = {t["agent"]: t["after"] for t in episode.turns if t["round"] == decision.round}
-    after[decision.agent] = response
-    names = episode.team
-    return Situation(
-        held={name: _response(episode.responses, after[name]) for name in names},
-        previous=episode.tallies[decision.round - 1]["votes"],
-        competence=competences(episode.agents),
-        round=decision.round + 1,
-        max_rounds=episode.options["max_rounds"],
-    )
-
-
 def first_hint(episode: Episode) -> float:
     """Return the first round that a person's hint shaped, infinity without a hint."""
     hints = [i["round"] for i in episode.interventions if i["action"] == "hint"]

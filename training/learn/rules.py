@@ -16,7 +16,6 @@ and the report says so. `python -m training.studies.asking` judges the third on 
 `python -m training.studies.debates` the others.
 """
 
-import sys
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
@@ -24,17 +23,17 @@ from pathlib import Path
 from typing import Literal
 
 import numpy as np
-import tyro
 from pydantic import BaseModel
 
 from mpdf_langgraph import TraceReader
 from mpdf_langgraph.calibration import Calibration
-from mpdf_langgraph.errors import ConfigurationError, MPDFError, TraceError
+from mpdf_langgraph.errors import ConfigurationError, TraceError
 from mpdf_langgraph.profile_critic import ProfileCritic
 from mpdf_langgraph.recruiting import AskingValues
 from mpdf_langgraph.runtime.budget import prices_of
 from mpdf_langgraph.traces.records import Episode
 from training.collect.team import answer_schema, grader
+from training.command import run_command
 from training.learn.asking import describe_asking, fit_asking, gather
 from training.learn.calibrate import fit_calibration, judge
 from training.learn.dataset import check_answer, make_groups
@@ -210,7 +209,4 @@ def measure_asking(
 
 def command() -> None:
     """Run the command."""
-    try:
-        fit_rules(tyro.cli(RuleOptions, description=__doc__))
-    except (MPDFError, OSError) as error:
-        sys.exit(f"error: {error}")
+    run_command(fit_rules, RuleOptions, __doc__)

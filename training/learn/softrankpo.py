@@ -14,6 +14,8 @@ reference. As h̄ is taken over the group, the partition function of π* cancels
 
 Pure functions of tensors, shapes ``[G, K]``: groups by rollouts. Groups of different sizes are
 padded. `mask` is True at real rollouts, and what stands elsewhere (NaN too) has no effect.
+A wrong shape, a reward that is not finite, a negative weight and an option out of range raise
+`ConfigurationError`.
 """
 
 import math
@@ -80,22 +82,12 @@ def group_mean(values: Tensor, mask: Tensor) -> Tensor:
 
 
 def reward_scale(rewards: Tensor, mask: Tensor | None = None) -> float:
-    """Return s, the rewards' pooled within-group standard deviation.
+    """Return s, the rewards' pooled within-group standard deviation, 1.0 if every group is tied.
 
-    The root of Σ_g Σ_i (R_gi − R̄_g)² / Σ_g (K_g − 1) over the groups that are not all tied.
-    Within a group, as the parts of a reward that do not depend on the action cancel there but
-    would inflate a global deviation. Without the tied groups, as otherwise their share would
-    set how sharp the ranks are. Fit it once, on the training split, and keep it.
-
-    Args:
-        rewards: Shape ``[G, K]``.
-        mask: Real rollouts.
-
-    Returns:
-        In the rewards' unit, 1.0 if every group is tied.
-
-    Raises:
-        ConfigurationError: A shape is wrong, or a reward is not finite.
+    The root of Σ_g Σ_i (R_gi − R̄_g)² / Σ_g (K_g − 1) over the groups that are not all tied. Within
+    a group, as the parts of a reward that do not depend on the action cancel there but would
+    inflate a global deviation. Without the tied groups, as otherwise their share would set how
+    sharp the ranks are. Fit it once, on the training split, and keep it.
     """
     mask = real_cells(rewards, mask)
     r = check_rewards(rewards, mask)
@@ -114,19 +106,11 @@ def reward_scale(rewards: Tensor, mask: Tensor | None = None) -> float:
 def soft_ranks(rewards: Tensor, *, tau: float, scale: float, mask: Tensor | None = None) -> Tensor:
     """Return u, each rollout's smooth rank within its group as a percentile.
 
-    Args:
-        rewards: Shape ``[G, K]``.
-        tau: Softness in units of `scale`. 0 gives the average ranks, (rank − ½)/K, which any
-            increasing map of the rewards leaves as they are.
-        scale: s, see `reward_scale`.
-        mask: Real rollouts.
+    `tau` is the softness in units of `scale` (s, see `reward_scale`). 0 gives the average ranks,
+    (rank − ½)/K, which any increasing map of the rewards leaves as they are.
 
     Returns:
         float64 ``[G, K]`` in [1/2K, 1 − 1/2K], summing to K/2 in every group, 0 where masked.
-
-    Raises:
-        ConfigurationError: A shape is wrong, a reward is not finite, or `tau` or `scale` is out
-            of range.
     """
     if not (math.isfinite(tau) and tau >= 0 and math.isfinite(scale) and scale > 0):
         raise ConfigurationError(f"tau={tau!r}, scale={scale!r}: use tau >= 0 and scale > 0")
@@ -143,23 +127,12 @@ def soft_ranks(rewards: Tensor, *, tau: float, scale: float, mask: Tensor | None
 
 
 def advantages(rewards: Tensor, *, tau: float, scale: float, mask: Tensor | None = None) -> Tensor:
-    """Return A, the centred normal quantiles of the smooth ranks.
+    """Return A, the centred normal quantiles of the smooth ranks (see `soft_ranks`).
 
-    Constants, computed in float64. Exactly 0 throughout a group whose rewards are all equal
-    (ranks by sorting would favour whichever rollout stands first). Their spread depends on
-    `tau`, so that two values of it differ also in how far they let the policy move.
-
-    Args:
-        rewards: Shape ``[G, K]``.
-        tau: Softness in units of `scale`. 0 for hard ranks.
-        scale: s, see `reward_scale`.
-        mask: Real rollouts.
-
-    Returns:
-        Shape and dtype of `rewards`, no gradient, mean 0 in every group, 0 where masked.
-
-    Raises:
-        ConfigurationError: As `soft_ranks`.
+    Constants, computed in float64. Exactly 0 throughout a group whose rewards are all equal (ranks
+    by sorting would favour whichever rollout stands first). Their spread depends on `tau`, so that
+    two values of it differ also in how far they let the policy move. They have the dtype of
+    `rewards`, the mean 0 in every group, and are 0 where masked.
     """
     mask = real_cells(rewards, mask)
     ranks = soft_ranks(rewards, tau=tau, scale=scale, mask=mask)
@@ -180,21 +153,17 @@ def loss(
     """Return the mean over groups of mean_i (β·(h_i − h̄) − A_i)².
 
     Args:
-        logp: log π_θ of each rollout's action, shape ``[G, K]``. Gradients flow into it alone.
+        logp: log π_θ of each rollout's action. Gradients flow into it alone.
         ref_logp: log π_ref of the same, the frozen SFT policy.
         advantages: See `advantages`.
         beta: Price of leaving the reference: larger stays nearer.
         mask: Real rollouts. A group without any does not count.
-        weights: Groups' weights, shape ``[G]``. The loss is the weighted mean, and 0 in a batch
-            whose weights are all 0.
+        weights: Groups' weights, ``[G]``. The loss is the weighted mean, 0 if all are 0.
 
     Returns:
         The loss, and diagnostics: ``loss``, ``advantage_std`` (over real rollouts),
         ``tied`` (share of groups with no advantage anywhere), ``drift_std`` (of h − h̄, how far
         the policy is from the reference).
-
-    Raises:
-        ConfigurationError: A shape is wrong, `beta` is not positive, or a weight is negative.
     """
     if not (math.isfinite(beta) and beta > 0):
         raise ConfigurationError(f"beta={beta!r}: use a positive number")
@@ -223,15 +192,10 @@ def loss(
 
 
 def kl(logp_ref: Tensor, logp: Tensor) -> Tensor:
-    """Return KL(π_ref‖π_θ) of whole distributions, exactly, in nats.
+    """Return KL(π_ref‖π_θ) of whole distributions ``[G, 3]``, exactly, in nats, ``[G]``.
 
-    Args:
-        logp_ref: Log-probabilities of the reference, shape ``[G, 3]``, no gradient.
-        logp: Those of the policy. Gradients flow into it alone.
-
-    Returns:
-        Shape ``[G]``. Actions that the reference never takes (log-probability −inf, or so low
-        that the probability is 0) contribute nothing, whatever the policy says of them.
+    Gradients flow into `logp` alone. Actions that the reference never takes (log-probability −inf,
+    or so low that the probability is 0) contribute nothing, whatever the policy says of them.
     """
     same_shape(logp_ref=logp_ref, logp=logp)
     reference = logp_ref.detach()

@@ -22,6 +22,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import orjson
 from numpy.typing import NDArray
+from pydantic import BaseModel
 from tqdm import tqdm
 
 from mpdf_langgraph.errors import ConfigurationError, MPDFError, TraceError
@@ -265,6 +266,12 @@ def _join_chunks(path: Path, chunks: Sequence[_Chunk]) -> Rows:
 
 
 # --- cache ------------------------------------------------------------------------------------
+
+
+def cache_kind(name: str, *changes: BaseModel | None) -> str:
+    """Return the kind of rows that a calibration and a consensus give, for their cache."""
+    told = "".join("" if one is None else one.model_dump_json() for one in changes)
+    return f"{name}-{hashlib.sha256(told.encode()).hexdigest()[:8]}"
 
 
 def cache_of(segment: Path, kind: str) -> Path:

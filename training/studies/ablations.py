@@ -45,7 +45,7 @@ from tqdm import tqdm
 from mpdf_langgraph.calibration import Calibration
 from mpdf_langgraph.errors import ConfigurationError
 from training.collect.team import answer_schema, grader
-from training.command import run_command
+from training.command import check_least, run_command
 from training.learn.dataset import Groups, check_answer, load, split
 from training.learn.fit_config import Config, read_labels
 from training.learn.measures import mean_interval, quality
@@ -86,9 +86,7 @@ class AblationOptions:
 
     def check(self) -> None:
         """Raise `ConfigurationError` for options that cannot work."""
-        for name in ("seeds", "epochs", "jobs"):
-            if getattr(self, name) < 1:
-                raise ConfigurationError(f"--{name} must be 1 or more, got {getattr(self, name)}")
+        check_least(self, seeds=1, epochs=1, jobs=1)
         for name, option in (("transfer", "transfer"), ("rounds", "runs")):
             if name in self.only and not getattr(self, option):
                 raise ConfigurationError(f"--only {name} needs --{option} NAME=FOLDER")

@@ -14,6 +14,7 @@ from mpdf_langgraph.errors import ConfigurationError
 from mpdf_langgraph.state import tokens
 from training.collect.questions import find_superseded
 from training.learn.measures import mean_interval
+from training.learn.report import start_figure
 from training.learn.rewards import Grader
 
 
@@ -75,12 +76,7 @@ def measure_rounds(folder: Path, grader: Grader, labels: Mapping[str, str]) -> A
 
 def plot_rounds(path: Path, measured: Mapping[str, AccuracyByRound]) -> None:
     """Draw accuracy by rounds and by tokens, with intervals over questions."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    import matplotlib.pyplot as plt
-
-    figure, (by_round, by_tokens) = plt.subplots(1, 2, figsize=(9, 3.6), sharey=True)
+    (by_round, by_tokens), done = start_figure(path, 2, width=4.5, height=3.6, sharey=True)
     for name, c in measured.items():
         found = [mean_interval(column, c.question) for column in c.right.T]
         mean = [interval.mean for interval in found]
@@ -93,8 +89,4 @@ def plot_rounds(path: Path, measured: Mapping[str, AccuracyByRound]) -> None:
     by_tokens.set(xlabel="tokens of an episode")
     by_round.xaxis.get_major_locator().set_params(integer=True)
     by_round.legend(fontsize=7)
-    for axis in (by_round, by_tokens):
-        axis.grid(alpha=0.3)
-    figure.tight_layout()
-    figure.savefig(path, dpi=110)
-    plt.close(figure)
+    done()

@@ -11,7 +11,6 @@ baselines ask in the order of the agents' records on the other folds, the best f
 majority.
 """
 
-import sys
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
@@ -19,15 +18,14 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-import tyro
 from numpy.typing import NDArray
 from tqdm import tqdm
 
 from mpdf_langgraph import TraceReader
-from mpdf_langgraph.consensus import ConsensusRule, majority, make_rule
-from mpdf_langgraph.errors import MPDFError
+from mpdf_langgraph.consensus import majority, make_rule
 from mpdf_langgraph.traces.records import Episode
 from training.collect.team import answer_schema, grader
+from training.command import run_command, write_results
 from training.evaluate.votes import adaptive_consistency, early_stopping, vote
 from training.learn.asking import Asked, fit_asking, gather, learn_rule, play_asking
 from training.learn.measures import mean_interval
@@ -130,30 +128,22 @@ def cross_validate(asked: Asked, options: AskingOptions, graded: Grader) -> dict
                 right = test.of(best_first[:count]).right
                 add(name, right, np.full(len(held), count), best_first)
             if not sure:
-                everyone = vote(len(best_first), majority)
-                add(PLAIN, *_play(asked.select(held), best_first, everyone), best_first)
-            for name, method in _baselines(len(best_first), majority).items():
+                method = vote(len(best_first), majority)
+                add(PLAIN, *_play(asked.select(held), best_first, method), best_first)
+            everyone = len(best_first)
+            for name, method in {
+                "adaptive consistency, .95": adaptive_consistency(0.95, everyone, majority),
+                "adaptive consistency, .8": adaptive_consistency(0.8, everyone, majority),
+                "early stopping, window of 2": early_stopping(2, everyone, majority),
+                "early stopping, window of 3": early_stopping(3, everyone, majority),
+            }.items():
                 add(name, *_play(test, best_first, method), best_first)
             for cost in options.cost:
-                values = fit_asking(
-                    rest,
-                    prices=price,
-                    cost=cost,
-                    wave=options.wave,
-                    consensus=options.consensus,
-                )
+                given: Any = {"prices": price, "wave": options.wave, "consensus": options.consensus}
+                values = fit_asking(rest, cost=cost, **given)
                 right, calls = play_asking(test, values)
                 add(f"adaptive, cost {cost:g}", right, calls, values.order)
     return found
-
-
-def _baselines(size: int, rule: ConsensusRule) -> dict[str, Any]:
-    return {
-        "adaptive consistency, .95": adaptive_consistency(0.95, size, rule),
-        "adaptive consistency, .8": adaptive_consistency(0.8, size, rule),
-        "early stopping, window of 2": early_stopping(2, size, rule),
-        "early stopping, window of 3": early_stopping(3, size, rule),
-    }
 
 
 def _play(test: Asked, order: Sequence[str], method: Any) -> tuple[NDArray[Any], NDArray[Any]]:
@@ -198,16 +188,9 @@ def main(options: AskingOptions) -> str:
     name = "majority" if options.consensus == "learned" else options.consensus
     asked = gather(episodes, graded, make_rule(name)[1], options.agents)
     text = format_results(cross_validate(asked, options, graded), asked)
-    options.out.mkdir(parents=True, exist_ok=True)
-    (options.out / "results.md").write_text(text)
-    print(text)
+    write_results(options.out, text)
     return text
 
 
 if __name__ == "__main__":
-    try:
-        main(tyro.cli(AskingOptions, description=__doc__))
-    except (MPDFError, OSError) as error:
-        sys.exit(f"error: {error}")
-    except KeyboardInterrupt:
-        sys.exit("stopped")
+    run_command(main, AskingOptions, __doc__)

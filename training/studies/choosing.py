@@ -12,7 +12,6 @@ Risk control is tried on random splits of the questions. One half chooses the ba
 among the accepted answers are counted on the other half.
 """
 
-import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
@@ -20,17 +19,17 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-import tyro
 from numpy.typing import NDArray
 from tqdm import tqdm
 
 from mpdf_langgraph.calibration import Calibration
-from mpdf_langgraph.errors import ConfigurationError, MPDFError
+from mpdf_langgraph.errors import ConfigurationError
 from mpdf_langgraph.risk import count_errors
 from training.collect.files import write_json
 from training.collect.team import answer_schema, grader
+from training.command import check_least, run_command, write_results
 from training.learn.ballots import Ballots, read_ballots, shuffle_into_folds
-from training.learn.calibrate import Judged, fit_calibration, read_judged
+from training.learn.calibrate import fit_calibration, read_judged
 from training.learn.choices import BARS, LEARNED, Choice, choose, fit_choosers, join_choices
 from training.learn.consensus_fit import choose_strength
 from training.learn.dataset import check_answer
@@ -61,11 +60,7 @@ class ChoosingOptions:
 
     def check(self) -> None:
         """Raise `ConfigurationError` for options that cannot work."""
-        for name, least in (("folds", 2), ("seeds", 1), ("splits", 1)):
-            if getattr(self, name) < least:
-                raise ConfigurationError(
-                    f"--{name} must be {least} or more, got {getattr(self, name)}"
-                )
+        check_least(self, folds=2, seeds=1, splits=1)
         if not 0 < self.risk < 1:
             raise ConfigurationError(f"--risk must be between 0 and 1, got {self.risk}")
 
@@ -133,7 +128,11 @@ def study(options: ChoosingOptions) -> dict[str, Any]:
         return ballots.of_agents(options.team) if options.team else ballots
 
     def read(questions: set[str]) -> Ballots:
-        return of_team(_calibrated(options, right, judged, questions)) if len(judged) else ballots
+        if not len(judged):
+            return ballots
+        known = np.array([question in questions for question in judged.question], bool)
+        calibration = fit_calibration(judged.select(known))
+        return of_team(read_ballots(options.traces, right, calibration=calibration))
 
     ballots = of_team(raw)
     if len(np.unique(ballots.question)) < 10 * options.folds:
@@ -146,17 +145,8 @@ def study(options: ChoosingOptions) -> dict[str, Any]:
     results["agents"] = list(ballots.agents)
     options.out.mkdir(parents=True, exist_ok=True)
     write_json(options.out / "results.json", results)
-    text = format_results(results, options)
-    (options.out / "results.md").write_text(text)
-    print(text)
+    write_results(options.out, format_results(results, options))
     return results
-
-
-def _calibrated(
-    options: ChoosingOptions, right: Any, judged: Judged, questions: set[str]
-) -> Ballots:
-    known = np.array([question in questions for question in judged.question], bool)
-    return read_ballots(options.traces, right, calibration=fit_calibration(judged.select(known)))
 
 
 def summarise(runs: list[Mapping[str, Choice]], question: NDArray[np.int64]) -> dict[str, Any]:
@@ -225,9 +215,4 @@ def format_results(results: Mapping[str, Any], options: ChoosingOptions) -> str:
 
 
 if __name__ == "__main__":
-    try:
-        study(tyro.cli(ChoosingOptions, description=__doc__))
-    except (MPDFError, OSError) as error:
-        sys.exit(f"error: {error}")
-    except KeyboardInterrupt:
-        sys.exit("stopped")
+    run_command(study, ChoosingOptions, __doc__)

@@ -27,12 +27,12 @@ from tqdm import tqdm
 from mpdf_langgraph import Episode
 from mpdf_langgraph.answers.schema import AnswerSchema
 from mpdf_langgraph.consensus import count_votes, make_rule
-from mpdf_langgraph.errors import ConfigurationError, MPDFError
+from mpdf_langgraph.errors import MPDFError
 from mpdf_langgraph.observation import INDEX
 from mpdf_langgraph.state import ACTIONS
 from training.collect.importing import Replay
 from training.collect.team import answer_schema, grader
-from training.command import run_command
+from training.command import check_least, run_command, write_results
 from training.learn.dataset import check_answer, load
 from training.learn.fit_config import Algorithm, Config
 from training.learn.measures import mean_interval
@@ -77,11 +77,7 @@ class FoldOptions:
 
     def check(self) -> None:
         """Raise `ConfigurationError` for options that cannot work."""
-        for name, least in (("folds", 2), ("seeds", 1), ("jobs", 1)):
-            if getattr(self, name) < least:
-                raise ConfigurationError(
-                    f"--{name} must be {least} or more, got {getattr(self, name)}"
-                )
+        check_least(self, folds=2, seeds=1, jobs=1)
 
 
 # --- a fold -----------------------------------------------------------------------------------
@@ -300,10 +296,7 @@ def cross_validate(options: FoldOptions) -> dict[str, NDArray[Any]]:
             raise MPDFError(f"a fit failed: {next(iter(failed.values()))}")
         parts = [fold.answers() for fold in tqdm(folds, desc="held-out folds", unit="fold")]
     right = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
-    options.out.mkdir(parents=True, exist_ok=True)
-    text = format_results(options, right, [r.question for r in held_out])
-    (options.out / "results.md").write_text(text)
-    print(text)
+    write_results(options.out, format_results(options, right, [r.question for r in held_out]))
     return right
 
 

@@ -12,7 +12,6 @@ only if everybody has refined in the first.
 Messages are proposals and refined answers.
 """
 
-import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
@@ -20,7 +19,6 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-import tyro
 from tqdm import tqdm
 
 from mpdf_langgraph import TraceReader
@@ -32,7 +30,7 @@ from mpdf_langgraph.consensus import (
     majority,
     votes_of,
 )
-from mpdf_langgraph.errors import ConfigurationError, MPDFError
+from mpdf_langgraph.errors import ConfigurationError
 from mpdf_langgraph.expected_gain import ExpectedGainRouter
 from mpdf_langgraph.observation import Situation, observe
 from mpdf_langgraph.rounds import after_move, is_settled
@@ -47,6 +45,7 @@ from mpdf_langgraph.router import (
 from mpdf_langgraph.state import ACTIONS, Response
 from mpdf_langgraph.traces.records import Episode
 from training.collect.team import answer_schema, grader
+from training.command import run_command, write_results
 from training.learn.dataset import make_groups
 from training.learn.gains import fit_gains
 from training.learn.measures import mean_interval
@@ -143,9 +142,8 @@ def play(
 
 def vote_of_round(episode: Episode, round_: int, rule: ConsensusRule) -> int | None:
     """Return the cluster that the answers of a round elect."""
-    return rule(
-        votes_of({name: episode.responses.get(f"{name}@{round_}") for name in episode.team})
-    )
+    held = {name: episode.responses.get(f"{name}@{round_}") for name in episode.team}
+    return rule(votes_of(held))
 
 
 def cross_validate(
@@ -219,15 +217,9 @@ def format_results(found: Mapping[str, Played], count: int) -> str:
                 *shares,
             ]
         )
-    heading = [
-        "method",
-        "right",
-        "against the first vote",
-        "against the debate",
-        "messages",
-        *ACTIONS,
-    ]
-    return f"{count} debates. Intervals are 95 %, over questions.\n\n{table(heading, rows)}\n"
+    heading = ["method", "right", "against the first vote", "against the debate", "messages"]
+    note = f"{count} debates. Intervals are 95 %, over questions."
+    return f"{note}\n\n{table([*heading, *ACTIONS], rows)}\n"
 
 
 def main(options: DebateOptions) -> str:
@@ -242,16 +234,9 @@ def main(options: DebateOptions) -> str:
     if not any(last_round(episode) for episode in episodes):
         raise ConfigurationError("the traces hold no debate with a reference")
     text = format_results(cross_validate(episodes, cache(graded), options), len(episodes))
-    options.out.mkdir(parents=True, exist_ok=True)
-    (options.out / "results.md").write_text(text)
-    print(text)
+    write_results(options.out, text)
     return text
 
 
 if __name__ == "__main__":
-    try:
-        main(tyro.cli(DebateOptions, description=__doc__))
-    except (MPDFError, OSError) as error:
-        sys.exit(f"error: {error}")
-    except KeyboardInterrupt:
-        sys.exit("stopped")
+    run_command(main, DebateOptions, __doc__)

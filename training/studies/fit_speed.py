@@ -97,7 +97,8 @@ def main(options: SpeedOptions) -> None:
                 written = write_traces(folder / "traces", size)
                 for name, stage in STAGES.items():
                     bar.set_postfix_str(f"{size:,} transitions: {name}")
-                    results += alone(stage, folder, written, options)
+                    seconds, peak = in_a_process(_measure, stage, folder, options)
+                    results += [Measured(written, n, spent, peak) for n, spent in seconds.items()]
                     bar.update()
             finally:
                 shutil.rmtree(folder)
@@ -161,12 +162,6 @@ def deliberate(count: int) -> list[Episode]:
 
 Stage = Callable[[Path, SpeedOptions], dict[str, float]]
 """From the folder of one size to seconds by name."""
-
-
-def alone(stage: Stage, folder: Path, size: int, options: SpeedOptions) -> list[Measured]:
-    """Run a stage in a fresh process."""
-    seconds, peak = in_a_process(_measure, stage, folder, options)
-    return [Measured(size, name, spent, peak) for name, spent in seconds.items()]
 
 
 def in_a_process(function: Callable[..., Any], *given: Any) -> Any:

@@ -20,7 +20,7 @@ from mpdf_langgraph.consensus import Vote, concession, confidence_weighted
 from mpdf_langgraph.errors import ConfigurationError
 from mpdf_langgraph.observation import Situation, observe
 from mpdf_langgraph.response_profile import logprob_summary, reasoning_profile
-from mpdf_langgraph.router import Router, behaviour, known_calibration, known_competence
+from mpdf_langgraph.router import Router, behaviour
 from mpdf_langgraph.state import ACTIONS, Critique, Observation, Response, Usage, no_usage
 from training.studies.environments import (
     CHOICES,
@@ -336,11 +336,6 @@ class Known:
                 best = max(best, (gained - price * paid, gained, paid))
             right, tokens = right + best[1], tokens + best[2]
         return self._value(right, tokens)
-
-
-def known_to(environment: Environment, router: Router) -> Known:
-    """Return an environment as it is where a router runs."""
-    return Known(environment, known_calibration(router), known_competence(router))
 
 
 def _expectation(table: NDArray[Any], chances: list[NDArray[Any]]) -> NDArray[Any]:

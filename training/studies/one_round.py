@@ -14,7 +14,6 @@ The questions are split into folds. For each fold the calibration, the threshold
 the routers come from the other folds.
 """
 
-import sys
 import tempfile
 import warnings
 from collections import defaultdict
@@ -25,7 +24,6 @@ from pathlib import Path
 from typing import Literal
 
 import numpy as np
-import tyro
 from numpy.typing import NDArray
 
 from mpdf_langgraph import Episode, MPDFError, ThresholdRouter, TraceReader, load_router
@@ -39,6 +37,7 @@ from mpdf_langgraph.router import Router, for_team
 from mpdf_langgraph.state import ACTIONS, Action, Response
 from training.collect.questions import content_key, is_sound
 from training.collect.team import answer_schema, grader
+from training.command import run_command, write_results
 from training.evaluate.options import EvaluateOptions
 from training.learn.ballots import make_ballots
 from training.learn.calibrate import fit_calibration, judge
@@ -363,8 +362,7 @@ def study(options: OneRoundOptions) -> str:
                 for name, answered in found.items():
                     results[name].append(answered)
     text = format_results(options, results)
-    options.out.mkdir(parents=True, exist_ok=True)
-    (options.out / "results.md").write_text(text)
+    write_results(options.out, text)
     return text
 
 
@@ -434,9 +432,4 @@ def format_results(options: OneRoundOptions, results: Mapping[str, Sequence[Answ
 
 
 if __name__ == "__main__":
-    try:
-        print(study(tyro.cli(OneRoundOptions, description=__doc__)))
-    except (MPDFError, OSError) as error:
-        sys.exit(f"error: {error}")
-    except KeyboardInterrupt:
-        sys.exit("stopped")
+    run_command(study, OneRoundOptions, __doc__)

@@ -12,7 +12,7 @@ from mpdf_langgraph.state import ACTIONS
 from training.learn.dataset import Groups
 from training.learn.measures import Interval, mean_interval
 from training.learn.off_policy import action_means, expect
-from training.learn.report import COLORS, percent
+from training.learn.report import COLORS, percent, start_figure
 from training.learn.rewards import Weights
 
 #: All policies are scored by these weights, whatever they were fitted with.
@@ -132,14 +132,9 @@ def plot(path: Path, lines: Mapping[str, Scores | str], base: Mapping[str, Score
     intervals of paired differences are narrower than those of the rewards, because questions differ
     more than variants.
     """
-    import matplotlib
-
-    matplotlib.use("Agg")
-    import matplotlib.pyplot as plt
-
     shown = {label: scores for label, scores in lines.items() if isinstance(scores, Scores)}
     height = 1.2 + 0.32 * max(1, len(shown))
-    figure, axes = plt.subplots(1, 3, figsize=(13, height), sharey=True)
+    axes, done = start_figure(path, 3, width=13 / 3, height=height, sharey=True)
     widest = LEAST_RANGE
     for y, (label, scores) in enumerate(shown.items()):
         found = {1: mean_interval(scores.group, scores.question)}
@@ -154,7 +149,7 @@ def plot(path: Path, lines: Mapping[str, Scores | str], base: Mapping[str, Score
     axes[1].set_xlabel("group's accuracy − persisting")
     for axis in axes[:2]:
         axis.locator_params(axis="x", nbins=5)
-        axis.grid(alpha=0.3)
+    axes[2].grid(visible=False)
     left = np.zeros(len(shown))
     for place, action in enumerate(ACTIONS):
         share = np.array([scores.probabilities[:, place].mean() for scores in shown.values()])
@@ -164,6 +159,4 @@ def plot(path: Path, lines: Mapping[str, Scores | str], base: Mapping[str, Score
     axes[2].legend(fontsize=7, ncols=3, loc="lower center", bbox_to_anchor=(0.5, 1.0))
     axes[0].set_yticks(range(len(shown)), list(shown))
     axes[0].invert_yaxis()
-    figure.tight_layout()
-    figure.savefig(path, dpi=110)
-    plt.close(figure)
+    done()

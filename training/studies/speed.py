@@ -15,22 +15,15 @@ The table and a plot go to `--out`. A line for each run is added to `history.jso
 
 import asyncio
 import json
-import os
-import platform
-import subprocess
-import sys
 import tempfile
 import time
 import warnings
 from collections import defaultdict
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable
 from dataclasses import asdict, dataclass
-from importlib.metadata import version
 from pathlib import Path
-from statistics import median
 from typing import Any
 
-import tyro
 from langchain_core.callbacks import BaseCallbackHandler
 from langchain_core.language_models import BaseChatModel
 from langchain_core.messages import BaseMessage
@@ -48,10 +41,12 @@ from mpdf_langgraph import (
     load_router,
     vllm_chat_model,
 )
-from mpdf_langgraph.errors import ConfigurationError, MPDFError
+from mpdf_langgraph.errors import ConfigurationError
 from mpdf_langgraph.nodes.router import current_situation
 from mpdf_langgraph.observation import observe
 from mpdf_langgraph.traces.writer import TraceWriter
+from training.command import check_least, run_command
+from training.studies.speed_report import Row, describe_run, format_table, plot
 from training.studies.speed_server import ROOT, speed_server
 
 QUESTION = (
@@ -112,31 +107,6 @@ CASES = (
     Case("debate 3 × 3, logprob", 3, 3, "logprob"),
     Case("16 agents × 1", 16, 1),
 )
-
-
-@dataclass(frozen=True)
-class Row:
-    """One figure: its median, its range over the repeats, and its aim."""
-
-    name: str
-    value: float
-    low: float
-    high: float
-    unit: str = ""
-    aim: float | None = None
-    at_least: bool = False
-
-    @classmethod
-    def of(cls, name: str, values: Sequence[float], **rest: Any) -> "Row":
-        """Return the row of a figure that was measured several times."""
-        return cls(name, median(values), min(values), max(values), **rest)
-
-    @property
-    def met(self) -> bool:
-        """The aim is met, or there is none."""
-        if self.aim is None:
-            return True
-        return self.value >= self.aim if self.at_least else self.value <= self.aim
 
 
 # --- the requests of a deliberation --------------------------------------------------------------
@@ -334,15 +304,9 @@ async def finished_state(url: str, case: Case) -> Any:
 
 def main(options: SpeedOptions) -> None:
     """Measure everything, print the table, and write table, plot and history."""
-    counts = (
-        options.repeats,
-        options.questions,
-        options.at_once,
-        options.observations,
-        options.records,
-    )
-    if min(counts) < 1 or options.delay <= 0:
-        raise ConfigurationError("every count must be 1 or more, and the delay above 0")
+    check_least(options, repeats=1, questions=1, at_once=1, observations=1, records=1)
+    if options.delay <= 0:
+        raise ConfigurationError(f"--delay must be above 0, got {options.delay}")
     options.out.mkdir(parents=True, exist_ok=True)
     with tqdm(total=10 * options.repeats, desc="speed", unit="part") as bar:
         with speed_server(0.0) as url:
@@ -352,7 +316,11 @@ def main(options: SpeedOptions) -> None:
             rows += asyncio.run(measure_wall(url, options, bar))
         rows += measure_router(state, options, bar)
         rows += measure_traces(state, options, bar)
-    table = format_table(rows, options)
+    table = format_table(
+        rows,
+        f"Medians of {options.repeats} repeats, {options.questions} deliberations each; "
+        f"{1e3 * options.delay:.0f} ms a call in the rows of wall-clock time. ",
+    )
     print(table)
     (options.out / "speed.md").write_text(table)
     history = options.out / "history.jsonl"
@@ -361,99 +329,5 @@ def main(options: SpeedOptions) -> None:
     plot(rows, history, options.out / "speed.png")
 
 
-# --- the table, the plot and the history ---------------------------------------------------------
-
-
-def describe_run() -> dict[str, Any]:
-    """Return when, on what machine and with what versions the measurement was made."""
-    found = subprocess.run(
-        ["git", "describe", "--always", "--dirty"],
-        check=False,
-        capture_output=True,
-        text=True,
-        cwd=ROOT,
-    )
-    load = os.getloadavg()[0] if hasattr(os, "getloadavg") else None
-    packages = ("langgraph", "langchain-core", "langchain-openai", "openai", "pydantic")
-    return {
-        "at": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
-        "commit": found.stdout.strip(),
-        "processors": os.cpu_count(),
-        "load": load,
-        "machine": platform.machine(),
-        "python": platform.python_version(),
-        "versions": {name: version(name) for name in packages},
-    }
-
-
-def _figure(value: float) -> str:
-    return f"{value:.2f}" if value < 100 else f"{value:,.0f}"
-
-
-def format_table(rows: Sequence[Row], options: SpeedOptions) -> str:
-    """Return the table in Markdown."""
-    run = describe_run()
-    lines = ["| | median | range | aim | |", "| --- | ---: | ---: | ---: | --- |"]
-    for row in rows:
-        sign = "≥" if row.at_least else "≤"
-        aim = "" if row.aim is None else f"{sign} {_figure(row.aim)}"
-        met = "" if row.aim is None else ("met" if row.met else "missed")
-        unit = f" {row.unit}" if row.unit else ""
-        lines.append(
-            f"| {row.name} | {_figure(row.value)}{unit} "
-            f"| {_figure(row.low)}–{_figure(row.high)} | {aim} | {met} |"
-        )
-    note = (
-        f"Medians of {options.repeats} repeats, {options.questions} deliberations each; "
-        f"{1e3 * options.delay:.0f} ms a call in the rows of wall-clock time. {run['processors']} "
-        f"processors ({run['machine']}), Python {run['python']}, commit {run['commit']}."
-    )
-    return "\n".join([*lines, "", note]) + "\n"
-
-
-def plot(rows: Sequence[Row], history: Path, path: Path) -> None:
-    """Draw the ratios with their aims, and beside them how they went from run to run."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    import matplotlib.pyplot as plt
-
-    shown = [row for row in rows if not row.unit]
-    figure, (now, before) = plt.subplots(1, 2, figsize=(13, 5.5))
-    for y, row in enumerate(shown):
-        color = "#4477aa" if row.met else "#cc6677"
-        now.plot([row.low, row.high], [y, y], color=color, lw=2)
-        now.plot(row.value, y, "o", color=color)
-        if row.aim is not None:
-            now.plot(row.aim, y, "|", color="black", ms=14)
-    now.set_yticks(range(len(shown)), [row.name for row in shown], fontsize=8)
-    now.invert_yaxis()
-    now.set_xlabel("ratio, with its range. A black mark is its aim")
-    runs = [json.loads(line) for line in history.read_text().splitlines()]
-    for row in shown:
-        if row.aim is None:
-            continue
-        found = [
-            (n, past["value"])
-            for n, run in enumerate(runs)
-            for past in run["rows"]
-            if past["name"] == row.name
-        ]
-        before.plot(*zip(*found, strict=True), ".-", label=row.name, lw=1)
-    before.set_xticks(range(len(runs)), [run["commit"] for run in runs], rotation=60, fontsize=7)
-    before.set_ylabel("ratio")
-    before.legend(fontsize=6)
-    for axis in (now, before):
-        axis.grid(alpha=0.3)
-    figure.tight_layout()
-    figure.savefig(path, dpi=110)
-    plt.close(figure)
-
-
 if __name__ == "__main__":
-    try:
-        main(tyro.cli(SpeedOptions, description=__doc__))
-    except MPDFError as error:
-        sys.exit(f"error: {error}")
-    except KeyboardInterrupt:
-        sys.exit("stopped")
+    run_command(main, SpeedOptions, __doc__)

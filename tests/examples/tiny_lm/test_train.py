@@ -2,7 +2,7 @@ import itertools
 import json
 import random
 import re
-from dataclasses import asdict, replace
+from dataclasses import replace
 
 import pytest
 import torch
@@ -22,9 +22,10 @@ from examples.tiny_lm.skills import (
     sums_example,
 )
 from examples.tiny_lm.text import IGNORE, LENGTHS, Encoder, build_tokenizer, prompt_tokens
-from examples.tiny_lm.train import DRILL, Config, loss_on, refuse_other_options, train
+from examples.tiny_lm.train import DRILL, Config, keep_options, loss_on, train
 from mpdf_langgraph.agents import Agent
 from mpdf_langgraph.answers.math_answer import MathAnswer
+from mpdf_langgraph.errors import ConfigurationError
 
 
 @pytest.fixture(scope="module")
@@ -219,10 +220,10 @@ def test_a_model_learns_one_batch_by_heart(tokenizer, encoder):
 
 def test_a_run_is_not_resumed_with_other_options(tmp_path):
     begun = config(tmp_path)
-    (tmp_path / "config.json").write_text(json.dumps(asdict(begun), default=str))
-    refuse_other_options(replace(begun, resume=True, threads=3))
-    with pytest.raises(SystemExit, match="seed was 0, now 7"):
-        refuse_other_options(replace(begun, seed=7))
+    for same in (begun, replace(begun, resume=True, threads=3)):
+        keep_options(same)
+    with pytest.raises(ConfigurationError, match="seed was 0 and is 7"):
+        keep_options(replace(begun, seed=7))
 
 
 def test_a_resumed_run_equals_an_uninterrupted_one(tmp_path, monkeypatch):

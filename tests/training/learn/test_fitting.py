@@ -19,6 +19,7 @@ import torch
 from mpdf_langgraph import Calibration, TraceWriter, load_router
 from mpdf_langgraph.errors import ConfigurationError, MPDFError, TraceError
 from mpdf_langgraph.observation import INDEX
+from mpdf_langgraph.router import known_calibration, known_competence
 from mpdf_langgraph.state import Observation, Response
 from tests.support.synthetic import Deliberation, synthetic_episodes
 from tests.support.toy_groups import Toy, toy_groups
@@ -41,7 +42,7 @@ from training.learn.tensors import (
 from training.studies.environment_episodes import episodes
 from training.studies.environments import ENVIRONMENTS
 from training.studies.fits import Changes, Fit
-from training.studies.known_values import known_to
+from training.studies.known_values import Known
 
 
 class Telling(Deliberation):
@@ -370,7 +371,8 @@ def test_a_move_that_only_prepares_another_is_learned(
     with warnings.catch_warnings(action="error"):  # its gate is "pass" before any run, rightly
         router = load_router(folder / "router")
     environment = ENVIRONMENTS["relay"]
-    assert known_to(environment, router).value(router).utility > 0.7
+    known = Known(environment, known_calibration(router), known_competence(router))
+    assert known.value(router).utility > 0.7
     names = list(dict.fromkeys(row["stage"] for row in rows(folder / "router")))
     assert names == ["sft", "softrankpo-cost-0.05", "softrankpo-cost-0.05-iteration-2"]
     assert made["training"]["values"] == "fitted"

@@ -13,7 +13,7 @@ from langgraph.checkpoint.memory import InMemorySaver
 from mpdf_langgraph import Agent, Episode, MathAnswer, create_deliberation
 from mpdf_langgraph.consensus import Vote, count_votes, make_rule
 from mpdf_langgraph.errors import ConfigurationError, TraceError
-from mpdf_langgraph.observation import FEATURE_VERSION, FEATURES, observe
+from mpdf_langgraph.observation import FEATURE_VERSION, FEATURES
 from mpdf_langgraph.state import ACTIONS, Failure, Observation, Response, Turn
 from tests.support.records import critique, response, usage
 from tests.support.scripted import Reply, Request, Scripted, StatusError
@@ -27,8 +27,6 @@ from training.learn.rewards import (
     Grader,
     Weights,
     decisions,
-    next_situation,
-    next_situations,
     observations,
 )
 
@@ -498,21 +496,3 @@ def test_observations_of_another_version_are_rebuilt() -> None:
     )
     assert seen(old) == seen(episode)
     assert decisions(old) == decisions(episode)
-
-
-def test_the_situations_after_a_move_and_without_it() -> None:
-    [episode] = synthetic_episodes(1, 8)
-    made = decisions(episode)
-    for decision in made:
-        for move in decision.moves:
-            moved, stayed = next_situations(episode, decision, move)
-            assert moved.round == stayed.round == decision.round + 1
-            assert moved.previous == stayed.previous == episode.tallies[decision.round - 1]["votes"]
-            held = moved.held[decision.agent]
-            assert (held["id"] if held else None) == move.response
-            if move.taken and decision.round < episode.options["max_rounds"]:
-                assert observe(moved) == observations(episode, moved.round)
-            others = {n: r for n, r in moved.held.items() if n != decision.agent}
-            assert others == {n: r for n, r in stayed.held.items() if n != decision.agent}
-        assert next_situations(episode, decision, decision.moves[PERSIST])[0] == stayed
-    assert next_situation(episode, made[0], None).held[made[0].agent] is None
