@@ -10,8 +10,9 @@ scored in a context that holds the peers' responses, which makes wrong answers l
 import math
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, RootModel
+from pydantic import ConfigDict, Field, RootModel
 
+from mpdf_langgraph.fitted_file import Fitted
 from mpdf_langgraph.state import Critique, Response
 
 #: Confidences are kept this far from 0 and 1, where the log-odds are infinite.
@@ -31,7 +32,7 @@ def sigmoid(odds: float) -> float:
     return 1 / (1 + math.exp(-odds)) if odds >= 0 else 1 - 1 / (1 + math.exp(odds))
 
 
-class Curve(BaseModel):
+class Curve(Fitted):
     """Platt scaling of a confidence: ``sigmoid(slope * logit(confidence) + shift)``.
 
     Attributes:
@@ -44,8 +45,6 @@ class Curve(BaseModel):
         0.25
     """
 
-    model_config = ConfigDict(frozen=True, allow_inf_nan=False, strict=True, extra="forbid")
-
     slope: Annotated[float, Field(ge=0)]
     shift: float
 
@@ -54,10 +53,8 @@ class Curve(BaseModel):
         return sigmoid(self.slope * log_odds(confidence) + self.shift)
 
 
-class Curves(BaseModel):
+class Curves(Fitted):
     """The curves of one measurement."""
-
-    model_config = ConfigDict(frozen=True, strict=True, extra="forbid")
 
     proposed: Curve
     refined: Curve

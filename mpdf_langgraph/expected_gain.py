@@ -19,10 +19,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Annotated, Any, Literal, get_args
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic import Field, field_validator
 
 from mpdf_langgraph.calibration import Calibration, log_odds, sigmoid
-from mpdf_langgraph.fitted_file import read_fitted
+from mpdf_langgraph.fitted_file import Fitted, read_fitted
 from mpdf_langgraph.observation import FEATURE_VERSION, feature
 from mpdf_langgraph.options import check_number
 from mpdf_langgraph.state import ACTIONS, Observation
@@ -85,7 +85,7 @@ def _known_odds(vector: list[float]) -> float:
     return log_odds(feature(vector, "confidence"))
 
 
-class Rate(BaseModel):
+class Rate(Fitted):
     """A probability as a logistic curve of a `View`.
 
     Attributes:
@@ -96,13 +96,11 @@ class Rate(BaseModel):
         agents: What an agent adds, by name. An agent that is not there adds nothing.
     """
 
-    model_config = ConfigDict(frozen=True, allow_inf_nan=False, strict=True, extra="forbid")
-
     standing: dict[Standing, float]
     confidence: float = 0.0
     rival: float = 0.0
     refined: float = 0.0
-    agents: dict[str, float] = {}
+    agents: dict[str, float] = Field(default_factory=dict)
 
     @field_validator("standing")
     @classmethod
@@ -127,7 +125,7 @@ def _flat(probability: float, confidence: float = 0.0, rival: float = 0.0) -> Ra
     return Rate(standing=dict.fromkeys(STANDINGS, odds), confidence=confidence, rival=rival)
 
 
-class Gains(BaseModel):
+class Gains(Fitted):
     """The measured rates: what ``expected_gain.json`` holds.
 
     Attributes:
@@ -143,8 +141,6 @@ class Gains(BaseModel):
         measured: What they were measured on, for people who read the file.
     """
 
-    model_config = ConfigDict(frozen=True, allow_inf_nan=False, strict=True, extra="forbid")
-
     format: Literal[1] = 1
     feature_version: int = FEATURE_VERSION
     right: Rate
@@ -154,7 +150,7 @@ class Gains(BaseModel):
     tokens: dict[str, Annotated[float, Field(ge=0)]]
     cost: Annotated[float, Field(ge=0)]
     calibration: Calibration = Calibration({})
-    measured: dict[str, Any] = {}
+    measured: dict[str, Any] = Field(default_factory=dict)
 
     @field_validator("feature_version")
     @classmethod

@@ -4,11 +4,18 @@ import os
 from pathlib import Path
 from typing import TypeVar
 
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel, ConfigDict, ValidationError
 
 from mpdf_langgraph.errors import RouterError
 
-Form = TypeVar("Form", bound=BaseModel)
+
+class Fitted(BaseModel):
+    """What such a file holds: finite numbers of the right types, and nothing else."""
+
+    model_config = ConfigDict(frozen=True, allow_inf_nan=False, strict=True, extra="forbid")
+
+
+Form = TypeVar("Form", bound=Fitted)
 
 
 def read_fitted(path: str | os.PathLike[str], name: str, form: type[Form], holds: str) -> Form:

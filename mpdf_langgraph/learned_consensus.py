@@ -22,7 +22,7 @@ from dataclasses import dataclass
 from functools import cache
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import Field, ValidationError, model_validator
 
 from mpdf_langgraph.calibration import log_odds
 from mpdf_langgraph.consensus import (
@@ -36,16 +36,15 @@ from mpdf_langgraph.consensus import (
     voices,
 )
 from mpdf_langgraph.errors import ConfigurationError, RouterError
-from mpdf_langgraph.fitted_file import explain_invalid
+from mpdf_langgraph.fitted_file import Fitted, explain_invalid
 from mpdf_langgraph.risk import RiskCurve
 
-_STRICT = ConfigDict(frozen=True, allow_inf_nan=False, strict=True, extra="forbid")
 #: Scores beyond this are no weights that a fit gives, and their sums could overflow.
 MOST = 1e6
 Weight = Annotated[float, Field(ge=-MOST, le=MOST)]
 
 
-class Shared(BaseModel):
+class Shared(Fitted):
     """The weights that all agents share.
 
     Attributes:
@@ -59,8 +58,6 @@ class Shared(BaseModel):
         none_per_voice: What every voice adds to that score.
     """
 
-    model_config = _STRICT
-
     vote: Weight
     pair: Weight
     known: Weight
@@ -71,7 +68,7 @@ class Shared(BaseModel):
     none_per_voice: Weight
 
 
-class LearnedConsensus(BaseModel):
+class LearnedConsensus(Fitted):
     """A fitted consensus, as it stands in a router's folder. `of` makes it a rule for a question.
 
     Attributes:
@@ -86,14 +83,12 @@ class LearnedConsensus(BaseModel):
         risk: What was found on questions that nothing was fitted on.
     """
 
-    model_config = _STRICT
-
     format: Literal[1] = 1
     shared: Shared
     agents: Annotated[tuple[str, ...], Field(max_length=1000)]
     votes: tuple[Weight, ...]
     pairs: tuple[tuple[Weight, ...], ...]
-    categories: dict[str, tuple[Weight, ...]] = {}
+    categories: dict[str, tuple[Weight, ...]] = Field(default_factory=dict)
     agreement: Annotated[float, Field(gt=0, le=1)] = AGREEMENT
     risk: RiskCurve = RiskCurve(())
 

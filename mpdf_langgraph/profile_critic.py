@@ -12,10 +12,10 @@ import os
 from dataclasses import dataclass, field
 from typing import Annotated, ClassVar, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic import Field, field_validator
 
 from mpdf_langgraph.calibration import sigmoid
-from mpdf_langgraph.fitted_file import read_fitted
+from mpdf_langgraph.fitted_file import Fitted, read_fitted
 from mpdf_langgraph.state import Response
 
 #: What the curve is of, by name. Counts are ``log(1 + count)``, log-probabilities ``log(1 - x)``.
@@ -53,7 +53,7 @@ def profile_features(question: str, response: Response) -> dict[str, float]:
     }
 
 
-class ProfileCurve(BaseModel):
+class ProfileCurve(Fitted):
     """The fitted curve: what ``profile_critic.json`` holds.
 
     Attributes:
@@ -66,13 +66,11 @@ class ProfileCurve(BaseModel):
         responses: What it was fitted on.
     """
 
-    model_config = ConfigDict(frozen=True, allow_inf_nan=False, strict=True, extra="forbid")
-
     format: Literal[1] = 1
     intercept: float
     weights: dict[str, float]
     refined: float = 0.0
-    agents: dict[str, float] = {}
+    agents: dict[str, float] = Field(default_factory=dict)
     auroc: Annotated[float, Field(ge=0, le=1)] | None = None
     responses: int = 0
 

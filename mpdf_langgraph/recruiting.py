@@ -20,11 +20,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Annotated, Any, Literal, NamedTuple
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from mpdf_langgraph.calibration import log_odds
 from mpdf_langgraph.errors import ConfigurationError
-from mpdf_langgraph.fitted_file import read_fitted
+from mpdf_langgraph.fitted_file import Fitted, read_fitted
 from mpdf_langgraph.options import check_number
 from mpdf_langgraph.rounds import Held, confidence_of
 from mpdf_langgraph.state import Consensus
@@ -80,7 +80,7 @@ def overturn_probability(stand: Stand) -> float:
     return sum(math.comb(n, k) for k in range(a, n + 1)) / float(2**n)
 
 
-class Stage(BaseModel):
+class Stage(Fitted):
     """What asking on is worth once a number of agents were asked.
 
     Attributes:
@@ -92,12 +92,10 @@ class Stage(BaseModel):
         slope: What the gain changes where these log-odds are 1 higher.
     """
 
-    model_config = ConfigDict(frozen=True, allow_inf_nan=False, strict=True, extra="forbid")
-
     gains: dict[str, float]
     decisions: dict[str, int]
     right: dict[str, Annotated[float, Field(ge=0, le=1)]]
-    centre: dict[str, float] = {}
+    centre: dict[str, float] = Field(default_factory=dict)
     slope: float = 0.0
 
     @model_validator(mode="after")
@@ -116,7 +114,7 @@ class Stage(BaseModel):
         return self.gains[stand] + self.slope * (log_odds(confidence) - self.centre[stand])
 
 
-class AskingValues(BaseModel):
+class AskingValues(Fitted):
     """The measured values: what ``recruiting.json`` holds.
 
     Attributes:
@@ -131,8 +129,6 @@ class AskingValues(BaseModel):
         measured: What they were measured on, for people who read the file.
     """
 
-    model_config = ConfigDict(frozen=True, allow_inf_nan=False, strict=True, extra="forbid")
-
     format: Literal[1] = 1
     order: list[str] = Field(min_length=1)
     prices: dict[str, float]
@@ -141,7 +137,7 @@ class AskingValues(BaseModel):
     wave: Annotated[int, Field(ge=1)]
     consensus: str
     stages: dict[str, Stage]
-    measured: dict[str, Any] = {}
+    measured: dict[str, Any] = Field(default_factory=dict)
 
     @field_validator("order")
     @classmethod

@@ -17,13 +17,15 @@ import math
 from collections.abc import Sequence
 from typing import Annotated
 
-from pydantic import BaseModel, ConfigDict, Field, RootModel, model_validator
+from pydantic import ConfigDict, Field, RootModel, model_validator
+
+from mpdf_langgraph.fitted_file import Fitted
 
 #: Probability that the share of errors lies above its upper bound.
 MISTRUST = 0.01
 
 
-class Step(BaseModel):
+class Step(Fitted):
     """What was found at one bar.
 
     Attributes:
@@ -32,8 +34,6 @@ class Step(BaseModel):
         wrong: So many of these were wrong.
         doubt: So many should be wrong by their probabilities: the sum of 1 - P.
     """
-
-    model_config = ConfigDict(frozen=True, allow_inf_nan=False, strict=True, extra="forbid")
 
     bar: Annotated[float, Field(ge=0, le=1)]
     accepted: Annotated[int, Field(ge=0, le=10**9)]

@@ -50,10 +50,8 @@ class EndpointClient:
         async def cap_async(response: httpx2.Response) -> None:
             _cap_body(response)
 
-        client = httpx2.AsyncClient(
-            **self._options(),
-            event_hooks={"request": [prepare_async], "response": [cap_async]},
-        )
+        hooks: dict[str, list[Any]] = {"request": [prepare_async], "response": [cap_async]}
+        client = httpx2.AsyncClient(**self._options(), event_hooks=hooks)
         bound_async_requests(client, self.deadline)
         return client
 

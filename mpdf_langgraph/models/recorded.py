@@ -7,7 +7,6 @@ over these answers, the same way every time.
 from collections.abc import Mapping
 from typing import Any
 
-from langchain_core.callbacks import CallbackManagerForLLMRun
 from langchain_core.language_models import BaseChatModel
 from langchain_core.messages import AIMessage, BaseMessage, HumanMessage
 from langchain_core.outputs import ChatGeneration, ChatResult
@@ -56,13 +55,7 @@ class RecordedChatModel(BaseChatModel):
         """The agent's name. In traces it stands as the model's name."""
         return self.agent
 
-    def _generate(
-        self,
-        messages: list[BaseMessage],
-        stop: list[str] | None = None,
-        run_manager: CallbackManagerForLLMRun | None = None,
-        **kwargs: Any,
-    ) -> ChatResult:
+    def _generate(self, messages: list[BaseMessage], *_: Any, **kwargs: Any) -> ChatResult:
         said = self._find_answer(messages)
         message = AIMessage(said) if isinstance(said, str) else said.model_copy(deep=True)
         message.response_metadata = {"model_name": self.agent, **message.response_metadata}

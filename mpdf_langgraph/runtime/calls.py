@@ -24,11 +24,7 @@ from langchain_core.runnables import Runnable, RunnableConfig, RunnableLambda
 from langchain_core.runnables.config import ContextThreadPoolExecutor, merge_configs
 from langgraph.errors import GraphBubbleUp, ParentCommand
 
-from mpdf_langgraph.errors import (
-    ConfigurationError,
-    ModelOutputError,
-    describe_error,
-)
+from mpdf_langgraph.errors import ConfigurationError, ModelOutputError, describe_error
 from mpdf_langgraph.runtime.budget import MESSAGE_TOKENS, prompt_bound, text_bound
 from mpdf_langgraph.runtime.retries import is_worth_retrying, pause_before_retry
 from mpdf_langgraph.secrets import hide_environment, hide_secrets_of

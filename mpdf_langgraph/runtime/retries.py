@@ -10,12 +10,7 @@ from typing import Any
 from langchain_core.runnables import RunnableBinding
 from langgraph.errors import GraphRecursionError
 
-from mpdf_langgraph.errors import (
-    ConfigurationError,
-    EndpointError,
-    OutOfTokensError,
-    list_causes,
-)
+from mpdf_langgraph.errors import ConfigurationError, EndpointError, OutOfTokensError, list_causes
 
 #: The longest pause, in seconds, that is chosen here.
 LONGEST_PAUSE = 8.0

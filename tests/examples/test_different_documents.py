@@ -1,7 +1,5 @@
 import io
 import re
-import subprocess
-import sys
 
 import pytest
 from langchain_core.messages import AIMessage
@@ -21,7 +19,7 @@ from examples.different_documents import (
 from mpdf_langgraph import Prompts, TraceReader
 from mpdf_langgraph.nodes.agent import read_context
 from tests.integration.test_ways import Boss
-from tests.support.paths import ROOT
+from tests.support.running import run_python
 
 FACT = re.compile(r"(\w+) has (\d+) (\w+)\.")
 
@@ -104,10 +102,7 @@ def test_the_team_differs_in_what_it_knows_and_in_nothing_else():
 
 
 def test_it_runs_offline_and_prints_what_happened(tmp_path):
-    command = [sys.executable, "examples/different_documents.py", "--traces", str(tmp_path)]
-    done = subprocess.run(
-        command, cwd=ROOT, capture_output=True, text=True, timeout=200, check=False
-    )
+    done = run_python("examples/different_documents.py", "--traces", tmp_path)
     assert done.returncode == 0, done.stderr
     for fact in ("Kim has 12 coins.", "Lee has 20 coins.", "Max has 17 shells."):
         assert f"knows: {fact}" in done.stdout
@@ -116,15 +111,8 @@ def test_it_runs_offline_and_prints_what_happened(tmp_path):
 
 
 def test_a_dead_server_is_said_in_one_line():
-    command = [sys.executable, "examples/different_documents.py", "--base-url", "127.0.0.1:9"]
-    done = subprocess.run(
-        [*command, "--model", "x"],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-    )
+    words = ("--base-url", "127.0.0.1:9", "--model", "x")
+    done = run_python("examples/different_documents.py", *words)
     assert done.returncode == 1
     assert "cannot connect" in done.stdout
     assert "Traceback" not in done.stderr

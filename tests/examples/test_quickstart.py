@@ -1,15 +1,9 @@
-import subprocess
-import sys
-
 from mpdf_langgraph import TraceReader
-from tests.support.paths import ROOT
+from tests.support.running import run_python
 
 
 def run(*arguments):
-    command = [sys.executable, "examples/quickstart.py", *arguments]
-    return subprocess.run(
-        command, cwd=ROOT, capture_output=True, text=True, timeout=200, check=False
-    )
+    return run_python("examples/quickstart.py", *arguments)
 
 
 def test_the_demo_shows_deliberations_and_a_table_and_leaves_traces(tmp_path):

@@ -176,19 +176,6 @@ async def test_a_team_of_different_samplings_one_slow_and_one_dead() -> None:
     assert [request.kwargs for request in cool.requests] == [{"temperature": 0.2}]
 
 
-def test_samplings_of_refinements_differ_by_agent() -> None:
-    hot, cool = says("Hot. Answer: 41"), says("Cool. Answer: 42")
-    team = [
-        Agent("hot", hot, sampling={"temperature": 1.3}),
-        Agent("cool", cool, sampling={"temperature": 0.9}, refine_sampling={"temperature": 0.1}),
-    ]
-    create_deliberation(
-        team, answer=MathAnswer(), critic=None, router="always-refine", max_rounds=1
-    ).compile().invoke({"question": QUESTION})
-    assert [request.kwargs["temperature"] for request in hot.requests] == [1.3, 0.6]
-    assert [request.kwargs["temperature"] for request in cool.requests] == [0.9, 0.1]
-
-
 def test_all_agents_are_under_way_at_the_same_time() -> None:
     """Synchronously too: nobody answers before everybody has been asked."""
     names = ("ann", "bo", "cy", "di")

@@ -7,6 +7,7 @@ from typing import Annotated, Any
 
 from langchain.agents import AgentState, create_agent
 from langchain_core.messages import AIMessage, AnyMessage, HumanMessage
+from langchain_core.runnables import RunnableConfig
 from langgraph.checkpoint.memory import InMemorySaver
 from langgraph.graph import START, MessagesState, StateGraph
 from langgraph.runtime import Runtime
@@ -14,7 +15,7 @@ from langgraph.store.memory import InMemoryStore
 from langgraph_swarm import SwarmState, create_handoff_tool, create_swarm
 from typing_extensions import TypedDict
 
-from mpdf_langgraph import create_deliberation
+from mpdf_langgraph import Agent, create_deliberation
 from tests.integration.test_ways import boss, messages, team
 from tests.support.scripted import says
 
@@ -68,6 +69,20 @@ def test_reducers_of_a_parent_see_no_writes_but_to_what_is_shared() -> None:
     # In go the declared keys alone: a question that waits, and what the agent may know.
     assert "What?" in model.requests[0].last
     assert "SECRET" in model.requests[0].text
+
+
+class Asking(MessagesState):
+    question: str
+
+
+def test_the_declared_input_of_a_parent_is_taken() -> None:
+    model = says("Answer: 4")
+    parent = StateGraph(Asking)
+    parent.add_node("team", create_deliberation([model], critic=None).compile())
+    parent.add_edge(START, "team")
+    out = parent.compile().invoke({"question": "From the parent?", "messages": []})
+    assert "From the parent?" in model.requests[0].last
+    assert out["question"] == "From the parent?"
 
 
 class Log(TypedDict):
@@ -175,3 +190,24 @@ def test_the_context_and_store_of_a_parent_reach_agents_that_are_graphs() -> Non
     for user in ("ada", "bo"):
         app.invoke(messages("Legs?"), context=Session(user))  # type: ignore[arg-type]
     assert seen == [("ada", {"dog": 4}), ("bo", {"dog": 4})]
+
+
+def test_config_of_the_caller_reaches_the_models() -> None:
+    seen: list[RunnableConfig] = []
+
+    def node(state: MessagesState, config: RunnableConfig) -> dict[str, Any]:
+        seen.append(config)
+        return {"messages": [AIMessage("Answer: 4")]}
+
+    builder = StateGraph(MessagesState)
+    builder.add_node("only", node)
+    builder.add_edge(START, "only")
+    graph = create_deliberation([Agent("ann", builder.compile())], critic=None).compile()
+    graph.invoke(
+        {"question": "2 + 2?"},
+        {"tags": ["mine"], "metadata": {"tenant": "7"}, "configurable": {"user": "ada"}},
+    )
+    [config] = seen
+    assert config["configurable"]["user"] == "ada"
+    assert config["metadata"]["tenant"] == "7"
+    assert config["metadata"]["mpdf_agent"] == "ann"

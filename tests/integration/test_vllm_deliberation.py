@@ -2,8 +2,6 @@
 
 import asyncio
 import math
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -14,6 +12,7 @@ from examples.tiny_lm.questions import make_questions
 from examples.tiny_lm.scores import auroc
 from mpdf_langgraph import Episode, TraceReader, create_deliberation, vllm_chat_model
 from mpdf_langgraph.critic import SelfCritic
+from tests.support.running import run_python
 
 ROOT = Path(__file__).parents[2]
 pytestmark = pytest.mark.vllm
@@ -158,16 +157,8 @@ async def test_same_accuracy_as_in_process(agents):
 
 
 def test_quickstart_runs_against_the_server(vllm_server, tmp_path):
-    command = [sys.executable, "examples/quickstart.py", "--base-url", vllm_server]
-    command += ["--questions", "12", "--show", "2", "--prompts", "tiny"]
-    done = subprocess.run(
-        [*command, "--traces", str(tmp_path)],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        timeout=300,
-        check=False,
-    )
+    words = ("--base-url", vllm_server, "--questions", 12, "--show", 2, "--prompts", "tiny")
+    done = run_python("examples/quickstart.py", *words, "--traces", tmp_path)
     assert done.returncode == 0, done.stderr
     assert "threshold" in done.stdout
     assert len(list(TraceReader(tmp_path / "always-refine"))) == 12

@@ -18,12 +18,13 @@ from langchain_core.utils.function_calling import convert_to_openai_tool
 from langgraph.checkpoint.memory import InMemorySaver
 from langgraph.func import entrypoint, task
 from langgraph.graph import START, MessagesState, StateGraph
-from langgraph.types import Command, interrupt
+from langgraph.types import Command
 from langgraph_swarm import create_handoff_tool, create_swarm
 from typing_extensions import TypedDict
 
 from mpdf_langgraph import Agent, ConfigurationError, as_tool, create_deliberation
 from mpdf_langgraph.state import DeliberationState
+from tests.support.running import asks_a_person
 from tests.support.scripted import Request, Scripted, says
 
 with warnings.catch_warnings():  # built on what langgraph 1 calls deprecated
@@ -248,24 +249,13 @@ async def test_stream(way: str) -> None:
         assert {"agent-1", "agent-2", "agent-3"} <= speakers
 
 
-def who_asks() -> Any:
-    """An agent graph that asks a person before it answers."""
-
-    def ask(state: MessagesState) -> dict[str, Any]:
-        return {"messages": [AIMessage(f"With leave. Answer: {interrupt('How many?')}")]}
-
-    builder = StateGraph(MessagesState)
-    builder.add_node("ask", ask)
-    builder.add_edge(START, "ask")
-    return builder.compile()
-
-
 @pytest.mark.parametrize("apart", [False, True], ids=["sync", "async"])
 @every_way
 async def test_resume(way: str, apart: bool) -> None:
     """An interrupt of one agent reaches the caller. On resume its finished peer is not asked."""
     peer = says("Five. Answer: 5")
-    builder = team(who_asks(), peer, router="always-persist", consensus="majority")
+    options = {"router": "always-persist", "consensus": "majority"}
+    builder = team(asks_a_person("How many?"), peer, **options)
     host = WAYS[way](builder, InMemorySaver())
     stopped = await host.call(host.ask(QUESTION), apart=apart, thread="1")
     assert [one.value for one in stopped["__interrupt__"]] == ["How many?"]

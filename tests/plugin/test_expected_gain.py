@@ -7,7 +7,6 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from langgraph.checkpoint.memory import InMemorySaver
 
 from mpdf_langgraph import Agent, Episode, MathAnswer, RouterError, create_deliberation
 from mpdf_langgraph.calibration import log_odds
@@ -23,6 +22,7 @@ from mpdf_langgraph.expected_gain import (
 from mpdf_langgraph.observation import INDEX, NAMES
 from mpdf_langgraph.router import for_team, make_router
 from mpdf_langgraph.state import ACTIONS, Observation
+from tests.support.running import record_of
 from tests.support.scripted import says
 
 EVERYTHING = [True, True, True]
@@ -134,17 +134,15 @@ def test_every_agent_has_rates_of_its_own() -> None:
 
 
 def test_the_record_and_the_graph_show_what_a_decision_rests_on(tmp_path: Path) -> None:
-    graph = create_deliberation(
+    builder = create_deliberation(
         [Agent("ann", says("4")), Agent("bo", says("5"))],
         router="expected-gain",
         answer=MathAnswer(),
         critic=lambda question, response: 0.9 if response["agent"] == "ann" else 0.1,
         max_rounds=1,
-    ).compile(checkpointer=InMemorySaver())
-    config: Any = {"configurable": {"thread_id": "1"}}
-    out = graph.invoke({"question": "2+2?"}, config)
-    assert out["deliberation"]["answer"] == "4"
-    episode = Episode.from_state(graph.get_state(config).values)
+    )
+    episode = record_of(builder, {"question": "2+2?"})
+    assert episode.outcome["answer"] == "4"
     ann, bo = episode.turns
     assert (ann["action"], bo["action"]) == ("PERSIST", "CONCEDE")
     assert ann["estimates"]["p"] == pytest.approx(0.9)

@@ -7,9 +7,8 @@ from langgraph.checkpoint.memory import InMemorySaver
 
 from mpdf_langgraph import Episode, create_deliberation, force_actions
 from mpdf_langgraph.errors import ConfigurationError
+from tests.support.running import ON
 from tests.support.scripted import says
-
-ON: Any = {"configurable": {"thread_id": "1"}}
 
 
 def graph(answers: str = "4567", **options: Any) -> Any:

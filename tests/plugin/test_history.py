@@ -1,6 +1,6 @@
 """Any conversation before a question, before a server that refuses what real servers refuse."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -24,6 +24,7 @@ from langgraph.checkpoint.memory import InMemorySaver
 from mpdf_langgraph import Agent, ConfigurationError, DeliberationError, create_deliberation
 from mpdf_langgraph.history import NOT_SHOWN, kinds_of, readable_history, with_question
 from mpdf_langgraph.models.endpoints import vllm_chat_model
+from tests.support.running import ON
 from tests.support.scripted import Scripted, says
 from tests.support.strict import StrictServer, refusal_of
 
@@ -88,13 +89,6 @@ ODD: dict[str, list[BaseMessage]] = {
     "a lone surrogate": [HumanMessage("caf\ud83d"), AIMessage("", tool_calls=[{
         **CALL, "args": {"city": "\ud83d"}}])],
 }  # fmt: skip
-
-
-@pytest.fixture
-def strict() -> Iterator[StrictServer]:
-    running = StrictServer(lambda _: "Answer: 4")
-    yield running
-    running.server.close()
 
 
 def disagree() -> Callable[[str], str]:
@@ -191,12 +185,11 @@ def test_a_trimmed_conversation() -> None:
 def test_turn_after_turn(strict: StrictServer) -> None:
     """What made one turn fail made every later one fail."""
     graph = create_deliberation(agents_of(strict), critic=None).compile(InMemorySaver())
-    thread = {"configurable": {"thread_id": "1"}}
     strict.images = True
-    graph.invoke({"messages": [pictured("What is this?")]}, thread)
+    graph.invoke({"messages": [pictured("What is this?")]}, ON)
     strict.images = False  # whoever answers next takes none
     for question in ("What is 2 + 2?", "And 1 + 3?"):
-        out = graph.invoke({"messages": [HumanMessage(question)]}, thread)
+        out = graph.invoke({"messages": [HumanMessage(question)]}, ON)
         assert out["deliberation"]["answer"] == "4"
     assert strict.refusals == []
     assert [m["role"] for m in strict.conversations()[-1]] == ["user", "assistant"] * 2 + ["user"]
@@ -268,9 +261,8 @@ def test_the_trace_says_what_was_attached() -> None:
     from mpdf_langgraph import Episode
 
     graph = create_deliberation([says("4")], critic=None).compile(InMemorySaver())
-    thread = {"configurable": {"thread_id": "1"}}
-    graph.invoke({"messages": [*ODD["a thought"], pictured("?")]}, thread)
-    episode = Episode.from_state(graph.get_state(thread).values)
+    graph.invoke({"messages": [*ODD["a thought"], pictured("?")]}, ON)
+    episode = Episode.from_state(graph.get_state(ON).values)
     assert episode.attachments == ["image"]
     assert episode.history == [{"role": "human", "text": "2+2?"}, {"role": "ai", "text": "4"}]
     assert PIXEL.encode() not in episode.to_json()

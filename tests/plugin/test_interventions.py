@@ -1,26 +1,11 @@
 """The examples in which somebody steps in: a person, and a fork."""
 
-import subprocess
-import sys
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from mpdf_langgraph import TraceReader
-from tests.support.paths import ROOT
-
-
-def run(name: str, *arguments: str, given: str = "") -> Any:
-    return subprocess.run(
-        [sys.executable, f"examples/{name}.py", *arguments],
-        cwd=ROOT,
-        input=given,
-        capture_output=True,
-        text=True,
-        timeout=200,
-        check=False,
-    )
+from tests.support.running import run_python
 
 
 @pytest.mark.parametrize(
@@ -33,7 +18,8 @@ def run(name: str, *arguments: str, given: str = "") -> Any:
     ids=["by itself", "at the terminal"],
 )
 def test_a_person_is_asked(replies: list[str], given: str, tmp_path: Path) -> None:
-    done = run("human_in_the_loop", "--traces", str(tmp_path), *replies, given=given)
+    words = ("examples/human_in_the_loop.py", "--traces", tmp_path, *replies)
+    done = run_python(*words, given=given)
     assert done.returncode == 0, done.stderr
     assert "the answer would be" in done.stdout
     assert bool(given) == ("cannot read {'action': 'what?'" in done.stdout)
@@ -51,7 +37,8 @@ def test_a_person_is_asked(replies: list[str], given: str, tmp_path: Path) -> No
 
 
 def test_a_round_is_forked_three_ways(tmp_path: Path) -> None:
-    done = run("time_travel", "--agent", "agent-2", "--traces", str(tmp_path))
+    words = ("--agent", "agent-2", "--traces", tmp_path)
+    done = run_python("examples/time_travel.py", *words)
     assert done.returncode == 0, done.stderr
     *_, first, persist, refine, concede = TraceReader(tmp_path)
     assert first.interventions == []

@@ -6,7 +6,6 @@ import json
 import math
 import os
 import random
-import subprocess
 import sys
 import warnings
 from collections.abc import Callable
@@ -35,7 +34,7 @@ from mpdf_langgraph.learned_router import LearnedRouter
 from mpdf_langgraph.observation import FEATURE_VERSION, FEATURES, Situation, feature, observe
 from mpdf_langgraph.router import Router, choose_consensus, competences
 from mpdf_langgraph.state import ACTIONS, Observation
-from tests.support.paths import ROOT
+from tests.support.running import run_python
 from tests.support.scripted import Request, Scripted
 from training.learn.policy import Policy, export
 
@@ -583,7 +582,9 @@ def test_any_manifest_loads_or_says_why_not(
 # --- where it runs --------------------------------------------------------------------------
 
 
-def test_it_needs_no_torch_and_sends_and_leaves_nothing(folder: Path, tmp_path: Path) -> None:
+def test_it_needs_no_torch_and_sends_and_leaves_nothing(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """In a process and a home directory of its own, every warning an error."""
     code = (
         "import os, sys\n"
@@ -593,16 +594,9 @@ def test_it_needs_no_torch_and_sends_and_leaves_nothing(folder: Path, tmp_path: 
         "print(sorted({'torch', 'onnx', 'transformers'} & set(sys.modules)))\n"
         "print(os.environ['ORT_DISABLE_TELEMETRY'])\n"
     )
-    clean = {k: v for k, v in os.environ.items() if k != "ORT_DISABLE_TELEMETRY"}
-    clean = {k: v for k, v in clean.items() if not k.startswith("XDG_")}
-    done = subprocess.run(
-        [sys.executable, "-W", "error", "-c", code],
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-        env={**clean, "HOME": str(tmp_path), "PYTHONPATH": str(ROOT)},
-    )
+    for name in [k for k in os.environ if k == "ORT_DISABLE_TELEMETRY" or k.startswith("XDG_")]:
+        monkeypatch.delenv(name)
+    done = run_python("-W", "error", "-c", code, HOME=str(tmp_path))
     assert done.returncode == 0, done.stderr
     assert done.stderr == ""
     row, heavy, telemetry = done.stdout.splitlines()

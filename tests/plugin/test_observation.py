@@ -13,13 +13,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from langchain_core.messages import AIMessage
 from langchain_core.runnables import RunnableLambda
-from langgraph.checkpoint.memory import InMemorySaver
 
 from mpdf_langgraph import Agent, Episode, MathAnswer, create_deliberation
 from mpdf_langgraph.observation import FEATURES, INDEX, NAMES, Situation, feature, observe
 from mpdf_langgraph.router import competences
 from mpdf_langgraph.state import LogprobSummary, Observation
 from tests.support.records import critique, profile, response, team, teams, unit
+from tests.support.running import record_of
 
 
 def situation(held: Any, **fields: Any) -> Situation:
@@ -272,12 +272,7 @@ def scripted(lines: list[str | Exception], logprob: float | None = None) -> Any:
 
 
 def deliberate(
-    router: Any,
-    critic: Any,
-    *,
-    reference: str | None = None,
-    alternatives: int = 0,
-    explore: float = 0.0,
+    router: Any, critic: Any, reference: str | None = None, alternatives: int = 0, **options: Any
 ) -> Episode:
     """Run three rounds of four scripted agents, one of which cannot answer at first."""
     alone = 1 + alternatives
@@ -287,18 +282,9 @@ def deliberate(
         Agent("cid", scripted(["no idea", *["#### 5"] * 3 * alone], -0.02), competence=0.8),
         Agent("dan", scripted([ValueError("x"), *["#### 3"] * 3 * alone]), retries=0),
     ]
-    graph = create_deliberation(
-        agents,
-        router=router,
-        critic=critic,
-        answer=MathAnswer(),
-        stop_when_settled=False,
-        alternatives=alternatives,
-        explore=explore,
-    ).compile(checkpointer=InMemorySaver())
-    config: Any = {"configurable": {"thread_id": "1"}}
-    graph.invoke({"question": "?", "reference": reference}, config)
-    return Episode.from_state(graph.get_state(config).values)
+    options |= {"router": router, "critic": critic, "alternatives": alternatives}
+    builder = create_deliberation(agents, answer=MathAnswer(), stop_when_settled=False, **options)
+    return record_of(builder, {"question": "?", "reference": reference})
 
 
 def rebuilt(episode: Episode, round_: int) -> dict[str, Observation]:

@@ -2,14 +2,13 @@
 
 import ast
 import inspect
-import subprocess
-import sys
 from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
 import pytest
 
 import mpdf_langgraph
+from tests.support.running import run_python
 
 PACKAGE = Path(mpdf_langgraph.__file__).parent
 MODULES = sorted(PACKAGE.rglob("*.py"))
@@ -40,8 +39,7 @@ TRAINING_LAYERS = ["collect", "learn", "evaluate", "studies"]
 
 
 def run(code: str) -> str:
-    command = [sys.executable, "-W", "error", "-c", code]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    done = run_python("-W", "error", "-c", code)
     assert done.returncode == 0, done.stderr
     return done.stdout
 

@@ -34,6 +34,7 @@ from mpdf_langgraph.recruiting import (
     overturn_probability,
 )
 from mpdf_langgraph.traces.view.page import write_page
+from tests.support.running import ON
 from tests.support.scripted import says
 
 
@@ -223,16 +224,15 @@ def test_only_those_who_were_asked_decide_and_refine() -> None:
         router="always-refine",
         max_rounds=2,
     ).compile(checkpointer=InMemorySaver())
-    config: Any = {"configurable": {"thread_id": "1"}}
-    found = graph.invoke({"question": "2+2?"}, config)["deliberation"]
+    found = graph.invoke({"question": "2+2?"}, ON)["deliberation"]
     assert found["actions"] == [f"{a}@{r}: REFINE" for r in (1, 2) for a in ("a0", "a1")]
-    state = graph.get_state(config).values
+    state = graph.get_state(ON).values
     assert final_message(state).text in ("4", "5")
     episode = Episode.from_state(state)
     assert episode.team == ["a0", "a1"]
     assert [len(turn["observation"]["peers"]) for turn in episode.turns] == [1] * 4
     # Who was not asked cannot be forced.
-    before = next(s for s in graph.get_state_history(config) if s.values.get("phase") == "decide")
+    before = next(s for s in graph.get_state_history(ON) if s.values.get("phase") == "decide")
     fork = graph.update_state(before.config, force_actions({"a2": "PERSIST"}), as_node="consensus")
     with pytest.raises(ConfigurationError, match="the agents are a0, a1"):
         graph.invoke(None, fork)
@@ -243,10 +243,9 @@ def test_the_next_question_on_a_thread_starts_anew() -> None:
     graph = build(team("4", "5"), recruit=AdaptiveRecruiting(values=values)).compile(
         checkpointer=InMemorySaver()
     )
-    config: Any = {"configurable": {"thread_id": "1"}}
     for _ in range(2):
-        graph.invoke({"question": "2+2?"}, config)
-        [decision] = graph.get_state(config).values["recruits"]
+        graph.invoke({"question": "2+2?"}, ON)
+        [decision] = graph.get_state(ON).values["recruits"]
         assert decision["action"] == "STOP"
         assert decision["waiting"] == ["a1"]
 
@@ -256,10 +255,9 @@ def test_a_person_is_asked_about_what_was_asked() -> None:
     graph = build(
         team("4", "5"), recruit=AdaptiveRecruiting(values=values), interrupt_when=lambda _: True
     ).compile(checkpointer=InMemorySaver())
-    config: Any = {"configurable": {"thread_id": "1"}}
-    shown = graph.invoke({"question": "2+2?"}, config)["__interrupt__"][0].value
+    shown = graph.invoke({"question": "2+2?"}, ON)["__interrupt__"][0].value
     assert shown["votes"] == {"a0": "4"}
-    found = graph.invoke(Command(resume={"action": "hint", "text": "4?"}), config)
+    found = graph.invoke(Command(resume={"action": "hint", "text": "4?"}), ON)
     assert found["__interrupt__"][0].value["rounds"] == 1
 
 
@@ -279,13 +277,12 @@ def test_a_stopped_run_goes_on_where_it_was() -> None:
             checkpointer=saver, interrupt_before=["router", "agent", "critic", "consensus"]
         )
 
-    config: Any = {"configurable": {"thread_id": "1"}}
-    graph().invoke({"question": "2+2?"}, config)
+    graph().invoke({"question": "2+2?"}, ON)
     for _ in itertools.count():
-        if not graph().get_state(config).next:
+        if not graph().get_state(ON).next:
             break
-        graph().invoke(None, config)
-    state = graph().get_state(config).values
+        graph().invoke(None, ON)
+    state = graph().get_state(ON).values
     assert calls == ["a0", "a1", "a2"]
     assert [r["action"] for r in state["recruits"]] == ["ASK", "ASK", "STOP"]
     assert [r["next"] for r in state["recruits"]] == [["a1"], ["a2"], []]
@@ -312,13 +309,12 @@ def test_a_resumed_run_asks_on_after_failed_proposals(texts: str) -> None:
             checkpointer=saver, interrupt_before=["router", "agent", "consensus"]
         )
 
-    config: Any = {"configurable": {"thread_id": "1"}}
-    graph().invoke({"question": "2+2?"}, config)
+    graph().invoke({"question": "2+2?"}, ON)
     for _ in range(12):
-        if graph().get_state(config).next:
-            graph().invoke(None, config)
+        if graph().get_state(ON).next:
+            graph().invoke(None, ON)
     assert calls == ["a0", "a1", "a2"]
-    assert graph().get_state(config).values["deliberation"]["answer"] == "4"
+    assert graph().get_state(ON).values["deliberation"]["answer"] == "4"
 
 
 def test_no_round_is_forked_while_agents_are_still_being_asked() -> None:
@@ -326,9 +322,8 @@ def test_no_round_is_forked_while_agents_are_still_being_asked() -> None:
     graph = build(team("4", "5"), recruit=AdaptiveRecruiting(values=values)).compile(
         checkpointer=InMemorySaver()
     )
-    config: Any = {"configurable": {"thread_id": "1"}}
-    graph.invoke({"question": "2+2?"}, config)
-    history = list(graph.get_state_history(config))
+    graph.invoke({"question": "2+2?"}, ON)
+    history = list(graph.get_state_history(ON))
     [early] = [s for s in history if s.values.get("phase") == "recruit"]
     fork = graph.update_state(early.config, force_actions({"a0": "PERSIST"}), as_node="consensus")
     with pytest.raises(ConfigurationError, match="still decides whom to ask"):

@@ -1,8 +1,6 @@
 """Routers: what is drawn from, the threshold's rules, and messages for wrong output."""
 
 import math
-import subprocess
-import sys
 from collections import Counter
 from typing import Any
 
@@ -29,6 +27,7 @@ from mpdf_langgraph.router import (
 )
 from mpdf_langgraph.state import ACTIONS, LogprobSummary, Observation
 from tests.support.records import critique, response, team
+from tests.support.running import run_python
 
 ALL = [True, True, True]
 masks = st.tuples(st.just(True), st.booleans(), st.booleans()).map(list)
@@ -75,9 +74,7 @@ def test_draws_repeat_and_differ() -> None:
         "from mpdf_langgraph.router import draw\n"
         "print(*(draw([0.3, 0.3, 0.4], f'episode/1/{n}') for n in range(30)))"
     )
-    command = [sys.executable, "-W", "error", "-c", code]
-    elsewhere = subprocess.run(command, capture_output=True, text=True, check=True, timeout=60)
-    assert elsewhere.stdout.split() == drawn
+    assert run_python("-W", "error", "-c", code).stdout.split() == drawn
 
 
 @pytest.mark.parametrize("probabilities", [[0.2, 0.5, 0.3], [1.0, 0.0, 0.0], [0.1, 0.0, 0.9]])

@@ -10,6 +10,7 @@ from langgraph.errors import InvalidUpdateError
 from langgraph.graph import START, MessagesState, StateGraph
 
 from mpdf_langgraph import create_deliberation, merge_deliberations
+from tests.support.running import ON
 from tests.support.scripted import says
 
 QUESTION = {"messages": [HumanMessage("What is 2 + 2?", id="q")]}
@@ -37,15 +38,11 @@ def parent(schema: Any, teams: dict[str, str], names: dict[str, str] | None = No
 @pytest.mark.parametrize("mode", ["sync", "async"])
 async def test_two_outcomes_and_two_messages(mode: str) -> None:
     app = parent(Gathering, {"poets": "five", "doctors": "four"}).compile(InMemorySaver())
-    config: Any = {"configurable": {"thread_id": "1"}}
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         for turn in (1, 2):  # the second turn's outcomes replace the first's
-            if mode == "sync":
-                out = app.invoke(QUESTION if turn == 1 else {"messages": ["And 3 + 1?"]}, config)
-            else:
-                given = QUESTION if turn == 1 else {"messages": ["And 3 + 1?"]}
-                out = await app.ainvoke(given, config)
+            given = QUESTION if turn == 1 else {"messages": ["And 3 + 1?"]}
+            out = app.invoke(given, ON) if mode == "sync" else await app.ainvoke(given, ON)
             answers = {name: one["answer"] for name, one in out["deliberation"].items()}
             assert answers == {"poets": "five", "doctors": "four"}
             assert {m.name: m.content for m in out["messages"][-2:]} == answers

@@ -12,7 +12,6 @@ from hypothesis import strategies as st
 from langchain_core.messages import AIMessage, BaseMessage, HumanMessage
 from langchain_core.runnables import RunnableLambda
 from langgraph.channels import EphemeralValue
-from langgraph.checkpoint.memory import InMemorySaver
 from langgraph.checkpoint.serde.jsonplus import JsonPlusSerializer
 from typing_extensions import is_typeddict
 
@@ -33,6 +32,7 @@ from mpdf_langgraph.state import (
     tokens,
 )
 from tests.support.records import usages
+from tests.support.running import final_state
 
 RECORDS = [
     record
@@ -81,15 +81,15 @@ def test_a_finished_state_survives_a_checkpointer() -> None:
     """Every channel of a real run comes back from the serialiser as it went in."""
     script = iter(["1", "2", "2"])
     answer = RunnableLambda(lambda _: AIMessage(next(script)))
-    graph = create_deliberation(
+    builder = create_deliberation(
         [answer, RunnableLambda(lambda _: "2")],
         router=lambda observations: ["REFINE", "PERSIST"],
         critic=lambda question, response: 0.5,
         max_rounds=1,
-    ).compile(checkpointer=InMemorySaver())
-    config: Any = {"configurable": {"thread_id": "1"}}
-    graph.invoke({"messages": [("user", "?")], "contexts": {"agent-1": "notes"}}, config)
-    values = graph.get_state(config).values
+    )
+    messages = [("user", "hi"), ("ai", "ho"), ("user", "?")]
+    given = {"messages": messages, "contexts": {"agent-1": "notes"}}
+    values = final_state(builder, given)
     assert only_plain(values)
     assert {"header", "responses", "turns", "tallies", "deliberation"} <= set(values)
     serde = JsonPlusSerializer(allowed_msgpack_modules=None)

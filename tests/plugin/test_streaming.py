@@ -12,10 +12,9 @@ from langgraph.checkpoint.memory import InMemorySaver
 from langgraph.graph import START, MessagesState, StateGraph
 
 from mpdf_langgraph import Agent, create_deliberation, vllm_chat_model
-from tests.plugin.models.test_endpoints import Server, server
+from tests.support.running import ON
 from tests.support.scripted import Scripted, by_kind, counted, totals, yes
-
-__all__ = ["server"]  # a fixture, used by its name
+from tests.support.server import Server
 
 Q: Any = {"messages": [("user", "What is 2 + 2?")]}
 MODES = ["values", "updates", "messages", "custom", "debug", "tasks"]
@@ -170,13 +169,12 @@ async def test_usage_is_right_in_every_stream_mode(mode: Any, nested: bool) -> N
             graph = shared.compile(checkpointer=InMemorySaver())
         else:
             graph = build(agents).compile(checkpointer=InMemorySaver())
-        config = {"configurable": {"thread_id": "1"}}
         if asynchronous:
-            await drain(graph, config)
+            await drain(graph, ON)
         else:
-            for _ in graph.stream(Q, config, stream_mode=mode, subgraphs=nested):
+            for _ in graph.stream(Q, ON, stream_mode=mode, subgraphs=nested):
                 pass
-        assert counted(outcome(graph, config)) == totals(models(agents))
+        assert counted(outcome(graph, ON)) == totals(models(agents))
 
 
 class Parent(MessagesState):

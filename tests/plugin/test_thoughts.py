@@ -2,7 +2,6 @@
 
 import json
 import math
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -51,13 +50,6 @@ SHAPES = [
     "harmony",
     "harmony, special tokens dropped",
 ]
-
-
-@pytest.fixture
-def strict() -> Iterator[StrictServer]:
-    running = StrictServer(lambda _: "Answer: 4")
-    yield running
-    running.server.close()
 
 
 def models(strict: StrictServer, **options: Any) -> list[Agent]:

@@ -4,9 +4,8 @@ import warnings
 from collections.abc import Sequence
 from typing import Any
 
-from langgraph.checkpoint.memory import InMemorySaver
-
 from mpdf_langgraph import AnswerSchema, Episode, create_deliberation
+from tests.support.running import record_of
 from training.collect.importing import Answer, Replay, make_responses
 
 
@@ -24,9 +23,7 @@ def recorded_episode(
 
 def played_episode(question: str, reference: str, agents: Sequence[Any], **options: Any) -> Episode:
     """The record that a real graph makes, of agents that may say the same."""
-    graph = create_deliberation(agents, **options).compile(checkpointer=InMemorySaver())
-    config: Any = {"configurable": {"thread_id": "1"}}
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "all .* agents proposed the very same text")
-        graph.invoke({"question": question, "reference": reference}, config)
-    return Episode.from_state(graph.get_state(config).values)
+        given = {"question": question, "reference": reference}
+        return record_of(create_deliberation(agents, **options), given)

@@ -8,7 +8,6 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from langchain_core.callbacks import AsyncCallbackManagerForLLMRun, CallbackManagerForLLMRun
 from langchain_core.language_models import BaseChatModel
 from langchain_core.messages import AIMessage, BaseMessage
 from langchain_core.outputs import ChatGeneration, ChatResult
@@ -174,25 +173,13 @@ class Scripted(BaseChatModel):
         message.content = kept.decode(errors="ignore")
         return "length"
 
-    def _generate(
-        self,
-        messages: list[BaseMessage],
-        stop: list[str] | None = None,
-        run_manager: CallbackManagerForLLMRun | None = None,
-        **kwargs: Any,
-    ) -> ChatResult:
+    def _generate(self, messages: Any, stop: Any = None, *_: Any, **more: Any) -> ChatResult:
         time.sleep(self.delay)
-        return self._serve(messages, kwargs)
+        return self._serve(messages, more)
 
-    async def _agenerate(
-        self,
-        messages: list[BaseMessage],
-        stop: list[str] | None = None,
-        run_manager: AsyncCallbackManagerForLLMRun | None = None,
-        **kwargs: Any,
-    ) -> ChatResult:
+    async def _agenerate(self, messages: Any, stop: Any = None, *_: Any, **more: Any) -> ChatResult:
         await asyncio.sleep(self.delay)
-        return self._serve(messages, kwargs)
+        return self._serve(messages, more)
 
 
 def says(propose: Any, refine: Any = None, critique: Any = None, **options: Any) -> Scripted:

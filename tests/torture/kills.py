@@ -14,7 +14,7 @@ from typing import Any, Literal
 
 from langgraph.checkpoint.sqlite import SqliteSaver
 
-from mpdf_langgraph import TraceReader, TraceWriter, create_deliberation
+from mpdf_langgraph import Episode, TraceReader, TraceWriter, create_deliberation
 from tests.support.loopback import loopback
 from tests.support.nursery import note, notes, nursery
 from tests.support.scripted import Scripted
@@ -93,6 +93,8 @@ def deliberate(folder: Path, durability: Durability) -> None:
             config: Any = {"configurable": {"thread_id": str(number)}}
             state = graph.get_state(config)
             given = None if state.tasks else {"question": f"Question {number}?"}
+            if "header" in state.values:
+                note(folder / "resumed", number, state.values["header"]["id"])
             if state.values.get("deliberation") and not state.tasks:
                 outcome = state.values["deliberation"]  # killed before it was acknowledged
             else:
@@ -117,16 +119,23 @@ def deliberate_exit(folder: Path) -> None:
 _DELIBERATE = {"sync": deliberate_sync, "async": deliberate_async, "exit": deliberate_exit}
 
 
+def _lasting(episode: Episode) -> dict[str, Any]:
+    """All but the time at which the outcome was computed, which a rerun moves."""
+    record = episode.model_dump()
+    del record["outcome"]["seconds"]
+    return record
+
+
 def deliberation(durability: Durability, scale: float, folder: Path, progress: Progress) -> Row:
-    """Kill deliberations: each acknowledged answer must stand in the traces, once and the same."""
+    """Kill deliberations: each acknowledged one must stand in the traces, once and the same.
+
+    One that is resumed keeps its id.
+    """
     with timed(Row(f"kill: deliberation, durability {durability}")) as row:
         kill_often(row, _DELIBERATE[durability], folder, round(220 * scale), 0.35, progress)
         reader = TraceReader(folder / "traces")
-        told = {episode.id: episode.outcome["answer"] for episode in reader}
+        told = {episode.id: episode for episode in reader}
         acknowledged = notes(folder / "acknowledged")
-        for _, episode, answer in acknowledged:
-            row.lost += episode not in told
-            row.disagreeing += told.get(episode, answer) != answer
         for index in (0, 1):  # a question is answered once, and so is an episode told
             seen = Counter(words[index] for words in acknowledged)
             row.duplicated += sum(count - 1 for count in seen.values())
@@ -134,8 +143,13 @@ def deliberation(durability: Durability, scale: float, folder: Path, progress: P
             graph = _graph(folder, saver)
             for number, episode, answer in acknowledged:
                 config: Any = {"configurable": {"thread_id": number}}
-                kept = graph.get_state(config).values["deliberation"]
-                row.disagreeing += (kept["episode"], kept["answer"]) != (episode, answer)
+                kept = Episode.from_state(graph.get_state(config).values)
+                row.disagreeing += (kept.id, str(kept.outcome["answer"])) != (episode, answer)
+                row.lost += episode not in told
+                row.disagreeing += _lasting(told.get(episode, kept)) != _lasting(kept)
+            for number, episode in notes(folder / "resumed"):
+                config = {"configurable": {"thread_id": number}}
+                row.disagreeing += graph.get_state(config).values["header"]["id"] != episode
     return row
 
 

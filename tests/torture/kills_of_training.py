@@ -9,11 +9,11 @@ from pathlib import Path
 from random import Random
 from typing import Any
 
-from mpdf_langgraph import TraceWriter
 from tests.support import riddles
 from tests.support.nursery import Nursery, nursery
 from tests.support.scripted import Scripted
 from tests.support.synthetic import synthetic_episodes
+from tests.support.written import write_traces
 from tests.torture.table import Row, timed
 from training.evaluate import evaluation
 from training.learn import fitting
@@ -106,10 +106,7 @@ def _finish(row: Row, place: Nursery) -> None:
 def fits(scale: float, folder: Path, progress: Progress) -> Row:
     """Kill fits."""
     with timed(Row("kill: fit")) as row:
-        writer = TraceWriter(folder / "traces")
-        for episode in synthetic_episodes(60):
-            writer.write(episode)
-        writer.close()
+        write_traces(folder / "traces", synthetic_episodes(60))
         compare(row, fit_again, result_of_fit, folder, round(60 * scale), progress)
     return row
 

@@ -8,22 +8,12 @@ from langchain_core.messages import AIMessage, HumanMessage, SystemMessage, Tool
 
 from examples.tiny_lm.chat_model import GATHER_SECONDS, MODEL_FOLDER, engine_for, make
 from examples.tiny_lm.generate import Request, sample
-from examples.tiny_lm.llama import CONTEXT, build_model, save_model
 from examples.tiny_lm.questions import make_questions
-from examples.tiny_lm.text import build_tokenizer, prompt_tokens
+from examples.tiny_lm.text import prompt_tokens
 from mpdf_langgraph.errors import ConfigurationError, EndpointError, MPDFError
 
 QUESTIONS = [question["question"] for question in make_questions("hidden", "train", 8)]
 YES_NO = {"structured_outputs": {"choice": ["yes", "no"]}}
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory):
-    """A model with random weights: fast, and no test depends on what the bundled one knows."""
-    path = tmp_path_factory.mktemp("model")
-    tokenizer = build_tokenizer(CONTEXT)
-    save_model(build_model(tokenizer, "1M", seed=0), tokenizer, path)
-    return path
 
 
 @pytest.fixture

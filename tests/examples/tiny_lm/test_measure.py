@@ -11,21 +11,10 @@ from examples.tiny_lm import measure
 from examples.tiny_lm.card import ROWS, SOURCES, START, STOP
 from examples.tiny_lm.figures import SCORES, Case, Response, note_backing
 from examples.tiny_lm.generate import Request, Sample, sample, sequence_logprobs
-from examples.tiny_lm.llama import CONTEXT, build_model, save_model
 from examples.tiny_lm.measure import Config, Team
 from examples.tiny_lm.prompts import solve_messages
 from examples.tiny_lm.questions import problems
 from examples.tiny_lm.scores import auroc, rate
-from examples.tiny_lm.text import build_tokenizer
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory):
-    """An untrained model: what it writes is noise, what is measured of it must be complete."""
-    path = tmp_path_factory.mktemp("model")
-    tokenizer = build_tokenizer(CONTEXT)
-    save_model(build_model(tokenizer, "1M", 0), tokenizer, path)
-    return path
 
 
 def test_every_figure_is_there_and_the_card_keeps_its_words(folder):

@@ -2,8 +2,6 @@ import itertools
 import json
 import random
 import re
-import subprocess
-import sys
 
 import pytest
 from hypothesis import given, settings
@@ -29,7 +27,7 @@ from examples.tiny_lm.skills import (
     solve,
     stated_facts,
 )
-from tests.support.paths import ROOT
+from tests.support.running import run_python
 
 SPLITS = ("train", "validation", "test")
 FACT = re.compile(r"(\w+) has (\d+) \w+\.")
@@ -204,9 +202,8 @@ def test_a_check_repeats_the_guesses_and_mends_the_slips(problem, seed):
 
 
 def test_command_writes_the_same_questions(tmp_path):
-    script = ROOT / "examples/tiny_lm/questions.py"
     out = tmp_path / "q.jsonl"
-    command = [sys.executable, script, "--kind", "hidden", "--count", "5", "--out", out]
-    subprocess.run([*map(str, command), "--split", "validation"], check=True, capture_output=True)
+    words = ("--kind", "hidden", "--count", 5, "--out", out, "--split", "validation")
+    assert run_python("examples/tiny_lm/questions.py", *words).returncode == 0
     lines = [json.loads(line) for line in out.read_text().splitlines()]
     assert lines == make_questions("hidden", "validation", 5)

@@ -5,7 +5,6 @@ import gc
 import socket
 import threading
 import time
-from collections.abc import Iterator
 from typing import Any
 
 import openai
@@ -19,18 +18,6 @@ from tests.support.server import Server, cards, completion
 from tests.support.sockets import raw_server
 
 KEY = "sk-very-secret"
-
-
-@pytest.fixture
-def server() -> Iterator[Server]:
-    """Yield a server that serves the one model ``tiny`` faultlessly."""
-    running = Server()
-    running.routes = {
-        "/v1/models": lambda _: (200, cards("tiny")),
-        "/v1/chat/completions": completion,
-    }
-    yield running
-    running.close()
 
 
 @pytest.fixture

@@ -19,20 +19,8 @@ from mpdf_langgraph.errors import EndpointError, describe_error
 from mpdf_langgraph.models import connections, http_client
 from mpdf_langgraph.models.http_client import EndpointClient
 from mpdf_langgraph.runtime.retries import is_transient
-from tests.support.server import Server, cards, completion
+from tests.support.server import Server, completion
 from tests.support.sockets import raw_server
-
-
-@pytest.fixture
-def server() -> Iterator[Server]:
-    running = Server()
-    running.routes = {
-        "/v1/models": lambda _: (200, cards("tiny")),
-        "/v1/chat/completions": completion,
-    }
-    yield running
-    running.close()
-
 
 HEAD = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\n"
 STREAM = HEAD.replace(b"application/json", b"text/event-stream")

@@ -1,8 +1,6 @@
 """Recorded answers under the real graph, and the examples that use them."""
 
 import asyncio
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +10,8 @@ from langchain_core.messages import AIMessage, HumanMessage, SystemMessage
 from examples import replay_gsm8k
 from mpdf_langgraph import Agent, MathAnswer, Prompts, RecordedChatModel, create_deliberation
 from mpdf_langgraph.errors import DeliberationError, EndpointError
-from tests.support.paths import DATA, ROOT
+from tests.support.paths import DATA
+from tests.support.running import run_python
 from training.collect.importing import gsm8k_solutions
 from training.collect.questions import TableError
 
@@ -180,22 +179,16 @@ def test_what_is_no_recording(tmp_path: Path) -> None:
 # --- examples -------------------------------------------------------------------------------
 
 
-def run(*arguments: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-W", "error", *arguments]
-    return subprocess.run(
-        command, cwd=ROOT, capture_output=True, text=True, timeout=120, check=False
-    )
-
-
 def test_the_replay_prints_a_table() -> None:
-    done = run("examples/replay_gsm8k.py", "--data", str(solutions()), "--limit", "12")
+    words = ("examples/replay_gsm8k.py", "--data", solutions(), "--limit", "12")
+    done = run_python("-W", "error", *words)
     assert done.returncode == 0, done.stderr
     for expected in ("best single model", "majority", "deliberation", "±", "12 questions"):
         assert expected in done.stdout
 
 
 def test_free_text_agents_agree_once_somebody_judges() -> None:
-    done = run("examples/free_text.py")
+    done = run_python("-W", "error", "examples/free_text.py")
     assert done.returncode == 0, done.stderr
     assert done.stdout.count(" 33% ") == 2
     assert done.stdout.count(" 100% ") == 2

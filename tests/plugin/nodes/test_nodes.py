@@ -4,12 +4,12 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import pytest
-from langgraph.checkpoint.memory import InMemorySaver
 
 from mpdf_langgraph import Agent, Episode, MathAnswer, create_deliberation
 from mpdf_langgraph.errors import ConfigurationError
 from mpdf_langgraph.observation import Situation, feature, observe
 from mpdf_langgraph.router import FixedRouter, draw
+from tests.support.running import record_of
 from tests.support.scripted import Request, Scripted, StatusError, says
 
 Q = {"question": "What is 2 + 2?"}
@@ -18,11 +18,7 @@ Q = {"question": "What is 2 + 2?"}
 def record(team: list[Any], **options: Any) -> Episode:
     """The episode of one deliberation."""
     defaults: dict[str, Any] = {"critic": None, "answer": MathAnswer(), "max_rounds": 1}
-    graph = create_deliberation(team, **{**defaults, **options})
-    compiled = graph.compile(checkpointer=InMemorySaver())
-    config = {"configurable": {"thread_id": "1"}}
-    compiled.invoke(Q, config)
-    return Episode.from_state(compiled.get_state(config).values)
+    return record_of(create_deliberation(team, **{**defaults, **options}), Q)
 
 
 def wavering(name: str) -> Scripted:

@@ -9,18 +9,16 @@ import orjson
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from langchain_core.messages import AIMessage
-from langchain_core.tools import tool
 from langgraph.checkpoint.memory import InMemorySaver
 from langgraph.graph import START, MessagesState, StateGraph
-from langgraph.types import Command, interrupt
+from langgraph.types import Command
 
 from mpdf_langgraph import Agent, Episode, MathAnswer, TraceReader, Unsure, create_deliberation
 from mpdf_langgraph.errors import ConfigurationError
+from tests.support.running import ON, asks_a_person
 from tests.support.scripted import Request, Scripted, counted, says, totals
 
 Q: Any = {"question": "What is 2 + 2?"}
-ON: Any = {"configurable": {"thread_id": "1"}}
 SETTLE: Any = {"action": "settle"}
 HINT: Any = {"action": "hint", "text": "It is not five."}
 ANSWER: Any = {"action": "answer", "answer": " 7 "}
@@ -352,29 +350,6 @@ async def test_nested_in_a_parent_with_a_checkpointer(asynchronous: bool, tmp_pa
     assert counted(record.outcome["usage"]["total"]) == totals(models)
 
 
-@BOTH
-async def test_called_by_a_node_of_a_parent(asynchronous: bool) -> None:
-    models = team()
-    inner = build(models).compile()
-
-    @tool
-    def ask_the_team(question: str) -> str:
-        """Ask a team of experts."""
-        return str(inner.invoke({"question": question})["messages"][-1].text)
-
-    def node(state: MessagesState) -> dict[str, Any]:
-        return {"messages": [AIMessage(ask_the_team.invoke({"question": "2 + 2?"}))]}
-
-    parent = StateGraph(MessagesState)
-    parent.add_node("node", node)
-    parent.add_edge(START, "node")
-    compiled = parent.compile(checkpointer=InMemorySaver())
-    assert asked(await follow(compiled, {"messages": []}, asynchronous))["votes"]
-    out = await follow(compiled, Command(resume=ANSWER), asynchronous)
-    assert out["messages"][-1].text == "7"
-    assert totals(models)["calls"] == 2
-
-
 def test_a_new_question_while_a_person_is_awaited() -> None:
     models = team()
     compiled = graph(models)
@@ -442,22 +417,10 @@ async def test_the_time_budget_does_not_run_while_a_person_is_awaited(
     assert WAIT <= record.interventions[0]["seconds"] < WAIT + TIMEOUT
 
 
-def careful() -> Any:
-    """An agent that asks a person before it answers."""
-
-    def ask(state: MessagesState) -> dict[str, Any]:
-        return {"messages": [AIMessage(f"With leave. #### {interrupt('May I answer?')}")]}
-
-    builder = StateGraph(MessagesState)
-    builder.add_node("ask", ask)
-    builder.add_edge(START, "ask")
-    return builder.compile()
-
-
 @BOTH
 async def test_nor_while_an_agent_waits_for_a_person(asynchronous: bool, jump: Jump) -> None:
     compiled = graph(
-        [Agent("careful", careful()), says("b. #### 5", "c. #### 4")],
+        [Agent("careful", asks_a_person()), says("b. #### 5", "c. #### 4")],
         interrupt_when=None,
         timeout=TIMEOUT,
         router=lambda _: ["PERSIST", "REFINE"],

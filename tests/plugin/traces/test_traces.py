@@ -26,6 +26,7 @@ from mpdf_langgraph import Agent, Episode, TraceReader, TraceWriter, create_deli
 from mpdf_langgraph.errors import DeliberationError, TraceError
 from mpdf_langgraph.traces import records
 from mpdf_langgraph.traces.records import SCHEMA_VERSION, read_id
+from tests.support.running import ON
 from tests.support.scripted import Scripted, StatusError, says, yes
 
 
@@ -473,12 +474,11 @@ def test_full_disk_is_an_error(
 
 def test_a_checkpointer_is_as_good_a_source(tmp_path: Path) -> None:
     compiled = graph(tmp_path).compile(checkpointer=InMemorySaver())
-    config = {"configurable": {"thread_id": "1"}}
-    compiled.invoke(QUESTION, config)
-    compiled.invoke({"question": "And now?"}, config)
+    compiled.invoke(QUESTION, ON)
+    compiled.invoke({"question": "And now?"}, ON)
     *_, last = TraceReader(tmp_path)
     assert last.question == "And now?"
-    assert Episode.from_state(compiled.get_state(config).values) == last
+    assert Episode.from_state(compiled.get_state(ON).values) == last
 
 
 def test_record_is_plain_json(episodes: list[Episode]) -> None:

@@ -6,8 +6,6 @@ import html.parser
 import os
 import re
 import shutil
-import subprocess
-import sys
 import tempfile
 import webbrowser
 import zlib
@@ -28,6 +26,7 @@ from mpdf_langgraph.traces.view.page import SCRIPTS, write_page
 from mpdf_langgraph.traces.writer import TraceWriter
 from tests.support.paths import ROOT
 from tests.support.records import critique, failure, response, usage
+from tests.support.running import run_python
 from tests.support.synthetic import synthetic_episodes
 
 PAGE = ROOT / "mpdf_langgraph/traces/view/assets"
@@ -505,22 +504,12 @@ def test_it_opens_in_the_browser_when_asked(
 
 def test_it_runs_as_a_module_and_is_not_loaded_otherwise(tmp_path: Path) -> None:
     folder, out = traces(tmp_path, episode()), tmp_path / "page.html"
-    command = [
-        sys.executable,
-        "-W",
-        "error",
-        "-m",
-        "mpdf_langgraph.traces.view.page",
-        folder,
-        "--out",
-        out,
-    ]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    words = ("-m", "mpdf_langgraph.traces.view.page", folder, "--out", out)
+    done = run_python("-W", "error", *words)
     assert done.returncode == 0, done.stderr
     assert done.stdout == ""
     code = "import sys, mpdf_langgraph; print('mpdf_langgraph.traces.view.page' in sys.modules)"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert done.stdout.strip() == "False"
+    assert run_python("-c", code).stdout.strip() == "False"
 
 
 # --- in a browser ---------------------------------------------------------------------------

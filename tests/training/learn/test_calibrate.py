@@ -26,6 +26,7 @@ from mpdf_langgraph.errors import ConfigurationError, TraceError
 from mpdf_langgraph.state import Intervention
 from tests.support.scripted import Reply, Request, Scripted, says
 from tests.support.synthetic import synthetic_episodes
+from tests.support.written import write_traces
 from training.learn.calibrate import (
     LEAST,
     Judged,
@@ -145,14 +146,6 @@ def test_whatever_is_judged_gives_curves_that_keep_the_order(rows: list[Any]) ->
 # --- from traces ----------------------------------------------------------------------------
 
 
-def write(folder: Path, episodes: Any) -> Path:
-    writer = TraceWriter(folder)
-    for episode in episodes:
-        writer.write(episode)
-    writer.close()
-    return folder
-
-
 def test_all_responses_with_an_answer_and_a_confidence_are_judged() -> None:
     [episode] = synthetic_episodes(1, seed=5)
     judged = judge([episode], operator.eq)
@@ -178,7 +171,7 @@ def test_a_calibrated_record_is_judged_by_what_the_critic_said() -> None:
 def test_traces_are_judged_as_they_are_loaded(tmp_path: Path) -> None:
     """Torn and foreign records are passed over, doubles count once, the split is the same."""
     episodes = list(synthetic_episodes(40, seed=2))
-    traces = write(tmp_path / "traces", episodes)
+    traces = write_traces(tmp_path / "traces", episodes)
     [segment] = traces.glob("*.jsonl")
     broken = [b"torn {", b"[]", b"7", json.dumps({"schema_version": 99}).encode(), b"{}"]
     wrong = json.loads(episodes[0].to_json())

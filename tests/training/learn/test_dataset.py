@@ -12,13 +12,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mpdf_langgraph import Calibration, Episode, TraceWriter
+from mpdf_langgraph import Calibration, Episode
 from mpdf_langgraph.consensus import majority
 from mpdf_langgraph.errors import ConfigurationError, TraceError
 from mpdf_langgraph.observation import FEATURES
 from mpdf_langgraph.state import Intervention
 from mpdf_langgraph.traces.reader import find_segments
 from tests.support.synthetic import synthetic_episodes
+from tests.support.written import write_traces
 from training.learn import trace_rows
 from training.learn.calibrate import read_judged
 from training.learn.dataset import _ARRAYS, Groups, load, make_groups, split
@@ -37,11 +38,8 @@ def read(paths: Any, **options: Any) -> Any:
 
 def write(folder: Path, episodes: Iterable[Episode]) -> Path:
     """Write episodes as one segment and return it."""
-    writer = TraceWriter(folder)
     known = set(folder.glob("*.jsonl"))
-    for episode in episodes:
-        writer.write(episode)
-    writer.close()
+    write_traces(folder, episodes)
     [segment] = set(folder.glob("*.jsonl")) - known
     return segment
 

@@ -5,7 +5,6 @@ import json
 import operator
 import random
 import re
-import subprocess
 import sys
 import warnings
 from collections.abc import Iterator
@@ -16,13 +15,15 @@ import numpy as np
 import pytest
 import torch
 
-from mpdf_langgraph import Calibration, TraceWriter, load_router
+from mpdf_langgraph import Calibration, load_router
 from mpdf_langgraph.errors import ConfigurationError, MPDFError, TraceError
 from mpdf_langgraph.observation import INDEX
 from mpdf_langgraph.router import known_calibration, known_competence
 from mpdf_langgraph.state import Observation, Response
+from tests.support.running import run_python
 from tests.support.synthetic import Deliberation, synthetic_episodes
 from tests.support.toy_groups import Toy, toy_groups
+from tests.support.written import write_traces
 from training.learn import checkpoints, fitting, softrankpo, stages
 from training.learn.calibrate import fit_calibration, read_judged
 from training.learn.dataset import Groups, check_answer, load, split
@@ -68,11 +69,7 @@ class Telling(Deliberation):
 
 
 def write(folder: Path, numbers: range, kind: type[Telling] = Telling) -> Path:
-    writer = TraceWriter(folder)
-    for number in numbers:
-        writer.write(kind(number).run(1, 4))
-    writer.close()
-    return folder
+    return write_traces(folder, (kind(number).run(1, 4) for number in numbers))
 
 
 def read(folder: Path, calibration: Calibration | None = None) -> Groups:
@@ -346,10 +343,7 @@ def test_resume_is_refused_with_other_settings_and_other_traces(
 def relayed(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any]]:
     """A router for the relay, in which the first move only prepares the second."""
     folder = tmp_path_factory.mktemp("relay")
-    writer = TraceWriter(folder / "traces")
-    for episode in episodes(ENVIRONMENTS["relay"], 2000):
-        writer.write(episode)
-    writer.close()
+    write_traces(folder / "traces", episodes(ENVIRONMENTS["relay"], 2000))
     made = fit(
         Config(
             traces=(folder / "traces",),
@@ -542,10 +536,7 @@ def test_no_traces_and_nothing_to_learn(tmp_path: Path) -> None:
 
 def write_agreed(folder: Path) -> None:
     """Write a segment of episodes that were agreed on at once: they hold no decision."""
-    writer = TraceWriter(folder)
-    for episode in synthetic_episodes(2, 3, rounds=0):
-        writer.write(episode)
-    writer.close()
+    write_traces(folder, synthetic_episodes(2, 3, rounds=0))
 
 
 def test_a_segment_without_a_decision_is_no_trouble(tmp_path: Path, without_export: None) -> None:
@@ -616,8 +607,7 @@ def test_labels_are_read_and_used(tmp_path: Path) -> None:
 
 
 def test_the_command_line_fails_without_a_traceback(tmp_path: Path) -> None:
-    command = [sys.executable, "training/fit_router.py", "--traces", str(tmp_path), "--tau", "-1"]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+    done = run_python("training/fit_router.py", "--traces", tmp_path, "--tau", "-1")
     assert done.returncode == 1
     assert done.stderr.strip() == "error: --tau must be 0 or more, got -1.0"
     assert not done.stdout
@@ -681,10 +671,9 @@ def test_many_groups_make_larger_batches_not_more_steps(
 
 @pytest.mark.parametrize(("made", "given"), [("text", "math"), ("choice(5)", "code")])
 def test_answers_are_graded_as_they_were_compared(tmp_path: Path, made: str, given: str) -> None:
-    writer = TraceWriter(tmp_path)
-    for episode in synthetic_episodes(3, 1):
-        writer.write(episode.model_copy(update={"options": {**episode.options, "answer": made}}))
-    writer.close()
+    episodes = synthetic_episodes(3, 1)
+    options = {**next(synthetic_episodes(1, 1)).options, "answer": made}
+    write_traces(tmp_path, (one.model_copy(update={"options": options}) for one in episodes))
     stem = made.partition("(")[0]
     with pytest.raises(ConfigurationError, match=f"--answer {stem}, not {given}"):
         fit(Config(traces=(tmp_path,), out=tmp_path / "router", answer=given))  # type: ignore[arg-type]

@@ -8,7 +8,6 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from langgraph.checkpoint.memory import InMemorySaver
 
 from mpdf_langgraph import Agent, Episode, MathAnswer, create_deliberation
 from mpdf_langgraph.consensus import Vote, count_votes, make_rule
@@ -16,6 +15,7 @@ from mpdf_langgraph.errors import ConfigurationError, TraceError
 from mpdf_langgraph.observation import FEATURE_VERSION, FEATURES
 from mpdf_langgraph.state import ACTIONS, Failure, Observation, Response, Turn
 from tests.support.records import critique, response, usage
+from tests.support.running import record_of
 from tests.support.scripted import Reply, Request, Scripted, StatusError
 from tests.support.synthetic import synthetic_episodes
 from training.learn.dataset import Groups, make_groups
@@ -329,18 +329,9 @@ def deliberate(router: Any, consensus: Any, seed: int, **options: Any) -> Episod
         Agent(name, Scripted(reply=wavering, logprob=-0.1 * i), retries=0)
         for i, name in enumerate(("ann", "bob", "cy", "dan"), 1)
     ]
-    graph = create_deliberation(
-        team,
-        router=router,
-        critic="logprob",
-        answer=MathAnswer(),
-        consensus=consensus,
-        stop_when_settled=False,
-        **options,
-    ).compile(checkpointer=InMemorySaver())
-    config: Any = {"configurable": {"thread_id": "1"}}
-    graph.invoke({"question": f"Question {seed}?", "reference": "1"}, config)
-    return Episode.from_state(graph.get_state(config).values)
+    options |= {"router": router, "consensus": consensus, "stop_when_settled": False}
+    builder = create_deliberation(team, critic="logprob", answer=MathAnswer(), **options)
+    return record_of(builder, {"question": f"Question {seed}?", "reference": "1"})
 
 
 @pytest.mark.parametrize("router", ["random", "always-refine", "always-persist"])

@@ -12,13 +12,14 @@ import tyro
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mpdf_langgraph import Episode, TraceWriter, load_router
+from mpdf_langgraph import Episode, load_router
 from mpdf_langgraph.errors import ConfigurationError, MPDFError
 from mpdf_langgraph.observation import INDEX
 from mpdf_langgraph.state import Observation
 from tests.support.records import failure, usage
 from tests.support.synthetic import synthetic_episodes
 from tests.support.toy_groups import Toy, toy_groups
+from tests.support.written import write_traces
 from training.learn import fitting
 from training.learn.dataset import Groups, load
 from training.learn.fit_config import Algorithm, Config
@@ -36,11 +37,7 @@ def exactly(answer: str, reference: str) -> bool:
 
 
 def write(folder: Path, *episodes: Episode) -> Path:
-    writer = TraceWriter(folder)
-    for episode in episodes:
-        writer.write(episode)
-    writer.close()
-    return folder
+    return write_traces(folder, episodes)
 
 
 def read(*paths: Path) -> Groups:

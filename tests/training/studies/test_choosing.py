@@ -7,9 +7,10 @@ import pytest
 
 from examples import math_samples
 from examples.gsm8k_models import to_rows
-from mpdf_langgraph import MathAnswer, TraceWriter
+from mpdf_langgraph import MathAnswer
 from mpdf_langgraph.errors import ConfigurationError
 from tests.support.recorded import recorded_episode
+from tests.support.written import write_traces
 from training.collect.importing import Answer
 from training.learn.choices import LEARNED, SINGLE, Choice
 from training.studies.choosing import ChoosingOptions, honest_error, study, try_risk
@@ -20,7 +21,7 @@ MATH = MathAnswer()
 def write(folder: Path, *, confident: bool) -> Path:
     """Write 60 questions: ann is mostly right, bo and cy half of the time."""
     rng = np.random.default_rng(1)
-    writer = TraceWriter(folder)
+    episodes = []
     for question in range(60):
         answers = []
         for agent, chance in (("ann", 0.9), ("bo", 0.5), ("cy", 0.5)):
@@ -28,9 +29,8 @@ def write(folder: Path, *, confident: bool) -> Path:
             said = "1" if right else str(rng.integers(2, 5))
             sure = float(rng.beta(5, 2) if right else rng.beta(2, 5)) if confident else None
             answers.append(Answer(agent, f"#### {said}", sure))
-        writer.write(recorded_episode(f"{question}?", "1", answers, schema=MATH))
-    writer.close()
-    return folder
+        episodes.append(recorded_episode(f"{question}?", "1", answers, schema=MATH))
+    return write_traces(folder, episodes)
 
 
 @pytest.mark.parametrize("confident", [True, False])

@@ -6,10 +6,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from mpdf_langgraph import Agent, MathAnswer, RecordedChatModel, TraceWriter, create_deliberation
+from mpdf_langgraph import Agent, MathAnswer, RecordedChatModel, create_deliberation
 from mpdf_langgraph.consensus import Vote
 from mpdf_langgraph.errors import ConfigurationError
 from tests.support.recorded import recorded_episode
+from tests.support.written import write_traces
 from training.collect.importing import Answer
 from training.studies import cross_validation
 from training.studies.cross_validation import (
@@ -34,12 +35,11 @@ MATH = MathAnswer()
 
 def write(folder: Path, rows: dict[str, tuple[str, dict[str, str]]]) -> Path:
     """Write recorded answers (question -> reference, answers by agent) as traces."""
-    writer = TraceWriter(folder)
+    episodes = []
     for question, (reference, said) in rows.items():
         answers = [Answer(agent, f"#### {text}", None) for agent, text in said.items()]
-        writer.write(recorded_episode(question, reference, answers, schema=MATH))
-    writer.close()
-    return folder
+        episodes.append(recorded_episode(question, reference, answers, schema=MATH))
+    return write_traces(folder, episodes)
 
 
 def recordings(folder: Path, rows: dict[str, tuple[str, dict[str, str]]]) -> list[Recording]:
@@ -54,10 +54,8 @@ def test_proposals_are_read_and_judged(tmp_path: Path) -> None:
 
 
 def test_nothing_to_learn_from_is_refused(tmp_path: Path) -> None:
-    writer = TraceWriter(tmp_path)
     two = [Answer("ann", "4", None), Answer("bo", "5", None)]
-    writer.write(recorded_episode("2+2?", None, two, schema=MATH))
-    writer.close()
+    write_traces(tmp_path, [recorded_episode("2+2?", None, two, schema=MATH)])
     with pytest.raises(ConfigurationError, match="no episode has a reference"):
         read_recordings((tmp_path,), MATH.equivalent)
     with pytest.raises(ConfigurationError, match="--folds"):
@@ -201,15 +199,15 @@ def test_it_learns_whom_to_follow(tmp_path: Path, capsys: pytest.CaptureFixture[
 def test_what_calibration_gives_is_told_apart(tmp_path: Path) -> None:
     """Two who are wrong and half sure outvote one who is right and sure, until calibrated."""
     rng = np.random.default_rng(0)
-    writer = TraceWriter(tmp_path / "traces")
+    episodes = []
     for i in range(100):
         truth = int(rng.integers(100))
         known = rng.random() < 0.9
         said = [("ann", truth + 500, 0.6), ("bo", truth + 500, 0.6)]
         said += [("cy", truth, 0.99) if known else ("cy", truth + 900, 0.7)]
         answers = [Answer(name, f"#### {number}", sure) for name, number, sure in said]
-        writer.write(recorded_episode(f"Question {i}?", str(truth), answers, schema=MATH))
-    writer.close()
+        episodes.append(recorded_episode(f"Question {i}?", str(truth), answers, schema=MATH))
+    write_traces(tmp_path / "traces", episodes)
     options = FoldOptions((tmp_path / "traces",), out=tmp_path / "out", folds=2, seeds=1)
     right = {n: float(v.mean()) for n, v in cross_validation.cross_validate(options).items()}
     assert right["vote by confidence"] == 0.0
