@@ -9,9 +9,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from training.evaluate.votes import Result
+from training.learn.display import start_figure, table
 from training.learn.measures import Interval, mean_interval, quality
 from training.learn.off_policy import LEAST_QUESTIONS
-from training.learn.report import start_figure, table
 
 
 @dataclass

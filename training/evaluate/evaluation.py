@@ -71,7 +71,7 @@ from training.evaluate.results import write_results
 from training.evaluate.routers import group_routers, open_routers
 from training.evaluate.rows import Rows, Runs, errors_of, measure, summarise_runs
 from training.evaluate.votes import adaptive, member, vote
-from training.learn.report import table
+from training.learn.display import table
 
 SHARES = (0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95)
 """Shares at which adaptive resampling may stop, to try on the validation questions."""

@@ -26,8 +26,8 @@ from mpdf_langgraph.state import Response, charged_tokens
 from mpdf_langgraph.traces.records import Episode
 from training.learn.ballots import make_ballots
 from training.learn.consensus_fit import fit_consensus
+from training.learn.display import table
 from training.learn.profile_fit import with_confidence
-from training.learn.report import table
 from training.learn.rewards import Grader
 
 Array = NDArray[np.float64]

@@ -23,8 +23,8 @@ from mpdf_langgraph.expected_gain import (
 )
 from mpdf_langgraph.state import Observation
 from training.learn.dataset import Groups
+from training.learn.display import table
 from training.learn.measures import fit_logistic
-from training.learn.report import table
 from training.learn.rewards import CONCEDE, REFINE
 
 Array = NDArray[np.float64]

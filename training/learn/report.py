@@ -2,7 +2,7 @@
 
 import hashlib
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,7 @@ from mpdf_langgraph.observation import FEATURE_VERSION, INDEX
 from mpdf_langgraph.state import ACTIONS
 from training.collect.files import write_json
 from training.learn.choices import LEARNED, SINGLE, Comparison
+from training.learn.display import COLORS, percent, start_figure, table
 from training.learn.doubly_robust import WholeEpisodes
 from training.learn.measures import mean_interval, quality, reliability
 from training.learn.off_policy import LEAST_QUESTIONS, OneTurn
@@ -26,7 +27,6 @@ EXPLANATION = (
     "intervals over questions. *Group*: the consensus after the turn is right; *own*: the agent's "
     "answer is. The oracle knows the answers: no router has a higher reward."
 )
-COLORS = {"PERSIST": "#4477aa", "REFINE": "#ee6677", "CONCEDE": "#ccbb44"}
 
 
 def gate_of(turn: OneTurn, whole: WholeEpisodes) -> tuple[str, str]:
@@ -147,28 +147,6 @@ def write_manifest(
 # --- plots -------------------------------------------------------------------------------------
 
 
-def start_figure(
-    path: Path, panels: int, width: float = 4.2, height: float = 3.4, **options: Any
-) -> tuple[Any, Callable[[], None]]:
-    """Return the axes of a figure, side by side, and what writes it. A size is that of a panel."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    import matplotlib.pyplot as plt
-
-    size = (width * panels, height)
-    figure, axes = plt.subplots(1, panels, figsize=size, squeeze=False, **options)
-    for axis in axes[0]:
-        axis.grid(alpha=0.3)
-
-    def done() -> None:
-        figure.tight_layout()
-        figure.savefig(path, dpi=110)
-        plt.close(figure)
-
-    return axes[0], done
-
-
 def plot_training(path: Path, rows: Sequence[Mapping[str, Any]], stages: Sequence[str]) -> None:
     """Draw losses, held-out scores and the action mix by epoch, the stages one after another."""
     (loss, score, mix), done = start_figure(path, 3)
@@ -232,17 +210,6 @@ def plot_front(path: Path, points: Mapping[str, tuple[float, float]], chosen: st
 
 
 # --- report ------------------------------------------------------------------------------------
-
-
-def table(headings: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
-    """Return a Markdown table."""
-    lines = [f"| {' | '.join(headings)} |", f"|{' --- |' * len(headings)}"]
-    return "\n".join([*lines, *(f"| {' | '.join(map(str, row))} |" for row in rows)])
-
-
-def percent(shares: Sequence[float]) -> list[str]:
-    """Return shares as percentages, a dash where there is nothing to share."""
-    return ["–" if math.isnan(share) else f"{share:.1%}" for share in shares]
 
 
 def calibration_rows(

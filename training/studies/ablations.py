@@ -47,9 +47,10 @@ from mpdf_langgraph.errors import ConfigurationError
 from training.collect.team import answer_schema, grader
 from training.command import check_least, run_command
 from training.learn.dataset import Groups, check_answer, load, split
+from training.learn.display import table
 from training.learn.fit_config import Config, read_labels
 from training.learn.measures import mean_interval, quality
-from training.learn.report import confidences, table
+from training.learn.report import confidences
 from training.studies.accuracy_by_round import measure_rounds, plot_rounds
 from training.studies.fits import FinishedFit, Fit, run_fits
 from training.studies.score import EXPLANATION, HEADINGS, YARDSTICK, Scores, plot, row, score

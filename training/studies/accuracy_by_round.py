@@ -13,8 +13,8 @@ from mpdf_langgraph import TraceReader
 from mpdf_langgraph.errors import ConfigurationError
 from mpdf_langgraph.state import tokens
 from training.collect.questions import find_superseded
+from training.learn.display import start_figure
 from training.learn.measures import mean_interval
-from training.learn.report import start_figure
 from training.learn.rewards import Grader
 
 

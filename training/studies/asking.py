@@ -28,9 +28,9 @@ from training.collect.team import answer_schema, grader
 from training.command import run_command, write_results
 from training.evaluate.votes import adaptive_consistency, early_stopping, vote
 from training.learn.asking import Asked, fit_asking, gather, learn_rule, play_asking
+from training.learn.display import table
 from training.learn.measures import mean_interval
 from training.learn.profile_fit import fit_profile, gather_looks
-from training.learn.report import table
 from training.learn.rewards import Grader
 
 EVERYBODY = "everybody"

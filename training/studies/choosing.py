@@ -33,8 +33,8 @@ from training.learn.calibrate import fit_calibration, read_judged
 from training.learn.choices import BARS, LEARNED, Choice, choose, fit_choosers, join_choices
 from training.learn.consensus_fit import choose_strength
 from training.learn.dataset import check_answer
+from training.learn.display import table
 from training.learn.measures import mean_interval, reliability
-from training.learn.report import table
 
 
 @dataclass

@@ -34,10 +34,10 @@ from training.collect.importing import Replay
 from training.collect.team import answer_schema, grader
 from training.command import check_least, run_command, write_results
 from training.learn.dataset import check_answer, load
+from training.learn.display import table
 from training.learn.fit_config import Algorithm, Config
 from training.learn.measures import mean_interval
 from training.learn.recalibrate import holdings, recalibrate
-from training.learn.report import table
 from training.studies.fits import FinishedFit, Fit, run_fits
 from training.studies.linear_choice import linear_choice
 from training.studies.recordings import (

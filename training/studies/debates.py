@@ -47,10 +47,10 @@ from mpdf_langgraph.traces.records import Episode
 from training.collect.team import answer_schema, grader
 from training.command import run_command, write_results
 from training.learn.dataset import make_groups
+from training.learn.display import table
 from training.learn.gains import fit_gains
 from training.learn.measures import mean_interval
 from training.learn.profile_fit import criticise, fit_profile, gather_looks
-from training.learn.report import table
 from training.learn.rewards import Grader
 
 BARS, GAPS = (0.1, 0.2, 0.3, 0.5, 0.7, 0.9), (0.0, 0.1)

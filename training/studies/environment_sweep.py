@@ -16,8 +16,8 @@ from typing import Any
 import numpy as np
 
 from training.command import run_command
+from training.learn.display import table
 from training.learn.fit_config import Algorithm
-from training.learn.report import table
 from training.studies.environment_fits import Fits, Settings
 from training.studies.environments import ENVIRONMENTS
 

@@ -27,9 +27,9 @@ from training.collect.team import answer_schema, grader
 from training.command import run_command
 from training.learn.calibrate import fit_calibration, read_judged
 from training.learn.dataset import load
+from training.learn.display import table
 from training.learn.fit_config import Algorithm
 from training.learn.gains import fit_gains
-from training.learn.report import table
 from training.studies.environment_fits import Fits, Settings, remember
 from training.studies.environments import ENVIRONMENTS, Environment
 from training.studies.known_values import Known, Value

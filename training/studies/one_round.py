@@ -43,12 +43,12 @@ from training.learn.ballots import make_ballots
 from training.learn.calibrate import fit_calibration, judge
 from training.learn.consensus_fit import fit_consensus
 from training.learn.dataset import make_groups
+from training.learn.display import table
 from training.learn.fit_config import Algorithm, Config
 from training.learn.gains import fit_gains
 from training.learn.measures import mean_interval
 from training.learn.profile_fit import criticise, fit_profile, gather_looks, with_confidence
 from training.learn.recalibrate import recalibrate
-from training.learn.report import table
 from training.learn.rewards import Grader
 from training.studies.fits import Fit, run_fits
 

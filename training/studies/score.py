@@ -10,9 +10,9 @@ from numpy.typing import NDArray
 
 from mpdf_langgraph.state import ACTIONS
 from training.learn.dataset import Groups
+from training.learn.display import COLORS, percent, start_figure
 from training.learn.measures import Interval, mean_interval
 from training.learn.off_policy import action_means, expect
-from training.learn.report import COLORS, percent, start_figure
 from training.learn.rewards import Weights
 
 #: All policies are scored by these weights, whatever they were fitted with.

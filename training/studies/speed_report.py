@@ -12,6 +12,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
+from training.learn.display import start_figure
 from training.studies.speed_server import ROOT
 
 
@@ -83,8 +84,6 @@ def format_table(rows: Sequence[Row], note: str = "") -> str:
 
 def plot(rows: Sequence[Row], history: Path, path: Path) -> None:
     """Draw the ratios with their aims, and beside them how they went from run to run."""
-    from training.learn.report import start_figure  # loads torch, which is not to be measured
-
     shown = [row for row in rows if not row.unit]
     (now, before), done = start_figure(path, 2, width=6.5, height=5.5)
     for y, row in enumerate(shown):

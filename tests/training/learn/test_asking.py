@@ -11,6 +11,7 @@ from mpdf_langgraph.consensus import majority
 from mpdf_langgraph.errors import ConfigurationError
 from mpdf_langgraph.recruiting import Stand
 from tests.support.recorded import recorded_episode
+from tests.support.running import run_python
 from training.collect.importing import Answer
 from training.learn.asking import Asked, describe_asking, fit_asking, gather, play_asking
 from training.learn.rules import RuleOptions, fit_rules
@@ -115,6 +116,11 @@ def test_the_command_writes_values_that_can_be_loaded(tmp_path: Path) -> None:
     assert loaded.values.prices["dan"] == 3.0
     assert describe_asking(loaded.values) in text
     assert "| 1 | 1-0 | 30 |" in text
+
+
+def test_it_loads_no_torch() -> None:
+    code = "import sys, training.learn.rules; print('torch' in sys.modules)"
+    assert run_python("-c", code).stdout == "False\n"
 
 
 @pytest.mark.parametrize("consensus", ["majority", "learned"])

@@ -11,6 +11,7 @@ import pytest
 from mpdf_langgraph.calibration import Calibration, Curve
 from mpdf_langgraph.observation import FEATURES, INDEX
 from training.learn.calibrate import apply_curve
+from training.learn.display import percent, table
 from training.learn.doubly_robust import WholeEpisodes
 from training.learn.measures import Interval
 from training.learn.off_policy import OneTurn
@@ -18,13 +19,11 @@ from training.learn.report import (
     calibration_rows,
     confidences,
     gate_of,
-    percent,
     plot_calibration,
     plot_front,
     plot_rewards,
     plot_training,
     signs_of_trouble,
-    table,
     write_manifest,
     write_report,
 )
