@@ -167,11 +167,11 @@ def check(problem: Problem, notes: dict[str, int], response: str, rng: random.Ra
     return solve(problem, notes, rng, guesses_in(problem, response))
 
 
-def solve_example(problem: Problem, rng: random.Random, informed: float = 0.2) -> Example:
-    """A first solution from an agent's own notes, or, at rate `informed`, from everyone's."""
+def solve_example(problem: Problem, rng: random.Random) -> Example:
+    """A first solution from an agent's own notes, or, one time in five, from everyone's."""
     agent = rng.choice(AGENTS)
     notes, context = problem.notes(agent), problem.contexts.get(agent, "")
-    if rng.random() < informed:
+    if rng.random() < 0.2:
         notes, context = problem.facts, " ".join(problem.contexts.values())
     target = solve(problem, notes, rng)
     messages = solve_messages(problem.question, context)

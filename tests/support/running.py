@@ -3,7 +3,6 @@
 import os
 import subprocess
 import sys
-from pathlib import Path
 from typing import Any
 
 from langchain_core.messages import AIMessage
@@ -42,12 +41,10 @@ def asks_a_person(question: str = "May I answer?") -> Any:
     return builder.compile()
 
 
-def run_python(
-    *words: object, cwd: Path = ROOT, given: str = "", **changes: str
-) -> subprocess.CompletedProcess[str]:
+def run_python(*words: object, given: str = "", **changes: str) -> subprocess.CompletedProcess[str]:
     """Run Python with these arguments and changes of the environment."""
     return subprocess.run(
         [sys.executable, *map(str, words)],
-        cwd=cwd, input=given, env={"PYTHONPATH": str(ROOT), **os.environ, **changes},
+        cwd=ROOT, input=given, env={"PYTHONPATH": str(ROOT), **os.environ, **changes},
         capture_output=True, text=True, timeout=300, check=False,
     )  # fmt: skip

@@ -3,8 +3,6 @@
 import asyncio
 import json
 import random
-import subprocess
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -14,7 +12,7 @@ from tests.plugin.answers.escapes.running import NAMES
 from tests.plugin.test_frames import check_attack
 from tests.support.load import deliberation, failures_of, memory
 from tests.support.loopback import loopback
-from tests.support.paths import ROOT
+from tests.support.running import run_python
 from tests.support.synthetic import synthetic_episodes
 from tests.torture.table import Row, timed
 
@@ -25,13 +23,8 @@ def burst(scale: float, folder: Path, progress: Progress) -> Row:
     """Deliberations of three agents, all at once, against a server that takes 12 s a call."""
     count = max(50, round(2000 * scale))
     delay = 12.0 if scale >= 1 else 2.0
-    with (
-        timed(Row(f"load: {count:,} deliberations at once")) as row,
-        loopback(delay=delay) as (
-            url,
-            _,
-        ),
-    ):
+    at_once = timed(Row(f"load: {count:,} deliberations at once"))
+    with at_once as row, loopback(delay=delay) as (url, _):
         graph = deliberation(url)
 
         async def ask() -> list[str]:
@@ -123,10 +116,7 @@ def escapes(scale: float, folder: Path, progress: Progress) -> Row:
             "import json, sys; from tests.plugin.answers.escapes.running import adopt_orphans, run;"
             "adopt_orphans(); print(json.dumps({name: run(name) for name in sys.argv[1:]}))"
         )
-        done = subprocess.run(
-            [sys.executable, "-c", code, *names],
-            cwd=ROOT, capture_output=True, text=True, check=False,
-        )  # fmt: skip
+        done = run_python("-c", code, *names)
         if done.returncode:
             row.foreign += 1
             row.note(done.stderr[-300:])

@@ -125,7 +125,7 @@ class Asked:
         return self._parts[part]
 
 
-def learn_rule(asked: Asked, grader: Grader, strength: float = 10.0) -> ConsensusRule:
+def learn_rule(asked: Asked, grader: Grader) -> ConsensusRule:
     """Fit a learned consensus on the proposals of the team."""
     parts = []
     for episode in asked.episodes:
@@ -134,7 +134,7 @@ def learn_rule(asked: Asked, grader: Grader, strength: float = 10.0) -> Consensu
         told = {i: r for i, r in said.items() if r["round"] == 0}
         changed = {"agents": agents, "responses": told, "turns": []}
         parts.append(episode.model_copy(update=changed | {"tallies": episode.tallies[:1]}))
-    return rule_for(fit_consensus(make_ballots(parts, grader), strength=strength), None)
+    return rule_for(fit_consensus(make_ballots(parts, grader), strength=10.0), None)
 
 
 def gather(

@@ -1,6 +1,5 @@
 """What teams held when votes were counted, as arrays: what a consensus is learned from."""
 
-import hashlib
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
@@ -17,7 +16,15 @@ from mpdf_langgraph.rounds import held_by_round
 from mpdf_langgraph.traces.records import Episode
 from training.learn.dataset import is_held_out
 from training.learn.rewards import Grader, first_hint, rule_of
-from training.learn.trace_rows import Row, Rows, find_references, look_up, read_rows, stack_rows
+from training.learn.trace_rows import (
+    Row,
+    Rows,
+    cache_kind,
+    find_references,
+    look_up,
+    read_rows,
+    stack_rows,
+)
 
 Array = NDArray[np.float64]
 
@@ -119,35 +126,21 @@ def read_ballots(
     calibration: Calibration | None = None,
     processes: int = 1,
 ) -> Ballots:
-    """Return the ballots of traces. Records that cannot be read are passed over.
+    """Return the ballots of traces. The arguments are those of `dataset.load`.
 
-    `dataset.load` tells of those.
-
-    Args:
-        paths: Folders of traces, or segments.
-        grader: Tells whether an answer is right, given the reference.
-        labels: References by episode id. They go before the episodes' own.
-        calibration: Of the confidences. None: as they were recorded.
-        processes: Read large traces in so many processes.
+    Records that cannot be read are passed over. `load` tells of those.
 
     Raises:
         TraceError: There is no such path, or it cannot be read.
     """
-    name = "" if calibration is None else calibration.model_dump_json()
-    kind = f"ballots-{hashlib.sha256(name.encode()).hexdigest()[:8]}"
+    kind = cache_kind("ballots", calibration)
     rows = read_rows(paths, kind, partial(_make_row, calibration=calibration), processes=processes)
     return _join(rows, grader, labels or {})
 
 
-def make_ballots(
-    episodes: Iterable[Episode],
-    grader: Grader,
-    labels: Mapping[str, str] | None = None,
-    calibration: Calibration | None = None,
-) -> Ballots:
+def make_ballots(episodes: Iterable[Episode], grader: Grader) -> Ballots:
     """Return the ballots of episodes, as `read_ballots` does."""
-    rows = stack_rows(_make_row(episode, calibration) for episode in episodes)
-    return _join(rows, grader, labels or {})
+    return _join(stack_rows(map(_make_row, episodes)), grader, {})
 
 
 def _make_row(episode: Episode, calibration: Calibration | None = None) -> Row:

@@ -69,14 +69,14 @@ class OneTurn:
     actions_disagreeing: list[float]
 
 
-def one_turn(groups: Groups, probabilities: Array, rewards: NDArray[Any], seed: int = 0) -> OneTurn:
+def one_turn(groups: Groups, probabilities: Array, rewards: NDArray[Any]) -> OneTurn:
     """Estimate a router turn by turn on held-out groups.
 
     `probabilities` are the router's, ``[G, 3]``, masked. `rewards` are ``[G, K]``.
     """
 
     def mean(values: Array) -> Interval:
-        return mean_interval(values, groups.question, seed=seed)
+        return mean_interval(values, groups.question)
 
     def expected(means: Array) -> Array:
         return expect(means, probabilities)

@@ -27,11 +27,11 @@ from training.studies.known_values import response_of
 
 
 def episodes(
-    environment: Environment, count: int, *, first: int = 0, seed: int = 0, alternatives: int = 4
+    environment: Environment, count: int, *, seed: int = 0, alternatives: int = 4
 ) -> Iterator[Episode]:
-    """Yield episodes of the questions `first` and on. Another seed gives other responses."""
+    """Yield episodes of the first `count` questions. Another seed gives other responses."""
     replies = Replies(environment, seed)
-    for number in range(first, first + count):
+    for number in range(count):
         yield _Deliberation(environment, replies, number, f"{environment.name}-{number}").run(
             alternatives
         )

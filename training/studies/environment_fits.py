@@ -87,9 +87,9 @@ class Fits:
         path = self._path("validation", config, settings)
         return float(remember(path, lambda: self._fit(config)[1]))
 
-    def fit_policy(self, algorithm: Algorithm, settings: Settings | None = None) -> Policy:
+    def fit_policy(self, algorithm: Algorithm) -> Policy:
         """Return the policy of a fit."""
-        return self._fit(self._config(algorithm, settings or {}))[0]
+        return self._fit(self._config(algorithm, {}))[0]
 
     def _config(self, algorithm: Algorithm, settings: Settings) -> Config:
         return replace(self.config, algorithm=algorithm, **settings)  # type: ignore[arg-type]
