@@ -21,9 +21,9 @@ def rate(groups: Sequence[Sequence[float]]) -> Rate:
     return {"value": value, "error": float(np.sqrt(spread) / sizes.sum()), "n": int(sizes.sum())}
 
 
-def auroc(groups: Sequence[Sequence[tuple[float, bool]]], within: bool, seed: int = 0) -> Rate:
+def auroc(groups: Sequence[Sequence[tuple[float, bool]]], within: bool) -> Rate:
     """AUROC of a score, overall or within questions, with its standard error by bootstrap."""
-    rng = np.random.default_rng(seed)
+    rng = np.random.default_rng(0)
     arrays = [
         (np.array([s for s, _ in group]), np.array([r for _, r in group], dtype=bool))
         for group in groups

@@ -49,13 +49,13 @@ class _Connection(asyncio.Protocol):
         self.transport.close()
 
 
-def _reply(content: object, status: int = 200, headers: str = "") -> bytes:
+def _reply(content: object) -> bytes:
     body = json.dumps(content).encode()
-    head = f"HTTP/1.1 {status} X\r\nContent-Type: application/json\r\nConnection: close\r\n"
-    return f"{head}{headers}Content-Length: {len(body)}\r\n\r\n".encode() + body
+    head = "HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nConnection: close\r\n"
+    return f"{head}Content-Length: {len(body)}\r\n\r\n".encode() + body
 
 
-async def serve(name: str, port: int, delay: float, status: int, headers: str) -> None:
+async def serve(name: str, port: int, delay: float) -> None:
     tokens = [{"token": "A", "logprob": -0.5, "bytes": None, "top_logprobs": []}]
     choice = {
         "index": 0,
@@ -72,7 +72,7 @@ async def serve(name: str, port: int, delay: float, status: int, headers: str) -
         "usage": {"prompt_tokens": 3, "completion_tokens": 1, "total_tokens": 4},
     }
     models = {"object": "list", "data": [{"id": name}]}
-    replies = {b"POST": _reply(completion, status, headers), b"GET": _reply(models)}
+    replies = {b"POST": _reply(completion), b"GET": _reply(models)}
     loop = asyncio.get_running_loop()
     server = await loop.create_server(
         lambda: _Connection(replies, delay), "127.0.0.1", port, backlog=4096
@@ -83,11 +83,10 @@ async def serve(name: str, port: int, delay: float, status: int, headers: str) -
 
 @contextmanager
 def loopback(
-    name: str = "tiny", *, port: int = 0, delay: float = 0.0, status: int = 200, headers: str = ""
+    name: str = "tiny", *, port: int = 0, delay: float = 0.0
 ) -> Iterator[tuple[str, subprocess.Popen[str]]]:
     """Start a server. Yield its URL and its process, and kill it at the end."""
-    options = {"name": name, "port": port, "delay": delay, "status": status, "headers": headers}
-    arguments = [f"--{key}={value}" for key, value in options.items()]
+    arguments = [f"--name={name}", f"--port={port}", f"--delay={delay}"]
     with subprocess.Popen(
         [sys.executable, "-m", "tests.support.loopback", *arguments],
         stdout=subprocess.PIPE,
@@ -106,8 +105,6 @@ def main() -> None:
     parser.add_argument("--name")
     parser.add_argument("--port", type=int)
     parser.add_argument("--delay", type=float)
-    parser.add_argument("--status", type=int)
-    parser.add_argument("--headers")
     options = parser.parse_args()
     asyncio.run(serve(**vars(options)))
 

@@ -172,11 +172,9 @@ def responses(draw: st.DrawFn, agent: str, *, peers: str = "") -> Response:
 
 
 @st.composite
-def teams(
-    draw: st.DrawFn, *, least: int = 1, most: int = 8, whole: bool = True
-) -> dict[str, Response | None]:
+def teams(draw: st.DrawFn, *, whole: bool = True) -> dict[str, Response | None]:
     """Draw what the agents of a team hold: all of it if `whole`, else clusters and critiques."""
-    names = "abcdefgh"[: draw(st.integers(least, most))]
+    names = "abcdefgh"[: draw(st.integers(1, 8))]
     if whole:
         return {n: draw(st.none() | responses(n, peers=names)) for n in names}
     member = st.none() | st.tuples(st.none() | st.integers(0, 3), st.none() | unit)

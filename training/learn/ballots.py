@@ -3,7 +3,7 @@
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
-from functools import cache, partial
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -20,7 +20,7 @@ from training.learn.trace_rows import (
     Row,
     Rows,
     cache_kind,
-    find_references,
+    grade_answers,
     look_up,
     read_rows,
     stack_rows,
@@ -184,19 +184,8 @@ def _make_row(episode: Episode, calibration: Calibration | None = None) -> Row:
 def _join(rows: Rows, grader: Grader, labels: Mapping[str, str]) -> Ballots:
     """Grade rows, and give every voice a place in its state."""
     texts, arrays = rows.texts, rows.arrays
-    truths, last_record = find_references(texts, labels)
-    keep = last_record & np.array([truth is not None for truth in truths], bool)
-    known = cache(grader)
+    _, keep, verdicts = grade_answers(texts, labels, grader)
     answers = texts.get("answers", [])
-    verdicts = np.array(
-        [
-            bool(kept and known(answer, str(truth)))
-            for kept, truth, those in zip(keep, truths, answers, strict=True)
-            for answer in those
-        ]
-        + [False],
-        bool,
-    )
     teams = texts.get("agents", [])
     agents = tuple(dict.fromkeys(name for team in teams for name in team))
     place = {name: i for i, name in enumerate(agents)}

@@ -5,7 +5,7 @@ import os
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, fields, replace
-from functools import cache, partial
+from functools import partial
 from typing import Any, get_args
 
 import numpy as np
@@ -23,7 +23,7 @@ from training.learn.rewards import CHEAPEST_FIRST, REFINE, TOLERANCE, Grader, We
 from training.learn.trace_rows import (
     Rows,
     cache_kind,
-    find_references,
+    grade_answers,
     look_up,
     read_rows,
     stack_rows,
@@ -278,17 +278,7 @@ def grade_rows(
     }
     arrays, texts = rows.arrays or nobody, rows.texts
     answers, teams = texts.get("answers", []), texts.get("agents", [])
-    truths, last = find_references(texts, labels or {})
-    keep = last & np.array([truth is not None for truth in truths], bool)
-    known = cache(grader)
-    right = np.array(
-        [
-            truth is not None and bool(known(answer, truth))
-            for truth, those in zip(truths, answers, strict=True)
-            for answer in those
-        ]
-        + [False]
-    )
+    last, keep, right = grade_answers(texts, labels or {}, grader)
     agents: dict[str, int] = {}
     named = np.array([agents.setdefault(n, len(agents)) for team in teams for n in team] + [0])
     questions: dict[str, int] = {}

@@ -6,7 +6,7 @@ rounds on them.
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from functools import cache, partial
+from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -28,7 +28,7 @@ from training.learn.trace_rows import (
     Row,
     Rows,
     cache_kind,
-    find_references,
+    grade_answers,
     look_up,
     read_rows,
 )
@@ -287,23 +287,11 @@ def join(rows: Rows, grader: Grader, labels: Mapping[str, str]) -> Joint:
 
     `labels` are references by episode id. The grader is asked once for each pair.
     """
-    right = cache(grader)
     arrays: Arrays = dict(rows.arrays)
     texts = rows.texts
-    references, first = find_references(texts, labels)
-    keep = first & np.array([one is not None for one in references], bool)
+    _, keep, verdicts = grade_answers(texts, labels, grader, "representatives")
     sizes = arrays.pop("sizes")
-    answers = texts["representatives"]
-    verdicts = np.array(
-        [
-            bool(ok and right(answer, str(truth)))
-            for ok, truth, given in zip(keep, references, answers, strict=True)
-            for answer in given
-        ]
-        + [False],
-        bool,
-    )
-    start = np.cumsum([0, *map(len, answers)])[:-1]
+    start = np.cumsum([0, *map(len, texts["representatives"])])[:-1]
     owner = np.repeat(np.arange(len(sizes)), sizes[:, 0])
     cluster = arrays["cluster"]
     good = look_up(verdicts, start[owner], cluster.astype(np.int64) - 1)

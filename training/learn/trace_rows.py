@@ -14,6 +14,7 @@ from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import ExitStack
 from dataclasses import dataclass, field
+from functools import cache
 from itertools import repeat
 from multiprocessing import get_context
 from pathlib import Path
@@ -30,6 +31,7 @@ from mpdf_langgraph.observation import FEATURE_VERSION
 from mpdf_langgraph.traces.reader import NOT_A_FILE, find_files
 from mpdf_langgraph.traces.records import SCHEMA_VERSION, Episode
 from training.collect.files import atomic_write
+from training.learn.rewards import Grader
 
 Arrays = dict[str, NDArray[Any]]
 
@@ -202,6 +204,25 @@ def find_references(
     places = {id_: i for i, id_ in enumerate(ids)}
     last = [places[id_] == i for i, id_ in enumerate(ids)]
     return [labels.get(id_, own) for id_, own in pairs], np.array(last, bool)
+
+
+def grade_answers(
+    texts: Mapping[str, list[Any]], labels: Mapping[str, str], grader: Grader, name: str = "answers"
+) -> tuple[NDArray[np.bool_], NDArray[np.bool_], NDArray[np.bool_]]:
+    """Return which episodes are the last of their id, which of these have a reference, and grades.
+
+    The grades are those of the answers of all episodes, one after another, and False at the end:
+    values for `look_up`. The grader is asked once for each pair.
+    """
+    references, last = find_references(texts, labels)
+    keep = last & np.array([truth is not None for truth in references], bool)
+    known = cache(grader)
+    right = [
+        bool(kept and known(answer, str(truth)))
+        for kept, truth, those in zip(keep, references, texts.get(name, []), strict=True)
+        for answer in those
+    ]
+    return last, keep, np.array([*right, False], bool)
 
 
 def look_up(values: NDArray[Any], first: NDArray[Any], codes: NDArray[Any]) -> NDArray[Any]:

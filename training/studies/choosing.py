@@ -167,12 +167,12 @@ def summarise(runs: list[Mapping[str, Choice]], question: NDArray[np.int64]) -> 
     return {"rules": rules, "questions": len(np.unique(question))}
 
 
-def honest_error(probability: NDArray[np.float64], draws: int = 200) -> float | None:
+def honest_error(probability: NDArray[np.float64]) -> float | None:
     """Return the calibration error that chance gives to probabilities that are exactly right."""
     if not len(probability):
         return None
     rng = np.random.default_rng(0)
-    drawn = rng.random((draws, len(probability))) < probability
+    drawn = rng.random((200, len(probability))) < probability
     found = [reliability(probability, one.astype(float)) for one in drawn]
     gaps = [sum(abs(mean - share) * count for mean, share, count in one) for one in found]
     return float(np.mean(gaps) / len(probability))
