@@ -34,7 +34,6 @@ from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
 from examples.tiny_lm.generate import respond
 from examples.tiny_lm.llama import CONTEXT, build_model, save_model
 from examples.tiny_lm.prompts import (
-    PROPOSE_TEMPERATURE,
     REFINE_TEMPERATURE,
     refine_messages,
     solve_messages,
@@ -45,7 +44,6 @@ from examples.tiny_lm.skills import (
     check,
     checks_example,
     critique_example,
-    is_right,
     look_up_example,
     refine,
     refine_example,
@@ -54,8 +52,10 @@ from examples.tiny_lm.skills import (
     sums_example,
 )
 from examples.tiny_lm.text import IGNORE, Encoder, build_tokenizer
+from examples.tiny_lm.validation import validate
 from training.collect.files import atomic_write, keep_settings
 from training.command import run_command
+from training.learn.display import start_figure
 
 OWN_TEMPERATURE = 1.0
 """Temperature of the samples it learns to refine and to judge. In use it is higher."""
@@ -251,58 +251,10 @@ def loss_on(
     return loss + probe_weight * probe_loss, parts
 
 
-def validate(
-    model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, count: int, refining: bool
-) -> dict[str, float]:
-    """Accuracy at the proposing temperature: alone, with all facts, and refining in a team."""
-    rng = random.Random("validate")
-    result = {}
-
-    kinds: tuple[Kind, ...] = ("hidden", "plain")
-    for kind in kinds:
-        team = list(islice(problems(kind, "validation", "training"), count))
-        seats = [(problem, agent) for problem in team for agent in AGENTS]
-        asked = [solve_messages(p.question, p.contexts.get(a, "")) for p, a in seats]
-        first = respond(model, tokenizer, asked, PROPOSE_TEMPERATURE, "propose")
-        before = [is_right(p, text) for (p, _), text in zip(seats, first, strict=True)]
-        result[kind] = sum(before) / len(before)
-        if kind == "hidden":
-            informed = [solve_messages(p.question, " ".join(p.contexts.values())) for p in team]
-            texts = respond(model, tokenizer, informed, PROPOSE_TEMPERATURE, "informed")
-            result["informed"] = sum(map(is_right, team, texts)) / count
-        if not refining:
-            continue
-        peers = [
-            [first[j] for j in range(i - i % 3, i - i % 3 + 3) if j != i] for i in range(len(seats))
-        ]
-        conversations = [
-            refine_messages(p.question, p.contexts.get(a, ""), first[i], peers[i])
-            for i, (p, a) in enumerate(seats)
-        ]
-        second = respond(model, tokenizer, conversations, REFINE_TEMPERATURE, "refine")
-        after = [is_right(p, text) for (p, _), text in zip(seats, second, strict=True)]
-        able = [  # what the perfect refiner would get right from the same conversation
-            is_right(p, refine(p, p.notes(a), first[i], peers[i], rng))
-            for i, (p, a) in enumerate(seats)
-        ]
-        result[f"{kind}_refined"] = sum(after) / len(after)
-        result[f"{kind}_able"] = sum(able) / len(able)
-        rights = [a for b, a in zip(before, after, strict=True) if b]
-        wrongs = [a for b, a in zip(before, after, strict=True) if not b]
-        result[f"{kind}_broken"] = 1 - sum(rights) / max(1, len(rights))
-        result[f"{kind}_fixed"] = sum(wrongs) / max(1, len(wrongs))
-    return result
-
-
 def plot(log: Path) -> None:
     """Draws loss and validation accuracy from the log."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    import matplotlib.pyplot as plt
-
     rows = [json.loads(line) for line in log.read_text().splitlines()]
-    figure, (left, right) = plt.subplots(1, 2, figsize=(11, 4))
+    (left, right), done = start_figure(log.with_suffix(".png"), 2, 5.5, 4)
     for name in ("loss", "probe"):
         left.plot([r["round"] for r in rows], [r[name] for r in rows], label=name)
     left.set(xlabel="round", ylabel="loss", yscale="log")
@@ -313,10 +265,7 @@ def plot(log: Path) -> None:
     right.set(xlabel="round", ylabel="accuracy on validation questions", ylim=(0, 1))
     for axis in (left, right):
         axis.legend()
-        axis.grid(alpha=0.3)
-    figure.tight_layout()
-    figure.savefig(log.with_suffix(".png"), dpi=110)
-    plt.close(figure)
+    done()
 
 
 def keep_options(config: Config) -> None:
