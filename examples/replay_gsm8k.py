@@ -20,13 +20,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from mpdf_langgraph import (
-    Agent,
-    MathAnswer,
-    Observation,
-    RecordedChatModel,
-    create_deliberation,
-)
+from mpdf_langgraph import Agent, MathAnswer, Observation, RecordedChatModel, create_deliberation
 from mpdf_langgraph.observation import feature
 from training.collect.asking import for_each
 from training.collect.importing import gsm8k_solutions

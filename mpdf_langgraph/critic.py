@@ -14,7 +14,6 @@ from mpdf_langgraph.answers.schema import is_async
 from mpdf_langgraph.errors import ConfigurationError
 from mpdf_langgraph.history import unreadable_kinds, with_question
 from mpdf_langgraph.options import check_number
-from mpdf_langgraph.prompts import STATE_PROBABILITY
 from mpdf_langgraph.runtime.budget import (
     Cost,
     count_affordable,
@@ -27,23 +26,13 @@ from mpdf_langgraph.runtime.retries import is_transient
 from mpdf_langgraph.state import Allowance, Critique, Response, add_usage, no_usage
 from mpdf_langgraph.verdicts import (
     NoVerdictError,
+    VerdictRequest,
     check_probability,
-    reasoned_yes_probability,
-    stated_probability,
-    yes_probability,
+    verdict_requests,
 )
 
 #: Responses in a row without any verdict after which a model is not asked again.
 FAILURES_TO_GIVE_UP = 3
-_VERDICT_SCHEMA = {
-    "name": "verdict",
-    "schema": {
-        "type": "object",
-        "properties": {"probability": {"type": "number", "minimum": 0, "maximum": 1}},
-        "required": ["probability"],
-        "additionalProperties": False,
-    },
-}
 
 
 @dataclass(frozen=True)
@@ -155,38 +144,6 @@ class LogprobCritic:
 
 
 @dataclass(frozen=True)
-class VerdictRequest:
-    """One way to ask for a verdict. If it does not work, the next one is tried."""
-
-    source: str
-    sampling: Mapping[str, Any]
-    parse: Callable[[Any], float]
-    prompt: str | None = None
-    reasoning: bool = False
-
-
-_LOGPROBS = {"temperature": 0.0, "max_tokens": 1, "logprobs": True, "top_logprobs": 20}
-# Both spellings, as a model that prefers one gives little probability to the other.
-_CHOICE = {"structured_outputs": {"choice": ["yes", "no", "Yes", "No"]}}
-# In the body, as the OpenAI client raises an error on a cut reply if it is an argument.
-_JSON = {"response_format": {"type": "json_schema", "json_schema": _VERDICT_SCHEMA}}
-_REQUESTS = (
-    VerdictRequest(
-        "self",
-        {**_LOGPROBS, "extra_body": _CHOICE},
-        yes_probability,
-    ),
-    VerdictRequest("self", _LOGPROBS, yes_probability),
-    VerdictRequest(
-        "self_json",
-        {"temperature": 0.0, "max_tokens": 40, "extra_body": _JSON},
-        stated_probability,
-        STATE_PROBABILITY,
-    ),
-)
-
-
-@dataclass(frozen=True)
 class SelfCritic:
     """A model's own verdict on a response: P(yes) / (P(yes) + P(no)) of one constrained token.
 
@@ -233,12 +190,7 @@ class SelfCritic:
 
     @property
     def _requests(self) -> tuple[VerdictRequest, ...]:
-        if not self.reasoning_tokens:
-            return _REQUESTS
-        sampling = {**_LOGPROBS, "max_tokens": self.reasoning_tokens}
-        return (
-            VerdictRequest("self_reasoning", sampling, reasoned_yes_probability, reasoning=True),
-        )
+        return verdict_requests(self.reasoning_tokens)
 
     def critique(self, subject: Subject) -> Steps[CritiqueResult]:
         """See `BudgetedCritic.critique`."""

@@ -1,15 +1,17 @@
-"""Verdicts: a probability read off a critic's reply, from its tokens or its words."""
+"""Verdicts: a probability asked of a critic, and read off its reply's tokens or words."""
 
 import json
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 from langchain_core.messages import AIMessage, BaseMessage
 
 from mpdf_langgraph.answers.thoughts import split_thought
 from mpdf_langgraph.errors import EndpointError, ModelOutputError
+from mpdf_langgraph.prompts import STATE_PROBABILITY
 from mpdf_langgraph.response_profile import logprob_summary, token_logprobs
 
 
@@ -126,3 +128,52 @@ def check_probability(value: Any) -> float:
     if not 0.0 <= value <= 1.0:
         raise ModelOutputError(f"a confidence must be in [0, 1], got {value!r:.80}")
     return float(value)
+
+
+@dataclass(frozen=True)
+class VerdictRequest:
+    """One way to ask for a verdict. If it does not work, the next one is tried."""
+
+    source: str
+    sampling: Mapping[str, Any]
+    parse: Callable[[Any], float]
+    prompt: str | None = None
+    reasoning: bool = False
+
+
+_VERDICT_SCHEMA = {
+    "name": "verdict",
+    "schema": {
+        "type": "object",
+        "properties": {"probability": {"type": "number", "minimum": 0, "maximum": 1}},
+        "required": ["probability"],
+        "additionalProperties": False,
+    },
+}
+_LOGPROBS = {"temperature": 0.0, "max_tokens": 1, "logprobs": True, "top_logprobs": 20}
+# Both spellings, as a model that prefers one gives little probability to the other.
+_CHOICE = {"structured_outputs": {"choice": ["yes", "no", "Yes", "No"]}}
+# In the body, as the OpenAI client raises an error on a cut reply if it is an argument.
+_JSON = {"response_format": {"type": "json_schema", "json_schema": _VERDICT_SCHEMA}}
+_REQUESTS = (
+    VerdictRequest(
+        "self",
+        {**_LOGPROBS, "extra_body": _CHOICE},
+        yes_probability,
+    ),
+    VerdictRequest("self", _LOGPROBS, yes_probability),
+    VerdictRequest(
+        "self_json",
+        {"temperature": 0.0, "max_tokens": 40, "extra_body": _JSON},
+        stated_probability,
+        STATE_PROBABILITY,
+    ),
+)
+
+
+def verdict_requests(reasoning_tokens: int) -> tuple[VerdictRequest, ...]:
+    """Return the ways to ask: for the verdict alone, or for a check of so many tokens before it."""
+    if not reasoning_tokens:
+        return _REQUESTS
+    sampling = {**_LOGPROBS, "max_tokens": reasoning_tokens}
+    return (VerdictRequest("self_reasoning", sampling, reasoned_yes_probability, reasoning=True),)

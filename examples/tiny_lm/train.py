@@ -33,11 +33,7 @@ from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
 
 from examples.tiny_lm.generate import respond
 from examples.tiny_lm.llama import CONTEXT, build_model, save_model
-from examples.tiny_lm.prompts import (
-    REFINE_TEMPERATURE,
-    refine_messages,
-    solve_messages,
-)
+from examples.tiny_lm.prompts import REFINE_TEMPERATURE, refine_messages, solve_messages
 from examples.tiny_lm.questions import AGENTS, Kind, Problem, problems
 from examples.tiny_lm.skills import (
     Example,

@@ -11,10 +11,7 @@ from langgraph.checkpoint.memory import InMemorySaver
 
 from mpdf_langgraph import Agent, create_deliberation
 from mpdf_langgraph.critic import FAILURES_TO_GIVE_UP, SelfCritic, SelfLogprobCritic, make_critic
-from mpdf_langgraph.errors import (
-    ConfigurationError,
-    DeliberationError,
-)
+from mpdf_langgraph.errors import ConfigurationError, DeliberationError
 from mpdf_langgraph.verdicts import reasoned_yes_probability
 from tests.support.running import ON, final_state
 from tests.support.scripted import (

@@ -20,14 +20,7 @@ from langchain_core.runnables import RunnableLambda
 from langgraph.checkpoint.memory import InMemorySaver
 from langgraph.graph import START, StateGraph
 
-from mpdf_langgraph import (
-    Agent,
-    MathAnswer,
-    Prompts,
-    TextAnswer,
-    TraceReader,
-    create_deliberation,
-)
+from mpdf_langgraph import Agent, MathAnswer, Prompts, TextAnswer, TraceReader, create_deliberation
 from mpdf_langgraph.errors import ConfigurationError, DeliberationError
 from mpdf_langgraph.nodes import consensus
 from mpdf_langgraph.runtime import retries

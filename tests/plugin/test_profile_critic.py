@@ -7,13 +7,7 @@ from typing import Any
 
 import pytest
 
-from mpdf_langgraph import (
-    Agent,
-    MathAnswer,
-    RouterError,
-    create_deliberation,
-    load_profile_critic,
-)
+from mpdf_langgraph import Agent, MathAnswer, RouterError, create_deliberation, load_profile_critic
 from mpdf_langgraph.profile_critic import (
     PROFILE_FEATURES,
     ProfileCritic,

@@ -313,11 +313,11 @@ def grade_rows(
     for name, places in (("agent", arrays["agent"]), ("peer_agent", peers)):
         arrays[name] = look_up(named, team_from, places).astype(np.int16)
     correct, consensus = grade("answer", of) & drawn, grade("agreed", of) & drawn
-    before, without = grade("before", of), grade("without", of)
+    before, without = (grade(n, of)[:, None].astype(np.float32) for n in ("before", "without"))
     groups = Groups(
         **arrays,
-        local=_subtract(correct, before) * drawn,
-        global_=_subtract(consensus, without) * drawn,
+        local=(correct - before) * drawn,
+        global_=(consensus - without) * drawn,
         consensus=consensus,
         correct=correct,
         question=asked[of],
@@ -347,10 +347,6 @@ def grade_rows(
 def _trim(mask: np.ndarray) -> np.ndarray:
     """Return a mask without the last columns that are False everywhere."""
     return mask[:, : int(mask.any(axis=0).sum())]
-
-
-def _subtract(after: np.ndarray, before: np.ndarray) -> np.ndarray:
-    return after.astype(np.float32) - before.astype(np.float32)[:, None]
 
 
 def critics_of(paths: str | os.PathLike[str] | Iterable[str | os.PathLike[str]]) -> list[str]:

@@ -13,14 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mpdf_langgraph.calibration import Calibration, log_odds
-from mpdf_langgraph.expected_gain import (
-    DEFAULT_TOKENS,
-    STANDINGS,
-    Gains,
-    Rate,
-    View,
-    view_of,
-)
+from mpdf_langgraph.expected_gain import DEFAULT_TOKENS, STANDINGS, Gains, Rate, View, view_of
 from mpdf_langgraph.state import Observation
 from training.learn.dataset import Groups
 from training.learn.display import table

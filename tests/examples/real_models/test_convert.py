@@ -8,12 +8,7 @@ import torch
 from safetensors.torch import load_file
 from transformers import LlamaConfig, LlamaForCausalLM, Qwen2Config, Qwen2ForCausalLM
 
-from examples.real_models.convert import (
-    ConversionError,
-    _write_weights,
-    convert,
-    hugging_face_name,
-)
+from examples.real_models.convert import ConversionError, _write_weights, convert, hugging_face_name
 
 HEADS, KEY_HEADS, WIDTH = 4, 2, 32
 SIZES = {

@@ -10,12 +10,7 @@ from hypothesis import strategies as st
 from tests.support.toy_groups import Toy, toy_groups
 from training.learn.doubly_robust import WholeEpisodes
 from training.learn.measures import Interval, mean_interval
-from training.learn.off_policy import (
-    action_means,
-    expect,
-    one_turn,
-    to_plain,
-)
+from training.learn.off_policy import action_means, expect, one_turn, to_plain
 
 
 @st.composite

@@ -13,13 +13,7 @@ from tests.support.recorded import recorded_episode
 from tests.support.written import write_traces
 from training.collect.importing import Answer
 from training.studies import cross_validation
-from training.studies.cross_validation import (
-    CALIBRATED,
-    GREEDY,
-    LEARNED,
-    Fold,
-    FoldOptions,
-)
+from training.studies.cross_validation import CALIBRATED, GREEDY, LEARNED, Fold, FoldOptions
 from training.studies.linear_choice import linear_choice
 from training.studies.recordings import (
     Recording,
