@@ -63,7 +63,9 @@ class ChoiceAnswer:
             return None
         if alone := _ALONE_IN_TEXT.fullmatch(plain):
             plain = f"Answer: {alone[1]}"
-        stances = _stances(plain) or _stances(_in_letters(plain, self._letters))
+        stances = _stances(plain)
+        if not stances and (lettered := _in_letters(plain, self._letters)) != plain:
+            stances = _stances(lettered)
         letter = _decide(stances, self._letters) or _most_likely(plain)
         return letter if letter in list(self._letters) else None
 
