@@ -119,8 +119,9 @@ demo-real: $(VENV)/.ready  ## three agents of it deliberate (SERVER=vllm, 3.5 GB
 tiny-lm: $(VENV)/.ready  ## train the small model from scratch, as the bundled one (45 minutes)
 	$(BIN)/python examples/tiny_lm/train.py --out runs/tiny_lm
 
+# ENDPOINT=http://localhost:8000/v1 adds the hit rate of a vLLM server's prefix cache.
 bench: $(VENV)/.ready  ## what a deliberation costs beside its bare calls, routers, traces (5 minutes)
-	$(BIN)/python -m training.studies.speed
+	$(BIN)/python -m training.studies.speed $(if $(ENDPOINT),--endpoint $(ENDPOINT))
 
 bench-training: $(VENV)/.ready  ## how fast a router is fitted: made-up traces, up to a million turns
 	$(BIN)/python -m training.studies.fit_speed

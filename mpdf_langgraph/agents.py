@@ -3,6 +3,7 @@
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 from langchain_core.language_models import BaseChatModel
@@ -116,7 +117,11 @@ class Agent:
         """Return the name and the model. A model may show its headers."""
         return f"Agent({self.name!r}, {self.describe()['model']!r})"
 
-    @property
+    @cached_property
+    def _is_graph(self) -> bool:
+        return isinstance(self.runnable, PregelProtocol)
+
+    @cached_property
     def chat_model(self) -> BaseChatModel | None:
         """The chat model below any bindings. None for chains and graphs."""
         inner: Any = self.runnable
@@ -278,12 +283,11 @@ class Agent:
             }
         if sampling:
             runnable = runnable.bind(**sampling)
-        is_graph = isinstance(self.runnable, PregelProtocol)
         if is_remote(self.runnable):
             runnable = remote_runnable(self.runnable)
         return Call(
             runnable,
-            {"messages": messages} if is_graph else messages,
+            {"messages": messages} if self._is_graph else messages,
             read_reply,
             config=config,
             retries=min(self.retries, retries),

@@ -304,6 +304,46 @@ def count_votes(held: Held, rule: ConsensusRule, representatives: Sequence[str])
     return tally
 
 
+def is_decided(
+    fixed: Sequence[Vote], open_votes: int, rule: object, *, criticised: bool = True
+) -> bool:
+    """Tell whether the winner stands, whatever `open_votes` further votes will be.
+
+    An open vote may be for any answer, also for a new one, with any confidence from 0 to 1. So may
+    be the confidence of a fixed vote that has none. The winner's least weight must be more than
+    the most that any other answer can get. A tie decides nothing.
+
+    Args:
+        fixed: Votes that will not change.
+        open_votes: How many others there will be, at most.
+        rule: `majority` or `confidence_weighted`. Of any other rule nothing is known.
+        criticised: There may be confidences. Else all votes weigh the same.
+
+    Example:
+        >>> sure = [Vote("a", 0, 0.9), Vote("b", 0, 0.8), Vote("c", 1, 0.4)]
+        >>> is_decided(sure, 1, confidence_weighted), is_decided(sure, 2, confidence_weighted)
+        (True, False)
+    """
+    if rule is not majority and rule is not confidence_weighted:
+        return False
+    counts = rule is majority or not criticised
+    least: dict[int, list[float]] = {}
+    most: dict[int, list[float]] = {}
+    for vote in fixed:
+        if vote.cluster is not None:
+            known = 1.0 if counts else vote.confidence
+            least.setdefault(vote.cluster, []).append(0.0 if known is None else known)
+            most.setdefault(vote.cluster, []).append(1.0 if known is None else known)
+    if not least:
+        return False
+    winner = max(least, key=lambda cluster: math.fsum(least[cluster]))
+    rivals = [weights for cluster, weights in most.items() if cluster != winner]
+    return all(
+        math.fsum(least[winner]) > math.fsum([*weights, *[1.0] * open_votes])
+        for weights in [*rivals, []]
+    )
+
+
 def leave_one_out(held: Held, agent: str, rule: ConsensusRule) -> int | None:
     """Return the winning cluster had `agent` abstained, ties included (for r_global).
 

@@ -42,6 +42,7 @@ class Subject:
     Attributes:
         conversation: The messages that the agent answered with this response.
         attachments: Content blocks of the question that are not text, such as images.
+        scores_read: Somebody reads measurements beside the confidence: a router or a trace.
     """
 
     question: str
@@ -51,6 +52,7 @@ class Subject:
     allowance: Allowance
     config: RunnableConfig
     attachments: Sequence[dict[str, Any]] = ()
+    scores_read: bool = True
 
 
 @dataclass(frozen=True)
@@ -280,7 +282,7 @@ class SelfLogprobCritic:
     """Sequence probability and the model's own verdict, both recorded.
 
     `confidence` is the length-normalised sequence probability, or the verdict if the endpoint
-    gives no log-probabilities.
+    gives no log-probabilities. A verdict that nobody would read is not asked for.
     """
 
     name: str = "self+logprob"
@@ -290,6 +292,10 @@ class SelfLogprobCritic:
         """See `BudgetedCritic.max_calls`."""
         return self.verdict.max_calls(agent)
 
+    def unread_calls(self, agent: Agent, response: Response) -> int:
+        """Return the calls that are left out for a response whose verdict nobody would read."""
+        return self.max_calls(agent) if response["logprobs"] else 0
+
     @property
     def max_tokens(self) -> int:
         """See `BudgetedCritic.max_tokens`."""
@@ -297,8 +303,10 @@ class SelfLogprobCritic:
 
     def critique(self, subject: Subject) -> Steps[CritiqueResult]:
         """See `BudgetedCritic.critique`."""
-        verdict = yield from self.verdict.critique(subject)
         scores = sequence_scores(subject.response)
+        if scores and not subject.scores_read:
+            return CritiqueResult(_free_critique(scores["logprob"], "logprob", scores))
+        verdict = yield from self.verdict.critique(subject)
         if not scores:
             return verdict
         scores |= verdict.critique["scores"]

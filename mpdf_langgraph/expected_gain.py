@@ -17,7 +17,7 @@ import math
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from typing import Annotated, Any, Literal, get_args
+from typing import Annotated, Any, ClassVar, Literal, get_args
 
 from pydantic import Field, field_validator
 
@@ -193,6 +193,7 @@ class ExpectedGainRouter:
     cost: float | None = None
     team: tuple[str, ...] = ()
     name: str = "expected-gain"
+    reads_scores: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
         check_number("cost", self.cost, 0, optional=True)

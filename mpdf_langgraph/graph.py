@@ -56,6 +56,7 @@ def create_deliberation(
     timeout: float | None = None,
     max_cost: float | None = None,
     stop_when_settled: bool = True,
+    stop_when_decided: bool = False,
     settle_confidence: float | None = None,
     risk: float | None = None,
     interrupt_when: Callable[[dict[str, Any]], bool] | None = None,
@@ -91,6 +92,10 @@ def create_deliberation(
         timeout: Budget of seconds per question. When it is spent, asynchronous calls are
             cancelled. Synchronous calls that have started are waited for.
         stop_when_settled: Stop once the agents agree or all persist. False: a classical debate.
+        stop_when_decided: Do not ask for what cannot change the answer any more: a REFINE of the
+            last round, or a further proposal with `recruit`, when the votes without it decide. The
+            answer is the same. Its support and confidence, and the winning response, are those of
+            the votes so far. Needs the consensus ``"confidence"`` or ``"majority"``.
         settle_confidence: Agreement settles only if every agent's confidence is at least this, or
             P(right) of the group's answer where the consensus rule gives it.
         risk: Greatest share of wrong answers among those that are accepted, such as .05. Below the
@@ -136,6 +141,7 @@ def create_deliberation(
         max_rounds=max_rounds,
         budget=Budget(max_calls, max_tokens, timeout, max_cost),
         stop_when_settled=stop_when_settled,
+        stop_when_decided=stop_when_decided,
         settle_confidence=settle_confidence,
         interrupt_when=interrupt_when,
         explore=explore,

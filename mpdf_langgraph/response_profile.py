@@ -1,5 +1,6 @@
 """What a response itself shows: its reasoning profile z_prof and token log-probabilities."""
 
+import math
 import re
 from collections.abc import Mapping
 from typing import Any
@@ -80,15 +81,14 @@ def token_logprobs(response_metadata: Mapping[str, Any]) -> list[float]:
     content = logprobs.get("content") if isinstance(logprobs, Mapping) else None
     if not isinstance(content, list):
         return []
-    values = []
-    for entry in content:
-        known = isinstance(entry, dict) or isinstance(entry, Mapping)  # noqa: SIM101 - it is quick
-        value: Any = entry.get("logprob") if known else None
-        number = isinstance(value, float) or (
-            isinstance(value, int) and not isinstance(value, bool)
-        )
-        # A little above 0 is rounding. NaN, infinities and huge values are wrong.
-        if not number or not -1e6 < value < 0.01:
-            return []
-        values.append(min(float(value), 0.0))
-    return values
+    values: list[Any] = [
+        entry.get("logprob") if type(entry) is dict or isinstance(entry, Mapping) else None
+        for entry in content
+    ]
+    kinds = set(map(type, values))
+    if not kinds or any(kind is bool or not issubclass(kind, float | int) for kind in kinds):
+        return []
+    # A little above 0 is rounding. NaN, infinities and huge values are wrong.
+    if not (min(values) > -1e6 and max(values) < 0.01) or math.isnan(math.fsum(values)):
+        return []
+    return [0.0 if value > 0 else float(value) for value in values]

@@ -7,7 +7,7 @@ Whom CONCEDE adopts is a question of votes: see `consensus.concession`.
 
 from collections.abc import Mapping, Sequence
 
-from mpdf_langgraph.state import Action, Response, Turn
+from mpdf_langgraph.state import DECIDED, Action, Response, Turn
 
 #: The response that each agent holds, in the order of the team. None: it holds no response.
 Held = Mapping[str, Response | None]
@@ -118,15 +118,17 @@ def find_stop_reason(
 ) -> str | None:
     """Return why a deliberation stops after a round, None if it goes on.
 
-    The first reason that holds counts: ``"failed"`` (nobody holds a response), ``"agreement"``, the
-    name of the budget that forbids every agent to refine, ``"all_persisted"``, ``"timeout"``,
-    ``"max_rounds"``. The turns are those of the round, none after the proposals. For the last two
-    arguments see `is_settled`.
+    The first reason that holds counts: ``"failed"`` (nobody holds a response), ``"agreement"``,
+    ``"decided"`` (no REFINE could change the answer), the name of the budget that forbids every
+    agent to refine, ``"all_persisted"``, ``"timeout"``, ``"max_rounds"``. The turns are those of
+    the round, none after the proposals. For the last two arguments see `is_settled`.
     """
     if not any(held.values()):
         return "failed"
     if stop_when_settled and is_settled(held, winner, settle_confidence, probability):
         return "agreement"
+    if any(turn["blocked"] == DECIDED for turn in turns):
+        return DECIDED
     if turns and all(turn["blocked"] for turn in turns):
         return turns[0]["blocked"]
     if stop_when_settled and turns and all(turn["action"] == "PERSIST" for turn in turns):

@@ -4,7 +4,7 @@ import math
 import random
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, Protocol, cast, runtime_checkable
+from typing import Any, ClassVar, Literal, Protocol, cast, runtime_checkable
 
 from mpdf_langgraph.calibration import Calibration
 from mpdf_langgraph.consensus import LogOdds, make_rule
@@ -27,7 +27,8 @@ class Router(Protocol):
     is the `Calibration` of the confidences that the router was fitted on. `consensus` is a
     `LearnedConsensus`, for ``consensus="learned"``, and `rule` the name of the consensus rule that
     the router was fitted with. `for_team(names)` returns the router for the agents of these names,
-    in the order of the observations. `estimate` takes the observations and returns for each a dict
+    in the order of the observations. `reads_scores` is False if it reads no measurement of a critic
+    but the confidence. `estimate` takes the observations and returns for each a dict
     of numbers that the decision rests on. They stand in the turn's record.
     """
 
@@ -63,6 +64,7 @@ class FixedRouter:
     name: str
     probabilities: tuple[float, float, float]
     version: str = "1"
+    reads_scores: ClassVar[bool] = False
 
     def decide(
         self, observations: Sequence[Observation], masks: Sequence[Sequence[bool]]
@@ -101,6 +103,11 @@ class ThresholdRouter:
     def __post_init__(self) -> None:
         if self.score not in _SCORES:
             raise ConfigurationError(f"score={self.score!r}: use one of {', '.join(_SCORES)}")
+
+    @property
+    def reads_scores(self) -> bool:
+        """See `Router`."""
+        return self.score == "self_verdict"
 
     def decide(
         self, observations: Sequence[Observation], masks: Sequence[Sequence[bool]]
@@ -198,6 +205,11 @@ def make_router(spec: Any) -> Router:
         "an object with name, version and decide(observations, masks), or a callable of the "
         "observations"
     )
+
+
+def never_moves(router: Router) -> bool:
+    """Tell whether every agent persists, whatever it observes."""
+    return isinstance(router, FixedRouter) and not any(router.probabilities[1:])
 
 
 def for_team(router: Router, names: Sequence[str]) -> Router:

@@ -15,6 +15,8 @@ from typing_extensions import TypedDict  # typing.TypedDict is of no use to pyda
 Action = Literal["PERSIST", "REFINE", "CONCEDE"]
 #: The fixed order of actions in every mask and probability vector.
 ACTIONS: tuple[Action, ...] = ("PERSIST", "REFINE", "CONCEDE")
+#: Stands in `Turn.blocked` where no REFINE of the round could change the answer.
+DECIDED = "decided"
 
 
 class Usage(TypedDict):
@@ -146,7 +148,8 @@ class Turn(TypedDict):
         after: Id of the response held once the round's moves are made.
         target: Id of the response that CONCEDE adopts, also if the action was another one.
         alternatives: Ids of extra REFINE samples, drawn only to learn from.
-        blocked: The budget that forbade REFINE, None if none did.
+        blocked: The budget that forbade REFINE, or ``"decided"`` where no REFINE of the round could
+            change the answer. None: nothing forbade it.
         estimates: What the decision rests on, where the router says so (see `Router`).
     """
 
@@ -405,13 +408,14 @@ def no_usage() -> Usage:
 
 def add_usage(*usages: Usage) -> Usage:
     """Return the sum of `usages`."""
-    return Usage(
-        calls=sum(u["calls"] for u in usages),
-        prompt_tokens=sum(u["prompt_tokens"] for u in usages),
-        completion_tokens=sum(u["completion_tokens"] for u in usages),
-        unreported=sum(u["unreported"] for u in usages),
-        estimated=sum(u["estimated"] for u in usages),
-    )
+    total = no_usage()
+    for usage in usages:
+        total["calls"] += usage["calls"]
+        total["prompt_tokens"] += usage["prompt_tokens"]
+        total["completion_tokens"] += usage["completion_tokens"]
+        total["unreported"] += usage["unreported"]
+        total["estimated"] += usage["estimated"]
+    return total
 
 
 def largest_usage(*usages: Usage) -> Usage:

@@ -13,6 +13,7 @@ from pydantic import SecretStr
 from mpdf_langgraph.errors import ConfigurationError, EndpointError
 from mpdf_langgraph.models.failover import failover_clients
 from mpdf_langgraph.models.http_client import EndpointClient
+from mpdf_langgraph.models.prefix_cache import PrefixCache
 from mpdf_langgraph.options import check_number
 from mpdf_langgraph.secrets import header_values, hide_secrets, mask_secrets
 
@@ -36,6 +37,8 @@ class EndpointStatus:
         models: The names that the server serves, LoRA adapters included.
         logprobs: Whether answers come with token logprobs. None: the check did not get that far.
         max_model_len: Longest prompt plus answer in tokens. None: the server does not say it.
+        prefix_cache: What vLLM's prefix cache has served since the server started. None: the server
+            does not say it.
     """
 
     ok: bool
@@ -43,6 +46,7 @@ class EndpointStatus:
     models: tuple[str, ...] = ()
     logprobs: bool | None = None
     max_model_len: int | None = None
+    prefix_cache: PrefixCache | None = None
 
 
 def vllm_chat_model(
@@ -67,9 +71,10 @@ def vllm_chat_model(
 
     Args:
         base_url: Where the server listens, such as ``http://localhost:8000/v1``. A missing
-            ``http://`` or ``/v1`` is added. Several servers of the same model take turns. A
-            server that cannot be reached, or turns requests down (429, 502, 503), rests, and the
-            request goes to the next one at once. Then one request at a time tries it.
+            ``http://`` or ``/v1`` is added. Several servers of the same model take turns. The calls
+            of an agent for one question stay at one of them, for its prefix cache. A server that
+            cannot be reached, or turns requests down (429, 502, 503), rests, and the request goes
+            to the next one at once. Then one request at a time tries it.
         model: The served name. None: the server is asked. This takes up to 5 seconds, and the
             server must serve exactly one model. Of several servers the first that answers counts.
         api_key: The key of the server, if it wants one (``vllm serve --api-key``). The key and
@@ -149,7 +154,7 @@ def check_endpoint(
 ) -> EndpointStatus:
     """Ask an endpoint for its models and for one token. Say in one line what was found.
 
-    It takes at most about three times `timeout`. It raises nothing, whatever the server does. Only
+    It takes at most about four times `timeout`. It raises nothing, whatever the server does. Only
     a wrong option raises.
 
     Args:
@@ -183,18 +188,43 @@ def check_endpoint(
                     f"{url} does not serve {_printable(name)!r}, but: {_names(served)}"
                 )
             logprobs = probe.gives_logprobs(name)
+            cache = probe.prefix_cache()
     except (EndpointError, ConfigurationError) as error:
         return EndpointStatus(ok=False, message=str(error), models=tuple(served))
     length = served[name]
     context = f" ({length} tokens of context)" if length else ""
     extra = "with logprobs" if logprobs else "but without logprobs: confidence costs extra calls"
+    if cache is not None and cache.rate is not None:
+        extra += f", prefix cache hit rate {cache.rate:.0%} so far"
     return EndpointStatus(
         ok=True,
         message=f"{url} serves {_printable(name)!r}{context}, {extra}",
         models=tuple(served),
         logprobs=logprobs,
         max_model_len=length,
+        prefix_cache=cache,
     )
+
+
+def read_prefix_cache(
+    base_url: str, *, api_key: str | SecretStr | None = None, timeout: float = 5.0
+) -> PrefixCache | None:
+    """Return the counters of a vLLM server's prefix cache. None: the server does not say them.
+
+    Read them before and after some calls. The difference is what the cache has served of them.
+
+    Args:
+        base_url: As for `vllm_chat_model`.
+        api_key: As for `vllm_chat_model`.
+        timeout: Seconds that the request may take in all.
+
+    Raises:
+        ConfigurationError: `base_url`, `api_key` or `timeout` is wrong.
+    """
+    url, key = _base_url(base_url), _api_key(api_key)
+    check_number("timeout", timeout, 0, above=True)
+    with _Probe(url, key, timeout) as probe:
+        return probe.prefix_cache()
 
 
 class _Probe:
@@ -255,13 +285,21 @@ class _Probe:
         except (TypeError, LookupError):
             return False
 
+    def prefix_cache(self) -> PrefixCache | None:
+        """Return the counters of the prefix cache. They stand beside the API, not below it."""
+        try:
+            status, answer = self._exchange("GET", "/metrics", url=self.url.removesuffix("/v1"))
+        except EndpointError:
+            return None
+        return PrefixCache.of(answer) if status == 200 and isinstance(answer, str) else None
+
     def _exchange(
-        self, method: str, path: str, body: dict[str, Any] | None = None
+        self, method: str, path: str, body: dict[str, Any] | None = None, *, url: str | None = None
     ) -> tuple[int, Any]:
         """Return the status and the parsed answer. An answer that is no JSON is text."""
         answer = bytearray()
         try:
-            with self.client.stream(method, self.url + path, json=body) as response:
+            with self.client.stream(method, (url or self.url) + path, json=body) as response:
                 for chunk in response.iter_bytes():
                     answer += chunk
                     if len(answer) > _MAX_ANSWER_BYTES:

@@ -9,10 +9,13 @@ import httpx2
 
 from mpdf_langgraph.errors import EndpointError
 from mpdf_langgraph.models.http_client import EndpointClient
+from mpdf_langgraph.runtime.caller import current_caller
 from mpdf_langgraph.runtime.retries import backoff, retry_after
 
 #: A server that failed rests for so many seconds at most, unless it asks for more.
 LONGEST_REST = 30.0
+#: So many callers are remembered with their server.
+MOST_HOMES = 10_000
 #: The server turned the request down: it is busy, or it is down behind a gateway.
 _TURNED_DOWN = {429, 502, 503}
 
@@ -38,17 +41,28 @@ class _Servers:
 
     A server that failed rests, longer with each failure. Then one request at a time tries it. It
     takes its turns again once that request is answered. If all rest, they are tried nevertheless.
+
+    An agent takes a turn at its first call for a question. Its later calls for the question begin
+    at the same server, whose prefix cache holds what they share.
     """
 
     def __init__(self, endpoints: Sequence[EndpointClient]) -> None:
         self._servers = [_Server(endpoint) for endpoint in endpoints]
         self._turn = 0
+        self._homes: dict[tuple[str, str], int] = {}  # by caller, the latest last
         self._lock = threading.Lock()  # one model may serve threads and event loops
 
     def in_turn(self) -> list[_Server]:
+        caller = current_caller()
         with self._lock:
-            start = self._turn % len(self._servers)
-            self._turn += 1
+            start = None if caller is None else self._homes.pop(caller, None)
+            if start is None:
+                start = self._turn % len(self._servers)
+                self._turn += 1
+            if caller is not None:
+                self._homes[caller] = start
+                if len(self._homes) > MOST_HOMES:
+                    del self._homes[next(iter(self._homes))]
         return self._servers[start:] + self._servers[:start]
 
     def take(self, waiting: list[_Server]) -> _Server:
@@ -181,9 +195,9 @@ def failover_clients(
 ) -> tuple[httpx2.Client, httpx2.AsyncClient]:
     """Return clients whose requests to the first endpoint go to any of `endpoints`.
 
-    The servers take turns. If one cannot be reached, or turns a request down as it is busy or
-    down, the request goes to the next one at once. Any other failure is raised, as the server may
-    have begun to answer.
+    The servers take turns, and the calls of an agent for a question stay at one of them. If one
+    cannot be reached, or turns a request down as it is busy or down, the request goes to the next
+    one at once. Any other failure is raised, as the server may have begun to answer.
     """
     servers = _Servers(endpoints)
     return (

@@ -1,15 +1,19 @@
 """The `consensus` node: it carries out a round's moves, counts the votes, and ends or goes on."""
 
 import math
+import re
 import time
 import warnings
 from collections.abc import Callable
+from functools import partial
 from typing import Any, Literal, cast
 
 from langchain_core.runnables import RunnableConfig
 from langgraph.types import Command
 
-from mpdf_langgraph.answers.schema import assign_clusters, schema_for
+from mpdf_langgraph.answers.choice_answer import ChoiceAnswer
+from mpdf_langgraph.answers.math_answer import MathAnswer
+from mpdf_langgraph.answers.schema import AnswerSchema, assign_clusters, schema_for
 from mpdf_langgraph.consensus import count_votes
 from mpdf_langgraph.errors import ConfigurationError, DeliberationError, describe_error
 from mpdf_langgraph.learned_consensus import rule_for
@@ -38,6 +42,8 @@ NextOfConsensus = Literal["router", "person", "__end__"]
 LIKELY_COINCIDENCE = 0.01
 #: Seconds that comparing answers may take even after the time limit.
 COMPARISON_SECONDS = 1.0
+#: Numbers that are compared at once.
+_NUMERAL = re.compile(r"-?[0-9]{1,15}(?:\.[0-9]{1,15})?")
 
 
 def consensus_steps(
@@ -70,8 +76,8 @@ def consensus_steps(
 
     survived: list[Failure] = []
     judged = no_usage()
-    try:  # a thread is of use only where there is something to compare
-        responses, representatives = _cluster_answers(_needs_thread, state)
+    try:  # a thread is of use only where comparing may take long
+        responses, representatives = _cluster_answers(partial(_same_at_once, schema), state)
     except _NeedsThread:
         compare = threaded_runnable(lambda _: _cluster_answers(same, state))
         call = Call(compare, None, lambda v: v, labels, is_model=False, deadline=deadline)
@@ -153,10 +159,14 @@ def _failure(agent: str, round_: int, stage: Literal["refine", "compare"], error
 
 
 class _NeedsThread(Exception):  # noqa: N818 - it is no error
-    """Two answers that are not written alike have to be compared."""
+    """Two answers that are not written alike have to be compared, and it may take long."""
 
 
-def _needs_thread(a: str, b: str) -> bool:
+def _same_at_once(schema: AnswerSchema, a: str, b: str) -> bool:
+    """Compare two numerals or choices. Anything else may take long, or ask a judge."""
+    numerals = type(schema) is MathAnswer and _NUMERAL.fullmatch(a) and _NUMERAL.fullmatch(b)
+    if numerals or type(schema) is ChoiceAnswer:
+        return schema.equivalent(a, b)
     raise _NeedsThread
 
 

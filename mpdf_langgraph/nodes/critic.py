@@ -49,6 +49,7 @@ def critic_steps(settings: Settings, task: Assignment) -> Steps[dict[str, Any]]:
                 allowance=left if response in followed else unlimited,
                 config=trace_labels("critique", task, silent=True),
                 attachments=task.get("attachments", []),
+                scores_read=settings.reads_scores(task["round"]),
             )
         )
         for response in task["drawn"]

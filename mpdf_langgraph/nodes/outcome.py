@@ -9,6 +9,7 @@ from langchain_core.messages import AIMessage
 from langchain_core.runnables import RunnableConfig
 
 from mpdf_langgraph.answers.structured_answer import StructuredAnswer
+from mpdf_langgraph.nodes.saving import count_saved_calls
 from mpdf_langgraph.nodes.settings import EpisodeSink, Settings
 from mpdf_langgraph.rounds import confidence_of
 from mpdf_langgraph.runtime.budget import is_alternative, total_cost, total_usage
@@ -225,6 +226,7 @@ def describe_standing(state: DeliberationState, stop_reason: str) -> dict[str, A
 def finish(settings: Settings, state: DeliberationState, stop_reason: str) -> Steps[dict[str, Any]]:
     """Write the trace of a finished deliberation. Return the state update that ends it."""
     state["deliberation"] = describe_outcome(state, stop_reason)
+    state["deliberation"]["usage"]["saved_calls"] = count_saved_calls(settings, state)
     voted = _vote_by_field(settings, state)
     if voted is not None and voted != state["deliberation"]["answer"]:  # nobody's whole answer
         state["deliberation"] |= {"answer": voted, "agent": None, "confidence": None}

@@ -5,6 +5,7 @@ from typing import Any, Literal, cast
 
 from langgraph.types import Command
 
+from mpdf_langgraph.nodes.saving import NOBODY_DECIDES, are_proposals_decided
 from mpdf_langgraph.nodes.settings import Settings
 from mpdf_langgraph.nodes.task import assign, reserved_cost, send_tasks
 from mpdf_langgraph.recruiting import AdaptiveRecruiting, leading_confidence, stand_of
@@ -54,8 +55,9 @@ def recruit(settings: Settings, state: DeliberationState) -> Command[Literal["ag
         {**state, "held": {n: state["held"].get(n) for n in settings.agents if n in asked + wave}},
     )
     tasks: list[Assignment] = []
+    decided = are_proposals_decided(settings, state)
     limit = None
-    for name in wave if worth.pays else ():
+    for name in wave if worth.pays and not decided else ():
         task = assign(settings, widened, name)
         cost = reserved_cost(settings, task)
         limit = shares.lacks(cost, time.time())
@@ -64,6 +66,9 @@ def recruit(settings: Settings, state: DeliberationState) -> Command[Literal["ag
         shares.reserve(cost)
         tasks.append(task)
     names = [task["agent"] for task in tasks]
+    why = worth.why if limit is None else f"{limit} does not allow another proposal"
+    if worth.pays and decided:
+        why = NOBODY_DECIDES
     decision = Recruit(
         asked=asked,
         action="ASK" if tasks else "STOP",
@@ -73,7 +78,7 @@ def recruit(settings: Settings, state: DeliberationState) -> Command[Literal["ag
         runner_up=stand.runner_up,
         gain=worth.gain,
         price=worth.price,
-        why=worth.why if limit is None else f"{limit} does not allow another proposal",
+        why=why,
     )
     events.emit_recruit(state["header"]["id"], decision)
     update: dict[str, Any] = {

@@ -14,6 +14,7 @@ from mpdf_langgraph.history import readable_history
 from mpdf_langgraph.nodes.person import check_checkpointer
 from mpdf_langgraph.nodes.question import find_question
 from mpdf_langgraph.nodes.recruit import is_recruiting, recruit
+from mpdf_langgraph.nodes.saving import is_round_decided
 from mpdf_langgraph.nodes.settings import Settings
 from mpdf_langgraph.nodes.task import assign, move_cost, reserved_cost, send_tasks
 from mpdf_langgraph.observation import Situation, observe
@@ -24,6 +25,7 @@ from mpdf_langgraph.runtime.calls import Steps
 from mpdf_langgraph.runtime.clock import clock_update, read_clock, started_at
 from mpdf_langgraph.state import (
     ACTIONS,
+    DECIDED,
     Assignment,
     Clock,
     DeliberationState,
@@ -188,7 +190,7 @@ def _decide(settings: Settings, state: DeliberationState) -> Command[NextOfRoute
         forced = forced_action(state, name, mask)
         if forced is not None:
             probabilities = [float(action == forced) for action in ACTIONS]
-        action = draw(probabilities, f"{seed}/{round_}/{name}")
+        action = draw(probabilities, _draw_seed(seed, round_, name))
         if action == "REFINE":
             shares.reserve(costs[name])
         extra = settings.alternatives if mask[1] else 0
@@ -211,6 +213,11 @@ def _decide(settings: Settings, state: DeliberationState) -> Command[NextOfRoute
         if estimated:
             turn["estimates"] = estimated
         turns.append(turn)
+    if is_round_decided(settings, state, turns):
+        tasks = []
+        for turn, row in zip(turns, rows, strict=True):
+            if turn["action"] == "REFINE":
+                _bar_refine(settings, turn, row, seed)
     for turn in turns:
         events.emit_decision(header["id"], turn, held)
     update = {
@@ -222,3 +229,15 @@ def _decide(settings: Settings, state: DeliberationState) -> Command[NextOfRoute
     }
     goto: Any = send_tasks(tasks, shares) if tasks else "consensus"
     return Command(update=update, goto=goto)
+
+
+def _draw_seed(episode: str, round_: int, agent: str) -> str:
+    return f"{episode}/{round_}/{agent}"
+
+
+def _bar_refine(settings: Settings, turn: Turn, row: list[float], episode: str) -> None:
+    """Draw the action of a turn again, without REFINE, which could not change the answer."""
+    turn["mask"] = [True, False, turn["mask"][2]]
+    turn["probabilities"] = behaviour(row, turn["mask"], settings.explore)
+    turn["action"] = draw(turn["probabilities"], _draw_seed(episode, turn["round"], turn["agent"]))
+    turn["blocked"] = DECIDED

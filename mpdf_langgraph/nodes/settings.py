@@ -10,6 +10,7 @@ from typing import Any, Protocol
 from mpdf_langgraph.agents import Agent
 from mpdf_langgraph.answers.schema import AnswerSchema, refuse_async
 from mpdf_langgraph.calibration import Calibration
+from mpdf_langgraph.consensus import confidence_weighted, majority
 from mpdf_langgraph.critic import BudgetedCritic
 from mpdf_langgraph.errors import ConfigurationError
 from mpdf_langgraph.learned_consensus import AnyRule, LearnedConsensus, describe_rule
@@ -81,6 +82,7 @@ class Settings:
     max_rounds: int
     budget: Budget
     stop_when_settled: bool
+    stop_when_decided: bool
     settle_confidence: float | None
     interrupt_when: Callable[[dict[str, Any]], bool] | None
     explore: float
@@ -129,9 +131,38 @@ class Settings:
                 "a callable of how the deliberation stands, or None"
             )
         refuse_async(when, "interrupt_when")
+        if self.stop_when_decided:
+            self._check_decidable()
         bar = when.confidence_below if isinstance(when, Unsure) else None
         if bar is not None and self.critic is None and not learned:
             raise ConfigurationError("confidence_below needs a critic, and critic is None")
+
+    def _check_decidable(self) -> None:
+        """Check that stop_when_decided can work.
+
+        Raises:
+            ConfigurationError: It cannot.
+        """
+        obstacles = {
+            'consensus="confidence" or "majority"': self.consensus
+            not in (majority, confidence_weighted),
+            "no interrupt_when, as a person sees all votes": self.interrupt_when is not None,
+            "alternatives=0, as these are drawn in every round": self.alternatives > 0,
+            "a vote on whole answers, by_field=False": getattr(self.answer, "by_field", False),
+        }
+        if needed := [what for what, lacks in obstacles.items() if lacks]:
+            raise ConfigurationError(f"stop_when_decided needs {needed[0]}")
+
+    def reads_scores(self, round_: int) -> bool:
+        """Tell whether measurements of a round's critiques are read beside the confidences.
+
+        A trace keeps them, and a router may decide by them in a later round. Where a budget counts
+        calls or tokens, what they take decides what else is asked.
+        """
+        if self.traces is not None or self.budget.counts:
+            return True
+        decides = round_ < self.max_rounds or self.interrupt_when is not None
+        return decides and getattr(self.router, "reads_scores", True)
 
     def _check_risk(self, risk: float) -> None:
         if not isinstance(self.consensus, LearnedConsensus):
@@ -202,6 +233,7 @@ class Settings:
             # Left out if it says nothing, as the ids of imported records depend on the options.
             **({} if self.recruiting is None else {"recruit": self.recruiting.describe()}),
             **({} if self.budget.max_cost is None else {"max_cost": self.budget.max_cost}),
+            **({"stop_when_decided": True} if self.stop_when_decided else {}),
             **({} if self.risk is None else {"risk": self.risk, "bar": self._bar}),
             **({"interrupt_when": _name_of(when)} if (when := self.interrupt_when) else {}),
             **(

@@ -26,6 +26,7 @@ from langgraph.errors import GraphBubbleUp, ParentCommand
 
 from mpdf_langgraph.errors import ConfigurationError, ModelOutputError, describe_error
 from mpdf_langgraph.runtime.budget import MESSAGE_TOKENS, prompt_bound, text_bound
+from mpdf_langgraph.runtime.caller import calling
 from mpdf_langgraph.runtime.retries import is_worth_retrying, pause_before_retry
 from mpdf_langgraph.secrets import hide_environment, hide_secrets_of
 from mpdf_langgraph.state import Usage, add_usage, no_usage
@@ -288,7 +289,8 @@ def _perform(call: Call, config: RunnableConfig) -> CallResult:
     while attempts.may_start():
         attempts.made += 1
         try:
-            attempts.raw = call.runnable.invoke(call.payload, attempts.config)
+            with calling(call.config.get("metadata")):
+                attempts.raw = call.runnable.invoke(call.payload, attempts.config)
             value = call.parse(attempts.raw)
             return attempts.result(value, ok=True)
         except ParentCommand as command:
@@ -309,7 +311,8 @@ async def _aperform(call: Call, config: RunnableConfig) -> CallResult:
         attempts.made += 1
         try:
             async with asyncio.timeout(attempts.seconds_left()) as limit:
-                attempts.raw = await call.runnable.ainvoke(call.payload, attempts.config)
+                with calling(call.config.get("metadata")):
+                    attempts.raw = await call.runnable.ainvoke(call.payload, attempts.config)
                 value = call.parse(attempts.raw)
             return attempts.result(value, ok=True)
         except ParentCommand as command:

@@ -8,7 +8,7 @@ from typing import Any
 
 from langgraph.config import get_stream_writer
 
-from mpdf_langgraph.state import Consensus, Failure, Intervention, Recruit, Response, Turn
+from mpdf_langgraph.state import DECIDED, Consensus, Failure, Intervention, Recruit, Response, Turn
 
 
 def _short(answer: str | None) -> str:
@@ -65,6 +65,8 @@ def emit_decision(episode: str, turn: Turn, held: dict[str, Response | None]) ->
             "CONCEDE": f"concedes to {adopts}",
         }[action]
     )
+    if turn["blocked"] == DECIDED:
+        text += ", as no new answer could change the result"
     keys: dict[str, Any] = {"agent": agent, "action": action}
     keys["probabilities"] = turn["probabilities"]
     if action == "CONCEDE":

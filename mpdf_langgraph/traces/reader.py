@@ -109,7 +109,7 @@ def first_episode(segment: Path) -> Episode | None:
 
 def _lines(segment: Path, end: int) -> Iterator[tuple[int, bytes]]:
     """Yield the records that start before the byte `end`, with their line numbers."""
-    with segment.open("rb") as file:
+    with segment.open("rb", buffering=1 << 20) as file:
         start = 0
         for number, line in enumerate(file, 1):
             if start >= end:

@@ -112,15 +112,18 @@ class Episode(BaseModel):
             parts: list[Any] = []
             for one in level:
                 kind = type(one)
-                if kind in _PLAIN:
-                    continue
-                if kind is dict or isinstance(one, Mapping):
+                if kind is dict:
                     parts += one.values()
-                elif kind is list or isinstance(one, list | tuple):
+                elif kind is list:
                     parts += one
-                elif isinstance(one, float) and not math.isfinite(one):
-                    raise ValueError("a number is not finite")  # orjson would write null
-            level = parts
+                elif isinstance(one, float):
+                    if not math.isfinite(one):
+                        raise ValueError("a number is not finite")  # orjson would write null
+                elif isinstance(one, Mapping):
+                    parts += one.values()
+                elif isinstance(one, list | tuple):
+                    parts += one
+            level = [part for part in parts if type(part) not in _PLAIN]
             if not level:
                 break
         if level:

@@ -12,6 +12,7 @@ from langgraph.checkpoint.memory import InMemorySaver
 from mpdf_langgraph import Agent, create_deliberation
 from mpdf_langgraph.critic import FAILURES_TO_GIVE_UP, SelfCritic, SelfLogprobCritic, make_critic
 from mpdf_langgraph.errors import ConfigurationError, DeliberationError
+from mpdf_langgraph.router import FunctionRouter
 from mpdf_langgraph.verdicts import reasoned_yes_probability
 from tests.support.running import ON, final_state
 from tests.support.scripted import (
@@ -36,6 +37,10 @@ def responses(team: list[Any], critic: Any, **options: Any) -> dict[str, Any]:
     options = {"router": "always-persist", "stop_when_settled": False, **options}
     values = final_state(create_deliberation(team, critic=critic, max_rounds=1, **options), Q)
     return {"result": values["deliberation"], **values["responses"]}
+
+
+#: A router that could read all measurements of a critique.
+READS_SCORES = FunctionRouter(lambda seen: ["PERSIST"] * len(seen))
 
 
 def critique(model: Any, critic: Any, **options: Any) -> dict[str, Any]:
@@ -243,7 +248,8 @@ def test_the_budget_sets_the_longest_check_aside() -> None:
 def test_sequence_probability_and_a_check_in_writing_side_by_side() -> None:
     critic = SelfLogprobCritic(verdict=SelfCritic(reasoning_tokens=64))
     assert critic.max_tokens == 64
-    found = critique(says("Answer: 4", critique=WRITTEN, logprob=-0.25), critic)
+    model = says("Answer: 4", critique=WRITTEN, logprob=-0.25)
+    found = critique(model, critic, router=READS_SCORES)
     assert found["scores"].keys() == {"logprob", "logprob_raw", "self_reasoning"}
 
 
@@ -270,7 +276,8 @@ def test_logprob_critic_is_free() -> None:
 
 
 def test_both_scores_are_recorded_and_the_sequence_decides() -> None:
-    found = critique(says("Answer: 4", critique=yes(0.2), logprob=-0.25), "self+logprob")
+    model = says("Answer: 4", critique=yes(0.2), logprob=-0.25)
+    found = critique(model, "self+logprob", router=READS_SCORES)
     assert found["confidence"] == pytest.approx(math.exp(-0.25))
     assert found["source"] == "logprob"
     assert found["scores"].keys() == {"logprob", "logprob_raw", "self"}

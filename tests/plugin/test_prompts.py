@@ -4,12 +4,15 @@ import dataclasses
 import inspect
 import re
 from string import Formatter
+from typing import Any
 
 import pytest
 from langchain_core.language_models import FakeListChatModel
 from langchain_core.messages import AIMessage, HumanMessage
 
-from mpdf_langgraph import Agent, ConfigurationError, MathAnswer, Prompts
+from mpdf_langgraph import Agent, ConfigurationError, MathAnswer, Prompts, create_deliberation
+from mpdf_langgraph.models.prefix_cache import known_share
+from tests.support.scripted import says, yes
 
 TEMPLATES = [field.name for field in dataclasses.fields(Prompts)]
 HOSTILE = r"Let {x} be \frac{1}{2}, {0} and {question!r}} %s"
@@ -88,6 +91,27 @@ def test_the_three_tasks_share_one_prefix(agent: Agent) -> None:
     assert judged[0] == later[0]
     absent = agent.refine_turn("Q?", schema=schema, own=None, peers={})
     assert absent[0].text == Prompts().no_response
+
+
+def test_every_call_of_an_agent_goes_on_from_an_earlier_one() -> None:
+    question = "How many sheep are there, if " + "there are seven more than that, and " * 20
+    models = [says(f"{n} sheep. " * 40, f"{n} sheep, or more. " * 40, yes(0.6)) for n in range(2)]
+    team = [Agent(f"a{n}", m, system_prompt=f"You are {n}.") for n, m in enumerate(models)]
+    options: dict[str, Any] = {"max_rounds": 2, "stop_when_settled": False, "critic": "self"}
+    create_deliberation(team, router="always-refine", **options).compile().invoke(
+        {"question": question}
+    )
+    for model in models:
+        asked = [request.messages for request in model.requests]
+        assert model.kinds() == ["propose", "critique", "refine", "critique", "refine", "critique"]
+        opening, proposed, refined, judged, again, judged_again = asked
+        assert proposed[: len(opening)] == refined[: len(opening)] == again[: len(opening)]
+        assert proposed[: len(opening)] == opening
+        assert refined[len(opening)] == proposed[len(opening)]  # its proposal
+        assert judged[: len(refined)] == refined
+        assert judged_again[: len(again)] == again
+        assert again[len(opening)] == judged[len(refined)]  # its refined response
+        assert known_share(asked) > 0.55
 
 
 def test_no_empty_system_message() -> None:

@@ -17,10 +17,11 @@ import asyncio
 import json
 import tempfile
 import time
+import uuid
 import warnings
 from collections import defaultdict
 from collections.abc import Awaitable, Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -42,6 +43,8 @@ from mpdf_langgraph import (
     vllm_chat_model,
 )
 from mpdf_langgraph.errors import ConfigurationError
+from mpdf_langgraph.models.endpoints import read_prefix_cache
+from mpdf_langgraph.models.prefix_cache import known_share
 from mpdf_langgraph.nodes.router import current_situation
 from mpdf_langgraph.observation import observe
 from mpdf_langgraph.traces.writer import TraceWriter
@@ -71,6 +74,9 @@ class SpeedOptions:
     """Decisions in the router's large batch."""
     records: int = 300
     """Trace records to write and read."""
+    endpoint: str | None = None
+    """A vLLM server, such as http://localhost:8000/v1. Debates run against it too, and its prefix
+    cache tells its hit rate."""
     router: Path = ROOT / "examples/tiny_lm/router"
     """A fitted router, whose decisions are timed."""
     out: Path = Path("runs/speed")
@@ -130,11 +136,11 @@ class _Recorder(BaseCallbackHandler):
         self.rounds[kwargs["metadata"]["mpdf_round"]].append((messages[0], heat))
 
 
-async def deliberate(graph: Any, **config: Any) -> None:
+async def deliberate(graph: Any, question: str = QUESTION, **config: Any) -> None:
     """Run one deliberation."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)  # identical proposals
-        await graph.ainvoke({"question": QUESTION}, config)
+        await graph.ainvoke({"question": question}, config)
 
 
 async def record(graph: Any) -> Requests:
@@ -302,6 +308,36 @@ async def finished_state(url: str, case: Case) -> Any:
     return values
 
 
+async def measure_prefixes(url: str, options: SpeedOptions) -> list[Row]:
+    """Return how much of the prompts of a debate was computed before.
+
+    Args:
+        url: The server that costs nothing.
+        options: Its `endpoint`, if it is given, runs debates too. Its metrics tell the rate.
+    """
+    case = CASES[1]
+    requests = await record(case.build(vllm_chat_model(url, "speed")).compile())
+    share = 100 * known_share([messages for calls in requests for messages, _ in calls])
+    rows = [
+        Row.of(f"prompts known to a prefix cache: {case.name}", [share], unit="% of characters")
+    ]
+    if options.endpoint is None:
+        return rows
+    for critic in (None, "self"):
+        debate = replace(case, critic=critic).build(vllm_chat_model(options.endpoint)).compile()
+        rates = []
+        for _ in range(options.repeats):
+            before = read_prefix_cache(options.endpoint)
+            await deliberate(debate, question=f"{uuid.uuid4().hex[:8]}: {QUESTION}")
+            after = read_prefix_cache(options.endpoint)
+            if before is None or after is None or (rate := (after - before).rate) is None:
+                raise ConfigurationError(f"{options.endpoint} tells nothing of a prefix cache")
+            rates.append(100 * rate)
+        name = f"hit rate of the prefix cache: {case.name}, critic {critic}"
+        rows.append(Row.of(name, rates, unit="% of tokens"))
+    return rows
+
+
 def main(options: SpeedOptions) -> None:
     """Measure everything, print the table, and write table, plot and history."""
     check_least(options, repeats=1, questions=1, at_once=1, observations=1, records=1)
@@ -312,6 +348,7 @@ def main(options: SpeedOptions) -> None:
         with speed_server(0.0) as url:
             rows = asyncio.run(measure_processor(url, options, bar))
             state = asyncio.run(finished_state(url, CASES[3]))
+            rows += asyncio.run(measure_prefixes(url, options))
         with speed_server(options.delay) as url:
             rows += asyncio.run(measure_wall(url, options, bar))
         rows += measure_router(state, options, bar)

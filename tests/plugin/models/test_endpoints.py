@@ -13,7 +13,13 @@ from langchain_openai import ChatOpenAI
 from pydantic import SecretStr
 
 from mpdf_langgraph.errors import ConfigurationError, EndpointError
-from mpdf_langgraph.models.endpoints import EndpointStatus, check_endpoint, vllm_chat_model
+from mpdf_langgraph.models.endpoints import (
+    EndpointStatus,
+    check_endpoint,
+    read_prefix_cache,
+    vllm_chat_model,
+)
+from mpdf_langgraph.models.prefix_cache import PrefixCache
 from tests.support.server import Server, cards, completion
 from tests.support.sockets import raw_server
 
@@ -25,6 +31,54 @@ def free_port() -> int:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         return int(taken.getsockname()[1])
+
+
+# --- the prefix cache -------------------------------------------------------------------------
+
+METRICS = """\
+# HELP vllm:prefix_cache_queries_total Prefix cache queries, in terms of number of queried tokens.
+# TYPE vllm:prefix_cache_queries_total counter
+vllm:prefix_cache_queries_total{{engine="0",model_name="tiny"}} {queries}
+vllm:prefix_cache_queries_total{{engine="1",model_name="tiny"}} 1.2e+03
+vllm:prefix_cache_queries_created{{engine="0",model_name="tiny"}} 1.7e+09
+vllm:prefix_cache_hits_total{{engine="0",model_name="tiny"}} {hits}
+vllm:prefix_cache_hits_total{{engine="1",model_name="tiny"}} 200.0
+vllm:external_prefix_cache_hits_total{{engine="0",model_name="tiny"}} 7.0
+"""
+
+
+def test_the_check_tells_the_hit_rate_of_the_prefix_cache(server: Server) -> None:
+    text = METRICS.format(queries="800.0", hits="1000.0").encode()
+    server.routes["/metrics"] = lambda _: (200, text)
+    status = check_endpoint(server.url)
+    assert status.prefix_cache == PrefixCache(2000, 1200)
+    assert status.message.endswith(", prefix cache hit rate 60% so far")
+    before = read_prefix_cache(server.url)
+    text = METRICS.format(queries="1000.0", hits="1150.0").encode()
+    after = read_prefix_cache(server.url)
+    assert before is not None
+    assert after is not None
+    assert (after - before).rate == pytest.approx(0.75)
+
+
+@pytest.mark.parametrize(
+    ("status", "text"),
+    [
+        (200, b""),
+        (200, b"vllm:prefix_cache_queries_total 5.0\n"),
+        (200, b"vllm:prefix_cache_queries_total many\nvllm:prefix_cache_hits_total 1\n"),
+        (200, b"[1, 2]"),
+        (404, b"vllm:prefix_cache_queries_total 5.0\nvllm:prefix_cache_hits_total 1.0\n"),
+    ],
+)
+def test_a_server_may_keep_its_prefix_cache_to_itself(
+    server: Server, status: int, text: bytes
+) -> None:
+    server.routes["/metrics"] = lambda _: (status, text)
+    found = check_endpoint(server.url)
+    assert found.ok
+    assert found.prefix_cache is None
+    assert "prefix cache" not in found.message
 
 
 # --- check_endpoint ---------------------------------------------------------------------------
@@ -323,7 +377,7 @@ def test_nothing_of_openai_in_the_environment_is_used(
     llm.invoke("Hello")
     asyncio.run(llm.ainvoke("Hello"))
     check_endpoint(server.url)
-    assert len(server.requests) == 5
+    assert len(server.requests) == 6
     assert KEY not in repr([headers for _, headers, _ in server.requests])
 
 

@@ -15,6 +15,7 @@ import pytest
 from mpdf_langgraph import Agent, ConfigurationError, create_deliberation, vllm_chat_model
 from mpdf_langgraph.models import failover
 from mpdf_langgraph.runtime import retries
+from mpdf_langgraph.runtime.caller import calling
 from tests.support.loopback import loopback
 from tests.support.server import Server, cards, completion
 
@@ -97,6 +98,71 @@ async def test_no_request_fails_while_servers_are_killed_in_turn() -> None:
             over.set()
         assert set(answers) == {"a", "b", "c"}
         assert set(answers[seen:]) == {"a", "b", "c"}  # all are back
+
+
+def answering(server: Server) -> Server:
+    def reply(body: dict[str, Any]) -> tuple[int, Any]:
+        status, given = completion(body)
+        if "top_logprobs" in body:  # a verdict
+            yes = {"token": "yes", "logprob": -0.1, "bytes": None, "top_logprobs": []}
+            given["choices"][0]["logprobs"]["content"] = [{**yes, "top_logprobs": [yes]}]
+        return status, given
+
+    server.routes["/v1/chat/completions"] = reply
+    return server
+
+
+def agents_of(server: Server) -> Counter[str]:
+    """Count the requests that a server got, by the agent's system prompt."""
+    bodies = [body for path, _, body in server.requests if "chat" in path]
+    return Counter(body["messages"][0]["content"] for body in bodies)
+
+
+@pytest.mark.parametrize("sync", [True, False])
+def test_an_agent_stays_at_one_server(sync: bool) -> None:
+    with Server() as a, Server() as b, Server() as c:
+        servers = [answering(server) for server in (a, b, c)]
+        llm = vllm_chat_model([server.url for server in servers], "tiny")
+        team = [Agent(name, llm, system_prompt=name) for name in ("ann", "bob", "cid")]
+        graph = create_deliberation(
+            team, router="always-refine", critic="self", max_rounds=2, stop_when_settled=False
+        ).compile()
+        asked = {"question": "Who?"}
+        _ = graph.invoke(asked) if sync else asyncio.run(graph.ainvoke(asked))
+        found = [agents_of(server) for server in servers]
+        assert sorted(name for seen in found for name in seen) == ["ann", "bob", "cid"]
+        assert [seen.total() for seen in found] == [6, 6, 6]  # a call and a verdict a round
+        _ = graph.invoke(asked) if sync else asyncio.run(graph.ainvoke(asked))
+        assert [agents_of(server).total() for server in servers] == [12, 12, 12]
+
+
+def test_an_agent_whose_server_is_down_stays_at_another_and_goes_back() -> None:
+    with Server() as a, Server() as b, Server() as c:
+        servers = [answering(server) for server in (a, b, c)]
+        llm = vllm_chat_model([server.url for server in servers], "tiny")
+        with calling({"mpdf_episode": "1", "mpdf_agent": "ann"}):
+            by_invoke(llm)
+            a.routes["/v1/chat/completions"] = lambda _: (503, {})
+            for _ in range(3):
+                by_invoke(llm)
+            assert [len(server.requests) for server in (b, c)] == [3, 0]
+            answering(a)
+            a.requests.clear()
+            time.sleep(0.06)
+            for _ in range(3):
+                by_invoke(llm)
+            assert [len(server.requests) for server in servers] == [3, 3, 0]
+
+
+def test_callers_are_forgotten_in_the_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(failover, "MOST_HOMES", 2)
+    servers = failover._Servers([Any, Any, Any])  # type: ignore[list-item]
+    first = []
+    for agent in ("ann", "bob", "cid", "bob", "ann"):
+        with calling({"mpdf_episode": "1", "mpdf_agent": agent}):
+            first.append(servers._servers.index(servers.in_turn()[0]))
+    assert first == [0, 1, 2, 1, 0]  # ann was forgotten, and it was the first one's turn again
+    assert len(servers._homes) == 2
 
 
 def test_one_request_at_a_time_tries_a_server_again() -> None:

@@ -5,8 +5,16 @@ from typing import Any
 
 import pytest
 
-from mpdf_langgraph import Agent, Episode, MathAnswer, create_deliberation
+from mpdf_langgraph import (
+    Agent,
+    ChoiceAnswer,
+    Episode,
+    MathAnswer,
+    TextAnswer,
+    create_deliberation,
+)
 from mpdf_langgraph.errors import ConfigurationError
+from mpdf_langgraph.nodes.consensus import _NeedsThread, _same_at_once
 from mpdf_langgraph.observation import Situation, feature, observe
 from mpdf_langgraph.router import FixedRouter, draw
 from tests.support.running import record_of
@@ -198,3 +206,20 @@ def test_confidence_weighs_the_vote() -> None:
     assert weighted.outcome["confidence"] == 0.9
     assert weighted.outcome["agent"] == "agent-1"
     assert record(team, consensus="majority", **options).outcome["answer"] == "5"
+
+
+def test_only_what_takes_no_time_is_compared_at_once() -> None:
+    class Slow(MathAnswer):
+        pass
+
+    assert _same_at_once(MathAnswer(), "4.50", "4.5")
+    assert not _same_at_once(MathAnswer(), "-4", "4")
+    assert not _same_at_once(ChoiceAnswer(4), "A", "B")
+    for schema, a, b in (
+        (MathAnswer(), "x + 1", "4"),
+        (MathAnswer(), "4", "1" * 16),
+        (Slow(), "4", "5"),
+        (TextAnswer(), "4", "5"),
+    ):
+        with pytest.raises(_NeedsThread):
+            _same_at_once(schema, a, b)

@@ -193,7 +193,9 @@ function decision(view, turn) {
       h("span", { class: "value" }, turn.mask[n] ? percent(turn.probabilities[n], 1) : "barred"))),
     turn.estimates && h("p", { class: "facts dim" }, Object.entries(turn.estimates).map(([name, value]) => h("span", {}, `${ESTIMATES[name] ?? name} ${value.toFixed(3)}`))),
     !turn.mask[2] && h("p", { class: "dim" }, "No peer held a different answer to concede to."),
-    turn.blocked && h("p", { class: "dim" }, `REFINE was barred by a budget: ${turn.blocked}.`));
+    turn.blocked && h("p", { class: "dim" }, turn.blocked === "decided"
+      ? "REFINE was barred: no new answer could change the result."
+      : `REFINE was barred by a budget: ${turn.blocked}.`));
 }
 
 function spoken(view, response, title) {
