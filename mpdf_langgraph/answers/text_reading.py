@@ -44,7 +44,7 @@ _APPOSITION = Pattern(
     r"|an|which|who|whose|where|because|since|as|not|although|though|so|with|for|but|followed"
     r"|of\scourse|being|located|known|due|also|i\.e\.|capital|car|puisque|weil|denn|da|ya\sque"
     r"|porque|pois|perché|poiché|потому|так\sкак|omdat|want|ponieważ|çünkü|vì)\b)|\s(?=(?:because"
-    r"|since|as\s(?:it|they)|rather\sthan|instead\sof)\b)|\s[-–—]\s(?=[a-z])|;\s(?!\w+[.;]?$)"
+    r"|since|as\s(?:it|they)|rather\sthan|instead\sof)\b)|\s[-–—]\s(?=[a-z]+\s\w)|;\s(?!\w+[.;]?$)"
 )
 _CORRECTED = Pattern(
     r"not\b[^.\n]{1,80}?(?:\bbut\s(?:rather\s)?|[;,–—-]\s?(?:it(?:'s|\sis)|but)\s)", re.IGNORECASE
