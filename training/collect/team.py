@@ -37,8 +37,9 @@ class TeamOptions:
     """The team to ask, and how its answers are read."""
 
     base_url: tyro.conf.UseAppendAction[tuple[str, ...]] = ()
-    """An OpenAI-compatible server. Give the option again for more servers: the agents get them in
-    turn, each with the model of the same place."""
+    """An OpenAI-compatible server, or several servers of one model with commas in between, which
+    share the requests by load. Give the option again for more models: the agents get them in turn,
+    each with the model of the same place."""
     model: tyro.conf.UseAppendAction[tuple[str, ...]] = ()
     """A served model's name. It may be left out if the server serves only one."""
     api_key: str | None = None
@@ -122,22 +123,15 @@ class TeamOptions:
             )
         models: list[Runnable[Any, Any]] = []
         for place in range(count):
-            url, name = self.base_url[place % len(self.base_url)], names[place % len(names)]
-            status = check_endpoint(url, name, api_key=self.api_key)
-            if not status.ok:
-                raise EndpointError(status.message)
-            print(status.message)
-            if self.max_tokens and self.max_tokens > (status.max_model_len or self.max_tokens):
-                raise ConfigurationError(
-                    f"--max-tokens {self.max_tokens} is more than the {status.max_model_len} "
-                    f"tokens of {status.models[0] if name is None else name} for prompt and "
-                    "answer together: give less"
-                )
+            urls = self.base_url[place % len(self.base_url)].split(",")
+            name = names[place % len(names)]
+            for url in urls:
+                name = self._check_server(url, name)
             given = {} if self.max_tokens is None else {"max_tokens": self.max_tokens}
             models.append(
                 vllm_chat_model(
-                    url,
-                    name or status.models[0],
+                    urls,
+                    name,
                     api_key=self.api_key,
                     temperature=self.temperature,
                     timeout=self.timeout,
@@ -145,6 +139,20 @@ class TeamOptions:
                 )
             )
         return models
+
+    def _check_server(self, url: str, name: str | None) -> str:
+        """Check a server, and return the name of its model. None: it serves only one."""
+        status = check_endpoint(url, name, api_key=self.api_key)
+        if not status.ok:
+            raise EndpointError(status.message)
+        print(status.message)
+        name = name or status.models[0]
+        if self.max_tokens and self.max_tokens > (status.max_model_len or self.max_tokens):
+            raise ConfigurationError(
+                f"--max-tokens {self.max_tokens} is more than the {status.max_model_len} tokens of "
+                f"{name} for prompt and answer together: give less"
+            )
+        return name
 
 
 def answer_schema(name: Answer, choices: int = 4) -> AnswerSchema:
