@@ -6,6 +6,7 @@ when it is on disk. The names of the segments sort by the time at which they wer
 """
 
 import os
+import re
 import time
 import uuid
 from contextlib import suppress
@@ -23,12 +24,17 @@ class TraceWriter:
         folder: Created if it does not exist.
 
     Raises:
-        TraceError: The folder cannot be made or written to.
+        TraceError: The folder cannot be made or written to, or is a URL.
     """
 
     def __init__(self, folder: str | os.PathLike[str]) -> None:
         self.folder = Path(folder)
         self._segments: dict[int, int] = {}  # file descriptors by process id
+        if re.match(r"[a-z][a-z0-9+.-]+:/", str(self.folder)):  # longer than a drive's letter
+            raise TraceError(
+                f"{self.folder} is a URL. Traces need a folder: appending is safe in no object "
+                "store. Mount the store, or copy the folder there afterwards"
+            )
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:

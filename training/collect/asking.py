@@ -65,17 +65,37 @@ class Answered:
     error: str | None
 
 
+Ask = Callable[[Question], Awaitable[Answered]]
+
+
+async def ask_question(graph: Any, question: Question) -> Answered:
+    """Ask a compiled graph (`create_deliberation(...).compile()`) a question. Raises no error."""
+    try:
+        deliberation = (await graph.ainvoke(question.input()))["deliberation"]
+    except Exception as error:  # of any kind: the other questions must be answered
+        return Answered(question, None, describe_error(error))
+    return Answered(question, deliberation, find_fault(deliberation))
+
+
+def find_fault(deliberation: Mapping[str, Any]) -> str | None:
+    """Return why a question must be asked again, given its outcome. None: it is finished."""
+    faults = [f for f in deliberation["failures"] if f.partition(": ")[0].endswith(" propose")]
+    if stored := deliberation.get("trace_error"):
+        faults.append(f"the trace was not stored: {stored}")
+    return "; ".join(faults) or None
+
+
 async def ask_all(
-    graph: Any,
+    ask: Ask,
     questions: Sequence[Question],
     concurrency: int,
     label: str,
     on_failure: Callable[[Answered], None] | None = None,
 ) -> list[Answered]:
-    """Ask a compiled graph all questions.
+    """Ask all questions.
 
     Args:
-        graph: From `create_deliberation(...).compile()`.
+        ask: Asks one. It catches the errors that must not stop the others.
         questions: What to ask.
         concurrency: Deliberations at a time.
         label: Stands before the progress bar.
@@ -85,27 +105,16 @@ async def ask_all(
         One result per question, in their order. A failure does not stop the others.
     """
 
-    async def ask(question: Question) -> Answered:
-        try:
-            deliberation = (await graph.ainvoke(question.input()))["deliberation"]
-            answered = Answered(question, deliberation, _fault(deliberation))
-        except Exception as error:  # of any kind: the other questions must be answered
-            answered = Answered(question, None, describe_error(error))
+    async def ask_and_note(question: Question) -> Answered:
+        answered = await ask(question)
         if answered.error is not None and on_failure:
             on_failure(answered)
         return answered
 
     return await for_each(
         questions,
-        ask,
+        ask_and_note,
         concurrency=concurrency,
         label=label,
         has_failed=lambda answered: answered.error is not None,
     )
-
-
-def _fault(deliberation: Mapping[str, Any]) -> str | None:
-    faults = [f for f in deliberation["failures"] if f.partition(": ")[0].endswith(" propose")]
-    if stored := deliberation.get("trace_error"):
-        faults.append(f"the trace was not stored: {stored}")
-    return "; ".join(faults) or None

@@ -24,7 +24,9 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from contextlib import closing
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -41,9 +43,9 @@ from mpdf_langgraph import (
     create_deliberation,
     load_router,
 )
-from mpdf_langgraph.critic import make_critic
+from mpdf_langgraph.critic import BudgetedCritic, make_critic
 from mpdf_langgraph.router import Router, make_router
-from training.collect.asking import Answered, ask_all
+from training.collect.asking import Answered, Ask, ask_all, ask_question
 from training.collect.files import keep_settings
 from training.collect.importing import Replay, read_answers
 from training.collect.questions import (
@@ -84,7 +86,12 @@ class CollectOptions:
     consensus: Literal["confidence", "majority"] = "confidence"
     """How votes are counted."""
     concurrency: int = 64
-    """Deliberations at a time."""
+    """Deliberations at a time. With --ray: of each worker."""
+    ray: str | None = None
+    """Ask on a Ray cluster: its address, `auto` for the one that runs here, or `local` to start one
+    on this machine. --out must then be a folder that all nodes share."""
+    workers: int | None = None
+    """Workers on Ray. Each takes a CPU. Default: as many as the cluster has CPUs."""
     import_answers: Annotated[Path | None, tyro.conf.arg(name="import")] = None
     """A table of recorded answers to turn into episodes, instead of asking."""
     convert: str | None = None
@@ -114,6 +121,8 @@ def collect(options: CollectOptions) -> int:
         raise ConfigurationError("give --questions FILE, or --import FILE")
     if options.concurrency < 1:
         raise ConfigurationError(f"--concurrency must be 1 or more, got {options.concurrency}")
+    if options.workers is not None and (options.ray is None or options.workers < 1):
+        raise ConfigurationError(f"--workers must be 1 or more, with --ray, got {options.workers}")
     if options.convert is not None:
         raise ConfigurationError("--convert is for --import only")
     questions = read_questions(options.questions)
@@ -122,31 +131,19 @@ def collect(options: CollectOptions) -> int:
     schema = options.team.answer_schema()
     check_references(questions, schema)
     router = open_router(options.router)
-    judge = load_object(options.critic)() if ":" in options.critic else options.critic
-    critic = make_critic(None if judge == "none" else judge)
+    critic = open_critic(options.critic)
     writer = TraceWriter(options.out)
-    graph = create_deliberation(
-        agents,
-        router=router,
-        critic=critic,
-        answer=schema,
-        consensus=options.consensus,
-        max_rounds=options.rounds,
-        explore=options.explore,
-        alternatives=options.alternatives,
-        traces=writer,
-        name=NAME,
-    ).compile()
+    graph = build_graph(options, agents, router, critic, writer)
     keep_settings(options.out / "collect.json", settings_of(options, agents, router), ADVICE)
-    todo = find_unfinished(questions, options.out)
     nameless = sum(question.reference is None for question in questions)
     if nameless:
         print(f"{nameless} questions have no reference: fitting will need their labels")
-    print(f"{len(questions)} questions, {len(questions) - len(todo)} of them finished already")
-    try:
-        attempts, failed = asyncio.run(ask(graph, todo, options))
-    finally:
-        writer.close()
+    with closing(writer):
+        if options.ray is None:
+            todo = find_unfinished(questions, options.out)
+            attempts, failed = asyncio.run(ask(partial(ask_question, graph), todo, options))
+        else:
+            attempts, failed = collect_on_ray(questions, options)
     print(summarise(attempts))
     if failed:
         print(f"{len(failed)} questions failed twice, see {options.out / 'failures.log'}:")
@@ -155,11 +152,69 @@ def collect(options: CollectOptions) -> int:
     return 1 if failed else 0
 
 
+def collect_on_ray(
+    questions: Sequence[Question], options: CollectOptions
+) -> tuple[list[Answered], list[Answered]]:
+    """Let the workers of a Ray cluster ask the questions that are not finished. See `ask`."""
+    from training.collect import on_ray  # file locks, which Windows does not have
+
+    assert options.ray is not None
+    with on_ray.connect(options.ray, options.workers) as ray:
+        on_ray.wait_for_earlier_workers(options.out)
+        todo = find_unfinished(questions, options.out)
+        count = options.workers or max(1, int(ray.cluster_resources().get("CPU", 1)))
+        if (router := Path(options.router)).is_dir():
+            options = replace(options, router=str(router.resolve()))
+        build = partial(build_worker_graph, options)
+
+        async def run() -> tuple[list[Answered], list[Answered]]:
+            async with on_ray.run_workers(
+                ray, build, options.out.resolve(), count, options.concurrency
+            ) as ask_worker:
+                return await ask(ask_worker, todo, options, count)
+
+        return asyncio.run(run())
+
+
+def build_worker_graph(options: CollectOptions, folder: Path) -> Any:
+    """Return a graph that writes its traces to a folder, built from the options alone."""
+    agents, router = options.team.build_agents(), open_router(options.router)
+    return build_graph(options, agents, router, open_critic(options.critic), TraceWriter(folder))
+
+
+def build_graph(
+    options: CollectOptions,
+    agents: Sequence[Agent],
+    router: Router,
+    critic: BudgetedCritic | None,
+    writer: TraceWriter,
+) -> Any:
+    """Return the compiled graph that the questions are put to."""
+    return create_deliberation(
+        agents,
+        router=router,
+        critic=critic,
+        answer=options.team.answer_schema(),
+        consensus=options.consensus,
+        max_rounds=options.rounds,
+        explore=options.explore,
+        alternatives=options.alternatives,
+        traces=writer,
+        name=NAME,
+    ).compile()
+
+
 def open_router(router: str) -> Router:
     """Return the router of that name, or the fitted one in the folder of that name."""
     if Path(router).is_dir():
         return load_router(router)
     return make_router(router)
+
+
+def open_critic(critic: str) -> BudgetedCritic | None:
+    """Return the critic of that name, or the one whose judge `module:function` makes."""
+    judge = load_object(critic)() if ":" in critic else critic
+    return make_critic(None if judge == "none" else judge)
 
 
 def settings_of(options: CollectOptions, agents: Sequence[Agent], router: Router) -> dict[str, Any]:
@@ -198,11 +253,12 @@ def find_unfinished(questions: Sequence[Question], folder: Path) -> list[Questio
             finished[question.key] -= 1
         else:
             todo.append(question)
+    print(f"{len(questions)} questions, {len(questions) - len(todo)} of them finished already")
     return todo
 
 
 async def ask(
-    graph: Any, questions: Sequence[Question], options: CollectOptions
+    ask_one: Ask, questions: Sequence[Question], options: CollectOptions, workers: int = 1
 ) -> tuple[list[Answered], list[Answered]]:
     """Ask the questions, and ask those that fail once more.
 
@@ -223,7 +279,7 @@ async def ask(
 
             if not todo:
                 break
-            results = await ask_all(graph, todo, options.concurrency, label, note)
+            results = await ask_all(ask_one, todo, options.concurrency * workers, label, note)
             attempts += results
             failed = [one for one in results if one.error is not None]
             todo = [one.question for one in failed]
@@ -253,6 +309,8 @@ def import_table(options: CollectOptions) -> int:
     """Write the episodes of a table of answers that are not in the folder yet."""
     if options.questions is not None:
         raise ConfigurationError("give either --questions or --import")
+    if options.ray is not None:
+        raise ConfigurationError("--ray is for --questions only")
     assert options.import_answers is not None
     convert = None if options.convert is None else load_object(options.convert)
     answers = read_answers(options.import_answers, convert)

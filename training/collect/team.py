@@ -38,7 +38,7 @@ class TeamOptions:
 
     base_url: tyro.conf.UseAppendAction[tuple[str, ...]] = ()
     """An OpenAI-compatible server, or several servers of one model with commas in between, which
-    share the requests by load. Give the option again for more models: the agents get them in turn,
+    share its requests. Give the option again for more models: the agents get them in turn,
     each with the model of the same place."""
     model: tyro.conf.UseAppendAction[tuple[str, ...]] = ()
     """A served model's name. It may be left out if the server serves only one."""

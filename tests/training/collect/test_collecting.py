@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from collections import Counter
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -36,7 +37,7 @@ from tests.support.recorded import played_episode, recorded_episode
 from tests.support.scripted import says
 from tests.support.server import Server, cards, completion
 from training.collect import collecting
-from training.collect.asking import ask_all
+from training.collect.asking import ask_all, ask_question
 from training.collect.importing import Answer, gsm8k_solutions, read_answers
 from training.collect.questions import (
     Question,
@@ -322,6 +323,24 @@ def test_servers_are_checked_and_dealt_out(
     assert {body.get("max_completion_tokens", body.get("max_tokens")) for body in bodies[0]} == {9}
 
 
+def test_servers_of_one_model_share_its_requests(
+    tmp_path: Path, servers: list[Server], capsys: pytest.CaptureFixture[str]
+) -> None:
+    first, second = servers
+    second.routes["/v1/models"] = lambda _: (200, cards("tiny"))
+    both = f"{first.url},{second.url}"
+    arguments = ("--base-url", both, "--critic", "logprob", "--answer", "text", "--router",
+                 "always-persist", "--agents", "2")  # fmt: skip
+    assert asked(tmp_path, *arguments, "--model", "tiny", count=4) == 0
+    assert capsys.readouterr().out.count(" serves ") == 2
+    asked_of = [s.paths().count("/v1/chat/completions") - 1 for s in servers]
+    assert sum(asked_of) == 8
+    assert min(asked_of) > 0
+    second.routes["/v1/models"] = lambda _: (200, cards("big"))
+    assert asked(tmp_path, *arguments, "--model", "tiny") == 2
+    assert "does not serve 'tiny'" in capsys.readouterr().err
+
+
 def test_one_server_with_two_models(servers: list[Server]) -> None:
     team = TeamOptions(base_url=(servers[0].url,), model=("tiny", "adapter")).build_agents()
     assert [a.describe()["model"] for a in team] == ["tiny", "adapter", "tiny"]
@@ -469,6 +488,10 @@ def test_what_fails_twice_is_reported_and_asked_again_by_the_next_run(
         (("--questions", "no.jsonl"), "no.jsonl: no such file"),
         (("--questions", "Q", "--concurrency", "0"), "--concurrency must be 1 or more"),
         (("--questions", "Q", "--convert", "a:b"), "--convert is for --import only"),
+        (("--questions", "Q", "--workers", "2"), "--workers must be 1 or more, with --ray, got 2"),
+        (("--questions", "Q", "--ray", "local", "--workers", "0"), "--workers must be 1 or more"),
+        (("--questions", "Q", "--out", "s3://bucket/traces"), "s3:/bucket/traces is a URL"),
+        (("--import", "no.jsonl", "--ray", "local"), "--ray is for --questions only"),
         (("--questions", "Q", "--import", "x"), "either --questions or --import"),
         (("--questions", "Q", "--router", "nobody"), "router='nobody'"),
         (("--questions", "Q", "--agents", "1"), "contexts names agent-2"),
@@ -507,7 +530,13 @@ def test_runs_keep_the_order_and_the_limit(capsys: pytest.CaptureFixture[str]) -
     questions = [Question(str(n), str(n), None, {}) for n in range(9)]
     noted: list[str] = []
     done = asyncio.run(
-        ask_all(Graph(), questions, 4, "x", lambda one: noted.append(one.question.id))
+        ask_all(
+            partial(ask_question, Graph()),
+            questions,
+            4,
+            "x",
+            lambda one: noted.append(one.question.id),
+        )
     )
     assert most == 4
     assert [one.question for one in done] == questions
@@ -527,7 +556,9 @@ def test_a_trace_that_the_disk_refuses_is_a_failure() -> None:
     team = [says("The answer is 1"), says("Answer: 1")]
     graph = create_deliberation(team, critic=None, traces=FullDisk()).compile()  # type: ignore[arg-type]
     with pytest.warns(RuntimeWarning, match="the trace was not stored"):
-        [one] = asyncio.run(ask_all(graph, [Question("1", "?", None, {})], 1, "x"))
+        [one] = asyncio.run(
+            ask_all(partial(ask_question, graph), [Question("1", "?", None, {})], 1, "x")
+        )
     assert one.error == "the trace was not stored: OSError: no space left"
 
 
