@@ -37,9 +37,9 @@ class TeamOptions:
     """The team to ask, and how its answers are read."""
 
     base_url: tyro.conf.UseAppendAction[tuple[str, ...]] = ()
-    """An OpenAI-compatible server, or several servers of one model with commas in between, which
-    share its requests. Give the option again for more models: the agents get them in turn,
-    each with the model of the same place."""
+    """An OpenAI-compatible server, or several servers of one model with commas in between. Give the
+    option again for more models: the agents get them in turn, each with the model of the same
+    place."""
     model: tyro.conf.UseAppendAction[tuple[str, ...]] = ()
     """A served model's name. It may be left out if the server serves only one."""
     api_key: str | None = None
