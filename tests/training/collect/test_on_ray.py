@@ -134,6 +134,7 @@ def expected(tmp_path_factory: pytest.TempPathFactory) -> Counter[Any]:
 
 @needs_ray
 @pytest.mark.integration
+@pytest.mark.timeout(3600)  # a minute, and far more on a busy machine
 def test_killed_workers_lose_and_double_nothing(
     tmp_path: Path, home: dict[str, str], expected: Counter[Any]
 ) -> None:
@@ -158,6 +159,7 @@ def test_killed_workers_lose_and_double_nothing(
 
 @needs_ray
 @pytest.mark.integration
+@pytest.mark.timeout(3600)  # a minute, and far more on a busy machine
 def test_a_killed_driver_loses_and_doubles_nothing(
     tmp_path: Path, home: dict[str, str], expected: Counter[Any]
 ) -> None:
@@ -185,6 +187,7 @@ def test_a_killed_driver_loses_and_doubles_nothing(
 
 @needs_ray
 @pytest.mark.integration
+@pytest.mark.timeout(3600)  # a minute, and far more on a busy machine
 def test_a_lost_node_loses_and_doubles_nothing(
     tmp_path: Path, home: dict[str, str], expected: Counter[Any]
 ) -> None:
@@ -216,6 +219,7 @@ def test_a_lost_node_loses_and_doubles_nothing(
 
 @needs_ray
 @pytest.mark.integration
+@pytest.mark.timeout(3600)  # a minute, and far more on a busy machine
 def test_no_cluster_is_told_in_a_line(tmp_path: Path, home: dict[str, str]) -> None:
     with (
         teacher() as server,
