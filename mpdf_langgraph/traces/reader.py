@@ -101,10 +101,19 @@ class TraceReader:
 
 def first_episode(segment: Path) -> Episode | None:
     """Return the first readable record of a segment. None: there is none."""
+    return next((episode for _, episode in first_episodes(segment, 1)), None)
+
+
+def first_episodes(segment: Path, most: int) -> Iterator[tuple[int, Episode]]:
+    """Yield the first readable records of a segment, each with the bytes of its line."""
+    found = 0
     for _, line in _lines(segment, segment.stat().st_size):
         with suppress(TraceError):
-            return Episode.from_json(line)
-    return None
+            episode = Episode.from_json(line)
+            found += 1
+            yield len(line), episode
+        if found >= most:
+            return
 
 
 def _lines(segment: Path, end: int) -> Iterator[tuple[int, bytes]]:

@@ -258,5 +258,26 @@ def read_id(line: bytes) -> str | None:
     return None
 
 
+def read_question(line: bytes) -> str | None:
+    """Return the question in a record's line, None if it has none or is torn.
+
+    Of a torn line of ours that is whole up to there, the question is told.
+    """
+    with suppress(TraceError):
+        if found := _ASKED.match(line):
+            return str(_loads(found[1]))
+        record = _loads(line)
+        if isinstance(record, dict) and "packed" in record:
+            record = _unpack(record)
+        question = record.get("question") if isinstance(record, dict) else None
+        return question if isinstance(question, str) else None
+    return None
+
+
+#: How a line of ours begins, up to its question.
+_ASKED = re.compile(
+    rb'\{"schema_version":\d+,"id":"[^"\\]*","started":[^,"]+,'
+    rb'"graph":"(?:[^"\\]|\\.)*","question":("(?:[^"\\]|\\.)*"),'
+)
 #: How a whole line of ours begins. Its id holds nothing that JSON would write otherwise.
 _HEAD = re.compile(rb'\{"schema_version":\d+,"id":"([0-9A-Za-z~_-]+)",".*\}\s*$', re.DOTALL)

@@ -125,6 +125,7 @@ def read_ballots(
     labels: Mapping[str, str] | None = None,
     calibration: Calibration | None = None,
     processes: int = 1,
+    share: float = 1.0,
 ) -> Ballots:
     """Return the ballots of traces. The arguments are those of `dataset.load`.
 
@@ -134,7 +135,8 @@ def read_ballots(
         TraceError: There is no such path, or it cannot be read.
     """
     kind = cache_kind("ballots", calibration)
-    rows = read_rows(paths, kind, partial(_make_row, calibration=calibration), processes=processes)
+    row_of = partial(_make_row, calibration=calibration)
+    rows = read_rows(paths, kind, row_of, share=share, processes=processes)
     return _join(rows, grader, labels or {})
 
 

@@ -100,15 +100,16 @@ def read_judged(
     grader: Grader,
     references: Mapping[str, str] | None = None,
     processes: int = 1,
+    share: float = 1.0,
 ) -> Judged:
     """Return the judged responses of traces. Records that cannot be read are passed over.
 
-    `dataset.load` tells of those.
+    `dataset.load` tells of those, and has the same `share`.
 
     Raises:
         TraceError: There is no such path, or it cannot be read.
     """
-    rows = read_rows(paths, "judged", _make_row, processes=processes)
+    rows = read_rows(paths, "judged", _make_row, share=share, processes=processes)
     return _judge_rows(rows, grader, references)
 
 

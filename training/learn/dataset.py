@@ -185,6 +185,7 @@ class ReadingReport:
             there is nothing to learn from them.
         untried: Groups that allowed REFINE and have no rollout of it.
         problems: Where and why records were dropped, the first of each segment.
+        left_out: Records of questions that were not drawn.
     """
 
     segments: int = 0
@@ -198,13 +199,16 @@ class ReadingReport:
     tied: int = 0
     untried: int = 0
     problems: list[str] = field(default_factory=list)
+    left_out: int = 0
 
     def __str__(self) -> str:
         dropped = ", ".join(f"{count} {reason}" for reason, count in self.dropped.items())
+        left_out = f"{self.left_out} of other questions left out; " if self.left_out else ""
         return (
             f"{self.episodes} episodes ({self.undecided} without a decision) from "
             f"{self.segments} segments ({self.cached} cached); "
             f"{self.duplicates} duplicates; dropped: {dropped or 'none'}; "
+            f"{left_out}"
             f"{self.groups} groups of {self.rollouts} rollouts, {self.tied} all tied, "
             f"{self.untried} without the REFINE they allowed"
         )
@@ -218,6 +222,7 @@ def load(
     rule: ConsensusRule | None = None,
     calibration: Calibration | None = None,
     consensus: LearnedConsensus | None = None,
+    share: float = 1.0,
     cached: bool = True,
     processes: int = 1,
     progress: bool = True,
@@ -233,6 +238,7 @@ def load(
         calibration: Calibration of the confidences, as if all episodes had been recorded with
             it. None: as they were recorded.
         consensus: Decides instead of the rule that the episodes were recorded with.
+        share: Of the questions, see `trace_rows.share_of`.
         cached: Keep what is read in a hidden file beside each segment, for each calibration.
             Other labels or another grader need no new one.
         processes: Read large traces in so many processes.
@@ -246,6 +252,7 @@ def load(
         paths,
         cache_kind("groups", calibration, consensus) if cached and rule is None else "",
         partial(make_row, rule=rule, calibration=calibration, consensus=consensus),
+        share=share,
         processes=processes if rule is None else 1,
         progress=progress,
     )
@@ -340,6 +347,7 @@ def grade_rows(
         tied=int(groups.tied(Weights()).sum()),
         untried=int(groups.untried().sum()),
         problems=rows.problems,
+        left_out=rows.left_out,
     )
     return groups, report
 

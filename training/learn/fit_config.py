@@ -28,6 +28,9 @@ class Config:
     """JSONL of `episode` (its id) and `reference`, for traces whose truth came late."""
     answer: Literal["math", "choice", "text", "code"] = "math"
     """How answers are compared with references."""
+    most_turns: int = 100_000
+    """Turns to read, about. Where the traces hold more, a half, a quarter, ... of the questions is
+    read, always the same ones."""
     algorithm: Algorithm = "softrankpo"
     """Second stage. `none` stops after SFT."""
     values: Literal["one-step", "fitted"] = "fitted"
@@ -115,7 +118,7 @@ class Config:
             "beta awr_temperature regression_temperature label_temperature learning_rate "
             "temperature"
         )
-        whole = "sft_epochs epochs patience batch_size width threads policy_iterations"
+        whole = "sft_epochs epochs patience batch_size width threads policy_iterations most_turns"
         rules = [
             *[(name, getattr(self, name) >= 0, "0 or more") for name in at_least_0.split()],
             *[(name, getattr(self, name) > 0, "above 0") for name in above_0.split()],

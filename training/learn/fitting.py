@@ -50,7 +50,8 @@ from training.learn.tensors import (
     set_competence,
     to_data,
 )
-from training.learn.values import ToTheEnd
+from training.learn.trace_rows import share_of
+from training.learn.values import ToTheEnd, Values
 
 View = Callable[[Groups, Mapping[str, float]], Groups]
 """From groups and the agents' competence to the groups as the policy sees them."""
@@ -79,6 +80,7 @@ class Lessons:
         one_step: The turns as the policy sees them, with what their moves are worth at once.
         parts: The same with what the moves are worth to the end. With one-step values: the same.
         ends: What makes these. None: the values are one-step.
+        values: V of the traces' policy. None: the values are one-step.
         competence: Prior competence by agent.
         calibration: Calibration of the critic's confidence, fitted on the first two parts.
         measured: The critic's confidences of responses to held-out questions.
@@ -89,6 +91,7 @@ class Lessons:
     one_step: list[Groups]
     parts: list[Groups]
     ends: ToTheEnd | None
+    values: Values | None
     competence: dict[str, float]
     calibration: Calibration
     measured: Judged
@@ -112,18 +115,20 @@ def prepare(config: Config, view: View = set_competence) -> Lessons:
     right = cache(grader(answer_schema(config.answer)))
     labels = read_labels(config.labels) if config.labels else None
     processes = min(8, os.cpu_count() or 1)
-    judged, measured = read_judged(config.traces, right, labels, processes).split(
+    share = share_of(config.traces, config.most_turns)
+    judged, measured = read_judged(config.traces, right, labels, processes, share).split(
         config.validation, config.seed
     )
     calibration = fit_calibration(judged)
     # From here on every confidence is a calibrated one, as it will be where the router runs.
-    ballots = read_ballots(config.traces, right, labels, calibration, processes)
+    ballots = read_ballots(config.traces, right, labels, calibration, processes, share)
     comparison = compare(*ballots.split(config.validation, config.seed), config.seed)
     reading_options: dict[str, Any] = {
         "grader": right,
         "labels": labels,
         "calibration": calibration,
         "consensus": comparison.consensus if decides_learned(config, comparison) else None,
+        "share": share,
         "processes": processes,
     }
     groups, reading = load(config.traces, **reading_options)
@@ -139,14 +144,17 @@ def prepare(config: Config, view: View = set_competence) -> Lessons:
             f"on, {len(choosing)} to choose by and {len(held_out)} to report: collect more traces, "
             "in which agents disagree"
         )
+    del groups  # the parts are copies
     competence = estimate_competence(train)
     parts = one_step = [view(part, competence) for part in (train, choosing, held_out)]
-    ends = None
+    ends = values = None
     if config.values == "fitted":
         joint = load_joint(config.traces, **reading_options)
         ends = ToTheEnd(joint, one_step, competence, config.seed)
-        parts = ends.revalue()[1]
-    return Lessons(one_step, parts, ends, competence, calibration, measured, comparison, reading)
+        values, parts = ends.revalue()
+    return Lessons(
+        one_step, parts, ends, values, competence, calibration, measured, comparison, reading
+    )
 
 
 def fit_sft(config: Config, data: Data, validation: Data, log: Log) -> Policy:
@@ -172,20 +180,31 @@ def fit_second_stage(
 ) -> tuple[dict[str, Policy], list[Groups]]:
     """Run the second stage at one cost, as often as there are policy iterations.
 
+    With fitted values, epochs are chosen by what the team is worth if all follow the policy. In the
+    known environments the reward of a single turn chose worse ones.
+
     Return the policy of every iteration, by name. And the turns with the rewards that the last of
     them was fitted to.
     """
     fitted: dict[str, Policy] = {}
-    before, worth = sft, lessons.parts
+    before, worth, values = sft, lessons.parts, lessons.values
     for iteration in range(1, config.iterations + 1):
         if iteration > 1:
             assert lessons.ends is not None
             followed = probabilities_at(before, worth, config)
-            worth = lessons.ends.revalue(lessons.ends.policy(followed))[1]
+            values, worth = lessons.ends.revalue(lessons.ends.policy(followed))
         data, validation = (to_data(part, config, cost) for part in worth[:2])
 
-        def score(policy: Policy, held: Data = validation, part: Groups = worth[1]) -> float:
-            return expected_reward(policy, held, part, drawn=config.drawn)
+        def score(
+            policy: Policy,
+            held: Data = validation,
+            part: Groups = worth[1],
+            values: Values | None = values,
+        ) -> float:
+            if lessons.ends is None or values is None:
+                return expected_reward(policy, held, part, drawn=config.drawn)
+            decided = decisions_of(log_probabilities(policy, held), drawn=config.drawn)
+            return lessons.ends.team_worth(1, values, decided, cost)
 
         stage = stage_name(config.algorithm, cost, iteration)
         fitted[stage] = copy.deepcopy(before)

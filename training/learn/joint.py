@@ -269,6 +269,7 @@ def load_joint(
     labels: Mapping[str, str] | None = None,
     calibration: Calibration | None = None,
     consensus: LearnedConsensus | None = None,
+    share: float = 1.0,
     processes: int = 1,
 ) -> Joint:
     """Return the joint states of traces, in the order of `dataset.load`, and cached as there.
@@ -279,7 +280,8 @@ def load_joint(
     """
     row_of = partial(joint_row, calibration=calibration, consensus=consensus)
     kind = cache_kind("joint", calibration, consensus)
-    return join(read_rows(paths, kind, row_of, processes=processes), grader, labels or {})
+    rows = read_rows(paths, kind, row_of, share=share, processes=processes)
+    return join(rows, grader, labels or {})
 
 
 def join(rows: Rows, grader: Grader, labels: Mapping[str, str]) -> Joint:
@@ -322,4 +324,4 @@ def join(rows: Rows, grader: Grader, labels: Mapping[str, str]) -> Joint:
     # Of a response that is not there nothing is known: as in `observation`.
     for name in ("claimed_confidence", "confidence", "logprob", "self_verdict"):
         found.static[0, OF_RESPONSE.index(name)] = 0.5
-    return found.select(keep[of])
+    return found if keep.all() else found.select(keep[of])

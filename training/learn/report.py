@@ -163,7 +163,7 @@ def plot_training(path: Path, rows: Sequence[Mapping[str, Any]], stages: Sequenc
         if number < len(stages) - 1:
             mix.axvline(start + 0.5, color="black", lw=0.8, ls=":")
     loss.set(xlabel="epoch", ylabel="training loss")
-    score.set(xlabel="epoch", ylabel="held out: -cross-entropy (SFT), reward")
+    score.set(xlabel="epoch", ylabel="choosing: -cross-entropy (SFT), worth")
     mix.set(xlabel="epoch", ylabel="share of held-out turns", ylim=(0, 1))
     for axis in (loss, score, mix):
         if axis.lines:

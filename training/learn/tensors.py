@@ -133,6 +133,6 @@ def decisions_of(logs: Tensor, *, drawn: bool, temperature: float = 1.0) -> Arra
 
 
 def expected_reward(policy: Policy, data: Data, groups: Groups, *, drawn: bool) -> float:
-    """Return the expected reward of a turn on held-out groups, the second stage's yardstick."""
+    """Return the expected reward of a turn: the yardstick of one-step values."""
     probabilities = decisions_of(log_probabilities(policy, data), drawn=drawn)
     return float(expect(action_means(groups, data.rewards.cpu().numpy()), probabilities).mean())

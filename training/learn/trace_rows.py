@@ -5,6 +5,7 @@ and texts, of which each column becomes a list with one entry per episode.
 """
 
 import hashlib
+import math
 import os
 import warnings
 import zipfile
@@ -28,8 +29,8 @@ from tqdm import tqdm
 
 from mpdf_langgraph.errors import ConfigurationError, MPDFError, TraceError
 from mpdf_langgraph.observation import FEATURE_VERSION
-from mpdf_langgraph.traces.reader import NOT_A_FILE, find_files
-from mpdf_langgraph.traces.records import SCHEMA_VERSION, Episode
+from mpdf_langgraph.traces.reader import NOT_A_FILE, find_files, find_segments, first_episodes
+from mpdf_langgraph.traces.records import SCHEMA_VERSION, Episode, read_question
 from training.collect.files import atomic_write
 from training.learn.rewards import Grader
 
@@ -43,6 +44,8 @@ CHUNK = 16_000_000
 WORTH_PROCESSES = 300_000_000
 #: Caches of one kind that a segment keeps, as each calibration needs its own.
 MOST_CACHES = 8
+#: The number of turns is estimated on the first records of so many segments, so many of each.
+PROBED_SEGMENTS, PROBED_RECORDS = 32, 8
 #: Problems that are told in full. The counts tell of the others.
 MOST_PROBLEMS = 20
 _TORN = (OSError, ValueError, KeyError, EOFError, RuntimeError, zipfile.BadZipFile)
@@ -69,6 +72,7 @@ class Rows:
         problems: Where and why, the first `MOST_PROBLEMS` of each segment.
         segments: Segments read.
         cached: Of these, read from their caches.
+        left_out: Records of questions that were not drawn.
     """
 
     arrays: Arrays = field(default_factory=dict)
@@ -77,6 +81,34 @@ class Rows:
     problems: list[str] = field(default_factory=list)
     segments: int = 1
     cached: int = 0
+    left_out: int = 0
+
+
+def share_of(
+    paths: str | os.PathLike[str] | Iterable[str | os.PathLike[str]], most_turns: int
+) -> float:
+    """Return the share of the questions to read: 1, or a half, a quarter, ...
+
+    It is the largest of these that leaves about so many turns at most. Halves, so that traces may
+    grow for a while before other questions are read. How many turns there are is estimated: by the
+    bytes of a turn in the first records.
+
+    Raises:
+        TraceError: There is no such path.
+    """
+    segments = find_segments(paths)
+    probed = segments[:: max(1, -(-len(segments) // PROBED_SEGMENTS))]
+    found = [pair for path in probed for pair in first_episodes(path, PROBED_RECORDS)]
+    read = sum(length for length, _ in found)
+    turns = sum(len(episode.turns) for _, episode in found)
+    estimate = turns / max(1, read) * sum(path.stat().st_size for path in segments)
+    return float(0.5 ** max(0, math.ceil(math.log2(max(1.0, estimate / most_turns)))))
+
+
+def is_drawn(question: str, share: float) -> bool:
+    """Tell whether a question is among a share of all. A smaller share is a part of a larger."""
+    digest = hashlib.sha256(f"drawn\n{question}".encode(errors="surrogatepass")).digest()
+    return int.from_bytes(digest[:8], "big") / 2**64 < share
 
 
 def read_rows(
@@ -84,6 +116,7 @@ def read_rows(
     kind: str,
     row_of: RowFunction,
     *,
+    share: float = 1.0,
     processes: int = 1,
     progress: bool = False,
 ) -> Rows:
@@ -93,6 +126,7 @@ def read_rows(
         paths: Folders of traces, or segments.
         kind: Name of the cache, which has to tell one `row_of` from another. Empty: no cache.
         row_of: Makes the row of an episode.
+        share: Of the questions, see `share_of`. The records of others are left out.
         processes: Read in so many processes where that is faster. `row_of` is then pickled.
         progress: Show a progress bar.
 
@@ -102,6 +136,7 @@ def read_rows(
         MPDFError: A process was killed.
     """
     segments, odd = find_files(paths)
+    kind += f"-{share:g}" * (bool(kind) and share < 1)
     try:
         # Before reading: what is appended meanwhile makes a cache stale.
         stats = {path: path.stat() for path in segments}
@@ -126,9 +161,9 @@ def read_rows(
                 # Not forked: the threads of torch do not survive that.
                 pool = ProcessPoolExecutor(min(processes, len(chunks)), get_context("spawn"))
                 stack.callback(pool.shutdown, cancel_futures=True)
-                found = pool.map(_read_chunk, chunks, repeat(row_of))
+                found = pool.map(_read_chunk, chunks, repeat(row_of), repeat(share))
             else:
-                found = map(_read_chunk, chunks, repeat(row_of))
+                found = map(_read_chunk, chunks, repeat(row_of), repeat(share))
             waiting: list[_Chunk] = []
             for chunk, (path, start) in zip(found, chunks, strict=True):
                 waiting.append(chunk)
@@ -163,6 +198,7 @@ def join_rows(parts: Sequence[Rows]) -> Rows:
         problems=[problem for part in parts for problem in part.problems],
         segments=sum(part.segments for part in parts),
         cached=sum(part.cached for part in parts),
+        left_out=sum(part.left_out for part in parts),
     )
 
 
@@ -244,13 +280,13 @@ class _Chunk(NamedTuple):
     problems: list[tuple[int, str]]
 
 
-def _read_chunk(chunk: tuple[Path, int], row_of: RowFunction) -> _Chunk:
-    """Read the lines that start in a chunk of a segment."""
+def _read_chunk(chunk: tuple[Path, int], row_of: RowFunction, share: float) -> _Chunk:
+    """Read the lines that start in a chunk of a segment, of a share of the questions."""
     path, start = chunk
     rows: list[Row] = []
     dropped: Counter[str] = Counter()
     problems = []
-    lines = 0
+    lines = left_out = 0
     with path.open("rb") as file:
         if start:
             file.seek(start - 1)
@@ -258,6 +294,10 @@ def _read_chunk(chunk: tuple[Path, int], row_of: RowFunction) -> _Chunk:
         while file.tell() < start + CHUNK and (line := file.readline()):
             lines += 1
             if not line.strip():
+                continue
+            question = read_question(line) if share < 1 else None
+            if question is not None and not is_drawn(question, share):
+                left_out += 1
                 continue
             reason = "unreadable"
             try:
@@ -271,7 +311,7 @@ def _read_chunk(chunk: tuple[Path, int], row_of: RowFunction) -> _Chunk:
                 dropped[reason] += 1
                 problems.append((lines, told))
     result = stack_rows(rows)
-    result.dropped = dropped
+    result.dropped, result.left_out = dropped, left_out
     return _Chunk(result, lines, problems[:MOST_PROBLEMS])
 
 
@@ -311,7 +351,8 @@ def _read_cache(segment: Path, kind: str) -> Rows | None:
         if kept["versions"] != VERSIONS or not _is_unchanged(segment, kept):
             return None
         dropped = Counter(kept["dropped"])
-        return Rows(arrays, kept["texts"], dropped, kept["problems"], cached=1)
+        told = kept["problems"], kept.get("left_out", 0)
+        return Rows(arrays, kept["texts"], dropped, told[0], cached=1, left_out=told[1])
     except _TORN:
         return None
 
@@ -342,6 +383,7 @@ def _write_cache(segment: Path, kind: str, rows: Rows, stat: os.stat_result) -> 
         "texts": rows.texts,
         "dropped": rows.dropped,
         "problems": rows.problems,
+        "left_out": rows.left_out,
     }
     try:
         with atomic_write(cache_of(segment, kind)) as draft, draft.open("wb") as file:

@@ -47,6 +47,8 @@ _CHUNK, _ROWS = 32_768, 100_000
 _STEPS, _BATCH, _LEARNING_RATE, _PATIENCE = 1500, 512, 2e-3, 8
 #: Draws of the peers' moves per rollout, at most.
 MOST_DRAWS = 4
+#: Draws of the whole team's moves, at most, where a policy is judged.
+MOST_TEAM_DRAWS = 16
 #: Rollouts times draws that are enough, as the noise of many averages out.
 ENOUGH = 30_000
 
@@ -136,13 +138,29 @@ class Values:
             right[open_], tokens[open_] = found.right, found.tokens
         return Worth(right, tokens)
 
-    def expected_worth(self, joint: Joint, states: Integers, policy: Floats, draws: int) -> Worth:
-        """Return what states themselves are worth: a round by `policy` ``[n, N, 3]``, then V."""
+    def expected_worth(
+        self,
+        joint: Joint,
+        states: Integers,
+        policy: Floats,
+        draws: int,
+        rng: np.random.Generator | None = None,
+    ) -> Worth:
+        """Return what states themselves are worth: a round by `policy` ``[n, N, 3]``, then V.
+
+        Args:
+            joint: The states.
+            states: Which of them, ``[n]``.
+            policy: Probabilities of the actions at these, ``[n, N, 3]``.
+            draws: Draws of all moves.
+            rng: Of the draws. Default: other draws each time.
+        """
+        rng = self._rng if rng is None else rng
         right, tokens = np.zeros(len(states)), np.zeros(len(states))
         chances = move_chances(joint, states, policy)
         spent = (chances * joint.tokens[states] * joint.there[states][:, :, None]).sum((1, 2))
         for _ in range(draws):
-            moves = draw_moves(joint, states, policy, self._rng)
+            moves = draw_moves(joint, states, policy, rng)
             held, persisted, _ = after(joint, states, moves)
             found = self.next(joint, states, held, persisted)
             right += found.right / draws
@@ -290,7 +308,7 @@ class ToTheEnd:
         for part, states, places in zip(groups, self.states, self.places, strict=True):
             known = np.array([competence.get(name, 0.5) for name in part.agents], np.float32)
             joint.competence[states, places] = known[part.agent]
-        self.train = np.unique(self.states[0])
+        self.distinct = [np.unique(states, return_inverse=True) for states in self.states]
 
     def policy(self, probabilities: Sequence[Floats]) -> Floats:
         """Return a policy at all joint states, ``[S, N, 3]``, from that at the groups."""
@@ -302,8 +320,29 @@ class ToTheEnd:
     def values(self, policy: Floats | None = None) -> Values:
         """Fit V of a policy at all joint states. None: of the one that made the traces."""
         policy = self.joint.behaviour.astype(float) if policy is None else policy
-        part = self.joint.select(self.train)
-        return Values(part, policy[self.train], seed=self.seed)
+        train = self.distinct[0][0]
+        return Values(self.joint.select(train), policy[train], seed=self.seed)
+
+    def team_worth(self, part: int, values: Values, probabilities: Floats, cost: float) -> float:
+        """Return the mean worth of a part's states to teams of which all move by a policy.
+
+        A turn's reward is what one agent's move is worth while the others move as before. This
+        tells what they all give together: a round by the policy, then V. The draws are the same
+        each time, so that two policies differ by their moves alone.
+
+        Args:
+            part: Which part of the groups.
+            values: V.
+            probabilities: Of the actions at the part's groups, ``[G, 3]``.
+            cost: Taken off per 1,000 tokens.
+        """
+        states, place = self.distinct[part]
+        policy = self.joint.behaviour[states].astype(float)
+        policy[place, self.places[part]] = probabilities
+        draws = int(np.clip(ENOUGH // max(1, len(states)), 1, MOST_TEAM_DRAWS))
+        rng = np.random.default_rng([self.seed, 6])
+        found = values.expected_worth(self.joint, states, policy, draws, rng)
+        return float((found.right - cost / 1000 * found.tokens).mean())
 
     def held_out(self, part: int, policy: Floats) -> tuple[Joint, Floats, NDArray[Any]]:
         """Return the states of one part of the groups, a policy at them, and their questions."""

@@ -82,7 +82,7 @@ class Fits:
         return [Value(*one) for one in remember(self._path("played", config, settings), make)]
 
     def validation(self, algorithm: Algorithm, settings: Settings | None = None) -> float:
-        """Return a fit's best reward of a turn on the questions that choose its epoch, greedy."""
+        """Return a fit's best score on the questions that choose its epoch."""
         config = self._config(algorithm, settings or {})
         path = self._path("validation", config, settings)
         return float(remember(path, lambda: self._fit(config)[1]))

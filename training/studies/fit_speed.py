@@ -6,14 +6,16 @@
 A transition is one decision of an agent with all its rollouts. The stages, each in a process of
 its own so that its peak memory is its own:
 
-- read: the trace files into columns, which are then cached beside them.
+- read: the trace files into columns, which are then cached beside them. Of more transitions than
+  `most_turns` a share is read, by question.
 - featurise: the cached columns into a calibration, graded groups and joint states, and the groups
   into tensors with rewards and labels.
 - fit: a whole run of `fitting.py`, which featurises, trains (SFT, then SoftRankPO), estimates
   and writes the router's folder. The first fit of any traces takes as long as read and fit.
 - train: what of it went by in the epochs of the two stages.
 
-A million transitions take 6 GB of disk while they are measured, and half an hour.
+On a machine that others use, too, look at the processor time. A million transitions take 5 GB of
+disk while they are measured.
 """
 
 import os
@@ -57,8 +59,10 @@ class SpeedOptions:
     """Epochs of SFT, and of SoftRankPO after it."""
     batch_size: int | None = None
     """Groups in a batch. Default: that of fitting.py."""
-    threads: int = 2
-    """CPU threads."""
+    most_turns: int | None = None
+    """Turns to read, about. Default: that of fitting.py."""
+    threads: int = 1
+    """CPU threads of the training. Traces are read by as many processes as there are cores."""
     folder: Path | None = None
     """Where the made-up traces lie while they are measured. Default: a temporary folder."""
     out: Path | None = None
@@ -73,12 +77,14 @@ class Measured:
         size: Transitions.
         stage: Its name.
         seconds: Wall-clock time. Importing packages does not count.
+        processor: Processor time, that of processes that read included.
         peak: Peak memory of the process in bytes, packages included.
     """
 
     size: int
     stage: str
     seconds: float
+    processor: float
     peak: int
 
 
@@ -97,8 +103,8 @@ def main(options: SpeedOptions) -> None:
                 written = write_traces(folder / "traces", size)
                 for name, stage in STAGES.items():
                     bar.set_postfix_str(f"{size:,} transitions: {name}")
-                    seconds, peak = in_a_process(_measure, stage, folder, options)
-                    results += [Measured(written, n, spent, peak) for n, spent in seconds.items()]
+                    spent, peak = in_a_process(_measure, stage, folder, options)
+                    results += [Measured(written, n, *both, peak) for n, both in spent.items()]
                     bar.update()
             finally:
                 shutil.rmtree(folder)
@@ -160,8 +166,21 @@ def deliberate(count: int) -> list[Episode]:
 
 # --- stages -----------------------------------------------------------------------------------
 
-Stage = Callable[[Path, SpeedOptions], dict[str, float]]
-"""From the folder of one size to seconds by name."""
+Times = tuple[float, float]
+"""Wall-clock and processor seconds."""
+Stage = Callable[[Path, SpeedOptions], dict[str, Times]]
+"""From the folder of one size to what its parts took, by name."""
+
+
+def now() -> Times:
+    """Return the time, and the processor time of this process and those that it has ended."""
+    return time.perf_counter(), sum(os.times()[:4])
+
+
+def since(start: Times) -> Times:
+    """Return what has gone by."""
+    wall, processor = now()
+    return wall - start[0], processor - start[1]
 
 
 def in_a_process(function: Callable[..., Any], *given: Any) -> Any:
@@ -170,10 +189,10 @@ def in_a_process(function: Callable[..., Any], *given: Any) -> Any:
         return pool.submit(function, *given).result()
 
 
-def _measure(stage: Stage, folder: Path, options: SpeedOptions) -> tuple[dict[str, float], int]:
+def _measure(stage: Stage, folder: Path, options: SpeedOptions) -> tuple[dict[str, Times], int]:
     with Path(os.devnull).open("w") as quiet, redirect_stdout(quiet), redirect_stderr(quiet):
-        seconds = stage(folder, options)
-    return seconds, peak_memory()
+        spent = stage(folder, options)
+    return spent, peak_memory()
 
 
 def peak_memory() -> int:
@@ -189,56 +208,62 @@ def peak_memory() -> int:
     return peak if sys.platform == "darwin" else peak * 1024
 
 
-def measure_read(folder: Path, options: SpeedOptions) -> dict[str, float]:
+def measure_read(folder: Path, options: SpeedOptions) -> dict[str, Times]:
     """Read the trace files, of which nothing is cached yet, and make tensors of them."""
     assert not list((folder / "traces").glob(".*.npz"))
     return {"read": measure_featurise(folder, options)["featurise"]}
 
 
-def measure_featurise(folder: Path, options: SpeedOptions) -> dict[str, float]:
+def measure_featurise(folder: Path, options: SpeedOptions) -> dict[str, Times]:
     """Make tensors of the cached columns, as a fit does."""
     from training.collect.team import answer_schema, grader
+    from training.learn.ballots import read_ballots
     from training.learn.calibrate import fit_calibration, read_judged
     from training.learn.dataset import load, split
     from training.learn.joint import load_joint
     from training.learn.tensors import estimate_competence, set_competence, to_data
+    from training.learn.trace_rows import share_of
 
     config = _config(folder, options)
-    began = time.perf_counter()
+    began = now()
     right = cache(grader(answer_schema(config.answer)))
-    processes = options.threads
-    judged = read_judged(config.traces, right, processes=processes)
+    share = share_of(config.traces, config.most_turns)
+    how: dict[str, Any] = {"processes": os.cpu_count() or 1, "share": share}
+    judged = read_judged(config.traces, right, **how)
     calibration = fit_calibration(judged.split(config.validation, config.seed)[0])
-    groups, _ = load(config.traces, grader=right, calibration=calibration, processes=processes)
+    ballots = read_ballots(config.traces, right, calibration=calibration, **how)
+    groups, _ = load(config.traces, grader=right, calibration=calibration, **how)
     parts = split(groups, config.validation, config.seed)
     competence = estimate_competence(parts[0])
     kept = [to_data(set_competence(part, competence), config, config.cost) for part in parts]
-    states = load_joint(config.traces, grader=right, calibration=calibration, processes=processes)
-    seconds = time.perf_counter() - began
+    states = load_joint(config.traces, grader=right, calibration=calibration, **how)
+    spent = since(began)
     assert sum(map(len, kept)) == len(groups)
     assert len(states)
-    return {"featurise": seconds}
+    assert len(ballots)
+    return {"featurise": spent}
 
 
-def measure_fit(folder: Path, options: SpeedOptions) -> dict[str, float]:
+def measure_fit(folder: Path, options: SpeedOptions) -> dict[str, Times]:
     """Fit a router, and keep apart what its epochs take."""
     import torch.utils.tensorboard  # noqa: F401  # some seconds of importing, which do not count
 
     from training.learn import fitting, stages
 
-    run_stage, spent = stages.run_stage, 0.0
+    run_stage, spent = stages.run_stage, (0.0, 0.0)
 
     def time_stage(*args: Any, **named: Any) -> None:
         nonlocal spent
-        began = time.perf_counter()
+        began = now()
         run_stage(*args, **named)
-        spent += time.perf_counter() - began
+        wall, processor = since(began)
+        spent = spent[0] + wall, spent[1] + processor
 
     stages.run_stage = time_stage
     try:
-        began = time.perf_counter()
+        began = now()
         fitting.fit(_config(folder, options))
-        return {"fit": time.perf_counter() - began, "train": spent}
+        return {"fit": since(began), "train": spent}
     finally:
         stages.run_stage = run_stage
 
@@ -262,6 +287,7 @@ def _config(folder: Path, options: SpeedOptions) -> Any:
         patience=options.epochs,  # none stops early, so that sizes compare
         threads=options.threads,
     )
+    config.most_turns = options.most_turns or config.most_turns
     config.batch_size = options.batch_size or config.batch_size
     return config
 
@@ -273,16 +299,16 @@ def format_report(results: Sequence[Measured], options: SpeedOptions) -> str:
     """Return the table, and how the largest fit compares with the aim."""
     note = (
         f"fit: {options.epochs} epochs of SFT and {options.epochs} of SoftRankPO, "
-        f"{options.threads} threads; train is the part of it in these epochs. The columns are "
-        "cached by then: a first fit takes read besides. Where the cost grows linearly, the µs of "
-        "a stage stay the same."
+        f"--threads {options.threads}; train is the part of it in these epochs. The columns are "
+        "cached by then: a first fit takes read besides. Where the cost grows linearly, the "
+        "processor time of a transition stays the same."
     )
     lines = [
-        "| transitions | stage | seconds | per second | µs per transition | peak memory |",
+        "| transitions | stage | seconds | processor seconds | µs per transition | peak memory |",
         "| ---: | --- | ---: | ---: | ---: | ---: |",
         *(
-            f"| {m.size:,} | {m.stage} | {m.seconds:.1f} | {m.size / m.seconds:,.0f} "
-            f"| {1e6 * m.seconds / m.size:.0f} | {m.peak / 1e9:.2f} GB |"
+            f"| {m.size:,} | {m.stage} | {m.seconds:.1f} | {m.processor:.1f} "
+            f"| {1e6 * m.processor / m.size:.0f} | {m.peak / 1e9:.2f} GB |"
             for m in results
         ),
         "",

@@ -25,9 +25,10 @@ from pydantic import SecretStr
 from mpdf_langgraph import Agent, Episode, TraceReader, TraceWriter, create_deliberation
 from mpdf_langgraph.errors import DeliberationError, TraceError
 from mpdf_langgraph.traces import records
-from mpdf_langgraph.traces.records import SCHEMA_VERSION, read_id
+from mpdf_langgraph.traces.records import SCHEMA_VERSION, read_id, read_question
 from tests.support.running import ON
 from tests.support.scripted import Scripted, StatusError, says, yes
+from tests.support.synthetic import synthetic_episodes
 
 
 class Kept:
@@ -579,3 +580,16 @@ def test_no_secret_reaches_a_trace(tmp_path: Path) -> None:
     assert "ConnectionError" in written
     assert "***" in written
     assert [secret for secret in secrets if secret in written] == []
+
+
+@pytest.mark.parametrize("packed", [False, True])
+@pytest.mark.parametrize("question", ["", 'a "b" \\ c\n\u2028é, ","question":"no",'])
+def test_a_question_is_read_off_a_line(question: str, packed: bool) -> None:
+    [episode] = synthetic_episodes(1)
+    asked = episode.model_copy(update={"question": question, "graph": 'a "graph" \\'})
+    line = asked.to_json(packed=packed)
+    assert read_question(line) == Episode.from_json(line).question == question
+    other_order = orjson.dumps(dict(reversed(orjson.loads(line).items())))
+    assert read_question(other_order) == question
+    assert read_question(line[:40]) is None
+    assert read_question(b'{"question": 3}') is None

@@ -25,7 +25,7 @@ from training.learn.calibrate import read_judged
 from training.learn.dataset import _ARRAYS, Groups, load, make_groups, split
 from training.learn.recalibrate import recalibrate
 from training.learn.rewards import Decision, Weights, decisions
-from training.learn.trace_rows import read_rows
+from training.learn.trace_rows import is_drawn, read_rows, share_of
 
 
 def exactly(answer: str, reference: str) -> bool:
@@ -556,3 +556,32 @@ def test_what_a_hint_brought_about_is_not_the_teams_own_last_answer(tmp_path: Pa
     for interventions, right in (([], True), ([hint], False)):
         changed = episode.model_copy(update={**told, "interventions": interventions})
         assert make_groups([changed], exactly).outcomes.final.tolist() == [right]
+
+
+# --- too many ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("packed", [False, True])
+def test_of_too_many_turns_a_share_of_the_questions_is_read(tmp_path: Path, packed: bool) -> None:
+    made = list(synthetic_episodes(60, 5))  # of nine turns each
+    (tmp_path / "a.jsonl").write_bytes(b"\n".join(e.to_json(packed=packed) for e in made) + b"\n")
+    assert [share_of(tmp_path, most) for most in (10**6, 1000, 300, 150)] == [1, 1, 0.5, 0.25]
+    whole, _ = read(tmp_path)
+    found = {share: read(tmp_path, share=share) for share in (0.5, 0.25)}
+    for share, (groups, report) in found.items():
+        assert groups.questions == [q for q in whole.questions if is_drawn(q, share)]
+        assert report.episodes + report.left_out == 60
+        assert 0.5 * share < report.episodes / 60 < 1.5 * share
+        again, from_cache = read(tmp_path, share=share)
+        assert same(again, groups)
+        assert (from_cache.cached, from_cache.left_out) == (1, report.left_out)
+        assert f"{report.left_out} of other questions left out" in str(report)
+    assert set(found[0.25][0].questions) < set(found[0.5][0].questions)
+    assert same(read(tmp_path)[0], whole)
+
+
+def test_a_torn_record_of_no_known_question_is_counted(tmp_path: Path) -> None:
+    write(tmp_path, synthetic_episodes(3, 5))
+    [segment] = tmp_path.glob("*.jsonl")
+    segment.write_bytes(segment.read_bytes() + b'{"schema_version":5,"id":"x","quest\n')
+    assert read(tmp_path, share=0.5)[1].dropped == {"unreadable": 1}

@@ -100,3 +100,26 @@ def test_it_repeats_itself_and_leaves_the_seed_alone(relay: list[Episode]) -> No
 
 def test_draws_are_few_where_states_are_many() -> None:
     assert [draws_for(n) for n in (0, 100, 15_000, 10**6)] == [4, 4, 2, 1]
+
+
+@pytest.mark.parametrize("action", [0, 2])
+def test_a_policy_is_judged_by_what_all_its_moves_give_together(action: int) -> None:
+    """Two that CONCEDE to each other swap their answers, which no reward of one turn sees."""
+    made = list(synthetic_episodes(60, 3, agents=2, rounds=1))
+    groups, joint = make_groups(made, operator.eq), joined(made)
+    ends = ToTheEnd(joint, [groups], {}, seed=0)
+    policy = np.zeros((len(groups), 3))
+    policy[np.arange(len(groups)), np.where(groups.action_mask[:, action], action, 0)] = 1.0
+    every = np.arange(len(joint))
+    held = joint.before.copy()
+    both = (joint.action == action).any(2).all(1)
+    assert both.sum() > 10
+    if action == 2:
+        held[both] = held[both][:, ::-1]
+    right = group_right(joint, held, count(joint, every, held))
+    values = ends.values()
+    assert ends.team_worth(0, values, policy, 0.1) == pytest.approx(right.mean())
+    refine = np.tile([0.0, 1.0, 0.0], (len(groups), 1))
+    free, paid = (ends.team_worth(0, values, refine, cost) for cost in (0.0, 1.0))
+    tokens = np.where(joint.action == 1, joint.tokens, np.nan)
+    assert free - paid == pytest.approx(np.nanmean(tokens, 2).sum(1).mean() / 1000, rel=0.05)

@@ -1,5 +1,6 @@
 """The tables of the known environments: fits that are not run twice, caps, joint actions."""
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -11,10 +12,13 @@ from torch import Tensor, nn
 from mpdf_langgraph.errors import MPDFError
 from mpdf_langgraph.observation import FEATURES
 from mpdf_langgraph.state import Observation
+from training.learn.tensors import decisions_of, log_probabilities, to_data
 from training.studies import environment_fits, environment_sweep, environment_table
 from training.studies.environment_coordination import Capped, JointChoice
+from training.studies.environment_fits import Fits
 from training.studies.environment_sweep import SweepOptions
 from training.studies.environment_table import Options
+from training.studies.environments import ENVIRONMENTS
 
 SMALL: dict[str, Any] = {"environments": ("concede",), "episodes": 150}
 
@@ -42,6 +46,25 @@ def test_the_table_goes_on_where_it_was(tmp_path: Path, monkeypatch: pytest.Monk
     assert environment_table.main(options) == text
     with pytest.raises(MPDFError, match="--environments: mars: use relay"):
         environment_table.main(Options(out=tmp_path, environments=("mars",)))
+
+
+@pytest.mark.timeout(600)
+def test_epochs_are_chosen_by_what_the_whole_team_is_worth(tmp_path: Path) -> None:
+    concede = ENVIRONMENTS["concede"]
+    options: dict[str, Any] = {"policy_iterations": 1, "batch_size": 32, "epochs": 5}
+    fits = Fits(concede, 0, tmp_path, episodes=150, sft_epochs=2, **options)
+    policy = fits.fit_policy("softrankpo")
+    lessons = fits.lessons
+    assert lessons.ends is not None
+    assert lessons.values is not None
+    data = to_data(lessons.parts[1], fits.config, concede.price)
+    decided = decisions_of(log_probabilities(policy, data), drawn=False)
+    worth = lessons.ends.team_worth(1, lessons.values, decided, concede.price)
+    lines = (fits.config.out / "log.jsonl").read_text().splitlines()
+    scores = [row["validation"] for row in map(json.loads, lines)]
+    assert len(scores) == 5
+    assert worth >= max(scores) - 1e-6
+    assert min(scores) < max(scores)
 
 
 @pytest.mark.timeout(600)

@@ -39,8 +39,9 @@ def test_a_small_measurement(
     stages = {row[1]: row for row in rows[2:6]}
     assert list(stages) == ["read", "featurise", "fit", "train"]
     assert {row[0] for row in stages.values()} == {"450"}
-    seconds = {stage: float(row[2]) for stage, row in stages.items()}
-    assert seconds["train"] <= seconds["fit"]
+    for column in (2, 3):  # time on the wall and of the processor
+        seconds = {stage: float(row[column]) for stage, row in stages.items()}
+        assert 0 < seconds["train"] <= seconds["fit"]
     assert out.read_text() in capsys.readouterr().out
     assert not list((tmp_path / "b").iterdir())
 
@@ -55,9 +56,9 @@ def test_peak_memory_is_a_process_of_its_own() -> None:
 
 def test_the_table_tells_whether_the_aim_is_met() -> None:
     def told(seconds: float, peak: float, size: int = 1_000_000) -> str:
-        return format_report([Measured(size, "fit", seconds, int(peak))], SpeedOptions())
+        return format_report([Measured(size, "fit", seconds, 90.0, int(peak))], SpeedOptions())
 
-    assert "| 1,000,000 | fit | 100.0 | 10,000 | 100 | 2.50 GB |" in told(100, 2.5e9)
+    assert "| 1,000,000 | fit | 100.0 | 90.0 | 90 | 2.50 GB |" in told(100, 2.5e9)
     assert told(100, 2.5e9).endswith("met.\n")
     assert told(200, 2.5e9).endswith("missed.\n")
     assert told(100, 4.5e9).endswith("missed.\n")
