@@ -175,7 +175,7 @@ def joint_values(fits: Fits, policy: Policy) -> nn.Module:
     ends, config = lessons.ends, fits.config
     assert ends is not None
     at = ends.policy(probabilities_at(policy, lessons.parts, config))
-    values, joint = ends.values(at), ends.joint.select(ends.train)
+    values, joint = ends.values(at), ends.joint.select(ends.distinct[0][0])
     rng = np.random.default_rng(config.seed)
     every = np.arange(len(joint))
     features, _, _ = describe(joint, every, joint.before, later=False)

@@ -104,7 +104,8 @@ def main(options: SpeedOptions) -> None:
                 for name, stage in STAGES.items():
                     bar.set_postfix_str(f"{size:,} transitions: {name}")
                     spent, peak = in_a_process(_measure, stage, folder, options)
-                    results += [Measured(written, n, *both, peak) for n, both in spent.items()]
+                    for part, (wall, processor) in spent.items():
+                        results.append(Measured(written, part, wall, processor, peak))
                     bar.update()
             finally:
                 shutil.rmtree(folder)
