@@ -7,7 +7,12 @@ import numpy as np
 import pytest
 
 from training.learn import doubly_robust
-from training.learn.doubly_robust import estimates, realised_worth, whole_episodes
+from training.learn.doubly_robust import (
+    LEAST_EFFECTIVE_SAMPLE,
+    estimates,
+    realised_worth,
+    whole_episodes,
+)
 from training.learn.joint import OF_RESPONSE, Floats, Joint
 from training.learn.joint_rounds import count, group_right
 from training.learn.measures import mean_interval
@@ -126,15 +131,18 @@ def wrong() -> Values:
     return Values(*play(40, 8))
 
 
-@pytest.mark.parametrize(
-    ("router", "model"), [(mild, "fitted"), (greedy, "fitted"), (greedy, "wrong")]
-)
+def be_quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Take fewer draws: the tests repeat estimates hundreds of times."""
+    monkeypatch.setattr(doubly_robust, "_DRAWS", 4)
+    monkeypatch.setattr(doubly_robust, "mean_interval", partial(mean_interval, samples=300))
+
+
+@pytest.mark.parametrize("router", [mild, greedy])
+@pytest.mark.parametrize("model", ["fitted", "wrong"])
 def test_it_covers_the_truth_as_often_as_it_says(
     router: Router, model: str, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(doubly_robust, "_DRAWS", 4)
-    faster = partial(mean_interval, samples=300)
-    monkeypatch.setattr(doubly_robust, "mean_interval", faster)
+    be_quick(monkeypatch)
     values = request.getfixturevalue(model)
     gain = truth(router)[1]
     inside, found, widths = 0, [], []
@@ -149,6 +157,27 @@ def test_it_covers_the_truth_as_often_as_it_says(
     assert np.mean(found) == pytest.approx(gain, abs=3 * np.std(found) / 300**0.5 + 0.005)
     # No wider than it has to be: half as much again as the estimates spread.
     assert np.mean(widths) < 1.5 * 2 * 1.96 * np.std(found)
+
+
+def test_it_covers_the_truth_with_hardly_more_than_the_least_effective_sample(
+    fitted: Values, wrong: Values, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Four is enough: V is right in the mean or the width says so. With fewer it says nothing."""
+    be_quick(monkeypatch)
+    gain = truth(mild)[1]
+    inside = told = 0
+    for seed in range(300):
+        joint, policy = play(60, 1000 + seed, mild)
+        for values in (fitted, wrong):
+            found = whole_episodes(joint, values, policy, joint.episode, seed=seed)
+            if (one := found.against_vote) is None:
+                assert found.effective_sample < LEAST_EFFECTIVE_SAMPLE
+                continue
+            assert LEAST_EFFECTIVE_SAMPLE <= found.effective_sample < 20
+            told += 1
+            inside += one.low <= gain <= one.high
+    assert told > 400
+    assert inside >= 0.93 * told
 
 
 def test_a_wrong_model_does_not_bias_it(fitted: Values, wrong: Values) -> None:
