@@ -43,7 +43,7 @@ from training.command import run_command
 
 # Not here: anything that loads torch. A stage is to pay for what it needs, and for no more.
 
-#: Aim for a fit of `AIM_SIZE` transitions, on two cores.
+#: Aim for a fit of `AIM_SIZE` transitions. Seconds of the processor: a machine may be shared.
 AIM_SIZE, AIM_SECONDS, AIM_BYTES = 1_000_000, 180.0, 4e9
 BASE_EPISODES = 100
 EPISODES_PER_SEGMENT = 10_000
@@ -322,9 +322,9 @@ def format_report(results: Sequence[Measured], options: SpeedOptions) -> str:
 def _against_the_aim(results: Iterable[Measured]) -> list[str]:
     fits = [m for m in results if m.stage == "fit" and m.size >= AIM_SIZE]
     return [
-        f"\nAim for {AIM_SIZE:,} transitions: {AIM_SECONDS:.0f} s and {AIM_BYTES / 1e9:.0f} GB. "
-        f"{m.size:,}: {m.seconds:.0f} s, {m.peak / 1e9:.2f} GB, "
-        + ("met." if m.seconds <= AIM_SECONDS and m.peak <= AIM_BYTES else "missed.")
+        f"\nAim for {AIM_SIZE:,} transitions: {AIM_SECONDS:.0f} s of the processor and "
+        f"{AIM_BYTES / 1e9:.0f} GB. {m.size:,}: {m.processor:.0f} s, {m.peak / 1e9:.2f} GB, "
+        + ("met." if m.processor <= AIM_SECONDS and m.peak <= AIM_BYTES else "missed.")
         for m in fits
     ]
 
