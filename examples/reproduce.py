@@ -1,4 +1,4 @@
-"""Every figure that the README quotes of the bundled model, from questions to tables.
+"""Every figure of the bundled model in docs/results.md, from questions to tables.
 
     python examples/reproduce.py                                        # starts vLLM by itself
     python examples/reproduce.py --base-url http://localhost:8000/v1    # a server that runs already
