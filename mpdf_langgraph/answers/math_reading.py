@@ -32,6 +32,12 @@ _HASHES = Pattern(r"####[ \t]*([^\n]+)")
 _HEADING = Pattern(r"\**(?:[A-Za-z]{2}|[0-9]+[.):]\s+\S)")
 _NO_EXPRESSION = Pattern(r"\n|[A-Za-z]:|\\(?:boxed|fbox|framebox)")
 _ASSIGNED = Pattern(r"[A-Za-z]\s?=")
+# Alone, these words say that there is no answer.
+_NO_ANSWER = Pattern(
+    r"(?:none|nothing|null|unknown|unsure|unclear|uncertain|undecided|pass|skip|dunno|idk|sorry"
+    r"|maybe|perhaps|ok(?:ay)?|hello|thanks)[.!]?",
+    re.IGNORECASE,
+)
 
 
 def find_answer(text: str) -> str | None:
@@ -75,7 +81,7 @@ def find_answer_in_words(text: str) -> str | None:
         if has_form(canonical(whole)) or (len(whole.split()) <= 4 and is_number(whole)):
             return canonical(whole)
         if re.fullmatch(r"(?:[A-Z][A-Za-z]+|[a-z]{4,})[.!]?", whole):
-            return canonical(whole)
+            return None if _NO_ANSWER.fullmatch(whole) else canonical(whole)
     if len(whole) <= MAX_LENGTH and not has_prose(whole) and not _NO_EXPRESSION.search(whole):
         answer = canonical(whole)
         if "=" not in _ASSIGNED.sub("", answer, count=1) and re.search(r"\w|∞|∅", answer):

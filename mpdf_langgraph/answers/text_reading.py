@@ -144,6 +144,9 @@ _QUOTED = Pattern(r"[\"“«*_]{0,2}([^\"”»*_\n]{1,100})[\"”»*_]{1,2}(?=\s
 _WHEN = Pattern(r",?\s(?:in|around|on|during)\s(?:the\syear\s)?(?:\d{4}|[A-Z]\w+\s\d)\b[^\n]*$")
 
 
+_AFTER_QUESTION = Pattern(r"Q(?:uestion)?:[^\n]{1,500}\n+A:")
+
+
 def find_text(text: str) -> str | None:
     """Return the answer of a response. Return None if nothing is left."""
     text = _LINK.sub(r"\1", without_confidence(answering_part(text))).lstrip("# \n")
@@ -151,7 +154,7 @@ def find_text(text: str) -> str | None:
         return _shortened(inside) or None
     if field := json_answer(text):
         return None if field.value is None else _shortened(field.value) or None
-    marker = last_match(MARKER, text)
+    marker = last_match(MARKER, text) or _AFTER_QUESTION.match(text)
     if marker is not None:
         rest = text[marker.end() :]
         return _statement(last_box(rest) or rest) or None
@@ -479,6 +482,8 @@ def says(sentence: str, answer: str) -> bool:
     """
     if len(answer) > 0.75 * len(sentence) or len(sentence) > _LONGEST_SENTENCE:
         return False
+    if len(sentence.splitlines()) > 1 or len(answer.splitlines()) > 1:
+        return False  # more than a sentence
     short = _in_pieces(answer)
     words = short.split()
     if not words or len(words) > 10 or short in ("yes", "no", "true", "false"):

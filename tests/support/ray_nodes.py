@@ -7,10 +7,10 @@ It prints the cluster's address. For every line of input it kills the node that 
 
 import sys
 
-from ray.cluster_utils import Cluster
-
 
 def main() -> None:
+    from ray.cluster_utils import Cluster  # Ray is not in every environment of the tests
+
     cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0})
     nodes = [cluster.add_node(num_cpus=1) for _ in range(2)]
     cluster.wait_for_nodes()
