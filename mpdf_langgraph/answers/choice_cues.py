@@ -220,7 +220,7 @@ class Mention(NamedTuple):
     """Letters that are mentioned together.
 
     Attributes:
-        letters: The letters, in capitals; of a range its ends.
+        letters: The letters, in capitals. Of a range there are its two ends.
         place: Where among the signs.
         in_brackets: Whether it is written "(B)".
         titled: Whether the text of the choice follows: "(B) Both are false".

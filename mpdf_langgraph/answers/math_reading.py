@@ -6,8 +6,6 @@ from mpdf_langgraph.answers.math_notation import canonical, with_decimal_points
 from mpdf_langgraph.answers.math_numbers import MAX_LENGTH
 from mpdf_langgraph.answers.math_parts import has_form
 from mpdf_langgraph.answers.math_sentences import (
-    has_prose,
-    is_number,
     read_after_marker,
     read_listed,
     read_prose,
@@ -27,6 +25,7 @@ from mpdf_langgraph.answers.reading import (
     without_confidence,
     without_truncated_box,
 )
+from mpdf_langgraph.answers.sentence_numbers import has_prose, is_number
 
 _HASHES = Pattern(r"####[ \t]*([^\n]+)")
 _HEADING = Pattern(r"\**(?:[A-Za-z]{2}|[0-9]+[.):]\s+\S)")

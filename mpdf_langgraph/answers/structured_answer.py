@@ -13,7 +13,7 @@ from pydantic import BaseModel, ValidationError
 from mpdf_langgraph.answers.json_schema import LenientReader, MismatchError, check_schema
 from mpdf_langgraph.answers.patterns import Pattern
 from mpdf_langgraph.answers.reading import answering_part, has_long_mark_run
-from mpdf_langgraph.answers.text_reading import normalise
+from mpdf_langgraph.answers.text_form import normalise
 from mpdf_langgraph.errors import ConfigurationError
 
 _MAX_LENGTH = 100_000  # characters of an object

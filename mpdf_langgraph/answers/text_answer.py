@@ -8,7 +8,8 @@ from langchain_core.language_models import BaseChatModel
 
 from mpdf_langgraph.answers.memory import Memory
 from mpdf_langgraph.answers.schema import refuse_async
-from mpdf_langgraph.answers.text_reading import find_text, joined, says
+from mpdf_langgraph.answers.text_form import joined, says
+from mpdf_langgraph.answers.text_reading import find_text
 from mpdf_langgraph.answers.thoughts import split_thought
 from mpdf_langgraph.errors import ConfigurationError, describe_error
 from mpdf_langgraph.frames import quote_text

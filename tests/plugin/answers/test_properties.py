@@ -18,7 +18,7 @@ from mpdf_langgraph.answers.math_units import read_units, scale_between
 from mpdf_langgraph.answers.program_reading import parse_python
 from mpdf_langgraph.answers.programs import normalise as normalise_program
 from mpdf_langgraph.answers.reading import answering_part, find_boxes, json_answer
-from mpdf_langgraph.answers.text_reading import normalise
+from mpdf_langgraph.answers.text_form import normalise
 
 TRUSTED = Sandbox(command=("env", "-i"), seconds=5)
 # Text that is made of what the parsers look for.
