@@ -203,11 +203,11 @@ class ReadingReport:
 
     def __str__(self) -> str:
         dropped = ", ".join(f"{count} {reason}" for reason, count in self.dropped.items())
-        left_out = f"{self.left_out} of other questions left out; " if self.left_out else ""
+        left_out = f"{self.left_out} of other questions left out, " if self.left_out else ""
         return (
             f"{self.episodes} episodes ({self.undecided} without a decision) from "
-            f"{self.segments} segments ({self.cached} cached); "
-            f"{self.duplicates} duplicates; dropped: {dropped or 'none'}; "
+            f"{self.segments} segments ({self.cached} cached), "
+            f"{self.duplicates} duplicates. Dropped: {dropped or 'none'}. "
             f"{left_out}"
             f"{self.groups} groups of {self.rollouts} rollouts, {self.tied} all tied, "
             f"{self.untried} without the REFINE they allowed"

@@ -292,7 +292,7 @@ def fit(
         learned=decides_learned(config, lessons.comparison),
         rows=log.rows,
         critics=critics_of(config.traces),
-        summary=[f"{lessons.reading}.", f"{sizes}; seed {config.seed}, {seconds:.0f} s."],
+        summary=[f"{lessons.reading}.", f"{sizes}. Seed {config.seed}, {seconds:.0f} s."],
     )
 
 
@@ -310,5 +310,5 @@ def command() -> None:
         fit,
         Config,
         __doc__,
-        "stopped; the same command with --resume goes on from the last epoch",
+        "stopped. The same command with --resume goes on from the last epoch",
     )

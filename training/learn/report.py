@@ -23,8 +23,8 @@ FORMAT = 2
 RISKS = (0.01, 0.02, 0.05, 0.1, 0.2)
 """Risks that the report shows bars for."""
 EXPLANATION = (
-    "Estimated from stored responses with the peers held at what they did; differences with 95 % "
-    "intervals over questions. *Group*: the consensus after the turn is right; *own*: the agent's "
+    "Estimated from stored responses with the peers held at what they did. Differences have 95 % "
+    "intervals over questions. *Group*: the consensus after the turn is right. *Own*: the agent's "
     "answer is. The oracle knows the answers: no router has a higher reward."
 )
 
@@ -43,7 +43,7 @@ def gate_of(turn: OneTurn, whole: WholeEpisodes) -> tuple[str, str]:
         if any(d.high < 0 for d in differences):
             return "fail", "one turn of it is worse than a vote or than the policy in the traces"
         return "unknown", (
-            f"whole deliberations cannot be estimated ({whole.unknown}); run training/evaluate.py"
+            f"whole deliberations cannot be estimated ({whole.unknown}). Run training/evaluate.py"
         )
     differences = [whole.against_vote, whole.against_behaviour]
     if whole.against_choice is not None:
@@ -52,7 +52,7 @@ def gate_of(turn: OneTurn, whole: WholeEpisodes) -> tuple[str, str]:
         return "fail", "whole deliberations are estimated to get worse"
     if all(d.low > 0 for d in differences):
         return "pass", "whole deliberations are estimated to gain, lower bounds above zero"
-    return "unknown", "the intervals of whole deliberations hold zero; run training/evaluate.py"
+    return "unknown", "the intervals of whole deliberations hold zero. Run training/evaluate.py"
 
 
 def signs_of_trouble(
@@ -86,7 +86,7 @@ def signs_of_trouble(
             "--beta, or raise --disagreement-weight."
         )
     if persist < 0.02:
-        warnings.append("PERSIST is hardly ever taken; raise --tied-weight or give tokens a cost.")
+        warnings.append("PERSIST is hardly ever taken. Raise --tied-weight or give tokens a cost.")
     if rollouts < 5:
         warnings.append(
             f"groups that allow REFINE hold {rollouts:.1f} rollouts on average, below 5: ranks "

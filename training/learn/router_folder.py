@@ -178,5 +178,5 @@ def export_router(
         warnings=warnings,
         plots=["training.png", "rewards.png", "calibration.png", "front.png"],
     )
-    print(f"{out}: gate {gate[0]} ({gate[1]}); against the vote, one turn: {turn.against_vote}")
+    print(f"{out}: gate {gate[0]} ({gate[1]}). Against the vote, one turn: {turn.against_vote}")
     return content

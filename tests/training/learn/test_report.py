@@ -57,7 +57,7 @@ def whole(vote, behaviour):
     ("turn", "episodes", "gate", "why"),
     [
         ({}, whole(BETTER, BETTER), "pass", "lower bounds above zero"),
-        ({}, whole(BETTER, OPEN), "unknown", "hold zero; run training/evaluate.py"),
+        ({}, whole(BETTER, OPEN), "unknown", "hold zero. Run training/evaluate.py"),
         ({}, whole(OPEN, BETTER), "unknown", "hold zero"),
         ({}, whole(BETTER, WORSE), "fail", "get worse"),
         ({}, whole(WORSE, BETTER), "fail", "get worse"),
