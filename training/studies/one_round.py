@@ -11,7 +11,7 @@ dear. `--fresh` takes a second folder, where the team proposed once more on the 
 same decisions, but each REFINE is a fresh proposal.
 
 The questions are split into folds. For each fold the calibration, the threshold's two numbers and
-the routers come from the other folds.
+the routers come from the other folds. With `--train` they come from debates on other questions.
 """
 
 import tempfile
@@ -26,16 +26,13 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from mpdf_langgraph import Episode, MPDFError, ThresholdRouter, TraceReader, load_router
+from mpdf_langgraph import Episode, MPDFError, ThresholdRouter, load_router
 from mpdf_langgraph.calibration import Calibration
-from mpdf_langgraph.consensus import ConsensusRule, concession, count_votes, make_rule
+from mpdf_langgraph.consensus import ConsensusRule
 from mpdf_langgraph.errors import ConfigurationError
 from mpdf_langgraph.expected_gain import ExpectedGainRouter
 from mpdf_langgraph.learned_router import LearnedRouter
-from mpdf_langgraph.rounds import Held, after_move, has_answer
-from mpdf_langgraph.router import Router, for_team
-from mpdf_langgraph.state import ACTIONS, Action, Response
-from training.collect.questions import content_key, is_sound
+from mpdf_langgraph.router import Router
 from training.collect.team import answer_schema, grader
 from training.command import run_command, write_results
 from training.evaluate.options import EvaluateOptions
@@ -51,9 +48,18 @@ from training.learn.profile_fit import criticise, fit_profile, gather_looks, wit
 from training.learn.recalibrate import recalibrate
 from training.learn.rewards import Grader
 from training.studies.fits import Fit, run_fits
+from training.studies.recorded_round import (
+    CONFIDENCE,
+    MAJORITY,
+    Answered,
+    Debate,
+    read_debates,
+    read_proposals,
+)
 
-MAJORITY, CONFIDENCE = (make_rule(name)[1] for name in ("majority", "confidence"))
 LEARNED, VOTE = "learned", "vote of 3"
+LEAST = 10
+"""Debates that a fold has at least."""
 BY_CONFIDENCE, BY_LEARNED = " by confidence", ", learned consensus"
 CONTROL = ", learned consensus: its control"
 
@@ -66,6 +72,8 @@ class OneRoundOptions:
     """Folders of traces of one-round debates."""
     fresh: tuple[Path, ...] = ()
     """Folders of traces where the same team proposed once more on the same questions."""
+    train: tuple[Path, ...] = ()
+    """Folders of debates to learn from, on other questions. Default: the other folds."""
     critic: Literal["recorded", "profile"] = "recorded"
     """Whose confidence counts: the recorded one, or that of a profile critic (no call)."""
     out: Path = Path("runs/one_round")
@@ -82,171 +90,6 @@ class OneRoundOptions:
     """Fits for each fold."""
     jobs: int = 1
     """Fits side by side."""
-
-
-@dataclass(frozen=True)
-class Answered:
-    """What a method did on a question."""
-
-    right: float
-    tokens: float
-
-
-def tokens_of(response: Response) -> int:
-    """Return the prompt and completion tokens of a response."""
-    usage = response["usage"]
-    return usage["prompt_tokens"] + usage["completion_tokens"]
-
-
-# --- one debate -------------------------------------------------------------------------------
-
-
-class Debate:
-    """A recorded debate of one round, and what came of other actions in it.
-
-    Args:
-        episode: With calibrated confidences.
-        is_right: Grades an answer.
-        fresh: Another episode of the same question, whose proposals are fresh ones here.
-    """
-
-    def __init__(self, episode: Episode, is_right: Grader, fresh: Episode | None = None) -> None:
-        self.episode = episode
-        self.names = [agent["name"] for agent in episode.agents]
-        self.proposed: Held = {name: episode.responses.get(f"{name}@0") for name in self.names}
-        self.refined: Held = {name: episode.responses.get(f"{name}@1") for name in self.names}
-        self.turns = {turn["agent"]: turn for turn in episode.turns}
-        self.representatives = [*episode.representatives]
-        self.fresh: Held = {}
-        self._is_right = is_right
-        if fresh is not None:
-            for name in self.names:
-                self.fresh[name] = self._join_cluster(fresh.responses.get(f"{name}@0"))
-
-    def _join_cluster(self, response: Response | None) -> Response | None:
-        """Return a response of another episode with its cluster here."""
-        if response is None or (answer := response["answer"]) is None:
-            return response
-        known = [self._is_right(answer, one) for one in self.representatives]
-        if True not in known:
-            self.representatives.append(answer)
-        place = known.index(True) if True in known else len(known)
-        return Response({**response, "cluster": place})
-
-    def right(self, answer: str | None) -> float:
-        """Grade an answer. No answer is wrong."""
-        reference = str(self.episode.reference)
-        return float(answer is not None and self._is_right(answer, reference))
-
-    def play(
-        self, actions: Mapping[str, Action], rule: ConsensusRule, *, control: bool = False
-    ) -> Answered:
-        """Return what comes of these actions. An agent that is not named persists.
-
-        Args:
-            actions: By agent.
-            rule: How votes are counted.
-            control: A fresh proposal takes the place of every refined response.
-        """
-        held = {}
-        drawn_too = [response for response in self.proposed.values() if response is not None]
-        for name in self.names:
-            drawn = (self.fresh if control else self.refined).get(name)
-            action = actions.get(name, "PERSIST")
-            if action == "REFINE" and drawn is not None:
-                drawn_too.append(drawn)
-            target = self.episode.responses.get(concession(self.proposed, name) or "")
-            held[name] = after_move(action, self.proposed[name], drawn=drawn, target=target)
-        return self._count(held, rule, drawn_too)
-
-    def vote_of_all(self, rule: ConsensusRule) -> Answered:
-        """Return what a vote of the proposals and the fresh ones gives."""
-        held = {**self.proposed, **{f"{name} again": said for name, said in self.fresh.items()}}
-        return self._count(held, rule, [said for said in held.values() if said is not None])
-
-    def _count(self, held: Held, rule: ConsensusRule, drawn: Sequence[Response]) -> Answered:
-        tally = count_votes(held, rule, self.representatives)
-        return Answered(self.right(tally["answer"]), sum(map(tokens_of, drawn)))
-
-    def single(self) -> Answered:
-        """Return what the agents give alone, on average."""
-        responses = [self.proposed[name] for name in self.names]
-        rights = [self.right(r["answer"]) if has_answer(r) and r else 0.0 for r in responses]
-        tokens = [tokens_of(r) if r else 0 for r in responses]
-        return Answered(float(np.mean(rights)), float(np.mean(tokens)))
-
-    def decide(self, router: Router) -> dict[str, Action]:
-        """Return a router's likeliest actions. There are none where all agreed at once."""
-        turns = list(self.turns.values())
-        if not turns:
-            return {}
-        seen, masks = [t["observation"] for t in turns], [t["mask"] for t in turns]
-        rows = np.asarray(for_team(router, list(self.turns)).decide(seen, masks))
-        best = (rows * np.asarray(masks)).argmax(-1)
-        return {t["agent"]: ACTIONS[k] for t, k in zip(turns, best, strict=True)}
-
-    def refining(self, *, only_without_answer: bool) -> dict[str, Action]:
-        """Return the actions of a debate, or those where only agents without an answer refine."""
-        return {
-            name: "REFINE"
-            for name in self.turns
-            if not only_without_answer or not has_answer(self.proposed[name])
-        }
-
-    def oracle(self) -> Answered:
-        """Return the best that actions could have made of it, at the fewest tokens."""
-        actions: dict[str, Action] = {}
-        for name, turn in self.turns.items():
-            ways: list[Action] = ["PERSIST", "CONCEDE", "REFINE"]
-            for action in ways:
-                if turn["mask"][ACTIONS.index(action)] and self._would_be_right(name, action):
-                    actions[name] = action
-                    break
-        return self.play(actions, CONFIDENCE)
-
-    def _would_be_right(self, name: str, action: Action) -> bool:
-        target = self.episode.responses.get(concession(self.proposed, name) or "")
-        after = after_move(action, self.proposed[name], drawn=self.refined[name], target=target)
-        return after is not None and has_answer(after) and self.right(after["answer"]) == 1
-
-
-# --- folds ------------------------------------------------------------------------------------
-
-
-def read_debates(traces: Sequence[Path]) -> dict[str, Episode]:
-    """Return the sound debates by their question and contexts, one for each.
-
-    Raises:
-        ConfigurationError: One is no debate of one round, or has no reference.
-    """
-    found = _read_sound(traces)
-    for episode in found.values():
-        if any(t["round"] != 1 or t["action"] != "REFINE" for t in episode.turns):
-            raise ConfigurationError(
-                f"episode {episode.id} is no debate of one round: collect with --rounds 1 "
-                "--router always-refine --explore 0 --alternatives 0"
-            )
-    return found
-
-
-def read_proposals(traces: Sequence[Path]) -> dict[str, Episode]:
-    """Return the sound episodes in which everybody proposed, as `read_debates`."""
-    return {
-        key: episode
-        for key, episode in _read_sound(traces).items()
-        if all(f"{name}@0" in episode.responses for name in episode.team)
-    }
-
-
-def _read_sound(traces: Sequence[Path]) -> dict[str, Episode]:
-    found: dict[str, Episode] = {}
-    for folder in traces:
-        for episode in filter(is_sound, TraceReader(folder)):
-            if episode.reference is None:
-                raise ConfigurationError(f"episode {episode.id} has no reference")
-            key = content_key(episode.question, episode.reference, episode.contexts)
-            found[key] = episode
-    return found
 
 
 @dataclass
@@ -344,14 +187,11 @@ def study(options: OneRoundOptions) -> str:
     fresh = read_proposals(options.fresh)
     if fresh:  # the others have no control
         debates = {key: episode for key, episode in debates.items() if key in fresh}
-    if len(debates) < 10 * options.folds or options.folds < 2:
-        raise ConfigurationError(f"{len(debates)} debates are too few for {options.folds} folds")
-    place = np.random.default_rng(0).permutation(len(debates)) % options.folds
     results: dict[str, list[Answered]] = defaultdict(list)
     with tempfile.TemporaryDirectory(prefix="one-round-") as folder:
         folds = [
-            _make_fold(options, Path(folder), k, place, debates, fresh, is_right)
-            for k in range(options.folds)
+            _make_fold(options, Path(folder, f"rest-{k}.jsonl"), rest, held_out, is_right)
+            for k, (rest, held_out) in enumerate(_split(options, debates, fresh))
         ]
         fits = [fit for fold in folds for those in fold.fits.values() for fit in those]
         failed = run_fits(fits, options.jobs)
@@ -366,32 +206,45 @@ def study(options: OneRoundOptions) -> str:
     return text
 
 
+def _split(
+    options: OneRoundOptions, debates: Mapping[str, Episode], fresh: Mapping[str, Episode]
+) -> Iterator[tuple[list[Episode], list[tuple[Episode, Episode | None]]]]:
+    """Yield debates to learn from, and those to answer, each with its fresh proposals."""
+    pairs = [(episode, fresh.get(key)) for key, episode in debates.items()]
+    if options.train:
+        rest = read_debates(options.train)
+        if both := rest.keys() & debates.keys():
+            raise ConfigurationError(f"{len(both)} questions of --train are in --traces too")
+        if len(rest) < LEAST or not pairs:
+            raise ConfigurationError(f"{len(rest)} debates are too few to learn from")
+        yield [*rest.values()], pairs
+        return
+    if len(debates) < LEAST * options.folds or options.folds < 2:
+        raise ConfigurationError(f"{len(debates)} debates are too few for {options.folds} folds")
+    place = np.random.default_rng(0).permutation(len(debates)) % options.folds
+    for number in range(options.folds):
+        others = [e for (e, _), p in zip(pairs, place, strict=True) if p != number]
+        yield others, [pair for pair, p in zip(pairs, place, strict=True) if p == number]
+
+
 def _make_fold(
     options: OneRoundOptions,
-    folder: Path,
-    number: int,
-    place: NDArray[np.int64],
-    debates: Mapping[str, Episode],
-    fresh: Mapping[str, Episode],
+    path: Path,
+    rest: list[Episode],
+    held: list[tuple[Episode, Episode | None]],
     is_right: Grader,
 ) -> Fold:
-    rest = [e for e, p in zip(debates.values(), place, strict=True) if p != number]
-    held = [
-        (e, fresh.get(key))
-        for (key, e), p in zip(debates.items(), place, strict=True)
-        if p == number
-    ]
+    """Prepare what is learned from `rest`, which is written to `path` for the fits."""
     if options.critic == "profile":
         critic = fit_profile(gather_looks(rest, is_right))
         judged = partial(criticise, critic=critic, consensus="confidence", rule=CONFIDENCE)
         rest = [judged(e) for e in rest]
         held = [(judged(e), again and with_confidence(again, critic)) for e, again in held]
-    path = folder / f"rest-{number}.jsonl"
     path.write_bytes(b"".join(e.to_json().rstrip() + b"\n" for e in rest))
     shared = Config(
         traces=(path,),
         consensus="recorded",
-        out=folder / "fits",
+        out=path.parent / "fits",
         answer=options.answer,
         values="one-step",  # there is one round
         cost=options.cost,
@@ -422,12 +275,14 @@ def format_results(options: OneRoundOptions, results: Mapping[str, Sequence[Answ
         tokens = f"{np.mean([a.tokens for a in results[name]]):,.0f}"
         row = [name, mean_interval(values, number).short("", 3), tokens, difference(name, VOTE)]
         rows.append([*row, difference(learned, name)] if learned else row)
-    return (
-        table(headings, rows)
-        + f"\n\n{len(number)} questions of {', '.join(map(str, options.traces))}, each answered by "
-        f"what was learned from the other {options.folds - 1} of {options.folds} folds. Routers: "
-        f"mean of {options.seeds} seeds, greedy, cost {options.cost:g} per 1,000 tokens. Intervals "
-        "are 95 %, paired, from resampling questions.\n"
+    learned_from = f"the other {options.folds - 1} of {options.folds} folds"
+    if options.train:
+        learned_from = ", ".join(map(str, options.train))
+    asked = ", ".join(map(str, options.traces))
+    return table(headings, rows) + (
+        f"\n\n{len(number)} questions of {asked}, each answered by what was learned from "
+        f"{learned_from}. Routers: mean of {options.seeds} seeds, greedy, cost {options.cost:g} "
+        "per 1,000 tokens. Intervals are 95 %, paired, from resampling questions.\n"
     )
 
 

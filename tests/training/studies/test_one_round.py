@@ -9,14 +9,13 @@ from langchain_core.runnables import RunnableLambda
 
 from mpdf_langgraph import Agent, MathAnswer, TraceReader, create_deliberation
 from mpdf_langgraph.errors import ConfigurationError
-from training.studies.one_round import (
+from training.studies.one_round import OneRoundOptions, study
+from training.studies.recorded_round import (
     CONFIDENCE,
     MAJORITY,
     Debate,
-    OneRoundOptions,
     read_debates,
     read_proposals,
-    study,
     tokens_of,
 )
 
@@ -46,7 +45,7 @@ def answer(name: str) -> Any:
     return RunnableLambda(reply)
 
 
-def collect(folder: Path, count: int, **options: Any) -> Path:
+def collect(folder: Path, count: int, start: int = 0, **options: Any) -> Path:
     given = {"router": "always-refine", "max_rounds": 1, "stop_when_settled": False, **options}
     graph = create_deliberation(
         [Agent(name, answer(name)) for name in NAMES],
@@ -55,7 +54,7 @@ def collect(folder: Path, count: int, **options: Any) -> Path:
         traces=folder,
         **given,
     ).compile()
-    for number in range(count):
+    for number in range(start, start + count):
         graph.invoke({"question": f"Number {number}", "reference": str(number)})
     return folder
 
@@ -128,7 +127,7 @@ def test_a_new_answer_has_a_cluster_of_its_own(traces: Path) -> None:
 def test_the_controls_of_a_study(traces: Path, tmp_path: Path) -> None:
     fresh = collect(tmp_path / "fresh", 60, router="always-persist")
     options = OneRoundOptions(
-        (traces,), (fresh,), "profile", tmp_path / "out",
+        (traces,), (fresh,), (), "profile", tmp_path / "out",
         algorithms=("softrankpo",), folds=2, seeds=1,
     )  # fmt: skip
     found = accuracies(study(options))
@@ -136,6 +135,16 @@ def test_the_controls_of_a_study(traces: Path, tmp_path: Path) -> None:
     assert found["learned, softrankpo, learned consensus"] == 1.0
     assert found["learned, softrankpo, learned consensus: its control"] == 0.5
     assert found["expected gain"] == 1.0
+
+
+def test_what_is_learned_from_other_questions(traces: Path, tmp_path: Path) -> None:
+    new = collect(tmp_path / "new", 80, start=60)
+    given: dict[str, Any] = {"out": tmp_path / "out", "algorithms": ("none",), "seeds": 1}
+    text = study(OneRoundOptions((new,), train=(traces,), **given))
+    assert f"80 questions of {new}, each answered by what was learned from {traces}." in text
+    assert accuracies(text)["learned, SFT alone"] == 1.0
+    with pytest.raises(ConfigurationError, match="60 questions of --train are in --traces too"):
+        study(OneRoundOptions((new, traces), train=(traces,), **given))
 
 
 def test_other_traces_are_refused(tmp_path: Path) -> None:

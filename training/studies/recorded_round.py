@@ -1,0 +1,177 @@
+"""A recorded debate of one round, and what comes of other actions in it."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from mpdf_langgraph import Episode, TraceReader
+from mpdf_langgraph.consensus import ConsensusRule, concession, count_votes, make_rule
+from mpdf_langgraph.errors import ConfigurationError
+from mpdf_langgraph.rounds import Held, after_move, has_answer
+from mpdf_langgraph.router import Router, for_team
+from mpdf_langgraph.state import ACTIONS, Action, Response
+from training.collect.questions import content_key, is_sound
+from training.learn.rewards import Grader
+
+MAJORITY, CONFIDENCE = (make_rule(name)[1] for name in ("majority", "confidence"))
+
+
+@dataclass(frozen=True)
+class Answered:
+    """What a method did on a question."""
+
+    right: float
+    tokens: float
+
+
+def tokens_of(response: Response) -> int:
+    """Return the prompt and completion tokens of a response."""
+    usage = response["usage"]
+    return usage["prompt_tokens"] + usage["completion_tokens"]
+
+
+class Debate:
+    """A recorded debate of one round, and what came of other actions in it.
+
+    Args:
+        episode: With calibrated confidences.
+        is_right: Grades an answer.
+        fresh: Another episode of the same question, whose proposals are fresh ones here.
+    """
+
+    def __init__(self, episode: Episode, is_right: Grader, fresh: Episode | None = None) -> None:
+        self.episode = episode
+        self.names = [agent["name"] for agent in episode.agents]
+        self.proposed: Held = {name: episode.responses.get(f"{name}@0") for name in self.names}
+        self.refined: Held = {name: episode.responses.get(f"{name}@1") for name in self.names}
+        self.turns = {turn["agent"]: turn for turn in episode.turns}
+        self.representatives = [*episode.representatives]
+        self.fresh: Held = {}
+        self._is_right = is_right
+        if fresh is not None:
+            for name in self.names:
+                self.fresh[name] = self._join_cluster(fresh.responses.get(f"{name}@0"))
+
+    def _join_cluster(self, response: Response | None) -> Response | None:
+        """Return a response of another episode with its cluster here."""
+        if response is None or (answer := response["answer"]) is None:
+            return response
+        known = [self._is_right(answer, one) for one in self.representatives]
+        if True not in known:
+            self.representatives.append(answer)
+        place = known.index(True) if True in known else len(known)
+        return Response({**response, "cluster": place})
+
+    def right(self, answer: str | None) -> float:
+        """Grade an answer. No answer is wrong."""
+        reference = str(self.episode.reference)
+        return float(answer is not None and self._is_right(answer, reference))
+
+    def play(
+        self, actions: Mapping[str, Action], rule: ConsensusRule, *, control: bool = False
+    ) -> Answered:
+        """Return what comes of these actions. An agent that is not named persists.
+
+        Args:
+            actions: By agent.
+            rule: How votes are counted.
+            control: A fresh proposal takes the place of every refined response.
+        """
+        held = {}
+        drawn_too = [response for response in self.proposed.values() if response is not None]
+        for name in self.names:
+            drawn = (self.fresh if control else self.refined).get(name)
+            action = actions.get(name, "PERSIST")
+            if action == "REFINE" and drawn is not None:
+                drawn_too.append(drawn)
+            target = self.episode.responses.get(concession(self.proposed, name) or "")
+            held[name] = after_move(action, self.proposed[name], drawn=drawn, target=target)
+        return self._count(held, rule, drawn_too)
+
+    def vote_of_all(self, rule: ConsensusRule) -> Answered:
+        """Return what a vote of the proposals and the fresh ones gives."""
+        held = {**self.proposed, **{f"{name} again": said for name, said in self.fresh.items()}}
+        return self._count(held, rule, [said for said in held.values() if said is not None])
+
+    def _count(self, held: Held, rule: ConsensusRule, drawn: Sequence[Response]) -> Answered:
+        tally = count_votes(held, rule, self.representatives)
+        return Answered(self.right(tally["answer"]), sum(map(tokens_of, drawn)))
+
+    def single(self) -> Answered:
+        """Return what the agents give alone, on average."""
+        responses = [self.proposed[name] for name in self.names]
+        rights = [self.right(r["answer"]) if has_answer(r) and r else 0.0 for r in responses]
+        tokens = [tokens_of(r) if r else 0 for r in responses]
+        return Answered(float(np.mean(rights)), float(np.mean(tokens)))
+
+    def decide(self, router: Router) -> dict[str, Action]:
+        """Return a router's likeliest actions. There are none where all agreed at once."""
+        turns = list(self.turns.values())
+        if not turns:
+            return {}
+        seen, masks = [t["observation"] for t in turns], [t["mask"] for t in turns]
+        rows = np.asarray(for_team(router, list(self.turns)).decide(seen, masks))
+        best = (rows * np.asarray(masks)).argmax(-1)
+        return {t["agent"]: ACTIONS[k] for t, k in zip(turns, best, strict=True)}
+
+    def refining(self, *, only_without_answer: bool) -> dict[str, Action]:
+        """Return the actions of a debate, or those where only agents without an answer refine."""
+        return {
+            name: "REFINE"
+            for name in self.turns
+            if not only_without_answer or not has_answer(self.proposed[name])
+        }
+
+    def oracle(self) -> Answered:
+        """Return the best that actions could have made of it, at the fewest tokens."""
+        actions: dict[str, Action] = {}
+        for name, turn in self.turns.items():
+            ways: list[Action] = ["PERSIST", "CONCEDE", "REFINE"]
+            for action in ways:
+                if turn["mask"][ACTIONS.index(action)] and self._would_be_right(name, action):
+                    actions[name] = action
+                    break
+        return self.play(actions, CONFIDENCE)
+
+    def _would_be_right(self, name: str, action: Action) -> bool:
+        target = self.episode.responses.get(concession(self.proposed, name) or "")
+        after = after_move(action, self.proposed[name], drawn=self.refined[name], target=target)
+        return after is not None and has_answer(after) and self.right(after["answer"]) == 1
+
+
+def read_debates(traces: Sequence[Path]) -> dict[str, Episode]:
+    """Return the sound debates by their question and contexts, one for each.
+
+    Raises:
+        ConfigurationError: One is no debate of one round, or has no reference.
+    """
+    found = _read_sound(traces)
+    for episode in found.values():
+        if any(t["round"] != 1 or t["action"] != "REFINE" for t in episode.turns):
+            raise ConfigurationError(
+                f"episode {episode.id} is no debate of one round: collect with --rounds 1 "
+                "--router always-refine --explore 0 --alternatives 0"
+            )
+    return found
+
+
+def read_proposals(traces: Sequence[Path]) -> dict[str, Episode]:
+    """Return the sound episodes in which everybody proposed, as `read_debates`."""
+    return {
+        key: episode
+        for key, episode in _read_sound(traces).items()
+        if all(f"{name}@0" in episode.responses for name in episode.team)
+    }
+
+
+def _read_sound(traces: Sequence[Path]) -> dict[str, Episode]:
+    found: dict[str, Episode] = {}
+    for folder in traces:
+        for episode in filter(is_sound, TraceReader(folder)):
+            if episode.reference is None:
+                raise ConfigurationError(f"episode {episode.id} has no reference")
+            key = content_key(episode.question, episode.reference, episode.contexts)
+            found[key] = episode
+    return found
