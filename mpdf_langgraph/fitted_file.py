@@ -1,6 +1,7 @@
 """Files that the training has written: how they are read, and what is told if they are wrong."""
 
 import os
+import reprlib
 from pathlib import Path
 from typing import TypeVar
 
@@ -44,7 +45,7 @@ def read_fitted(path: str | os.PathLike[str], name: str, form: type[Form], holds
 def explain_invalid(error: ValidationError) -> str:
     """Return what is wrong with a file's content, and where in it."""
     wrong = "; ".join(
-        f"{'.'.join(map(str, e['loc']))}: {e['msg']} (got {e['input']!r:.40})"
+        f"{'.'.join(map(str, e['loc']))}: {e['msg']} (got {reprlib.repr(e['input'])})"
         for e in error.errors()
     )
     return f"{wrong:.500}"

@@ -9,6 +9,7 @@ import hashlib
 import json
 import math
 import os
+import reprlib
 import warnings
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
@@ -237,14 +238,14 @@ def _read_manifest(folder: Path) -> Manifest:
     except (ValueError, RecursionError) as error:
         raise RouterError(f"{path} is not valid JSON: {describe_error(error)}") from error
     if not isinstance(given, dict):
-        raise RouterError(f"{path} must hold a JSON object, got {given!r:.80}")
+        raise RouterError(f"{path} must hold a JSON object, got {reprlib.repr(given)}")
     # Checked first, as another version may hold anything.
     for key, here in (("format", FORMATS), ("feature_version", (FEATURE_VERSION,))):
         if given.get(key) not in here:
             raise RouterError(
-                f"{path}: {key} is {given.get(key)!r:.80}, this version of mpdf-langgraph needs "
-                f"{' or '.join(map(str, here))}. Fit the router again, or install the version "
-                "that it was fitted with"
+                f"{path}: {key} is {reprlib.repr(given.get(key))}, this version of mpdf-langgraph "
+                f"needs {' or '.join(map(str, here))}. Fit the router again, or install the "
+                "version that it was fitted with"
             )
     if given["format"] == 1:  # its calibration was for people to read only
         given["calibration"] = {}

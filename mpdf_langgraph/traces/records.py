@@ -4,6 +4,7 @@ import base64
 import json
 import math
 import re
+import reprlib
 import zlib
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
@@ -12,7 +13,7 @@ from typing import Any, ClassVar
 
 import orjson
 from langchain_core.messages import BaseMessage
-from pydantic import BaseModel, ConfigDict, ValidationError, field_validator
+from pydantic import BaseModel, ConfigDict, ValidationError, field_validator, model_validator
 
 from mpdf_langgraph.errors import TraceError
 from mpdf_langgraph.history import kinds_of
@@ -130,6 +131,23 @@ class Episode(BaseModel):
             raise ValueError(f"it nests more than {DEEPEST} levels deep")
         return value
 
+    @model_validator(mode="after")
+    def _hangs_together(self) -> "Episode":
+        """Reject names, rounds and clusters that nobody could look up."""
+        names = [agent.get("name") for agent in self.agents]
+        if not all(isinstance(name, str) for name in names) or len(set(names)) < len(names):
+            raise ValueError("each agent needs a name of its own")
+        parts: list[Response | Turn] = [*self.responses.values(), *self.turns]
+        rounds = range(len(self.tallies))
+        if wrong := [one["round"] for one in parts if one["round"] not in rounds]:
+            raise ValueError(f"round {wrong[0]} has no tally")
+        clusters = [one["cluster"] for one in (*self.responses.values(), *self.tallies)]
+        clusters += [vote for tally in self.tallies for vote in tally["votes"].values()]
+        known = range(len(self.representatives))
+        if wrong := [one for one in clusters if one is not None and one not in known]:
+            raise ValueError(f"cluster {wrong[0]} has no representative")
+        return self
+
     @classmethod
     def from_state(cls, state: Mapping[str, Any] | DeliberationState) -> "Episode":
         """Return the episode that a finished graph state holds.
@@ -184,9 +202,9 @@ class Episode(BaseModel):
         record = _loads(line)
         version = record.get("schema_version") if isinstance(record, dict) else None
         if type(version) is not int or version not in READABLE_VERSIONS:  # True equals 1
-            last = READABLE_VERSIONS[-1]
             raise TraceError(
-                f"schema version {version!r}, but this release reads versions 1 to {last}"
+                f"schema version {reprlib.repr(version)}, but this release reads versions 1 to "
+                f"{READABLE_VERSIONS[-1]}"
             )
         try:
             return cls.model_validate(_unpack(record) if "packed" in record else record)

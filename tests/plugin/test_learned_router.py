@@ -551,7 +551,10 @@ def test_what_a_manifest_needs(model: bytes, tmp_path: Path, key: str) -> None:
         load_router(tmp_path)
 
 
-@pytest.mark.parametrize("text", [b"", b"{", b"[1]", b'"x"', b"\xff", b"[" * 10**5, b"1" * 10**5])
+@pytest.mark.parametrize(
+    "text",
+    [b"", b"{", b"[1]", b'"x"', b"\xff", b"[" * 10**5, b"1" * 10**5, b"[" * 900 + b"]" * 900],
+)
 def test_what_is_no_manifest(model: bytes, tmp_path: Path, text: bytes) -> None:
     (write(tmp_path, model) / "router.json").write_bytes(text)
     with pytest.raises(RouterError, match=r"router\.json") as caught:

@@ -15,16 +15,17 @@ import tempfile
 import time
 from pathlib import Path
 
+from tests.torture.altered import ALTERED
 from tests.torture.fuzz import FUZZ
 from tests.torture.kills import KILLS
 from tests.torture.kills_of_training import KILLS_OF_TRAINING
 from tests.torture.matrix import MATRIX
-from tests.torture.others import burst, endurance, escapes, frames, torn
+from tests.torture.others import ESCAPES, burst, endurance, frames, torn
 from tests.torture.table import Attack, Row, code_version, load, save, table
 
 PARTS: dict[str, Attack] = {
-    **MATRIX, **KILLS, **KILLS_OF_TRAINING, **FUZZ, "frames": frames, "torn": torn,
-    "escapes": escapes, "burst": burst, "endurance": endurance,
+    **MATRIX, **KILLS, **KILLS_OF_TRAINING, **FUZZ, **ALTERED, **ESCAPES, "frames": frames,
+    "torn": torn, "burst": burst, "endurance": endurance,
 }  # fmt: skip
 
 

@@ -2,13 +2,15 @@
 
 import asyncio
 import json
+import os
 import random
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 from mpdf_langgraph import TraceReader
-from tests.plugin.answers.escapes.running import NAMES
+from tests.plugin.answers.escapes.running import NAMES, NOBODY
 from tests.plugin.test_frames import check_attack
 from tests.support.load import deliberation, failures_of, memory
 from tests.support.loopback import loopback
@@ -108,15 +110,13 @@ def frames(scale: float, folder: Path, progress: Progress) -> Row:
     return row
 
 
-def escapes(scale: float, folder: Path, progress: Progress) -> Row:
-    """Programs that try to get out of the sandbox."""
-    with timed(Row("sandbox escapes")) as row:
+def escapes(user: int | None, scale: float, folder: Path, progress: Progress) -> Row:
+    """Programs that try to get out of the sandbox, started by a user. None: by the one here."""
+    who = "this user" if user is None else f"user {user}"
+    with timed(Row(f"sandbox escapes, {who}")) as row:
         names = random.Random(3).sample(NAMES, max(4, round(len(NAMES) * min(1.0, scale))))
-        code = (
-            "import json, sys; from tests.plugin.answers.escapes.running import adopt_orphans, run;"
-            "adopt_orphans(); print(json.dumps({name: run(name) for name in sys.argv[1:]}))"
-        )
-        done = run_python("-c", code, *names)
+        module = "tests.plugin.answers.escapes.running"
+        done = run_python("-m", module, os.getuid() if user is None else user, *names)
         if done.returncode:
             row.foreign += 1
             row.note(done.stderr[-300:])
@@ -128,3 +128,8 @@ def escapes(scale: float, folder: Path, progress: Progress) -> Row:
                 row.note(f"{name}: {got}")
         progress(f"{row.attempts} programs")
     return row
+
+
+ESCAPES = {"escapes": partial(escapes, None)}
+if os.getuid() == 0:  # nobody else can take another user's rights
+    ESCAPES["escapes-nobody"] = partial(escapes, NOBODY)

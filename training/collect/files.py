@@ -57,7 +57,9 @@ def keep_settings(path: Path, settings: Mapping[str, Any], advice: str) -> None:
         return
     try:
         kept = json.loads(path.read_bytes())
-    except ValueError as error:
+        if not isinstance(kept, dict):
+            raise ValueError("no JSON object")
+    except (ValueError, RecursionError) as error:
         raise ConfigurationError(f"{path} is damaged ({error}). {advice}") from error
     changed = [
         f"{name} was {kept[name]!r} and is {value!r}"

@@ -157,11 +157,8 @@ def _contexts_of(row: Mapping[str, Any], *, pairs: bool) -> dict[str, str]:
     wrong = TableError(f"'contexts' must be text by agent name, got {reprlib.repr(given)}")
     if given is None:
         return {}
-    if pairs and isinstance(given, list):
-        try:
-            given = dict(given)
-        except (TypeError, ValueError):
-            raise wrong from None
+    if pairs and isinstance(given, list) and all(isinstance(pair, tuple) for pair in given):
+        given = dict(given)
     if not isinstance(given, Mapping):
         raise wrong
     # Parquet gives every row all names that any row has.

@@ -8,7 +8,6 @@ name on the Hub, if `datasets` is installed and the machine can reach the Hub. Q
 zero-shot: the benchmark's text, the prompt below, and the answer schema's instructions.
 """
 
-import gzip
 import hashlib
 import re
 import string
@@ -223,7 +222,7 @@ def _rows(
     if data is not None:
         path = Path(data)
         if path.is_file():
-            return _read_zipped(path) if path.suffix == ".gz" else read_table(path)
+            return read_table(path)
         given, _, configuration = data.partition(":")
         if path.is_dir():
             name, config, test = data, None, "test"
@@ -234,17 +233,6 @@ def _rows(
         elif given != name or configuration:
             name, config, test = given, configuration or None, "test"
     return enumerate(_read_from_hub(name, config, split or test), 1)
-
-
-def _read_zipped(path: Path) -> Iterator[tuple[int, Row | TableError]]:
-    try:
-        with gzip.open(path) as lines:
-            for number, line in enumerate(lines, 1):
-                if line.strip():
-                    row = orjson.loads(line)
-                    yield number, row if isinstance(row, dict) else TableError("no JSON object")
-    except (OSError, EOFError, orjson.JSONDecodeError) as error:
-        raise TableError(f"{path}: {describe_error(error)}") from error
 
 
 def _read_from_hub(name: str, config: str | None, split: str) -> Iterable[Row]:

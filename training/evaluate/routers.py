@@ -38,7 +38,7 @@ def _read_training(folder: Path) -> dict[str, Any]:
     """Return what a router's file says of its fit. Empty: it cannot be read."""
     try:
         found = json.loads((folder / "router.json").read_text()).get("training", {})
-    except (OSError, ValueError, AttributeError):
+    except (OSError, ValueError, AttributeError, RecursionError):
         return {}  # `load_router` says what is wrong with it
     return found if isinstance(found, dict) else {}
 

@@ -11,9 +11,7 @@ import pytest
 
 from mpdf_langgraph.answers.sandbox import Sandbox
 from mpdf_langgraph.errors import SandboxError
-from tests.plugin.answers.escapes.running import NAMES, adopt_orphans, children, run
-
-NOBODY = 65534
+from tests.plugin.answers.escapes.running import NAMES, NOBODY, adopt_orphans, children, run
 
 
 @pytest.fixture(autouse=True, scope="module")

@@ -226,8 +226,9 @@ def test_duplicates_are_dropped_and_counted(tmp_path: Path, episodes: list[Episo
         (b"null", "schema version None"),
         (b'{"schema_version": 99}', "schema version 99, but this release reads versions 1 to 5"),
         (b'{"schema_version": 1, "id": "x"}', "invalid record"),
+        (b'{"schema_version": ' + b"[" * 1000 + b"]" * 1000 + b"}", "schema version [[["),
     ],
-    ids=["word", "bytes", "zeros", "deep", "list", "null", "version", "incomplete"],
+    ids=["word", "bytes", "zeros", "deep", "list", "null", "version", "incomplete", "deep version"],
 )
 def test_bad_lines_are_skipped_and_reported(
     tmp_path: Path, episodes: list[Episode], line: bytes, reason: str
@@ -324,6 +325,39 @@ def test_hostile_files_are_skipped_and_counted(tmp_path: Path, episodes: list[Ep
     assert reader.counts == {"read": 2, "skipped": 13}
     assert sum("not a file" in line for line in reader.skipped) == 3
     assert sum(line.startswith(f"{tmp_path}/a.jsonl:") for line in reader.skipped) == 10
+
+
+@pytest.mark.parametrize(
+    ("place", "value", "told"),
+    [
+        ("agents.0.name", 3, "a name of its own"),
+        ("agents.0.name", "bob", "a name of its own"),
+        ("agents.0", {}, "a name of its own"),
+        ("turns.0.round", 10**15, "round 1000000000000000 has no tally"),
+        ("turns.0.round", -1, "round -1 has no tally"),
+        ("responses.ann@0.round", 10**15, "has no tally"),
+        ("responses.ann@0.cluster", 834, "cluster 834 has no representative"),
+        ("responses.ann@0.cluster", -1, "cluster -1 has no representative"),
+        ("tallies.0.cluster", 834, "cluster 834 has no representative"),
+        ("tallies.0.votes", {"ann": 834}, "cluster 834 has no representative"),
+    ],
+)
+def test_what_nobody_could_look_up_is_skipped(
+    tmp_path: Path, episodes: list[Episode], place: str, value: Any, told: str
+) -> None:
+    """A round so late would be waited for, and a cluster that is not there ends a fit."""
+    record = orjson.loads(episodes[0].to_json())
+    inside: Any = record
+    *path, last = [int(key) if key.isdigit() else key for key in place.split(".")]
+    for key in path:
+        inside = inside[key]
+    inside[last] = value
+    lines = [orjson.dumps(record), episodes[1].to_json()]
+    (tmp_path / "a.jsonl").write_bytes(b"\n".join(lines))
+    reader = TraceReader(tmp_path)
+    assert ids(reader) == ids(episodes[1:2])
+    [skipped] = reader.skipped
+    assert told in skipped
 
 
 def test_unfinished_state_is_no_episode(states: list[Any]) -> None:

@@ -420,7 +420,7 @@ def test_what_is_dropped_is_reported(tmp_path: Path) -> None:
         ],
         "contradictory": [
             orjson.dumps({**odd, "turns": [{**odd["turns"][0], "agent": "nobody"}]}),
-            orjson.dumps({**odd, "tallies": []}),
+            orjson.dumps({**odd, "turns": [*odd["turns"], odd["turns"][0]]}),
         ],
     }
     own = odd["turns"][0]["observation"]["own"]
