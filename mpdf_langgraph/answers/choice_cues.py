@@ -5,8 +5,10 @@ words: "The answer is not B" becomes ``_AB!`` and the letter.
 """
 
 import re
-from functools import cache, lru_cache
+from functools import cache
 from typing import NamedTuple
+
+from mpdf_langgraph.answers.memory import cache_short
 
 # Sign: its words. A star stands for any ending. The longest entry that fits a place is taken.
 _CUES = {
@@ -210,7 +212,7 @@ def _patterns() -> tuple[re.Pattern[str], dict[str, re.Pattern[str]]]:
     return token, each
 
 
-@lru_cache(maxsize=4096)
+@cache_short(4096)
 def _sign(cue: str) -> str:
     _, each = _patterns()
     return next(sign for sign, words in each.items() if words.fullmatch(cue))

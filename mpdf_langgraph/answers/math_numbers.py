@@ -3,7 +3,6 @@
 import re
 import unicodedata
 from fractions import Fraction
-from functools import lru_cache
 from typing import NamedTuple
 
 from mpdf_langgraph.answers.math_units import (
@@ -14,6 +13,7 @@ from mpdf_langgraph.answers.math_units import (
     plain_units,
     read_units,
 )
+from mpdf_langgraph.answers.memory import cache_short
 from mpdf_langgraph.answers.patterns import PRODUCT, Pattern
 
 MAX_LENGTH = 1000  # characters. No answer is longer, and every step below stays cheap.
@@ -91,7 +91,7 @@ class Quantity(NamedTuple):
     unit_text: str = ""
 
 
-@lru_cache(maxsize=8192)
+@cache_short(8192)
 def read_quantity(text: str) -> Quantity | None:
     """Read a number, perhaps with a currency, multiplier, percent sign or unit."""
     if len(text) > MAX_LENGTH:

@@ -3,9 +3,9 @@
 import math
 import re
 from fractions import Fraction
-from functools import lru_cache
 from typing import NamedTuple
 
+from mpdf_langgraph.answers.memory import cache_short
 from mpdf_langgraph.answers.patterns import STYLED, Pattern
 
 
@@ -157,7 +157,7 @@ def _lookup(word: str) -> tuple[str, int, Fraction] | None:
     return None
 
 
-@lru_cache(maxsize=4096)
+@cache_short(4096)
 def read_units(text: str) -> Units | None:
     """Read a unit that is written plainly. Return None if the text is something else."""
     text = plain_units(text)

@@ -2,9 +2,9 @@
 
 import re
 import unicodedata
-from functools import lru_cache
 
 from mpdf_langgraph.answers.math_numbers import read_quantity
+from mpdf_langgraph.answers.memory import cache_short
 from mpdf_langgraph.answers.patterns import Pattern
 from mpdf_langgraph.answers.reading import has_long_mark_run
 from mpdf_langgraph.answers.text_reading import HAS_VERB
@@ -55,7 +55,7 @@ _LONG_ORDINAL = Pattern(
 )
 
 
-@lru_cache(maxsize=4096)
+@cache_short(4096)
 def normalise(text: str, in_sentence: bool = False) -> str:
     """Write a text in one form for all that say the same.
 

@@ -9,7 +9,6 @@ import zlib
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 from importlib import resources
 from pathlib import Path
 from typing import IO, Any
@@ -18,6 +17,7 @@ import orjson
 
 from mpdf_langgraph.answers.choice_answer import ChoiceAnswer
 from mpdf_langgraph.answers.math_answer import MathAnswer
+from mpdf_langgraph.answers.memory import cache_short
 from mpdf_langgraph.answers.text_answer import TextAnswer
 from mpdf_langgraph.errors import TraceError
 from mpdf_langgraph.rounds import held_by_round
@@ -218,7 +218,7 @@ def _grade_clusters(episode: Episode) -> list[bool] | None:
 _MATH, _TEXT, _CHOICE = MathAnswer(), TextAnswer(), ChoiceAnswer(26)
 
 
-@lru_cache(maxsize=1 << 16)
+@cache_short(1 << 16)
 def _equivalent(schema: str, answer: str, reference: str) -> bool:
     if schema == "math":
         return _MATH.equivalent(answer, reference)

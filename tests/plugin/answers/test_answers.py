@@ -5,6 +5,7 @@ import random
 import signal
 import threading
 import time
+import tracemalloc
 import warnings
 from collections.abc import Iterator
 from typing import Any
@@ -82,6 +83,19 @@ def test_long_responses_take_linear_time(schema: AnswerSchema, unit: str) -> Non
     start = time.process_time()
     schema.parse(text)
     assert time.process_time() - start < 5  # quadratic time would take hours
+
+
+@pytest.mark.parametrize("unit", ["\n", "\n-", " ", "- "])
+def test_blank_lines_take_no_longer_than_words(unit: str) -> None:
+    """Expressions that begin with white space tried every line from every line on."""
+
+    def seconds(text: str) -> float:
+        start = time.process_time()
+        ChoiceAnswer(4).parse(text)
+        return time.process_time() - start
+
+    words, lines = "so " * 5_000, unit * (15_000 // len(unit))
+    assert min(seconds(lines) for _ in range(3)) < 3 * min(seconds(words) for _ in range(3))
 
 
 # --- clusters -------------------------------------------------------------------------------
@@ -518,6 +532,30 @@ def test_text_memory_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     pairs = [(str(random.random()), str(random.random())) for _ in range(50)]
     assert not any(schema.equivalent(a, b) for a, b in pairs)
     assert len(schema._verdicts._known) == 10
+
+
+def test_nothing_long_is_kept() -> None:
+    """Twenty answers of 50,000 characters each, all different."""
+    schema = TextAnswer()
+    schema.equivalent("1", "2")
+    tracemalloc.start()
+    for number in range(20):
+        text = f"{number}" + " word" * 10_000
+        assert not schema.equivalent(text, text + " more")
+    kept, _ = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert kept < 500_000
+
+
+def test_a_memory_is_bounded_by_length(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Memory, "MOST_CHARACTERS", 1_000)
+    memory = Memory[str]()
+    for number in range(50):
+        assert memory.remember(number, lambda: "x" * 90) == "x" * 90
+    assert len(memory._known) == 10
+    assert memory.remember("long", lambda: "x" * 2_000) == "x" * 2_000
+    assert not memory._known
+    assert memory.remember("short", lambda: "x") == memory.remember("short", lambda: "y") == "x"
 
 
 def test_text_rejects_what_is_no_judge() -> None:
