@@ -1,8 +1,14 @@
-"""Many deliberations against a server in a process of its own, and what they take."""
+"""Many deliberations, by a server in a process of its own or without one, and what they take."""
 
 import asyncio
 import gc
+import random
+from pathlib import Path
 from typing import Any
+
+from langchain_core.language_models import BaseChatModel
+from langchain_core.messages import AIMessage
+from langchain_core.outputs import ChatGeneration, ChatResult
 
 from mpdf_langgraph import MPDFError, create_deliberation, vllm_chat_model
 
@@ -12,6 +18,35 @@ def deliberation(url: str, **options: Any) -> Any:
     llm = vllm_chat_model(url, "tiny", **options)
     team = [llm, llm, llm]
     return create_deliberation(team, router="always-persist", critic=None).compile()
+
+
+class Guesses(BaseChatModel):
+    """A model that guesses, and remembers nothing of it."""
+
+    @property
+    def _llm_type(self) -> str:
+        return "guesses"
+
+    def _generate(self, *_: Any, **__: Any) -> ChatResult:
+        usage: Any = {"input_tokens": 3, "output_tokens": 1, "total_tokens": 4}
+        logprobs = {"content": [{"token": "A", "logprob": -random.random()}]}
+        message = AIMessage(
+            f"Answer: {random.randrange(10**6)}",
+            usage_metadata=usage,
+            response_metadata={"logprobs": logprobs},
+        )
+        return ChatResult(generations=[ChatGeneration(message=message)])
+
+    async def _agenerate(self, *_: Any, **__: Any) -> ChatResult:
+        return self._generate()
+
+
+def guessing(traces: Path | None) -> Any:
+    """A team of three that guesses, and then decides once by chance."""
+    team = [Guesses() for _ in range(3)]
+    return create_deliberation(
+        team, router="random", critic="logprob", max_rounds=1, traces=traces
+    ).compile()
 
 
 async def failures_of(graph: Any, count: int, at_once: int) -> list[str]:

@@ -1,43 +1,28 @@
 """Attack everything, and print the closing table.
 
-    python -m tests.torture                       # all of it: an estimated 20 minutes
+    python -m tests.torture                       # all of it
     python -m tests.torture --scale 0.05          # a slice of each
     python -m tests.torture --parts frames torn   # some of it
-    python -m tests.torture --parts endurance --scale 5    # memory over 50,000 deliberations
 
-Each finished part is kept in `--out`, so that a command that was stopped goes on. A part is carried
-out again if the code has changed since, or with `--anew`. The exit code is 1 if anything was found.
+Each part has a process of its own, and there is one process for every core. Each finished part is
+kept in `--out`, so that a command that was stopped goes on. A part is carried out again if the code
+has changed since, or with `--anew`. The exit code is 1 if anything was found.
 """
 
 import argparse
+import os
 import sys
-import tempfile
-import time
+from concurrent.futures import Future, ProcessPoolExecutor, as_completed
+from multiprocessing import get_context
 from pathlib import Path
 
-from tests.torture.altered import ALTERED
-from tests.torture.fuzz import FUZZ
-from tests.torture.kills import KILLS
-from tests.torture.kills_of_training import KILLS_OF_TRAINING
-from tests.torture.matrix import MATRIX
-from tests.torture.others import ESCAPES, burst, endurance, frames, torn
-from tests.torture.table import Attack, Row, code_version, load, save, table
-
-PARTS: dict[str, Attack] = {
-    **MATRIX, **KILLS, **KILLS_OF_TRAINING, **FUZZ, **ALTERED, **ESCAPES, "frames": frames,
-    "torn": torn, "burst": burst, "endurance": endurance,
-}  # fmt: skip
+from tests.torture.parts import PARTS, attack
+from tests.torture.table import Row, code_version, load, save, table
 
 
-def attack(name: str, scale: float) -> Row:
-    """Carry out one part, in a folder that is removed afterwards."""
-    began = time.monotonic()
-
-    def progress(words: str) -> None:
-        print(f"{name}, {time.monotonic() - began:.0f} s: {words}", file=sys.stderr, flush=True)  # noqa: T201
-
-    with tempfile.TemporaryDirectory(prefix="torture-") as folder:
-        return PARTS[name](scale, Path(folder) / "work", progress)
+def _path(options: argparse.Namespace, name: str) -> Path:
+    folder: Path = options.out
+    return folder / f"{name}-{options.scale:g}.json"
 
 
 def main() -> int:
@@ -55,27 +40,37 @@ def main() -> int:
     parser.add_argument(
         "--out", type=Path, default=Path("runs/torture"), help="where results are kept"
     )
+    parser.add_argument(
+        "--jobs", type=int, default=os.cpu_count() or 1, help="parts at a time (default: cores)"
+    )
     parser.add_argument("--anew", action="store_true", help="carry out finished parts again")
     options = parser.parse_args()
-    if options.scale <= 0:
-        parser.error("--scale must be more than 0")
+    if options.scale <= 0 or options.jobs < 1:
+        parser.error("--scale must be more than 0, and --jobs 1 or more")
     options.out.mkdir(parents=True, exist_ok=True)
     version = code_version()
-    rows: list[Row] = []
-    for name in options.parts:
-        path = options.out / f"{name}-{options.scale:g}.json"
-        row = None if options.anew else load(path, version)
-        if row is None:
-            row = attack(name, options.scale)
-            save(row, path, version)
-        else:
-            print(f"{name}: kept from an earlier run of this code", file=sys.stderr)  # noqa: T201
-        rows.append(row)
-    print(table(rows))  # noqa: T201
-    for row in rows:
+    rows: dict[str, Row] = {}
+    with ProcessPoolExecutor(
+        options.jobs, get_context("spawn"), max_tasks_per_child=1
+    ) as processes:
+        under_way: dict[Future[Row], str] = {}
+        for name in options.parts:
+            row = None if options.anew else load(_path(options, name), version)
+            if row is None:
+                under_way[processes.submit(attack, name, options.scale)] = name
+            else:
+                print(f"{name}: kept from an earlier run of this code", file=sys.stderr)  # noqa: T201
+                rows[name] = row
+        for done in as_completed(under_way):
+            name = under_way[done]
+            rows[name] = done.result()
+            save(rows[name], _path(options, name), version)
+    found = [rows[name] for name in options.parts]
+    print(table(found))  # noqa: T201
+    for row in found:
         for words in row.notes:
             print(f"{row.test}: {words}")  # noqa: T201
-    return 0 if all(row.clean for row in rows) else 1
+    return 0 if all(row.clean for row in found) else 1
 
 
 if __name__ == "__main__":

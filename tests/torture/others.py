@@ -1,24 +1,29 @@
 """Load, memory, torn files, forged frames, and the programs that try to leave the sandbox."""
 
 import asyncio
+import gc
 import json
 import os
 import random
 import time
 from collections.abc import Callable
+from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
 
 from mpdf_langgraph import TraceReader
 from tests.plugin.answers.escapes.running import NAMES, NOBODY
 from tests.plugin.test_frames import check_attack
-from tests.support.load import deliberation, failures_of, memory
+from tests.support.load import deliberation, failures_of, guessing, memory
 from tests.support.loopback import loopback
 from tests.support.running import run_python
 from tests.support.synthetic import synthetic_episodes
 from tests.torture.table import Row, timed
 
 Progress = Callable[[str], None]
+
+#: MB that the second half of many deliberations may take more than the first.
+MOST_GROWTH = 10
 
 
 def burst(scale: float, folder: Path, progress: Progress) -> Row:
@@ -44,33 +49,48 @@ def burst(scale: float, folder: Path, progress: Progress) -> Row:
     return row
 
 
-def endurance(scale: float, folder: Path, progress: Progress) -> Row:
+def memory_of(kind: str, scale: float, folder: Path, progress: Progress) -> Row:
     """Deliberations in a row and side by side: the second half must take no further memory."""
-    count = max(400, round(10_000 * scale))
-    with timed(Row(f"memory: {count:,} deliberations")) as row, loopback() as (url, _):
-        graph = deliberation(url)
-        held: list[float] = []
+    most = {"a server": 10_000, "no traces": 50_000, "traces": 50_000}[kind]
+    count = max(400, round(most * scale))
+    with timed(Row(f"memory: {count:,} deliberations, {kind}")) as row, ExitStack() as stack:
+        if kind == "a server":
+            graph = deliberation(stack.enter_context(loopback())[0])
+        else:
+            graph = guessing(folder if kind == "traces" else None)
+        held: dict[int, float] = {}
+        gc.freeze()  # what was imported is not searched for garbage again and again
+        stack.callback(gc.unfreeze)
 
         async def ask() -> list[str]:
             errors: list[str] = []
-            for part in range(20):
+            step = count // 50
+            for number in range(step, count + 1, step):
                 # A tenth in a row, the rest 16 at a time.
-                errors += await failures_of(graph, count // 200, at_once=1)
-                errors += await failures_of(graph, count // 20 - count // 200, at_once=16)
-                held.append(memory())
-                row.attempts += count // 20
-                progress(f"{row.attempts:,} deliberations, {held[-1]:.0f} MB")
-                if part == 9:
-                    row.note(f"half: {held[-1]:.1f} MB")
+                errors += await failures_of(graph, step // 10, at_once=1)
+                errors += await failures_of(graph, step - step // 10, at_once=16)
+                held[number] = memory()
+                row.attempts = number
+                progress(f"{number:,} deliberations, {held[number]:.0f} MB")
             return errors
 
-        row.lost = len(asyncio.run(ask()))
-        growth = max(held[10:]) - max(held[5:10])
-        row.note(f"end: {held[-1]:.1f} MB")
-        if growth > 10:
+        errors = asyncio.run(ask())
+        row.lost = len(errors) + (kind == "traces" and count - sum(1 for _ in TraceReader(folder)))
+        told = [n for n in held if n * 50 // count in (1, 10, 25, 50)]
+        row.note("resident " + ", ".join(f"{held[n]:.1f} MB after {n:,}" for n in told))
+        values = list(held.values())
+        growth = max(values[25:]) - max(values[10:25])
+        if growth > MOST_GROWTH:
             row.disagreeing = 1
             row.note(f"the second half took {growth:.1f} MB more")
     return row
+
+
+MEMORY = {
+    "memory-server": partial(memory_of, "a server"),
+    "memory-plain": partial(memory_of, "no traces"),
+    "memory-traces": partial(memory_of, "traces"),
+}
 
 
 def torn(scale: float, folder: Path, progress: Progress) -> Row:

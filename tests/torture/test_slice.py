@@ -7,7 +7,7 @@ import pytest
 
 from mpdf_langgraph.answers.sandbox import Sandbox
 from mpdf_langgraph.errors import SandboxError
-from tests.torture.__main__ import PARTS
+from tests.torture.parts import PARTS
 from tests.torture.table import Row, load, save, table
 
 pytestmark = [
@@ -19,7 +19,9 @@ pytestmark = [
 FUZZED = ("fuzz-record", "fuzz-math", "fuzz-questions", "fuzz-router")
 SLICED = [name for name in PARTS if not name.startswith("fuzz-") or name in FUZZED]
 SLICES = {
-    "endurance": 0.04,
+    "memory-server": 0.04,
+    "memory-plain": 0.008,
+    "memory-traces": 0.008,
     "burst": 0.05,
     "escapes": 0.05,
     "escapes-nobody": 0.05,
