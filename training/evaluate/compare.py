@@ -1,7 +1,7 @@
 """Methods side by side: accuracy, tokens, and paired differences with their intervals."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from training.evaluate.votes import Result
 from training.learn.display import start_figure, table
-from training.learn.measures import Interval, mean_interval, quality
+from training.learn.measures import Interval, mean_interval, quality, widen_by_fits
 from training.learn.off_policy import LEAST_QUESTIONS
 
 
@@ -34,6 +34,7 @@ class MethodResult:
         confidence: How good the confidence in its answers is (`measures.quality`). Empty for a
             method without confidences.
         control: Name of its control.
+        by_run: Whether each run was right, ``[runs, Q]``. None: there is one run.
     """
 
     name: str
@@ -48,6 +49,12 @@ class MethodResult:
     actions: dict[str, float] = field(default_factory=dict)
     confidence: dict[str, float] = field(default_factory=dict)
     control: str | None = None
+    by_run: NDArray[np.float64] | None = None
+
+    @property
+    def table(self) -> NDArray[np.float64]:
+        """What every run gave, ``[runs, Q]``."""
+        return self.right[None] if self.by_run is None else self.by_run
 
     @property
     def accuracy(self) -> float:
@@ -97,6 +104,7 @@ def summarise(name: str, kind: str, runs: Sequence[Sequence[Result | None]]) -> 
         spread=float(right.mean(1).std(ddof=1)) if len(runs) > 1 else float("nan"),
         actions={a: n / total for a, n in counts.items()} if total else {},
         confidence=quality(*np.array(pairs, float).T) if pairs else {},
+        by_run=right,
     )
 
 
@@ -108,8 +116,14 @@ def link_controls(methods: Mapping[str, MethodResult]) -> None:
 
 
 def difference(a: MethodResult, b: MethodResult, seed: int = 0) -> Interval:
-    """Return the paired difference in accuracy, a minus b, with its interval over questions."""
-    return mean_interval(a.right - b.right, np.arange(len(a.right)), samples=4000, seed=seed)
+    """Return the paired difference in accuracy, a minus b.
+
+    Its interval is over questions and fits. The runs of two methods are paired by their seeds.
+    """
+    found = mean_interval(a.right - b.right, np.arange(len(a.right)), samples=4000, seed=seed)
+    runs = len(a.table), len(b.table)
+    tables = (a.table - b.table,) if 1 in runs or runs[0] == runs[1] else (a.table, b.table)
+    return widen_by_fits(found, *tables)
 
 
 def wilson(accuracy: float, questions: int) -> tuple[float, float]:
@@ -121,6 +135,13 @@ def wilson(accuracy: float, questions: int) -> tuple[float, float]:
     low, high = (center - half) / scale, (center + half) / scale
     # Rounding must leave neither the accuracy itself outside nor [0, 1].
     return max(0.0, min(accuracy, low)), min(1.0, max(accuracy, high))
+
+
+def accuracy_interval(method: MethodResult) -> Interval:
+    """Return the accuracy with Wilson's interval over questions, widened by what fits differ."""
+    low, high = wilson(method.accuracy, len(method.right))
+    found = widen_by_fits(Interval(method.accuracy, low, high, len(method.right)), method.table)
+    return replace(found, low=max(0.0, found.low), high=min(1.0, found.high))
 
 
 def best_baseline(method: MethodResult, methods: Sequence[MethodResult]) -> MethodResult | None:
@@ -212,9 +233,8 @@ def intervals_table(methods: Sequence[MethodResult], gains: Mapping[str, Interva
     first = methods[0]
     rows = []
     for m in methods:
-        low, high = wilson(m.accuracy, len(m.right))
         gain = "" if m is first else gains[m.name].short(digits=3)
-        rows.append([m.name, f"{m.accuracy:.3f} [{low:.3f}, {high:.3f}]", gain])
+        rows.append([m.name, accuracy_interval(m).short("", 3), gain])
     return table(["method", "accuracy [95 %]", f"against {first.name} [95 %]"], rows)
 
 

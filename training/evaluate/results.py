@@ -7,12 +7,12 @@ from training.collect.files import write_json
 from training.evaluate.bench import Bench
 from training.evaluate.compare import (
     MethodResult,
+    accuracy_interval,
     describe_failures,
     difference,
     intervals_table,
     plot,
     results_table,
-    wilson,
 )
 from training.evaluate.options import EvaluateOptions
 from training.learn.measures import Interval
@@ -51,7 +51,7 @@ def _figures(
     figures = {
         "accuracy": method.accuracy,
         "standard_error": method.standard_error,
-        "interval": wilson(method.accuracy, len(method.right)),
+        "interval": plain_interval(accuracy_interval(method))[1:],
         f"against {first}": plain_interval(gains[method.name]),
         "tokens": float(method.tokens.mean()),
         "calls": float(method.calls.mean()),
@@ -82,7 +82,8 @@ def _caption(
         f"{questions} questions ({source}), {options.team.agents} agents ({', '.join(models)}), up "
         f"to {options.rounds} rounds, temperature {options.team.temperature:g}, critic "
         f"{options.critic}, consensus {options.consensus}, seed {options.seed}. Intervals are "
-        "95 %, over questions: Wilson's for accuracies, paired bootstrap for differences. Tokens "
+        "95 %: Wilson's over questions for accuracies, paired bootstrap over questions for "
+        "differences, both widened by what the fits of a method differ beyond that. Tokens "
         "are prompt + completion per question, the critic's included. Failed questions count as "
         "wrong. Calibration error is that of the confidence in the answer. Threshold router, "
         f"{how}: bar {options.bar:g}, gap {options.gap:g}. Adaptive resampling, {how}: stops at a "

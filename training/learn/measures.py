@@ -1,13 +1,14 @@
-"""Means with intervals over questions, how good a confidence is, and logistic regression."""
+"""Means with intervals over questions and fits, how good a confidence is, logistic regression."""
 
-from dataclasses import dataclass
+import math
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy.optimize import minimize
 from scipy.special import expit
-from scipy.stats import bootstrap, mannwhitneyu
+from scipy.stats import bootstrap, mannwhitneyu, t
 
 from mpdf_langgraph.calibration import EDGE
 
@@ -68,6 +69,34 @@ def mean_interval(
         rng=np.random.default_rng(seed),
     ).confidence_interval
     return Interval(mean, float(found.low), float(found.high), len(sums))
+
+
+def widen_by_fits(interval: Interval, *tables: Array) -> Interval:
+    """Return an interval over questions that also holds the variance between fits.
+
+    Each table has what several fits gave on the same questions, ``[fits, questions]``. Their means
+    differ more than chance on these questions would have it (a two-way analysis of variance). This
+    excess widens the interval, by Student's t and as the root of the sum of squares. Fits that are
+    alike widen it by nothing, and so does a single one.
+    """
+    half = math.hypot(*(_between_fits(table) for table in tables))
+    return replace(
+        interval,
+        low=interval.mean - math.hypot(interval.mean - interval.low, half),
+        high=interval.mean + math.hypot(interval.high - interval.mean, half),
+    )
+
+
+def _between_fits(table: Array) -> float:
+    """Return the half width of the 95 % interval of the mean over fits, questions held fixed."""
+    fits, questions = table.shape
+    if fits < 2 or questions < 2:
+        return 0.0
+    means = table.mean(1)
+    rest = table - table.mean(0) - means[:, None] + table.mean()
+    chance = float((rest**2).sum()) / ((fits - 1) * (questions - 1) * questions)
+    excess = max(0.0, float(means.var(ddof=1)) - chance)
+    return float(t.ppf(0.975, fits - 1)) * math.sqrt(excess / fits)
 
 
 def fit_logistic(x: Array, y: Array, spread: Array, start: Array | None = None) -> Array:

@@ -36,7 +36,7 @@ from training.command import check_least, run_command, write_results
 from training.learn.dataset import check_answer, load
 from training.learn.display import table
 from training.learn.fit_config import Algorithm, Config
-from training.learn.measures import mean_interval
+from training.learn.measures import Interval, mean_interval, widen_by_fits
 from training.learn.recalibrate import holdings, recalibrate
 from training.studies.fits import FinishedFit, Fit, run_fits
 from training.studies.linear_choice import linear_choice
@@ -141,7 +141,10 @@ class Fold:
         return self._played[key]
 
     def answers(self) -> dict[str, NDArray[Any]]:
-        """Return the probability of a right answer to each held-out question, by method."""
+        """Return the probability of a right answer to each held-out question, by method.
+
+        One row for each fit, or a single one where nothing is fitted: ``[fits, questions]``.
+        """
         best = next(iter(self.record))
         found = {
             f"single: {name}": [float(r.right.get(name, False)) for r in self.held_out]
@@ -163,7 +166,7 @@ class Fold:
         )
         found |= self._answer_by_routers()
         found["any of them right (a bound)"] = [float(any(r.right.values())) for r in self.held_out]
-        return {name: np.array(values, float) for name, values in found.items()}
+        return {name: np.atleast_2d(np.array(values, float)) for name, values in found.items()}
 
     def _vote(self, episode: Episode, recording: Recording, rule: Any, moved: Any = None) -> float:
         """Tell whether the consensus is right once agents have moved to others' responses."""
@@ -193,10 +196,10 @@ class Fold:
         most = max(count.values(), default=0)
         return float(np.mean([right[c] for c, n in count.items() if n == most] or [False]))
 
-    def _answer_by_routers(self) -> dict[str, list[float]]:
-        """Let the fitted routers decide: the mean over seeds, drawn and greedy."""
-        drawn, greedy, still = (np.zeros(len(self.asked)) for _ in range(3))
-        for fit in self.fits:
+    def _answer_by_routers(self) -> dict[str, Any]:
+        """Let the fitted routers decide, drawn and greedy, ``[fits, questions]``."""
+        drawn, greedy, still = (np.zeros((len(self.fits), len(self.asked))) for _ in range(3))
+        for seed, fit in enumerate(self.fits):
             fitted = FinishedFit(fit)
             groups, _ = load(
                 self.folder / "held_out.jsonl",
@@ -216,9 +219,9 @@ class Fold:
                 sharp = {n: float(p > 0.5) for n, p in concede.items()}
                 nobody = dict.fromkeys(concede, 0.0)
                 for chances, total in ((nobody, still), (concede, drawn), (sharp, greedy)):
-                    total[k] += self._deliberate(episode, recording, chances) / len(self.fits)
+                    total[seed, k] = self._deliberate(episode, recording, chances)
         # The calibrated vote is reported too, to separate its gain from deliberation's.
-        return {CALIBRATED: [*still], LEARNED: [*drawn], GREEDY: [*greedy]}
+        return {CALIBRATED: still, LEARNED: drawn, GREEDY: greedy}
 
     def _deliberate(
         self, episode: Episode, recording: Recording, concede: Mapping[str, float]
@@ -274,7 +277,8 @@ class Fold:
 def cross_validate(options: FoldOptions) -> dict[str, NDArray[Any]]:
     """Answer every question with what was learned from the other folds.
 
-    Return the probability of a right answer by method, in one order of the questions.
+    Return the probability of a right answer by method, ``[fits, questions]``, in one order of the
+    questions.
     """
     options.check()
     check_answer(options.traces, options.answer)
@@ -295,7 +299,7 @@ def cross_validate(options: FoldOptions) -> dict[str, NDArray[Any]]:
         if failed:
             raise MPDFError(f"a fit failed: {next(iter(failed.values()))}")
         parts = [fold.answers() for fold in tqdm(folds, desc="held-out folds", unit="fold")]
-    right = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+    right = {name: np.concatenate([part[name] for part in parts], 1) for name in parts[0]}
     write_results(options.out, format_results(options, right, [r.question for r in held_out]))
     return right
 
@@ -307,20 +311,24 @@ def format_results(
     number = {question: i for i, question in enumerate(dict.fromkeys(questions))}
     question = np.array([number[q] for q in questions])
 
+    def interval(table: NDArray[Any]) -> Interval:
+        return widen_by_fits(mean_interval(table.mean(0), question), table)
+
     rows = []
-    for name, values in right.items():
+    for name, table_ in right.items():
         gains = [
-            "=" if name == one else mean_interval(right[one] - values, question).short()
+            "=" if name == one else interval(right[one] - table_).short()
             for one in (LEARNED, GREEDY)
         ]
-        rows.append([name, mean_interval(values, question).short(""), *gains])
+        rows.append([name, interval(table_).short(""), *gains])
     return (
         "# Learned deliberation on recorded answers\n\n"
         + table(["method", "accuracy", f"{LEARNED} − it", f"{GREEDY} − it"], rows)
         + f"\n\n{len(number)} questions of {', '.join(map(str, options.traces))}, each answered by "
         f"what was learned from the other {options.folds - 1} of {options.folds} folds; "
         f"{options.algorithm}, mean of {options.seeds} seeds; one round of PERSIST and CONCEDE. "
-        "Intervals are 95 %, paired, from resampling questions.\n"
+        "Intervals are 95 %, paired, from resampling questions, and widened by what the seeds "
+        "differ beyond that.\n"
     )
 
 

@@ -43,7 +43,7 @@ from training.learn.dataset import make_groups
 from training.learn.display import table
 from training.learn.fit_config import Algorithm, Config
 from training.learn.gains import fit_gains
-from training.learn.measures import mean_interval
+from training.learn.measures import mean_interval, widen_by_fits
 from training.learn.profile_fit import criticise, fit_profile, gather_looks, with_confidence
 from training.learn.recalibrate import recalibrate
 from training.learn.rewards import Grader
@@ -161,6 +161,7 @@ def _both_rules(
         found[name + ending] = Answered(
             float(np.mean([run.right for run in runs])),
             float(np.mean([run.tokens for run in runs])),
+            tuple(run.right for run in runs),
         )
     return found
 
@@ -267,13 +268,20 @@ def format_results(options: OneRoundOptions, results: Mapping[str, Sequence[Answ
     headings = ["method", "accuracy", "tokens", f"it − {VOTE}"]
     headings += [f"{learned} − it"] if learned else []
 
+    # By fit, where there are several, ``[fits, questions]``. A fit is one seed in all folds.
+    tables = {n: np.array([a.fits or (a.right,) for a in those]).T for n, those in results.items()}
+
     def difference(one: str, other: str) -> str:
-        return "" if one == other else mean_interval(right[one] - right[other], number).short()
+        if one == other:
+            return ""
+        found = mean_interval(right[one] - right[other], number)
+        return widen_by_fits(found, tables[one] - tables[other]).short()
 
     rows = []
     for name, values in right.items():
         tokens = f"{np.mean([a.tokens for a in results[name]]):,.0f}"
-        row = [name, mean_interval(values, number).short("", 3), tokens, difference(name, VOTE)]
+        accuracy = widen_by_fits(mean_interval(values, number), tables[name])
+        row = [name, accuracy.short("", 3), tokens, difference(name, VOTE)]
         rows.append([*row, difference(learned, name)] if learned else row)
     learned_from = f"the other {options.folds - 1} of {options.folds} folds"
     if options.train:
@@ -282,7 +290,8 @@ def format_results(options: OneRoundOptions, results: Mapping[str, Sequence[Answ
     return table(headings, rows) + (
         f"\n\n{len(number)} questions of {asked}, each answered by what was learned from "
         f"{learned_from}. Routers: mean of {options.seeds} seeds, greedy, cost {options.cost:g} "
-        "per 1,000 tokens. Intervals are 95 %, paired, from resampling questions.\n"
+        "per 1,000 tokens. Intervals are 95 %, paired, from resampling questions, and widened by "
+        "what the seeds differ beyond that.\n"
     )
 
 

@@ -20,10 +20,17 @@ MAJORITY, CONFIDENCE = (make_rule(name)[1] for name in ("majority", "confidence"
 
 @dataclass(frozen=True)
 class Answered:
-    """What a method did on a question."""
+    """What a method did on a question.
+
+    Attributes:
+        right: It was right. Of several fits: their mean.
+        tokens: Tokens, the mean of the fits.
+        fits: Whether each fit was right. Empty: there is nothing fitted.
+    """
 
     right: float
     tokens: float
+    fits: tuple[float, ...] = ()
 
 
 def tokens_of(response: Response) -> int:

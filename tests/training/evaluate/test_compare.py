@@ -86,6 +86,23 @@ def test_the_difference_is_paired() -> None:
     assert gain == difference(a, b)
 
 
+def test_the_difference_holds_the_variance_between_fits() -> None:
+    # Three fits are right in half, in six tenths and in seven tenths of the questions.
+    runs = np.array([share(0.5), share(0.6), share(0.7)])
+    learned = method("learned", runs.mean(0), runs=3, by_run=runs)
+    alike = method("alike", runs.mean(0))
+    vote = method("vote", share(0.5))
+    narrow, wide = difference(alike, vote), difference(learned, vote)
+    assert wide.mean == pytest.approx(narrow.mean) == pytest.approx(0.1)
+    assert wide.low < 0 < narrow.low  # 4.3 * 0.1 / sqrt(3) = 0.25
+    # The same fits behind both: what they differ by falls out.
+    shifted = method("control", runs.mean(0), by_run=runs)
+    assert difference(learned, shifted).low == difference(learned, shifted).high == 0
+    # Other numbers of runs cannot be paired, so both variances count.
+    two = method("two", runs[:2].mean(0), by_run=runs[:2])
+    assert difference(learned, two).low < difference(learned, method("x", two.right)).low
+
+
 @settings(max_examples=20)
 @given(st.lists(st.tuples(st.booleans(), st.booleans()), min_size=2, max_size=30))
 def test_differences_reversed_are_reversed(pairs: list[tuple[bool, bool]]) -> None:

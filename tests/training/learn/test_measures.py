@@ -10,7 +10,13 @@ from scipy.special import expit, logit
 
 from mpdf_langgraph.calibration import EDGE, Curve
 from training.learn.calibrate import apply_curve, fit_curve
-from training.learn.measures import auroc, quality, reliability
+from training.learn.measures import (
+    auroc,
+    mean_interval,
+    quality,
+    reliability,
+    widen_by_fits,
+)
 
 shares = st.floats(0, 1)
 judged = st.lists(st.tuples(shares, st.booleans()), max_size=30)
@@ -115,3 +121,37 @@ def test_quality_of_nothing_is_unknown():
     found = quality(np.array([]), np.array([]))
     assert found.pop("count") == 0
     assert all(math.isnan(value) for value in found.values())
+
+
+# --- intervals over questions and fits --------------------------------------------------------
+
+
+def test_fits_that_are_alike_widen_nothing():
+    one = np.random.default_rng(0).random((1, 50)).round()
+    found = mean_interval(one[0], np.arange(50))
+    assert widen_by_fits(found, one) == found
+    assert widen_by_fits(found, np.repeat(one, 3, axis=0)) == found
+
+
+def test_fits_that_differ_widen_the_interval_by_students_t():
+    table = np.array([[0.4], [0.5], [0.6]]) * np.ones(200)
+    found = widen_by_fits(mean_interval(table.mean(0), np.arange(200)), table)
+    half = 4.303 * 0.1 / math.sqrt(3)  # t with two degrees of freedom, and the questions are alike
+    assert (found.low, found.high) == pytest.approx((0.5 - half, 0.5 + half), abs=1e-3)
+
+
+@pytest.mark.parametrize("between", [0.0, 0.02, 0.05])
+def test_the_interval_covers_the_mean_of_all_fits(between):
+    rng = np.random.default_rng(1)
+    covered, alone = 0, 0
+    for _ in range(200):
+        shares = np.clip(rng.beta(3, 2, 300) + rng.normal(0, between, (3, 1)), 0, 1)
+        table = np.where(rng.random((3, 300)) < 0.8, rng.random(300), rng.random((3, 300)))
+        table = (table < shares).astype(float)
+        narrow = mean_interval(table.mean(0), np.arange(300), samples=200)
+        wide = widen_by_fits(narrow, table)
+        covered += wide.low <= 0.6 <= wide.high
+        alone += narrow.low <= 0.6 <= narrow.high
+    assert covered >= 0.9 * 200
+    if between == 0.05:
+        assert alone < 0.85 * 200  # so the questions alone are not enough
