@@ -196,8 +196,10 @@ class Comparison:
         held_out: By rule, on the held-out questions.
         final_gain: By how much the learned consensus is more often right than the traces' own rule
             on what the teams held in the end: on the training questions, cross-fitted.
-        question: Of each held-out state, ``[E]``.
-        episode: Of each held-out state, ``[E]``.
+        question: Of each held-out state of proposals, ``[E]``.
+        episode: Of each held-out state of proposals, ``[E]``.
+        ends: The learned consensus on what the held-out teams held in the end.
+        ends_question: Of each of these, ``[D]``.
     """
 
     consensus: LearnedConsensus
@@ -208,6 +210,8 @@ class Comparison:
     final_gain: Interval
     question: NDArray[np.int64]
     episode: NDArray[np.int64]
+    ends: Choice
+    ends_question: NDArray[np.int64]
 
     def difference(self, one: str, other: str) -> Interval:
         """Return the paired difference in accuracy of two rules, held out."""
@@ -218,6 +222,22 @@ class Comparison:
         """Return whether the advised rule is right on the held-out questions, by episode."""
         right = self.held_out[self.chosen].right.tolist()
         return dict(zip(self.episode.tolist(), right, strict=True))
+
+    def try_risk(self, risk: float) -> tuple[int, int]:
+        """Return how many final answers are accepted at a risk, and how many of these are wrong.
+
+        Each half of the held-out questions has the bar that the other half chose.
+        """
+        bars = [step.bar for step in self.consensus.risk.root]
+        half = np.random.default_rng(0).permutation(self.ends_question.max(initial=0) + 1) % 2
+        here, told, right = half[self.ends_question], self.ends.probability, self.ends.right > 0
+        accepted = np.zeros(len(told), bool)
+        for k in (0, 1):
+            chose = here != k
+            bar = count_errors(bars, told[chose].tolist(), right[chose].tolist()).bar(risk)
+            if bar is not None:
+                accepted |= (here == k) & (told >= bar)
+        return int(accepted.sum()), int((accepted & ~right).sum())
 
     @property
     def advice(self) -> str:
@@ -256,6 +276,8 @@ def compare(training: Ballots, held_out: Ballots, seed: int = 0) -> Comparison:
         final_gain=final_gain,
         question=asked.question,
         episode=asked.episode,
+        ends=final,
+        ends_question=held_out.question[held_out.last],
     )
 
 

@@ -250,7 +250,7 @@ def describe_choices(comparison: Comparison, *, learned: bool) -> list[str]:
     risk = [
         f"- risk {risk:g}: "
         + ("no answer can be accepted." if (bar := comparison.consensus.risk.bar(risk)) is None
-           else f"accept from P = {bar:.3f}, {_accepted(comparison, bar)}.")
+           else f"accept from P = {bar:.3f}. {_accepted(comparison, risk)}.")
         for risk in RISKS
     ]  # fmt: skip
     return [
@@ -267,18 +267,18 @@ def describe_choices(comparison: Comparison, *, learned: bool) -> list[str]:
         f"{comparison.final_gain.short(digits=3)} over that rule (training questions).",
         "",
         "Risk control, by the learned consensus's probabilities after the traces' own policy.",
-        "Another policy leads to other answers.",
+        "Another policy leads to other answers. All held-out questions choose the bar. What is",
+        "accepted is counted on each half of them, with the bar that the other half chose.",
         "",
         *risk,
         "",
     ]
 
 
-def _accepted(comparison: Comparison, bar: float) -> str:
-    """Return how many answers a bar accepts, and how many of these are wrong."""
-    steps = {step.bar: step for step in comparison.consensus.risk.root}
-    step, every = steps[bar], max(one.accepted for one in steps.values())
-    return f"{step.accepted} of {every} accepted, {step.wrong} of these wrong"
+def _accepted(comparison: Comparison, risk: float) -> str:
+    """Return how many answers are accepted on questions that chose no bar, and how many wrong."""
+    accepted, wrong = comparison.try_risk(risk)
+    return f"Of {len(comparison.ends.right)}, {accepted} are accepted, {wrong} of these wrong"
 
 
 def write_report(

@@ -46,8 +46,8 @@ from training.learn.rewards import REFINE, Grader, rule_of
 
 PROFILED = (
     "A critic that reads how a response looks was fitted (`load_profile_critic`). Its AUROC on "
-    "held-out questions is {auroc:.3f}. {instead} The rates below are those of a team with this "
-    "critic."
+    "held-out questions is {auroc:.3f}. This figure chose it, too. {instead} The rates below are "
+    "those of a team with this critic."
 )
 LEAST_GAIN = 0.02
 """How much higher the AUROC of the profile critic has to be than that of recorded confidences."""

@@ -1,5 +1,6 @@
 """The fitted consensus: the same as the one that runs, its optimum, and what it learns."""
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -259,6 +260,18 @@ def test_the_risk_curve_is_of_held_out_questions() -> None:
     assert bar is not None
     [step] = [step for step in risk.root if step.bar == bar]
     assert step.wrong / step.accepted < 0.1
+
+
+def test_what_a_bar_accepts_is_counted_where_it_was_not_chosen() -> None:
+    train, held = (synthetic(n, (0.8,) * 4, seed=s) for n, s in ((250, 0), (800, 9)))
+    found = compare(train, held)
+    accepted, wrong = found.try_risk(0.1)
+    assert 0 < wrong < 0.1 * accepted < 0.1 * 800
+    half = np.random.default_rng(0).permutation(800) % 2
+    # Where one half is always wrong, it lets the other accept nothing. Its own bar stays.
+    worse = replace(found.ends, right=np.where(half == 0, 0.0, found.ends.right))
+    fewer, bad = replace(found, ends=worse).try_risk(0.1)
+    assert 0 < fewer == bad < accepted
 
 
 def test_equal_states_are_learned_from_once() -> None:
