@@ -1,8 +1,9 @@
 """A critic that reads how a response looks, without a call.
 
-Long, branching or hedging responses are more often wrong, and so are answers of an odd form. A
-logistic curve of the reasoning profile tells how probably a response is right, and every agent has
-a shift of its own. Where the endpoint gives token log-probabilities, the curve is of these as well.
+Long, branching or hedging responses are more often wrong, and so are answers of an odd form,
+responses whose own equations do not hold, and those that leave out numbers of the question. A
+logistic curve of all this tells how probably a response is right, and every agent has a shift of
+its own. Where the endpoint gives token log-probabilities, the curve is of these as well.
 ``training/fit_rules.py`` fits it on graded traces, so it is calibrated for the agents and the kind
 of questions there. It serves recorded answers and endpoints without log-probabilities too.
 """
@@ -14,14 +15,16 @@ from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field, field_validator
 
+from mpdf_langgraph.arithmetic import check_equations, numbers_of
 from mpdf_langgraph.calibration import sigmoid
 from mpdf_langgraph.fitted_file import Fitted, read_fitted
 from mpdf_langgraph.state import Response
 
 #: What the curve is of, by name. Counts are ``log(1 + count)``, log-probabilities ``log(1 - x)``.
 PROFILE_FEATURES = (
-    "steps", "operators", "length", "hedges", "answer length", "question length",
-    "answer has blanks", "truncated", "mean logprob", "total logprob", "lowest logprob window",
+    "steps", "operators", "length", "hedges", "answer length", "question length", "equations",
+    "false equations", "numbers left out", "answer has blanks", "truncated", "answer is whole",
+    "answer repeated", "mean logprob", "total logprob", "lowest logprob window",
 )  # fmt: skip
 
 
@@ -31,6 +34,8 @@ def profile_features(question: str, response: Response) -> dict[str, float]:
     Log-probabilities that are not known count as 0.
     """
     profile, answer = response["profile"], response["answer"] or ""
+    equations = check_equations(response["text"])
+    numbers, answered = numbers_of(response["text"]), numbers_of(answer)
     counts = {
         "steps": profile["steps"],
         "operators": profile["operators"],
@@ -38,8 +43,17 @@ def profile_features(question: str, response: Response) -> dict[str, float]:
         "hedges": profile["hedges"],
         "answer length": len(answer),
         "question length": len(question),
+        "equations": equations.checked,
+        "false equations": equations.false,
+        "numbers left out": len({*numbers_of(question)} - {*numbers}),
     }
-    marks = {"answer has blanks": " " in answer.strip(), "truncated": profile["truncated"]}
+    marks = {
+        "answer has blanks": " " in answer.strip(),
+        "truncated": profile["truncated"],
+        "answer is whole": len(answered) == 1 and answered[0].is_integer(),
+        # Once where it is computed, and once where it is stated.
+        "answer repeated": len(answered) == 1 and numbers[-2:] == 2 * answered,
+    }
     given = response["logprobs"]
     logprobs = {
         "mean logprob": given["mean"] if given else 0.0,

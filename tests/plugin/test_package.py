@@ -20,7 +20,7 @@ OURS = ("training", "examples")
 LAYERS = [
     "secrets",
     "errors state",
-    "options frames fitted_file runtime.retries runtime.caller",
+    "options frames fitted_file arithmetic runtime.retries runtime.caller",
     "prompts calibration risk response_profile models rounds runtime fork",
     "consensus",
     "learned_consensus",

@@ -38,6 +38,24 @@ def test_it_is_a_logistic_curve_of_the_profile() -> None:
     assert ProfileCritic(curve(intercept=-800.0))("What?", said) == pytest.approx(0.0)
 
 
+@pytest.mark.parametrize(
+    ("text", "answer", "expected"),
+    [
+        ("3 + 4 = 7 pens. Then 7 * 2 = 14. The answer is 14", "14", (2, 0, 0, True, True)),
+        ("3 + 4 = 8. The answer is 16", "16", (1, 1, 1, True, False)),
+        ("It is 2.5", "2.5", (0, 0, 3, False, False)),
+        ("It is B", "B", (0, 0, 3, False, False)),
+        ("It is 7, or 7", "7 or 8", (0, 0, 3, False, False)),
+    ],
+)
+def test_it_reads_the_numbers(text: str, answer: str, expected: tuple[Any, ...]) -> None:
+    said = response("ann", 0, None, text=text, answer=answer)
+    features = profile_features("Ann has 3 pens, bob 4. What is 2 times that?", said)
+    counts = ("equations", "false equations", "numbers left out")
+    assert [features[name] for name in counts] == [math.log1p(n) for n in expected[:3]]
+    assert (features["answer is whole"], features["answer repeated"]) == expected[3:]
+
+
 def test_it_weighs_the_votes_of_a_team_without_log_probabilities() -> None:
     long = "Well, " + "so " * 300 + "it is 5"
     team = [Agent("a", says(long)), Agent("b", says("4"))]
