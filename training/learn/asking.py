@@ -8,7 +8,7 @@ is improved by swapping two of them, as long as that raises the value.
 """
 
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import combinations
 from typing import Any, NamedTuple
@@ -127,14 +127,16 @@ class Asked:
 
 def learn_rule(asked: Asked, grader: Grader) -> ConsensusRule:
     """Fit a learned consensus on the proposals of the team."""
-    parts = []
-    for episode in asked.episodes:
-        agents = [agent for agent in episode.agents if agent["name"] in asked.team]
-        said = {i: r for i, r in episode.responses.items() if r["agent"] in asked.team}
-        told = {i: r for i, r in said.items() if r["round"] == 0}
-        changed = {"agents": agents, "responses": told, "turns": []}
-        parts.append(episode.model_copy(update=changed | {"tallies": episode.tallies[:1]}))
+    parts = [proposals_of(episode, asked.team) for episode in asked.episodes]
     return rule_for(fit_consensus(make_ballots(parts, grader), strength=10.0), None)
+
+
+def proposals_of(episode: Episode, team: Collection[str]) -> Episode:
+    """Return an episode as if only these agents had been asked, and only to propose."""
+    agents = [agent for agent in episode.agents if agent["name"] in team]
+    told = {i: r for i, r in episode.responses.items() if r["agent"] in team and not r["round"]}
+    changed = {"agents": agents, "responses": told, "turns": [], "tallies": episode.tallies[:1]}
+    return episode.model_copy(update=changed)
 
 
 def gather(

@@ -23,11 +23,12 @@ from tqdm import tqdm
 
 from mpdf_langgraph import TraceReader
 from mpdf_langgraph.consensus import majority, make_rule
+from mpdf_langgraph.recruiting import AskingValues
 from mpdf_langgraph.traces.records import Episode
 from training.collect.team import answer_schema, grader
 from training.command import run_command, write_results
 from training.evaluate.votes import adaptive_consistency, early_stopping, vote
-from training.learn.asking import Asked, fit_asking, gather, learn_rule, play_asking
+from training.learn.asking import Asked, fit_asking, gather, learn_rule, play_asking, proposals_of
 from training.learn.display import table
 from training.learn.measures import mean_interval
 from training.learn.profile_fit import fit_profile, gather_looks
@@ -51,6 +52,8 @@ class AskingOptions:
     """Price of a token, by agent. Default: 1."""
     cost: tuple[float, ...] = (0.005, 0.01, 0.02, 0.03, 0.05)
     """Prices of 1,000 tokens, in accuracy. Of a call, where the traces report no tokens."""
+    calls: float | None = None
+    """Agents to ask at most, on average. The other folds choose the lowest price that does so."""
     wave: int = 1
     """Agents asked at a time."""
     answer: Literal["math", "choice", "text", "code"] = "math"
@@ -138,11 +141,18 @@ def cross_validate(asked: Asked, options: AskingOptions, graded: Grader) -> dict
                 "early stopping, window of 3": early_stopping(3, everyone, majority),
             }.items():
                 add(name, *_play(test, best_first, method), best_first)
-            for cost in options.cost:
+            kept: AskingValues | None = None
+            for cost in sorted(options.cost):
                 given: Any = {"prices": price, "wave": options.wave, "consensus": options.consensus}
                 values = fit_asking(rest, cost=cost, **given)
                 right, calls = play_asking(test, values)
                 add(f"adaptive, cost {cost:g}", right, calls, values.order)
+                # The dearest price is the last resort.
+                if kept is None and options.calls is not None:
+                    few = play_asking(rest, values)[1].mean() <= options.calls
+                    kept = values if few or cost == max(options.cost) else None
+            if kept is not None:
+                add(f"adaptive, {options.calls:g} agents", *play_asking(test, kept), kept.order)
     return found
 
 
@@ -184,6 +194,8 @@ def format_results(found: Mapping[str, Answers], asked: Asked) -> str:
 def main(options: AskingOptions) -> str:
     """Run the cross-validation, and return its table."""
     episodes = [episode for path in options.traces for episode in TraceReader(path)]
+    if options.agents:  # the others are as if nobody had asked them, for the profile critic too
+        episodes = [proposals_of(episode, options.agents) for episode in episodes]
     graded = cache(grader(answer_schema(options.answer)))
     name = "majority" if options.consensus == "learned" else options.consensus
     asked = gather(episodes, graded, make_rule(name)[1], options.agents)

@@ -12,7 +12,7 @@ Risk control is tried on random splits of the questions. One half chooses the ba
 among the accepted answers are counted on the other half.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -22,19 +22,23 @@ import numpy as np
 from numpy.typing import NDArray
 from tqdm import tqdm
 
+from mpdf_langgraph import TraceReader
 from mpdf_langgraph.calibration import Calibration
 from mpdf_langgraph.errors import ConfigurationError
 from mpdf_langgraph.risk import count_errors
 from training.collect.files import write_json
 from training.collect.team import answer_schema, grader
 from training.command import check_least, run_command, write_results
-from training.learn.ballots import Ballots, read_ballots, shuffle_into_folds
+from training.learn.asking import proposals_of
+from training.learn.ballots import Ballots, make_ballots, read_ballots, shuffle_into_folds
 from training.learn.calibrate import fit_calibration, read_judged
 from training.learn.choices import BARS, LEARNED, Choice, choose, fit_choosers, join_choices
 from training.learn.consensus_fit import choose_strength
 from training.learn.dataset import check_answer
 from training.learn.display import table
 from training.learn.measures import mean_interval, reliability
+from training.learn.profile_fit import fit_profile, gather_looks, with_confidence
+from training.learn.rewards import Grader
 
 
 @dataclass
@@ -47,6 +51,9 @@ class ChoosingOptions:
     """Folder for `results.md` and `results.json`."""
     team: tuple[str, ...] = ()
     """Agents to choose among. Default: all."""
+    critic: Literal["recorded", "profile"] = "recorded"
+    """Whose confidence counts: the recorded one, or that of a profile critic (no call), which the
+    other folds fit."""
     answer: Literal["math", "choice", "text", "code"] = "math"
     """How answers are compared, with one another and with references."""
     folds: int = 5
@@ -127,14 +134,18 @@ def study(options: ChoosingOptions) -> dict[str, Any]:
     def of_team(ballots: Ballots) -> Ballots:
         return ballots.of_agents(options.team) if options.team else ballots
 
-    def read(questions: set[str]) -> Ballots:
-        if not len(judged):
+    def read_calibrated(questions: set[str]) -> Ballots:
+        if not len(judged):  # they have no confidence
             return ballots
         known = np.array([question in questions for question in judged.question], bool)
         calibration = fit_calibration(judged.select(known))
         return of_team(read_ballots(options.traces, right, calibration=calibration))
 
     ballots = of_team(raw)
+    read: Callable[[set[str]], Ballots] = read_calibrated
+    if options.critic == "profile":
+        ballots = ballots.select(ballots.first)
+        read = read_profiled(options, ballots, right)
     if len(np.unique(ballots.question)) < 10 * options.folds:
         raise ConfigurationError(f"there are too few questions for {options.folds} folds")
     seeds = tqdm(range(options.seeds), desc="splits into folds")
@@ -147,6 +158,23 @@ def study(options: ChoosingOptions) -> dict[str, Any]:
     write_json(options.out / "results.json", results)
     write_results(options.out, format_results(results, options))
     return results
+
+
+def read_profiled(
+    options: ChoosingOptions, ballots: Ballots, right: Grader
+) -> Callable[[set[str]], Ballots]:
+    """Return what gives the ballots with the confidence of a profile critic.
+
+    It is fitted on the proposals to some questions, and judges those to all.
+    """
+    recorded = [episode for path in options.traces for episode in TraceReader(path)]
+    episodes = [proposals_of(e, ballots.agents) for e in recorded if e.reference is not None]
+
+    def read(questions: set[str]) -> Ballots:
+        critic = fit_profile(gather_looks([e for e in episodes if e.question in questions], right))
+        return make_ballots((with_confidence(e, critic) for e in episodes), right)
+
+    return read
 
 
 def summarise(runs: list[Mapping[str, Choice]], question: NDArray[np.int64]) -> dict[str, Any]:

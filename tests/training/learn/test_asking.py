@@ -141,3 +141,21 @@ def test_the_study_judges_on_held_out_questions(tmp_path: Path, consensus: Any) 
     for name in ("everybody", "the best alone", "adaptive consistency, .95", "adaptive, cost 0.02"):
         assert f"| {name} |" in text
     assert "40 questions, 4 agents: ann, bo, cy, dan" in text
+
+
+def test_the_study_keeps_to_a_number_of_agents(tmp_path: Path) -> None:
+    traces = tmp_path / "traces.jsonl"
+    traces.write_bytes(b"".join(b"\n" + e.to_json() for e in episodes(40, RIGHT)))
+    shared: Any = {"answer": "choice", "seeds": 1, "folds": 2, "cost": (0.5, 0.0)}
+    few, many = (
+        study.main(study.AskingOptions((traces,), tmp_path, calls=calls, **shared))
+        for calls in (1.0, 4.0)
+    )
+
+    def row(text: str, name: str) -> list[str]:
+        [line] = [line for line in text.splitlines() if line.startswith(f"| {name} |")]
+        return line.split(" | ")[1:]
+
+    assert row(few, "adaptive, 1 agents") == row(few, "adaptive, cost 0.5")
+    assert row(many, "adaptive, 4 agents") == row(many, "adaptive, cost 0")
+    assert row(few, "adaptive, cost 0.5") != row(few, "adaptive, cost 0")

@@ -49,6 +49,23 @@ def test_rules_are_compared(tmp_path: Path, confident: bool) -> None:
     assert all(f"| {name} |" in text for name in rules)
 
 
+def test_a_profile_critic_of_the_other_folds_gives_confidence(tmp_path: Path) -> None:
+    """Wrong answers come with a false equation, and the majority does not look."""
+    rng = np.random.default_rng(1)
+    recorded = []
+    for question in range(60):
+        answers = [("ann", rng.random() < 0.9), ("bo", rng.random() < 0.4), ("cy", False)]
+        texts = [(who, "1 + 1 = 2. #### 1" if ok else "1 + 1 = 3. #### 7") for who, ok in answers]
+        said = [Answer(who, text, None) for who, text in texts]
+        recorded.append(recorded_episode(f"{question}?", "1", said, schema=MATH))
+    traces = write_traces(tmp_path / "traces", recorded)
+    options = ChoosingOptions((traces,), tmp_path, critic="profile", folds=3, seeds=1, splits=2)
+    rules = study(options)["rules"]
+    assert rules["majority"]["accuracy"][0] < 0.5
+    assert rules[LEARNED]["accuracy"][0] > 0.85  # ann or bo is right, and it can be seen
+    assert rules["vote by confidence"]["accuracy"][0] > 0.8
+
+
 def test_a_part_of_the_team(tmp_path: Path) -> None:
     traces = write(tmp_path / "traces", confident=False)
     given = {"folds": 2, "seeds": 1, "splits": 2, "team": ("cy", "bo")}
