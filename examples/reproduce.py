@@ -3,6 +3,7 @@
     python examples/reproduce.py                                        # starts vLLM by itself
     python examples/reproduce.py --base-url http://localhost:8000/v1    # a server that runs already
     python examples/reproduce.py --out runs/mixed --model-dir A --model-dir B   # a mixed team
+    python examples/reproduce.py --in-process --train 400 --validation 150 --test 400   # no server
 
 Makes the question files, collects traces, fits three seeds of every algorithm, and evaluates on
 test questions, on the hidden profile and on the plain set. Every step goes on where it was
@@ -17,7 +18,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Literal, get_args
 
 import tyro
 
@@ -29,7 +30,8 @@ from training.command import run_command
 
 ROOT = Path(__file__).resolve().parents[1]
 Kind = Literal["hidden", "plain"]
-ALGORITHMS = {
+Learned = Literal["sft", "ppo", "grpo", "regression", "awr", "softrankpo"]
+ALGORITHMS: dict[Learned, str] = {
     "sft": "none",
     "ppo": "ppo",
     "grpo": "grpo",
@@ -54,6 +56,8 @@ class ReproduceOptions:
     agents get them in turn."""
     base_url: tyro.conf.UseAppendAction[tuple[str, ...]] = ()
     """Servers that run already, instead of those started here. Agents get them in turn, too."""
+    in_process: bool = False
+    """The bundled model runs in the process of each step, without a server. One core is enough."""
     kinds: tuple[Kind, ...] = ("hidden", "plain")
     """Sets of questions."""
     train: int = 2000
@@ -62,6 +66,8 @@ class ReproduceOptions:
     """Questions to tune the baselines on."""
     test: int = 1000
     """Questions to evaluate on."""
+    learned: tuple[Learned, ...] = get_args(Learned)
+    """Learned methods."""
     seeds: int = 3
     """Seeds of every learned method."""
     rounds: int = 2
@@ -110,13 +116,17 @@ def servers(model_dirs: Sequence[Path], logs: Path) -> Iterator[list[str]]:
 def main(options: ReproduceOptions) -> None:
     """Run all steps."""
     options.out.mkdir(parents=True, exist_ok=True)
+    if options.in_process and (options.base_url or options.model_dir):
+        sys.exit("error: --in-process takes the bundled model, and no --base-url or --model-dir")
     started = (
         nullcontext(options.base_url)
-        if options.base_url
+        if options.base_url or options.in_process
         else servers(options.model_dir or (MODEL_DIR,), options.out)
     )
     with started as urls:
         team: list[object] = [word for url in urls for word in ("--base-url", url)]
+        if options.in_process:
+            team = ["--model-factory", "examples.tiny_lm.chat_model:make"]
         team += ["--prompts", "examples.tiny_lm.prompts:PROMPTS"]
         team += ["--temperature", PROPOSE_TEMPERATURE]
         team += ["--max-tokens", 200, "--concurrency", options.concurrency]
@@ -144,14 +154,14 @@ def reproduce(options: ReproduceOptions, kind: Kind, team: list[object]) -> None
         "--alternatives", options.alternatives, "--critic", "logprob", "--out", out / "traces",
     )  # fmt: skip
     routers: list[object] = []
-    for name, algorithm in ALGORITHMS.items():
+    for name in options.learned:
         for seed in range(options.seeds):
             folder = out / "routers" / f"{name}-{seed}"
             routers += ["--router", folder]
             if not is_newer(folder / "router.json", out / "traces"):
                 step(
                     "training/fit_router.py", "--traces", out / "traces", "--out", folder,
-                    "--algorithm", algorithm, "--seed", seed, "--cost", COST,
+                    "--algorithm", ALGORITHMS[name], "--seed", seed, "--cost", COST,
                 )  # fmt: skip
     step(
         "training/evaluate.py", "--questions", files["test"], "--validation", files["validation"],
