@@ -55,6 +55,10 @@ KEPT = (
     "The recorded confidence has an AUROC of {known}. That of a critic that reads how a response "
     "looks is {auroc} on held-out questions, so it is not used."
 )
+ALL_ALIKE = (
+    "All answers in these traces are right, or all are wrong. Nothing can tell which confidence is "
+    "better, so the recorded one is kept."
+)
 UNTOLD = (
     "Nobody refined in these traces, so nothing tells what REFINE leads to. Collect with "
     "alternatives, or import recorded debates (rows of round 1 and more)."
@@ -153,7 +157,7 @@ def choose_critic(
     judged = judge(episodes, graded)
     known = auroc(judged.confidence, judged.right.astype(bool)) if len(judged) else None
     if known is not None and np.isnan(known):
-        return fit_calibration(judged), None, KEPT.format(known="unknown", auroc="unknown")
+        return fit_calibration(judged), None, ALL_ALIKE
     critic = fit_profile(gather_looks(episodes, graded))
     found = critic.curve.auroc or 0.0
     if known is not None and found < known + LEAST_GAIN:

@@ -73,3 +73,12 @@ def test_log_probabilities_are_among_the_looks(tmp_path: Path) -> None:
     _, critic, _ = choose_critic(collect(tmp_path / "b", None), MATH.equivalent)
     assert critic is not None
     assert critic.curve.weights["mean logprob"] < 0  # the less sure, the less often right
+
+
+def test_where_all_answers_are_right_the_report_says_why_the_recorded_one_stays(
+    tmp_path: Path,
+) -> None:
+    episodes = [e for e in collect(tmp_path, knows) if int(e.question.split()[1]) % 3]
+    _, critic, told = choose_critic(episodes, MATH.equivalent)
+    assert critic is None
+    assert "All answers in these traces are right" in told
