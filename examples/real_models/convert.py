@@ -10,11 +10,11 @@ multiply these faster.
 
 import json
 import re
-import shutil
 from collections import defaultdict
 from pathlib import Path
 from typing import Any
 
+from filelock import FileLock
 from tqdm import tqdm
 
 from mpdf_langgraph import MPDFError
@@ -121,6 +121,12 @@ def convert(gguf: Path, folder: Path, *, int8: bool = False) -> Path:
     """
     if folder.exists():
         return folder
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(f"{folder}.lock"):  # another process may be at it: then its folder is taken
+        return folder if folder.exists() else _convert(gguf, folder, int8)
+
+
+def _convert(gguf: Path, folder: Path, int8: bool) -> Path:
     from gguf import GGUFReader
 
     try:
@@ -131,10 +137,9 @@ def convert(gguf: Path, folder: Path, *, int8: bool = False) -> Path:
     if kind not in _CLASSES:
         raise ConversionError(f"{gguf}: models of the kind {kind!r} cannot be converted")
     unfinished = folder.with_name(folder.name + ".unfinished")
-    unfinished.mkdir(parents=True, exist_ok=True)
+    unfinished.mkdir(exist_ok=True)
     _write_weights(reader, kind, unfinished, int8)
     _write_rest(reader, gguf, unfinished, int8)
-    shutil.rmtree(folder, ignore_errors=True)
     unfinished.rename(folder)
     return folder
 

@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import httpx2
+from filelock import FileLock
 from tqdm import tqdm
 
 from examples.real_models.catalogue import CACHE, MODELS, RealModel
@@ -45,9 +46,12 @@ def gguf_file(model: RealModel, cache: Path = CACHE) -> Path:
         FetchError: It cannot be had, or its SHA-256 is not the known one.
     """
     path = cache / model.file
-    if path.exists():
-        return path
     cache.mkdir(parents=True, exist_ok=True)
+    with FileLock(f"{path}.lock"):  # another process may be fetching it
+        return path if path.exists() else _fetch(model, cache, path)
+
+
+def _fetch(model: RealModel, cache: Path, path: Path) -> Path:
     needed, free = int(_ROOM * model.bytes), shutil.disk_usage(cache).free
     if free < needed:
         raise FetchError(

