@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from examples.real_models.lookups import AGENTS
-from mpdf_langgraph import MPDFError
+from mpdf_langgraph import MPDFError, Prompts
 from training.collect.questions import TableError, read_table
 from training.command import run_command
 from training.evaluate.benchmarks import gsm8k
@@ -23,6 +23,65 @@ from training.evaluate.benchmarks import gsm8k
 _SENTENCE_END = re.compile(
     r"""(?<!\bMr\.)(?<!\bMs\.)(?<!\bDr\.)(?<!\bMrs\.)(?<!\bSt\.)"""
     r"""(?:(?<=[.!?])|(?<=[.!?]["”']))\s+(?=["“'$A-Z0-9])"""
+)
+
+#: How the agents are asked. Small models copy a form literally: the examples show it. They come
+#: first, so that a server's prefix cache holds them for all questions. An agent that must say what
+#: is missing guesses less.
+PROMPTS = Prompts(
+    context="""\
+You and two others hold different parts of one story. The question follows the story. Copy your \
+part word for word, so that the others learn it. Then say what is missing. If anything is missing, \
+the answer is null. Never make up a number.
+
+Example
+Your part: Tom buys 3 boxes of pens.
+Question: How many pens does Tom have left?
+Answer: My part: Tom buys 3 boxes of pens. Missing: how many pens are in a box, and how many he \
+gives away. {{"answer": null}}
+
+Example
+Your part: The next day Mia runs twice as far.
+Question: If a mile burns 100 calories, how many calories does Mia burn in all?
+Answer: My part: The next day Mia runs twice as far. Missing: how far she runs on the first day. \
+{{"answer": null}}
+
+Example
+Your part: Each box holds 12 pens. Tom buys 3 boxes. He gives 5 pens to each of his 2 sisters.
+Question: How many pens does Tom have left?
+Answer: My part: Each box holds 12 pens. Tom buys 3 boxes. He gives 5 pens to each of his 2 \
+sisters. Missing: nothing. Steps: Tom buys 3 * 12 = 36 pens. He gives away 5 * 2 = 10 pens. He has \
+36 - 10 = 26 pens left. {{"answer": 26}}
+
+Example
+Your part: A ticket costs $8. Children pay half.
+Question: How much do they pay?
+Answer: My part: A ticket costs $8. Children pay half. Missing: how many adults and children go. \
+{{"answer": null}}
+
+Example
+Your part: Sue and Kim are friends.
+Question: How old is Kim if Sue is 20?
+Answer: My part: Sue and Kim are friends. Missing: how much older or younger Kim is. \
+{{"answer": null}}
+
+Your part: {context}""",
+    propose=(
+        'Question: {question}\nBegin with "My part:" and copy your part word for word. Then say '
+        "what is missing. Then give the answer, or null."
+    ),
+    refine="""\
+The others hold the other parts of the story. They said:
+
+{peers}
+
+You said:
+{own}
+
+All parts together are the whole story. What is missing in one part is told in another, so nothing \
+is missing now. Question: {question}
+Solve it. Begin with "Steps:" and calculate step by step, with the numbers of all three parts. End \
+with the answer as {{"answer": number}}.""",
 )
 
 

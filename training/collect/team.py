@@ -181,7 +181,8 @@ def grader(schema: AnswerSchema) -> Callable[[str, str], bool]:
 def check_references(questions: Iterable[Question], schema: AnswerSchema) -> None:
     """See that every reference can be read, before the first question is asked.
 
-    One that cannot would be a wrong mark for every agent. The references of programs are tests.
+    One that cannot would be a wrong mark for every agent. The references of programs are tests. A
+    program that does nothing is put to them.
 
     Raises:
         ConfigurationError: One cannot be read.
@@ -189,14 +190,21 @@ def check_references(questions: Iterable[Question], schema: AnswerSchema) -> Non
     for question in questions:
         if question.reference is not None:
             try:
-                _check_reference(question.reference, schema)
+                check_reference(question.reference, schema)
             except ConfigurationError as error:
                 raise ConfigurationError(f"question {question.id!r}: {error}") from error
 
 
-def _check_reference(reference: str, schema: AnswerSchema) -> None:
+def check_reference(reference: str, schema: AnswerSchema) -> None:
+    """See that a reference can be read, and that a program's tests can be run.
+
+    Raises:
+        ConfigurationError: It cannot.
+        SandboxError: Programs cannot be run here.
+    """
     if isinstance(schema, CodeAnswer):
-        CodeTests.from_json(reference)
+        tests = CodeTests.from_json(reference)
+        schema.passes(f"def {tests.entry_point}(*_, **__): ...", tests)
         return
     written = f"\\boxed{{{reference}}}" if isinstance(schema, MathAnswer) else reference
     if schema.parse(written) is None:

@@ -19,8 +19,11 @@ from typing import Any, Literal, get_args
 
 import orjson
 import tyro
+from tqdm import tqdm
 
 from mpdf_langgraph import (
+    AnswerSchema,
+    CodeAnswer,
     CodeTests,
     ConfigurationError,
     MathAnswer,
@@ -29,7 +32,7 @@ from mpdf_langgraph import (
 )
 from mpdf_langgraph.errors import describe_error
 from training.collect.questions import Question, TableError, read_table, text_of
-from training.collect.team import Answer
+from training.collect.team import Answer, check_reference
 
 Name = Literal["gsm8k", "math", "aime", "amc", "mmlu", "humaneval", "mbpp"]
 Row = dict[str, Any]
@@ -268,6 +271,25 @@ def sample(questions: Sequence[Question], limit: int | None) -> list[Question]:
     return [questions[k] for k in sorted(order[:limit])]
 
 
+def leave_out_unusable(questions: Sequence[Question], schema: AnswerSchema) -> list[Question]:
+    """Return the questions whose references can be used, and print which cannot.
+
+    A few of MBPP's tests call a function with a class or another function. These cannot be sent
+    into the sandbox.
+
+    Raises:
+        SandboxError: Programs cannot be run here.
+    """
+    kept = []
+    for question in tqdm(questions, desc="check tests", unit="question", leave=False, delay=1):
+        try:
+            check_reference(str(question.reference), schema)
+            kept.append(question)
+        except ConfigurationError as error:
+            print(f"{question.id} is left out: {error}")
+    return kept
+
+
 def as_row(question: Question) -> Mapping[str, Any]:
     """Return a question as the commands of `training` read it."""
     return {"id": question.id, "question": question.question, "reference": question.reference}
@@ -293,6 +315,8 @@ def main(options: ConvertOptions) -> None:
     """Write the questions."""
     questions = load(BENCHMARKS[options.benchmark], options.data, options.split)
     chosen = sample(questions, options.limit)
+    if BENCHMARKS[options.benchmark].answer == "code":
+        chosen = leave_out_unusable(chosen, CodeAnswer())
     options.out.parent.mkdir(parents=True, exist_ok=True)
     options.out.write_bytes(b"".join(orjson.dumps(as_row(q)) + b"\n" for q in chosen))
     print(f"{len(chosen)} of {len(questions)} questions written to {options.out}")

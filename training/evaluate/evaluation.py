@@ -51,13 +51,13 @@ from typing import Any
 
 import tyro
 
-from mpdf_langgraph import ConfigurationError, MPDFError, ThresholdRouter
+from mpdf_langgraph import CodeAnswer, ConfigurationError, MPDFError, ThresholdRouter
 from training.collect.files import keep_settings, write_json
 from training.collect.questions import Question, check_contexts, read_questions
 from training.collect.team import check_references
 from training.evaluate import estimate
 from training.evaluate.bench import Bench
-from training.evaluate.benchmarks import load, sample
+from training.evaluate.benchmarks import leave_out_unusable, load, sample
 from training.evaluate.compare import MethodResult, decide_gate
 from training.evaluate.methods import (
     Method,
@@ -191,6 +191,8 @@ async def evaluate(options: EvaluateOptions) -> dict[str, MethodResult]:
         warnings.filterwarnings("ignore", "all .* agents proposed the very same", UserWarning)
         if options.questions is not None:
             questions = read_test_questions(options.questions, bench, options.limit)
+        elif isinstance(bench.schema, CodeAnswer):
+            questions = leave_out_unusable(questions, bench.schema)
         keep_settings(options.out / "run.json", settings_of(options, bench), "Use another --out.")
         tuned: dict[str, Any] = {}
         if options.validation is not None:

@@ -19,14 +19,15 @@ import warnings
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-from mpdf_langgraph import Episode, MPDFError, ThresholdRouter, load_router
+from mpdf_langgraph import AnswerSchema, Episode, MPDFError, ThresholdRouter, load_router
+from mpdf_langgraph.answers.schema import schema_for
 from mpdf_langgraph.calibration import Calibration
 from mpdf_langgraph.consensus import ConsensusRule
 from mpdf_langgraph.errors import ConfigurationError
@@ -78,8 +79,8 @@ class OneRoundOptions:
     """Whose confidence counts: the recorded one, or that of a profile critic (no call)."""
     out: Path = Path("runs/one_round")
     """Folder for `results.md`."""
-    answer: Literal["math", "choice", "text"] = "math"
-    """How answers are compared, with one another and with references."""
+    answer: Literal["math", "choice", "text", "code"] = "math"
+    """How answers are compared, with one another and with references. Code runs in a sandbox."""
     algorithms: tuple[Algorithm, ...] = ("softrankpo", "none")
     """Second stages of the fits, each a method. `none` stops after SFT."""
     cost: float = 0.0
@@ -107,7 +108,9 @@ class Fold:
     fits: Mapping[Algorithm, Sequence[Fit]]
 
 
-def answer_fold(fold: Fold, cost: float, is_right: Grader) -> Iterator[dict[str, Answered]]:
+def answer_fold(
+    fold: Fold, cost: float, is_right: Grader, schema: AnswerSchema
+) -> Iterator[dict[str, Answered]]:
     """Yield what every method gives on each held-out question."""
     calibration = fit_calibration(judge(fold.rest, is_right))
     calibrated = [recalibrate(e, calibration) for e in fold.rest]
@@ -125,7 +128,8 @@ def answer_fold(fold: Fold, cost: float, is_right: Grader) -> Iterator[dict[str,
             name = f"{LEARNED}, {'SFT alone' if algorithm == 'none' else algorithm}"
             routers[name] = [load_router(fit.folder) for fit in those]
     for episode, fresh in fold.held_out:
-        debate = Debate(recalibrate(episode, calibration), is_right, fresh)
+        equivalent = schema_for(schema, episode.question).equivalent
+        debate = Debate(recalibrate(episode, calibration), is_right, fresh, equivalent)
         everybody = debate.refining(only_without_answer=False)
         unanswered = debate.refining(only_without_answer=True)
         found = {"single": debate.single()}
@@ -138,11 +142,9 @@ def answer_fold(fold: Fold, cost: float, is_right: Grader) -> Iterator[dict[str,
         for name, router in rules.items():
             found |= _both_rules(name, [(debate, router)], consensus)
         for name, seeds in routers.items():
-            pairs = [
-                (Debate(recalibrate(episode, r.calibration or calibration), is_right, fresh), r)
-                for r in seeds
-            ]
-            found |= _both_rules(name, pairs, consensus)
+            pairs = [(recalibrate(episode, r.calibration or calibration), r) for r in seeds]
+            debates = [(Debate(e, is_right, fresh, equivalent), r) for e, r in pairs]
+            found |= _both_rules(name, debates, consensus)
         found["oracle of actions (a bound)"] = debate.oracle()
         yield found
 
@@ -183,7 +185,8 @@ def tune_threshold(debates: Sequence[Debate]) -> ThresholdRouter:
 
 def study(options: OneRoundOptions) -> str:
     """Return the table of results, and write it."""
-    is_right = grader(answer_schema(options.answer))
+    schema = answer_schema(options.answer)
+    is_right = cache(grader(schema))
     debates = read_debates(options.traces)
     fresh = read_proposals(options.fresh)
     if fresh:  # the others have no control
@@ -199,7 +202,7 @@ def study(options: OneRoundOptions) -> str:
         if failed:
             raise MPDFError(f"a fit failed: {next(iter(failed.values()))}")
         for fold in folds:
-            for found in answer_fold(fold, options.cost, is_right):
+            for found in answer_fold(fold, options.cost, is_right, schema):
                 for name, answered in found.items():
                     results[name].append(answered)
     text = format_results(options, results)

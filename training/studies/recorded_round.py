@@ -46,9 +46,17 @@ class Debate:
         episode: With calibrated confidences.
         is_right: Grades an answer.
         fresh: Another episode of the same question, whose proposals are fresh ones here.
+        equivalent: Tells whether two answers are the same. Default: `is_right` does, as it can
+            wherever references are answers themselves.
     """
 
-    def __init__(self, episode: Episode, is_right: Grader, fresh: Episode | None = None) -> None:
+    def __init__(
+        self,
+        episode: Episode,
+        is_right: Grader,
+        fresh: Episode | None = None,
+        equivalent: Grader | None = None,
+    ) -> None:
         self.episode = episode
         self.names = [agent["name"] for agent in episode.agents]
         self.proposed: Held = {name: episode.responses.get(f"{name}@0") for name in self.names}
@@ -57,6 +65,7 @@ class Debate:
         self.representatives = [*episode.representatives]
         self.fresh: Held = {}
         self._is_right = is_right
+        self._equivalent = equivalent or is_right
         if fresh is not None:
             for name in self.names:
                 self.fresh[name] = self._join_cluster(fresh.responses.get(f"{name}@0"))
@@ -65,7 +74,7 @@ class Debate:
         """Return a response of another episode with its cluster here."""
         if response is None or (answer := response["answer"]) is None:
             return response
-        known = [self._is_right(answer, one) for one in self.representatives]
+        known = [self._equivalent(answer, one) for one in self.representatives]
         if True not in known:
             self.representatives.append(answer)
         place = known.index(True) if True in known else len(known)

@@ -14,8 +14,10 @@ from mpdf_langgraph.answers.sandbox import Sandbox
 from tests.support.recorded import recorded_episode
 from training.collect import collecting
 from training.collect.importing import Answer
+from training.collect.questions import Question
 from training.collect.team import TeamOptions, grader
 from training.evaluate import evaluation
+from training.evaluate.benchmarks import leave_out_unusable
 from training.evaluate.options import EvaluateOptions
 from training.learn.dataset import load
 from training.learn.rewards import REFINE
@@ -102,6 +104,31 @@ def test_a_reference_that_is_no_test_is_found_before_anything_is_asked(
     assert told.startswith("error: question 'odd': the reference of a program must be CodeTests")
     assert len(told.splitlines()) == 1
     assert not (tmp_path / "out").exists()
+
+
+def unusable(name: str) -> str:
+    """Tests that call a function with what cannot be sent into the sandbox."""
+    return CodeTests(name, f"assert {name}(20, int) == 23").to_json()
+
+
+@pytest.mark.usefixtures("sandbox")
+def test_tests_that_cannot_be_run_are_found_before_anything_is_asked(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    given = options(collecting.CollectOptions, tmp_path)
+    row = {"id": "odd", "question": "def plus(a, b):", "reference": unusable("plus")}
+    given.questions.write_text(json.dumps(row))
+    assert collecting.main(given) == 2
+    assert "question 'odd': the tests of plus are of no use" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.usefixtures("sandbox")
+def test_a_benchmark_goes_without_them(capsys: pytest.CaptureFixture[str]) -> None:
+    good = CodeTests("plus", "assert plus(20, 3) == 23").to_json()
+    rows = [Question("a", "?", good, {}), Question("b", "?", unusable("plus"), {})]
+    assert leave_out_unusable(rows, CodeAnswer()) == rows[:1]
+    assert "b is left out: the tests of plus are of no use" in capsys.readouterr().out
 
 
 @pytest.fixture
