@@ -3,14 +3,17 @@
 import asyncio
 import gc
 import random
+from collections.abc import Awaitable
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from langchain_core.language_models import BaseChatModel
 from langchain_core.messages import AIMessage
 from langchain_core.outputs import ChatGeneration, ChatResult
 
 from mpdf_langgraph import MPDFError, create_deliberation, vllm_chat_model
+
+T = TypeVar("T")
 
 
 def deliberation(url: str, **options: Any) -> Any:
@@ -65,7 +68,22 @@ async def failures_of(graph: Any, count: int, at_once: int) -> list[str]:
 
 
 def memory() -> float:
-    """The process's resident memory in MB."""
+    """The process's resident memory in MB, without what is garbage."""
     gc.collect()
+    return resident()
+
+
+def resident() -> float:
+    """The process's resident memory in MB."""
     with open("/proc/self/statm") as file:  # noqa: PTH123
         return int(file.read().split()[1]) * 4096 / 1e6
+
+
+async def peak_of(work: Awaitable[T]) -> tuple[T, float]:
+    """Return what some work returns, and the most resident memory in MB while it is under way."""
+    task = asyncio.ensure_future(work)
+    peak = resident()
+    while not task.done():
+        await asyncio.wait([task], timeout=0.5)
+        peak = max(peak, resident())
+    return task.result(), peak

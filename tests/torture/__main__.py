@@ -4,9 +4,9 @@
     python -m tests.torture --scale 0.05          # a slice of each
     python -m tests.torture --parts frames torn   # some of it
 
-Each part has a process of its own, and there is one process for every core. Each finished part is
-kept in `--out`, so that a command that was stopped goes on. A part is carried out again if the code
-has changed since, or with `--anew`. The exit code is 1 if anything was found.
+Each core has a process that carries out one part after the other. Each finished part is kept in
+`--out`, so that a command that was stopped goes on. A part is carried out again if the code has
+changed since, or with `--anew`. The exit code is 1 if anything was found.
 """
 
 import argparse
@@ -50,9 +50,7 @@ def main() -> int:
     options.out.mkdir(parents=True, exist_ok=True)
     version = code_version()
     rows: dict[str, Row] = {}
-    with ProcessPoolExecutor(
-        options.jobs, get_context("spawn"), max_tasks_per_child=1
-    ) as processes:
+    with ProcessPoolExecutor(options.jobs, get_context("spawn")) as processes:
         under_way: dict[Future[Row], str] = {}
         for name in options.parts:
             row = None if options.anew else load(_path(options, name), version)

@@ -14,7 +14,7 @@ from pathlib import Path
 from mpdf_langgraph import TraceReader
 from tests.plugin.answers.escapes.running import NAMES, NOBODY
 from tests.plugin.test_frames import check_attack
-from tests.support.load import deliberation, failures_of, guessing, memory
+from tests.support.load import deliberation, failures_of, guessing, memory, peak_of
 from tests.support.loopback import loopback
 from tests.support.running import run_python
 from tests.support.synthetic import synthetic_episodes
@@ -36,16 +36,15 @@ def burst(scale: float, folder: Path, progress: Progress) -> Row:
 
         async def ask() -> list[str]:
             await failures_of(graph, 1, at_once=1)
-            nonlocal before
             before = memory()
-            return await failures_of(graph, count, at_once=count)
+            errors, peak = await peak_of(failures_of(graph, count, at_once=count))
+            row.note(f"each took {(peak - before) * 1000 / count:.0f} kB while it was under way")
+            return errors
 
-        before = 0.0
         errors = asyncio.run(ask())
         row.attempts, row.lost = count, len(errors)
         for error in errors[:3]:
             row.note(error)
-        row.note(f"resident memory grew by {(memory() - before) * 1000 / count:.0f} KB for each")
     return row
 
 
