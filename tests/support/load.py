@@ -45,8 +45,8 @@ class Guesses(BaseChatModel):
 
 
 def guessing(traces: Path | None) -> Any:
-    """A team of three that guesses, and then decides once by chance."""
-    team = [Guesses() for _ in range(3)]
+    """A team of two that guesses, and then decides once by chance."""
+    team = [Guesses() for _ in range(2)]
     return create_deliberation(
         team, router="random", critic="logprob", max_rounds=1, traces=traces
     ).compile()
