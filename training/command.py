@@ -2,12 +2,34 @@
 
 import sys
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import tyro
 
 from mpdf_langgraph.errors import ConfigurationError, MPDFError
+from training.collect.team import Answer
+
+
+@dataclass
+class StudyOptions:
+    """Options of the studies that learn on some questions of traces and judge on the others."""
+
+    traces: tuple[Path, ...]
+    """Folders of traces (or single segments)."""
+    out: Path = Path("runs")
+    """Folder for the results."""
+    answer: Answer = "math"
+    """How answers are compared, with one another and with references."""
+    folds: int = 5
+    """Parts that the questions are split into."""
+    seeds: int = 3
+    """Ways to split them."""
+
+    def check(self) -> None:
+        """Raise `ConfigurationError` for options that cannot work."""
+        check_least(self, folds=2, seeds=1)
 
 
 def run_command(

@@ -11,6 +11,7 @@ baselines ask in the order of the agents' records on the other folds, the best f
 majority.
 """
 
+from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
@@ -26,7 +27,7 @@ from mpdf_langgraph.consensus import majority, make_rule
 from mpdf_langgraph.recruiting import AskingValues
 from mpdf_langgraph.traces.records import Episode
 from training.collect.team import answer_schema, grader
-from training.command import run_command, write_results
+from training.command import StudyOptions, run_command, write_results
 from training.evaluate.votes import adaptive_consistency, early_stopping, vote
 from training.learn.asking import Asked, fit_asking, gather, learn_rule, play_asking, proposals_of
 from training.learn.display import table
@@ -39,11 +40,9 @@ PLAIN = "everybody, plain majority"
 
 
 @dataclass
-class AskingOptions:
+class AskingOptions(StudyOptions):
     """Options of the cross-validation."""
 
-    traces: tuple[Path, ...]
-    """Folders of traces (or single segments)."""
     out: Path = Path("runs/asking")
     """Folder for `results.md`."""
     agents: tuple[str, ...] = ()
@@ -56,38 +55,12 @@ class AskingOptions:
     """Agents to ask at most, on average. The other folds choose the lowest price that does so."""
     wave: int = 1
     """Agents asked at a time."""
-    answer: Literal["math", "choice", "text", "code"] = "math"
-    """How answers are compared with references."""
     consensus: Literal["majority", "confidence", "log-odds", "learned"] = "majority"
     """How votes are counted. `learned` is fitted on the other folds."""
-    folds: int = 5
-    """Parts that the questions are split into."""
-    seeds: int = 3
-    """Splits into folds."""
 
 
-@dataclass
-class Answers:
-    """What a method gave, question by question, over all splits.
-
-    Attributes:
-        right: ``[n]``.
-        calls: Agents asked, ``[n]``.
-        spent: Tokens, each counted as often as its agent's price says, ``[n]``.
-        question: Number of the question, ``[n]``.
-    """
-
-    right: list[float] = field(default_factory=list)
-    calls: list[float] = field(default_factory=list)
-    spent: list[float] = field(default_factory=list)
-    question: list[int] = field(default_factory=list)
-
-    def add(self, right: Any, calls: Any, spent: Any, question: Sequence[int]) -> None:
-        """Add the results on some questions."""
-        self.right += [*right]
-        self.calls += [*calls]
-        self.spent += [*spent]
-        self.question += [*question]
+Results = Mapping[str, Sequence[NDArray[Any]]]
+"""By method, of each split and fold: right, agents asked, priced tokens, question, ``[4, n]``."""
 
 
 def _has_confidence(episodes: Iterable[Episode]) -> bool:
@@ -95,9 +68,9 @@ def _has_confidence(episodes: Iterable[Episode]) -> bool:
     return any(c is not None and c["confidence"] is not None for c in critiques)
 
 
-def cross_validate(asked: Asked, options: AskingOptions, graded: Grader) -> dict[str, Answers]:
+def cross_validate(asked: Asked, options: AskingOptions, graded: Grader) -> Results:
     """Return what every method gives on held-out questions."""
-    found: dict[str, Answers] = {}
+    found: defaultdict[str, list[NDArray[Any]]] = defaultdict(list)
     price = {name: options.prices.get(name, 1.0) for name in asked.team}
     size, sure = len(asked), _has_confidence(asked.episodes)
     for seed in range(options.seeds):
@@ -123,7 +96,7 @@ def cross_validate(asked: Asked, options: AskingOptions, graded: Grader) -> dict
                 held: NDArray[Any] = held,
             ) -> None:
                 spent = np.cumsum([0.0, *(price[n] * test.tokens[n] for n in order)])[calls]
-                found.setdefault(name, Answers()).add(right, calls, spent, held.tolist())
+                found[name].append(np.array([right, calls, spent, held]))
 
             for count in range(1, len(best_first) + 1):
                 name = EVERYBODY if count == len(best_first) else f"the best {count}"
@@ -168,21 +141,15 @@ def _play(test: Asked, order: Sequence[str], method: Any) -> tuple[NDArray[Any],
     return right, calls
 
 
-def format_results(found: Mapping[str, Answers], asked: Asked) -> str:
+def format_results(found: Results, asked: Asked) -> str:
     """Return the table: accuracy, the difference to asking everybody, agents asked, and price."""
-    everybody = np.array(found[EVERYBODY].right, float)
+    everybody = np.hstack(found[EVERYBODY])[0]
     rows = []
-    for name, answers in found.items():
-        right, question = np.array(answers.right, float), np.array(answers.question)
-        rows.append(
-            [
-                name,
-                f"{right.mean():.4f}",
-                "=" if name == EVERYBODY else mean_interval(right - everybody, question).short(),
-                f"{np.mean(answers.calls):.2f}",
-                f"{np.mean(answers.spent):.0f}",
-            ]
-        )
+    for name, parts in found.items():
+        right, calls, spent, question = np.hstack(parts)
+        gain = "=" if name == EVERYBODY else mean_interval(right - everybody, question).short()
+        means = f"{calls.mean():.2f}", f"{spent.mean():.0f}"
+        rows.append([name, f"{right.mean():.4f}", gain, *means])
     heading = ["method", "right", "against everybody", "agents asked", "priced tokens"]
     return (
         f"{len(asked)} questions, {len(asked.team)} agents: {', '.join(asked.team)}. "
@@ -193,7 +160,8 @@ def format_results(found: Mapping[str, Answers], asked: Asked) -> str:
 
 def main(options: AskingOptions) -> str:
     """Run the cross-validation, and return its table."""
-    episodes = [episode for path in options.traces for episode in TraceReader(path)]
+    options.check()
+    episodes = list(TraceReader(options.traces))
     if options.agents:  # the others are as if nobody had asked them, for the profile critic too
         episodes = [proposals_of(episode, options.agents) for episode in episodes]
     graded = cache(grader(answer_schema(options.answer)))

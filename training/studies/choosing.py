@@ -16,7 +16,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -28,7 +28,7 @@ from mpdf_langgraph.errors import ConfigurationError
 from mpdf_langgraph.risk import count_errors
 from training.collect.files import write_json
 from training.collect.team import answer_schema, grader
-from training.command import check_least, run_command, write_results
+from training.command import StudyOptions, check_least, run_command, write_results
 from training.learn.asking import proposals_of
 from training.learn.ballots import Ballots, make_ballots, read_ballots, shuffle_into_folds
 from training.learn.calibrate import fit_calibration, read_judged
@@ -42,11 +42,9 @@ from training.learn.rewards import Grader
 
 
 @dataclass
-class ChoosingOptions:
+class ChoosingOptions(StudyOptions):
     """Options of the comparison."""
 
-    traces: tuple[Path, ...]
-    """Folders of traces (or single segments)."""
     out: Path = Path("runs/choosing")
     """Folder for `results.md` and `results.json`."""
     team: tuple[str, ...] = ()
@@ -54,12 +52,6 @@ class ChoosingOptions:
     critic: Literal["recorded", "profile"] = "recorded"
     """Whose confidence counts: the recorded one, or that of a profile critic (no call), which the
     other folds fit."""
-    answer: Literal["math", "choice", "text", "code"] = "math"
-    """How answers are compared, with one another and with references."""
-    folds: int = 5
-    """Parts that the questions are split into."""
-    seeds: int = 3
-    """Ways to split them."""
     risk: float = 0.05
     """Greatest share of wrong answers among the accepted ones."""
     splits: int = 200
@@ -67,7 +59,8 @@ class ChoosingOptions:
 
     def check(self) -> None:
         """Raise `ConfigurationError` for options that cannot work."""
-        check_least(self, folds=2, seeds=1, splits=1)
+        super().check()
+        check_least(self, splits=1)
         if not 0 < self.risk < 1:
             raise ConfigurationError(f"--risk must be between 0 and 1, got {self.risk}")
 
@@ -167,7 +160,7 @@ def read_profiled(
 
     It is fitted on the proposals to some questions, and judges those to all.
     """
-    recorded = [episode for path in options.traces for episode in TraceReader(path)]
+    recorded = TraceReader(options.traces)
     episodes = [proposals_of(e, ballots.agents) for e in recorded if e.reference is not None]
 
     def read(questions: set[str]) -> Ballots:

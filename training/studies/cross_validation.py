@@ -8,9 +8,6 @@ each fold everything is learned from the other folds: how often each agent is ri
 team is ordered (ties go to the first), and routers of several seeds. Then all methods answer the
 held-out fold. The figures are exact: every decision is weighted by its probability, nothing is
 drawn.
-
-A linear choice tells what the same features are good for without any deliberation. It is a
-conditional logit of who backs an answer and of what the backers' responses look like.
 """
 
 import itertools
@@ -28,18 +25,16 @@ from mpdf_langgraph import Episode
 from mpdf_langgraph.answers.schema import AnswerSchema
 from mpdf_langgraph.consensus import count_votes, make_rule
 from mpdf_langgraph.errors import MPDFError
-from mpdf_langgraph.observation import INDEX
 from mpdf_langgraph.state import ACTIONS
 from training.collect.importing import Replay
 from training.collect.team import answer_schema, grader
-from training.command import check_least, run_command, write_results
+from training.command import StudyOptions, check_least, run_command, write_results
 from training.learn.dataset import check_answer, load
 from training.learn.display import table
 from training.learn.fit_config import Algorithm, Config
 from training.learn.measures import Interval, mean_interval, widen_by_fits
 from training.learn.recalibrate import holdings, recalibrate
 from training.studies.fits import FinishedFit, Fit, run_fits
-from training.studies.linear_choice import linear_choice
 from training.studies.recordings import (
     Recording,
     assign_folds,
@@ -55,29 +50,22 @@ CALIBRATED = "vote before deliberation, calibrated"
 
 
 @dataclass
-class FoldOptions:
-    """Options of the cross-validation."""
+class FoldOptions(StudyOptions):
+    """Options of the cross-validation. A seed is one of the fits for each fold."""
 
-    traces: tuple[Path, ...]
-    """Folders of traces (or single segments)."""
     out: Path = Path("runs/cross_validation")
     """Folder for `results.md`."""
-    answer: Literal["math", "choice", "text", "code"] = "math"
-    """How answers are compared, with one another and with references."""
     consensus: Literal["confidence", "majority"] = "confidence"
     """How votes are counted."""
     algorithm: Algorithm = "softrankpo"
     """Second stage of the fits. `none` stops after SFT."""
-    folds: int = 5
-    """Parts that the questions are split into."""
-    seeds: int = 3
-    """Fits for each fold."""
     jobs: int = 1
     """Fits side by side."""
 
     def check(self) -> None:
         """Raise `ConfigurationError` for options that cannot work."""
-        check_least(self, folds=2, seeds=1, jobs=1)
+        super().check()
+        check_least(self, jobs=1)
 
 
 # --- a fold -----------------------------------------------------------------------------------
@@ -100,12 +88,12 @@ class Fold:
         played: dict[tuple[int, tuple[str, ...]], Episode],
     ) -> None:
         self.record = measure_records(rest)
-        self.rest, self.held_out, self.folder = rest, held_out, folder
+        self.held_out, self.folder = held_out, folder
         self.options, self.schema = options, schema
         self.rule = make_rule(options.consensus)[1]
         self._replay = Replay(schema, options.consensus, max_rounds=1)
         self._played = played
-        self.learnable = self._write("rest", rest)
+        self._write("rest", rest)
         self.asked = self._write("held_out", held_out)
         self.fits = [
             Fit(
@@ -160,10 +148,6 @@ class Fold:
             found[name] = [
                 self._vote(e, r, rule) for e, r in zip(self.asked, self.held_out, strict=True)
             ]
-        found["linear choice, same features"] = linear_choice(
-            *self._candidates(self.learnable, self.rest),
-            *self._candidates(self.asked, self.held_out),
-        )
         found |= self._answer_by_routers()
         found["any of them right (a bound)"] = [float(any(r.right.values())) for r in self.held_out]
         return {name: np.atleast_2d(np.array(values, float)) for name, values in found.items()}
@@ -242,33 +226,6 @@ class Fold:
             if chance > 0:
                 total += chance * self._vote(episode, recording, self.rule, moved)
         return total
-
-    def _candidates(
-        self, episodes: Sequence[Episode], recordings: Sequence[Recording]
-    ) -> tuple[NDArray[Any], NDArray[Any], NDArray[Any]]:
-        """Return the features of answers ``[E, C, D]``, which exist, and which are right.
-
-        The features of an answer are who backs it, how many agents do, and the mean of what their
-        observations say of themselves.
-        """
-        place = {name: i for i, name in enumerate(self.record)}
-        size = len(place)
-        features = np.zeros((len(episodes), size, 2 * size + len(INDEX)))
-        there = np.zeros((len(episodes), size), bool)
-        right = np.zeros((len(episodes), size), bool)
-        for k, (episode, recording) in enumerate(zip(episodes, recordings, strict=True)):
-            seen = {turn["agent"]: turn["observation"]["own"] for turn in episode.turns}
-            backers: dict[int, list[str]] = {}
-            for name in recording.proposals:
-                cluster = episode.responses[f"{name}@0"]["cluster"]
-                if cluster is not None:
-                    backers.setdefault(cluster, []).append(name)
-            for c, names in enumerate(backers.values()):
-                there[k, c], right[k, c] = True, recording.right[names[0]]
-                features[k, c, [place[n] for n in names]] = 1.0
-                features[k, c, size : size + len(names)] = 1.0
-                features[k, c, 2 * size :] = np.mean([seen[n] for n in names], axis=0)
-        return features, there, right
 
 
 # --- the command ------------------------------------------------------------------------------

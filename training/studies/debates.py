@@ -12,11 +12,12 @@ only if everybody has refined in the first.
 Messages are proposals and refined answers.
 """
 
+from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from tqdm import tqdm
@@ -45,7 +46,7 @@ from mpdf_langgraph.router import (
 from mpdf_langgraph.state import ACTIONS, Response
 from mpdf_langgraph.traces.records import Episode
 from training.collect.team import answer_schema, grader
-from training.command import run_command, write_results
+from training.command import StudyOptions, run_command, write_results
 from training.learn.dataset import make_groups
 from training.learn.display import table
 from training.learn.gains import fit_gains
@@ -61,37 +62,21 @@ WEIGHTED = "weighted vote of the first answers"
 
 
 @dataclass
-class DebateOptions:
+class DebateOptions(StudyOptions):
     """Options of the cross-validation."""
 
-    traces: tuple[Path, ...]
-    """Folders of traces (or single segments)."""
     out: Path = Path("runs/debates")
     """Folder for `results.md`."""
-    answer: Literal["math", "choice", "text", "code"] = "math"
-    """How answers are compared with references."""
     cost: float = 0.0
     """Price of 1,000 tokens, in accuracy. Of a message, where the traces report no tokens."""
-    folds: int = 5
-    """Parts that the questions are split into."""
-    seeds: int = 3
-    """Splits into folds."""
 
 
 @dataclass
 class Played:
-    """What a method gave, question by question, over all splits."""
+    """What a method gave over all splits: right, messages and question each time, and actions."""
 
-    right: list[float] = field(default_factory=list)
-    messages: list[float] = field(default_factory=list)
-    question: list[int] = field(default_factory=list)
-    actions: dict[str, int] = field(default_factory=dict)
-
-    def add(self, right: bool, messages: int, question: int) -> None:
-        """Add the result on a question."""
-        self.right.append(float(right))
-        self.messages.append(messages)
-        self.question.append(question)
+    results: list[tuple[bool, int, int]] = field(default_factory=list)
+    actions: Counter[str] = field(default_factory=Counter)
 
 
 def last_round(episode: Episode) -> int:
@@ -100,7 +85,7 @@ def last_round(episode: Episode) -> int:
 
 
 def play(
-    episode: Episode, router: Router, rule: ConsensusRule, counted: dict[str, int] | None = None
+    episode: Episode, router: Router, rule: ConsensusRule, counted: Counter[str] | None = None
 ) -> tuple[int | None, int]:
     """Return the cluster that the group ends with, and the number of messages.
 
@@ -134,7 +119,7 @@ def play(
             messages += action == "REFINE"
             everybody &= action == "REFINE"
             if counted is not None:
-                counted[action] = counted.get(action, 0) + 1
+                counted[action] += 1
         previous = {name: one["cluster"] if one else None for name, one in held.items()}
         held = moved
     return rule(votes_of(held)), messages
@@ -150,7 +135,7 @@ def cross_validate(
     episodes: Sequence[Episode], graded: Grader, options: DebateOptions
 ) -> dict[str, Played]:
     """Return what every method gives on held-out questions."""
-    found: dict[str, Played] = {}
+    found: defaultdict[str, Played] = defaultdict(Played)
     right = [[graded(a, str(e.reference)) for a in e.representatives] for e in episodes]
 
     def is_right(number: int, cluster: int | None) -> bool:
@@ -174,14 +159,14 @@ def cross_validate(
                 spoken = len(episode.responses)
                 for name, round_, messages in ((FIRST, 0, count), (RECORDED, last, spoken)):
                     won = is_right(number, vote_of_round(episode, round_, majority))
-                    found.setdefault(name, Played()).add(won, messages, number)
+                    found[name].results.append((won, messages, number))
                 judged = criticise(episode, critic, "confidence", confidence_weighted)
                 for name, router in routers.items():
-                    method = found.setdefault(name, Played())
-                    won_by, messages = play(judged, router, confidence_weighted, method.actions)
-                    method.add(is_right(number, won_by), messages, number)
+                    played = found[name]
+                    won_by, messages = play(judged, router, confidence_weighted, played.actions)
+                    played.results.append((is_right(number, won_by), messages, number))
                 best = any(is_right(number, r["cluster"]) for r in episode.responses.values())
-                found.setdefault("any answer right (a bound)", Played()).add(best, spoken, number)
+                found["any answer right (a bound)"].results.append((best, spoken, number))
     return found
 
 
@@ -201,19 +186,20 @@ def _tune(learned: Sequence[Episode], graded: Grader) -> ThresholdRouter:
 
 def format_results(found: Mapping[str, Played], count: int) -> str:
     """Return the table."""
-    first, recorded = (np.array(found[name].right) for name in (FIRST, RECORDED))
+    columns = {name: np.array(played.results, float).T for name, played in found.items()}
+    first, recorded = columns[FIRST][0], columns[RECORDED][0]
     rows = []
     for name, played in found.items():
-        right, question = np.array(played.right), np.array(played.question)
-        total = sum(played.actions.values())
-        shares = [f"{played.actions.get(a, 0) / total:.0%}" if total else "–" for a in ACTIONS]
+        right, messages, question = columns[name]
+        total = played.actions.total()
+        shares = [f"{played.actions[a] / total:.0%}" if total else "–" for a in ACTIONS]
         rows.append(
             [
                 name,
                 f"{right.mean():.4f}",
                 "=" if name == FIRST else mean_interval(right - first, question).short(),
                 "=" if name == RECORDED else mean_interval(right - recorded, question).short(),
-                f"{np.mean(played.messages):.2f}",
+                f"{messages.mean():.2f}",
                 *shares,
             ]
         )
@@ -224,6 +210,7 @@ def format_results(found: Mapping[str, Played], count: int) -> str:
 
 def main(options: DebateOptions) -> str:
     """Run the cross-validation, and return its table."""
+    options.check()
     graded: Any = grader(answer_schema(options.answer))
     episodes = [
         episode

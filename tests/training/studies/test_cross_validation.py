@@ -14,7 +14,6 @@ from tests.support.written import write_traces
 from training.collect.importing import Answer
 from training.studies import cross_validation
 from training.studies.cross_validation import CALIBRATED, GREEDY, LEARNED, Fold, FoldOptions
-from training.studies.linear_choice import linear_choice
 from training.studies.recordings import (
     Recording,
     assign_folds,
@@ -156,19 +155,6 @@ def test_what_is_left_out_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[
     assert "1 episodes without a reference or a second proposal" in capsys.readouterr().err
 
 
-def test_a_linear_choice_finds_what_tells_answers_apart() -> None:
-    rng = np.random.default_rng(0)
-    features = rng.normal(size=(300, 3, 4))
-    there = np.ones((300, 3), bool)
-    there[::2, 2] = False
-    telling = np.where(there, features[:, :, 1], -9.0)
-    right = np.eye(3, dtype=bool)[telling.argmax(1)]
-    chosen = linear_choice(
-        features[:200], there[:200], right[:200], features[200:], there[200:], right[200:]
-    )
-    assert np.mean(chosen) > 0.95
-
-
 def test_it_learns_whom_to_follow(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     rng = np.random.default_rng(0)
     rows = {}
@@ -181,8 +167,7 @@ def test_it_learns_whom_to_follow(tmp_path: Path, capsys: pytest.CaptureFixture[
     right = {n: float(v.mean()) for n, v in cross_validation.cross_validate(options).items()}
     assert right["majority, ties drawn"] == right["single: ann"] == 0.0
     assert right["any of them right (a bound)"] == right["single: cy"] > 0.8
-    for name in (GREEDY, "linear choice, same features"):
-        assert right[name] == pytest.approx(right["single: cy"], abs=0.02)
+    assert right[GREEDY] == pytest.approx(right["single: cy"], abs=0.02)
     # Epochs are chosen by the likeliest actions, however sharp the policy is.
     assert right[GREEDY] / 2 < right[LEARNED] <= right[GREEDY]
     text = (tmp_path / "out" / "results.md").read_text()
