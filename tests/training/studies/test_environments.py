@@ -9,8 +9,9 @@ import pytest
 from mpdf_langgraph import ChoiceAnswer, Episode, create_deliberation
 from mpdf_langgraph.nodes import router as router_node
 from mpdf_langgraph.router import make_router
+from tests.support.environment_team import team
 from training.studies.environment_episodes import episodes
-from training.studies.environments import ENVIRONMENTS, Environment, question, team
+from training.studies.environments import ENVIRONMENTS, Environment, question
 from training.studies.known_values import Known
 
 #: Accuracy and utility, as published with the environments (docs/training.md).
