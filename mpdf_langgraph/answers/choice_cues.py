@@ -161,8 +161,6 @@ _CUES = {
 }  # fmt: skip
 
 
-_UNSPACED = re.compile("[^\\u0000-\\u058f\\u1e00-\\u218f]")
-
 # A letter by itself that is no article: not in "A-level", "A's", "A = 5", "25 °C".
 _NO_ARTICLE = (
     r"(?!\s+(?!(?:is|are|isn't|was|and|or|nor|but|not|unless|if|because|since|as|so|which|fits|holds|works"

@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from mpdf_langgraph.observation import FEATURES
-from training.learn.dataset import Episodes, Groups
+from training.learn.dataset import Groups
 
 
 class Toy(NamedTuple):
@@ -25,7 +25,7 @@ def toy_groups(groups: Sequence[Sequence[Toy]], **arrays: Any) -> Groups:
 
     Args:
         groups: The rollouts of each.
-        arrays: What is not so. `vote` and `final` are the outcomes.
+        arrays: What is not so.
     """
     count, most = len(groups), max((len(g) for g in groups), default=0)
     cells = np.zeros((count, most, len(Toy._fields)))
@@ -60,14 +60,5 @@ def toy_groups(groups: Sequence[Sequence[Toy]], **arrays: Any) -> Groups:
         **arrays,
     }
     episodes = int(np.max(given["episode"], initial=-1)) + 1
-    outcomes = Episodes(
-        vote=np.asarray(given.pop("vote", np.zeros(episodes, bool))),
-        final=np.asarray(given.pop("final", np.zeros(episodes, bool))),
-    )
     questions = [f"q{i}" for i in range(int(np.max(given["question"], initial=-1)) + 1)]
-    return Groups(
-        **given,
-        questions=questions,
-        episodes=[f"e{i}" for i in range(episodes)],
-        outcomes=outcomes,
-    )
+    return Groups(**given, questions=questions, episodes=[f"e{i}" for i in range(episodes)])

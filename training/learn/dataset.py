@@ -1,6 +1,5 @@
 """Traces as arrays: the graded groups of any number of segments, and how they are split."""
 
-import hashlib
 import os
 from collections import Counter
 from collections.abc import Iterable, Mapping
@@ -11,7 +10,6 @@ from typing import Any, get_args
 import numpy as np
 
 from mpdf_langgraph.calibration import Calibration
-from mpdf_langgraph.consensus import ConsensusRule
 from mpdf_langgraph.errors import ConfigurationError
 from mpdf_langgraph.learned_consensus import LearnedConsensus
 from mpdf_langgraph.state import ACTIONS
@@ -25,22 +23,10 @@ from training.learn.trace_rows import (
     cache_kind,
     grade_answers,
     look_up,
+    place_of,
     read_rows,
     stack_rows,
 )
-
-
-@dataclass
-class Episodes:
-    """What became of each episode, in the order of `Groups.episodes`.
-
-    Attributes:
-        vote: The consensus on the proposals, before any deliberation, is correct, ``[E]`` bool.
-        final: The consensus at the end is, ``[E]`` bool.
-    """
-
-    vote: np.ndarray
-    final: np.ndarray
 
 
 @dataclass
@@ -72,7 +58,6 @@ class Groups:
         questions: Every question text once.
         episodes: Ids of the episodes, those without a decision included.
         agents: Every name of an agent once.
-        outcomes: What became of the episodes.
     """
 
     own: np.ndarray
@@ -97,7 +82,6 @@ class Groups:
     questions: list[str]
     episodes: list[str]
     agents: list[str]
-    outcomes: Episodes
 
     def __len__(self) -> int:
         return len(self.own)
@@ -112,15 +96,18 @@ class Groups:
         gain = weights.local * self.local + weights.global_ * self.global_
         return np.asarray(gain - weights.cost / 1000 * self.tokens, np.float32)
 
-    def mean_rewards(self, weights: Weights) -> np.ndarray:
-        """Return the mean reward by action, ``[G, 3]`` float64. It is -inf without a rollout."""
-        rewards = self.rewards(weights)
-        means = np.full((len(self), len(ACTIONS)), -np.inf)
+    def action_means(self, values: np.ndarray) -> np.ndarray:
+        """Return the mean by action of what rollouts have ``[G, K]``, ``[G, 3]``. NaN: none has."""
+        means = np.full((len(self), len(ACTIONS)), np.nan)
         for action in range(len(ACTIONS)):
             drawn = self.rollout_mask & (self.actions == action)
-            total = np.sum(rewards, axis=1, where=drawn, dtype=np.float64)
+            total = np.sum(values, axis=1, where=drawn, dtype=np.float64)
             np.divide(total, drawn.sum(axis=1), out=means[:, action], where=drawn.any(axis=1))
         return means
+
+    def mean_rewards(self, weights: Weights) -> np.ndarray:
+        """Return the mean reward by action, ``[G, 3]`` float64. It is -inf without a rollout."""
+        return np.nan_to_num(self.action_means(self.rewards(weights)), nan=-np.inf)
 
     def labels(self, weights: Weights) -> np.ndarray:
         """Return the action with the best mean reward, ``[G]`` int8.
@@ -219,7 +206,6 @@ def load(
     *,
     grader: Grader,
     labels: Mapping[str, str] | None = None,
-    rule: ConsensusRule | None = None,
     calibration: Calibration | None = None,
     consensus: LearnedConsensus | None = None,
     share: float = 1.0,
@@ -234,7 +220,6 @@ def load(
         grader: Tells whether an answer is correct, given the reference. It is asked once for
             each pair. E.g. ``MathAnswer().equivalent``.
         labels: References by episode id. They go before the episodes' own.
-        rule: Consensus rule of the episodes if it is not built in. Nothing is cached then.
         calibration: Calibration of the confidences, as if all episodes had been recorded with
             it. None: as they were recorded.
         consensus: Decides instead of the rule that the episodes were recorded with.
@@ -245,15 +230,15 @@ def load(
         progress: Show a progress bar.
 
     Raises:
-        ConfigurationError: An episode's consensus rule is not built in and not given.
+        ConfigurationError: An episode's consensus rule is not built in.
         TraceError: There is no such path, or it cannot be read.
     """
     rows = read_rows(
         paths,
-        cache_kind("groups", calibration, consensus) if cached and rule is None else "",
-        partial(make_row, rule=rule, calibration=calibration, consensus=consensus),
+        cache_kind("groups", calibration, consensus) if cached else "",
+        partial(make_row, calibration=calibration, consensus=consensus),
         share=share,
-        processes=processes if rule is None else 1,
+        processes=processes,
         progress=progress,
     )
     return grade_rows(rows, grader, labels)
@@ -263,16 +248,15 @@ def make_groups(
     episodes: Iterable[Episode],
     grader: Grader,
     labels: Mapping[str, str] | None = None,
-    rule: ConsensusRule | None = None,
     calibration: Calibration | None = None,
 ) -> Groups:
     """Return the graded groups of episodes, as `load` does.
 
     Raises:
-        ConfigurationError: The consensus rule is not built in and not given.
+        ConfigurationError: The consensus rule is not built in.
         TraceError: A record contradicts itself or the rule.
     """
-    rows = stack_rows(make_row(e, rule=rule, calibration=calibration) for e in episodes)
+    rows = stack_rows(make_row(e, calibration=calibration) for e in episodes)
     return grade_rows(rows, grader, labels)[0]
 
 
@@ -280,9 +264,7 @@ def grade_rows(
     rows: Rows, grader: Grader, labels: Mapping[str, str] | None = None
 ) -> tuple[Groups, ReadingReport]:
     """Grade rows that `make_row` has made, and empty them. See `load`."""
-    nobody = make_arrays([], [], lambda _: -1) | {
-        name: np.zeros(0, int) for name in ("groups", "vote", "final")
-    }
+    nobody = make_arrays([], [], lambda _: -1) | {"groups": np.zeros(0, int)}
     arrays, texts = rows.arrays or nobody, rows.texts
     answers, teams = texts.get("answers", []), texts.get("agents", [])
     last, keep, right = grade_answers(texts, labels or {}, grader)
@@ -300,16 +282,14 @@ def grade_rows(
     sizes = arrays.pop("groups")
     of = np.repeat(np.arange(len(sizes)), sizes)  # the episode of every group
     if not keep.all():
-        arrays = {n: a if n in ("vote", "final") else a[keep[of]] for n, a in arrays.items()}
+        arrays = {name: array[keep[of]] for name, array in arrays.items()}
         of = of[keep[of]]
     answers_from = np.cumsum([0, *map(len, answers)])
     team_from = np.cumsum([0, *map(len, teams)])[of]
 
-    def grade(name: str, episodes: np.ndarray) -> np.ndarray:
-        return look_up(right, answers_from[episodes], arrays.pop(name))
+    def grade(name: str) -> np.ndarray:
+        return look_up(right, answers_from[of], arrays.pop(name))
 
-    every = np.arange(len(sizes))
-    outcomes = Episodes(vote=grade("vote", every)[keep], final=grade("final", every)[keep])
     drawn = arrays["rollout_mask"] = _trim(arrays["rollout_mask"])
     peer_mask = arrays["peer_mask"] = _trim(arrays["peer_mask"])
     for name in ("actions", "answer", "agreed", "tokens"):
@@ -319,8 +299,8 @@ def grade_rows(
     peers = np.where(peer_mask, arrays["peer_agent"], -1)
     for name, places in (("agent", arrays["agent"]), ("peer_agent", peers)):
         arrays[name] = look_up(named, team_from, places).astype(np.int16)
-    correct, consensus = grade("answer", of) & drawn, grade("agreed", of) & drawn
-    before, without = (grade(n, of)[:, None].astype(np.float32) for n in ("before", "without"))
+    correct, consensus = grade("answer") & drawn, grade("agreed") & drawn
+    before, without = (grade(n)[:, None].astype(np.float32) for n in ("before", "without"))
     groups = Groups(
         **arrays,
         local=(correct - before) * drawn,
@@ -332,7 +312,6 @@ def grade_rows(
         questions=list(questions),
         episodes=[id_ for id_, kept in zip(texts.get("id", []), keep, strict=True) if kept],
         agents=list(agents),
-        outcomes=outcomes,
     )
     missing = int((last & ~keep).sum())
     report = ReadingReport(
@@ -403,5 +382,4 @@ def split(groups: Groups, validation: float = 0.2, seed: int = 0) -> tuple[Group
 
 def is_held_out(question: str, validation: float, seed: int) -> bool:
     """Tell where `split` puts a question."""
-    digest = hashlib.sha256(f"{seed}\n{question}".encode(errors="surrogatepass")).digest()
-    return int.from_bytes(digest[:8], "big") / 2**64 < validation
+    return place_of(f"{seed}\n{question}") < validation

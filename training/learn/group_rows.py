@@ -6,20 +6,18 @@ from typing import Any
 import numpy as np
 
 from mpdf_langgraph.calibration import Calibration
-from mpdf_langgraph.consensus import ConsensusRule
 from mpdf_langgraph.learned_consensus import LearnedConsensus
 from mpdf_langgraph.observation import FEATURES
 from mpdf_langgraph.state import ACTIONS
 from mpdf_langgraph.traces.records import Episode
 from training.learn.recalibrate import recalibrate
-from training.learn.rewards import Decision, Move, decisions, first_hint
+from training.learn.rewards import Decision, Move, decisions
 from training.learn.trace_rows import Arrays, Row
 
 
 def make_row(
     episode: Episode,
     *,
-    rule: ConsensusRule | None = None,
     calibration: Calibration | None = None,
     consensus: LearnedConsensus | None = None,
 ) -> Row:
@@ -28,20 +26,15 @@ def make_row(
     Answers are positions in the text ``"answers"``, -1 for none. Agents are positions in the team.
     """
     if calibration is not None or consensus is not None:
-        episode = recalibrate(episode, calibration or Calibration({}), rule, consensus)
-        rule = rule if consensus is None else None
+        episode = recalibrate(episode, calibration or Calibration({}), consensus)
     codes: dict[str | None, int] = {None: -1}
 
     def code(answer: str | None) -> int:
         return codes.setdefault(answer, len(codes) - 1)
 
     team = episode.team
-    arrays = make_arrays(decisions(episode, rule), team, code)
-    # A person's hint gives something away: the team's own last answer is the one before it.
-    unaided = [t for round_, t in enumerate(episode.tallies) if round_ < first_hint(episode)]
+    arrays = make_arrays(decisions(episode), team, code)
     arrays["groups"] = np.array([len(arrays["round"])])
-    arrays["vote"] = np.array([code(episode.tallies[0]["answer"])])
-    arrays["final"] = np.array([code(unaided[-1]["answer"])])
     texts = {
         "id": episode.id,
         "question": episode.question,

@@ -64,7 +64,7 @@ def joint_row(
         ConfigurationError: The consensus rule is not built in.
     """
     if calibration is not None or consensus is not None:
-        episode = recalibrate(episode, calibration or Calibration({}), consensus=consensus)
+        episode = recalibrate(episode, calibration or Calibration({}), consensus)
     names = episode.team
     rule = _rule_as_arrays(episode, names)
     number = {id_: i for i, id_ in enumerate(episode.responses, 1)}

@@ -10,24 +10,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from mpdf_langgraph.state import ACTIONS
 from training.learn.dataset import Groups
 from training.learn.measures import Interval, mean_interval
 
 Array = NDArray[np.float64]
 LEAST_QUESTIONS = 50
 """Of a measurement that may set a gate: the bootstrap interval of three that gain is [1, 1]."""
-
-
-def action_means(groups: Groups, values: NDArray[Any]) -> Array:
-    """Return the mean of a per-rollout value ``[G, K]`` by action, ``[G, 3]``. NaN: no rollout."""
-    means = np.full((len(groups), len(ACTIONS)), np.nan)
-    for action in range(len(ACTIONS)):
-        chosen = groups.rollout_mask & (groups.actions == action)
-        count = chosen.sum(1)
-        total = np.where(chosen, values, 0).sum(1, dtype=np.float64)
-        means[:, action] = np.divide(total, count, out=means[:, action].copy(), where=count > 0)
-    return means
 
 
 def expect(means: Array, probabilities: Array) -> Array:
@@ -81,16 +69,16 @@ def one_turn(groups: Groups, probabilities: Array, rewards: NDArray[Any]) -> One
     def expected(means: Array) -> Array:
         return expect(means, probabilities)
 
-    group, own = action_means(groups, groups.consensus), action_means(groups, groups.correct)
+    group, own = groups.action_means(groups.consensus), groups.action_means(groups.correct)
     gain, taken = expected(group), expect(group, groups.behaviour.astype(float))
     nothing = np.full(3, np.nan)
     apart = probabilities[groups.disagreement]
     return OneTurn(
-        reward=mean(expected(action_means(groups, rewards))),
+        reward=mean(expected(groups.action_means(rewards))),
         against_vote=mean(gain - group[:, 0]),
         against_behaviour=mean(gain - taken),
         own=mean(expected(own) - own[:, 0]),
-        tokens=float(expected(action_means(groups, groups.tokens)).mean()),
+        tokens=float(expected(groups.action_means(groups.tokens)).mean()),
         actions=(probabilities.mean(0) if len(groups) else nothing).tolist(),
         actions_disagreeing=(apart.mean(0) if len(apart) else nothing).tolist(),
     )

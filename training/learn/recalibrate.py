@@ -15,7 +15,6 @@ Held = dict[str, Response | None]
 def recalibrate(
     episode: Episode,
     calibration: Calibration,
-    rule: ConsensusRule | None = None,
     consensus: LearnedConsensus | None = None,
 ) -> Episode:
     """Return the episode with its confidences calibrated, and all that follows from them.
@@ -23,14 +22,13 @@ def recalibrate(
     That is the consensus after every round, whom CONCEDE would have adopted, and what the router
     would have seen. What was done stays done: who did concede holds the response that it adopted,
     and the outcome is what the caller got. ``Calibration({})`` gives the confidences back as the
-    critic gave them. `rule` is needed where the episode's rule is not built in. `consensus` decides
-    in its place.
+    critic gave them. `consensus` decides in place of the episode's rule.
 
     Raises:
-        ConfigurationError: The rule is not built in and not given.
+        ConfigurationError: The rule is not built in.
         TraceError: The record contradicts the rule.
     """
-    rule = rule_of(episode) if rule is None else rule
+    rule = rule_of(episode)
     for round_, held in enumerate(holdings(episode)):
         check_tally(episode, round_, rule(votes_of(held)))
     options = {key: value for key, value in episode.options.items() if key != "calibration"}

@@ -129,28 +129,23 @@ def first_hint(episode: Episode) -> float:
     return min(hints, default=math.inf)
 
 
-def decisions(episode: Episode, rule: ConsensusRule | None = None) -> list[Decision]:
+def decisions(episode: Episode) -> list[Decision]:
     """Return every decision of an episode with the moves it had, ungraded.
 
     From a person's hint on there are none: what it gave away is not in the observations.
 
-    Args:
-        episode: The record of one deliberation.
-        rule: Its consensus rule. Default: the built-in rule that it names.
-
     Raises:
-        ConfigurationError: The rule is not built in and not given, or elects what nobody voted
-            for.
+        ConfigurationError: Its consensus rule is not built in.
         TraceError: The record contradicts itself, or the rule its tallies.
     """
-    chosen = rule_of(episode) if rule is None else rule
+    rule = rule_of(episode)
     rounds: dict[int, dict[str, Turn]] = {}
     unaided = [turn for turn in episode.turns if turn["round"] < first_hint(episode)]
     for turn in unaided:
         rounds.setdefault(turn["round"], {})[turn["agent"]] = turn
     result: list[Decision] = []
     for round_, turns in rounds.items():
-        result += _decisions_of_round(episode, round_, turns, chosen)
+        result += _decisions_of_round(episode, round_, turns, rule)
     if len(result) != len(unaided):
         raise TraceError(f"episode {episode.id}: an agent decided twice in one round")
     return result
@@ -168,7 +163,7 @@ def rule_of(episode: Episode) -> ConsensusRule:
     except ConfigurationError as error:
         raise ConfigurationError(
             f"episode {episode.id} was decided by the consensus rule {name!r}, which is not built "
-            "in: give the callable itself as rule="
+            "in. Only traces of built-in rules can be learned from"
         ) from error
 
 
@@ -236,12 +231,7 @@ class _Team:
         clusters = {vote.cluster for vote in votes} - {None}
         if len(clusters) == 1 and self.rule in (majority, confidence_weighted):
             return next(iter(clusters))  # the usual case, without counting
-        winner = self.rule(list(votes))  # a rule may sort its list
-        if winner is not None and winner not in clusters:
-            raise ConfigurationError(
-                f"the consensus rule returned {winner!r}, for which nobody voted"
-            )
-        return winner
+        return self.rule(list(votes))
 
     def answer(self, cluster: int | None) -> str | None:
         return None if cluster is None else self.representatives[cluster]
@@ -266,7 +256,7 @@ def check_tally(episode: Episode, round_: int, winner: int | None) -> None:
     if winner != recorded:
         raise TraceError(
             f"episode {episode.id}, round {round_}: the consensus rule elects cluster {winner}, "
-            f"the record says {recorded}: it was decided by another rule, give that as rule="
+            f"the record says {recorded}: it was decided by another rule"
         )
 
 

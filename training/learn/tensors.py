@@ -11,7 +11,7 @@ from torch import Tensor
 from mpdf_langgraph.observation import INDEX
 from training.learn.dataset import Groups
 from training.learn.fit_config import Config
-from training.learn.off_policy import Array, action_means, expect
+from training.learn.off_policy import Array, expect
 from training.learn.policy import Policy
 from training.learn.rewards import CHEAPEST_FIRST, TOLERANCE
 
@@ -135,4 +135,4 @@ def decisions_of(logs: Tensor, *, drawn: bool, temperature: float = 1.0) -> Arra
 def expected_reward(policy: Policy, data: Data, groups: Groups, *, drawn: bool) -> float:
     """Return the expected reward of a turn: the yardstick of one-step values."""
     probabilities = decisions_of(log_probabilities(policy, data), drawn=drawn)
-    return float(expect(action_means(groups, data.rewards.cpu().numpy()), probabilities).mean())
+    return float(expect(groups.action_means(data.rewards.cpu().numpy()), probabilities).mean())

@@ -37,7 +37,7 @@ from training.learn.rewards import Grader
 Arrays = dict[str, NDArray[Any]]
 
 #: Raise the first one if what a row holds, or how it is computed, changes.
-VERSIONS = [2, SCHEMA_VERSION, FEATURE_VERSION]
+VERSIONS = [3, SCHEMA_VERSION, FEATURE_VERSION]
 #: A process reads this many bytes of a segment at a time.
 CHUNK = 16_000_000
 #: Below this many bytes, processes take longer to start than they save.
@@ -107,8 +107,13 @@ def share_of(
 
 def is_drawn(question: str, share: float) -> bool:
     """Tell whether a question is among a share of all. A smaller share is a part of a larger."""
-    digest = hashlib.sha256(f"drawn\n{question}".encode(errors="surrogatepass")).digest()
-    return int.from_bytes(digest[:8], "big") / 2**64 < share
+    return place_of(f"drawn\n{question}") < share
+
+
+def place_of(text: str) -> float:
+    """Return a number in [0, 1) that depends on a text alone. Those of many texts lie evenly."""
+    digest = hashlib.sha256(text.encode(errors="surrogatepass")).digest()
+    return int.from_bytes(digest[:8], "big") / 2**64
 
 
 def read_rows(

@@ -12,7 +12,7 @@ from mpdf_langgraph.state import ACTIONS
 from training.learn.dataset import Groups
 from training.learn.display import COLORS, percent, start_figure
 from training.learn.measures import Interval, mean_interval
-from training.learn.off_policy import action_means, expect
+from training.learn.off_policy import expect
 from training.learn.rewards import Weights
 
 #: All policies are scored by these weights, whatever they were fitted with.
@@ -52,15 +52,15 @@ def score(parts: Sequence[tuple[int, Groups, NDArray[Any]]]) -> Scores:
     """Score a policy on groups, from the seed, the groups and its probabilities of every fit."""
     columns: dict[str, list[NDArray[Any]]] = {}
     for seed, groups, probabilities in parts:
-        held, voted = action_means(groups, groups.correct), action_means(groups, groups.consensus)
-        rewards = action_means(groups, groups.rewards(YARDSTICK))
+        held, voted = groups.action_means(groups.correct), groups.action_means(groups.consensus)
+        rewards = groups.action_means(groups.rewards(YARDSTICK))
         found = {
             "question": groups.question,
             "seed": np.full(len(groups), seed),
             "reward": expect(rewards, probabilities),
             "group": expect(voted, probabilities) - voted[:, 0],
             "own": expect(held, probabilities) - held[:, 0],
-            "tokens": expect(action_means(groups, groups.tokens), probabilities),
+            "tokens": expect(groups.action_means(groups.tokens), probabilities),
             "probabilities": probabilities,
         }
         for name, values in found.items():

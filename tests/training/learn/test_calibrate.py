@@ -264,7 +264,6 @@ def test_a_raw_record_becomes_what_a_calibrated_graph_records(tmp_path: Path) ->
         assert np.array_equal(found.own, as_recorded.own)
         assert np.array_equal(found.peers, as_recorded.peers)
         assert np.array_equal(found.global_, as_recorded.global_)
-        assert found.outcomes.final.tolist() == as_recorded.outcomes.final.tolist()
     as_raw = load(tmp_path / "raw", grader=operator.eq, progress=False)[0]
     assert not np.array_equal(as_raw.own, as_recorded.own)
     # What was loaded with a calibration is not taken for the raw columns afterwards.

@@ -29,7 +29,7 @@ from training.learn.calibrate import fit_calibration, read_judged
 from training.learn.dataset import Groups, check_answer, load, split
 from training.learn.fit_config import Config, read_labels
 from training.learn.fitting import fit
-from training.learn.off_policy import action_means, expect
+from training.learn.off_policy import expect
 from training.learn.policy import Policy
 from training.learn.rewards import Weights
 from training.learn.stages import second_stage_loss, sft_loss
@@ -145,7 +145,7 @@ def test_every_algorithm_finds_the_best_decisions(
     untied = ~groups.tied(Weights())
     assert np.bincount(best[untied]).min() > 20  # all three are best somewhere
     assert (probabilities.argmax(1) == best)[untied].mean() > 0.95
-    oracle = expect(action_means(groups, data.rewards.numpy()), np.eye(3)[best]).mean()
+    oracle = expect(groups.action_means(data.rewards.numpy()), np.eye(3)[best]).mean()
     assert expected_reward(policy, data, groups, drawn=True) > 0.85 * oracle
     if not sft_alone:
         first = next(row for row in rows(tmp_path) if row["stage"] == "sft")

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from tests.support.toy_groups import Toy, toy_groups
 from training.learn.doubly_robust import WholeEpisodes
 from training.learn.measures import Interval, mean_interval
-from training.learn.off_policy import action_means, expect, one_turn, to_plain
+from training.learn.off_policy import expect, one_turn, to_plain
 
 
 @st.composite
@@ -91,7 +91,7 @@ def test_always_persisting_is_exactly_the_vote():
 
 def test_an_allowed_action_without_a_rollout_is_left_out():
     groups = toy_groups([[Toy(0, 1.0), Toy(2, 3.0)]] * 2)
-    means = action_means(groups, groups.local)
+    means = groups.action_means(groups.local)
     assert np.array_equal(means, [[1, np.nan, 3]] * 2, equal_nan=True)
     # The other two share what REFINE had, in proportion, or evenly where REFINE had all.
     found = expect(means, np.array([[0.2, 0.2, 0.6], [0.0, 1.0, 0.0]]))

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mpdf_langgraph import Agent, Episode, MathAnswer, create_deliberation
-from mpdf_langgraph.consensus import Vote, count_votes, make_rule
+from mpdf_langgraph.consensus import count_votes, make_rule
 from mpdf_langgraph.errors import ConfigurationError, TraceError
 from mpdf_langgraph.observation import FEATURE_VERSION, FEATURES
 from mpdf_langgraph.state import ACTIONS, Failure, Observation, Response, Turn
@@ -124,8 +124,7 @@ def grade(
     episode: Episode, grader: Grader = exactly, **options: Any
 ) -> tuple[Groups, list[Decision]]:
     """The graded groups of an episode, and the decisions that they are of."""
-    rule = options.get("rule")
-    return make_groups([episode], grader, **options), decisions(episode, rule)
+    return make_groups([episode], grader, **options), decisions(episode)
 
 
 def seen(episode: Episode, **options: Any) -> list[list[Rollout]]:
@@ -267,29 +266,6 @@ def test_the_reference_may_come_from_outside() -> None:
     assert sorted(pairs) == [("4", "7"), ("5", "7")]  # each once, the answer first
 
 
-def first_valid(votes: Any) -> int | None:
-    return next((vote.cluster for vote in votes if vote.cluster is not None), None)
-
-
-def test_a_rule_of_ones_own_has_to_be_given() -> None:
-    mine = by_hand()
-    held = [{"ann": c, "bob": 1, "cy": d} for c, d in ((0, 1), (1, 0))]
-    tallies = [
-        {**tally, "cluster": first_valid([Vote(a, c) for a, c in votes.items()])}
-        for tally, votes in zip(mine.tallies, held, strict=True)
-    ]
-    mine = mine.model_copy(
-        update={"options": {**mine.options, "consensus": "first_valid"}, "tallies": tallies}
-    )
-    with pytest.raises(ConfigurationError, match=r"'first_valid', which is not built in.*rule="):
-        decisions(mine)
-    ann, bob, cy = seen(mine, rule=first_valid)
-    assert [r[2] for r in ann] == [-1, 0, -1, -1, 0]  # without her bob's 5 stands
-    assert {r[2] for r in (*bob, *cy)} == {0}  # ann's 5 stands anyway
-    with pytest.raises(ConfigurationError, match=r"returned 9, for which nobody voted"):
-        decisions(mine, lambda votes: 9)
-
-
 @pytest.mark.parametrize(
     ("changes", "reason"),
     [
@@ -309,8 +285,9 @@ def test_contradictions_are_errors(changes: Any, reason: str) -> None:
 
 
 def test_another_rule_than_the_records_is_an_error() -> None:
+    tallies = [{**tally, "cluster": 1 - int(tally["cluster"] or 0)} for tally in by_hand().tallies]
     with pytest.raises(TraceError, match="was decided by another rule"):
-        decisions(by_hand(), lambda votes: 0)
+        decisions(by_hand().model_copy(update={"tallies": tallies}))
 
 
 # --- against the graph ----------------------------------------------------------------------
