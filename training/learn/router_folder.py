@@ -8,12 +8,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from mpdf_langgraph.calibration import Calibration
-from training.learn.calibrate import Judged
-from training.learn.choices import Comparison
-from training.learn.dataset import Groups
+from training.learn.dataset import Groups, critics_of
 from training.learn.doubly_robust import WholeEpisodes
 from training.learn.fit_config import Config
+from training.learn.lessons import Lessons
 from training.learn.off_policy import one_turn, to_plain
 from training.learn.policy import Policy, export
 from training.learn.report import (
@@ -34,22 +32,16 @@ def export_router(
     config: Config,
     policies: dict[str, Policy],
     chosen: str,
+    lessons: Lessons,
     *,
-    held_out: Groups,
     worth: Groups,
     validation: Data,
     whole: Callable[[NDArray[Any]], WholeEpisodes],
     rewards: NDArray[Any],
     advantages: NDArray[Any],
     scale: float,
-    competence: dict[str, float],
-    calibration: Calibration,
-    measured: Judged,
-    comparison: Comparison,
-    learned: bool,
     rows: list[dict[str, Any]],
     summary: list[str],
-    critics: list[str],
 ) -> dict[str, Any]:
     """Estimates every policy on held-out questions, and writes the router's folder.
 
@@ -57,25 +49,20 @@ def export_router(
         config: The fit's options.
         policies: Every fitted policy, by name.
         chosen: The one that becomes the router.
-        held_out: Groups to estimate on, as the policies see them.
-        worth: The same with the rewards that the chosen policy was fitted to.
-        validation: These as tensors.
+        lessons: What was learned from, and on what to estimate: its last part.
+        worth: That part with the rewards that the chosen policy was fitted to.
+        validation: It as tensors.
         whole: Estimates whole deliberations by a policy, given at the groups.
         rewards: Rewards of the training rollouts that are not tied, shape ``[n]``.
         advantages: SoftRankPO's advantages of the same.
         scale: s, which the rewards were divided by for them.
-        competence: Prior competence by agent.
-        calibration: Calibration of the critic's confidence, fitted on the training part.
-        measured: The critic's confidences of responses to held-out questions.
-        comparison: The learned consensus, and what rules over the proposals give.
-        learned: The learned consensus decides, and not the traces' own rule.
         rows: The epochs of all stages.
         summary: What was read and trained, a line each.
-        critics: What the traces' confidences come from.
 
     Returns:
         The content of `router.json`.
     """
+    held_out, measured, comparison = lessons.one_step[-1], lessons.measured, lessons.comparison
     held_rewards = validation.rewards.cpu().numpy()
     labels = np.eye(3)[worth.labels(config.weights())]
     probabilities = {
@@ -122,7 +109,7 @@ def export_router(
     export(policies[fitted_as], out / "policy.onnx")
     plot_training(out / "training.png", rows, list(dict.fromkeys(row["stage"] for row in rows)))
     plot_rewards(out / "rewards.png", rewards, advantages)
-    mended = measured.apply_calibration(calibration)
+    mended = measured.apply_calibration(lessons.calibration)
     plot_calibration(out / "calibration.png", measured.confidence, measured.right, mended)
     plot_front(out / "front.png", {n: (e.tokens, e.own.mean) for n, e in estimates.items()}, chosen)
     gate = gate_of(turn, whole_estimate)
@@ -135,12 +122,12 @@ def export_router(
     (out / "consensus.json").write_text(comparison.consensus.model_dump_json(indent=1) + "\n")
     content = write_manifest(
         out,
-        consensus="learned" if learned else None,
+        consensus="learned" if lessons.learned else None,
         advice=advice,
         name=out.resolve().name,
         temperature=config.temperature,
-        competence=competence,
-        calibration=calibration,
+        competence=lessons.competence,
+        calibration=lessons.calibration,
         gate=gate[0],
         mode=modes[config.drawn],
         evidence={
@@ -150,7 +137,7 @@ def export_router(
         },
         training={
             **asdict(config),
-            "critic": critics,
+            "critic": critics_of(config.traces),
             "scale": scale,
             "advantage_std": spread,
             "summary": summary,
@@ -166,13 +153,13 @@ def export_router(
         gate=gate,
         comparison=comparison,
         advice=advice,
-        learned=learned,
+        learned=lessons.learned,
         labels=shares,
         calibration=[
             row
             for name, part in measured.parts().items()
             for row in calibration_rows(
-                part.confidence, part.right, part.apply_calibration(calibration), name
+                part.confidence, part.right, part.apply_calibration(lessons.calibration), name
             )
         ],
         warnings=warnings,

@@ -30,8 +30,9 @@ from mpdf_langgraph.router import Router
 from mpdf_langgraph.state import ACTIONS, Observation
 from training.command import run_command
 from training.learn.display import table
-from training.learn.fitting import Lessons, probabilities_at
+from training.learn.fitting import probabilities_at
 from training.learn.joint_rounds import after, describe, draw_moves
+from training.learn.lessons import Lessons
 from training.learn.policy import Policy
 from training.learn.rewards import CHEAPEST_FIRST
 from training.studies.environment_fits import Fits, remember

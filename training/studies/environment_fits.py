@@ -21,7 +21,8 @@ from mpdf_langgraph.state import Observation
 from training.collect.files import atomic_write
 from training.learn.checkpoints import Log
 from training.learn.fit_config import Algorithm, Config
-from training.learn.fitting import Lessons, fit_second_stage, fit_sft, prepare
+from training.learn.fitting import fit_second_stage, fit_sft
+from training.learn.lessons import Lessons, prepare
 from training.learn.policy import Policy
 from training.learn.tensors import decisions_of, to_data
 from training.studies.environment_episodes import episodes

@@ -29,6 +29,7 @@ from training.learn.calibrate import fit_calibration, read_judged
 from training.learn.dataset import Groups, check_answer, load, split
 from training.learn.fit_config import Config, read_labels
 from training.learn.fitting import fit
+from training.learn.lessons import CHOOSING
 from training.learn.off_policy import expect
 from training.learn.policy import Policy
 from training.learn.rewards import Weights
@@ -105,7 +106,7 @@ def config(traces: Path, out: Path, **changes: Any) -> Config:
 def without_export(monkeypatch: pytest.MonkeyPatch) -> None:
     """`fit` returns the chosen policy instead of writing its folder."""
     monkeypatch.setattr(
-        fitting, "export_router", lambda config, policies, chosen, **_: policies[chosen]
+        fitting, "export_router", lambda config, policies, chosen, *_, **__: policies[chosen]
     )
 
 
@@ -388,7 +389,7 @@ def test_the_folder_says_what_was_done(traces: Path, fitted: Path) -> None:
     training, evidence = manifest["training"], manifest["evidence"]
     calibration = Calibration.model_validate(manifest["calibration"])
     train, held_out = split(read(traces, calibration), 0.2, 0)
-    train, choosing = split(train, fitting.CHOOSING, 1)
+    train, choosing = split(train, CHOOSING, 1)
     judged = read_judged(traces, operator.eq).split(0.2, 0)
     assert calibration == fit_calibration(judged[0])
     rewards = torch.tensor(train.rewards(Weights()), dtype=torch.float64)
