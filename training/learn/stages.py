@@ -65,27 +65,19 @@ def second_stage_loss(
     reference_logp = log_probabilities(reference, data)
     advantages, _ = advantages_of(config, data, reward_scale)
 
-    def softrank(policy: Policy, data: Data, index: Tensor, old: Tensor | None) -> Any:
+    def loss(policy: Policy, data: Data, index: Tensor, old: Tensor | None) -> Any:
         every = policy(*(part[index] for part in data.observation))
-        actions, weights = data.actions[index], data.weights[index]
-        value, shown = softrankpo.loss(
-            every.gather(1, actions),
-            reference_logp[index].gather(1, actions),
-            advantages[index],
-            beta=config.beta,
-            mask=data.mask[index],
-            weights=weights,
-        )
-        kl = weighted_mean(softrankpo.kl(reference_logp[index], every), weights)
-        return value + config.kl_weight * kl, {**shown, "kl": kl.item()}
-
-    def baseline(policy: Policy, data: Data, index: Tensor, old: Tensor | None) -> Any:
-        every = policy(*(part[index] for part in data.observation))
-        actions, mask = data.actions[index], data.mask[index]
+        actions, mask, weights = data.actions[index], data.mask[index], data.weights[index]
         logp = every.gather(1, actions)
         ref_logp = reference_logp[index].gather(1, actions)
+        if config.algorithm == "softrankpo":
+            value, shown = softrankpo.loss(
+                logp, ref_logp, advantages[index], beta=config.beta, mask=mask, weights=weights
+            )
+            kl = weighted_mean(softrankpo.kl(reference_logp[index], every), weights)
+            return value + config.kl_weight * kl, {**shown, "kl": kl.item()}
         rewards = (data.rewards[index] * reward_scale).float()
-        share = data.weights[index][:, None]
+        share = weights[:, None]
         if config.algorithm == "awr":
             each = share * losses.enumeration_weights(ref_logp, actions, mask)
             return losses.awr(
@@ -98,7 +90,7 @@ def second_stage_loss(
                 temperature=config.regression_temperature,
                 margin=config.margin,
                 mask=mask,
-                weights=data.weights[index],
+                weights=weights,
             )
         assert old is not None
         old_logp = old[index].gather(1, actions)
@@ -117,7 +109,7 @@ def second_stage_loss(
         gaps = losses.center_rewards(rewards, mask=mask, weights=each)
         return losses.ppo(logp, old_logp, gaps, clip=config.clip, mask=mask, weights=each)
 
-    return softrank if config.algorithm == "softrankpo" else baseline
+    return loss
 
 
 def run_stage(
