@@ -1,30 +1,28 @@
 """Measures how fast a router is fitted, and in how much memory, on the traces of guessing agents.
 
-    python training/studies/fit_speed.py                           # 10k, 100k and 1M transitions
-    python training/studies/fit_speed.py --sizes 10000 --out bench.md
+    python -m training.studies.fit_speed                           # 10k, 100k and 1M transitions
+    python -m training.studies.fit_speed --sizes 10000 --out bench.md
 
 A transition is one decision of an agent with all its rollouts. The stages, each in a process of
 its own so that its peak memory is its own:
 
 - read: the trace files into columns, which are then cached beside them. Of more transitions than
   `most_turns` a share is read, by question.
-- featurise: the cached columns into a calibration, graded groups and joint states, and the groups
-  into tensors with rewards and labels.
-- fit: a whole run of `fitting.py`, which featurises, trains (SFT, then SoftRankPO), estimates
-  and writes the router's folder. The first fit of any traces takes as long as read and fit.
+- fit: a whole run of `fitting.py`, which makes graded groups of the columns, trains (SFT, then
+  SoftRankPO), estimates and writes the router's folder. The first fit of any traces takes as long
+  as read and fit.
 - train: what of it went by in the epochs of the two stages.
 
-On a machine that others use, too, look at the processor time. A million transitions take 5 GB of
-disk while they are measured.
+On a machine that others use, too, look at the processor time. A million transitions take 5 GB in
+the temporary folder (`TMPDIR`) while they are measured.
 """
 
 import os
 import random
-import shutil
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import dataclass
@@ -43,28 +41,22 @@ from training.command import run_command
 
 # Not here: anything that loads torch. A stage is to pay for what it needs, and for no more.
 
-#: Aim for a fit of `AIM_SIZE` transitions. Seconds of the processor: a machine may be shared.
-AIM_SIZE, AIM_SECONDS, AIM_BYTES = 1_000_000, 180.0, 4e9
 BASE_EPISODES = 100
 EPISODES_PER_SEGMENT = 10_000
 
 
 @dataclass(frozen=True)
 class SpeedOptions:
-    """SpeedOptions of the measurement."""
+    """Options of the measurement."""
 
     sizes: tuple[int, ...] = (10_000, 100_000, 1_000_000)
     """Transitions to measure with."""
     epochs: int = 10
     """Epochs of SFT, and of SoftRankPO after it."""
-    batch_size: int | None = None
-    """Groups in a batch. Default: that of fitting.py."""
     most_turns: int | None = None
     """Turns to read, about. Default: that of fitting.py."""
     threads: int = 1
     """CPU threads of the training. Traces are read by as many processes as there are cores."""
-    folder: Path | None = None
-    """Where the made-up traces lie while they are measured. Default: a temporary folder."""
     out: Path | None = None
     """File for the table, which is printed anyway."""
 
@@ -93,12 +85,10 @@ def main(options: SpeedOptions) -> None:
     if not options.sizes or min(options.sizes) < 1:
         raise ConfigurationError("--sizes must be 1 or more each")
     results: list[Measured] = []
-    with tqdm(total=3 * len(options.sizes), desc="bench", unit="stage") as bar:
+    with tqdm(total=2 * len(options.sizes), desc="bench", unit="stage") as bar:
         for size in options.sizes:
-            if options.folder is not None:
-                options.folder.mkdir(parents=True, exist_ok=True)
-            folder = Path(tempfile.mkdtemp(prefix="bench-", dir=options.folder))
-            try:
+            with tempfile.TemporaryDirectory(prefix="bench-") as made:
+                folder = Path(made)
                 bar.set_postfix_str(f"{size:,} transitions: write")
                 written = write_traces(folder / "traces", size)
                 for name, stage in STAGES.items():
@@ -107,8 +97,6 @@ def main(options: SpeedOptions) -> None:
                     for part, (wall, processor) in spent.items():
                         results.append(Measured(written, part, wall, processor, peak))
                     bar.update()
-            finally:
-                shutil.rmtree(folder)
     text = format_report(results, options)
     if options.out is not None:
         options.out.parent.mkdir(parents=True, exist_ok=True)
@@ -210,39 +198,28 @@ def peak_memory() -> int:
 
 
 def measure_read(folder: Path, options: SpeedOptions) -> dict[str, Times]:
-    """Read the trace files, of which nothing is cached yet, and make tensors of them."""
-    assert not list((folder / "traces").glob(".*.npz"))
-    return {"read": measure_featurise(folder, options)["featurise"]}
-
-
-def measure_featurise(folder: Path, options: SpeedOptions) -> dict[str, Times]:
-    """Make tensors of the cached columns, as a fit does."""
+    """Read the trace files, of which nothing is cached yet, for all that a fit takes from them."""
     from training.collect.team import answer_schema, grader
     from training.learn.ballots import read_ballots
-    from training.learn.calibrate import fit_calibration, read_judged
-    from training.learn.dataset import load, split
+    from training.learn.calibrate import read_judged
+    from training.learn.dataset import load
     from training.learn.joint import load_joint
-    from training.learn.tensors import estimate_competence, set_competence, to_data
     from training.learn.trace_rows import share_of
 
     config = _config(folder, options)
+    assert not list((folder / "traces").glob(".*.npz"))
     began = now()
     right = cache(grader(answer_schema(config.answer)))
     share = share_of(config.traces, config.most_turns)
     how: dict[str, Any] = {"processes": os.cpu_count() or 1, "share": share}
-    judged = read_judged(config.traces, right, **how)
-    calibration = fit_calibration(judged.split(config.validation, config.seed)[0])
-    ballots = read_ballots(config.traces, right, calibration=calibration, **how)
-    groups, _ = load(config.traces, grader=right, calibration=calibration, **how)
-    parts = split(groups, config.validation, config.seed)
-    competence = estimate_competence(parts[0])
-    kept = [to_data(set_competence(part, competence), config, config.cost) for part in parts]
-    states = load_joint(config.traces, grader=right, calibration=calibration, **how)
-    spent = since(began)
-    assert sum(map(len, kept)) == len(groups)
-    assert len(states)
-    assert len(ballots)
-    return {"featurise": spent}
+    for part in (
+        read_judged(config.traces, right, **how),
+        read_ballots(config.traces, right, **how),
+        load(config.traces, grader=right, **how)[0],
+        load_joint(config.traces, grader=right, **how),
+    ):
+        assert len(part)
+    return {"read": since(began)}
 
 
 def measure_fit(folder: Path, options: SpeedOptions) -> dict[str, Times]:
@@ -269,11 +246,7 @@ def measure_fit(folder: Path, options: SpeedOptions) -> dict[str, Times]:
         stages.run_stage = run_stage
 
 
-STAGES: dict[str, Stage] = {
-    "read": measure_read,
-    "featurise": measure_featurise,
-    "fit": measure_fit,
-}
+STAGES: dict[str, Stage] = {"read": measure_read, "fit": measure_fit}
 
 
 def _config(folder: Path, options: SpeedOptions) -> Any:
@@ -289,7 +262,6 @@ def _config(folder: Path, options: SpeedOptions) -> Any:
         threads=options.threads,
     )
     config.most_turns = options.most_turns or config.most_turns
-    config.batch_size = options.batch_size or config.batch_size
     return config
 
 
@@ -297,10 +269,10 @@ def _config(folder: Path, options: SpeedOptions) -> Any:
 
 
 def format_report(results: Sequence[Measured], options: SpeedOptions) -> str:
-    """Return the table, and how the largest fit compares with the aim."""
+    """Return the table."""
     note = (
         f"fit: {options.epochs} epochs of SFT and {options.epochs} of SoftRankPO, "
-        f"--threads {options.threads}; train is the part of it in these epochs. The columns are "
+        f"--threads {options.threads}. train is the part of it in these epochs. The columns are "
         "cached by then: a first fit takes read besides. Where the cost grows linearly, the "
         "processor time of a transition stays the same."
     )
@@ -314,19 +286,8 @@ def format_report(results: Sequence[Measured], options: SpeedOptions) -> str:
         ),
         "",
         note,
-        *_against_the_aim(results),
     ]
     return "\n".join(lines) + "\n"
-
-
-def _against_the_aim(results: Iterable[Measured]) -> list[str]:
-    fits = [m for m in results if m.stage == "fit" and m.size >= AIM_SIZE]
-    return [
-        f"\nAim for {AIM_SIZE:,} transitions: {AIM_SECONDS:.0f} s of the processor and "
-        f"{AIM_BYTES / 1e9:.0f} GB. {m.size:,}: {m.processor:.0f} s, {m.peak / 1e9:.2f} GB, "
-        + ("met." if m.processor <= AIM_SECONDS and m.peak <= AIM_BYTES else "missed.")
-        for m in fits
-    ]
 
 
 if __name__ == "__main__":
