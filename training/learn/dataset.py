@@ -107,7 +107,7 @@ class Groups:
 
     def mean_rewards(self, weights: Weights) -> np.ndarray:
         """Return the mean reward by action, ``[G, 3]`` float64. It is -inf without a rollout."""
-        return np.nan_to_num(self.action_means(self.rewards(weights)), nan=-np.inf)
+        return np.asarray(np.nan_to_num(self.action_means(self.rewards(weights)), nan=-np.inf))
 
     def labels(self, weights: Weights) -> np.ndarray:
         """Return the action with the best mean reward, ``[G]`` int8.

@@ -34,8 +34,7 @@ from training.learn.fitting import probabilities_at
 from training.learn.joint_rounds import after, describe, draw_moves
 from training.learn.lessons import Lessons
 from training.learn.policy import Policy
-from training.learn.rewards import CHEAPEST_FIRST
-from training.studies.environment_fits import Fits, remember
+from training.studies.environment_fits import Fits, Player, remember
 from training.studies.environment_table import mean_over_seeds
 from training.studies.environments import ENVIRONMENTS
 from training.studies.known_values import Value
@@ -101,31 +100,23 @@ def ways(fits: Fits) -> dict[str, Value]:
     }
 
 
-class Capped:
+class Capped(Player):
     """A greedy policy of which at most some agents of a team refine, the surest ones.
 
     Observations come team by team.
     """
 
-    name, version = "capped", "1"
-
     def __init__(self, policy: Policy, team: int, most: int) -> None:
-        self.policy, self.team, self.most = policy.eval(), team, most
+        super().__init__(policy)
+        self.team, self.most = team, most
 
-    @torch.no_grad()
-    def decide(
-        self, observations: Sequence[Observation], masks: Sequence[Sequence[bool]]
-    ) -> Sequence[Sequence[float]]:
-        """See `Router.decide`."""
-        seen = [torch.from_numpy(array) for array in pad(observations, masks)]
-        logs = self.policy(*seen).double().numpy()
-        others = np.delete(logs, REFINE, 1).max(1)
-        lead = (logs[:, REFINE] - others).reshape(-1, self.team)
-        rank = (-lead).argsort(1).argsort(1).reshape(-1)
-        logs[rank >= self.most, REFINE] = -np.inf
-        order = np.array(CHEAPEST_FIRST)
-        rows: list[list[float]] = np.eye(len(ACTIONS))[order[logs[:, order].argmax(1)]].tolist()
-        return rows
+    def choose(self, logs: Tensor) -> NDArray[np.float64]:
+        """See `Player.choose`."""
+        wants = logs.double().numpy()
+        lead = wants[:, REFINE] - np.delete(wants, REFINE, 1).max(1)
+        rank = (-lead.reshape(-1, self.team)).argsort(1).argsort(1).flatten()
+        wants[rank >= self.most, REFINE] = -np.inf
+        return super().choose(torch.from_numpy(wants))
 
 
 class JointChoice:

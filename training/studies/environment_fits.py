@@ -12,9 +12,12 @@ from contextlib import closing, contextmanager, redirect_stderr, redirect_stdout
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
+from torch import Tensor
 
 from mpdf_langgraph.learned_router import pad
 from mpdf_langgraph.state import Observation
@@ -46,7 +49,7 @@ def remember(path: Path, make: Callable[[], Any]) -> Any:
 class Fits:
     """The fits of one environment and seed. `options` are more options of `Config`.
 
-    Traces and results are kept in `folder`. `values` is what a move is worth, see `fit_router.py`.
+    Traces and results are kept in `folder`.
     """
 
     def __init__(
@@ -55,7 +58,6 @@ class Fits:
         seed: int,
         folder: Path,
         *,
-        values: Literal["one-step", "fitted"] = "fitted",
         episodes: int = 2000,
         **options: Any,
     ) -> None:
@@ -66,7 +68,7 @@ class Fits:
             consensus="recorded",
             out=self.folder / "fit",
             answer="choice",
-            values=values,
+            values="fitted",
             cost=environment.price,
             seed=seed,
             **options,
@@ -78,7 +80,7 @@ class Fits:
 
         def make() -> list[Value]:
             policy, _ = self._fit(config)
-            return [self.known.value(_Player(policy, drawn)) for drawn in (False, True)]
+            return [self.known.value(Player(policy, drawn)) for drawn in (False, True)]
 
         return [Value(*one) for one in remember(self._path("played", config, settings), make)]
 
@@ -154,12 +156,12 @@ def _best(log: Log, stage: str) -> float:
     return max((row["validation"] for row in log.rows if row["stage"] == stage), default=0.0)
 
 
-class _Player:
+class Player:
     """A policy as a router, without the way through a folder."""
 
     name, version = "policy", "1"
 
-    def __init__(self, policy: Policy, drawn: bool) -> None:
+    def __init__(self, policy: Policy, drawn: bool = False) -> None:
         self.policy, self.drawn = policy.eval(), drawn
 
     @torch.no_grad()
@@ -168,5 +170,9 @@ class _Player:
     ) -> Sequence[Sequence[float]]:
         """See `Router.decide`."""
         seen = [torch.from_numpy(array) for array in pad(observations, masks)]
-        rows: list[list[float]] = decisions_of(self.policy(*seen), drawn=self.drawn).tolist()
+        rows: list[list[float]] = self.choose(self.policy(*seen)).tolist()
         return rows
+
+    def choose(self, logs: Tensor) -> NDArray[np.float64]:
+        """Return the probabilities to act by, from the policy's logarithms, ``[n, 3]`` both."""
+        return decisions_of(logs, drawn=self.drawn)

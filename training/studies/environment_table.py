@@ -14,7 +14,6 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 from scipy import stats
@@ -54,8 +53,6 @@ class Options:
     """Names of the environments."""
     algorithms: tuple[Algorithm, ...] = ("none", "softrankpo", "ppo", "grpo", "awr", "regression")
     """Second stages. `none` is SFT alone. Without any, the rules alone are measured."""
-    values: tuple[Literal["one-step", "fitted"], ...] = ("fitted",)
-    """What a move is worth to the group, see `fit_router.py`."""
     episodes: int = 2000
     """Episodes of each fit."""
     seeds: tuple[int, ...] = (0, 1, 2)
@@ -82,36 +79,32 @@ def main(options: Options) -> str:
         rows = [
             [title, *_format_value(value)] for title, value in baselines(environment, keep).items()
         ]
-        ruled: dict[int, Value] = {}
-        for values in options.values:
-            found: dict[Algorithm, list[list[Value]]] = {a: [] for a in options.algorithms}
-            for seed in options.seeds:  # one after another, as each is prepared once
-                fits = Fits(
-                    environment,
-                    seed,
-                    options.out,
-                    values=values,
-                    episodes=options.episodes,
-                    policy_iterations=options.policy_iterations,
-                    batch_size=options.batch_size,
-                )
-                made = f"{options.episodes}-{seed}"
-                ruled[seed] = keep(f"gains-{made}", partial(measure_gain_rule, fits))
-                if seed == options.seeds[0]:
-                    calibration = calibration_of(fits)
-                    prefix = f"calibrated-{made}-"
-                for algorithm in options.algorithms:
-                    found[algorithm].append(fits.play(algorithm, SETTINGS.get(algorithm)))
-            for algorithm, results in found.items():
-                title = f"{'SFT' if algorithm == 'none' else algorithm}, {values}"
-                for mode, played in zip(
-                    ("greedy", "drawn"), zip(*results, strict=True), strict=True
-                ):
-                    rows.append([f"{title}, {mode}", *mean_over_seeds(played)])
+        ruled: list[Value] = []
+        found: dict[Algorithm, list[list[Value]]] = {a: [] for a in options.algorithms}
+        for seed in options.seeds:  # one after another, as each is prepared once
+            fits = Fits(
+                environment,
+                seed,
+                options.out,
+                episodes=options.episodes,
+                policy_iterations=options.policy_iterations,
+                batch_size=options.batch_size,
+            )
+            made = f"{options.episodes}-{seed}"
+            ruled.append(keep(f"gains-{made}", partial(measure_gain_rule, fits)))
+            if seed == options.seeds[0]:
+                calibration = calibration_of(fits)
+                prefix = f"calibrated-{made}-"
+            for algorithm in options.algorithms:
+                found[algorithm].append(fits.play(algorithm, SETTINGS.get(algorithm)))
+        for algorithm, results in found.items():
+            title = "SFT" if algorithm == "none" else algorithm
+            for mode, played in zip(("greedy", "drawn"), zip(*results, strict=True), strict=True):
+                rows.append([f"{title}, {mode}", *mean_over_seeds(played)])
         rows.append(["optimum", *_format_value(keep("optimum", Known(environment).optimum))])
         mended = baselines(environment, keep, calibration, prefix)  # what calibrating alone gives
         rows += [[f"{title}, calibrated", *_format_value(value)] for title, value in mended.items()]
-        rows.append(["expected gain, calibrated", *mean_over_seeds(list(ruled.values()))])
+        rows.append(["expected gain, calibrated", *mean_over_seeds(ruled)])
         best = keep(f"{prefix}optimum", Known(environment, calibration).optimum)
         rows.append(["optimum, calibrated", *_format_value(best)])
         text = table([f"{name}, price {environment.price:g}", "accuracy", "tokens", "U"], rows)

@@ -39,8 +39,8 @@ def test_the_table_goes_on_where_it_was(tmp_path: Path, monkeypatch: pytest.Monk
     rows = [line.split("|")[1].strip() for line in text.splitlines()[2:]]
     assert rows[0] == "vote"
     assert rows[-1] == "optimum, calibrated"
-    assert "softrankpo, fitted, greedy" in rows
-    assert "SFT, fitted, drawn" in rows
+    assert "softrankpo, greedy" in rows
+    assert "SFT, drawn" in rows
     assert text.count("±") == 5 * 3  # two seeds: all that learns has intervals
     no_more_fits(monkeypatch)
     assert environment_table.main(options) == text
