@@ -11,9 +11,8 @@ _SYMBOLS = {
     "ε": r"\epsilon ", "ρ": r"\rho ", "τ": r"\tau ", "ψ": r"\psi ", "≤": r"\le ", "≥": r"\ge ",
     "≠": r"\ne ", "×": r"\cdot ", "·": r"\cdot ", "⋅": r"\cdot ", "∙": r"\cdot ", "÷": r"/",
     "∪": r"\cup ", "∩": r"\cap ", "∈": r"\in ", "∅": r"\emptyset ", "ℝ": r"\mathbb{R}",
-    "²": "^{2}", "³": "^{3}", "¹": "^{1}", "⁰": "^{0}", "√": r"\sqrt", "∛": r"\sqrt[3]",
-    "∜": r"\sqrt[4]", "°": r"^\circ", "≈": "=", "∑": r"\sum ", "∫": r"\int ", "⌊": r"\lfloor ",
-    "⌋": r"\rfloor ", "⌈": r"\lceil ", "⌉": r"\rceil ", "′": "'",
+    "√": r"\sqrt", "∛": r"\sqrt[3]", "∜": r"\sqrt[4]", "°": r"^\circ", "≈": "=", "∑": r"\sum ",
+    "∫": r"\int ", "⌊": r"\lfloor ", "⌋": r"\rfloor ", "⌈": r"\lceil ", "⌉": r"\rceil ", "′": "'",
 }  # fmt: skip
 _SYMBOL = Pattern("|".join(map(re.escape, _SYMBOLS)))
 _SUPERSCRIPTS = str.maketrans("⁰¹²³⁴⁵⁶⁷⁸⁹⁺⁻ⁿⁱ", "0123456789+-ni")

@@ -206,24 +206,15 @@ def check_endpoint(
     )
 
 
-def read_prefix_cache(
-    base_url: str, *, api_key: str | SecretStr | None = None, timeout: float = 5.0
-) -> PrefixCache | None:
+def read_prefix_cache(base_url: str) -> PrefixCache | None:
     """Return the counters of a vLLM server's prefix cache. None: the server does not say them.
 
     Read them before and after some calls. The difference is what the cache has served of them.
 
-    Args:
-        base_url: As for `vllm_chat_model`.
-        api_key: As for `vllm_chat_model`.
-        timeout: Seconds that the request may take in all.
-
     Raises:
-        ConfigurationError: `base_url`, `api_key` or `timeout` is wrong.
+        ConfigurationError: `base_url` is wrong.
     """
-    url, key = _base_url(base_url), _api_key(api_key)
-    check_number("timeout", timeout, 0, above=True)
-    with _Probe(url, key, timeout) as probe:
+    with _Probe(_base_url(base_url), _api_key(None), timeout=5.0) as probe:
         return probe.prefix_cache()
 
 
@@ -430,7 +421,7 @@ def _names(served: dict[str, int | None]) -> str:
     return ", ".join(names[:_MAX_NAMES]) + more
 
 
-def _printable(text: str, limit: int = 160) -> str:
+def _printable(text: str) -> str:
     """Return text from elsewhere as one short line without control characters."""
     line = " ".join("".join(c if c.isprintable() else " " for c in text).split())
-    return line if len(line) <= limit else line[: limit - 1] + "…"
+    return line if len(line) <= 160 else line[:159] + "…"
