@@ -140,7 +140,7 @@ def collect(options: CollectOptions) -> int:
         print(f"{nameless} questions have no reference: fitting will need their labels")
     with closing(writer):
         if options.ray is None:
-            todo = find_unfinished(questions, options.out)
+            todo = tell_unfinished(questions, options.out)
             attempts, failed = asyncio.run(ask(partial(ask_question, graph), todo, options))
         else:
             attempts, failed = collect_on_ray(questions, options)
@@ -161,7 +161,7 @@ def collect_on_ray(
     assert options.ray is not None
     with on_ray.connect(options.ray, options.workers) as ray:
         on_ray.wait_for_earlier_workers(options.out)
-        todo = find_unfinished(questions, options.out)
+        todo = tell_unfinished(questions, options.out)
         count = options.workers or max(1, int(ray.cluster_resources().get("CPU", 1)))
         if (router := Path(options.router)).is_dir():
             options = replace(options, router=str(router.resolve()))
@@ -233,8 +233,17 @@ def settings_of(options: CollectOptions, agents: Sequence[Agent], router: Router
     }
 
 
-def find_unfinished(questions: Sequence[Question], folder: Path) -> list[Question]:
-    """Return the questions without a sound episode in the folder.
+def tell_unfinished(questions: Sequence[Question], folder: Path) -> list[Question]:
+    """Print how many questions are finished, and return the others."""
+    todo, skipped = find_unfinished(questions, folder)
+    if skipped:
+        print(f"{skipped} torn or foreign records in {folder} do not count")
+    print(f"{len(questions)} questions, {len(questions) - len(todo)} of them finished already")
+    return todo
+
+
+def find_unfinished(questions: Sequence[Question], folder: Path) -> tuple[list[Question], int]:
+    """Return the questions without a sound episode in the folder, and how many records are torn.
 
     A question is recognised by the text, reference and contexts in the episode. Questions that are
     equal in all of these take an episode each.
@@ -245,16 +254,13 @@ def find_unfinished(questions: Sequence[Question], folder: Path) -> list[Questio
         for episode in tqdm(traces, desc="read traces", unit="episode", leave=False, delay=1)
         if episode.graph == NAME and is_sound(episode)
     )
-    if traces.counts["skipped"]:
-        print(f"{traces.counts['skipped']} torn or foreign records in {folder} do not count")
     todo = []
     for question in questions:
         if finished[question.key]:
             finished[question.key] -= 1
         else:
             todo.append(question)
-    print(f"{len(questions)} questions, {len(questions) - len(todo)} of them finished already")
-    return todo
+    return todo, traces.counts["skipped"]
 
 
 async def ask(

@@ -181,7 +181,7 @@ def test_a_killed_driver_loses_and_doubles_nothing(
     assert f"{COUNT} questions, 0 of them finished already" not in told
     # A run without Ray would have nothing left to do.
     questions = read_questions(tmp_path / "questions.jsonl")
-    assert collecting.find_unfinished(questions, tmp_path / "ray") == []
+    assert collecting.find_unfinished(questions, tmp_path / "ray")[0] == []
     assert proposals(tmp_path / "ray") == expected
 
 
