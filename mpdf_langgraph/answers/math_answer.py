@@ -5,7 +5,7 @@ import warnings
 
 from mpdf_langgraph.answers.math_comparison import Comparison
 from mpdf_langgraph.answers.math_equality import EqualityWorker
-from mpdf_langgraph.answers.math_notation import canonical
+from mpdf_langgraph.answers.math_notation import INTEGER, canonical
 from mpdf_langgraph.answers.math_numbers import MAX_LENGTH
 from mpdf_langgraph.answers.math_reading import find_answer
 from mpdf_langgraph.answers.memory import Memory
@@ -67,7 +67,7 @@ class MathAnswer:
         """Tell whether two answers have the same value."""
         if a == b:
             return True
-        if max(len(a), len(b)) > MAX_LENGTH:
+        if max(len(a), len(b)) > MAX_LENGTH or (INTEGER.fullmatch(a) and INTEGER.fullmatch(b)):
             return False
         # One order, so that the verdict cannot depend on it.
         first, second = sorted((canonical(a), canonical(b)))

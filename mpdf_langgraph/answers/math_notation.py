@@ -98,6 +98,8 @@ _NOTE = Pattern(
     r"(?<=[0-9π}])\s\((?:(?:or|about|approximately|≈|i\.e\.,?|which is)\s?[^()]{1,40}"
     r"|-?[0-9.,]+\s?%)\)$"
 )
+#: Integers in their only form. Most answers are such.
+INTEGER = re.compile(r"0|-?[1-9][0-9]{0,14}")
 _INDIAN = Pattern(r"(?<![0-9,])[0-9]{1,2}(?:,[0-9]{2})+,[0-9]{3}(?![0-9,])")
 _INLINE = Pattern(r"(?<!\\)\$([^$]+)\$")
 _PREFIX = Pattern(
@@ -131,8 +133,8 @@ def canonical(text: str) -> str:
         >>> canonical(r"\text{Total: }\$1{,}000.00"), canonical("½"), canonical(r"\color{red}{x}")
         ('$1000', '1/2', 'x')
     """
-    if len(text) > 4 * MAX_LENGTH:
-        return text  # too long for an answer, whatever is trimmed
+    if INTEGER.fullmatch(text) or len(text) > 4 * MAX_LENGTH:
+        return text  # there is nothing to trim, or it is too long for an answer whatever is trimmed
     for _ in range(6):
         before = text
         text = _simplified(text)

@@ -13,11 +13,12 @@ httpx2 has no option for any of this, so its connection pools are replaced:
 """
 
 import asyncio
+import re
 import threading
 import time
 import weakref
 from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, contextmanager
 from typing import Any
 
 import httpcore2
@@ -27,6 +28,10 @@ import httpx2
 #: as one.
 _TICKS = 10
 _PIECE = 65_536
+#: A host that is an address and no name.
+_ADDRESS = re.compile(r"[\d.]+|.*:.*")
+#: After so many seconds the next address of a name is tried too.
+_NEXT_ADDRESS_SECONDS = 0.25
 
 
 def bound_requests(client: httpx2.Client, deadline: float) -> None:
@@ -135,7 +140,7 @@ class _AsyncConnections:
     """Stands in for a connection pool, of which it only uses how connections are made."""
 
     def __init__(self, pool: Any, deadline: float) -> None:
-        pool._network_backend = _AsyncBackend(pool._network_backend, deadline)
+        pool._network_backend = _AsyncBackend(deadline)
         self._pool = pool
         self._most = _most_connections()
         self._free: weakref.WeakKeyDictionary[Any, asyncio.Semaphore] = (
@@ -260,20 +265,24 @@ class _Backend:
 
 
 class _AsyncStream:
-    def __init__(self, inner: Any, clock: _Clock) -> None:
-        self._inner, self._clock = inner, clock
+    def __init__(
+        self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, clock: _Clock
+    ) -> None:
+        self._reader, self._writer, self._clock = reader, writer, clock
 
     async def read(self, max_bytes: int, timeout: float | None = None) -> bytes:  # noqa: ASYNC109
         async with self._clock.limit(timeout, httpx2.ReadTimeout):
-            data: bytes = await self._inner.read(max_bytes, None)
-        return data
+            with _as_error(httpcore2.ReadError):
+                return await self._reader.read(max_bytes)
 
     async def write(self, buffer: bytes, timeout: float | None = None) -> None:  # noqa: ASYNC109
         async with self._clock.limit(timeout, httpx2.WriteTimeout):
-            await self._inner.write(buffer, None)
+            with _as_error(httpcore2.WriteError):
+                self._writer.write(buffer)
+                await self._writer.drain()
 
     async def aclose(self) -> None:
-        await self._inner.aclose()
+        self._writer.transport.abort()  # nothing is under way any more
 
     async def start_tls(
         self,
@@ -281,28 +290,53 @@ class _AsyncStream:
         server_hostname: str | None = None,
         timeout: float | None = None,  # noqa: ASYNC109
     ) -> Any:
-        async with self._clock.limit(timeout, httpx2.ConnectTimeout):
-            inner = await self._inner.start_tls(ssl_context, server_hostname, None)
-        return _AsyncStream(inner, self._clock)
+        try:
+            async with self._clock.limit(timeout, httpx2.ConnectTimeout):
+                with _as_error(httpcore2.ConnectError):
+                    await self._writer.start_tls(ssl_context, server_hostname=server_hostname)
+        except BaseException:
+            await self.aclose()
+            raise
+        return self
 
     def get_extra_info(self, info: str) -> Any:
-        return self._inner.get_extra_info(info)
+        return self._writer.get_extra_info(info)
 
 
 class _AsyncBackend:
-    def __init__(self, inner: Any, deadline: float) -> None:
-        self._inner, self._deadline = inner, deadline
+    """Connects by asyncio's own streams. anyio's, which httpcore2 uses, take twice the time."""
+
+    def __init__(self, deadline: float) -> None:
+        self._deadline = deadline
 
     async def connect_tcp(
         self,
-        *args: Any,
+        host: str,
+        port: int,
         timeout: float | None = None,  # noqa: ASYNC109
-        **kwargs: Any,
+        **_: Any,
     ) -> Any:
         clock = _Clock(self._deadline)
+        options: dict[str, Any] = {}
+        # A name may stand for several addresses, some of them dead. uvloop lacks this option. It
+        # tries one address after the other.
+        if not _ADDRESS.fullmatch(host) and isinstance(
+            asyncio.get_running_loop(), asyncio.BaseEventLoop
+        ):
+            options["happy_eyeballs_delay"] = _NEXT_ADDRESS_SECONDS
         async with clock.limit(timeout, httpx2.ConnectTimeout):
-            inner = await self._inner.connect_tcp(*args, timeout=None, **kwargs)
-        return _AsyncStream(inner, clock)
+            with _as_error(httpcore2.ConnectError):
+                streams = await asyncio.open_connection(host, port, **options)
+        return _AsyncStream(*streams, clock)
 
     async def sleep(self, seconds: float) -> None:
-        await self._inner.sleep(seconds)
+        await asyncio.sleep(seconds)
+
+
+@contextmanager
+def _as_error(kind: type[Exception]) -> Iterator[None]:
+    """Raise what goes wrong with a socket as an error of httpcore2."""
+    try:
+        yield
+    except OSError as error:
+        raise kind(str(error)) from error

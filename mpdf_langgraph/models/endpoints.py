@@ -71,8 +71,9 @@ def vllm_chat_model(
 
     Args:
         base_url: Where the server listens, such as ``http://localhost:8000/v1``. A missing
-            ``http://`` or ``/v1`` is added. Several servers of the same model take turns. The calls
-            of an agent for one question stay at one of them, for its prefix cache. A server that
+            ``http://`` or ``/v1`` is added. Of several servers of the same model, a request goes to
+            the one with the fewest open requests of this process. The calls of an agent for one
+            question stay at one of them, for its prefix cache. A server that
             cannot be reached, or turns requests down (429, 502, 503), rests, and the request goes
             to the next one at once. Then one request at a time tries it.
         model: The served name. None: the server is asked. This takes up to 5 seconds, and the

@@ -28,22 +28,29 @@ class _Server:
         failures: Failures in a row.
         rests_until: Before this `time.monotonic()`, requests rather go elsewhere.
         probed: It has failed, and one request is trying it again.
+        open: Requests that it has not answered yet.
     """
 
     endpoint: EndpointClient
     failures: int = 0
     rests_until: float = 0.0
     probed: bool = False
+    open: int = 0
+
+    def is_ready(self, now: float) -> bool:
+        """Tell whether requests may go there."""
+        return now >= self.rests_until and not self.probed
 
 
 class _Servers:
-    """Servers that take turns.
+    """Servers that share the load.
 
-    A server that failed rests, longer with each failure. Then one request at a time tries it. It
-    takes its turns again once that request is answered. If all rest, they are tried nevertheless.
+    A request goes to the server with the fewest open requests of this process. At a tie they take
+    turns. A server that failed rests, longer with each failure. Then one request at a time tries
+    it. It gets others again once that one is answered. If all rest, they are tried nevertheless.
 
-    An agent takes a turn at its first call for a question. Its later calls for the question begin
-    at the same server, whose prefix cache holds what they share.
+    This chooses an agent's server at its first call for a question. Its later calls for the
+    question begin at the same server, whose prefix cache holds what they share.
     """
 
     def __init__(self, endpoints: Sequence[EndpointClient]) -> None:
@@ -53,41 +60,56 @@ class _Servers:
         self._lock = threading.Lock()  # one model may serve threads and event loops
 
     def in_turn(self) -> list[_Server]:
+        """Return all servers, the one to begin with first."""
         caller = current_caller()
         with self._lock:
             start = None if caller is None else self._homes.pop(caller, None)
             if start is None:
-                start = self._turn % len(self._servers)
-                self._turn += 1
+                start = self._least_busy()
+                self._turn = start + 1
             if caller is not None:
                 self._homes[caller] = start
                 if len(self._homes) > MOST_HOMES:
                     del self._homes[next(iter(self._homes))]
         return self._servers[start:] + self._servers[:start]
 
+    def _least_busy(self) -> int:
+        now, count = time.monotonic(), len(self._servers)
+
+        def load(place: int) -> tuple[bool, int, int]:
+            server = self._servers[place]
+            return not server.is_ready(now), server.open, (place - self._turn) % count
+
+        return min(range(count), key=load)
+
     def take(self, waiting: list[_Server]) -> _Server:
         """Remove the best server from those that a request has not tried yet."""
         with self._lock:
             now = time.monotonic()
-            ready = [s for s in waiting if now >= s.rests_until and not s.probed]
+            ready = [server for server in waiting if server.is_ready(now)]
             server = ready[0] if ready else min(waiting, key=lambda s: s.rests_until)
             server.probed = server.failures > 0
+            server.open += 1
             waiting.remove(server)
             return server
 
     def release(self, server: _Server) -> None:
         """Note that a request ended which says nothing about the server."""
-        server.probed = False
+        with self._lock:
+            server.probed = False
+            server.open -= 1
 
     def answered(self, server: _Server) -> None:
-        """Let a server take its turns again."""
+        """Let a server take its share again."""
         with self._lock:
+            server.open -= 1
             server.failures, server.rests_until, server.probed = 0, 0.0, False
 
     def failed(self, server: _Server, rest: float | None = None) -> None:
         """Let a server rest. Of many requests that fail together, the first one counts."""
         with self._lock:
             server.probed = False
+            server.open -= 1
             now = time.monotonic()
             if server.failures == 0 or now >= server.rests_until:
                 server.failures += 1
@@ -195,7 +217,7 @@ def failover_clients(
 ) -> tuple[httpx2.Client, httpx2.AsyncClient]:
     """Return clients whose requests to the first endpoint go to any of `endpoints`.
 
-    The servers take turns, and the calls of an agent for a question stay at one of them. If one
+    The servers share the load, and the calls of an agent for a question stay at one of them. If one
     cannot be reached, or turns a request down as it is busy or down, the request goes to the next
     one at once. Any other failure is raised, as the server may have begun to answer.
     """

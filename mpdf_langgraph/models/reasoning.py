@@ -7,12 +7,13 @@ OpenAI's API and so `ChatOpenAI` know nothing.
 from collections.abc import Iterator, Mapping
 from typing import Any, ClassVar, Self
 
+from langchain_core.callbacks import AsyncCallbackManagerForLLMRun
 from langchain_core.messages import BaseMessage
 from langchain_core.outputs import ChatGenerationChunk, ChatResult
 from langchain_openai import ChatOpenAI
 from pydantic import model_validator
 
-from mpdf_langgraph.models.short_way import shorten, shorten_async
+from mpdf_langgraph.models.short_way import UsualReply, shorten, shorten_async
 
 #: What servers call the field: vLLM, SGLang and DeepSeek, and newer releases of vLLM.
 _FIELDS = ("reasoning_content", "reasoning")
@@ -43,9 +44,22 @@ class ReasoningChatOpenAI(ChatOpenAI):
         if self.client is not None:
             raw = self.client.with_raw_response
             raw.create = shorten(raw.create)
-        raw = self.async_client.with_raw_response
-        raw.create = shorten_async(raw.create)
+        if not self.include_response_headers:  # they come with the longer way alone
+            raw = self.async_client.with_raw_response
+            raw.create = shorten_async(raw.create)
         return self
+
+    async def _agenerate(
+        self,
+        messages: list[BaseMessage],
+        stop: list[str] | None = None,
+        run_manager: AsyncCallbackManagerForLLMRun | None = None,
+        **kwargs: Any,
+    ) -> ChatResult:
+        try:
+            return await super()._agenerate(messages, stop, run_manager, **kwargs)
+        except UsualReply as usual:
+            return self._create_chat_result(usual.reply)
 
     def _create_chat_result(
         self, response: Any, generation_info: dict[str, Any] | None = None

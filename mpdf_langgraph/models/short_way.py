@@ -1,18 +1,23 @@
 """A shorter way through the OpenAI client, for requests and replies of the usual form.
 
 The client compares every message of a request with all types of messages that it knows, and makes
-an object of every token of a reply. That takes a third of a call's processor time. Here the
-messages go into the body as they are, and a reply of the usual form is read as plain JSON. The
-client still does all the rest: headers, timeouts, retries, errors. It also reads every reply of
+an object of every token of a reply. That takes a third of a call's processor time. Here messages
+and plain options go into the body as they are, and a reply of the usual form is read as plain JSON.
+The client still does all the rest: headers, timeouts, retries, errors. It also reads every reply of
 another form, so that whatever is wrong with a reply shows as before.
+
+LangChain has an asynchronous reply read in a thread. That takes longer than the reading, so a reply
+of the usual form is handed over beside it (see `UsualReply`).
 """
 
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from functools import wraps
 from types import NoneType
 from typing import Any
 
 import orjson
+from openai import omit
 
 
 def shorten(create: Callable[..., Any]) -> Callable[..., Any]:
@@ -32,14 +37,38 @@ def shorten_async(create: Callable[..., Awaitable[Any]]) -> Callable[..., Awaita
     async def short(**payload: Any) -> Any:
         if payload.get("stream"):
             return await create(**payload)
-        return _Raw(await create(**_shorter(payload)))
+        raw = _Raw(await create(**_shorter(payload)))
+        if (reply := raw.usual_reply()) is not None:
+            raise UsualReply(reply)
+        return raw
 
     return short
 
 
+class UsualReply(Exception):  # noqa: N818 - it is no error
+    """A reply of the usual form, on its way past LangChain's reading.
+
+    Attributes:
+        reply: The reply as plain JSON.
+    """
+
+    def __init__(self, reply: dict[str, Any]) -> None:
+        self.reply = reply
+
+
+#: Options whose plain values the client would send as they are.
+_PLAIN_OPTIONS = {
+    "model", "stream", "temperature", "max_completion_tokens", "max_tokens", "logprobs",
+    "top_logprobs", "n", "seed", "top_p", "presence_penalty", "frequency_penalty",
+}  # fmt: skip
+_PLAIN = (str, int, float, bool, NoneType)
+
+
 def _shorter(payload: dict[str, Any]) -> dict[str, Any]:
-    body = {"messages": payload["messages"], **(payload.get("extra_body") or {})}
-    return {**payload, "messages": [], "extra_body": body}
+    plain = {k: v for k, v in payload.items() if k in _PLAIN_OPTIONS and type(v) in _PLAIN}
+    rest = {k: v for k, v in payload.items() if k not in plain}
+    body = {"messages": payload["messages"], **plain, **(payload.get("extra_body") or {})}
+    return {"model": omit, **rest, "messages": omit, "extra_body": body}
 
 
 class _Raw:
@@ -53,15 +82,17 @@ class _Raw:
 
     def parse(self) -> Any:
         """Return the reply: a dict if it has the usual form, else what the client makes of it."""
+        reply = self.usual_reply()
+        return self._raw.parse() if reply is None else reply
+
+    def usual_reply(self) -> dict[str, Any] | None:
+        """Return the reply if it has the usual form."""
         response = self._raw.http_response
         if response.headers.get("content-type", "").partition(";")[0].endswith("json"):
-            try:
-                reply = orjson.loads(response.content)
-            except orjson.JSONDecodeError:
-                return self._raw.parse()
-            if has_usual_form(reply):
-                return reply
-        return self._raw.parse()
+            with suppress(orjson.JSONDecodeError):
+                reply: dict[str, Any] = orjson.loads(response.content)
+                return reply if has_usual_form(reply) else None
+        return None
 
 
 def has_usual_form(reply: Any) -> bool:
@@ -95,18 +126,20 @@ _UNUSUAL = ("refusal", "audio", "annotations", "function_call", "tool_calls", "n
 
 def _are_usual_logprobs(logprobs: Any) -> bool:
     content = logprobs.get("content") if type(logprobs) is dict else None
-    return type(content) is list and all(
-        _is_usual_token(entry)
-        and type(entry.get("top_logprobs")) is list
-        and all(map(_is_usual_token, entry["top_logprobs"]))
-        for entry in content
-    )
+    if type(content) is not list or not _are_usual_tokens(content):
+        return False
+    others = [entry.get("top_logprobs") for entry in content]
+    return _types(others) <= {list} and all(_are_usual_tokens(few) for few in others if few)
 
 
-def _is_usual_token(entry: Any) -> bool:
+def _are_usual_tokens(entries: list[Any]) -> bool:
     return (
-        type(entry) is dict
-        and type(entry.get("token")) is str
-        and type(entry.get("logprob")) is float
-        and type(entry.get("bytes")) in (list, NoneType)
+        _types(entries) <= {dict}
+        and _types([entry.get("token") for entry in entries]) <= {str}
+        and _types([entry.get("logprob") for entry in entries]) <= {float}
+        and _types([entry.get("bytes") for entry in entries]) <= {list, NoneType}
     )
+
+
+def _types(values: list[Any]) -> set[type]:
+    return set(map(type, values))

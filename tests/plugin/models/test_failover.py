@@ -3,6 +3,7 @@
 import asyncio
 import json
 import socket
+import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -134,6 +135,31 @@ def test_an_agent_stays_at_one_server(sync: bool) -> None:
         assert [seen.total() for seen in found] == [6, 6, 6]  # a call and a verdict a round
         _ = graph.invoke(asked) if sync else asyncio.run(graph.ainvoke(asked))
         assert [agents_of(server).total() for server in servers] == [12, 12, 12]
+
+
+async def test_a_server_that_is_behind_gets_no_more_requests() -> None:
+    """A reply counts as open until it begins."""
+    caught_up = threading.Event()
+
+    def late(body: dict[str, Any]) -> tuple[int, Any]:
+        caught_up.wait(60)
+        return completion(body)
+
+    with Server() as slow, Server() as fast:
+        slow.routes["/v1/chat/completions"] = late
+        answering(fast)
+        llm = vllm_chat_model([slow.url, fast.url], "tiny")
+        first = asyncio.create_task(llm.ainvoke("Hello"))
+        while not slow.requests:  # noqa: ASYNC110
+            await asyncio.sleep(0.001)
+        for _ in range(5):
+            await llm.ainvoke("Hello")
+        assert (len(slow.requests), len(fast.requests)) == (1, 5)
+        caught_up.set()
+        await first
+        for _ in range(4):
+            await llm.ainvoke("Hello")
+        assert (len(slow.requests), len(fast.requests)) == (3, 7)
 
 
 def test_an_agent_whose_server_is_down_stays_at_another_and_goes_back() -> None:

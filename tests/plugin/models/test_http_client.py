@@ -2,12 +2,17 @@
 
 import asyncio
 import gzip
+import json
+import shutil
 import socket
+import ssl
+import subprocess
 import time
 import zlib
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import httpx2
@@ -185,3 +190,65 @@ def test_custom_headers_of_the_environment_are_not_sent(
 def test_a_client_shows_no_key() -> None:
     client = EndpointClient("http://h/v1", "sk-mine-alone-123", httpx2.Timeout(1), 1)
     assert "sk-mine" not in repr(client)
+
+
+@pytest.mark.parametrize("host", ["localhost", "127.0.0.1"])
+def test_another_event_loop(host: str) -> None:
+    """Servers such as uvicorn, and Ray's workers, run on uvloop."""
+    uvloop = pytest.importorskip("uvloop")
+    with (
+        Server() as server,
+        asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner,
+    ):
+        server.routes["/v1/chat/completions"] = completion
+        llm = vllm_chat_model(server.url.replace("127.0.0.1", host), "tiny")
+        assert runner.run(llm.ainvoke("Hello")).content == "Hi"
+        server.close()
+        with pytest.raises(openai.APIConnectionError):
+            runner.run(llm.ainvoke("Hello"))
+
+
+# --- encrypted connections ------------------------------------------------------------------------
+
+
+@pytest.fixture
+def certificate(tmp_path: Path) -> tuple[Path, Path]:
+    """A certificate for this machine that nobody trusts, and its key."""
+    if shutil.which("openssl") is None:
+        pytest.skip("openssl makes the certificate")
+    made, key = tmp_path / "certificate.pem", tmp_path / "key.pem"
+    making = (
+        f"openssl req -x509 -newkey rsa:2048 -nodes -keyout {key} -out {made} -subj /CN=test "
+        "-addext subjectAltName=DNS:localhost,IP:127.0.0.1"
+    )
+    subprocess.run(making.split(), check=True, capture_output=True)
+    return made, key
+
+
+@pytest.mark.parametrize("host", ["localhost", "127.0.0.1"])
+async def test_long_requests_and_replies_are_encrypted(
+    certificate: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch, host: str
+) -> None:
+    _, reply = completion({"model": "tiny"})
+    reply["choices"][0]["message"]["content"] = "x" * 1_000_000
+    body = json.dumps(reply).encode()
+
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        head = (await reader.readuntil(b"\r\n\r\n")).lower()
+        length = int(head.partition(b"content-length:")[2].partition(b"\r\n")[0])
+        await reader.readexactly(length)
+        writer.write(HEAD + b"Content-Length: %d\r\n\r\n" % len(body) + body)
+        await writer.drain()
+        writer.close()
+
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(*certificate)
+    server = await asyncio.start_server(answer, "127.0.0.1", 0, ssl=context)
+    async with server:
+        url = f"https://{host}:{server.sockets[0].getsockname()[1]}/v1"
+        with pytest.raises(openai.APIConnectionError) as untrusted:
+            await vllm_chat_model(url, "tiny").ainvoke("Hello")
+        assert "CERTIFICATE_VERIFY_FAILED" in describe_error(untrusted.value)
+        monkeypatch.setenv("SSL_CERT_FILE", str(certificate[0]))
+        said = await vllm_chat_model(url, "tiny").ainvoke("y" * 1_000_000)
+    assert len(str(said.content)) == 1_000_000

@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from langchain_core.messages import AIMessage, HumanMessage, SystemMessage
+from langchain_openai.chat_models import base
 from openai._legacy_response import LegacyAPIResponse
 from openai._models import FinalRequestOptions
 from openai.types.chat import ChatCompletion
@@ -173,3 +174,28 @@ def test_the_request_is_the_same(awaited: bool) -> None:
     assert short == long
     assert [one["role"] for one in short["messages"]] == ["system", "user", "assistant", "user"]
     assert short["top_k"] == 5
+
+
+async def test_a_usual_reply_passes_no_thread(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: Any) -> None:
+        raise AssertionError("it was to be read in a thread")
+
+    monkeypatch.setattr(base, "run_in_executor", refuse)
+    with Server() as server:
+        server.routes["/v1/chat/completions"] = lambda _: (200, REPLY)
+        server.headers["Content-Type"] = "application/json"
+        said = await vllm_chat_model(server.url, "m").ainvoke("Hi")
+    assert said.content == "Hi!"
+    assert said.additional_kwargs["reasoning_content"] == "Hm."
+    assert token_logprobs(said.response_metadata) == [-0.5, -1.5]
+    assert said.usage_metadata is not None
+    assert said.usage_metadata["total_tokens"] == 5
+
+
+async def test_the_headers_of_a_reply_can_still_be_had() -> None:
+    with Server() as server:
+        server.routes["/v1/chat/completions"] = lambda _: (200, REPLY)
+        server.headers |= {"Content-Type": "application/json", "X-Which": "this one"}
+        model = vllm_chat_model(server.url, "m", include_response_headers=True)
+        said = await model.ainvoke("Hi")
+    assert said.response_metadata["headers"]["x-which"] == "this one"
