@@ -27,7 +27,9 @@ def test_the_job_gives_options_that_the_command_has() -> None:
     options = tyro.cli(CollectOptions, args=words)
     group = ray_job["spec"]["rayClusterSpec"]["workerGroupSpecs"][0]
     [container] = group["template"]["spec"]["containers"]
-    assert options.workers == group["replicas"] * int(container["resources"]["requests"]["cpu"])
+    assert options.cluster.workers == group["replicas"] * int(
+        container["resources"]["requests"]["cpu"]
+    )
     [port] = service["spec"]["ports"]
     assert options.team.base_url == (f"http://{service['metadata']['name']}:{port['port']}/v1",)
 

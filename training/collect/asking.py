@@ -7,11 +7,35 @@ from typing import Any, TypeVar
 
 from tqdm import tqdm
 
-from mpdf_langgraph.errors import describe_error
+from mpdf_langgraph.errors import ConfigurationError, MPDFError, describe_error
 from training.collect.questions import Question
 
 S = TypeVar("S")
 T = TypeVar("T")
+
+
+class WorkerLostError(MPDFError):
+    """A question has lost so many workers that it may be what kills them."""
+
+
+@dataclass(frozen=True)
+class RayOptions:
+    """Where questions are asked from: this process, or a Ray cluster."""
+
+    ray: str | None = None
+    """Ask on a Ray cluster: its address, `auto` for the one that runs here, or `local` to start one
+    on this machine. --out must then be a folder that all nodes share."""
+    workers: int | None = None
+    """Workers on Ray. Each takes a CPU. Default: as many as the cluster has CPUs."""
+
+    def check(self) -> None:
+        """Refuse options that cannot work.
+
+        Raises:
+            ConfigurationError: Says which option is wrong.
+        """
+        if self.workers is not None and (self.ray is None or self.workers < 1):
+            raise ConfigurationError(f"--workers must be 1 or more, with --ray, got {self.workers}")
 
 
 async def for_each(

@@ -22,8 +22,8 @@ the table of model solutions that comes with GSM8K add
 import asyncio
 import sys
 import time
-from collections import Counter
-from collections.abc import Sequence
+from collections import Counter, defaultdict
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
 from functools import partial
@@ -45,7 +45,15 @@ from mpdf_langgraph import (
 )
 from mpdf_langgraph.critic import BudgetedCritic, make_critic
 from mpdf_langgraph.router import Router, make_router
-from training.collect.asking import Answered, Ask, ask_all, ask_question
+from training.collect.asking import (
+    Answered,
+    Ask,
+    RayOptions,
+    WorkerLostError,
+    ask_all,
+    ask_question,
+    find_fault,
+)
 from training.collect.files import keep_settings
 from training.collect.importing import Replay, read_answers
 from training.collect.questions import (
@@ -87,11 +95,7 @@ class CollectOptions:
     """How votes are counted."""
     concurrency: int = 64
     """Deliberations at a time. With --ray: of each worker."""
-    ray: str | None = None
-    """Ask on a Ray cluster: its address, `auto` for the one that runs here, or `local` to start one
-    on this machine. --out must then be a folder that all nodes share."""
-    workers: int | None = None
-    """Workers on Ray. Each takes a CPU. Default: as many as the cluster has CPUs."""
+    cluster: tyro.conf.OmitArgPrefixes[RayOptions] = RayOptions()
     import_answers: Annotated[Path | None, tyro.conf.arg(name="import")] = None
     """A table of recorded answers to turn into episodes, instead of asking."""
     convert: str | None = None
@@ -121,8 +125,7 @@ def collect(options: CollectOptions) -> int:
         raise ConfigurationError("give --questions FILE, or --import FILE")
     if options.concurrency < 1:
         raise ConfigurationError(f"--concurrency must be 1 or more, got {options.concurrency}")
-    if options.workers is not None and (options.ray is None or options.workers < 1):
-        raise ConfigurationError(f"--workers must be 1 or more, with --ray, got {options.workers}")
+    options.cluster.check()
     if options.convert is not None:
         raise ConfigurationError("--convert is for --import only")
     questions = read_questions(options.questions)
@@ -139,7 +142,7 @@ def collect(options: CollectOptions) -> int:
     if nameless:
         print(f"{nameless} questions have no reference: fitting will need their labels")
     with closing(writer):
-        if options.ray is None:
+        if options.cluster.ray is None:
             todo = tell_unfinished(questions, options.out)
             attempts, failed = asyncio.run(ask(partial(ask_question, graph), todo, options))
         else:
@@ -158,28 +161,53 @@ def collect_on_ray(
     """Let the workers of a Ray cluster ask the questions that are not finished. See `ask`."""
     from training.collect import on_ray  # file locks, which Windows does not have
 
-    assert options.ray is not None
-    with on_ray.connect(options.ray, options.workers) as ray:
-        on_ray.wait_for_earlier_workers(options.out)
+    with on_ray.connect(options.cluster, options.out) as (ray, count):
         todo = tell_unfinished(questions, options.out)
-        count = options.workers or max(1, int(ray.cluster_resources().get("CPU", 1)))
         if (router := Path(options.router)).is_dir():
             options = replace(options, router=str(router.resolve()))
-        build = partial(build_worker_graph, options)
+        build = partial(build_worker, options)
 
         async def run() -> tuple[list[Answered], list[Answered]]:
             async with on_ray.run_workers(
-                ray, build, options.out.resolve(), count, options.concurrency
+                ray, build, find_left, options.out.resolve(), count, options.concurrency
             ) as ask_worker:
-                return await ask(ask_worker, todo, options, count)
+
+                async def ask_one(question: Question) -> Answered:
+                    try:
+                        answered: Answered = await ask_worker(question)
+                    except WorkerLostError as error:
+                        answered = Answered(question, None, str(error))
+                    return answered
+
+                return await ask(ask_one, todo, options, count)
 
         return asyncio.run(run())
 
 
-def build_worker_graph(options: CollectOptions, folder: Path) -> Any:
-    """Return a graph that writes its traces to a folder, built from the options alone."""
+def build_worker(options: CollectOptions, folder: Path) -> Callable[..., Awaitable[Answered]]:
+    """Return what a worker does, built from the options alone. Its traces go to the folder."""
     agents, router = options.team.build_agents(), open_router(options.router)
-    return build_graph(options, agents, router, open_critic(options.critic), TraceWriter(folder))
+    critic, writer = open_critic(options.critic), TraceWriter(folder)
+    graph = build_graph(options, agents, router, critic, writer)
+    return lambda question, _: ask_question(graph, question)
+
+
+def find_left(folder: Path, reported: Sequence[Answered]) -> Callable[[Question], Answered | None]:
+    """Return what finds the episodes that a lost worker has written but not reported."""
+    known = {one.deliberation["episode"] for one in reported if one.deliberation is not None}
+    left = defaultdict(list)
+    for episode in TraceReader(folder):
+        if episode.id not in known:
+            key = content_key(episode.question, episode.reference, episode.contexts)
+            left[key].append(dict(episode.outcome))
+
+    def find(question: Question) -> Answered | None:
+        if not left[question.key]:
+            return None
+        outcome = left[question.key].pop()
+        return Answered(question, outcome, find_fault(outcome))
+
+    return find
 
 
 def build_graph(
@@ -315,7 +343,7 @@ def import_table(options: CollectOptions) -> int:
     """Write the episodes of a table of answers that are not in the folder yet."""
     if options.questions is not None:
         raise ConfigurationError("give either --questions or --import")
-    if options.ray is not None:
+    if options.cluster.ray is not None:
         raise ConfigurationError("--ray is for --questions only")
     assert options.import_answers is not None
     convert = None if options.convert is None else load_object(options.convert)

@@ -1,9 +1,9 @@
 """Questions put to the workers of a Ray cluster. Workers and whole nodes may be lost.
 
-A worker is an actor with a graph of its own. It writes its traces to a folder of its own, in which
-it holds a lock as long as it lives. The driver sends each question to the worker that has the
-fewest. If a worker is lost, another one takes its place. The driver waits for the lock, reads what
-the lost worker has left, and asks the questions again that have no episode there.
+A worker is an actor that writes what it draws to a folder of its own, in which it holds a lock as
+long as it lives. The driver sends each question to the worker that has the fewest. If a worker is
+lost, another one takes its place. The driver waits for the lock, reads what the lost worker has
+left, and asks the questions again that have no result there.
 """
 
 import asyncio
@@ -13,17 +13,15 @@ import os
 import socket
 import time
 import uuid
-from collections import defaultdict
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from mpdf_langgraph import ConfigurationError, TraceReader
+from mpdf_langgraph import ConfigurationError
 from mpdf_langgraph.errors import describe_error
-from training.collect.asking import Answered, Ask, ask_question, find_fault
-from training.collect.questions import Question, content_key
+from training.collect.asking import RayOptions, WorkerLostError
 
 #: A question fails if so many workers are lost while they have it. It may be what kills them.
 LOSSES = 5
@@ -31,18 +29,24 @@ LOSSES = 5
 STARTS = 5
 _LOCK = "lock"
 
+#: What a worker does: it gets a question, and the folders of the workers that were lost so far.
+Work = Callable[[Any, Sequence[Path]], Awaitable[Any]]
+#: Returns what finds a question's result, given the folder of a lost worker and the results that
+#: this worker has reported. It is None where the worker has left no further result.
+Recover = Callable[[Path, Sequence[Any]], Callable[[Any], Any]]
+
 
 @contextmanager
-def connect(address: str, workers: int | None = None) -> Iterator[Any]:
-    """Connect to a Ray cluster, or start one on this machine. Gives the module `ray`.
+def connect(options: RayOptions, folder: Path) -> Iterator[tuple[Any, int]]:
+    """Connect to a Ray cluster, or start one on this machine.
 
-    Args:
-        address: The cluster's address, ``"auto"``, or ``"local"`` to start one.
-        workers: A cluster that is started gets room for so many. None: as many as it has CPUs.
+    Gives the module `ray` and the number of workers, once no worker of an earlier run can write to
+    the folder any more.
 
     Raises:
         ConfigurationError: Ray is not installed, or no cluster answers.
     """
+    address = options.ray
     try:
         import ray
     except ImportError as error:
@@ -50,7 +54,7 @@ def connect(address: str, workers: int | None = None) -> Iterator[Any]:
             "--ray needs Ray. Install it: python -m pip install --group scale"
         ) from error
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # of a cluster that is started here
-    given: dict[str, Any] = {"num_cpus": workers} if address == "local" else {}
+    given: dict[str, Any] = {"num_cpus": options.workers} if address == "local" else {}
     try:
         ray.init(
             address,
@@ -65,15 +69,20 @@ def connect(address: str, workers: int | None = None) -> Iterator[Any]:
             "--head`, or give --ray local"
         ) from error
     try:
-        yield ray
+        wait_for_earlier_workers(folder)
+        yield ray, options.workers or _count_processors(ray)
     finally:
         ray.shutdown()
+
+
+def _count_processors(ray: Any) -> int:
+    return max(1, int(ray.cluster_resources().get("CPU", 1)))
 
 
 class _Actor:
     """What runs in the process of a worker."""
 
-    async def start(self, build: Callable[[Path], Any], folder: Path) -> None:
+    async def start(self, build: Callable[[Path], Work], folder: Path) -> None:
         if not os.access(folder, os.W_OK):
             raise ConfigurationError(
                 f"the node {socket.gethostname()} cannot write to {folder}: --out must be a "
@@ -83,10 +92,10 @@ class _Actor:
         descriptor = os.open(folder / _LOCK, os.O_RDWR | os.O_CREAT)
         fcntl.lockf(descriptor, fcntl.LOCK_EX)
         os.write(descriptor, f"{socket.gethostname()} {os.getpid()}\n".encode())
-        self.graph = build(folder)
+        self.work = build(folder)
 
-    async def ask(self, question: Question) -> Answered:
-        return await ask_question(self.graph, question)
+    async def ask(self, question: Any, lost: Sequence[Path]) -> Any:
+        return await self.work(question, lost)
 
 
 def is_alive(folder: Path) -> bool:
@@ -122,27 +131,17 @@ class _Worker:
 
     Attributes:
         busy: Number of questions that it has now.
-        reported: Ids of the episodes that it has reported.
+        reported: Its results.
         lost: It answers no more.
-        left: Once lost: the outcomes that it has written but not reported, by the question's key.
+        left: Once lost: what finds a question's result among those that it has not reported.
     """
 
     actor: Any
     folder: Path
     busy: int = 0
-    reported: set[str] = field(default_factory=set)
+    reported: list[Any] = field(default_factory=list)
     lost: asyncio.Event = field(default_factory=asyncio.Event)
-    left: "asyncio.Task[dict[str, list[dict[str, Any]]]] | None" = None
-
-    async def read_left(self) -> dict[str, list[dict[str, Any]]]:
-        while self.busy or is_alive(self.folder):  # noqa: ASYNC110  (a lock cannot be awaited)
-            await asyncio.sleep(0.1)
-        left = defaultdict(list)
-        for episode in await asyncio.to_thread(lambda: list(TraceReader(self.folder))):
-            if episode.id not in self.reported:
-                key = content_key(episode.question, episode.reference, episode.contexts)
-                left[key].append(dict(episode.outcome))
-        return left
+    left: "asyncio.Task[Callable[[Any], Any]] | None" = None
 
 
 @dataclass(eq=False)
@@ -150,10 +149,12 @@ class _Workers:
     """All workers. Their number stays the same as long as the cluster has room for them."""
 
     ray: Any
-    build: Callable[[Path], Any]
+    build: Callable[[Path], Work]
+    recover: Recover
     folder: Path
     count: int
     concurrency: int
+    lost: list[Path] = field(default_factory=list)
     ready: list[_Worker] = field(default_factory=list)
     changed: asyncio.Condition = field(default_factory=asyncio.Condition)
     given_up: list[BaseException] = field(default_factory=list)
@@ -200,15 +201,14 @@ class _Workers:
         worker.busy += 1
         return worker
 
-    async def ask(self, question: Question) -> Answered:
-        """Ask a worker. If it is lost, return the episode that it left, or ask another one."""
+    async def ask(self, question: Any) -> Any:
+        """Ask a worker. If it is lost, return the result that it left, or ask another one."""
         for _ in range(LOSSES):
             worker = await self.take()
             try:
-                answered: Answered = await worker.actor.ask.remote(question)
-                if answered.deliberation is not None:
-                    worker.reported.add(answered.deliberation["episode"])
-                return answered
+                result = await worker.actor.ask.remote(question, tuple(self.lost))
+                worker.reported.append(result)
+                return result
             except self.ray.exceptions.RayError:
                 if not worker.lost.is_set():
                     worker.lost.set()
@@ -216,27 +216,41 @@ class _Workers:
             finally:
                 worker.busy -= 1
                 await self.tell()
-            worker.left = worker.left or asyncio.create_task(worker.read_left())
-            if left := (await worker.left).get(question.key):
-                outcome = left.pop()
-                return Answered(question, outcome, find_fault(outcome))
-        return Answered(question, None, f"lost with its worker, {LOSSES} times")
+            worker.left = worker.left or asyncio.create_task(self.read_left(worker))
+            if (result := (await worker.left)(question)) is not None:
+                return result
+        raise WorkerLostError(f"lost with its worker, {LOSSES} times")
+
+    async def read_left(self, worker: _Worker) -> Callable[[Any], Any]:
+        """Read what a lost worker has left, once it cannot write any more."""
+        while worker.busy or is_alive(worker.folder):  # noqa: ASYNC110  (a lock cannot be awaited)
+            await asyncio.sleep(0.1)
+        self.lost.append(worker.folder)
+        return await asyncio.to_thread(self.recover, worker.folder, worker.reported)
 
 
 @asynccontextmanager
 async def run_workers(
-    ray: Any, build: Callable[[Path], Any], folder: Path, count: int, concurrency: int
-) -> AsyncIterator[Ask]:
+    ray: Any,
+    build: Callable[[Path], Work],
+    recover: Recover,
+    folder: Path,
+    count: int,
+    concurrency: int,
+) -> AsyncIterator[Callable[[Any], Awaitable[Any]]]:
     """Start workers. Gives a function that asks one of them a question.
+
+    That function raises `WorkerLostError` for a question that loses `LOSSES` workers.
 
     Args:
         ray: From `connect`.
-        build: Returns the graph of a worker, given the folder for its traces.
+        build: Returns what a worker does, given the folder for what it draws.
+        recover: Reads what a lost worker has left there.
         folder: Every worker gets a sub-folder of it. All nodes must see it under this path.
         count: Number of workers. Those that the cluster has no room for wait.
         concurrency: Questions at a time for each of them.
     """
-    workers = _Workers(ray, build, folder, count, concurrency)
+    workers = _Workers(ray, build, recover, folder, count, concurrency)
     keepers = [asyncio.create_task(workers.keep_one()) for _ in range(count)]
     try:
         yield workers.ask

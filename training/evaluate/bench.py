@@ -1,6 +1,6 @@
 """A team that answers questions in one way after another, every way on the same samples."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextvars import ContextVar
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -27,7 +27,6 @@ from mpdf_langgraph.router import (
     known_competence,
 )
 from mpdf_langgraph.state import ACTIONS
-from training.collect.asking import for_each
 from training.collect.questions import Question
 from training.collect.team import TeamOptions, grader
 from training.evaluate.shared_samples import RememberingChatModel, Samples, one_question
@@ -117,6 +116,7 @@ class Bench:
     Args:
         team: The team to ask.
         folder: For the file of samples.
+        shared: Where to find more samples (see `Samples`).
         critic: Where confidence comes from.
         consensus: How deliberations count their votes.
         rounds: Rounds of decisions at most.
@@ -138,6 +138,7 @@ class Bench:
         team: TeamOptions,
         folder: Path,
         *,
+        shared: Path | None = None,
         critic: str = "logprob",
         consensus: str = "confidence",
         rounds: int = 2,
@@ -154,7 +155,7 @@ class Bench:
         agents = team.build_agents()
         if any(agent.chat_model is not agent.runnable for agent in agents):
             raise ConfigurationError("an evaluation needs plain chat models as agents")
-        self.samples = Samples(folder / f"samples-{seed}.jsonl")
+        self.samples = Samples(folder / f"samples-{seed}.jsonl", shared)
         size = max(*VOTES, len(agents) * (rounds + 1))  # the control may use up the latter
         places = {f"agent-{k + 1}": k % len(agents) for k in range(size)}
         self.crowd = [self._double(name, agents[k], team, k) for name, k in places.items()]
@@ -264,36 +265,24 @@ class Bench:
         options = {"router": "always-persist", "consensus": "majority"}
         return await self.deliberate(question, agents=[*self.agents, *doubles], **options)
 
-    async def calibrate(self, questions: Sequence[Question], concurrency: int) -> Calibration:
-        """Fit a calibration of the confidences, and use it from now on.
+    async def debate(self, question: Question) -> Episode | None:
+        """Run the debate from which a calibration is fitted. None: it failed."""
+        try:
+            return await self.deliberate(question, router="always-refine", stop_when_settled=False)
+        except Exception:  # of any kind: the progress bar counts it
+            return None
 
-        A router that brings a calibration keeps its own. Everything else, votes and debates
-        included, uses this one. A question that fails does not count.
+    def fit_calibration(self, debates: Iterable[Episode | None]) -> Calibration:
+        """Return the calibration of the confidences in some debates. Those that failed are none."""
+        return fit_calibration(judge([e for e in debates if e is not None], self._is_right))
 
-        Args:
-            questions: Other questions than those of the test.
-            concurrency: Questions at a time.
+    def use_calibration(self, calibration: Calibration | None) -> None:
+        """Use a calibration from now on, for votes and debates too.
+
+        A router that brings one keeps its own.
         """
-
-        async def debate(question: Question) -> Episode | None:
-            try:
-                return await self.deliberate(
-                    question, router="always-refine", stop_when_settled=False
-                )
-            except Exception:  # of any kind: the progress bar counts it
-                return None
-
-        debates = await for_each(
-            questions,
-            debate,
-            concurrency=concurrency,
-            label="calibration: debate",
-            has_failed=lambda episode: episode is None,
-        )
-        calibration = fit_calibration(judge([e for e in debates if e is not None], self._is_right))
         self._given["calibration"] = calibration
         self._graphs.clear()
-        return calibration
 
     async def play_oracle(self, question: Question, rounds: int) -> list[Episode]:
         """Play the best actions of every round, chosen with the reference: an episode a round.

@@ -21,7 +21,6 @@ from pydantic import PrivateAttr
 
 from mpdf_langgraph import TextAnswer
 from training.collect.questions import Question, read_questions
-from training.evaluate.bench import Bench
 from training.evaluate.benchmarks import load, sample
 from training.evaluate.methods import Method, Play, select
 from training.evaluate.options import EvaluateOptions
@@ -127,15 +126,7 @@ async def _try(
     )
     schema = Words(options.team.answer_schema().instructions)
     with tempfile.TemporaryDirectory() as folder:
-        bench = Bench(
-            team,
-            Path(folder),
-            critic=options.critic,
-            consensus=options.consensus,
-            rounds=options.rounds,
-            seed=options.seed,
-            schema=schema,
-        )
+        bench = replace(options, team=team).open_bench(Path(folder), schema=schema)
         with closing(bench):
             for question in questions:
                 play = Play(bench, question, methods)

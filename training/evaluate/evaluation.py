@@ -51,7 +51,8 @@ from typing import Any
 
 import tyro
 
-from mpdf_langgraph import CodeAnswer, ConfigurationError, MPDFError, ThresholdRouter
+from mpdf_langgraph import CodeAnswer, ConfigurationError, MPDFError
+from training.collect.asking import for_each
 from training.collect.files import keep_settings, write_json
 from training.collect.questions import Question, check_contexts, read_questions
 from training.collect.team import check_references
@@ -59,22 +60,13 @@ from training.evaluate import estimate
 from training.evaluate.bench import Bench
 from training.evaluate.benchmarks import leave_out_unusable, load, sample
 from training.evaluate.compare import MethodResult, decide_gate
-from training.evaluate.methods import (
-    Method,
-    MethodOptions,
-    on_pool,
-    router_methods,
-    select,
-)
+from training.evaluate.methods import Method, MethodOptions, select
 from training.evaluate.options import EvaluateOptions, with_config
 from training.evaluate.results import write_results
 from training.evaluate.routers import group_routers, open_routers
 from training.evaluate.rows import Rows, Runs, errors_of, measure, summarise_runs
-from training.evaluate.votes import adaptive, member, vote
-from training.learn.display import table
-
-SHARES = (0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95)
-"""Shares at which adaptive resampling may stop, to try on the validation questions."""
+from training.evaluate.tuning import tune
+from training.evaluate.workers import Here, Stage, open_runner
 
 
 def read_test_questions(path: Path, bench: Bench, limit: int | None) -> list[Question]:
@@ -98,58 +90,6 @@ def read_test_questions(path: Path, bench: Bench, limit: int | None) -> list[Que
     return questions
 
 
-async def tune(
-    bench: Bench, questions: Sequence[Question], options: EvaluateOptions
-) -> EvaluateOptions:
-    """Return the options with `share`, `bar`, `gap` and `strongest` tuned on these questions.
-
-    The most accurate value counts, and the one with the fewest tokens at a tie.
-    """
-    team = len(bench.agents)
-    tried: dict[str, dict[Any, Method]] = {"share": {}, "strongest": {}, "bar, gap": {}}
-    for share in SHARES:
-        tried["share"][share] = on_pool(f"share {share:g}", adaptive(share), len(bench.crowd))
-    for k in range(team):
-        name = f"{bench.agents[k].name} alone"
-        tried["strongest"][k + 1] = on_pool(name, member(k, team, vote(1)), team)
-    for bar in options.bars:
-        for gap in options.gaps:
-            name = f"threshold {bar:g}, {gap:g}"
-            router = {name: ThresholdRouter(bar=bar, gap=gap)}
-            [method] = router_methods(name, router, "baseline", options, control=False)
-            tried["bar, gap"][bar, gap] = method
-    methods = [method for those in tried.values() for method in those.values()]
-    runs = await measure(
-        bench, questions, methods, concurrency=options.concurrency, label="validation"
-    )
-    found = summarise_runs(runs, methods)
-    results = {
-        option: {value: found[method.name] for value, method in those.items()}
-        for option, those in tried.items()
-    }
-
-    def best(option: str) -> Any:
-        those = results[option]
-        return max(those, key=lambda value: (those[value].accuracy, -those[value].tokens.mean()))
-
-    lines = [
-        [
-            f"{bar:g}, {gap:g}",
-            f"{m.accuracy:.3f} ± {m.standard_error:.3f}",
-            f"{m.tokens.mean():.0f}",
-        ]
-        for (bar, gap), m in results["bar, gap"].items()
-    ]
-    share, (bar, gap) = best("share"), best("bar, gap")
-    print(table(["threshold's bar, gap", "accuracy ± s.e.", "tokens"], lines))
-    print(f"tuned on {len(questions)} validation questions: share {share:g}, bar, gap {(bar, gap)}")
-    alone = (
-        f"{m.name.removesuffix(' alone')} {m.accuracy:.3f}" for m in results["strongest"].values()
-    )
-    print(f"first proposals alone: {', '.join(alone)}")
-    return replace(options, share=share, bar=bar, gap=gap, strongest=best("strongest"))
-
-
 def settings_of(options: EvaluateOptions, bench: Bench) -> dict[str, Any]:
     """Return what all rows of a folder have in common."""
     return {
@@ -159,6 +99,25 @@ def settings_of(options: EvaluateOptions, bench: Bench) -> dict[str, Any]:
         "answer": bench.schema.name,
         **{part.name: getattr(options, part.name) for part in fields(MethodOptions)},
     }
+
+
+async def prepare(
+    runner: Here, validation: Sequence[Question], options: EvaluateOptions
+) -> tuple[Stage, dict[str, Any]]:
+    """Calibrate and tune on these questions. Return the stage to come, and what it depends on."""
+    runner.begin(Stage(options))
+    debates = await for_each(
+        validation,
+        runner.debate,
+        concurrency=runner.concurrency,
+        label="calibration: debate",
+        has_failed=lambda episode: episode is None,
+    )
+    calibration = runner.bench.fit_calibration(debates)
+    runner.begin(Stage(options, calibration, tuning=True))
+    options = await tune(runner.bench, runner.run, validation, options, runner.concurrency)
+    tuned = {name: getattr(options, name) for name in ("share", "bar", "gap", "strongest")}
+    return Stage(options, calibration), {**tuned, "calibration": calibration.model_dump()}
 
 
 async def evaluate(options: EvaluateOptions) -> dict[str, MethodResult]:
@@ -178,14 +137,7 @@ async def evaluate(options: EvaluateOptions) -> dict[str, MethodResult]:
     questions: list[Question] = []
     if benchmark := options.known_benchmark:
         questions = sample(load(benchmark, options.data, options.split), options.limit)
-    bench = Bench(
-        options.team,
-        options.out,
-        critic=options.critic,
-        consensus=options.consensus,
-        rounds=options.rounds,
-        seed=options.seed,
-    )
+    bench = options.open_bench(options.out)
     with closing(bench), warnings.catch_warnings():
         # A greedy team is meant to propose the same.
         warnings.filterwarnings("ignore", "all .* agents proposed the very same", UserWarning)
@@ -194,26 +146,27 @@ async def evaluate(options: EvaluateOptions) -> dict[str, MethodResult]:
         elif isinstance(bench.schema, CodeAnswer):
             questions = leave_out_unusable(questions, bench.schema)
         keep_settings(options.out / "run.json", settings_of(options, bench), "Use another --out.")
-        tuned: dict[str, Any] = {}
-        if options.validation is not None:
-            validation = read_test_questions(options.validation, bench, options.limit)
-            calibration = await bench.calibrate(validation, options.concurrency)
-            options = await tune(bench, validation, options)
-            tuned = {name: getattr(options, name) for name in ("share", "bar", "gap", "strongest")}
-            tuned["calibration"] = calibration.model_dump()
-        methods = select(names, routers, options, agents, control=options.control)
-        rows = Rows(options.out / "rows.jsonl", tuned)
-        try:
-            runs = await measure(
-                bench,
-                questions,
-                methods,
-                concurrency=options.concurrency,
-                label=options.benchmark or "questions",
-                rows=rows,
-            )
-        finally:
-            rows.close(questions)
+        async with open_runner(options, bench) as runner:
+            stage = Stage(options)
+            tuned: dict[str, Any] = {}
+            if options.validation is not None:
+                validation = read_test_questions(options.validation, bench, options.limit)
+                stage, tuned = await prepare(runner, validation, options)
+                options = stage.options
+            runner.begin(stage)
+            methods = stage.methods(bench, routers)
+            rows = Rows(options.out / "rows.jsonl", tuned)
+            try:
+                runs = await measure(
+                    runner.run,
+                    questions,
+                    methods,
+                    concurrency=runner.concurrency,
+                    label=options.benchmark or "questions",
+                    rows=rows,
+                )
+            finally:
+                rows.close(questions)
         results = summarise_runs(runs, methods)
         write_results(options, bench, len(questions), results)
         if given.methods or not given.control:
@@ -222,7 +175,8 @@ async def evaluate(options: EvaluateOptions) -> dict[str, MethodResult]:
             set_gates(options, runs, methods, results)
     for error, count in errors_of(runs).most_common(3):
         print(f"failed: {count} x {error}", file=sys.stderr)
-    print(f"{bench.samples.drawn} samples drawn, {bench.samples.reused} reused; see {options.out}")
+    counts = bench.samples.counts
+    print(f"{counts['drawn']} samples drawn, {counts['reused']} reused; see {options.out}")
     return results
 
 

@@ -4,13 +4,15 @@ import tomllib
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import tyro
 
 from mpdf_langgraph import ConfigurationError
 from mpdf_langgraph.errors import describe_error
+from training.collect.asking import RayOptions
 from training.collect.team import TeamOptions
-from training.evaluate.bench import VOTES
+from training.evaluate.bench import VOTES, Bench
 from training.evaluate.benchmarks import BENCHMARKS, Benchmark, Name
 from training.evaluate.methods import MethodOptions
 
@@ -57,7 +59,8 @@ class EvaluateOptions(MethodOptions):
     gaps: tuple[float, ...] = (0.0, 0.05, 0.2)
     """Values of its gap to try."""
     concurrency: int = 64
-    """Questions at a time."""
+    """Questions at a time. With --ray: of each worker."""
+    cluster: tyro.conf.OmitArgPrefixes[RayOptions] = RayOptions()
     estimate: bool = False
     """Print how many calls and tokens the methods will take on the test questions, and stop."""
     usual_tokens: int | None = None
@@ -77,6 +80,7 @@ class EvaluateOptions(MethodOptions):
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise ConfigurationError(f"--{name} must be 1 or more, got {value}")
+        self.cluster.check()
         if not self.bars or not self.gaps:
             raise ConfigurationError("--bars and --gaps need a value each")
 
@@ -97,6 +101,18 @@ class EvaluateOptions(MethodOptions):
             max_tokens=self.team.max_tokens or benchmark.max_tokens,
         )
         return replace(self, team=team)
+
+    def open_bench(self, folder: Path, **further: Any) -> Bench:
+        """Return the team with its samples in a folder. `further` are arguments of `Bench`."""
+        return Bench(
+            self.team,
+            folder,
+            critic=self.critic,
+            consensus=self.consensus,
+            rounds=self.rounds,
+            seed=self.seed,
+            **further,
+        )
 
     def method_names(self) -> list[str]:
         """Return the names of the methods to run, without the fitted routers."""

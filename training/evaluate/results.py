@@ -102,9 +102,6 @@ def _caption(
         )
     if options.team.mixed:
         text += f" Strongest agent, {how}: {bench.agents[options.strongest - 1].name}."
-    if bench.samples.unreported:
-        text += (
-            f" **{bench.samples.unreported} replies came without token counts, so the tokens are "
-            "too low.**"
-        )
+    if unreported := bench.samples.counts["unreported"]:
+        text += f" **{unreported} replies came without token counts, so the tokens are too low.**"
     return f"{text} {describe_failures(methods) or 'Nothing failed.'}"

@@ -4,7 +4,7 @@ import asyncio
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -23,6 +23,7 @@ from training.evaluate.votes import Result
 Row = dict[str, Any]
 #: The runs of a question by method, as `run_methods` returns them.
 Runs = Mapping[str, list[Row]]
+RunMethods = Callable[[Question, Sequence[Method]], Awaitable[Runs]]
 
 
 @dataclass
@@ -117,13 +118,19 @@ async def run_methods(bench: Bench, question: Question, methods: Sequence[Method
                 if result.failed:
                     run["error"] = next(iter(result.failures), "no call gave a response")
             except Exception as error:  # of any kind: the other questions must be answered
-                run["error"] = describe_error(error)
+                run = failed_run(version, error)
             runs.setdefault(method.name, []).append(run)
     return runs
 
 
+def failed_run(version: str | None, error: Exception) -> Row:
+    """Return the run of a method that raised an error. `version` is that of its router, if any."""
+    run = {} if version is None else {"router": version}
+    return {**run, "error": describe_error(error)}
+
+
 async def measure(
-    bench: Bench,
+    run: RunMethods,
     questions: Sequence[Question],
     methods: Sequence[Method],
     *,
@@ -134,7 +141,7 @@ async def measure(
     """Run methods on questions, a few at a time.
 
     Args:
-        bench: The team.
+        run: Runs some methods on one question: `run_methods`, here or elsewhere.
         questions: What to ask.
         methods: What to run.
         concurrency: Questions at a time.
@@ -147,7 +154,7 @@ async def measure(
 
     async def work(question: Question) -> Runs:
         missing = methods if rows is None else rows.missing(question, methods)
-        runs = await run_methods(bench, question, missing)
+        runs = await run(question, missing)
         if rows is not None:
             rows.put(question, runs)
         return runs

@@ -10,9 +10,8 @@ import asyncio
 import hashlib
 import itertools
 import json
-import os
-from collections import defaultdict
-from collections.abc import Awaitable, Callable, Iterator
+from collections import Counter, defaultdict
+from collections.abc import Awaitable, Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from contextvars import ContextVar
 from pathlib import Path
@@ -44,32 +43,42 @@ def one_question(seed: int) -> Iterator[None]:
 
 
 class Samples:
-    """The samples drawn so far, in a file. Memory holds only their places in it.
+    """The samples drawn so far, in a file. Memory holds only their places.
 
     A sample is always read from the file, also the first time. So an evaluation that was stopped
     sees exactly what one without a stop sees.
 
     Args:
         path: JSON Lines. It is made if it does not exist. Torn lines are passed over.
+        shared: The evaluation's folder. The samples there and those of all its workers on Ray are
+            read too. Default: the folder of `path`.
 
     Attributes:
-        drawn: Number of samples drawn since this was made.
-        reused: Number of samples given again.
-        unreported: Number of samples given whose endpoint reported no token counts.
+        counts: Samples since this was made: those ``drawn``, those ``reused``, and those given
+            whose endpoint reported no token counts (``unreported``).
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, shared: Path | None = None) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
-        self._places: dict[str, tuple[int, int]] = {}  # start and length of the line
+        self._path = path
+        self._places: dict[str, tuple[Path, int, int]] = {}  # file, start and length of the line
         self._pending: dict[str, asyncio.Future[None]] = {}
-        self.drawn = self.reused = self.unreported = 0
+        self.counts: Counter[str] = Counter()
         self._file = path.open("a+b", buffering=0)
-        with path.open("rb") as lines:
-            start = 0
-            for line in lines:
-                with suppress(ValueError):  # blank, or torn by a stop: it is drawn again
-                    self._places[json.loads(line)["key"]] = (start, len(line))
-                start += len(line)
+        shared = shared or path.parent
+        self.read([shared, *sorted(shared.glob("worker-*/"))])
+
+    def read(self, folders: Iterable[Path]) -> None:
+        """Read where the samples of further folders stand."""
+        for path in (folder / self._path.name for folder in folders):
+            if not path.exists():
+                continue
+            with path.open("rb") as lines:
+                start = 0
+                for line in lines:
+                    with suppress(ValueError):  # blank, or torn by a stop: it is drawn again
+                        self._places[json.loads(line)["key"]] = (path, start, len(line))
+                    start += len(line)
 
     async def get(self, key: str, draw: Callable[[], Awaitable[AIMessage]]) -> AIMessage:
         """Return the sample of that key. If several ask at a time one draws and the others wait."""
@@ -84,7 +93,7 @@ class Samples:
                 del self._pending[key]
                 done.set_result(None)
             return self._read_sample(key)
-        self.reused += 1
+        self.counts["reused"] += 1
         return self._read_sample(key)
 
     def _store(self, key: str, message: AIMessage) -> None:
@@ -98,14 +107,16 @@ class Samples:
         line = b"\n" + json.dumps({"key": key, "message": kept}, default=str).encode()
         if self._file.write(line) != len(line):
             raise OSError(f"a sample was not written whole to {self._file.name}: is the disk full?")
-        self._places[key] = (self._file.tell() - len(line) + 1, len(line) - 1)
-        self.drawn += 1
+        start = self._file.tell() - len(line) + 1
+        self._places[key] = (self._path, start, len(line) - 1)
+        self.counts["drawn"] += 1
 
     def _read_sample(self, key: str) -> AIMessage:
-        start, length = self._places[key]
-        line = os.pread(self._file.fileno(), length, start)
-        message = AIMessage(**json.loads(line)["message"])
-        self.unreported += message.usage_metadata is None
+        path, start, length = self._places[key]
+        with path.open("rb") as file:
+            file.seek(start)
+            message = AIMessage(**json.loads(file.read(length))["message"])
+        self.counts["unreported"] += message.usage_metadata is None
         return message
 
     def close(self) -> None:

@@ -3,17 +3,12 @@
 import asyncio
 import json
 import os
-import shutil
 import signal
 import socket
 import subprocess
 import sys
-import tempfile
-import threading
-import zlib
 from collections import Counter
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,16 +17,22 @@ import tyro
 from langchain_core.runnables import RunnableLambda
 
 from mpdf_langgraph import Agent, ConfigurationError, TraceReader, create_deliberation
+from tests.support.clusters import (
+    FakeRay,
+    Killer,
+    RayError,
+    finish,
+    needs_ray,
+    own_cluster,
+    start,
+    teacher,
+    workers,
+)
 from tests.support.paths import ROOT
-from tests.support.server import Server, cards, completion
 from training.collect import collecting, on_ray
-from training.collect.asking import Answered
+from training.collect.asking import Answered, WorkerLostError, ask_question
 from training.collect.questions import Question, read_questions
 
-needs_ray = pytest.mark.skipif(
-    shutil.which("ray", path=Path(sys.executable).parent) is None,
-    reason="Ray is missing: python -m pip install --group scale",
-)
 COUNT = 72  # questions, 9 calls each
 
 
@@ -40,29 +41,8 @@ COUNT = 72  # questions, 9 calls each
 
 @pytest.fixture
 def home() -> Iterator[dict[str, str]]:
-    """The environment of a cluster of its own. Ray's sockets want a short path."""
-    folder = tempfile.mkdtemp(prefix="r")
-    yield {**os.environ, "HOME": folder, "RAY_TMPDIR": folder, "RAY_USAGE_STATS_ENABLED": "0"}
-    shutil.rmtree(folder, ignore_errors=True)
-
-
-@contextmanager
-def teacher(then: Callable[[], None] = lambda: None) -> Iterator[Server]:
-    """A server whose answer depends on the words of the request. `then` runs before each answer."""
-    one_at_a_time = threading.Lock()
-
-    def chat(body: dict[str, Any]) -> tuple[int, Any]:
-        with one_at_a_time:
-            then()
-        said = "\n".join(str(message["content"]) for message in body["messages"])
-        status, content = completion(body)
-        answer = zlib.crc32(said.encode()) % 3
-        content["choices"][0]["message"]["content"] = f"The answer is {answer}"
-        return status, content
-
-    with Server() as server:
-        server.routes = {"/v1/models": lambda _: (200, cards("m")), "/v1/chat/completions": chat}
-        yield server
+    with own_cluster() as environment:
+        yield environment
 
 
 def arguments(folder: Path, out: str, url: str, *more: str) -> list[str]:
@@ -81,43 +61,12 @@ def arguments(folder: Path, out: str, url: str, *more: str) -> list[str]:
     ]  # fmt: skip
 
 
-def start(words: list[str], environment: dict[str, str]) -> "subprocess.Popen[str]":
-    return subprocess.Popen(
-        [sys.executable, *words],
-        cwd=ROOT,
-        env=environment,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-    )
-
-
-def finish(words: list[str], environment: dict[str, str]) -> str:
-    with start(words, environment) as process:
-        told, _ = process.communicate()
-    assert process.returncode == 0, told
-    return told
-
-
 def proposals(folder: Path) -> Counter[Any]:
     """What the folder's episodes asked, and what was proposed."""
     return Counter(
         (e.question, *(e.responses[f"agent-{k}@0"]["answer"] for k in (1, 2, 3)))
         for e in TraceReader(folder)
     )
-
-
-def workers(folder: Path) -> list[int]:
-    """The processes of the workers that are alive."""
-    pids = [
-        int(lock.read_text().split()[1]) for lock in folder.glob("*/lock") if lock.stat().st_size
-    ]
-    alive = []
-    for pid in pids:
-        with suppress(FileNotFoundError):
-            if Path(f"/proc/{pid}/cmdline").read_bytes().startswith(b"ray::"):
-                alive.append(pid)
-    return alive
 
 
 @pytest.fixture(scope="module")
@@ -138,20 +87,11 @@ def expected(tmp_path_factory: pytest.TempPathFactory) -> Counter[Any]:
 def test_killed_workers_lose_and_double_nothing(
     tmp_path: Path, home: dict[str, str], expected: Counter[Any]
 ) -> None:
-    calls = kills = 0
-
-    def kill() -> None:
-        nonlocal calls, kills
-        calls += 1
-        alive = workers(tmp_path / "ray")
-        if kills < 4 and calls >= 120 * (kills + 1) and alive:
-            os.kill(alive[kills % len(alive)], signal.SIGKILL)
-            kills += 1
-
-    with teacher(kill) as server:
+    killer = Killer(tmp_path / "ray", [120, 240, 360, 480])
+    with teacher(killer) as server:
         given = arguments(tmp_path, "ray", server.url, "--ray", "local", "--workers", "2")
         told = finish(given, home)
-    assert kills == 4
+    assert killer.kills == 4
     assert len(list((tmp_path / "ray").glob("worker-*"))) >= 6
     assert f"{COUNT}/{COUNT}" in told
     assert proposals(tmp_path / "ray") == expected
@@ -234,60 +174,15 @@ def test_no_cluster_is_told_in_a_line(tmp_path: Path, home: dict[str, str]) -> N
 # --- what is rare, with a cluster that does what a test says ------------------------------------
 
 
-class RayError(Exception):
-    pass
-
-
-class FakeRay:
-    """Ray with actors in this process. `lose(question)` tells whether its worker is lost."""
-
-    class exceptions:  # noqa: N801
-        RayError = RayError
-
-    def __init__(self, ask: Callable[[Any, Question], Any], starts: Callable[[], None]) -> None:
-        self.ask, self.starts, self.started = ask, starts, 0
-
-    def remote(self, cls: Any) -> Any:
-        ray = self
-
-        class Method:
-            def __init__(self, call: Any) -> None:
-                self.remote = call
-
-        class Actor:
-            @staticmethod
-            def options(**_: Any) -> Any:
-                return Actor
-
-            @staticmethod
-            def remote() -> Any:
-                return Actor()
-
-            def __init__(self) -> None:
-                self.start, self.ask = Method(self._start), Method(self._ask)
-
-            async def _start(self, build: Any, folder: Path) -> None:
-                ray.started += 1
-                ray.starts()
-                self.graph = build(folder)
-
-            async def _ask(self, question: Question) -> Any:
-                return await ray.ask(self, question)
-
-        return Actor
-
-    def kill(self, actor: Any) -> None:
-        pass
-
-
 def build(folder: Path) -> Any:
     team = [Agent(name, RunnableLambda(lambda _: "The answer is 1")) for name in ("a", "b")]
-    return create_deliberation(team, critic=None, consensus="majority", traces=folder).compile()
+    graph = create_deliberation(team, critic=None, consensus="majority", traces=folder).compile()
+    return lambda question, _: ask_question(graph, question)
 
 
 def asked(ray: FakeRay, folder: Path, questions: list[Question], count: int = 1) -> list[Answered]:
     async def run() -> list[Answered]:
-        async with on_ray.run_workers(ray, build, folder, count, 8) as ask:
+        async with on_ray.run_workers(ray, build, collecting.find_left, folder, count, 8) as ask:
             return await asyncio.gather(*map(ask, questions))
 
     return asyncio.run(run())
@@ -302,13 +197,13 @@ def test_equal_questions_of_a_lost_worker_are_told_apart(tmp_path: Path, reporte
     """Three of four equal questions were answered, and the driver got some of the replies."""
     asks = 0
 
-    async def ask(actor: Any, question: Question) -> Answered:
+    async def ask(actor: Any, question: Question, lost: Sequence[Path]) -> Answered:
         nonlocal asks
         asks += 1
         number = asks
         if number == 4:
             raise RayError("lost")  # it is told at once, and all replies come later
-        answered = await on_ray.ask_question(actor.graph, question)
+        answered: Answered = await actor.work(question, lost)
         if reported < number < 4:
             raise RayError("lost")
         return answered
@@ -317,20 +212,20 @@ def test_equal_questions_of_a_lost_worker_are_told_apart(tmp_path: Path, reporte
     done = asked(ray, tmp_path, SAME)
     assert [one.question for one in done] == SAME
     assert not any(one.error for one in done)
-    assert (asks, ray.started) == (5, 2)
+    assert (asks, len(ray.actors)) == (5, 2)
     episodes = [one.deliberation["episode"] for one in done if one.deliberation]
     assert sorted(episodes) == sorted(episode.id for episode in TraceReader(tmp_path))
     assert len(set(episodes)) == 4
 
 
 def test_a_question_that_kills_its_workers_fails_in_the_end(tmp_path: Path) -> None:
-    async def ask(actor: Any, question: Question) -> Answered:
+    async def ask(actor: Any, question: Question, lost: Sequence[Path]) -> Answered:
         raise RayError("lost")
 
     ray = FakeRay(ask, lambda: None)
-    [one] = asked(ray, tmp_path, SAME[:1])
-    assert one.error == "lost with its worker, 5 times"
-    assert ray.started >= 5
+    with pytest.raises(WorkerLostError, match="lost with its worker, 5 times"):
+        asked(ray, tmp_path, SAME[:1])
+    assert len(ray.actors) >= 5
 
 
 def test_workers_that_do_not_start_end_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -347,7 +242,7 @@ def test_workers_that_do_not_start_end_it(tmp_path: Path, monkeypatch: pytest.Mo
     ray = FakeRay(lambda *_: None, fail)
     with pytest.raises(ConfigurationError, match="no worker starts: ValueError: no such module"):
         asked(ray, tmp_path, SAME, count=2)
-    assert ray.started == 10
+    assert len(ray.actors) == 10
     assert sorted(pauses) == [0, 0, 2, 2, 4, 4, 8, 8, 16, 16]
 
 

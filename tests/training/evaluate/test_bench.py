@@ -82,7 +82,7 @@ async def test_another_model_of_one_name_has_samples_of_its_own(tmp_path: Path) 
             bench_of(tmp_path, TeamOptions(model_factory=(f"tests.support.riddles:{factory}",)))
         ) as b:
             assert answers(await persist(b, questions)) == expected
-            assert b.samples.drawn == 6
+            assert b.samples.counts["drawn"] == 6
 
 
 def test_chains_are_refused(tmp_path: Path) -> None:
@@ -106,9 +106,10 @@ async def test_a_failed_question_leaves_its_episode_and_stops_no_other(
 
 async def test_a_question_that_fails_does_not_calibrate(bench: Bench, tmp_path: Path) -> None:
     questions = some(tmp_path, "AAAAAAAA")
-    expected = await bench.calibrate(questions, concurrency=8)
-    lost = Question("lost", "", "1", {})  # an empty question is refused
-    assert await bench.calibrate([*questions, lost], concurrency=8) == expected
+    debates = await each(questions, bench.debate)
+    lost = await bench.debate(Question("lost", "", "1", {}))  # an empty question is refused
+    assert lost is None
+    assert bench.fit_calibration([*debates, lost]) == bench.fit_calibration(debates)
 
 
 def test_grading(bench: Bench) -> None:
@@ -133,9 +134,9 @@ async def test_a_seeded_router_decides_the_same_again(bench: Bench, tmp_path: Pa
     first = await actions("0")
     assert len(first) == 3 * 2 * len(questions)
     assert set(first) == {"PERSIST", "REFINE", "CONCEDE"}
-    drawn = bench.samples.drawn
+    drawn = bench.samples.counts["drawn"]
     assert await actions("0") == first
-    assert bench.samples.drawn == drawn
+    assert bench.samples.counts["drawn"] == drawn
     assert await actions("1") != first
 
 
@@ -219,7 +220,8 @@ async def test_the_bench_can_be_calibrated_and_routers_keep_their_own(
     """Riddles A are guessed wrong and refined right, whatever the confidence: curves say so."""
     questions = some(tmp_path, "A" * 8)
     assert "calibration" not in (await bench.draw_pool(questions[0])).options
-    calibration = await bench.calibrate(questions, concurrency=8)
+    calibration = bench.fit_calibration(await each(questions, bench.debate))
+    bench.use_calibration(calibration)
     assert calibration.root.keys() == {"logprob"}
     pool = await each(questions, bench.draw_pool)
     debate = await each(questions, lambda q: bench.deliberate(q, router="always-refine"))

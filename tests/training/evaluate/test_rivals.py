@@ -197,8 +197,8 @@ async def test_php_begins_with_the_pools_first_proposal(bench: Bench) -> None:
     contexts = {f"agent-{k}": f"You are number {k}." for k in range(1, 5)}
     question = Question("q", "How many?", "7", contexts)
     pool = await bench.draw_pool(question)
-    drawn = bench.samples.drawn
+    drawn = bench.samples.counts["drawn"]
     outcome = await rivals.ask_with_progressive_hints(bench, question)
     assert outcome.answer == vote(1)(pool).answer == "10"
     assert outcome.calls == 2
-    assert bench.samples.drawn == drawn + 1
+    assert bench.samples.counts["drawn"] == drawn + 1

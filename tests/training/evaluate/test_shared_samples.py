@@ -50,7 +50,7 @@ async def test_the_nth_time_gives_the_nth_sample(samples: Samples) -> None:
     assert [number(text) for text in first] == [1, 2, 3, 4]
     # Another method asks in another order, and once more than the first did.
     assert await ask(model, "x", "x", "y", "x") == [first[0], first[2], first[1], first[3]]
-    assert (samples.drawn, samples.reused) == (4, 4)
+    assert (samples.counts["drawn"], samples.counts["reused"]) == (4, 4)
     assert number((await ask(model, *"xxxx"))[3]) == 5
     assert len(inner.requests) == 5
 
@@ -96,7 +96,7 @@ async def test_a_failure_is_not_kept_and_the_same_sample_is_tried_again(samples:
         with pytest.raises(StatusError):
             await model.ainvoke("x")
         second = str((await model.ainvoke("x")).text)
-    assert samples.drawn == 1
+    assert samples.counts["drawn"] == 1
     with pytest.raises(StatusError):
         await ask(model, "y")
     assert await ask(model, "x") == [second]
@@ -119,7 +119,7 @@ async def test_where_the_one_who_draws_drops_out_a_waiter_draws(samples: Samples
     expected = StatusError if end == "fails" else asyncio.CancelledError
     assert isinstance(results[0], expected)
     assert results[1] == results[2]
-    assert samples.drawn == 1
+    assert samples.counts["drawn"] == 1
 
 
 async def test_a_waiter_that_is_cancelled_stops_nobody(samples: Samples) -> None:
@@ -143,7 +143,7 @@ async def test_another_process_goes_on_from_the_file(tmp_path: Path) -> None:
         assert await ask(model, "x", "x", "ü\ud800") == first
         with one_question(0):
             message = await model.ainvoke("x")
-        assert (samples.drawn, samples.reused) == (0, 4)
+        assert (samples.counts["drawn"], samples.counts["reused"]) == (0, 4)
     assert not inner.requests
     assert set(token_logprobs(message.response_metadata)) == {-0.25}
     assert message.usage_metadata is not None
@@ -159,7 +159,7 @@ async def test_a_torn_line_is_passed_over_and_spoils_no_other(tmp_path: Path) ->
     for again in range(2):
         with closing(Samples(path)) as samples:
             assert await ask(remembering(samples, inner), "x", "y") == [first[0], "anew"]
-            assert samples.drawn == (again == 0)
+            assert samples.counts["drawn"] == (again == 0)
 
 
 async def test_what_no_file_could_hold_comes_back(samples: Samples) -> None:
@@ -172,7 +172,7 @@ async def test_replies_without_token_counts_are_counted(samples: Samples) -> Non
     model = remembering(samples, counting(reports_usage=False))
     await ask(model, "x", "x")
     await ask(model, "x")
-    assert samples.unreported == 3
+    assert samples.counts["unreported"] == 3
 
 
 async def test_a_full_disk_is_an_error_and_no_sample(samples: Samples) -> None:
@@ -239,7 +239,7 @@ async def test_an_endpoints_log_probabilities_and_finish_reason_are_kept(samples
     finally:
         server.close()
     assert server.paths().count("/v1/chat/completions") == 1
-    assert samples.reused == 1
+    assert samples.counts["reused"] == 1
 
 
 async def test_a_model_that_gives_no_message_fails_alone(samples: Samples) -> None:
@@ -250,4 +250,4 @@ async def test_a_model_that_gives_no_message_fails_alone(samples: Samples) -> No
     model = remembering(samples, Odd(reply=lambda _: ""))
     with pytest.raises(AssertionError):
         await ask(model, "x")
-    assert samples.drawn == 0
+    assert samples.counts["drawn"] == 0

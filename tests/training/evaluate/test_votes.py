@@ -219,7 +219,7 @@ async def test_a_vote_from_the_pool_is_the_graph_of_k_that_persist(
     bench: Bench, k: int, rule: str
 ) -> None:
     pool = await each(QUESTIONS, bench.draw_pool)
-    drawn = bench.samples.drawn
+    drawn = bench.samples.counts["drawn"]
 
     async def persist(question: Question) -> Episode:
         team = bench.crowd[:k]
@@ -228,7 +228,7 @@ async def test_a_vote_from_the_pool_is_the_graph_of_k_that_persist(
         )
 
     graph = await each(QUESTIONS, persist)
-    assert bench.samples.drawn == drawn == 10 * len(QUESTIONS)  # a third of 15 fails
+    assert bench.samples.counts["drawn"] == drawn == 10 * len(QUESTIONS)  # a third of 15 fails
     method = votes.vote(k) if rule == "majority" else votes.weighted_vote(k)
     answers = set()
     for one, large in zip(graph, pool, strict=True):
