@@ -10,6 +10,9 @@ requests of the deliberation itself, recorded, and sent round by round through L
 and every figure is the median over the repeats. Processor time is that of this process, so it
 depends less on what else the machine does.
 
+Other ways to let agents answer together are measured on the same endpoint and questions, one
+question after the other (`speed_peers`).
+
 The table and a plot go to `--out`. A line for each run is added to `history.jsonl` there.
 """
 
@@ -49,6 +52,7 @@ from mpdf_langgraph.nodes.router import current_situation
 from mpdf_langgraph.observation import observe
 from mpdf_langgraph.traces.writer import TraceWriter
 from training.command import check_least, run_command
+from training.studies.speed_peers import llm_debate, of_graph, supervisor, time_systems
 from training.studies.speed_report import Row, describe_run, format_table, plot
 from training.studies.speed_server import ROOT, speed_server
 
@@ -239,6 +243,26 @@ async def measure_wall(url: str, options: SpeedOptions, bar: Any) -> list[Row]:
     return rows
 
 
+def measure_peers(url: str, options: SpeedOptions, bar: Any) -> list[Row]:
+    """Return how fast other systems answer, beside a vote and a debate of as many calls."""
+    model = vllm_chat_model(url, "speed")
+    systems = {
+        case.name: of_graph(case.build(model).compile(), lambda question: {"question": question})
+        for case in (CASES[0], Case("debate 3 × 1", 3, 1))
+    }
+    systems |= {"LLM-Debate": llm_debate(url), "langgraph-supervisor": supervisor(url)}
+    bar.update(options.repeats)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # identical proposals
+        return time_systems(
+            systems,
+            QUESTION,
+            delay=options.delay,
+            repeats=options.repeats,
+            questions=max(1, options.questions // 4),
+        )
+
+
 def measure_router(state: Any, options: SpeedOptions, bar: Any) -> list[Row]:
     """Return how long a fitted router takes to decide, for a team of 3 and in a large batch."""
     with warnings.catch_warnings():
@@ -344,13 +368,14 @@ def main(options: SpeedOptions) -> None:
     if options.delay <= 0:
         raise ConfigurationError(f"--delay must be above 0, got {options.delay}")
     options.out.mkdir(parents=True, exist_ok=True)
-    with tqdm(total=10 * options.repeats, desc="speed", unit="part") as bar:
+    with tqdm(total=11 * options.repeats, desc="speed", unit="part") as bar:
         with speed_server(0.0) as url:
             rows = asyncio.run(measure_processor(url, options, bar))
             state = asyncio.run(finished_state(url, CASES[3]))
             rows += asyncio.run(measure_prefixes(url, options))
         with speed_server(options.delay) as url:
             rows += asyncio.run(measure_wall(url, options, bar))
+            rows += measure_peers(url, options, bar)
         rows += measure_router(state, options, bar)
         rows += measure_traces(state, options, bar)
     table = format_table(

@@ -4,7 +4,8 @@
 
 It prints its port once it listens. Every reply has 60 tokens with their log-probabilities, in the
 form that vLLM sends. The answers of a team differ. A reply comes `--delay` seconds after its
-request.
+request. A supervisor's request offers tools. It is answered by a call of the first tool that was
+not called yet, then by text.
 """
 
 import argparse
@@ -51,20 +52,39 @@ def completion(answer: str) -> dict[str, Any]:
     }
 
 
+def hand_over(request: dict[str, Any]) -> dict[str, Any] | None:
+    """Return the call of the first tool that was not called yet. None: all were."""
+    called = {
+        call["function"]["name"]
+        for message in request["messages"]
+        for call in message.get("tool_calls") or ()
+    }
+    offered = [tool["function"]["name"] for tool in request["tools"]]
+    left = [name for name in offered if name not in called]
+    if not left:
+        return None
+    reply = completion("42")
+    call = {"id": f"call-{left[0]}", "type": "function"}
+    call["function"] = {"name": left[0], "arguments": "{}"}  # type: ignore[assignment]
+    reply["choices"][0] |= {"finish_reason": "tool_calls", "logprobs": None}
+    reply["choices"][0]["message"] |= {"content": None, "tool_calls": [call]}
+    return reply
+
+
 async def serve(delay: float) -> None:
     """Answer requests until the process is killed."""
     bodies = (json.dumps(completion(answer)).encode() for answer in ANSWERS)
-    head = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\n"
-    replies = cycle([head + b"Content-Length: %d\r\n\r\n" % len(body) + body for body in bodies])
+    replies = cycle([_with_head(body) for body in bodies])
 
     async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:
             while True:  # a connection may be kept alive, as a real server allows
                 header = (await reader.readuntil(b"\r\n\r\n")).lower()
                 length = header.partition(b"content-length:")[2].partition(b"\r\n")[0]
-                await reader.readexactly(int(length or 0))
+                body = await reader.readexactly(int(length or 0))
                 await asyncio.sleep(delay)
-                writer.write(next(replies))
+                handed = hand_over(json.loads(body)) if b'"tools"' in body else None
+                writer.write(_with_head(json.dumps(handed).encode()) if handed else next(replies))
                 await writer.drain()
         except (asyncio.IncompleteReadError, ConnectionError):
             pass  # the client went away
@@ -74,6 +94,11 @@ async def serve(delay: float) -> None:
     server = await asyncio.start_server(answer, "127.0.0.1", 0, backlog=4096)
     print(server.sockets[0].getsockname()[1], flush=True)
     await server.serve_forever()
+
+
+def _with_head(body: bytes) -> bytes:
+    head = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\n"
+    return head + b"Content-Length: %d\r\n\r\n" % len(body) + body
 
 
 @contextmanager

@@ -32,8 +32,11 @@ def test_a_small_measurement(
         "2 at once, wall / bare: 2 agents × 1",
         "router decision: 7 observations",
         "traces: durable appends",
+        "debate 3 × 1: calls a question | 6.00",
+        "LLM-Debate: calls a question | 6.00",
+        "langgraph-supervisor: calls a question | 7.00",
     ):
-        assert f"| {name} | " in table
+        assert f"| {name} " in table
     runs = [json.loads(line) for line in (tmp_path / "history.jsonl").read_text().splitlines()]
     assert [len(run["rows"]) for run in runs] == [len(table.splitlines()) - 4] * 2
     assert all(row["low"] <= row["value"] <= row["high"] for run in runs for row in run["rows"])
