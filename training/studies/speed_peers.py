@@ -24,6 +24,12 @@ from training.studies.speed_report import Row
 Answer = Callable[[str], int]
 """Answers a question, and returns how many calls that took."""
 AGENTS, ROUNDS = 3, 2
+_UNITS = {
+    "speed": "questions a second",
+    "processor time": "ms a question",
+    "calls": "a question",
+    "calls under way": "at a time",
+}
 
 
 def llm_debate(url: str) -> Answer:
@@ -110,14 +116,14 @@ def time_systems(
             assert calls, name
             found[name].append(
                 {
-                    "questions a second": questions / wall,
-                    "ms of processor time a question": 1e3 * spent / questions,
-                    "calls a question": calls / questions,
-                    "calls in parallel": calls * delay / wall,
+                    "speed": questions / wall,
+                    "processor time": 1e3 * spent / questions,
+                    "calls": calls / questions,
+                    "calls under way": calls * delay / wall,
                 }
             )
     return [
-        Row.of(f"{name}: {figure}", [run[figure] for run in runs])
+        Row.of(f"{name}: {figure}", [run[figure] for run in runs], unit=unit)
         for name, runs in found.items()
-        for figure in runs[0]
+        for figure, unit in _UNITS.items()
     ]

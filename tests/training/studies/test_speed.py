@@ -32,9 +32,9 @@ def test_a_small_measurement(
         "2 at once, wall / bare: 2 agents × 1",
         "router decision: 7 observations",
         "traces: durable appends",
-        "debate 3 × 1: calls a question | 6.00",
-        "LLM-Debate: calls a question | 6.00",
-        "langgraph-supervisor: calls a question | 7.00",
+        "debate 3 × 1: calls | 6.00 a question",
+        "LLM-Debate: calls | 6.00 a question",
+        "langgraph-supervisor: calls | 7.00 a question",
     ):
         assert f"| {name} " in table
     runs = [json.loads(line) for line in (tmp_path / "history.jsonl").read_text().splitlines()]
