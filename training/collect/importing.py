@@ -9,6 +9,7 @@ the record shows what both lead to. REFINE can be learned from recorded debates.
 import hashlib
 import json
 import re
+import reprlib
 import warnings
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -180,11 +181,11 @@ def _answer(row: Mapping[str, Any]) -> Answer:
     if (given := row.get("confidence")) is not None:
         number = isinstance(given, int | float) and not isinstance(given, bool)
         if not number or not 0 <= given <= 1:
-            raise TableError(f"'confidence' must be in [0, 1], got {given!r:.60}")
+            raise TableError(f"'confidence' must be in [0, 1], got {reprlib.repr(given)}")
         confidence = float(given)
     round_ = row.get("round")
     if round_ is not None and (type(round_) is not int or round_ < 0):
-        raise TableError(f"'round' must be a whole number of 0 or more, got {round_!r:.60}")
+        raise TableError(f"'round' must be a whole number of 0 or more, got {reprlib.repr(round_)}")
     return Answer(agent, response, confidence, round_ or 0)
 
 

@@ -10,6 +10,7 @@ zero-shot: the benchmark's text, the prompt below, and the answer schema's instr
 
 import hashlib
 import re
+import reprlib
 import string
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -105,7 +106,7 @@ def competition(row: Row) -> tuple[str, str]:
     if isinstance(answer, float) and answer.is_integer():
         answer = int(answer)  # 27.0
     if isinstance(answer, bool) or not isinstance(answer, int | float | str):
-        raise TableError(f"'answer' must be a number, got {answer!r:.60}")
+        raise TableError(f"'answer' must be a number, got {reprlib.repr(answer)}")
     return text_of(row, "problem" if "problem" in row else "question"), _reference(str(answer))
 
 
@@ -113,12 +114,12 @@ def mmlu(row: Row) -> tuple[str, str]:
     """Convert a row of MMLU (Hendrycks et al. 2021): `choices`, and the place of the right one."""
     choices, answer = row.get("choices"), row.get("answer")
     if not isinstance(choices, Sequence) or isinstance(choices, str) or len(choices) != _CHOICES:
-        raise TableError(f"'choices' must be {_CHOICES} texts, got {choices!r:.60}")
+        raise TableError(f"'choices' must be {_CHOICES} texts, got {reprlib.repr(choices)}")
     letters = string.ascii_uppercase[:_CHOICES]
     if isinstance(answer, str) and len(answer) == 1 and answer in letters:
         answer = letters.index(answer)  # as in the authors' own tables
     if isinstance(answer, bool) or not isinstance(answer, int) or not 0 <= answer < _CHOICES:
-        raise TableError(f"'answer' must be 0 to {_CHOICES - 1}, got {answer!r:.60}")
+        raise TableError(f"'answer' must be 0 to {_CHOICES - 1}, got {reprlib.repr(answer)}")
     lettered = (f"{letter}. {choice}" for letter, choice in zip(letters, choices, strict=True))
     return text_of(row, "question") + "\n\n" + "\n".join(lettered), letters[answer]
 
@@ -141,7 +142,7 @@ def mbpp(row: Row) -> tuple[str, str]:
     text = text_of(row, "text" if "text" in row else "prompt").replace("\r\n", "\n")
     tests = row.get("test_list")
     if not isinstance(tests, Sequence) or isinstance(tests, str) or len(tests) < 2:
-        raise TableError(f"'test_list' must be two tests or more, got {tests!r:.60}")
+        raise TableError(f"'test_list' must be two tests or more, got {reprlib.repr(tests)}")
     shown, *hidden = (str(test).replace("\r\n", "\n").strip() for test in tests)
     code = text_of(row, "code").replace("\r\n", "\n")
     name = next((n for n in _CALLED.findall(shown) if n in _DEFINED.findall(code)), None)

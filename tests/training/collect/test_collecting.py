@@ -680,6 +680,15 @@ def test_importing_twice_doubles_nothing(
     assert Counter(e.graph for e in episodes(tmp_path)) == {"import": 2, "collect": 1}
 
 
+@pytest.mark.parametrize("column", ["question", "agent", "response", "confidence", "round"])
+def test_values_that_nest_deep_are_unusable(tmp_path: Path, column: str) -> None:
+    deep = "[" * 1000 + "]" * 1000
+    row = json.dumps({**logged("2+2?", "ann", "4"), column: "@"}).replace('"@"', deep)
+    path = tmp_path / "answers.jsonl"
+    path.write_text(row)
+    assert sum(read_answers(path).unusable.values()) == 1
+
+
 def test_unusable_rows_are_counted_by_reason(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
