@@ -14,6 +14,8 @@ from langchain_core.runnables import Runnable
 from pydantic import SecretStr
 
 MASK = "***"
+#: What stands for a key where a server wants none. It is no secret.
+NO_KEY = "EMPTY"
 #: A shorter value is no secret. Masking it would only spoil the text.
 SHORTEST = 4
 #: In a model's reply, only longer ones are masked: a header's value may be an everyday word.
@@ -34,6 +36,8 @@ def hide_secrets(*values: str) -> None:
     """Have these values masked from now on, as they are and as servers may write them."""
     forms: dict[str, None] = {}
     for value in values:
+        if value == NO_KEY:
+            continue
         parts = [part for part in re.split(r"[\s;,=]+", value) if len(part) >= SHORTEST_IN_REPLIES]
         for part in (value, _SCHEME.sub("", value), *parts):
             if len(part) < SHORTEST:

@@ -11,6 +11,7 @@ program.
 
 import ast
 import re
+import time
 from collections.abc import Callable
 
 from mpdf_langgraph import CodeAnswer, CodeTests, ConfigurationError, Prompts, Response
@@ -89,14 +90,15 @@ def critic() -> Callable[[str, Response], float | None]:
         tests = shown_tests(question, bound.examples)
         if not tests:
             return None
-        passed = 0
+        passed, deadline = 0, time.monotonic() + schema.sandbox.seconds
         if response["answer"] is not None:
             name = bound.examples[0].split("(", 1)[0]
             try:
-                passed = sum(
-                    schema.passes(response["answer"], CodeTests(name, test, bound.setup)).passed
-                    for test in tests
-                )
+                for test in tests:
+                    if time.monotonic() > deadline:
+                        break  # one that hangs takes all the time that a program has
+                    test_of = CodeTests(name, test, bound.setup)
+                    passed += schema.passes(response["answer"], test_of).passed
             except ConfigurationError:  # the question shows what is no Python
                 return None
         return _LEAST + (1 - 2 * _LEAST) * passed / len(tests)

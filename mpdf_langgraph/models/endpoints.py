@@ -15,12 +15,11 @@ from mpdf_langgraph.models.failover import failover_clients
 from mpdf_langgraph.models.http_client import EndpointClient
 from mpdf_langgraph.models.prefix_cache import PrefixCache
 from mpdf_langgraph.options import check_number
-from mpdf_langgraph.secrets import header_values, hide_secrets, mask_secrets
+from mpdf_langgraph.secrets import NO_KEY, header_values, hide_secrets, mask_secrets
 
 if TYPE_CHECKING:
     from langchain_openai import ChatOpenAI
 
-_NO_KEY = "EMPTY"  # a vLLM server without --api-key takes any key
 _CONNECT_SECONDS = 5.0
 _DISCOVERY_SECONDS = 5.0
 _MAX_ANSWER_BYTES = 2_000_000
@@ -72,7 +71,8 @@ def vllm_chat_model(
     Args:
         base_url: Where the server listens, such as ``http://localhost:8000/v1``. A missing
             ``http://`` or ``/v1`` is added. Of several servers of the same model, a request goes to
-            the one with the fewest open requests of this process. The calls of an agent for one
+            the one with the fewest open requests of this process. A streamed request counts until
+            its reply begins. The calls of an agent for one
             question stay at one of them, for its prefix cache. A server that
             cannot be reached, or turns requests down (429, 502, 503), rests, and the request goes
             to the next one at once. Then one request at a time tries it.
@@ -318,7 +318,7 @@ class _Probe:
 
     def _explain_status(self, status: int, answer: Any) -> EndpointError:
         if status in (401, 403):
-            how = "wants an API key: pass api_key=" if self.key == _NO_KEY else "refuses the key"
+            how = "wants an API key: pass api_key=" if self.key == NO_KEY else "refuses the key"
             return EndpointError(f"{self.url} {how} (status {status})")
         if 300 <= status < 400:
             return EndpointError(
@@ -402,7 +402,7 @@ def _base_url(base_url: str) -> str:
 def _api_key(api_key: str | SecretStr | None) -> str:
     key = api_key.get_secret_value() if isinstance(api_key, SecretStr) else api_key
     if key is None:
-        return _NO_KEY
+        return NO_KEY
     # A key that was read from a file may end in a newline. The error for a malformed header would
     # show the key.
     if not isinstance(key, str) or not key or not key.isascii() or not key.isprintable():
@@ -413,7 +413,7 @@ def _api_key(api_key: str | SecretStr | None) -> str:
 
 
 def _secrets(key: str) -> list[str]:
-    return [] if key == _NO_KEY else [key]
+    return [] if key == NO_KEY else [key]
 
 
 def _names(served: dict[str, int | None]) -> str:

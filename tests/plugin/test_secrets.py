@@ -123,3 +123,9 @@ def test_no_secret_stays(secret: str, before: str, after: str) -> None:
 def test_short_values_and_schemes_are_not_masked() -> None:
     hide_secrets("abc", "Bearer a-key-of-sixteen-letters")
     assert mask_secrets("abc Bearer of news") == "abc Bearer of news"
+
+
+def test_what_stands_for_no_key_is_an_everyday_word() -> None:
+    Agent("ann", vllm_chat_model("http://localhost:9/v1", "m"))
+    hide_secrets("EMPTY")
+    assert mask_secrets("the response is empty, EMPTY") == "the response is empty, EMPTY"

@@ -34,8 +34,10 @@ class RayOptions:
         Raises:
             ConfigurationError: Says which option is wrong.
         """
-        if self.workers is not None and (self.ray is None or self.workers < 1):
-            raise ConfigurationError(f"--workers must be 1 or more, with --ray, got {self.workers}")
+        if self.workers is not None and self.ray is None:
+            raise ConfigurationError("--workers is for --ray alone")
+        if self.workers is not None and self.workers < 1:
+            raise ConfigurationError(f"--workers must be 1 or more, got {self.workers}")
 
 
 async def for_each(

@@ -43,7 +43,7 @@ from mpdf_langgraph import (
     create_deliberation,
     load_router,
 )
-from mpdf_langgraph.critic import BudgetedCritic, make_critic
+from mpdf_langgraph.critic import BudgetedCritic
 from mpdf_langgraph.router import Router, make_router
 from training.collect.asking import (
     Answered,
@@ -63,7 +63,7 @@ from training.collect.questions import (
     is_sound,
     read_questions,
 )
-from training.collect.team import TeamOptions, check_references, load_object
+from training.collect.team import TeamOptions, check_references, load_object, open_critic
 
 #: Name of the graph. It marks the episodes of this command in the folder.
 NAME = "collect"
@@ -90,7 +90,8 @@ class CollectOptions:
     """Least probability of every allowed action, at most 1/3."""
     critic: str = "self+logprob"
     """Where confidence comes from: self+logprob, logprob (no extra call), self, self-reasoning,
-    none, or module:function, which returns a chat model that judges every answer."""
+    none, or module:function, which returns a critic: a chat model that judges every answer, or a
+    callable."""
     consensus: Literal["confidence", "majority"] = "confidence"
     """How votes are counted."""
     concurrency: int = 64
@@ -237,12 +238,6 @@ def open_router(router: str) -> Router:
     if Path(router).is_dir():
         return load_router(router)
     return make_router(router)
-
-
-def open_critic(critic: str) -> BudgetedCritic | None:
-    """Return the critic of that name, or the one whose judge `module:function` makes."""
-    judge = load_object(critic)() if ":" in critic else critic
-    return make_critic(None if judge == "none" else judge)
 
 
 def settings_of(options: CollectOptions, agents: Sequence[Agent], router: Router) -> dict[str, Any]:

@@ -26,6 +26,7 @@ from mpdf_langgraph import (
     check_endpoint,
     vllm_chat_model,
 )
+from mpdf_langgraph.critic import BudgetedCritic, make_critic
 from mpdf_langgraph.errors import EndpointError
 from training.collect.questions import Question
 
@@ -211,6 +212,16 @@ def check_reference(reference: str, schema: AnswerSchema) -> None:
         raise ConfigurationError(
             f"the reference {reference!r:.200} cannot be read as an answer of {schema.name}"
         )
+
+
+def open_critic(critic: str) -> BudgetedCritic | None:
+    """Return the critic of that name, or the one that `module:function` makes.
+
+    Raises:
+        ConfigurationError: There is none.
+    """
+    judge = load_object(critic)() if ":" in critic else critic
+    return make_critic(None if judge == "none" else judge)
 
 
 def load_object(name: str) -> Any:

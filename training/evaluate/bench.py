@@ -28,7 +28,7 @@ from mpdf_langgraph.router import (
 )
 from mpdf_langgraph.state import ACTIONS
 from training.collect.questions import Question
-from training.collect.team import TeamOptions, grader
+from training.collect.team import TeamOptions, grader, open_critic
 from training.evaluate.shared_samples import RememberingChatModel, Samples, one_question
 from training.evaluate.votes import Result
 from training.learn.calibrate import fit_calibration, judge
@@ -148,7 +148,7 @@ class Bench:
         self.schema = schema or team.answer_schema()
         self.rounds, self.seed = rounds, seed
         self._given: dict[str, Any] = {
-            "critic": critic,
+            "critic": open_critic(critic),
             "consensus": consensus,
             "answer": self.schema,
         }

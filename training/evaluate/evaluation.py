@@ -197,7 +197,7 @@ def set_gates(
             alone = [replace(method, runs=method.runs[seed : seed + 1]) for method in pair]
             own = summarise_runs(one, alone)
             gate, evidence = decide_gate(own[name], {**results, **own})
-            evidence |= {"critic": options.critic, "rounds": options.rounds}
+            evidence |= {"critic": options.critic_name, "rounds": options.rounds}
             if gate == "pass" and options.validation is None:
                 gate = "unknown"
                 evidence["why"] = "the baselines were not tuned: give --validation"

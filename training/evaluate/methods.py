@@ -30,6 +30,7 @@ from mpdf_langgraph.consensus import ConsensusRule, confidence_weighted, majorit
 from mpdf_langgraph.learned_consensus import rule_for
 from mpdf_langgraph.router import Router, choose_consensus, for_team, make_router
 from training.collect.questions import Question
+from training.collect.team import open_critic
 from training.evaluate import rivals
 from training.evaluate.bench import VOTES, Bench, Seeded
 from training.evaluate.votes import (
@@ -52,9 +53,9 @@ class MethodOptions:
 
     rounds: int = 3
     """Rounds of decisions at most."""
-    critic: Literal["logprob", "self+logprob", "self", "self-reasoning"] = "self+logprob"
-    """Where confidence comes from, as in `collect.py` and in the graph. It must be what the routers
-    were fitted with."""
+    critic: str = "self+logprob"
+    """Where confidence comes from: self+logprob, logprob (no extra call), self, self-reasoning, or
+    module:function, as in `collect.py`. It must be what the routers were fitted with."""
     consensus: Literal["confidence", "majority"] = "confidence"
     """How deliberations count their votes."""
     bar: float = ThresholdRouter.bar
@@ -69,6 +70,12 @@ class MethodOptions:
     """Let routers draw their actions instead of taking the most probable one."""
     seed: int = 0
     """Another seed draws other samples."""
+
+    @property
+    def critic_name(self) -> str | None:
+        """The critic's name in traces, which is not `module:function`."""
+        critic = open_critic(self.critic)
+        return critic.name if critic else None
 
 
 class Play:

@@ -1,5 +1,6 @@
 """The options of an evaluation, from the command line and from a file."""
 
+import re
 import tomllib
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -80,6 +81,10 @@ class EvaluateOptions(MethodOptions):
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise ConfigurationError(f"--{name} must be 1 or more, got {value}")
+        if re.match(r"[a-z][a-z0-9+.-]+:/", str(self.out)):  # longer than a drive's letter
+            raise ConfigurationError(
+                f"--out {self.out} is a URL. Results need a folder, which all workers share"
+            )
         self.cluster.check()
         if not self.bars or not self.gaps:
             raise ConfigurationError("--bars and --gaps need a value each")

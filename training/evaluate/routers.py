@@ -66,7 +66,7 @@ def _open(folder: Path, options: MethodOptions) -> Router:
         router = load_router(folder, greedy=not options.sampled)
     fitted = _read_training(folder).get("critic")
     critics = [fitted] if isinstance(fitted, str) else fitted or []
-    if critics and critics != [options.critic]:
+    if critics and critics != [options.critic_name]:
         print(
             f"warning: {folder} was fitted with the critic {', '.join(map(str, critics))}, and "
             f"is evaluated with {options.critic}: its features mean something else now",

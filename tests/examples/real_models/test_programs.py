@@ -6,6 +6,7 @@ import pytest
 
 from examples.real_models.programs import critic, shown_tests
 from mpdf_langgraph import CodeAnswer, Sandbox, SandboxError
+from mpdf_langgraph.answers.code_answer import Verdict
 from mpdf_langgraph.state import Response
 
 QUESTION = "def add(a, b):\n    '''\n    >>> add(2, 3)\n    5\n    >>> add(1, 0)\n    1\n    '''\n"
@@ -53,3 +54,24 @@ def test_confidence_is_the_share_of_examples_passed() -> None:
 
 def answered(body: str | None) -> Response:
     return cast("Response", {"answer": body and f"def add(a, b):\n    {body}"})
+
+
+def test_a_program_that_hangs_takes_the_time_of_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    started = []
+
+    def hang(*_: object) -> Verdict:
+        started.append(1)
+        clock[0] += 10.0  # as long as a program has
+        return Verdict(False, "it did not end")
+
+    clock = [0.0]
+    monkeypatch.setattr("examples.real_models.programs.time.monotonic", lambda: clock[0])
+    monkeypatch.setattr(CodeAnswer, "passes", hang)
+    try:
+        judge = critic()
+    except SandboxError as error:
+        pytest.skip(str(error))
+    calls = "\n".join(f"    >>> add({n}, 3)\n    {n + 3}" for n in range(9))
+    question = f"def add(a, b):\n    '''\n{calls}\n    '''\n"
+    assert judge(question, answered("while 1: pass")) == 0.05
+    assert len(started) <= 2

@@ -19,6 +19,7 @@ import tyro
 
 from mpdf_langgraph import ConfigurationError, create_deliberation, load_router
 from mpdf_langgraph.errors import RouterError
+from mpdf_langgraph.state import Response
 from tests.support import riddles
 from tests.support.paths import ROOT
 from training.collect import collecting
@@ -286,6 +287,26 @@ async def test_other_critics_cost_what_they_cost(tmp_path: Path) -> None:
     assert methods["vote of 15"].calls[0] > 15
     assert methods["PHP"].calls[0] == 2
     assert methods["vote of 3"].right.tolist() == [1]
+
+
+def make_critic() -> Any:
+    """Return a critic of one's own, which trusts whoever gives an answer."""
+
+    def trusts(question: str, response: Response) -> float:
+        return 0.9 if response["answer"] else 0.1
+
+    return trusts
+
+
+async def test_a_critic_of_ones_own(tmp_path: Path) -> None:
+    words = ["--critic", f"{__name__}:make_critic"]
+    given = options(tmp_path, *words, kinds="B")
+    assert given.critic_name == "trusts"
+    methods = await evaluate(given)
+    assert methods["weighted vote of 3"].right.tolist() == [1]
+    assert methods["weighted vote of 3"].calls.tolist() == [3]
+    with pytest.raises(ConfigurationError, match="no-such"):
+        await evaluate(options(tmp_path / "other", "--critic", "no-such", kinds="B"))
 
 
 # --- routers ----------------------------------------------------------------------------------

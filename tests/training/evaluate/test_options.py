@@ -74,6 +74,9 @@ def test_there_is_one_for_every_backbone() -> None:
         (["--limit", "0"], "--limit"),
         (["--rounds", "0"], "--rounds"),
         (["--config", "nowhere.toml"], "nowhere.toml"),
+        (["--out", "s3://bucket/runs"], "is a URL. Results need a folder"),
+        (["--workers", "2"], "--workers is for --ray alone"),
+        (["--workers", "0", "--ray", "local"], "--workers must be 1 or more, got 0"),
         ([], "give either --base-url or --model-factory"),
     ],
 )
