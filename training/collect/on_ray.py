@@ -10,6 +10,7 @@ import asyncio
 import fcntl
 import logging
 import os
+import re
 import socket
 import time
 import uuid
@@ -27,6 +28,8 @@ from training.collect.asking import RayOptions, WorkerLostError
 LOSSES = 5
 #: A worker is given up after so many starts in a row that fail. The pauses in between double.
 STARTS = 5
+#: A cluster answers within so many seconds.
+_PATIENCE = 10.0
 _LOCK = "lock"
 
 #: What a worker does: it gets a question, and the folders of the workers that were lost so far.
@@ -56,6 +59,7 @@ def connect(options: RayOptions, folder: Path) -> Iterator[tuple[Any, int]]:
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # of a cluster that is started here
     given: dict[str, Any] = {"num_cpus": options.workers} if address == "local" else {}
     try:
+        _see_whether_anybody_listens(str(address))
         ray.init(
             address,
             log_to_driver=False,
@@ -73,6 +77,12 @@ def connect(options: RayOptions, folder: Path) -> Iterator[tuple[Any, int]]:
         yield ray, options.workers or _count_processors(ray)
     finally:
         ray.shutdown()
+
+
+def _see_whether_anybody_listens(address: str) -> None:
+    """Raise OSError if an address of the form host:port is dead. Ray would try it for ever."""
+    if found := re.fullmatch(r"(?:ray://)?([\w.-]+):([0-9]{1,5})", address):
+        socket.create_connection((found[1], int(found[2])), _PATIENCE).close()
 
 
 def _count_processors(ray: Any) -> int:

@@ -30,7 +30,7 @@ from tests.support.clusters import (
 )
 from tests.support.paths import ROOT
 from training.collect import collecting, on_ray
-from training.collect.asking import Answered, WorkerLostError, ask_question
+from training.collect.asking import Answered, RayOptions, WorkerLostError, ask_question
 from training.collect.questions import Question, read_questions
 
 COUNT = 72  # questions, 9 calls each
@@ -169,6 +169,19 @@ def test_no_cluster_is_told_in_a_line(tmp_path: Path, home: dict[str, str]) -> N
     assert process.returncode == 2
     assert "error: no Ray cluster at 'auto'" in told
     assert "Traceback" not in told
+
+
+@needs_ray
+def test_an_address_where_nobody_listens(tmp_path: Path) -> None:
+    with socket.socket() as bound:  # it does not listen
+        bound.bind(("127.0.0.1", 0))
+        address = f"127.0.0.1:{bound.getsockname()[1]}"
+        for form in (address, f"ray://{address}"):
+            with (
+                pytest.raises(ConfigurationError, match=f"no Ray cluster at '{form}'"),
+                on_ray.connect(RayOptions(ray=form), tmp_path),
+            ):
+                raise AssertionError
 
 
 # --- what is rare, with a cluster that does what a test says ------------------------------------
