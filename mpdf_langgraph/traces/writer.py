@@ -17,6 +17,11 @@ from mpdf_langgraph.state import DeliberationState
 from mpdf_langgraph.traces.records import Episode
 
 
+def is_url(folder: Path) -> bool:
+    """Tell whether a folder is a URL by mistake. `Path` has made one slash of its two."""
+    return re.match(r"[a-z][a-z0-9+.-]+:/", str(folder)) is not None  # longer than a drive's letter
+
+
 class TraceWriter:
     """Appends episodes to a folder. Each process writes a segment of its own.
 
@@ -30,7 +35,7 @@ class TraceWriter:
     def __init__(self, folder: str | os.PathLike[str]) -> None:
         self.folder = Path(folder)
         self._segments: dict[int, int] = {}  # file descriptors by process id
-        if re.match(r"[a-z][a-z0-9+.-]+:/", str(self.folder)):  # longer than a drive's letter
+        if is_url(self.folder):
             raise TraceError(
                 f"{self.folder} is a URL. Traces need a folder: appending is safe in no object "
                 "store. Mount the store, or copy the folder there afterwards"

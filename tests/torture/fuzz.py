@@ -25,7 +25,7 @@ from tests.torture.table import Row, timed
 Target = Callable[[bytes], object]
 #: Runs at scale 1. Files cost more than texts.
 RUNS = {
-    "record": 400_000, "reader": 60_000, "math": 120_000, "choice": 60_000, "text": 120_000,
+    "record": 400_000, "reader": 60_000, "math": 120_000, "choice": 150_000, "text": 120_000,
     "code": 60_000, "structured": 60_000, "thoughts": 100_000, "router": 20_000,
     "questions": 20_000, "waiting": 150_000,
 }  # fmt: skip

@@ -1,6 +1,5 @@
 """The options of an evaluation, from the command line and from a file."""
 
-import re
 import tomllib
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -11,6 +10,7 @@ import tyro
 
 from mpdf_langgraph import ConfigurationError
 from mpdf_langgraph.errors import describe_error
+from mpdf_langgraph.traces.writer import is_url
 from training.collect.asking import RayOptions
 from training.collect.team import TeamOptions
 from training.evaluate.bench import VOTES, Bench
@@ -81,7 +81,7 @@ class EvaluateOptions(MethodOptions):
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise ConfigurationError(f"--{name} must be 1 or more, got {value}")
-        if re.match(r"[a-z][a-z0-9+.-]+:/", str(self.out)):  # longer than a drive's letter
+        if is_url(self.out):
             raise ConfigurationError(
                 f"--out {self.out} is a URL. Results need a folder, which all workers share"
             )

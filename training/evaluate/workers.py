@@ -1,9 +1,9 @@
 """Who runs methods on the questions: this process, or the workers of a Ray cluster.
 
 Every worker has a bench of its own, and a file of samples in a folder of its own. It also reads the
-samples that were drawn before it started. If a worker is lost, whoever gets one of its questions
-first reads the samples that it has left, so none of them is drawn again. The rows are written by
-the driver alone.
+samples that were drawn before it started, and in the stages before. If a worker is lost, whoever
+gets one of its questions first reads the samples that it has left, so none of them is drawn again.
+The rows are written by the driver alone.
 """
 
 from collections import Counter
@@ -139,6 +139,7 @@ class _Worker:
 
     def __init__(self, options: EvaluateOptions, shared: Path, folder: Path) -> None:
         self._here = Here(options.open_bench(folder, shared=shared), options.concurrency)
+        self._shared = shared
         self._routers = open_routers(options.router, options)
         self._stage: Stage | None = None
         self._methods: dict[str, Method] = {}
@@ -154,6 +155,8 @@ class _Worker:
         samples.read(folder for folder in lost if folder not in self._lost)
         self._lost.update(lost)
         if job.stage != self._stage:
+            # In the stage before, which is over, other workers may have had the same questions.
+            samples.read(sorted(self._shared.glob("worker-*/")))
             self._stage = job.stage
             self._here.begin(job.stage)
             methods = job.stage.methods(self._here.bench, self._routers)

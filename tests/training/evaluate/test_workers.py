@@ -98,7 +98,7 @@ def test_killed_workers_lose_and_double_nothing(
         given = arguments(tmp_path, "ray", server.url, "--ray", "local", "--workers", "2")
         told = finish(given, home)
     assert killer.kills == 3
-    assert len(list((tmp_path / "ray").glob("worker-*"))) > 2  # others took over
+    assert len(list((tmp_path / "ray").glob("worker-*"))) >= 4  # three were killed
     assert f"{COUNT}/{COUNT}" in told
     assert rows(tmp_path / "ray") == rows(alone)
     assert samples(tmp_path / "ray") == samples(alone)
