@@ -280,7 +280,7 @@ def format_report(results: Sequence[Measured], options: SpeedOptions) -> str:
         "| transitions | stage | seconds | processor seconds | µs per transition | peak memory |",
         "| ---: | --- | ---: | ---: | ---: | ---: |",
         *(
-            f"| {m.size:,} | {m.stage} | {m.seconds:.1f} | {m.processor:.1f} "
+            f"| {m.size:,} | {m.stage} | {m.seconds:.3f} | {m.processor:.3f} "
             f"| {1e6 * m.processor / m.size:.0f} | {m.peak / 1e9:.2f} GB |"
             for m in results
         ),

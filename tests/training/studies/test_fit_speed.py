@@ -58,7 +58,7 @@ def test_peak_memory_is_a_process_of_its_own() -> None:
 
 def test_the_table() -> None:
     text = format_report([Measured(1_000_000, "fit", 300.0, 100, 2_500_000_000)], SpeedOptions())
-    assert "| 1,000,000 | fit | 300.0 | 100.0 | 100 | 2.50 GB |" in text
+    assert "| 1,000,000 | fit | 300.000 | 100.000 | 100 | 2.50 GB |" in text
 
 
 @pytest.mark.parametrize("sizes", [(), (0,)])
