@@ -7,7 +7,8 @@ asking on would gain against its price, and stops asking where it gains less:
 
 The state s is how the answers stand: how many agents were asked, how many gave the leading answer,
 how many the runner-up, and how sure the leading answer is. ``training/fit_rules.py`` computes the
-value backwards on graded traces in which everybody was asked. Without such values, the gain is
+value backwards on graded traces in which everybody was asked. Where the consensus gives P(right),
+the state is that number: asking ends once it is enough. Without such values, the gain is
 bounded by the probability that the leading answer is overturned, which is the stopping rule of
 adaptive consistency (Aggarwal et al., "Let's Sample Step by Step", 2023) in units of accuracy.
 """
@@ -125,7 +126,10 @@ class AskingValues(Fitted):
         cost: Price of 1,000 tokens, in accuracy.
         wave: Agents asked at a time.
         consensus: The consensus rule that the values were computed with.
-        stages: By number of agents asked, from `wave`, as text.
+        enough: P(the leading answer is right) from which nobody else is asked, by number of agents
+            asked, as text. Empty: the consensus gives no such probability, or only the best agent
+            is worth asking.
+        stages: By number of agents asked, from `wave`, as text. Empty where `enough` decides.
         measured: What they were measured on, for people who read the file.
     """
 
@@ -136,6 +140,7 @@ class AskingValues(Fitted):
     cost: Annotated[float, Field(ge=0)]
     wave: Annotated[int, Field(ge=1)]
     consensus: str
+    enough: dict[str, Annotated[float, Field(ge=0, le=1)]] = Field(default_factory=dict)
     stages: dict[str, Stage]
     measured: dict[str, Any] = Field(default_factory=dict)
 
@@ -151,8 +156,8 @@ class Worth(NamedTuple):
     """What asking on is worth.
 
     Attributes:
-        gain: Expected gain in accuracy. With measured values the price is off already.
-        price: What the next wave costs, in accuracy. 0 with measured values.
+        gain: Expected gain in accuracy, or a bound of it. With measured stages the price is off.
+        price: What the gain has to exceed. 0 with measured stages.
         why: A line for people.
     """
 
@@ -243,6 +248,10 @@ class AdaptiveRecruiting:
         if stand.leader == 0:
             return Worth(1.0, 0.0, "nobody has given an answer")
         if self.values is not None:
+            enough = self.values.enough.get(str(asked))
+            if enough is not None and probability is not None:
+                why = f"it is right with probability {probability:.3f}, and {enough:.3f} is enough"
+                return Worth(1 - probability, 1 - enough, why)
             stage, key = self.values.stages.get(str(asked)), f"{stand.leader}-{stand.runner_up}"
             gain = None if stage is None else stage.gain(key, confidence)
             if stage is not None and gain is not None:

@@ -5,19 +5,24 @@ take the consensus of those, or ask the next wave. The value of going on is comp
 the whole team, by averaging over the questions whose answers stood alike (fitted value iteration on
 a table). A stand that few questions show is drawn to the mean of its stage. The order of the agents
 is improved by swapping two of them, as long as that raises the value.
+
+Where the consensus gives P(right), that number replaces the table, for the order found. Asking on
+pays where the doubt 1 - P(right) is more than a multiple of the next wave's price. The multiple is
+the only number that is fitted, so it holds on other questions.
 """
 
 from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from itertools import combinations
+from itertools import combinations, pairwise
 from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.special import expit
 
 from mpdf_langgraph.calibration import log_odds
-from mpdf_langgraph.consensus import ConsensusRule, count_votes
+from mpdf_langgraph.consensus import ConsensusRule, ProbabilisticRule, count_votes
 from mpdf_langgraph.errors import ConfigurationError
 from mpdf_langgraph.learned_consensus import rule_for
 from mpdf_langgraph.profile_critic import ProfileCritic
@@ -36,6 +41,8 @@ PRETENDED = 5.0
 """Questions at the stage's mean that every stand is given beside its own."""
 RIDGE = 20.0
 """Draws the slope of the confidence to 0, as this much spread of the log-odds at no slope would."""
+DOUBTS = 201
+"""Doubts to choose from, at even shares of those in the traces."""
 LEAST = 100
 """Questions from which the values are compared with the best agent alone."""
 UNREPORTED_TOKENS = 1000.0
@@ -217,9 +224,9 @@ def fit_asking(
         for i, j in combinations(range(len(best)), 2):
             swapped = list(best)
             swapped[i], swapped[j] = swapped[j], swapped[i]
-            found, those = _stages(asked, swapped, charge, wave)
-            if found > value + 1e-9:
-                best, value, stages, improved = swapped, found, those, True
+            reached, those = _stages(asked, swapped, charge, wave)
+            if reached > value + 1e-9:
+                best, value, stages, improved = swapped, reached, those, True
     single = max(alone.values())
     held_out = single
     if check and wave == 1 and len(asked) >= LEAST:
@@ -239,18 +246,8 @@ def fit_asking(
         gains = dict.fromkeys(sorted(set(first.stand.tolist())), held_out - single)
         _, those = _stages(asked, best, charge, wave)
         stage = those["1"].model_copy(update={"gains": gains, "centre": {}, "slope": 0.0})
-        value, stages = single, {"1": stage}
-    everyone = asked.of(asked.team).right
-    measured = {
-        "questions": len(asked),
-        "left out": asked.left_out,
-        "right alone": {n: float(asked.of([n]).right.mean()) for n in asked.team},
-        "everyone": float(everyone.mean()),
-        "value": value,
-        "best alone": single,
-        "held out": held_out,
-    }
-    return AskingValues(
+        stages = {"1": stage}
+    values = AskingValues(
         order=best,
         prices=price,
         tokens=asked.tokens,
@@ -258,8 +255,51 @@ def fit_asking(
         wave=wave,
         consensus=consensus,
         stages=stages,
-        measured=measured,
     )
+    if held_out >= single and isinstance(asked.rule, ProbabilisticRule):
+        tried = by_doubt(asked, values)
+        values = max(tried, key=lambda one: _utility(asked, one, charge), default=values)
+    everyone = asked.of(asked.team).right
+    measured = {
+        "questions": len(asked),
+        "left out": asked.left_out,
+        "right alone": {n: float(asked.of([n]).right.mean()) for n in asked.team},
+        "everyone": float(everyone.mean()),
+        "value": _utility(asked, values, charge),
+        "best alone": single,
+        "held out": held_out,
+    }
+    return values.model_copy(update={"measured": measured})
+
+
+def by_doubt(asked: Asked, values: AskingValues) -> list[AskingValues]:
+    """Return the values with what is enough in place of the stages, from asking few to many.
+
+    Asking on pays where the doubt is more than a multiple of the next wave's price.
+    """
+    order, waves = values.order, [*pairwise(_counts(values.order, values.wave))]
+    each = [sum(values.prices[n] * values.tokens[n] for n in order[i:j]) for i, j in waves]
+    price = (np.array(each) + 1e-9) / (np.mean(each or [0]) + 1e-9)
+    doubts = [expit(-asked.of(order[:i]).sure) / p for (i, _), p in zip(waves, price, strict=True)]
+    known = np.concatenate([d[np.isfinite(d)] for d in doubts] or [[]])
+    steps = [*np.quantile(known, np.linspace(1, 0, DOUBTS)), 0.0] if len(known) else []
+    return [
+        values.model_copy(
+            update={
+                "stages": {},
+                "enough": {
+                    str(i): max(0.0, 1 - float(step * p))
+                    for (i, _), p in zip(waves, price, strict=True)
+                },
+            }
+        )
+        for step in steps
+    ]
+
+
+def _counts(order: Sequence[str], wave: int) -> list[int]:
+    """Return how many agents were asked after each wave."""
+    return [*range(wave, len(order), wave), len(order)]
 
 
 def _utility(asked: Asked, values: AskingValues, charge: Mapping[str, float]) -> float:
@@ -273,7 +313,7 @@ def _stages(
     asked: Asked, order: Sequence[str], charge: Mapping[str, float], wave: int
 ) -> tuple[float, dict[str, Stage]]:
     """Return the value of asking in an order, and the value of going on at every stage."""
-    counts = [*range(wave, len(order), wave), len(order)]
+    counts = _counts(order, wave)
     value = asked.of(order).right.astype(float)
     stages: dict[str, Stage] = {}
     for now, following in zip(counts[-2::-1], counts[:0:-1], strict=True):
@@ -307,22 +347,24 @@ def _stages(
 
 def play_asking(asked: Asked, values: AskingValues) -> tuple[NDArray[Any], NDArray[Any]]:
     """Return whether the group is right, ``[E]`` bool, and how many agents it asks, ``[E]``."""
-    order, wave = values.order, values.wave
-    counts = [*range(wave, len(order), wave), len(order)]
+    order = values.order
     right = np.zeros(len(asked), bool)
     used = np.zeros(len(asked), int)
     going = np.ones(len(asked), bool)
-    for count in counts:
+    for count in _counts(order, values.wave):
         part = asked.of(order[:count])
-        pays = _pays(values.stages.get(str(count)), part)
+        pays = _pays(values, str(count), part)
         ends = going & ~pays
         right[ends], used[ends] = part.right[ends], count
         going &= pays
     return right, used
 
 
-def _pays(stage: Stage | None, part: Part) -> NDArray[Any]:
+def _pays(values: AskingValues, count: str, part: Part) -> NDArray[Any]:
     """Return whether asking on pays, ``[E]`` bool. It does where no question stood so."""
+    if count in values.enough:
+        return np.asarray(~(expit(part.sure) >= values.enough[count]))
+    stage = values.stages.get(count)
     if stage is None:
         return np.zeros(len(part.right), bool)
     gains = [stage.gains.get(stand, 1.0) for stand in part.stand.tolist()]
@@ -332,7 +374,7 @@ def _pays(stage: Stage | None, part: Part) -> NDArray[Any]:
 
 
 def describe_asking(values: AskingValues) -> str:
-    """Return the values as Markdown: the order, and what asking on gains at every stand."""
+    """Return the values as Markdown: the order, and what is enough or what asking on gains."""
     measured = values.measured
     rows = [
         [
@@ -348,8 +390,12 @@ def describe_asking(values: AskingValues) -> str:
     ]
     alone = ", ".join(f"{name} {measured['right alone'][name]:.3f}" for name in values.order)
     heading = ["asked", "votes", "questions", "right", "gain of asking on, price off", ""]
+    stops = table(heading, rows)
+    if values.enough:
+        enough = [[number, f"{least:.3f}"] for number, least in values.enough.items()]
+        stops = table(["asked", "P(right) that is enough"], enough)
     return (
         f"Measured on {measured['questions']} questions in which everybody was asked "
         f"({measured['left out']} others left out). Order, with the share that each gets right "
-        f"alone: {alone}. Everybody: {measured['everyone']:.3f}.\n\n{table(heading, rows)}"
+        f"alone: {alone}. Everybody: {measured['everyone']:.3f}.\n\n{stops}"
     )

@@ -29,7 +29,15 @@ from mpdf_langgraph.traces.records import Episode
 from training.collect.team import answer_schema, grader
 from training.command import StudyOptions, run_command, write_results
 from training.evaluate.votes import adaptive_consistency, early_stopping, vote
-from training.learn.asking import Asked, fit_asking, gather, learn_rule, play_asking, proposals_of
+from training.learn.asking import (
+    Asked,
+    by_doubt,
+    fit_asking,
+    gather,
+    learn_rule,
+    play_asking,
+    proposals_of,
+)
 from training.learn.display import table
 from training.learn.measures import mean_interval
 from training.learn.profile_fit import fit_profile, gather_looks
@@ -52,7 +60,8 @@ class AskingOptions(StudyOptions):
     cost: tuple[float, ...] = (0.005, 0.01, 0.02, 0.03, 0.05)
     """Prices of 1,000 tokens, in accuracy. Of a call, where the traces report no tokens."""
     calls: float | None = None
-    """Agents to ask at most, on average. The other folds choose the lowest price that does so."""
+    """Agents to ask at most, on average. The other folds choose the lowest price that does so, and
+    then the most P(right) to wait for, where the consensus gives it."""
     wave: int = 1
     """Agents asked at a time."""
     consensus: Literal["majority", "confidence", "log-odds", "learned"] = "majority"
@@ -124,7 +133,10 @@ def cross_validate(asked: Asked, options: AskingOptions, graded: Grader) -> Resu
                 if kept is None and options.calls is not None:
                     few = play_asking(rest, values)[1].mean() <= options.calls
                     kept = values if few or cost == max(options.cost) else None
-            if kept is not None:
+            if kept is not None and options.calls is not None:
+                for more in by_doubt(rest, kept) if kept.enough else ():
+                    if play_asking(rest, more)[1].mean() <= options.calls:
+                        kept = more
                 add(f"adaptive, {options.calls:g} agents", *play_asking(test, kept), kept.order)
     return found
 
@@ -142,15 +154,19 @@ def _play(test: Asked, order: Sequence[str], method: Any) -> tuple[NDArray[Any],
 
 
 def format_results(found: Results, asked: Asked) -> str:
-    """Return the table: accuracy, the difference to asking everybody, agents asked, and price."""
-    everybody = np.hstack(found[EVERYBODY])[0]
+    """Return the table: accuracy, differences to asking everybody, agents asked, and price."""
+    references = {name: np.hstack(found[name])[0] for name in (EVERYBODY, PLAIN) if name in found}
     rows = []
     for name, parts in found.items():
         right, calls, spent, question = np.hstack(parts)
-        gain = "=" if name == EVERYBODY else mean_interval(right - everybody, question).short()
+        gains = [
+            "=" if name == other else mean_interval(right - theirs, question).short()
+            for other, theirs in references.items()
+        ]
         means = f"{calls.mean():.2f}", f"{spent.mean():.0f}"
-        rows.append([name, f"{right.mean():.4f}", gain, *means])
-    heading = ["method", "right", "against everybody", "agents asked", "priced tokens"]
+        rows.append([name, f"{right.mean():.4f}", *gains, *means])
+    against = [f"against {name}" for name in references]
+    heading = ["method", "right", *against, "agents asked", "priced tokens"]
     return (
         f"{len(asked)} questions, {len(asked.team)} agents: {', '.join(asked.team)}. "
         f"{asked.left_out} episodes left out. Intervals are 95 %, over questions.\n\n"

@@ -13,7 +13,15 @@ from mpdf_langgraph.recruiting import Stand
 from tests.support.recorded import recorded_episode
 from tests.support.running import run_python
 from training.collect.importing import Answer
-from training.learn.asking import Asked, describe_asking, fit_asking, gather, play_asking
+from training.learn.asking import (
+    Asked,
+    by_doubt,
+    describe_asking,
+    fit_asking,
+    gather,
+    learn_rule,
+    play_asking,
+)
 from training.learn.rules import RuleOptions, fit_rules
 from training.studies import asking as study
 
@@ -89,6 +97,63 @@ def test_the_graph_decides_as_the_values_say(asked: Asked) -> None:
             assert worth.pays == (gain > 0 or leader == 0)
 
 
+@pytest.fixture(scope="module")
+def probable(asked: Asked) -> Asked:
+    """The same with a consensus that gives P(right)."""
+    return asked.decided_by(learn_rule(asked, CHOICE.equivalent))
+
+
+@pytest.mark.parametrize("wave", [1, 2, 4])
+@pytest.mark.parametrize("cost", [0.0, 0.02, 0.2])
+def test_where_the_consensus_gives_p_right_it_says_what_is_enough(
+    probable: Asked, cost: float, wave: int
+) -> None:
+    values = fit_asking(probable, cost=cost, wave=wave, consensus="learned")
+    counts = [str(n) for n in range(wave, 4, wave)]
+    assert list(values.enough) == counts
+    assert len({round(least, 6) for least in values.enough.values()}) <= 1  # all cost the same
+    right, calls = play_asking(probable, values)
+    worth = (right - cost * calls).mean()
+    assert values.measured["value"] == pytest.approx(worth)
+    assert set(calls) <= {*range(wave, 4, wave), 4}
+    for other in by_doubt(probable, values):  # none is worth more
+        right, calls = play_asking(probable, other)
+        assert (right - cost * calls).mean() <= worth + 1e-9
+    if counts:
+        assert not values.stages
+        assert all(f"| {n} | {values.enough[n]:.3f} |" in describe_asking(values) for n in counts)
+
+
+def test_more_doubt_is_borne_before_a_dear_agent(probable: Asked) -> None:
+    values = fit_asking(probable, cost=0.02, prices={"dan": 9.0}, consensus="learned")
+    place = values.order.index("dan")
+    assert place  # the worst agent, and dear
+    dear, *cheap = sorted(values.enough, key=lambda n: values.enough[n])
+    assert dear == str(place)
+    doubts = [1 - values.enough[n] for n in cheap]
+    assert 1 - values.enough[dear] == pytest.approx(min(1.0, 9 * doubts[0]))
+    assert doubts == pytest.approx([doubts[0]] * len(doubts))
+
+
+def test_the_steps_of_doubt_go_from_asking_few_to_many(probable: Asked) -> None:
+    steps = by_doubt(probable, fit_asking(probable, cost=0.02, consensus="learned"))
+    calls = [play_asking(probable, one)[1].mean() for one in steps]
+    assert calls == sorted(calls)
+    assert calls[0] < 1.1
+    assert calls[-1] == 4
+
+
+def test_the_graph_stops_where_p_right_is_enough(probable: Asked) -> None:
+    values = fit_asking(probable, cost=0.02, consensus="learned")
+    recruiting = AdaptiveRecruiting(values=values)
+    for number, least in values.enough.items():
+        for p in (least - 0.01, least + 0.01):
+            about = {**ANY, "probability": p, "confidence": p}
+            assert recruiting.weigh(int(number), Stand(1, 0), **about).pays == (p < least)
+        assert recruiting.weigh(int(number), Stand(0, 0), **ANY).pays  # nobody has an answer
+        assert recruiting.weigh(int(number), Stand(1, 0), **ANY).pays  # as without values
+
+
 def test_what_says_nothing_of_the_team_is_left_out(asked: Asked) -> None:
     first, *rest = episodes(4, RIGHT)
     stopped = first.model_copy(update={"recruits": [{"action": "STOP"}]})
@@ -159,3 +224,24 @@ def test_the_study_keeps_to_a_number_of_agents(tmp_path: Path) -> None:
     assert row(few, "adaptive, 1 agents") == row(few, "adaptive, cost 0.5")
     assert row(many, "adaptive, 4 agents") == row(many, "adaptive, cost 0")
     assert row(few, "adaptive, cost 0.5") != row(few, "adaptive, cost 0")
+
+
+def test_the_study_waits_for_as_much_p_right_as_the_agents_to_ask_allow(tmp_path: Path) -> None:
+    traces = tmp_path / "traces.jsonl"
+    traces.write_bytes(b"".join(b"\n" + e.to_json() for e in episodes(40, RIGHT)))
+    text = study.main(
+        study.AskingOptions(
+            (traces,),
+            tmp_path,
+            answer="choice",
+            seeds=1,
+            folds=2,
+            consensus="learned",
+            cost=(0.5,),
+            calls=2.5,
+        )
+    )
+    asked = {line.split(" | ")[0]: float(line.split(" | ")[4]) for line in text.splitlines()
+             if line.startswith("| adaptive, ")}  # fmt: skip
+    assert asked["| adaptive, cost 0.5"] < 1.5 < asked["| adaptive, 2.5 agents"] < 3.2
+    assert "against everybody, plain majority" in text
