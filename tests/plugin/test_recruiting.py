@@ -126,6 +126,18 @@ def test_a_sure_answer_stops_the_asking_where_a_doubtful_one_does_not() -> None:
         assert len(found["votes"]) == asked
 
 
+def test_no_more_are_asked_once_p_right_is_enough() -> None:
+    values = asking(["a0", "a1"], {}, enough={"1": 0.85}, consensus="log-odds")
+    for confidence, asked in ((0.9, 1), (0.8, 2)):
+        found = outcome(
+            team("4", "5"),
+            recruit=AdaptiveRecruiting(values=values),
+            consensus="log-odds",
+            critic=lambda question, response, c=confidence: c,
+        )
+        assert len(found["votes"]) == asked
+
+
 def test_wrong_options_are_refused(tmp_path: Path) -> None:
     for wrong in ("some", 3, None, AdaptiveRecruiting):
         with pytest.raises(ConfigurationError, match="recruit="):

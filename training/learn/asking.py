@@ -281,7 +281,7 @@ def by_doubt(asked: Asked, values: AskingValues) -> list[AskingValues]:
     each = [sum(values.prices[n] * values.tokens[n] for n in order[i:j]) for i, j in waves]
     price = (np.array(each) + 1e-9) / (np.mean(each or [0]) + 1e-9)
     doubts = [expit(-asked.of(order[:i]).sure) / p for (i, _), p in zip(waves, price, strict=True)]
-    known = np.concatenate([d[np.isfinite(d)] for d in doubts] or [[]])
+    known = np.concatenate([[], *(d[np.isfinite(d)] for d in doubts)])
     steps = [*np.quantile(known, np.linspace(1, 0, DOUBTS)), 0.0] if len(known) else []
     return [
         values.model_copy(
