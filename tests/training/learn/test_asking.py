@@ -25,7 +25,7 @@ from training.learn.asking import (
 from training.learn.rules import RuleOptions, fit_rules
 from training.studies import asking as study
 
-ANY = {"probability": None, "confidence": None, "price": 1.0, "tokens": 0.0}
+ANY: dict[str, Any] = {"probability": None, "confidence": None, "price": 1.0, "tokens": 0.0}
 CHOICE = ChoiceAnswer(4)
 RIGHT = {"ann": 0.7, "bo": 0.7, "cy": 0.7, "dan": 0.3}
 
