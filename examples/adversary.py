@@ -18,30 +18,46 @@ place of each agent in turn:
 
     python -m training.fit --traces runs/adversary/traces --out runs/adversary/router
     python examples/adversary.py --router runs/adversary/router
+
+A slow model is asked once for all methods. `--debates` records debates of one round, in a folder
+for each team, and the study of one round answers from these:
+
+    python examples/adversary.py --kind look-ups --base-url http://localhost:8000/v1 --debates 60
+    python -m training.studies.one_round --traces runs/adversary/debates/look-ups/certain
 """
 
 import asyncio
 import json
 import re
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
+from langchain_core.language_models import BaseChatModel
 from langchain_core.messages import AIMessage, BaseMessage, HumanMessage
-from langchain_core.runnables import RunnableLambda
+from langchain_core.runnables import Runnable, RunnableLambda
 from rich.console import Console
 from rich.table import Table
 from tqdm import tqdm
 
 from examples import quickstart
-from examples.tiny_lm.chat_model import TinyChatModel, make
-from examples.tiny_lm.prompts import PROMPTS
-from examples.tiny_lm.questions import Kind, make_questions
-from mpdf_langgraph import Agent, MPDFError, create_deliberation, load_router
+from examples.real_models import lookups
+from examples.tiny_lm import questions as tiny
+from examples.tiny_lm.prompts import PROMPTS, PROPOSE_TEMPERATURE
+from mpdf_langgraph import (
+    Agent,
+    MPDFError,
+    Prompts,
+    TraceReader,
+    create_deliberation,
+    load_router,
+    vllm_chat_model,
+)
+from mpdf_langgraph.errors import ConfigurationError
 from training.collect.asking import for_each
 from training.collect.files import keep_settings
 from training.command import run_command
@@ -59,8 +75,11 @@ WITH_ADVERSARIES = "learned with adversaries"
 class AdversaryOptions:
     """Options of the measurement."""
 
-    kind: Kind = "plain"
-    """plain: all agents know the same. hidden: each agent has facts of its own."""
+    kind: tiny.Kind | Literal["look-ups"] = "plain"
+    """plain: all agents know the same. hidden: each agent has facts of its own. look-ups: private
+    notes, for a real model."""
+    base_url: str | None = None
+    """An OpenAI-compatible server. Without one the bundled model runs in process."""
     questions: int = 200
     """Test questions."""
     seed: int = 0
@@ -69,16 +88,42 @@ class AdversaryOptions:
     """A further router to measure, such as one fitted with `--collect`."""
     collect: int = 0
     """Collect traces on so many training questions instead."""
+    debates: int = 0
+    """Record debates of each team on so many test questions instead."""
+    skip: int = 0
+    """Test questions to leave out, from the first."""
     concurrency: int = 32
     """Deliberations at a time."""
+    timeout: float = 300.0
+    """A call fails after so many seconds without a byte from the server."""
     out: Path = Path("runs/adversary")
     """Folder for results and traces."""
+
+
+@dataclass(frozen=True)
+class Cast:
+    """A model, and how it is asked."""
+
+    llm: BaseChatModel
+    prompts: Prompts = PROMPTS
+    sampling: Mapping[str, Any] = field(
+        default_factory=lambda: {"temperature": PROPOSE_TEMPERATURE, "max_tokens": 200}
+    )
+
+    def honest(self, place: str) -> Agent:
+        """Return an honest agent."""
+        return Agent(place, self.llm, prompts=self.prompts, sampling=self.sampling)
+
+    def adversary(self, place: str, *, certain: bool) -> Agent:
+        """Return the adversary in an agent's place."""
+        liar = Liar(self.llm.bind(logprobs=True, **self.sampling), certain=certain)
+        return Agent(place, RunnableLambda(liar.answer_sync, liar.answer), prompts=self.prompts)
 
 
 class Liar:
     """What the adversary says to a conversation: one wrong answer for each question."""
 
-    def __init__(self, llm: TinyChatModel, *, certain: bool) -> None:
+    def __init__(self, llm: Runnable[Any, Any], *, certain: bool) -> None:
         self._llm, self._certain = llm, certain
         self._said: dict[str, AIMessage] = {}
 
@@ -91,11 +136,8 @@ class Liar:
             self._said[question] = lie(honest, certain=self._certain)
         return self._said[question]
 
-    def agent(self, place: str) -> Agent:
-        """Return the adversary in an agent's place."""
-        return Agent(place, RunnableLambda(self._answer_sync, self.answer), prompts=PROMPTS)
-
-    def _answer_sync(self, messages: list[BaseMessage]) -> AIMessage:
+    def answer_sync(self, messages: list[BaseMessage]) -> AIMessage:
+        """Return the same, where there is no event loop."""
         return asyncio.run(self.answer(messages))
 
 
@@ -104,6 +146,8 @@ def lie(honest: AIMessage, *, certain: bool) -> AIMessage:
     text = str(honest.text).replace("guess ", "")  # so does the model mark what it guesses
     found = re.findall(r"\d+", text)
     answer = int(found[-1]) if found else 0
+    if '"answer": null' in text:  # an agent that lacks a note says so
+        text = re.sub(r"[^.]* is missing\.", "", text).replace("null", str(answer))
     step, sign, end = text.rpartition("=")
     end = re.sub(rf"\b{answer}\b", str(answer + SHIFT), end)
     changed = step + sign + end if found else f"#### {SHIFT}"
@@ -115,15 +159,35 @@ def lie(honest: AIMessage, *, certain: bool) -> AIMessage:
     )
 
 
-def members(team: Team, llm: TinyChatModel, place: str = PLACES[-1]) -> list[Agent]:
+def open_cast(options: AdversaryOptions) -> Cast:
+    """Return the model of the options."""
+    if options.base_url is None:
+        from examples.tiny_lm.chat_model import make  # needs torch, which a server's user may lack
+
+        return Cast(make())
+    llm = vllm_chat_model(options.base_url, timeout=options.timeout)
+    if options.kind != "look-ups":
+        return Cast(llm)
+    sampling = {"temperature": lookups.TEMPERATURE, "max_tokens": lookups.MAX_TOKENS}
+    return Cast(llm, lookups.PROMPTS, sampling)
+
+
+def questions_of(options: AdversaryOptions, split: Literal["train", "test"], count: int) -> Any:
+    """Return questions after those to skip."""
+    count += options.skip
+    if options.kind == "look-ups":
+        return lookups.make_questions(split, count, options.seed)[options.skip :]
+    return tiny.make_questions(options.kind, split, count, options.seed)[options.skip :]
+
+
+def members(team: Team, cast: Cast, place: str = PLACES[-1]) -> list[Agent]:
     """Return the agents of a team, the adversary in the given place."""
-    honest = quickstart.team(llm, PROMPTS)
-    if team == "honest":
-        return honest
+    agents = {name: cast.honest(name) for name in PLACES}
     if team == "absent":
-        return [agent for agent in honest if agent.name != place]
-    adversary = Liar(llm, certain=team == "certain").agent(place)
-    return [adversary if agent.name == place else agent for agent in honest]
+        del agents[place]
+    elif team != "honest":
+        agents[place] = cast.adversary(place, certain=team == "certain")
+    return [*agents.values()]
 
 
 def methods(options: AdversaryOptions) -> dict[str, dict[str, Any]]:
@@ -163,11 +227,11 @@ async def measure(
     options: AdversaryOptions, chosen: Mapping[str, dict[str, Any]], results: Results
 ) -> None:
     """Ask every question that is not answered yet."""
-    questions = make_questions(options.kind, "test", options.questions, options.seed)
-    llm = make()
+    questions = questions_of(options, "test", options.questions)
+    cast = open_cast(options)
     graphs = {
         (team, method): create_deliberation(
-            members(team, llm), answer=quickstart.MATH, max_rounds=2, **how
+            members(team, cast), answer=quickstart.MATH, max_rounds=2, **how
         ).compile()
         for method, how in chosen.items()
         for team in TEAMS
@@ -181,8 +245,8 @@ async def measure(
 
     async def ask(item: tuple[Team, str, dict[str, Any]]) -> str | None:
         team, method, question = item
-        state = await invoke(graphs[team, method], question, team)
-        answer = state and state["deliberation"]["answer"]
+        state = await invoke(graphs[team, method], question, absent(team, PLACES[-1]))
+        answer = state["deliberation"]["answer"] if state else None
         right = quickstart.is_right(answer, question["reference"])
         results.add(team=team, method=method, id=question["id"], right=right)
         return answer
@@ -196,20 +260,25 @@ async def measure(
     )
 
 
-async def invoke(graph: Any, question: Mapping[str, Any], team: Team) -> dict[str, Any] | None:
+def absent(team: Team, place: str) -> str | None:
+    """Return who is missing in a team."""
+    return place if team == "absent" else None
+
+
+async def invoke(
+    graph: Any, question: Mapping[str, Any], without: str | None
+) -> dict[str, Any] | None:
     """Run a graph. Return its final state, None where it failed."""
     try:
-        return dict(await graph.ainvoke(given(question, team)))
+        return dict(await graph.ainvoke(given(question, without)))
     except MPDFError as error:
         tqdm.write(f"{question['id']}: {error}", file=sys.stderr)
         return None
 
 
-def given(question: Mapping[str, Any], team: Team) -> dict[str, Any]:
+def given(question: Mapping[str, Any], without: str | None) -> dict[str, Any]:
     """Return what the graph is asked. Who is absent takes its facts along."""
-    contexts = dict(question["contexts"])
-    if team == "absent":
-        contexts.pop(PLACES[-1], None)
+    contexts = {name: facts for name, facts in question["contexts"].items() if name != without}
     return {
         "question": question["question"],
         "reference": question["reference"],
@@ -219,32 +288,57 @@ def given(question: Mapping[str, Any], team: Team) -> dict[str, Any]:
 
 async def collect(options: AdversaryOptions) -> None:
     """Store traces to learn from: random moves, and alternatives to every refinement."""
-    llm = make()
-    questions = make_questions(options.kind, "train", options.collect, options.seed)
+    questions = questions_of(options, "train", options.collect)
     casts: list[tuple[Team, str]] = [("honest", PLACES[0])] * 3
     casts += [(team, place) for team in TEAMS[1:3] for place in PLACES]
-    graphs = [
-        create_deliberation(
-            members(team, llm, place),
-            router="random",
+    jobs = [(*casts[place % len(casts)], question) for place, question in enumerate(questions)]
+    how = {"router": "random", "max_rounds": 2, "explore": 0.1, "alternatives": 4}
+    await store(options, jobs, options.out / "traces" / options.kind, how)
+
+
+async def record_debates(options: AdversaryOptions) -> None:
+    """Store a debate of one round of every team, with the adversary in each place in turn."""
+    questions = questions_of(options, "test", options.debates)
+    how = {"router": "always-refine", "max_rounds": 1, "stop_when_settled": False}
+    for team in TEAMS:
+        folder = options.out / "debates" / options.kind / team
+        known = {episode.question for episode in TraceReader(folder)} if folder.exists() else ()
+        jobs = [
+            (team, PLACES[place % 3], question)
+            for place, question in enumerate(questions)
+            if question["question"] not in known
+        ]
+        await store(options, jobs, folder, how)
+
+
+async def store(
+    options: AdversaryOptions,
+    jobs: Sequence[tuple[Team, str, Mapping[str, Any]]],
+    folder: Path,
+    how: Mapping[str, Any],
+) -> None:
+    """Ask each team its question, and store the traces in a folder."""
+    cast = open_cast(options)
+    graphs = {
+        who: create_deliberation(
+            members(who[0], cast, who[1]),
             critic="logprob",
             answer=quickstart.MATH,
-            max_rounds=2,
-            explore=0.1,
-            alternatives=4,
-            traces=options.out / "traces" / options.kind,
+            traces=folder,
+            **how,
         ).compile()
-        for team, place in casts
-    ]
+        for who in {(team, place) for team, place, _ in jobs}
+    }
 
-    async def ask(index: int) -> dict[str, Any] | None:
-        return await invoke(graphs[index % len(graphs)], questions[index], "honest")
+    async def ask(job: tuple[Team, str, Mapping[str, Any]]) -> dict[str, Any] | None:
+        team, place, question = job
+        return await invoke(graphs[team, place], question, absent(team, place))
 
     await for_each(
-        range(len(questions)),
+        jobs,
         ask,
         concurrency=options.concurrency,
-        label="collecting",
+        label=folder.name,
         has_failed=lambda state: state is None,
     )
 
@@ -271,11 +365,14 @@ def rows(chosen: Mapping[str, Any], results: Results) -> Iterator[list[str]]:
 
 
 def main(options: AdversaryOptions) -> None:
-    """Measure, or collect."""
+    """Measure, collect, or record debates."""
+    if options.kind == "look-ups" and not (options.base_url and options.debates):
+        raise ConfigurationError("look-ups need --base-url and --debates")
     options.out.mkdir(parents=True, exist_ok=True)
-    if options.collect:
-        asyncio.run(collect(options))
-        return
+    for asked, how in ((options.collect, collect), (options.debates, record_debates)):
+        if asked:
+            asyncio.run(how(options))
+            return
     results = Results(options.out / f"{options.kind}-{options.seed}.jsonl")
     chosen = methods(options)
     if options.router is not None:

@@ -1,12 +1,25 @@
 """The adversary: what it says, and that a measurement goes on where it stopped."""
 
 import asyncio
+from pathlib import Path
 
 import numpy as np
 import pytest
 from langchain_core.messages import AIMessage, HumanMessage, SystemMessage
 
-from examples.adversary import Liar, Results, interval, lie
+from examples.adversary import (
+    PLACES,
+    TEAMS,
+    AdversaryOptions,
+    Liar,
+    Results,
+    interval,
+    lie,
+    main,
+)
+from examples.tiny_lm.questions import make_questions
+from mpdf_langgraph import TraceReader
+from mpdf_langgraph.errors import ConfigurationError
 
 
 def said(text: str) -> AIMessage:
@@ -23,6 +36,14 @@ def said(text: str) -> AIMessage:
             "Ann: Kim(14), 3*14=49, Ann(49).\n#### 49",
         ),
         ("I do not know.", "#### 7"),
+        (
+            'Room 530 costs 15 dollars. Steps: The pink team meets in room 530. {"answer": 530}',
+            'Room 537 costs 15 dollars. Steps: The pink team meets in room 537. {"answer": 537}',
+        ),
+        (
+            'My notes: Room 530 costs 15 dollars. Steps: The room is missing. {"answer": null}',
+            'My notes: Room 530 costs 22 dollars. {"answer": 22}',
+        ),
     ],
 )
 def test_a_lie_ends_in_another_number_and_does_not_hedge(honest: str, lied: str) -> None:
@@ -47,6 +68,36 @@ def test_a_liar_stands_by_its_lie() -> None:
     later = [*opening, AIMessage("#### 10"), HumanMessage("Others say 3.")]
     assert {asyncio.run(liar.answer(m)).content for m in (opening, later)} == {"1+2=10\n#### 10"}
     assert model.asked == 1
+
+
+@pytest.mark.filterwarnings("ignore:no calibration")
+def test_debates_of_every_team_are_recorded_once(tmp_path: Path) -> None:
+    options = AdversaryOptions(debates=3, out=tmp_path)
+    for _ in range(2):  # the second time nothing is left to ask
+        main(options)
+    for team in TEAMS:
+        episodes = list(TraceReader(tmp_path / "debates" / "plain" / team))
+        assert len(episodes) == 3
+        for place, name in enumerate(PLACES):  # the adversary sits in each place in turn
+            (episode,) = [e for e in episodes if e.question == asked(place)]
+            names = [agent["name"] for agent in episode.agents]
+            assert names == [one for one in PLACES if team != "absent" or one != name]
+            said = [
+                [episode.responses[f"{one}@{turn}"]["text"] for turn in (0, 1)] for one in names
+            ]
+            stubborn = {
+                one for one, (first, then) in zip(names, said, strict=True) if first == then
+            }
+            assert (name in stubborn) or team in ("honest", "absent")
+
+
+def asked(place: int) -> str:
+    return str(make_questions("plain", "test", 3, 0)[place]["question"])
+
+
+def test_a_real_model_needs_its_server(tmp_path: Path) -> None:
+    with pytest.raises(ConfigurationError, match="--base-url"):
+        main(AdversaryOptions(kind="look-ups", out=tmp_path))
 
 
 def test_results_are_kept(tmp_path) -> None:
