@@ -20,46 +20,35 @@ import asyncio
 import json
 import tempfile
 import time
-import uuid
 import warnings
 from collections import defaultdict
 from collections.abc import Awaitable, Callable
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from langchain_core.callbacks import BaseCallbackHandler
 from langchain_core.language_models import BaseChatModel
-from langchain_core.messages import BaseMessage
 from langchain_openai import ChatOpenAI
 from langgraph.checkpoint.memory import InMemorySaver
 from pydantic import SecretStr
 from tqdm import tqdm
 
 from mpdf_langgraph import (
-    Agent,
     Episode,
-    MathAnswer,
     TraceReader,
-    create_deliberation,
     load_router,
     vllm_chat_model,
 )
 from mpdf_langgraph.errors import ConfigurationError
-from mpdf_langgraph.models.endpoints import read_prefix_cache
-from mpdf_langgraph.models.prefix_cache import known_share
 from mpdf_langgraph.nodes.router import current_situation
 from mpdf_langgraph.observation import observe
 from mpdf_langgraph.traces.writer import TraceWriter
 from training.command import check_least, run_command
+from training.studies.speed_cases import CASES, QUESTION, Case, Requests, deliberate, record
+from training.studies.speed_endpoint import measure_prefixes, measure_throughput
 from training.studies.speed_peers import llm_debate, of_graph, supervisor, time_systems
 from training.studies.speed_report import Row, describe_run, format_table, plot
 from training.studies.speed_server import ROOT, speed_server
-
-QUESTION = (
-    "A farmer has 17 sheep and buys 5 lambs every spring for 5 years. Then she sells 2 of every 11 "
-    "animals, and gives one to each of her 3 neighbours. How many animals does she have in the end?"
-)
 
 
 @dataclass(frozen=True)
@@ -79,79 +68,17 @@ class SpeedOptions:
     records: int = 300
     """Trace records to write and read."""
     endpoint: str | None = None
-    """A vLLM server, such as http://localhost:8000/v1. Debates run against it too, and its prefix
-    cache tells its hit rate."""
+    """A vLLM server, such as http://localhost:8000/v1. Debates run against it too: tokens a second
+    beside their raw requests, and the hit rate of its prefix cache."""
+    endpoint_questions: int = 100
+    """Debates of 9 calls in each run against that server."""
     router: Path = ROOT / "examples/tiny_lm/router"
     """A fitted router, whose decisions are timed."""
     out: Path = Path("runs/speed")
     """Folder for the table, the plot and the history."""
 
 
-@dataclass(frozen=True)
-class Case:
-    """A kind of deliberation: so many agents, and so many rounds in which all of them refine."""
-
-    name: str
-    agents: int
-    rounds: int
-    critic: Any = None
-
-    def build(self, model: BaseChatModel, **options: Any) -> Any:
-        """Return the builder of its graph."""
-        team = [Agent(f"agent-{n}", model) for n in range(1, self.agents + 1)]
-        return create_deliberation(
-            team,
-            router="always-refine",
-            critic=self.critic,
-            answer=MathAnswer(),
-            max_rounds=self.rounds,
-            stop_when_settled=False,
-            **options,
-        )
-
-
-CASES = (
-    Case("vote of 3", 3, 0),
-    Case("debate 3 × 3", 3, 3),
-    Case("vote of 3, logprob", 3, 0, "logprob"),
-    Case("debate 3 × 3, logprob", 3, 3, "logprob"),
-    Case("16 agents × 1", 16, 1),
-)
-
-
-# --- the requests of a deliberation --------------------------------------------------------------
-
-Requests = list[list[tuple[list[BaseMessage], float]]]
-"""Messages and temperature of the calls of each round."""
-
-
-class _Recorder(BaseCallbackHandler):
-    """Keeps the requests of a deliberation by round."""
-
-    run_inline = True
-
-    def __init__(self) -> None:
-        self.rounds: dict[int, list[tuple[list[BaseMessage], float]]] = defaultdict(list)
-
-    def on_chat_model_start(
-        self, serialized: Any, messages: list[list[BaseMessage]], **kwargs: Any
-    ) -> None:
-        heat = kwargs["invocation_params"]["temperature"]
-        self.rounds[kwargs["metadata"]["mpdf_round"]].append((messages[0], heat))
-
-
-async def deliberate(graph: Any, question: str = QUESTION, **config: Any) -> None:
-    """Run one deliberation."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", UserWarning)  # identical proposals
-        await graph.ainvoke({"question": question}, config)
-
-
-async def record(graph: Any) -> Requests:
-    """Return the requests that one deliberation makes."""
-    recorder = _Recorder()
-    await deliberate(graph, callbacks=[recorder])
-    return [recorder.rounds[n] for n in sorted(recorder.rounds)]
+# --- the bare calls ------------------------------------------------------------------------------
 
 
 def bare_model(url: str) -> ChatOpenAI:
@@ -178,7 +105,7 @@ async def call_bare(model: BaseChatModel, requests: Requests) -> None:
 # --- the measurements ----------------------------------------------------------------------------
 
 
-async def _repeat(count: int, function: Callable[..., Awaitable[None]], *given: Any) -> None:
+async def _repeat(count: int, function: Callable[..., Awaitable[Any]], *given: Any) -> None:
     for _ in range(count):
         await function(*given)
 
@@ -229,7 +156,9 @@ async def measure_wall(url: str, options: SpeedOptions, bar: Any) -> list[Row]:
         for _ in range(options.repeats):
             bare_alone.append(await _timed(time.perf_counter, call_bare(bare_chat, requests)))
             alone.append(await _timed(time.perf_counter, deliberate(graph)))
-            crowd = [call_bare(bare_chat, requests) for _ in range(options.at_once)]
+            crowd: list[Awaitable[Any]] = [
+                call_bare(bare_chat, requests) for _ in range(options.at_once)
+            ]
             bare = await _timed(time.perf_counter, asyncio.gather(*crowd))
             crowd = [deliberate(graph) for _ in range(options.at_once)]
             many.append(await _timed(time.perf_counter, asyncio.gather(*crowd)) / bare)
@@ -332,39 +261,11 @@ async def finished_state(url: str, case: Case) -> Any:
     return values
 
 
-async def measure_prefixes(url: str, options: SpeedOptions) -> list[Row]:
-    """Return how much of the prompts of a debate was computed before.
-
-    Args:
-        url: The server that costs nothing.
-        options: Its `endpoint`, if it is given, runs debates too. Its metrics tell the rate.
-    """
-    case = CASES[1]
-    requests = await record(case.build(vllm_chat_model(url, "speed")).compile())
-    share = 100 * known_share([messages for calls in requests for messages, _ in calls])
-    rows = [
-        Row.of(f"prompts known to a prefix cache: {case.name}", [share], unit="% of characters")
-    ]
-    if options.endpoint is None:
-        return rows
-    for critic in (None, "self"):
-        debate = replace(case, critic=critic).build(vllm_chat_model(options.endpoint)).compile()
-        rates = []
-        for _ in range(options.repeats):
-            before = read_prefix_cache(options.endpoint)
-            await deliberate(debate, question=f"{uuid.uuid4().hex[:8]}: {QUESTION}")
-            after = read_prefix_cache(options.endpoint)
-            if before is None or after is None or (rate := (after - before).rate) is None:
-                raise ConfigurationError(f"{options.endpoint} tells nothing of a prefix cache")
-            rates.append(100 * rate)
-        name = f"hit rate of the prefix cache: {case.name}, critic {critic}"
-        rows.append(Row.of(name, rates, unit="% of tokens"))
-    return rows
-
-
 def main(options: SpeedOptions) -> None:
     """Measure everything, print the table, and write table, plot and history."""
-    check_least(options, repeats=1, questions=1, at_once=1, observations=1, records=1)
+    check_least(
+        options, repeats=1, questions=1, at_once=1, observations=1, records=1, endpoint_questions=1
+    )
     if options.delay <= 0:
         raise ConfigurationError(f"--delay must be above 0, got {options.delay}")
     options.out.mkdir(parents=True, exist_ok=True)
@@ -372,12 +273,21 @@ def main(options: SpeedOptions) -> None:
         with speed_server(0.0) as url:
             rows = asyncio.run(measure_processor(url, options, bar))
             state = asyncio.run(finished_state(url, CASES[3]))
-            rows += asyncio.run(measure_prefixes(url, options))
+            rows += asyncio.run(measure_prefixes(url, options.endpoint, options.repeats))
         with speed_server(options.delay) as url:
             rows += asyncio.run(measure_wall(url, options, bar))
             rows += measure_peers(url, options, bar)
         rows += measure_router(state, options, bar)
         rows += measure_traces(state, options, bar)
+    if options.endpoint is not None:
+        rows += asyncio.run(
+            measure_throughput(
+                options.endpoint,
+                repeats=options.repeats,
+                questions=options.endpoint_questions,
+                at_once=options.at_once,
+            )
+        )
     table = format_table(
         rows,
         f"Medians of {options.repeats} repeats, {options.questions} deliberations each; "

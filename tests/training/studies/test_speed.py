@@ -5,11 +5,14 @@ import json
 from pathlib import Path
 
 import pytest
+from langchain_core.messages import AIMessage, HumanMessage
 
 from mpdf_langgraph import vllm_chat_model
 from mpdf_langgraph.errors import ConfigurationError
 from training.studies import speed
-from training.studies.speed import CASES, Case, SpeedOptions, record
+from training.studies.speed import SpeedOptions
+from training.studies.speed_cases import CASES, Case, record
+from training.studies.speed_endpoint import bodies, measure_throughput
 from training.studies.speed_report import Row, format_table
 from training.studies.speed_server import TOKENS, completion, speed_server
 
@@ -80,3 +83,26 @@ def test_wrong_counts_are_refused(tmp_path: Path) -> None:
     for wrong in ({"repeats": 0}, {"delay": 0.0}):
         with pytest.raises(ConfigurationError, match=r"must be (1 or more|above 0)"):
             speed.main(SpeedOptions(**{**TINY, **wrong}, out=tmp_path))
+
+
+@pytest.mark.integration
+def test_throughput_is_that_of_the_same_requests() -> None:
+    with speed_server(0.0) as url:
+        rows = asyncio.run(measure_throughput(url, "speed", repeats=2, questions=3, at_once=2))
+    ours, raw, ratio = rows
+    assert ratio.aim == 0.95
+    assert ratio.low <= ours.high / raw.low
+    assert ratio.high >= ours.low / raw.high
+
+
+def test_a_repeated_request_has_another_number() -> None:
+    calls = [[([HumanMessage("000001: why?"), AIMessage("for 000001")], 0.5)]]
+    ((body,),) = bodies(calls, {"model": "m"}, "000001", "000002")
+    assert body == {
+        "model": "m",
+        "temperature": 0.5,
+        "messages": [
+            {"role": "user", "content": "000002: why?"},
+            {"role": "assistant", "content": "for 000002"},
+        ],
+    }
