@@ -189,24 +189,51 @@ _LETTERS = (
 
 
 def _expression(words: str) -> str:
-    """Return a regular expression for words. In a script with spaces they must be whole words."""
-    expression = re.escape(words).replace(r"\*", r"\w*").replace(r"\ ", r"\s+")
-    spaced = re.match("[^\\W\\d_]", words) and words < "\u0700"
-    return rf"(?<!\w){expression}(?!\w)" if spaced else expression
+    """Return a regular expression for words. A star stands for any ending."""
+    return re.escape(words).replace(r"\*", r"\w*").replace(r"\ ", r"\s+")
+
+
+def _is_spaced(words: str) -> bool:
+    """Tell whether words are written with spaces between them."""
+    return words < "\u0700" and re.match(r"[^\W\d_]", words) is not None
+
+
+def _tree(several: list[str]) -> str:
+    """Return a regular expression for the first that fits. What begins alike is read once.
+
+    The longest come first, so that none is the beginning of a later one.
+    """
+    if len(several) == 1 or any(words[:1] == "*" for words in several):
+        return f"(?:{'|'.join(map(_expression, several))})"
+    branches: dict[str, list[str]] = {}
+    for words in several:
+        branches.setdefault(words[:1].upper().lower(), []).append(words)
+    return f"(?:{'|'.join(map(_branch, branches.values()))})"
+
+
+def _branch(several: list[str]) -> str:
+    begin = _expression(several[0][:1])
+    return begin and begin + _tree([words[1:] for words in several])
+
+
+def _cue(several: list[str]) -> str:
+    """Return a regular expression for cues. In a script with spaces they must be whole words."""
+    longest_first = sorted(several, key=len)[::-1]
+    spaced = [words for words in longest_first if _is_spaced(words)]
+    others = [words for words in longest_first if not _is_spaced(words)]
+    whole = [rf"(?<!\w){_tree(spaced)}(?!\w)"] if spaced else []
+    return "|".join([*whole, *([_tree(others)] if others else [])])
 
 
 @cache
 def _patterns() -> tuple[re.Pattern[str], dict[str, re.Pattern[str]]]:
     cues = {sign: re.split(r";\s*", words) for sign, words in _CUES.items()}
-    longest_first = sorted((words for several in cues.values() for words in several), key=len)[::-1]
+    cue = _cue([words for several in cues.values() for words in several])
     token = re.compile(
-        rf"(?P<letters>{_LETTERS})|(?P<cue>(?i:{'|'.join(map(_expression, longest_first))}))"
+        rf"(?P<letters>{_LETTERS})|(?P<cue>(?i:{cue}))"
         r"|(?P<B>(?<=\s)[-–—]+(?=\s)|—)|(?P<comma>[,()\[\]…?])|(?P<w>[^\W_\u0900-\u0dff\u0e00-\u0eff\u1100-\u11ff\u2e80-\ud7ff]+|\w)"
     )
-    each = {
-        sign: re.compile("|".join(map(_expression, several)), re.IGNORECASE)
-        for sign, several in cues.items()
-    }
+    each = {sign: re.compile(_cue(several), re.IGNORECASE) for sign, several in cues.items()}
     return token, each
 
 

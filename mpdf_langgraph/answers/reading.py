@@ -127,7 +127,7 @@ def has_long_mark_run(text: str) -> bool:
 
     Its time grows with the square of their number: 160 KB took 19 seconds.
     """
-    if text.isascii():
+    if text.isascii() or not any(map(unicodedata.combining, text)):
         return False
     run = 0
     for character in text:
