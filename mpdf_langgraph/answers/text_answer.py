@@ -63,6 +63,11 @@ class TextAnswer:
         """How many comparisons had no verdict: the judge said neither yes nor no, or failed."""
         return self._verdicts.undecided
 
+    @property
+    def is_judged(self) -> bool:
+        """Whether a function or a model is asked of texts that differ."""
+        return self._equivalence is not None
+
     def parse(self, text: str) -> str | None:
         """Read the answer out of a response. Return None if nothing is left."""
         return find_text(text)

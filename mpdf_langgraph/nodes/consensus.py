@@ -14,6 +14,7 @@ from langgraph.types import Command
 from mpdf_langgraph.answers.choice_answer import ChoiceAnswer
 from mpdf_langgraph.answers.math_answer import MathAnswer
 from mpdf_langgraph.answers.schema import AnswerSchema, assign_clusters, schema_for
+from mpdf_langgraph.answers.text_answer import TextAnswer
 from mpdf_langgraph.consensus import count_votes
 from mpdf_langgraph.errors import ConfigurationError, DeliberationError, describe_error
 from mpdf_langgraph.learned_consensus import rule_for
@@ -44,6 +45,7 @@ LIKELY_COINCIDENCE = 0.01
 COMPARISON_SECONDS = 1.0
 #: Numbers that are compared at once.
 _NUMERAL = re.compile(r"-?[0-9]{1,15}(?:\.[0-9]{1,15})?")
+_SHORT = 100  # characters of two texts that are compared within a millisecond
 
 
 def consensus_steps(
@@ -163,9 +165,10 @@ class _NeedsThread(Exception):  # noqa: N818 - it is no error
 
 
 def _same_at_once(schema: AnswerSchema, a: str, b: str) -> bool:
-    """Compare two numerals or choices. Anything else may take long, or ask a judge."""
+    """Compare two numerals, choices or short texts. All else may take long, or ask a judge."""
     numerals = type(schema) is MathAnswer and _NUMERAL.fullmatch(a) and _NUMERAL.fullmatch(b)
-    if numerals or type(schema) is ChoiceAnswer:
+    texts = type(schema) is TextAnswer and not schema.is_judged and len(a) + len(b) <= _SHORT
+    if numerals or texts or type(schema) is ChoiceAnswer:
         return schema.equivalent(a, b)
     raise _NeedsThread
 

@@ -11,7 +11,7 @@ from langchain_core.tracers import BaseTracer, Run
 from langgraph.checkpoint.memory import InMemorySaver
 from langgraph.graph import START, MessagesState, StateGraph
 
-from mpdf_langgraph import Agent, create_deliberation, vllm_chat_model
+from mpdf_langgraph import Agent, TextAnswer, create_deliberation, vllm_chat_model
 from tests.support.running import ON
 from tests.support.scripted import Scripted, by_kind, counted, totals, yes
 from tests.support.server import Server
@@ -284,7 +284,8 @@ def test_runs_of_models_say_who_what_when_and_why(traced: Any) -> None:
 
 
 def test_runs_of_the_nodes_bear_their_names(traced: Any) -> None:
-    runs = traced(build(team()).compile(name="inquiry"))
+    graph = build(team(), answer=TextAnswer(lambda a, b: a == b))
+    runs = traced(graph.compile(name="inquiry"))
     names = [run.name for run in runs]
     assert names[0] == "inquiry"
     assert {"router", "agent", "critic", "consensus"} <= set(names)

@@ -215,11 +215,13 @@ def test_only_what_takes_no_time_is_compared_at_once() -> None:
     assert _same_at_once(MathAnswer(), "4.50", "4.5")
     assert not _same_at_once(MathAnswer(), "-4", "4")
     assert not _same_at_once(ChoiceAnswer(4), "A", "B")
+    assert _same_at_once(TextAnswer(), "the ice cream", "Ice-cream")
     for schema, a, b in (
         (MathAnswer(), "x + 1", "4"),
         (MathAnswer(), "4", "1" * 16),
         (Slow(), "4", "5"),
-        (TextAnswer(), "4", "5"),
+        (TextAnswer(), "4", "5" * 100),
+        (TextAnswer(lambda a, b: a == b), "4", "5"),
     ):
         with pytest.raises(_NeedsThread):
             _same_at_once(schema, a, b)
