@@ -4,19 +4,21 @@
     python -m tests.torture --scale 0.05          # a slice of each
     python -m tests.torture --parts frames torn   # some of it
 
-Each core has a process that carries out one part after the other. Each finished part is kept in
-`--out`, so that a command that was stopped goes on. A part is carried out again if the code has
-changed since, or with `--anew`. The exit code is 1 if anything was found.
+Each core has a process that carries out one part after the other. One process more carries out the
+parts that mostly wait. Each finished part is kept in `--out`, so that a command that was stopped
+goes on. A part is carried out again if the code has changed since, or with `--anew`. The exit code
+is 1 if anything was found.
 """
 
 import argparse
 import os
 import sys
 from concurrent.futures import Future, ProcessPoolExecutor, as_completed
+from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
 
-from tests.torture.parts import PARTS, attack
+from tests.torture.parts import PARTS, WAITING, attack
 from tests.torture.table import Row, code_version, load, save, table
 
 
@@ -41,8 +43,9 @@ def main() -> int:
         "--out", type=Path, default=Path("runs/torture"), help="where results are kept"
     )
     parser.add_argument(
-        "--jobs", type=int, default=os.cpu_count() or 1, help="parts at a time (default: cores)"
-    )
+        "--jobs", type=int, default=os.cpu_count() or 1,
+        help="busy parts at a time, beside one that mostly waits (default: cores)",
+    )  # fmt: skip
     parser.add_argument("--anew", action="store_true", help="carry out finished parts again")
     options = parser.parse_args()
     if options.scale <= 0 or options.jobs < 1:
@@ -50,11 +53,13 @@ def main() -> int:
     options.out.mkdir(parents=True, exist_ok=True)
     version = code_version()
     rows: dict[str, Row] = {}
-    with ProcessPoolExecutor(options.jobs, get_context("spawn")) as processes:
+    pool = partial(ProcessPoolExecutor, mp_context=get_context("spawn"))
+    with pool(options.jobs) as busy, pool(1) as waiting:
         under_way: dict[Future[Row], str] = {}
         for name in options.parts:
             row = None if options.anew else load(_path(options, name), version)
             if row is None:
+                processes = waiting if name in WAITING else busy
                 under_way[processes.submit(attack, name, options.scale)] = name
             else:
                 print(f"{name}: kept from an earlier run of this code", file=sys.stderr)  # noqa: T201

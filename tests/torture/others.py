@@ -86,9 +86,9 @@ def memory_of(kind: str, scale: float, folder: Path, progress: Progress) -> Row:
 
 
 MEMORY = {
-    "memory-server": partial(memory_of, "a server"),
-    "memory-plain": partial(memory_of, "no traces"),
     "memory-traces": partial(memory_of, "traces"),
+    "memory-plain": partial(memory_of, "no traces"),
+    "memory-server": partial(memory_of, "a server"),
 }
 
 

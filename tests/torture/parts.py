@@ -15,9 +15,11 @@ from tests.torture.table import Attack, Row
 
 #: Those that take longest come first.
 PARTS: dict[str, Attack] = {
-    **MEMORY, **MATRIX, **KILLS, **KILLS_OF_TRAINING, **FUZZ, **ALTERED, **ESCAPES,
-    "burst": burst, "frames": frames, "torn": torn,
+    **MEMORY, **FUZZ, **KILLS_OF_TRAINING, **MATRIX, **KILLS, "burst": burst, **ALTERED, **ESCAPES,
+    "torn": torn, "frames": frames,
 }  # fmt: skip
+#: Those that mostly wait, for an endpoint or for the moment of a kill.
+WAITING = {*MATRIX, *KILLS, "burst"}
 
 
 def attack(name: str, scale: float) -> Row:
