@@ -12,6 +12,7 @@ from mpdf_langgraph.answers.math_numbers import (
     write_number,
 )
 from mpdf_langgraph.answers.math_units import CURRENCY
+from mpdf_langgraph.answers.memory import cache_short
 from mpdf_langgraph.answers.patterns import MATH_SEGMENT, STYLES, Pattern
 
 _FULL_WIDTH = {0xFF01 + k: chr(0x21 + k) for k in range(94)}
@@ -143,6 +144,7 @@ def canonical(text: str) -> str:
     return text
 
 
+@cache_short(4096)
 def _simplified(text: str) -> str:
     text = _plain_characters(text)
     text = _undressed(text)

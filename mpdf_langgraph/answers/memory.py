@@ -24,7 +24,10 @@ def cache_short(size: int) -> Callable[[Callable[P, T]], Callable[P, T]]:
 
         @wraps(compute)
         def get(*args: P.args, **kwargs: P.kwargs) -> T:
-            length = sum(len(one) for one in args if isinstance(one, str))
+            length = 0
+            for one in args:
+                if isinstance(one, str):
+                    length += len(one)
             result: T = (known if length <= SHORT else compute)(*args, **kwargs)
             return result
 

@@ -129,8 +129,7 @@ def _guarded(target: Target) -> Target:
     from mpdf_langgraph import MPDFError
 
     def run(data: bytes) -> None:
-        with suppress(MPDFError), warnings.catch_warnings():
-            warnings.simplefilter("ignore")
+        with suppress(MPDFError):
             target(data)
 
     return run
@@ -146,7 +145,7 @@ def _fuzz_guided(name: str, runs: int, folder: Path) -> None:
     for number, example in enumerate(examples):
         (corpus / f"example-{number}").write_bytes(example)
     options = [f"-runs={runs}", "-timeout=60", "-rss_limit_mb=4096", "-max_len=16384",
-               "-len_control=0", f"-artifact_prefix={folder}/"]  # fmt: skip
+               "-len_control=0", "-reload=0", f"-artifact_prefix={folder}/"]  # fmt: skip
     atheris.Setup([name, str(corpus), *options], _guarded(target))
     atheris.Fuzz()
 
@@ -201,6 +200,7 @@ FUZZ = {f"fuzz-{name}": partial(fuzz, name) for name in RUNS}
 def main(name: str, runs: str, folder: str | None = None) -> None:
     """Fuzz one target. The process ends with it."""
     place = Path(folder or tempfile.mkdtemp())
+    warnings.simplefilter("ignore")
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     (_fuzz_guided if has_atheris() else _fuzz_blindly)(name, int(runs), place)
 
