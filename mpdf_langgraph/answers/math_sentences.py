@@ -62,7 +62,7 @@ _RESTATED = Pattern(
 _BOLD_AT_END = Pattern(r"\*\*([^*\n]{1,60}?)[.:]?\*\*(\s[a-z°²³/]{1,4})?[.!\s]*$")
 _EXPRESSION_AT_END = Pattern(
     r"(?<!and )(?<!or )(?<!, )(\([^()]*[0-9][^()]*,[^()]*\))[.*\s]*$"
-    r"|.*(?:\b(?:is|are|was|equals|as|to|get|gives?|yields|obtain|beträgt|ist|es|est"
+    r"|(?m:^).*(?:\b(?:is|are|was|equals|as|to|get|gives?|yields|obtain|beträgt|ist|es|est"
     r"|such that)\s(?:de\s)?|=|(?<=[a-z]):\s)\s*([^=\n]{1,80}?)[.*\s]*$"
 )
 _SOLUTIONS = Pattern(

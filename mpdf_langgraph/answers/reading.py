@@ -170,8 +170,12 @@ _HEADING = (
     r"(?m:^)[#*_ \t]{0,9}(?:(?:the|my|our)[ \t])?(?:(?:final|correct)[ \t])?answer[*_: \t]{0,9}"
     r"(?m:$)(?=\n)"
 )
+# What these begin with. Looking at one character first takes a tenth of the time.
+_BEGINS = "(?=[aorscyvjовαđ答解正回정답उاתค])"
 #: Where an answer is said to follow: "the answer is", "Answer:", and in other languages.
-MARKER = Pattern(rf"(?:{_ENGLISH}|{_OTHERS}|{_HEADING})[\s*_:：]{{0,9}}", re.IGNORECASE)
+MARKER = Pattern(
+    rf"(?:{_BEGINS}(?:{_ENGLISH}|{_OTHERS})|{_HEADING})[\s*_:：]{{0,9}}", re.IGNORECASE
+)
 
 
 def last_match(pattern: Pattern, text: str) -> re.Match[str] | None:
