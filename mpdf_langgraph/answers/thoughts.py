@@ -12,7 +12,7 @@ _NAMES = "think|thinking|thought|thoughts|seed:think"
 _OPEN = rf"<(?:{_NAMES})>|◁think▷|\[THINK\]|<\|(?:begin_of_thought|START_THINKING|thinking)\|>"
 _CLOSE = rf"</(?:{_NAMES})>|◁/think▷|\[/THINK\]|<\|(?:end_of_thought|END_THINKING|/thinking)\|>"
 # A tag in backticks is spoken of.
-_TAG = re.compile(rf"(?<!`)(?:(?P<open>{_OPEN})|(?P<close>{_CLOSE}))(?!`)", re.IGNORECASE)
+_TAG = re.compile(rf"(?=[<◁\[])(?<!`)(?:(?P<open>{_OPEN})|(?P<close>{_CLOSE}))(?!`)", re.IGNORECASE)
 _CHANNEL = re.compile(
     r"(?:<\|start\|>[^<\n]{0,40})?<\|channel\|>(?P<channel>[^<\n]{0,200})"
     r"(?:<\|constrain\|>[^<\n]{0,40})?<\|message\|>"
