@@ -43,6 +43,7 @@ from mpdf_langgraph.errors import ConfigurationError
 from mpdf_langgraph.nodes.router import current_situation
 from mpdf_langgraph.observation import observe
 from mpdf_langgraph.traces.writer import TraceWriter
+from training.collect.team import load_object
 from training.command import check_least, run_command
 from training.studies.speed_cases import CASES, QUESTION, Case, Requests, deliberate, record
 from training.studies.speed_endpoint import measure_prefixes, measure_throughput
@@ -70,6 +71,8 @@ class SpeedOptions:
     endpoint: str | None = None
     """A vLLM server, such as http://localhost:8000/v1. Debates run against it too: tokens a second
     beside their raw requests, and the hit rate of its prefix cache."""
+    prompts: str | None = None
+    """module:NAME of the `Prompts` of debates against that server. Default: the plugin's."""
     endpoint_questions: int = 100
     """Debates of 9 calls in each run against that server."""
     router: Path = ROOT / "examples/tiny_lm/router"
@@ -283,6 +286,7 @@ def main(options: SpeedOptions) -> None:
         rows += asyncio.run(
             measure_throughput(
                 options.endpoint,
+                prompts=load_object(options.prompts) if options.prompts else None,
                 repeats=options.repeats,
                 questions=options.endpoint_questions,
                 at_once=options.at_once,

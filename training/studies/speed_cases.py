@@ -9,7 +9,7 @@ from langchain_core.callbacks import BaseCallbackHandler
 from langchain_core.language_models import BaseChatModel
 from langchain_core.messages import BaseMessage
 
-from mpdf_langgraph import Agent, MathAnswer, create_deliberation
+from mpdf_langgraph import Agent, MathAnswer, Prompts, create_deliberation
 
 QUESTION = (
     "A farmer has 17 sheep and buys 5 lambs every spring for 5 years. Then she sells 2 of every 11 "
@@ -25,10 +25,11 @@ class Case:
     agents: int
     rounds: int
     critic: Any = None
+    prompts: Prompts = Prompts()
 
     def build(self, model: BaseChatModel, **options: Any) -> Any:
         """Return the builder of its graph."""
-        team = [Agent(f"agent-{n}", model) for n in range(1, self.agents + 1)]
+        team = [Agent(f"agent-{n}", model, prompts=self.prompts) for n in range(1, self.agents + 1)]
         return create_deliberation(
             team,
             router="always-refine",

@@ -17,7 +17,7 @@ from typing import Any, TypeVar
 import httpx2
 from langchain_core.messages import convert_to_openai_messages
 
-from mpdf_langgraph import vllm_chat_model
+from mpdf_langgraph import Prompts, vllm_chat_model
 from mpdf_langgraph.errors import ConfigurationError
 from mpdf_langgraph.models.endpoints import read_prefix_cache
 from mpdf_langgraph.models.prefix_cache import known_share
@@ -61,11 +61,17 @@ async def measure_prefixes(url: str, endpoint: str | None, repeats: int) -> list
 
 
 async def measure_throughput(
-    url: str, name: str | None = None, *, repeats: int, questions: int, at_once: int
+    url: str,
+    name: str | None = None,
+    *,
+    prompts: Prompts | None = None,
+    repeats: int,
+    questions: int,
+    at_once: int,
 ) -> list[Row]:
     """Return the tokens a second of debates over those of their requests sent raw."""
     model = vllm_chat_model(url, name, max_tokens=MAX_TOKENS)
-    graph = Case("debate 3 × 2", 3, 2).build(model).compile()
+    graph = Case("debate 3 × 2", 3, 2, prompts=prompts or Prompts()).build(model).compile()
     numbers = map("{:06d}".format, count(int(time.time()) % 900_000))
     recorded: dict[str, Requests] = {}
     body = {"model": model.model_name, "max_completion_tokens": MAX_TOKENS, "logprobs": True}
