@@ -38,7 +38,7 @@ from typing import Any, Literal
 
 import numpy as np
 from langchain_core.language_models import BaseChatModel
-from langchain_core.messages import AIMessage, BaseMessage, HumanMessage
+from langchain_core.messages import AIMessage, BaseMessage
 from langchain_core.runnables import Runnable, RunnableLambda
 from rich.console import Console
 from rich.table import Table
@@ -60,6 +60,7 @@ from mpdf_langgraph import (
 from mpdf_langgraph.errors import ConfigurationError
 from training.collect.asking import for_each
 from training.collect.files import keep_settings
+from training.collect.questions import content_key
 from training.command import run_command
 from training.learn.measures import mean_interval
 
@@ -129,9 +130,9 @@ class Liar:
 
     async def answer(self, messages: list[BaseMessage]) -> AIMessage:
         """Return the lie that belongs to the conversation's question."""
-        question = next(str(m.text) for m in messages if isinstance(m, HumanMessage))
+        told = messages[: 1 + next(i for i, m in enumerate(messages) if m.type == "human")]
+        question = "\n".join(str(m.text) for m in told)  # with the notes: others may read alike
         if question not in self._said:
-            told = messages[: 1 + next(i for i, m in enumerate(messages) if m.type == "human")]
             honest = await self._llm.ainvoke(told)
             self._said[question] = lie(honest, certain=self._certain)
         return self._said[question]
@@ -302,11 +303,12 @@ async def record_debates(options: AdversaryOptions) -> None:
     how = {"router": "always-refine", "max_rounds": 1, "stop_when_settled": False}
     for team in TEAMS:
         folder = options.out / "debates" / options.kind / team
-        known = {episode.question for episode in TraceReader(folder)} if folder.exists() else ()
+        recorded = TraceReader(folder) if folder.exists() else ()
+        known = {content_key(e.question, e.reference, e.contexts) for e in recorded}
         jobs = [
             (team, PLACES[place % 3], question)
             for place, question in enumerate(questions)
-            if question["question"] not in known
+            if content_key(**given(question, absent(team, PLACES[place % 3]))) not in known
         ]
         await store(options, jobs, folder, how)
 

@@ -165,7 +165,7 @@ def read_sentence(sentence: str) -> str | None:
 
 
 def read_listed(text: str) -> str | None:
-    """Read several numbers, perhaps with names: "either 2 or 3", "x₁ = 2; x₂ = 3"."""
+    """Read several numbers, perhaps with names: "either 2 or 3", "x₁ = 2 and x₂ = 3"."""
     items = _LIST_JOINT.split(re.sub(r"^(?:either|both)\s", "", text.strip(" .$")))
     if len(items) < 2 or not all(map(_LIST_ITEM.fullmatch, items)):
         return None

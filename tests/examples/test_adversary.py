@@ -68,6 +68,8 @@ def test_a_liar_stands_by_its_lie() -> None:
     later = [*opening, AIMessage("#### 10"), HumanMessage("Others say 3.")]
     assert {asyncio.run(liar.answer(m)).content for m in (opening, later)} == {"1+2=10\n#### 10"}
     assert model.asked == 1
+    asyncio.run(liar.answer([SystemMessage("other notes"), HumanMessage("1+2?")]))
+    assert model.asked == 2  # the same words over other notes are another question
 
 
 @pytest.mark.filterwarnings("ignore:no calibration")
