@@ -2,8 +2,9 @@
 
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import httpx2
 
@@ -28,7 +29,7 @@ class _Server:
         failures: Failures in a row.
         rests_until: Before this `time.monotonic()`, requests rather go elsewhere.
         probed: It has failed, and one request is trying it again.
-        open: Requests that it has not answered yet.
+        open: Requests whose replies have not ended yet.
     """
 
     endpoint: EndpointClient
@@ -47,7 +48,8 @@ class _Servers:
 
     A request goes to the server with the fewest open requests of this process. At a tie they take
     turns. A server that failed rests, longer with each failure. Then one request at a time tries
-    it. It gets others again once that one is answered. If all rest, they are tried nevertheless.
+    it. It gets others again once a reply to that one begins. If all rest, they are tried
+    nevertheless.
 
     This chooses an agent's server at its first call for a question. Its later calls for the
     question begin at the same server, whose prefix cache holds what they share.
@@ -100,10 +102,14 @@ class _Servers:
             server.open -= 1
 
     def answered(self, server: _Server) -> None:
-        """Let a server take its share again."""
+        """Let a server take its share again, as a reply has begun."""
+        with self._lock:
+            server.failures, server.rests_until, server.probed = 0, 0.0, False
+
+    def ended(self, server: _Server) -> None:
+        """Note that a reply has ended."""
         with self._lock:
             server.open -= 1
-            server.failures, server.rests_until, server.probed = 0, 0.0, False
 
     def failed(self, server: _Server, rest: float | None = None) -> None:
         """Let a server rest. Of many requests that fail together, the first one counts."""
@@ -115,6 +121,42 @@ class _Servers:
                 server.failures += 1
                 rest = backoff(server.failures, LONGEST_REST) if rest is None else rest
                 server.rests_until = now + rest
+
+
+class _Reply(httpx2.SyncByteStream, httpx2.AsyncByteStream):
+    """A reply's body. Its request is open until it ends. A server that breaks it off has failed."""
+
+    def __init__(self, stream: Any, servers: _Servers, server: _Server) -> None:
+        self._stream, self._servers, self._server = stream, servers, server
+        self._over = False
+
+    def __iter__(self) -> Iterator[bytes]:
+        try:
+            yield from self._stream
+        except httpx2.TransportError:
+            self._end(broken=True)
+            raise
+
+    async def __aiter__(self) -> AsyncIterator[bytes]:
+        try:
+            async for part in self._stream:
+                yield part
+        except httpx2.TransportError:
+            self._end(broken=True)
+            raise
+
+    def close(self) -> None:
+        self._end()
+        self._stream.close()
+
+    async def aclose(self) -> None:
+        self._end()
+        await self._stream.aclose()
+
+    def _end(self, broken: bool = False) -> None:
+        if not self._over:
+            self._over = True
+            (self._servers.failed if broken else self._servers.ended)(self._server)
 
 
 class _Attempts:
@@ -151,6 +193,7 @@ class _Attempts:
         """Note a reply. Tell whether the next server is asked: this one turned it down."""
         if response.status_code not in _TURNED_DOWN:
             self._servers.answered(self.server)
+            response.stream = _Reply(response.stream, self._servers, self.server)
             return False
         self._servers.failed(self.server, retry_after(response.headers))
         return self._next()

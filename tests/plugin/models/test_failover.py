@@ -7,7 +7,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager, suppress
 from typing import Any
 
 import openai
@@ -138,7 +138,6 @@ def test_an_agent_stays_at_one_server(sync: bool) -> None:
 
 
 async def test_a_server_that_is_behind_gets_no_more_requests() -> None:
-    """A reply counts as open until it begins."""
     caught_up = threading.Event()
 
     def late(body: dict[str, Any]) -> tuple[int, Any]:
@@ -160,6 +159,64 @@ async def test_a_server_that_is_behind_gets_no_more_requests() -> None:
         for _ in range(4):
             await llm.ainvoke("Hello")
         assert (len(slow.requests), len(fast.requests)) == (3, 7)
+
+
+@contextmanager
+def beginning(
+    kind: str, body: bytes, over: threading.Event
+) -> Iterator[tuple[str, list[socket.socket]]]:
+    """A server that sends the head and the begin of a reply, and hangs up once it is over."""
+
+    def serve() -> None:
+        with suppress(OSError):
+            while True:
+                connection, _ = listening.accept()
+                accepted.append(connection)
+                connection.recv(65_536)
+                head = f"HTTP/1.1 200 OK\r\nContent-Type: {kind}\r\nContent-Length: 1000\r\n\r\n"
+                connection.sendall(head.encode() + body)
+                over.wait(60)
+                connection.close()
+
+    accepted: list[socket.socket] = []
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        threading.Thread(target=serve, daemon=True).start()
+        yield f"http://127.0.0.1:{listening.getsockname()[1]}/v1", accepted
+        over.set()
+        with suppress(OSError):
+            listening.shutdown(socket.SHUT_RDWR)
+
+
+def test_a_stream_is_open_until_it_ends() -> None:
+    chunk = {
+        "id": "1", "object": "chat.completion.chunk", "created": 1, "model": "tiny",
+        "choices": [{"index": 0, "delta": {"role": "assistant", "content": "Hi"}}],
+    }  # fmt: skip
+    event, over = f"data: {json.dumps(chunk)}\n\n".encode(), threading.Event()
+    with beginning("text/event-stream", event, over) as (url, accepted), Server() as fast:
+        answering(fast)
+        llm = vllm_chat_model([url, fast.url], "tiny")
+        stream = llm.stream("Hello")
+        assert next(stream).content == "Hi"
+        for _ in range(5):
+            by_invoke(llm)
+        assert (len(accepted), len(fast.requests)) == (1, 5)
+        stream.close()  # type: ignore[attr-defined]
+        assert next(llm.stream("Hello")).content == "Hi"  # it is the first one's turn again
+
+
+def test_a_server_that_breaks_off_a_reply_is_left_alone(
+    ask: Ask, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(failover, "backoff", lambda failures, longest: 3600.0)
+    over = threading.Event()
+    over.set()
+    with beginning("application/json", b'{"id"', over) as (url, accepted), loopback("b") as (b, _):
+        llm = vllm_chat_model([url, b], "tiny")
+        with pytest.raises(openai.APIConnectionError):
+            ask(llm)
+        assert [ask(llm) for _ in range(3)] == ["b"] * 3
+        assert len(accepted) == 1
 
 
 def test_an_agent_whose_server_is_down_stays_at_another_and_goes_back() -> None:
