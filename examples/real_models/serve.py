@@ -108,7 +108,13 @@ def command_for(
         raise FetchError("pip cannot install vLLM, and says why above") from error
     name = MODELS[model].served if model in MODELS else model
     return server_command(
-        python, folder, served_model_name=name, host=host, port=port, max_model_len=CONTEXT
+        python,
+        folder,
+        served_model_name=name,
+        host=host,
+        port=port,
+        max_model_len=CONTEXT,
+        dtype="bfloat16",
     )
 
 

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from langchain_core.messages import HumanMessage
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from examples.tiny_lm import train as train_module
 from examples.tiny_lm.llama import CONTEXT, build_model
 from examples.tiny_lm.prompts import PROMPTS, critique_messages, refine_messages, solve_messages
 from examples.tiny_lm.questions import random_problem
@@ -216,6 +217,18 @@ def test_a_model_learns_one_batch_by_heart(tokenizer, encoder):
         optimizer.zero_grad()
         losses.append(parts["loss"])
     assert losses[-1] < losses[0] / 5
+
+
+@pytest.mark.parametrize("has", [True, False])
+def test_it_computes_in_bfloat16_only_where_that_is_fast(tokenizer, encoder, monkeypatch, has):
+    monkeypatch.setattr(train_module, "_has_bfloat16", lambda _: has)
+    rng = random.Random(0)
+    (batch, *_) = encoder.batches([look_up_example(rng) for _ in range(4)], 1024, rng)
+    model = build_model(tokenizer, "1M", seed=0)
+    found = []
+    model.lm_head.register_forward_hook(lambda *given: found.append(given[-1].dtype))
+    loss_on(model, torch.nn.Linear(model.config.hidden_size, 1), batch, probe_weight=0.1)
+    assert found == [torch.bfloat16 if has else torch.float32]
 
 
 def test_a_run_is_not_resumed_with_other_options(tmp_path):
