@@ -1,11 +1,11 @@
-"""Files that are whole or not there, and the settings that a folder's files were made with."""
+"""Files that are whole or not there, that one process writes, and the settings of a folder."""
 
 import json
 import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from mpdf_langgraph.errors import ConfigurationError
 
@@ -36,6 +36,27 @@ def write_json(path: Path, content: Any) -> None:
     """Write plain data as indented JSON, whole or not at all. What JSON lacks becomes text."""
     with atomic_write(path) as draft:
         draft.write_text(json.dumps(content, indent=1, default=str) + "\n")
+
+
+def lock(file: IO[bytes], advice: str) -> None:
+    """Keep a file for this process until it is closed, where the system has such locks.
+
+    Args:
+        file: An open file.
+        advice: What to do if another process has it. It ends the error message.
+
+    Raises:
+        ConfigurationError: Another process has it. The file is closed then.
+    """
+    try:
+        import fcntl  # not on Windows
+
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        file.close()
+        raise ConfigurationError(f"another process writes {file.name}. {advice}") from error
+    except (ImportError, OSError):  # not every system and not every network folder has locks
+        return
 
 
 def keep_settings(path: Path, settings: Mapping[str, Any], advice: str) -> None:

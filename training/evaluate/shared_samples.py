@@ -24,6 +24,7 @@ from langchain_core.outputs import ChatGeneration, ChatResult
 from pydantic import PrivateAttr
 
 from mpdf_langgraph.errors import ConfigurationError
+from training.collect.files import lock
 
 _asked: ContextVar[tuple[int, dict[str, set[int]]] | None] = ContextVar("asked", default=None)
 
@@ -53,6 +54,9 @@ class Samples:
         shared: The evaluation's folder. The samples there and those of all its workers on Ray are
             read too. Default: the folder of `path`.
 
+    Raises:
+        ConfigurationError: Another process writes the file.
+
     Attributes:
         counts: Samples since this was made: those ``drawn``, those ``reused``, and those given
             whose endpoint reported no token counts (``unreported``).
@@ -65,6 +69,7 @@ class Samples:
         self._pending: dict[str, asyncio.Future[None]] = {}
         self.counts: Counter[str] = Counter()
         self._file = path.open("a+b", buffering=0)
+        lock(self._file, "Wait for that evaluation, or give another --out.")
         shared = shared or path.parent
         self.read([shared, *sorted(shared.glob("worker-*/"))])
 

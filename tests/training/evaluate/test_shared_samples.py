@@ -1,6 +1,8 @@
 """The model that remembers: who asks the same gets the same, and nothing is drawn twice."""
 
 import asyncio
+import subprocess
+import sys
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
@@ -13,6 +15,7 @@ from langchain_core.outputs import ChatGeneration, ChatResult
 
 from mpdf_langgraph import Agent, ConfigurationError, create_deliberation, vllm_chat_model
 from mpdf_langgraph.response_profile import token_logprobs
+from tests.support.paths import ROOT
 from tests.support.scripted import Scripted, StatusError
 from tests.support.server import Server, cards, completion
 from training.evaluate.shared_samples import RememberingChatModel, Samples, one_question
@@ -148,6 +151,26 @@ async def test_another_process_goes_on_from_the_file(tmp_path: Path) -> None:
     assert set(token_logprobs(message.response_metadata)) == {-0.25}
     assert message.usage_metadata is not None
     assert message.response_metadata["finish_reason"] == "stop"
+
+
+def test_two_processes_do_not_write_one_file(tmp_path: Path) -> None:
+    path = tmp_path / "samples.jsonl"
+    hold = "import sys\nfrom pathlib import Path\n"
+    hold += "from training.evaluate.shared_samples import Samples\n"
+    hold += "samples = Samples(Path(sys.argv[1]))\nprint('ready', flush=True)\ninput()"
+    other = subprocess.Popen(
+        [sys.executable, "-c", hold, str(path)],
+        cwd=ROOT,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+    )
+    with other:
+        assert other.stdout is not None
+        assert other.stdout.readline() == b"ready\n"
+        with pytest.raises(ConfigurationError, match=r"another process writes .*--out"):
+            Samples(path)
+        other.kill()
+    Samples(path).close()
 
 
 async def test_a_torn_line_is_passed_over_and_spoils_no_other(tmp_path: Path) -> None:
