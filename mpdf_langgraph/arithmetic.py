@@ -1,4 +1,4 @@
-"""What the numbers of a response say about it, without a call: do its own equations hold and chain?
+"""What the numbers of a response say about it, without a call: do its own equations hold?
 
 ``4 boxes x 6 pens = 24 pens`` is an equation with units between. It is checked where its left side
 is a chain of numbers and ``+ - * /`` without parentheses or unknowns, and its right side is a
@@ -6,7 +6,6 @@ number. Equations of another form are passed over.
 """
 
 import re
-from collections.abc import Sequence
 from typing import NamedTuple
 
 _NUMBERS = re.compile(r"[0-9][0-9,]*(?:\.[0-9]+)?|\.[0-9]+")
@@ -25,18 +24,16 @@ _EQUATION = re.compile(
 ROUNDING = 0.011
 
 
-class Equation(NamedTuple):
-    """An equation of a text.
+class Equations(NamedTuple):
+    """What was found in a text.
 
     Attributes:
-        operands: The numbers of its left side. A percentage is a share.
-        result: Its right side. A percentage is a share.
-        holds: Its sides are equal, as far as rounding goes.
+        checked: Equations that could be checked.
+        false: So many of these do not hold.
     """
 
-    operands: tuple[float, ...]
-    result: float
-    holds: bool
+    checked: int
+    false: int
 
 
 def numbers_of(text: str) -> list[float]:
@@ -49,34 +46,21 @@ def numbers_of(text: str) -> list[float]:
     return [float(found.replace(",", "")) for found in _NUMBERS.findall(text)]
 
 
-def equations_of(text: str) -> list[Equation]:
-    """Return the equations of a text that can be checked, in order.
+def check_equations(text: str) -> Equations:
+    """Check the equations of a text.
 
     Example:
-        >>> [one.holds for one in equations_of("4 boxes x 6 pens = 24 pens. Then 24 - 5 = 18.")]
-        [True, False]
+        >>> check_equations("4 boxes x 6 pens = 24 pens. Then 24 - 5 = 18.")
+        Equations(checked=2, false=1)
     """
-    found = []
-    for match in _EQUATION.finditer(_without_words(text)):
-        left, right = _calculate(match["left"]), _value(match["right"])
-        if left is not None:
+    verdicts = []
+    for found in _EQUATION.finditer(_without_words(text)):
+        left, right = _calculate(found["left"]), _calculate(found["right"])
+        if left is not None and right is not None:
             # 20 / 50 = 40 % is written without its sign, too.
             gaps = [abs(left * unit - right) for unit in (1.0, 100.0, 0.01)]
-            holds = min(gaps) <= ROUNDING * max(1.0, right)
-            operands = tuple(_value(term) for term in match["left"].split()[::2])
-            found.append(Equation(operands, right, holds))
-    return found
-
-
-def leaves_result(equations: Sequence[Equation]) -> bool:
-    """Does any equation but the last have a result that no equation goes on with?
-
-    Example:
-        >>> leaves_result(equations_of("2 + 3 = 5. 4 + 4 = 8. 8 + 1 = 9."))
-        True
-    """
-    used = {round(operand, 6) for equation in equations for operand in equation.operands}
-    return any(round(equation.result, 6) not in used for equation in equations[:-1])
+            verdicts.append(min(gaps) <= ROUNDING * max(1.0, right))
+    return Equations(len(verdicts), verdicts.count(False))
 
 
 def _without_words(text: str) -> str:

@@ -1,12 +1,11 @@
 """A critic that reads how a response looks, without a call.
 
 Long, branching or hedging responses are more often wrong, and so are answers of an odd form,
-responses whose own equations do not hold or come to a result that nothing goes on with, and those
-that leave out numbers of the question. A logistic curve of all this tells how probably a response
-is right, and every agent has a shift of its own. Where the endpoint gives token log-probabilities,
-the curve is of these as well. ``training/fit_rules.py`` fits it on graded traces, so it is
-calibrated for the agents and the kind of questions there. It serves recorded answers and endpoints
-without log-probabilities too.
+responses whose own equations do not hold, and those that leave out numbers of the question. A
+logistic curve of all this tells how probably a response is right, and every agent has a shift of
+its own. Where the endpoint gives token log-probabilities, the curve is of these as well.
+``training/fit_rules.py`` fits it on graded traces, so it is calibrated for the agents and the kind
+of questions there. It serves recorded answers and endpoints without log-probabilities too.
 """
 
 import math
@@ -16,7 +15,7 @@ from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field, field_validator
 
-from mpdf_langgraph.arithmetic import ROUNDING, equations_of, leaves_result, numbers_of
+from mpdf_langgraph.arithmetic import check_equations, numbers_of
 from mpdf_langgraph.calibration import sigmoid
 from mpdf_langgraph.fitted_file import Fitted, read_fitted
 from mpdf_langgraph.state import Response
@@ -25,8 +24,7 @@ from mpdf_langgraph.state import Response
 PROFILE_FEATURES = (
     "steps", "operators", "length", "hedges", "answer length", "question length", "equations",
     "false equations", "numbers left out", "answer has blanks", "truncated", "answer is whole",
-    "answer repeated", "answer is last result", "result left", "result has fraction",
-    "mean logprob", "total logprob", "lowest logprob window",
+    "answer repeated", "mean logprob", "total logprob", "lowest logprob window",
 )  # fmt: skip
 
 
@@ -36,7 +34,7 @@ def profile_features(question: str, response: Response) -> dict[str, float]:
     Log-probabilities that are not known count as 0.
     """
     profile, answer = response["profile"], response["answer"] or ""
-    equations = equations_of(response["text"])
+    equations = check_equations(response["text"])
     numbers, answered = numbers_of(response["text"]), numbers_of(answer)
     counts = {
         "steps": profile["steps"],
@@ -45,8 +43,8 @@ def profile_features(question: str, response: Response) -> dict[str, float]:
         "hedges": profile["hedges"],
         "answer length": len(answer),
         "question length": len(question),
-        "equations": len(equations),
-        "false equations": sum(not equation.holds for equation in equations),
+        "equations": equations.checked,
+        "false equations": equations.false,
         "numbers left out": len({*numbers_of(question)} - {*numbers}),
     }
     marks = {
@@ -55,11 +53,6 @@ def profile_features(question: str, response: Response) -> dict[str, float]:
         "answer is whole": len(answered) == 1 and answered[0].is_integer(),
         # Once where it is computed, and once where it is stated.
         "answer repeated": len(answered) == 1 and numbers[-2:] == 2 * answered,
-        "answer is last result": len(answered) == 1
-        and bool(equations)
-        and math.isclose(equations[-1].result, answered[0], rel_tol=ROUNDING, abs_tol=ROUNDING),
-        "result left": leaves_result(equations),
-        "result has fraction": not all(equation.result.is_integer() for equation in equations),
     }
     given = response["logprobs"]
     logprobs = {
