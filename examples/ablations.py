@@ -22,7 +22,7 @@ from typing import Annotated, Any
 
 import tyro
 
-from examples.reproduce import servers, step
+from examples.reproduce import router_folder, servers, step
 from examples.serve_vllm import MODEL_DIR
 from examples.tiny_lm.prompts import PROPOSE_TEMPERATURE
 from mpdf_langgraph import ConfigurationError, vllm_chat_model
@@ -130,7 +130,7 @@ def plan(
         file = write_questions(made / "test.jsonl", options.runs, n, out / f"test-{n}.jsonl")
         commands.append(
             ["training/collect.py", "--questions", file, *one, "--agents", n, "--rounds", 5,
-             "--router", made / "routers" / "softrankpo-0", "--explore", 0, "--alternatives", 0,
+             "--router", made / router_folder("softrankpo", 0), "--explore", 0, "--alternatives", 0,
              "--critic", "logprob", "--out", out / "runs" / str(n)]
         )  # fmt: skip
     commands.append(

@@ -134,6 +134,11 @@ def main(options: ReproduceOptions) -> None:
             reproduce(options, kind, team)
 
 
+def router_folder(name: Learned, seed: int, cost: float = ReproduceOptions.cost) -> Path:
+    """Return where a router lies in the folder of its questions."""
+    return Path(f"routers-cost-{cost:g}", f"{name}-{seed}")
+
+
 def is_newer(router: Path, traces: Path) -> bool:
     """Tell whether a router was fitted after the last trace was written."""
     written = (path.stat().st_mtime for path in traces.rglob("*.jsonl"))
@@ -156,7 +161,7 @@ def reproduce(options: ReproduceOptions, kind: Kind, team: list[object]) -> None
     routers: list[object] = []
     for name in options.learned:
         for seed in range(options.seeds):
-            folder = out / f"routers-cost-{options.cost:g}" / f"{name}-{seed}"
+            folder = out / router_folder(name, seed, options.cost)
             routers += ["--router", folder]
             if not is_newer(folder / "router.json", out / "traces"):
                 step(

@@ -222,10 +222,11 @@ def round_examples(
 
 @cache
 def _has_bfloat16(device: torch.device) -> bool:
-    """Is bfloat16 fast here? A CPU without instructions for it takes ten times as long."""
+    """Is bfloat16 fast here? A device without instructions for it takes ten times as long."""
     if device.type == "cpu":
-        return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
-    return device.type != "cuda" or torch.cuda.is_bf16_supported()
+        known = torch.backends.mkldnn.is_available()
+        return known and bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
+    return device.type != "cuda" or torch.cuda.is_bf16_supported(including_emulation=False)
 
 
 def loss_on(

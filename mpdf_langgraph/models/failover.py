@@ -1,5 +1,6 @@
 """Several servers of one model: a request goes to one that answers."""
 
+import math
 import threading
 import time
 from collections.abc import AsyncIterator, Iterator, Sequence
@@ -26,14 +27,16 @@ class _Server:
     """One server and its circuit breaker.
 
     Attributes:
-        failures: Failures in a row.
-        rests_until: Before this `time.monotonic()`, requests rather go elsewhere.
+        failures: Failures in a row, without a whole reply between.
+        failed_at: The `time.monotonic()` of the latest one.
+        rests_until: Before this time, requests rather go elsewhere. 0 once a reply has begun.
         probed: It has failed, and one request is trying it again.
         open: Requests whose replies have not ended yet.
     """
 
     endpoint: EndpointClient
     failures: int = 0
+    failed_at: float = -math.inf
     rests_until: float = 0.0
     probed: bool = False
     open: int = 0
@@ -48,8 +51,8 @@ class _Servers:
 
     A request goes to the server with the fewest open requests of this process. At a tie they take
     turns. A server that failed rests, longer with each failure. Then one request at a time tries
-    it. It gets others again once a reply to that one begins. If all rest, they are tried
-    nevertheless.
+    it. It gets others again once a reply to that one begins. What it replies to older requests
+    says nothing. If all rest, they are tried nevertheless.
 
     This chooses an agent's server at its first call for a question. Its later calls for the
     question begin at the same server, whose prefix cache holds what they share.
@@ -90,7 +93,7 @@ class _Servers:
             now = time.monotonic()
             ready = [server for server in waiting if server.is_ready(now)]
             server = ready[0] if ready else min(waiting, key=lambda s: s.rests_until)
-            server.probed = server.failures > 0
+            server.probed = server.rests_until > 0
             server.open += 1
             waiting.remove(server)
             return server
@@ -101,15 +104,18 @@ class _Servers:
             server.probed = False
             server.open -= 1
 
-    def answered(self, server: _Server) -> None:
-        """Let a server take its share again, as a reply has begun."""
+    def answered(self, server: _Server, asked_at: float) -> None:
+        """Let a server take its share again, as a reply to a request of that time has begun."""
         with self._lock:
-            server.failures, server.rests_until, server.probed = 0, 0.0, False
+            if asked_at >= server.failed_at:
+                server.rests_until, server.probed = 0.0, False
 
-    def ended(self, server: _Server) -> None:
-        """Note that a reply has ended."""
+    def ended(self, server: _Server, asked_at: float) -> None:
+        """Note that a reply to a request of that time has ended."""
         with self._lock:
             server.open -= 1
+            if asked_at >= server.failed_at:
+                server.failures = 0
 
     def failed(self, server: _Server, rest: float | None = None) -> None:
         """Let a server rest. Of many requests that fail together, the first one counts."""
@@ -119,6 +125,7 @@ class _Servers:
             now = time.monotonic()
             if server.failures == 0 or now >= server.rests_until:
                 server.failures += 1
+                server.failed_at = now
                 rest = backoff(server.failures, LONGEST_REST) if rest is None else rest
                 server.rests_until = now + rest
 
@@ -126,8 +133,9 @@ class _Servers:
 class _Reply(httpx2.SyncByteStream, httpx2.AsyncByteStream):
     """A reply's body. Its request is open until it ends. A server that breaks it off has failed."""
 
-    def __init__(self, stream: Any, servers: _Servers, server: _Server) -> None:
-        self._stream, self._servers, self._server = stream, servers, server
+    def __init__(self, stream: Any, attempts: "_Attempts") -> None:
+        self._stream, self._servers = stream, attempts.servers
+        self._server, self._asked_at = attempts.server, attempts.asked_at
         self._over = False
 
     def __iter__(self) -> Iterator[bytes]:
@@ -154,18 +162,27 @@ class _Reply(httpx2.SyncByteStream, httpx2.AsyncByteStream):
         await self._stream.aclose()
 
     def _end(self, broken: bool = False) -> None:
-        if not self._over:
-            self._over = True
-            (self._servers.failed if broken else self._servers.ended)(self._server)
+        if self._over:
+            return
+        self._over = True
+        if broken:
+            self._servers.failed(self._server)
+        else:
+            self._servers.ended(self._server, self._asked_at)
 
 
 class _Attempts:
     """One request on its way from server to server."""
 
     def __init__(self, servers: _Servers, first: str, request: httpx2.Request) -> None:
-        self._servers, self._first, self._request = servers, first, request
+        self.servers, self._first, self._request = servers, first, request
         self._waiting = servers.in_turn()
-        self.server = servers.take(self._waiting)
+        self.go_on()
+
+    def go_on(self) -> None:
+        """Take the best server of those that are left."""
+        self.server = self.servers.take(self._waiting)
+        self.asked_at = time.monotonic()
 
     def request(self) -> httpx2.Request:
         """Return the request as one to the current server."""
@@ -181,28 +198,23 @@ class _Attempts:
             extensions=self._request.extensions,
         )
 
-    def goes_on_after(self, error: BaseException) -> bool:
-        """Note a failure. Tell whether the next server is asked: this one got no request."""
+    def can_go_on_after(self, error: BaseException) -> bool:
+        """Note a failure. Tell whether the next server may be asked: this one got no request."""
         if not isinstance(error, httpx2.TransportError):
-            self._servers.release(self.server)
+            self.servers.release(self.server)
             return False
-        self._servers.failed(self.server)
-        return isinstance(error, httpx2.ConnectError | httpx2.ConnectTimeout) and self._next()
+        self.servers.failed(self.server)
+        refused = isinstance(error, httpx2.ConnectError | httpx2.ConnectTimeout)
+        return refused and bool(self._waiting)
 
-    def goes_on_from(self, response: httpx2.Response) -> bool:
-        """Note a reply. Tell whether the next server is asked: this one turned it down."""
+    def can_go_on_from(self, response: httpx2.Response) -> bool:
+        """Note a reply. Tell whether the next server may be asked: this one turned it down."""
         if response.status_code not in _TURNED_DOWN:
-            self._servers.answered(self.server)
-            response.stream = _Reply(response.stream, self._servers, self.server)
+            self.servers.answered(self.server, self.asked_at)
+            response.stream = _Reply(response.stream, self)
             return False
-        self._servers.failed(self.server, retry_after(response.headers))
-        return self._next()
-
-    def _next(self) -> bool:
-        if not self._waiting:
-            return False
-        self.server = self._servers.take(self._waiting)
-        return True
+        self.servers.failed(self.server, retry_after(response.headers))
+        return bool(self._waiting)
 
 
 class _Failover(httpx2.BaseTransport):
@@ -218,12 +230,14 @@ class _Failover(httpx2.BaseTransport):
             try:
                 response = client.send(attempts.request(), stream=True)
             except BaseException as error:
-                if attempts.goes_on_after(error):
+                if attempts.can_go_on_after(error):
+                    attempts.go_on()
                     continue
                 raise
-            if not attempts.goes_on_from(response):
+            if not attempts.can_go_on_from(response):
                 return response
             response.close()
+            attempts.go_on()
 
     def close(self) -> None:
         for client in self._clients.values():
@@ -243,12 +257,14 @@ class _AsyncFailover(httpx2.AsyncBaseTransport):
             try:
                 response = await client.send(attempts.request(), stream=True)
             except BaseException as error:
-                if attempts.goes_on_after(error):
+                if attempts.can_go_on_after(error):
+                    attempts.go_on()
                     continue
                 raise
-            if not attempts.goes_on_from(response):
+            if not attempts.can_go_on_from(response):
                 return response
             await response.aclose()
+            attempts.go_on()
 
     async def aclose(self) -> None:
         for client in self._clients.values():

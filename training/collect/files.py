@@ -39,14 +39,14 @@ def write_json(path: Path, content: Any) -> None:
 
 
 def lock(file: IO[bytes], advice: str) -> None:
-    """Keep a file for this process until it is closed, where the system has such locks.
+    """Keep an open file until it is closed, where the system has such locks.
 
     Args:
-        file: An open file.
-        advice: What to do if another process has it. It ends the error message.
+        file: The file.
+        advice: What to do if it is kept already. It ends the error message.
 
     Raises:
-        ConfigurationError: Another process has it. The file is closed then.
+        ConfigurationError: It is kept already, mostly by another process. It is closed then.
     """
     try:
         import fcntl  # not on Windows
@@ -54,7 +54,7 @@ def lock(file: IO[bytes], advice: str) -> None:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError as error:
         file.close()
-        raise ConfigurationError(f"another process writes {file.name}. {advice}") from error
+        raise ConfigurationError(f"{file.name} is in use. {advice}") from error
     except (ImportError, OSError):  # not every system and not every network folder has locks
         return
 

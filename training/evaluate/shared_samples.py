@@ -55,7 +55,7 @@ class Samples:
             read too. Default: the folder of `path`.
 
     Raises:
-        ConfigurationError: Another process writes the file.
+        ConfigurationError: Another evaluation writes the file.
 
     Attributes:
         counts: Samples since this was made: those ``drawn``, those ``reused``, and those given

@@ -219,6 +219,35 @@ def test_a_server_that_breaks_off_a_reply_is_left_alone(
         assert len(accepted) == 1
 
 
+def test_a_server_that_breaks_off_again_rests_longer(
+    ask: Ask, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    failures: list[int] = []
+    monkeypatch.setattr(failover, "backoff", lambda number, _: failures.append(number) or 0.0)
+    over = threading.Event()
+    over.set()
+    with beginning("application/json", b'{"id"', over) as (url, _), loopback("b") as (b, _):
+        llm = vllm_chat_model([url, b], "tiny")
+        for _ in range(6):
+            with suppress(openai.APIConnectionError):
+                assert ask(llm) == "b"
+    assert failures == [1, 2, 3]
+
+
+def test_the_reply_to_an_older_request_does_not_end_a_rest(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(failover, "backoff", lambda failures, longest: 3600.0)
+    servers = failover._Servers([Any, Any])  # type: ignore[list-item]
+    server = servers.take(servers.in_turn())
+    asked_at = time.monotonic()
+    server.open += 1  # another request, that fails
+    time.sleep(0.001)
+    servers.failed(server)
+    servers.answered(server, asked_at)
+    servers.ended(server, asked_at)
+    assert (server.failures, server.open) == (1, 0)
+    assert not server.is_ready(time.monotonic())
+
+
 def test_an_agent_whose_server_is_down_stays_at_another_and_goes_back() -> None:
     with Server() as a, Server() as b, Server() as c:
         servers = [answering(server) for server in (a, b, c)]

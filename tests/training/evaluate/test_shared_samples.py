@@ -167,7 +167,7 @@ def test_two_processes_do_not_write_one_file(tmp_path: Path) -> None:
     with other:
         assert other.stdout is not None
         assert other.stdout.readline() == b"ready\n"
-        with pytest.raises(ConfigurationError, match=r"another process writes .*--out"):
+        with pytest.raises(ConfigurationError, match=r"is in use\. Wait .*--out"):
             Samples(path)
         other.kill()
     Samples(path).close()
