@@ -22,7 +22,7 @@ from typing import IO
 REPOSITORY = Path(__file__).resolve().parent.parent
 VENV = REPOSITORY / ".venv-vllm"
 MODEL_DIR = REPOSITORY / "examples" / "tiny_lm" / "model"
-CPU = Path("/proc/cpuinfo")
+CPU_INFO = Path("/proc/cpuinfo")
 TORCH, VLLM = "2.13.0", "0.32.0"
 LOCK = REPOSITORY / "requirements" / "vllm.txt"
 # Companions of torch that the package asks for, in builds that do not match and break the imports
@@ -96,7 +96,7 @@ def server_command(
 
 def _fastest_dtype() -> str:
     """Return float32 for an x86 CPU without AVX-512, which takes twice as long in bfloat16."""
-    lines = CPU.read_text().splitlines() if CPU.exists() else []
+    lines = CPU_INFO.read_text().splitlines() if CPU_INFO.exists() else []
     flags = [line for line in lines if line.startswith("flags")]
     return "float32" if flags and "avx512" not in flags[0] else "bfloat16"
 

@@ -28,7 +28,7 @@ class _Server:
 
     Attributes:
         failures: Failures in a row, without a whole reply between.
-        failed_at: The `time.monotonic()` of the latest one.
+        failed_at: The `time.monotonic()` of the latest one that counted.
         rests_until: Before this time, requests rather go elsewhere. 0 once a reply has begun.
         probed: It has failed, and one request is trying it again.
         open: Requests whose replies have not ended yet.
@@ -123,7 +123,7 @@ class _Servers:
             server.probed = False
             server.open -= 1
             now = time.monotonic()
-            if server.failures == 0 or now >= server.rests_until:
+            if now >= server.rests_until:
                 server.failures += 1
                 server.failed_at = now
                 rest = backoff(server.failures, LONGEST_REST) if rest is None else rest

@@ -17,7 +17,7 @@ from examples import serve_vllm
 def test_a_small_model_is_served_in_the_dtype_that_the_cpu_is_fast_in(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, known: str | None, dtype: str
 ) -> None:
-    monkeypatch.setattr(serve_vllm, "CPU", tmp_path / "cpuinfo")
+    monkeypatch.setattr(serve_vllm, "CPU_INFO", tmp_path / "cpuinfo")
     if known is not None:
         (tmp_path / "cpuinfo").write_text(known)
     command = serve_vllm.server_command(Path("python"))

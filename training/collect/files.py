@@ -39,18 +39,19 @@ def write_json(path: Path, content: Any) -> None:
 
 
 def lock(file: IO[bytes], advice: str) -> None:
-    """Keep an open file until it is closed, where the system has such locks.
+    """Lock an open file until it is closed, where the system has such locks.
 
     Args:
         file: The file.
-        advice: What to do if it is kept already. It ends the error message.
+        advice: What to do if it is locked already. It ends the error message.
 
     Raises:
-        ConfigurationError: It is kept already, mostly by another process. It is closed then.
+        ConfigurationError: It is locked already, mostly by another process. It is closed then.
     """
     try:
         import fcntl  # not on Windows
 
+        # Not lockf: that lock would end once this process closes another handle of the file.
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError as error:
         file.close()

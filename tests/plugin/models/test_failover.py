@@ -165,7 +165,7 @@ async def test_a_server_that_is_behind_gets_no_more_requests() -> None:
 def beginning(
     kind: str, body: bytes, over: threading.Event
 ) -> Iterator[tuple[str, list[socket.socket]]]:
-    """A server that sends the head and the begin of a reply, and hangs up once it is over."""
+    """A server that sends the head and the beginning of a reply, and hangs up once it is over."""
 
     def serve() -> None:
         with suppress(OSError):
