@@ -44,7 +44,7 @@ class Guesses(BaseChatModel):
         return self._generate()
 
 
-def guessing(traces: Path | None) -> Any:
+def guessing(traces: Path) -> Any:
     """A team of two that guesses, and then decides once by chance."""
     team = [Guesses() for _ in range(2)]
     return create_deliberation(

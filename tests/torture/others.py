@@ -48,15 +48,18 @@ def burst(scale: float, folder: Path, progress: Progress) -> Row:
     return row
 
 
-def memory_of(kind: str, scale: float, folder: Path, progress: Progress) -> Row:
-    """Deliberations in a row and side by side: the second half must take no further memory."""
-    most = {"a server": 10_000, "no traces": 50_000, "traces": 50_000}[kind]
-    count = max(400, round(most * scale))
-    with timed(Row(f"memory: {count:,} deliberations, {kind}")) as row, ExitStack() as stack:
-        if kind == "a server":
-            graph = deliberation(stack.enter_context(loopback())[0])
+def memory_of(traced: bool, scale: float, folder: Path, progress: Progress) -> Row:
+    """Deliberations in a row and side by side: the second half must take no further memory.
+
+    With traces, the models guess. Without, a server answers.
+    """
+    count = max(400, round((50_000 if traced else 10_000) * scale))
+    title = f"memory: {count:,} deliberations, {'traces' if traced else 'a server'}"
+    with timed(Row(title)) as row, ExitStack() as stack:
+        if traced:
+            graph = guessing(folder)
         else:
-            graph = guessing(folder if kind == "traces" else None)
+            graph = deliberation(stack.enter_context(loopback())[0])
         held: dict[int, float] = {}
         gc.freeze()  # what was imported is not searched for garbage again and again
         stack.callback(gc.unfreeze)
@@ -74,7 +77,7 @@ def memory_of(kind: str, scale: float, folder: Path, progress: Progress) -> Row:
             return errors
 
         errors = asyncio.run(ask())
-        row.lost = len(errors) + (kind == "traces" and count - sum(1 for _ in TraceReader(folder)))
+        row.lost = len(errors) + (traced and count - sum(1 for _ in TraceReader(folder)))
         told = [n for n in held if n * 50 // count in (1, 10, 25, 50)]
         row.note("resident " + ", ".join(f"{held[n]:.1f} MB after {n:,}" for n in told))
         values = list(held.values())
@@ -86,9 +89,8 @@ def memory_of(kind: str, scale: float, folder: Path, progress: Progress) -> Row:
 
 
 MEMORY = {
-    "memory-traces": partial(memory_of, "traces"),
-    "memory-plain": partial(memory_of, "no traces"),
-    "memory-server": partial(memory_of, "a server"),
+    "memory-traces": partial(memory_of, True),
+    "memory-server": partial(memory_of, False),
 }
 
 

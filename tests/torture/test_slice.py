@@ -20,7 +20,6 @@ FUZZED = ("fuzz-record", "fuzz-math", "fuzz-questions", "fuzz-router")
 SLICED = [name for name in PARTS if not name.startswith("fuzz-") or name in FUZZED]
 SLICES = {
     "memory-server": 0.04,
-    "memory-plain": 0.008,
     "memory-traces": 0.008,
     "burst": 0.05,
     "escapes": 0.05,

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from typing import Any
 
+import httpx2
 import openai
 import pytest
 
@@ -312,6 +313,31 @@ def test_a_busy_server_passes_its_requests_on_and_rests_as_long_as_it_says(
         time.sleep(0.06)
         assert ask(llm) == "b"
         assert len(busy.requests) == 1
+
+
+async def test_a_request_cancelled_between_two_servers_blocks_neither(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """It is cancelled while the reply of a busy server is closed, before it asks the next one."""
+    close = httpx2.Response.aclose
+
+    async def cancel(response: httpx2.Response) -> None:
+        monkeypatch.setattr(httpx2.Response, "aclose", close)
+        await close(response)
+        asked.cancel()
+        await asyncio.sleep(1)
+
+    with Server() as busy, Server() as b, Server() as c:
+        busy.headers = {"Retry-After": "30"}
+        busy.routes["/v1/chat/completions"] = lambda _: (503, {})
+        llm = vllm_chat_model([server.url for server in (busy, answering(b), answering(c))], "tiny")
+        monkeypatch.setattr(httpx2.Response, "aclose", cancel)
+        asked = asyncio.create_task(llm.ainvoke("Hello"))
+        with pytest.raises(asyncio.CancelledError):
+            await asked
+        for _ in range(4):
+            await llm.ainvoke("Hello")
+        assert [len(server.requests) for server in (busy, b, c)] == [1, 2, 2]
 
 
 @pytest.mark.parametrize("status", [400, 401, 500])
