@@ -56,10 +56,7 @@ def memory_of(traced: bool, scale: float, folder: Path, progress: Progress) -> R
     count = max(400, round((50_000 if traced else 10_000) * scale))
     title = f"memory: {count:,} deliberations, {'traces' if traced else 'a server'}"
     with timed(Row(title)) as row, ExitStack() as stack:
-        if traced:
-            graph = guessing(folder)
-        else:
-            graph = deliberation(stack.enter_context(loopback())[0])
+        graph = guessing(folder) if traced else deliberation(stack.enter_context(loopback())[0])
         held: dict[int, float] = {}
         gc.freeze()  # what was imported is not searched for garbage again and again
         stack.callback(gc.unfreeze)
