@@ -4,17 +4,19 @@
 
 The traces are debates (`collect.py --import` of a table with rounds). The questions are split into
 folds, several times. For each fold everything is learned from the other folds: the profile critic,
-and the rates of the expected-gain rule. Then the rule plays the held-out debates. A REFINE gives
-what the agent really said in that round. An agent that nobody asked again cannot refine. What an
-agent said in the second round was said to agents that had all refined, so the rule may refine in it
-only if everybody has refined in the first.
+the rates of the expected-gain rule, and the router of each algorithm. Then these play the held-out
+debates. A REFINE gives what the agent really said in that round. An agent that nobody asked again
+cannot refine. What an agent said in the second round was said to agents that had all refined, so a
+policy may refine in it only if everybody has refined in the first.
 
 Messages are proposals and refined answers.
 """
 
+import tempfile
+import warnings
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -22,7 +24,7 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
-from mpdf_langgraph import TraceReader
+from mpdf_langgraph import MPDFError, TraceReader, load_router
 from mpdf_langgraph.calibration import Calibration
 from mpdf_langgraph.consensus import (
     ConsensusRule,
@@ -34,6 +36,7 @@ from mpdf_langgraph.consensus import (
 from mpdf_langgraph.errors import ConfigurationError
 from mpdf_langgraph.expected_gain import ExpectedGainRouter
 from mpdf_langgraph.observation import Situation, observe
+from mpdf_langgraph.profile_critic import ProfileCritic
 from mpdf_langgraph.rounds import after_move, is_settled
 from mpdf_langgraph.router import (
     Router,
@@ -46,13 +49,16 @@ from mpdf_langgraph.router import (
 from mpdf_langgraph.state import ACTIONS, Response
 from mpdf_langgraph.traces.records import Episode
 from training.collect.team import answer_schema, grader
-from training.command import StudyOptions, run_command, write_results
+from training.command import StudyOptions, check_least, run_command, write_results
 from training.learn.dataset import make_groups
 from training.learn.display import table
+from training.learn.fit_config import Algorithm, Config
 from training.learn.gains import fit_gains
 from training.learn.measures import mean_interval
 from training.learn.profile_fit import criticise, fit_profile, gather_looks
+from training.learn.recalibrate import recalibrate
 from training.learn.rewards import Grader
+from training.studies.fits import Fit, run_fits
 
 BARS, GAPS = (0.1, 0.2, 0.3, 0.5, 0.7, 0.9), (0.0, 0.1)
 TUNED_ON = 600
@@ -69,6 +75,15 @@ class DebateOptions(StudyOptions):
     """Folder for `results.md`."""
     cost: float = 0.0
     """Price of 1,000 tokens, in accuracy. Of a message, where the traces report no tokens."""
+    algorithms: tuple[Algorithm, ...] = ("softrankpo",)
+    """Second stages of the fits, each a method. `none` stops after SFT."""
+    jobs: int = 1
+    """Fits side by side."""
+
+    def check(self) -> None:
+        """Raise `ConfigurationError` for options that cannot work."""
+        super().check()
+        check_least(self, jobs=1)
 
 
 @dataclass
@@ -131,42 +146,116 @@ def vote_of_round(episode: Episode, round_: int, rule: ConsensusRule) -> int | N
     return rule(votes_of(held))
 
 
+@dataclass
+class Fold:
+    """What is learned on a part of the debates, and the others by number.
+
+    Attributes:
+        critic: How right a response is, by its looks.
+        rules: What plays without a network, by name.
+        fits: Routers, by algorithm.
+        held_out: Numbers of the debates to play.
+    """
+
+    critic: ProfileCritic
+    rules: dict[str, Router]
+    fits: dict[Algorithm, Fit]
+    held_out: list[int]
+
+    def routers(self) -> dict[str, tuple[Router, Calibration]]:
+        """Return all that plays, each with the calibration that it knows."""
+        found = {name: (router, Calibration({})) for name, router in self.rules.items()}
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", category=UserWarning)  # none has passed its gate yet
+            for algorithm, fit in self.fits.items():
+                router = load_router(fit.folder)
+                found[learned_name(algorithm)] = router, router.calibration or Calibration({})
+        return found
+
+
+def learned_name(algorithm: Algorithm) -> str:
+    """Return the method's name in the table."""
+    return f"learned, {'SFT alone' if algorithm == 'none' else algorithm}"
+
+
+def make_fold(
+    rest: Sequence[Episode],
+    held_out: list[int],
+    graded: Grader,
+    options: DebateOptions,
+    folder: Path,
+    seed: int,
+) -> Fold:
+    """Learn from the debates of the other folds, which are written to `folder` for the fits."""
+    critic = fit_profile(gather_looks(rest, graded))
+    learned = [criticise(e, critic, "confidence", confidence_weighted) for e in rest]
+    gains = fit_gains(make_groups(learned, graded), Calibration({}), options.cost)
+    rules: dict[str, Router] = {
+        WEIGHTED: make_router("always-persist"),
+        "expected gain": ExpectedGainRouter(gains),
+        "threshold, tuned": _tune(learned[:TUNED_ON], graded),
+    }
+    folder.mkdir()
+    path = folder / "rest.jsonl"
+    path.write_bytes(b"".join(e.to_json().rstrip() + b"\n" for e in learned))
+    shared = Config(
+        traces=(path,),
+        consensus="recorded",
+        out=options.out / "fits",
+        answer=options.answer,
+        cost=options.cost,
+        seed=seed,
+        threads=1,
+    )
+    fits = {one: Fit(replace(shared, algorithm=one)) for one in options.algorithms}
+    return Fold(critic, rules, fits, held_out)
+
+
 def cross_validate(
     episodes: Sequence[Episode], graded: Grader, options: DebateOptions
 ) -> dict[str, Played]:
     """Return what every method gives on held-out questions."""
+    with tempfile.TemporaryDirectory(prefix="debates-") as folder:
+        folds = []
+        for seed in range(options.seeds):
+            places = np.random.default_rng(seed).permutation(len(episodes)) % options.folds
+            for number in tqdm(range(options.folds), desc=f"rules, split {seed}"):
+                rest = [e for e, place in zip(episodes, places, strict=True) if place != number]
+                held_out = np.flatnonzero(places == number).tolist()
+                place = Path(folder, f"{seed}-{number}")
+                folds.append(make_fold(rest, held_out, graded, options, place, seed))
+        failed = run_fits([fit for fold in folds for fit in fold.fits.values()], options.jobs)
+        if failed:
+            raise MPDFError(f"a fit failed: {next(iter(failed.values()))}")
+        return play_folds(episodes, folds, graded)
+
+
+def play_folds(
+    episodes: Sequence[Episode], folds: Sequence[Fold], graded: Grader
+) -> dict[str, Played]:
+    """Return what every method gives on the held-out debates of each fold."""
     found: defaultdict[str, Played] = defaultdict(Played)
     right = [[graded(a, str(e.reference)) for a in e.representatives] for e in episodes]
 
-    def is_right(number: int, cluster: int | None) -> bool:
-        return cluster is not None and right[number][cluster]
+    def note(name: str, number: int, cluster: int | None, messages: int) -> None:
+        won = cluster is not None and right[number][cluster]
+        found[name].results.append((won, messages, number))
 
-    for seed in range(options.seeds):
-        places = np.random.default_rng(seed).permutation(len(episodes)) % options.folds
-        for fold in tqdm(range(options.folds), desc=f"split {seed}"):
-            rest = [e for e, place in zip(episodes, places, strict=True) if place != fold]
-            critic = fit_profile(gather_looks(rest, graded))
-            learned = [criticise(e, critic, "confidence", confidence_weighted) for e in rest]
-            gains = fit_gains(make_groups(learned, graded), Calibration({}), options.cost)
-            routers: dict[str, Router] = {
-                WEIGHTED: make_router("always-persist"),
-                "expected gain": ExpectedGainRouter(gains),
-                "threshold, tuned": _tune(learned[:TUNED_ON], graded),
-            }
-            for number in np.flatnonzero(places == fold).tolist():
-                episode = episodes[number]
-                count, last = len(episode.team), last_round(episode)
-                spoken = len(episode.responses)
-                for name, round_, messages in ((FIRST, 0, count), (RECORDED, last, spoken)):
-                    won = is_right(number, vote_of_round(episode, round_, majority))
-                    found[name].results.append((won, messages, number))
-                judged = criticise(episode, critic, "confidence", confidence_weighted)
-                for name, router in routers.items():
-                    played = found[name]
-                    won_by, messages = play(judged, router, confidence_weighted, played.actions)
-                    played.results.append((is_right(number, won_by), messages, number))
-                best = any(is_right(number, r["cluster"]) for r in episode.responses.values())
-                found["any answer right (a bound)"].results.append((best, spoken, number))
+    for fold in tqdm(folds, desc="held-out folds"):
+        routers = fold.routers()
+        for number in fold.held_out:
+            episode = episodes[number]
+            last, spoken = last_round(episode), len(episode.responses)
+            note(FIRST, number, vote_of_round(episode, 0, majority), len(episode.team))
+            note(RECORDED, number, vote_of_round(episode, last, majority), spoken)
+            judged = criticise(episode, fold.critic, "confidence", confidence_weighted)
+            for name, (router, calibration) in routers.items():
+                seen = recalibrate(judged, calibration)
+                actions = found[name].actions
+                note(name, number, *play(seen, router, confidence_weighted, actions))
+            clusters = [r["cluster"] for r in episode.responses.values()]
+            best = next((c for c in clusters if c is not None and right[number][c]), None)
+            note("any answer right (a bound)", number, best, spoken)
     return found
 
 

@@ -83,8 +83,14 @@ def test_the_study_and_the_command(tmp_path: Path, capsys: pytest.CaptureFixture
     options = debates.DebateOptions((traces,), tmp_path / "out", answer="choice", folds=2, seeds=1)
     text = debates.main(options)
     assert text == (tmp_path / "out" / "results.md").read_text()
-    for name in (debates.FIRST, debates.RECORDED, "expected gain", "threshold, tuned"):
-        assert f"| {name} |" in text
+    cells = [line.split(" | ") for line in text.splitlines() if " | " in line]
+    rows = {row[0].removeprefix("| "): row for row in cells}
+    learned = debates.learned_name("softrankpo")
+    for name in (debates.FIRST, debates.RECORDED, "expected gain", "threshold, tuned", learned):
+        assert name in rows
+    assert rows[learned][5] != "–"  # its actions were counted
+    assert len([*(tmp_path / "out" / "fits").iterdir()]) == 2
+    assert debates.main(options) == text  # the fits are there
     report = fit_rules(RuleOptions((traces,), tmp_path / "rules", answer="choice", cost=0.0))
     assert "The traces hold no confidence" in report
     assert load_profile_critic(tmp_path / "rules").curve.responses > 100
