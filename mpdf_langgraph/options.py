@@ -30,7 +30,7 @@ def check_number(
     if value is None and optional:
         return
     kind: Any = int if whole else int | float
-    fits = isinstance(value, kind) and not isinstance(value, bool) and math.isfinite(value)
+    fits = isinstance(value, kind) and not isinstance(value, bool) and _is_finite(value)
     if fits and low <= value <= high and not (above and value == low):
         return
     bounds = f"above {low:g}" if above else f"of at least {low:g}"
@@ -40,3 +40,10 @@ def check_number(
         f"{name} must be a {'whole ' if whole else ''}number {bounds}"
         f"{' or None' if optional else ''}, got {value!r:.80}"
     )
+
+
+def _is_finite(value: float) -> bool:
+    try:
+        return math.isfinite(value)
+    except OverflowError:  # a whole number beyond any float
+        return False

@@ -72,7 +72,7 @@ def agent_steps(
     failures: list[Failure] = []
     update: dict[str, Any] = {}
     deadline = task["allowance"]["deadline"]
-    retrieval = no_usage()  # usage of models that `context` calls, charged to the proposal
+    retrieval = no_usage()  # of models that `context` calls, charged to the first call after it
 
     if unread := unreadable_kinds(agent.chat_model, task.get("attachments", [])):
         failures.append(task_failure(task, stage, _cannot_read(unread)))
@@ -146,7 +146,7 @@ def agent_steps(
 
     drawn: list[Response] = []
     outcomes = (yield calls) if calls else []
-    if ids and ids[0][1] != "alternative":
+    if ids and (ids[0][1] != "alternative" or not task["act"]):  # else a failure has it
         outcomes[0] = replace(outcomes[0], usage=add_usage(retrieval, outcomes[0].usage))
     for (response_id, kind), outcome in zip(ids, outcomes, strict=True):
         if outcome.cause is not None:

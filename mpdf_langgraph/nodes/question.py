@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 from langchain_core.messages import BaseMessage, HumanMessage, RemoveMessage
 
 from mpdf_langgraph.errors import ConfigurationError
-from mpdf_langgraph.history import attachments_of, plain_text
+from mpdf_langgraph.history import attachments_of, plain_text, writable
 from mpdf_langgraph.state import DeliberationState
 
 #: How the id of a message begins that was made from a `question`.
@@ -42,7 +42,7 @@ def find_question(state: DeliberationState) -> Question:
     messages: list[BaseMessage] = list(state.get("messages") or [])
     unanswered = bool(messages) and isinstance(messages[-1], HumanMessage)
     unanswered = unanswered and not str(messages[-1].id).startswith(_QUESTION)
-    given = (state.get("question") or "").strip()
+    given = writable(state.get("question") or "").strip()
     if given and not unanswered:
         record = HumanMessage(given, id=f"{_QUESTION}{uuid.uuid4().hex}")
         return Question(given, messages, [record], [])

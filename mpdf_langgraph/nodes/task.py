@@ -105,10 +105,12 @@ def prompt_tokens(settings: Settings, task: Assignment) -> int:
         return opening
     model = task["own"]["model"] if task["own"] else None
     quoted = [*([task["own"]] if task["own"] else []), *task["peers"].values()]
-    rendered = "\n".join(str(message.text) for message in rest)
-    saved = sum(
-        text_bound(r["text"]) - response_bound(r, model) for r in quoted if r["text"] in rendered
-    )
+    rendered, saved = "\n".join(str(message.text) for message in rest), 0
+    # Each place in the prompt is one response. A long one may hold a short one.
+    for response in sorted(quoted, key=lambda r: -len(r["text"])):
+        if response["text"] and response["text"] in rendered:
+            rendered = rendered.replace(response["text"], "\0", 1)
+            saved += text_bound(response["text"]) - response_bound(response, model)
     return opening + prompt_bound(rest) - saved
 
 

@@ -5,6 +5,7 @@ twice. A resumed run computes the same figures from the records.
 """
 
 import json
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -46,7 +47,8 @@ class Budget:
 
     def __post_init__(self) -> None:
         for name in ("max_calls", "max_tokens", "timeout", "max_cost"):
-            check_number(name, getattr(self, name), 0, above=True, optional=True)
+            whole = name in ("max_calls", "max_tokens")
+            check_number(name, getattr(self, name), 0, above=True, whole=whole, optional=True)
 
     @property
     def counts(self) -> bool:
@@ -184,7 +186,8 @@ class BudgetShares:
         for cost in self._reserved:
             limits = [] if self._tokens is None else [cost.tokens + self._tokens // heads]
             if self._cost is not None and cost.price > 0:
-                limits.append(cost.tokens + int(self._cost / heads / cost.price))
+                most = self._cost / heads / cost.price
+                limits += [cost.tokens + int(most)] if math.isfinite(most) else []
             yield Allowance(
                 calls=None if self._calls is None else cost.calls + self._calls // heads,
                 tokens=min(limits, default=None),

@@ -222,7 +222,11 @@ class _Meter(BaseCallbackHandler):
         told = _reported_usage(value)
         # A graph that goes on after an interrupt, or runs elsewhere, tells more than was seen.
         if call.is_model and told["calls"] > seen["calls"]:
-            seen, silent = told, told["unreported"]
+            # It tells nothing of the tries before. Where nothing was seen, each counts as a call.
+            before = 0 if self.started else attempts - 1
+            tries = Usage({**no_usage(), "calls": before, "unreported": before})
+            seen = add_usage(told, tries)
+            silent = seen["unreported"]
         elif call.is_model and not self.started:
             seen = Usage({**no_usage(), "calls": attempts, "unreported": attempts})
             silent = attempts
@@ -271,7 +275,7 @@ class _Attempts:
         hide_secrets_of(self.call.runnable)
         if self.made > self.call.retries or not is_worth_retrying(error, self.call.runnable):
             return None
-        again = self.meter.started * (self.made + 1) // self.made
+        again = (self.meter.started or self.made) * (self.made + 1) // self.made
         if self.call.calls is not None and again > self.call.calls:
             return None
         pause = pause_before_retry(error, self.made)

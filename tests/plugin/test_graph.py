@@ -490,6 +490,31 @@ def test_failing_context_callable_is_a_failed_proposal() -> None:
     assert result["failures"] == ["reader@0 context: OSError: index is gone"]
 
 
+def test_a_context_that_is_there_in_the_second_try_is_counted() -> None:
+    llm, lookups = says("note"), iter([OSError("busy"), None])
+
+    def retrieve(question: str) -> str:
+        llm.invoke(question)
+        if error := next(lookups):
+            raise error
+        return "a note"
+
+    reader = says("Answer: 4")
+    team = [Agent("reader", reader, context=retrieve, retries=0), says("Answer: 5")]
+    graph = create_deliberation(
+        team, router="always-persist", critic=None, max_rounds=1, alternatives=1
+    ).compile()
+    usage = graph.invoke(Q)["deliberation"]["usage"]
+    asked = totals([llm, reader, team[1]])  # type: ignore[list-item]
+    assert usage["total"]["calls"] + usage["alternatives"]["calls"] == asked["calls"]
+
+
+def test_a_question_that_no_request_can_hold_is_mended() -> None:
+    model = says("Answer: 4")
+    deliberate([model], {"question": "caf\ud800 2 + 2?"})
+    assert "caf? 2 + 2?" in model.requests[0].text
+
+
 def test_unknown_name_in_contexts() -> None:
     with pytest.raises(ConfigurationError, match=r"contexts names bob, .*agent-1"):
         deliberate(models("4"), {**Q, "contexts": {"bob": "x"}})
@@ -870,6 +895,19 @@ def test_budgets_are_hard(seed: int) -> None:
         assert usage["overshoot_tokens"] == 0
     assert max_calls is None or served["calls"] <= max_calls
     assert max_tokens is None or served["prompt_tokens"] + served["completion_tokens"] <= max_tokens
+
+
+@pytest.mark.filterwarnings("ignore:all . agents proposed")
+@pytest.mark.parametrize("refine", ["Check it again: {question}", "Others: {peers} Check: {own}"])
+def test_a_text_that_all_hold_does_not_void_the_budget(refine: str) -> None:
+    """Bounds are lowered for what stands in a prompt, as often as it stands there."""
+    llm = Scripted(reply=lambda _: "word " * 100 + "Answer: 4", model_name="m")
+    prompts = Prompts(refine=refine)
+    team = [Agent(n, llm, prompts=prompts, sampling={"max_tokens": 600}) for n in "abcdef"]
+    options: dict[str, Any] = {"router": "always-refine", "stop_when_settled": False}
+    usage = deliberate(team, max_tokens=12_000, max_rounds=20, **options)["usage"]
+    assert usage["overshoot_tokens"] == 0
+    assert usage["total"]["tokens"] <= 12_000
 
 
 def test_spent_budget_says_so() -> None:

@@ -20,6 +20,7 @@ from mpdf_langgraph.options import check_number
         (0.34, {"low": 0, "high": 1 / 3}, "must be a number in [0, 1/3], got 0.34"),
         (1.5, {"low": 0, "whole": True}, "must be a whole number of at least 0, got 1.5"),
         (True, {"low": 0, "whole": True}, "got True"),
+        (10**400, {"low": 0, "whole": True}, "must be a whole number of at least 0, got 1000"),
         ("1", {"low": 0}, "got '1'"),
         (None, {"low": 0}, "got None"),
         (2, {"low": 0, "high": 1, "optional": True}, "must be a number in [0, 1] or None, got 2"),

@@ -127,10 +127,19 @@ def test_remaining() -> None:
     }
 
 
-@pytest.mark.parametrize("name", ["max_calls", "max_tokens", "timeout"])
-def test_wrong_limits(name: str) -> None:
-    for wrong in (0, -1, math.nan, math.inf, "100"):
-        with pytest.raises(ConfigurationError, match=f"{name} must be a number above 0 or None"):
+@pytest.mark.parametrize(
+    ("name", "kind"),
+    [
+        ("max_calls", "whole number"),
+        ("max_tokens", "whole number"),
+        ("timeout", "number"),
+        ("max_cost", "number"),
+    ],
+)
+def test_wrong_limits(name: str, kind: str) -> None:
+    fractions = (2.5,) if kind == "whole number" else ()
+    for wrong in (0, -1, math.nan, math.inf, "100", 10**400, *fractions):
+        with pytest.raises(ConfigurationError, match=f"{name} must be a {kind} above 0 or None"):
             Budget(**{name: wrong})
     assert getattr(Budget(**{name: 1}), name) == 1
     assert Budget() == Budget(None, None, None)

@@ -374,6 +374,11 @@ def test_secrets_are_masked(text: str, secret: str) -> None:
     assert "***" in masked
 
 
+def test_a_long_text_is_searched_once() -> None:
+    text = "http://h:80/" * 20_000  # an hour, if each address were searched to the end
+    assert len(describe_error(ValueError(text))) == 500
+
+
 def test_harmless_words_are_not_masked() -> None:
     text = "risk-averse sk: http://host:8000/v1 has no model 'pk'; keys: a, b; see https://x.y/a@b"
     assert describe_error(ValueError(text)) == f"ValueError: {text}"
@@ -438,11 +443,25 @@ async def test_unreported_usage_is_counted_as_such(drive: Driver) -> None:
     assert counted(outcome.usage) == {**totals([]), "calls": 1, "unreported": 1}
 
 
+def give(said: Any) -> Any:
+    if isinstance(said, Exception):
+        raise said
+    return said
+
+
+@pytest.mark.usefixtures("no_pauses")
 async def test_what_no_callback_reports_counts_by_its_result(drive: Driver) -> None:
     usage = {"input_tokens": 7, "output_tokens": 2, "total_tokens": 9}
     remote = RunnableLambda(lambda _: {"messages": [AIMessage("hi", usage_metadata=usage)]})
     seen = await drive(one(Call(remote, "x", same)))
     assert seen.usage["calls"] == 1
     assert (seen.usage["prompt_tokens"], seen.usage["completion_tokens"]) == (7, 2)
+    message = AIMessage("hi", usage_metadata=usage)
+    for left, attempts in ((None, 3), (2, 2)):  # each try counts, and none is made beyond them
+        outcomes = [ConnectionResetError(), ConnectionResetError(), message]
+        flaky = RunnableLambda(lambda _, said=outcomes: give(said.pop(0)))
+        tried = await drive(one(Call(flaky, "x", same, retries=2, bound=50, calls=left)))
+        assert (tried.attempts, tried.usage["calls"]) == (attempts, attempts)
+        assert tried.usage["estimated"] == 50 * (attempts - (left is None))
     free = await drive(one(Call(RunnableLambda(lambda x: x), "x", same, is_model=False)))
     assert free.usage["calls"] == free.usage["unreported"] == 0
