@@ -31,7 +31,8 @@ from mpdf_langgraph.verdicts import (
     verdict_requests,
 )
 
-#: Responses in a row without any verdict after which a model is not asked again.
+#: After so many responses in a row without any verdict, a model is not asked again. After so many
+#: whose first request gave none, that request is left out.
 FAILURES_TO_GIVE_UP = 3
 
 
@@ -170,7 +171,9 @@ class SelfCritic:
     reasoning_tokens: int = 0
     # By id: which request works, and the model itself, so that no other model gets its id.
     _working: dict[int, tuple[int, Any]] = field(default_factory=dict, repr=False, compare=False)
+    # By id: responses in a row without any verdict, and those whose first request gave none.
     _failures: dict[int, int] = field(default_factory=dict, repr=False, compare=False)
+    _odd: dict[int, int] = field(default_factory=dict, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         check_number("reasoning_tokens", self.reasoning_tokens, 0, whole=True)
@@ -222,7 +225,8 @@ class SelfCritic:
             ]
             usage = add_usage(usage, outcome.usage)
             if outcome.cause is None:
-                if not odd or self._failed_often(model):
+                self._failures.pop(id(model), None)
+                if not odd or _happened_often(self._odd, model):
                     self._working.setdefault(id(model), (index, model))
                 confidence, source, errors = outcome.value, request.source, []
                 break
@@ -232,16 +236,12 @@ class SelfCritic:
                 source = "none"  # the endpoint is down: another request would fail too
                 break
         else:
-            if model is not None and id(model) not in self._working and self._failed_often(model):
+            known = model is None or id(model) in self._working
+            if not known and _happened_often(self._failures, model):
                 self._working[id(model)] = (len(self._requests), model)
         scores = {} if confidence is None else {source: confidence}
         critique = Critique(confidence=confidence, source=source, scores=scores, usage=usage)
         return CritiqueResult(critique, errors)
-
-    def _failed_often(self, model: Any) -> bool:
-        """Count a reply without a verdict. Tell whether the model has failed often enough."""
-        self._failures[id(model)] = self._failures.get(id(model), 0) + 1
-        return self._failures[id(model)] >= FAILURES_TO_GIVE_UP
 
     def _messages(self, subject: Subject, request: VerdictRequest) -> list[BaseMessage]:
         before = subject.conversation
@@ -259,6 +259,12 @@ class SelfCritic:
             return prompt_bound(messages)
         known = usage["prompt_tokens"] + response_bound(subject.response, subject.response["model"])
         return known + prompt_bound(messages[-1:])
+
+
+def _happened_often(times: dict[int, int], model: Any) -> bool:
+    """Count once more for a model. Tell whether it has happened often enough."""
+    times[id(model)] = times.get(id(model), 0) + 1
+    return times[id(model)] >= FAILURES_TO_GIVE_UP
 
 
 def _bind(model: Any, sampling: Mapping[str, Any], agents: Mapping[str, Any]) -> Runnable[Any, Any]:

@@ -105,8 +105,8 @@ def stated_probability(message: Any) -> float:
     """Return the number in a ``{"probability": p}`` reply.
 
     Raises:
-        EndpointError: It is not that.
-        ModelOutputError: p is not a number in [0, 1].
+        EndpointError: It is not that, or p is not a number in [0, 1]. A model that does not keep to
+            the schema of the request does not keep to it in a second try.
     """
     _, text = split_thought(str(message.text if isinstance(message, BaseMessage) else message))
     start, end = text.find("{"), text.rfind("}")
@@ -114,7 +114,10 @@ def stated_probability(message: Any) -> float:
         value = json.loads(text[start : end + 1])["probability"]
     except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise EndpointError(f"expected a JSON probability, got {text[:80]!r}") from error
-    return check_probability(value)
+    try:
+        return check_probability(value)
+    except ModelOutputError as error:
+        raise EndpointError(str(error)) from error
 
 
 def check_probability(value: Any) -> float:

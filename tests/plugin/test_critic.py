@@ -149,6 +149,31 @@ def test_one_odd_first_verdict_does_not_step_down_for_good() -> None:
     assert often.kinds()[-2:] == ["propose", "json"]  # the third time it is remembered
 
 
+def sources_of(judge: Scripted, count: int) -> list[str]:
+    """Where the confidences in the proposals of so many questions come from."""
+    critic = SelfCritic(judge=judge)
+    return [critique(says("Answer: 4"), critic)["source"] for _ in range(count)]
+
+
+def test_a_verdict_out_of_range_is_none() -> None:
+    judge = Scripted(reply=lambda request: '{"probability": 95}')
+    assert sources_of(judge, FAILURES_TO_GIVE_UP + 2) == ["agreement"] * 5
+    ladder = ["critique", "critique", "json"]
+    assert judge.kinds() == ladder * FAILURES_TO_GIVE_UP  # then it is left alone
+
+
+def test_one_reply_without_a_verdict_does_not_end_the_asking() -> None:
+    replies = iter(["0.9", "0.9", "none", "0.9", "0.9", "none", "none", "0.9"])
+
+    def reply(request: Request) -> Any:
+        if request.kind == "critique":
+            return verdict([("So", 0.9)])
+        return f'{{"probability": {next(replies)}}}'
+
+    found = sources_of(Scripted(reply=reply), 8)
+    assert [source == "agreement" for source in found] == [n in (2, 5, 6) for n in range(8)]
+
+
 def test_no_call_is_set_aside_for_a_critic_that_will_not_ask() -> None:
     team = [Agent(name, says(f"{name}. Answer: 4").with_retry()) for name in ("ann", "bo", "cy")]
     found = responses(team, "self+logprob", max_calls=3)["result"]

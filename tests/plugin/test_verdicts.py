@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from langchain_core.messages import AIMessage
 
-from mpdf_langgraph.errors import EndpointError, ModelOutputError
+from mpdf_langgraph.errors import EndpointError
 from mpdf_langgraph.verdicts import (
     NoVerdictError,
     reasoned_yes_probability,
@@ -89,7 +89,7 @@ def test_stated_probability() -> None:
         with pytest.raises(EndpointError):
             stated_probability(text)
     for value in ("1.5", "-0.1", "NaN", "true", '"high"', "null"):
-        with pytest.raises(ModelOutputError):
+        with pytest.raises(EndpointError):
             stated_probability(f'{{"probability": {value}}}')
 
 
