@@ -137,7 +137,7 @@ def _should_ask_person(settings: Settings, state: DeliberationState, stop_reason
     if settings.interrupt_when is None:
         return False
     try:
-        return bool(settings.interrupt_when(describe_standing(state, stop_reason)))
+        return bool(settings.interrupt_when(describe_standing(settings, state, stop_reason)))
     except Exception as error:
         raise ConfigurationError(f"interrupt_when failed: {describe_error(error)}") from error
 

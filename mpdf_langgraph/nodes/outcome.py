@@ -69,8 +69,13 @@ def usage_summary(state: DeliberationState) -> dict[str, Any]:
     }
 
 
-def describe_outcome(state: DeliberationState, stop_reason: str) -> dict[str, Any]:
+def describe_outcome(
+    state: DeliberationState, stop_reason: str, voted: str | None = None
+) -> dict[str, Any]:
     """Return the `deliberation` entry of the graph's output.
+
+    `voted` is the answer of a vote field by field. It has no agent and no confidence, unless
+    somebody gave it as a whole.
 
     `name` is the graph's name. `merge_deliberations` tells several outcomes apart by it.
     `confidence` is the consensus rule's P(right) of the group's answer, if the rule gives one. Else
@@ -85,7 +90,8 @@ def describe_outcome(state: DeliberationState, stop_reason: str) -> dict[str, An
     winner = state["responses"][tally["response"]] if tally["response"] else None
     answers = state["representatives"]
     named, said = _answer_of_person(state), [i["action"] for i in state["interventions"]]
-    if named is not None:
+    answer = tally["answer"] if voted is None else voted
+    if named is not None or answer != tally["answer"]:
         winner = None
     confidence = confidence_of(winner) if winner else None
     if winner and "probability" in tally:
@@ -96,7 +102,7 @@ def describe_outcome(state: DeliberationState, stop_reason: str) -> dict[str, An
     return {
         "episode": state["header"]["id"],
         "name": state["header"]["graph"],
-        "answer": tally["answer"] if named is None else named,
+        "answer": answer if named is None else named,
         "confidence": confidence,
         "accepted": accepted,
         "support": tally["support"],
@@ -151,7 +157,8 @@ def merge_deliberations(
         ```
     """
     gathered, new = dict(left or {}), dict(right or {})
-    for name, outcome in {new["name"]: new}.items() if "episode" in new else new.items():
+    is_outcome = isinstance(new.get("episode"), str)  # and no graph of that name
+    for name, outcome in {new["name"]: new}.items() if is_outcome else new.items():
         pair = (gathered.get(name, outcome), outcome)
         first, second = sorted(pair, key=lambda one: float(one["started"]))
         at_once = second["started"] < first["started"] + first["seconds"]
@@ -198,14 +205,16 @@ def _vote_by_field(settings: Settings, state: DeliberationState) -> str | None:
     return schema.combine([(answer, tally["weights"][agent]) for agent, answer in votes])
 
 
-def describe_standing(state: DeliberationState, stop_reason: str) -> dict[str, Any]:
+def describe_standing(
+    settings: Settings, state: DeliberationState, stop_reason: str
+) -> dict[str, Any]:
     """Return the state of a deliberation that would end now, as plain data for a person.
 
     It has `question`, and `episode`, `answer`, `confidence`, `accepted`, `support`, `tie`, `votes`,
     `agent`, `rounds` and `stop_reason` as in the outcome. `responses` has the `text`, `answer` and
     `confidence` of the response that each agent holds, or None, by agent name.
     """
-    outcome = describe_outcome(state, stop_reason)
+    outcome = describe_outcome(state, stop_reason, _vote_by_field(settings, state))
     keys = (
         "episode", "answer", "confidence", "accepted", "support", "tie", "votes", "agent", "rounds",
         "stop_reason",
@@ -225,12 +234,9 @@ def describe_standing(state: DeliberationState, stop_reason: str) -> dict[str, A
 
 def finish(settings: Settings, state: DeliberationState, stop_reason: str) -> Steps[dict[str, Any]]:
     """Write the trace of a finished deliberation. Return the state update that ends it."""
-    state["deliberation"] = describe_outcome(state, stop_reason)
-    state["deliberation"]["usage"]["saved_calls"] = count_saved_calls(settings, state)
     voted = _vote_by_field(settings, state)
-    if voted is not None and voted != state["deliberation"]["answer"]:  # nobody's whole answer
-        state["deliberation"] |= {"answer": voted, "agent": None, "confidence": None}
-        state["deliberation"]["accepted"] = _is_accepted(state, None)
+    state["deliberation"] = describe_outcome(state, stop_reason, voted)
+    state["deliberation"]["usage"]["saved_calls"] = count_saved_calls(settings, state)
     if settings.traces is not None:
         state["deliberation"] |= yield from _store(settings.traces, state)
     return {

@@ -11,6 +11,7 @@ from langgraph.constants import CONFIG_KEY_CHECKPOINTER
 from langgraph.types import Command, interrupt
 
 from mpdf_langgraph.errors import ConfigurationError
+from mpdf_langgraph.history import writable
 from mpdf_langgraph.nodes.outcome import describe_standing, finish
 from mpdf_langgraph.nodes.settings import Settings
 from mpdf_langgraph.runtime import events
@@ -30,7 +31,7 @@ _TEXT = {"settle": None, "hint": "text", "answer": "answer"}
 
 def person_steps(settings: Settings, state: DeliberationState) -> Steps[Command[NextOfPerson]]:
     """Wait for a person's reply. Then end, or go on for one more round with the hint."""
-    action, text = _wait_for_reply(state)
+    action, text = _wait_for_reply(settings, state)
     clock = read_clock(state)
     intervention = Intervention(
         action=action,
@@ -53,17 +54,19 @@ def person_steps(settings: Settings, state: DeliberationState) -> Steps[Command[
     return Command(update=update, goto="__end__")
 
 
-def _wait_for_reply(state: DeliberationState) -> tuple[Literal["settle", "hint", "answer"], str]:
+def _wait_for_reply(
+    settings: Settings, state: DeliberationState
+) -> tuple[Literal["settle", "hint", "answer"], str]:
     """Ask until the reply can be read. Return its action and its text."""
     asked: dict[str, Any] = {
-        **describe_standing(state, state["stopped"]),
+        **describe_standing(settings, state, state["stopped"]),
         "replies": [dict(reply) for reply in REPLIES],
     }
     while True:
         given = interrupt(asked)
         action = given.get("action") if isinstance(given, dict) else None
         key = _TEXT.get(action) if isinstance(action, str) else None
-        text = str(given[key]).strip() if key and isinstance(given.get(key), str) else ""
+        text = writable(given[key]).strip() if key and isinstance(given.get(key), str) else ""
         if action == "settle" or text:
             return cast(Any, action), text
         forms = ", ".join(map(str, REPLIES))

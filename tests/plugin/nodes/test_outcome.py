@@ -7,7 +7,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mpdf_langgraph.consensus import confidence_weighted, count_votes
-from mpdf_langgraph.nodes.outcome import NO_ANSWER, describe_outcome, final_message, usage_summary
+from mpdf_langgraph.nodes.outcome import (
+    NO_ANSWER,
+    describe_outcome,
+    final_message,
+    merge_deliberations,
+    usage_summary,
+)
 from mpdf_langgraph.state import Usage, add_usage, no_usage, tokens
 from tests.support.records import critique, failure, response, state, usage, usages
 
@@ -123,6 +129,14 @@ def test_outcome_with_an_answer() -> None:
         "deliberation-e1",
     )
     assert message.usage_metadata is None  # the agents' calls have reported theirs
+
+
+def test_several_outcomes_are_told_apart_by_name() -> None:
+    outcome = describe_outcome(finished(answered=True), "max_rounds")
+    assert merge_deliberations({}, outcome) == {"deliberation": outcome}
+    named = {"episode": {**outcome, "name": "episode"}}
+    assert merge_deliberations(named, outcome) == {**named, "deliberation": outcome}
+    assert merge_deliberations({}, named) == named
 
 
 def test_outcome_without_an_answer() -> None:

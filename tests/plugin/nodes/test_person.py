@@ -13,7 +13,15 @@ from langgraph.checkpoint.memory import InMemorySaver
 from langgraph.graph import START, MessagesState, StateGraph
 from langgraph.types import Command
 
-from mpdf_langgraph import Agent, Episode, MathAnswer, TraceReader, Unsure, create_deliberation
+from mpdf_langgraph import (
+    Agent,
+    Episode,
+    MathAnswer,
+    StructuredAnswer,
+    TraceReader,
+    Unsure,
+    create_deliberation,
+)
 from mpdf_langgraph.errors import ConfigurationError
 from tests.support.running import ON, asks_a_person
 from tests.support.scripted import Request, Scripted, counted, says, totals
@@ -118,6 +126,27 @@ async def test_a_person_is_shown_the_standing_answers_and_lets_them_stand(
     [done] = record.interventions
     assert (done["action"], done["round"], done["text"]) == ("settle", 1, "")
     assert record.reference is None
+
+
+@BOTH
+async def test_the_person_is_shown_the_vote_field_by_field(asynchronous: bool) -> None:
+    properties = {name: {"type": "integer"} for name in "abc"}
+    schema = StructuredAnswer({"type": "object", "properties": properties}, by_field=True)
+    said = ('{"a": 1, "b": 2, "c": 9}', '{"a": 1, "b": 8, "c": 3}', '{"a": 7, "b": 2, "c": 3}')
+    compiled = graph([*map(says, said)], answer=schema, max_rounds=0)
+    shown = asked(await follow(compiled, Q, asynchronous))
+    out = await follow(compiled, Command(resume=SETTLE), asynchronous)
+    assert (shown["answer"], shown["agent"]) == ('{"a":1,"b":2,"c":3}', None)
+    assert out["deliberation"]["answer"] == shown["answer"]
+
+
+@BOTH
+async def test_a_hint_that_no_request_can_hold_is_mended(asynchronous: bool) -> None:
+    models = team()
+    compiled = graph(models)
+    await follow(compiled, Q, asynchronous)
+    await follow(compiled, Command(resume={**HINT, "text": "not \ud83d five"}), asynchronous)
+    assert "not ? five" in models[1].requests[-1].text
 
 
 @BOTH
