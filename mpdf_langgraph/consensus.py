@@ -264,7 +264,8 @@ def count_votes(held: Held, rule: ConsensusRule, representatives: Sequence[str])
     `representatives` are the answers that stand for each cluster.
 
     Raises:
-        ConfigurationError: The rule returned a cluster that nobody voted for.
+        ConfigurationError: The rule returned a cluster that nobody voted for, or what is no
+            probability.
     """
     votes = votes_of(held)
     clusters = [vote.cluster for vote in votes if vote.cluster is not None]
@@ -278,6 +279,8 @@ def count_votes(held: Held, rule: ConsensusRule, representatives: Sequence[str])
         winner = clusters[clusters.index(winner)]  # a plain int, also if the rule gave numpy's
     counted = confidence_weights(votes)
     probable = rule.probabilities(votes) if isinstance(rule, ProbabilisticRule) else {}
+    for cluster, p in probable.items():
+        check_number(f"the consensus rule's P({cluster})", p, 0, 1)
     if probable:  # those who vote for an answer share its probability
         counted = {
             v.agent: probable[v.cluster] / clusters.count(v.cluster)
@@ -289,6 +292,8 @@ def count_votes(held: Held, rule: ConsensusRule, representatives: Sequence[str])
     sums = sorted(probable.values(), reverse=True)
     if not probable:
         sums = [total for _, total in _rank_clusters(votes, counted)]
+    # How a callable decides is not known.
+    is_known = rule in (majority, confidence_weighted) or isinstance(rule, ProbabilisticRule)
     response = strongest_response(held, winner)
     tally = Consensus(
         answer=None if winner is None else representatives[winner],
@@ -297,7 +302,7 @@ def count_votes(held: Held, rule: ConsensusRule, representatives: Sequence[str])
         support=clusters.count(winner) / len(clusters) if winner is not None else 0.0,
         votes={vote.agent: vote.cluster for vote in votes},
         weights=counted,
-        tie=len(sums) > 1 and sums[0] == sums[1],
+        tie=is_known and len(sums) > 1 and sums[0] == sums[1],
     )
     if probable and winner is not None:
         tally["probability"] = probable[winner]

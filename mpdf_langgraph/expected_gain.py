@@ -23,7 +23,7 @@ from pydantic import Field, field_validator
 
 from mpdf_langgraph.calibration import Calibration, log_odds, sigmoid
 from mpdf_langgraph.fitted_file import Fitted, read_fitted
-from mpdf_langgraph.observation import FEATURE_VERSION, feature
+from mpdf_langgraph.observation import FEATURE_VERSION, feature, rival_of
 from mpdf_langgraph.options import check_number
 from mpdf_langgraph.state import ACTIONS, Observation
 
@@ -58,23 +58,19 @@ class View:
 
 def view_of(observation: Observation) -> View:
     """Return what the rates depend on, from an agent's observation."""
-    own, peers = observation["own"], observation["peers"]
-    others = [p for p in peers if feature(p, "answer_valid") and not feature(p, "agrees")]
+    own, rival = observation["own"], rival_of(observation)
     margin = feature(own, "margin")
     standing: Standing
     if not feature(own, "answer_valid"):
         standing = "no answer"
-    elif not others:
+    elif rival is None:
         standing = "agreed"
     else:
         standing = "ahead" if margin > 0 else "behind" if margin < 0 else "tied"
-    # CONCEDE adopts the surest response with the best backed other answer.
-    backed = [(feature(p, "cluster_confidence"), feature(p, "confidence"), p) for p in others]
-    strongest = max(backed, key=lambda one: one[:2], default=None)
     return View(
         standing,
         _known_odds(own),
-        0.0 if strongest is None else _known_odds(strongest[2]),
+        0.0 if rival is None else _known_odds(rival),
         feature(own, "refined"),
     )
 

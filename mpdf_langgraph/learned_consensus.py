@@ -174,14 +174,15 @@ class QuestionConsensus:
             for other in members[:k]:
                 if other.agent != voice.agent:
                     refined = voice.refined or other.refined
-                    terms += [*self.pair(voice.agent, other.agent)]
+                    terms += [*self.pair(i, place.get(other.agent))]
                     terms.append(shared.refined_pair if refined else 0.0)
         return math.fsum(terms)  # rounded once, so that the order of the team does not matter
 
-    def pair(self, one: str, other: str) -> tuple[float, float]:
-        """Return what a pair of agents weighs: the part of all pairs, and its own."""
-        place = _places(self.fitted.agents)
-        i, j = place.get(one), place.get(other)
+    def pair(self, i: int | None, j: int | None) -> tuple[float, float]:
+        """Return what a pair of agents weighs: the part of all pairs, and its own.
+
+        An agent is given by its place in the weights, None if it is not known.
+        """
         own = 0.0 if i is None or j is None else self.fitted.pairs[i][j]
         return self.fitted.shared.pair, own
 

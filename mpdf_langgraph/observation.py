@@ -74,6 +74,23 @@ def feature(vector: list[float], name: str) -> float:
     return vector[INDEX[name]]
 
 
+def rival_of(observation: Observation) -> list[float] | None:
+    """Return the features of the peer whose response CONCEDE would adopt, None if there is none.
+
+    That is the surest response with the best backed other answer, as in `consensus.concession`.
+    """
+    others = [
+        peer
+        for peer in observation["peers"]
+        if feature(peer, "answer_valid") and not feature(peer, "agrees")
+    ]
+
+    def backing(peer: list[float]) -> list[float]:
+        return [feature(peer, name) for name in ("cluster_confidence", "support", "confidence")]
+
+    return max(others, key=backing, default=None)
+
+
 def observe(situation: Situation) -> dict[str, Observation]:
     """Return every agent's observation.
 

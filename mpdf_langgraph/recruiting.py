@@ -78,7 +78,7 @@ def overturn_probability(stand: Stand) -> float:
     """
     a, b = stand.leader + 1, stand.runner_up + 1
     n = a + b - 1
-    return sum(math.comb(n, k) for k in range(a, n + 1)) / float(2**n)
+    return sum(math.comb(n, k) for k in range(a, n + 1)) / (1 << n)
 
 
 class Stage(Fitted):

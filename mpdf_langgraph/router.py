@@ -11,7 +11,7 @@ from mpdf_langgraph.consensus import LogOdds, make_rule
 from mpdf_langgraph.errors import ConfigurationError
 from mpdf_langgraph.expected_gain import ExpectedGainRouter
 from mpdf_langgraph.learned_consensus import AnyRule, LearnedConsensus
-from mpdf_langgraph.observation import feature
+from mpdf_langgraph.observation import feature, rival_of
 from mpdf_langgraph.state import ACTIONS, Action, Observation
 
 _SCORES = ("confidence", "logprob", "self_verdict")
@@ -117,16 +117,11 @@ class ThresholdRouter:
 
     def _decide(self, observation: Observation) -> list[float]:
         own = observation["own"]
-        # CONCEDE adopts the rival: the surest response with the best backed other answer.
-        rivals = [
-            (feature(peer, "cluster_confidence"), feature(peer, self.score))
-            for peer in observation["peers"]
-            if feature(peer, "answer_valid") and not feature(peer, "agrees")
-        ]
-        _, rival = max(rivals, default=(0.0, 0.0))
+        peer = rival_of(observation)
+        rival = 0.0 if peer is None else feature(peer, self.score)
         if not feature(own, "answer_valid"):
-            return CONCEDE if rivals and rival >= self.bar else REFINE
-        if not rivals:
+            return REFINE if peer is None or rival < self.bar else CONCEDE
+        if peer is None:
             return PERSIST
         mine = feature(own, self.score)
         if mine >= self.bar and rival - mine < self.gap:
@@ -238,6 +233,24 @@ def check_rows(rows: Any, count: int, name: str) -> list[list[float]]:
         raise ConfigurationError(
             f"router {name!r} must return {count} rows of 3 finite, non-negative probabilities "
             f"({', '.join(ACTIONS)}), got {rows!r:.200}"
+        )
+    return result
+
+
+def check_estimates(rows: Any, count: int, name: str) -> list[dict[str, float]]:
+    """Return a router's estimates, finite numbers by name, one dict for each of `count` agents.
+
+    Raises:
+        ConfigurationError: They are something else.
+    """
+    try:
+        result = [{str(key): float(value) for key, value in row.items()} for row in rows]
+    except (AttributeError, TypeError, ValueError, OverflowError):
+        result = []
+    if len(result) != count or not all(math.isfinite(v) for row in result for v in row.values()):
+        raise ConfigurationError(
+            f"router {name!r} must estimate finite numbers by name for {count} agents, got "
+            f"{rows!r:.200}"
         )
     return result
 

@@ -18,7 +18,14 @@ from mpdf_langgraph.nodes.saving import is_round_decided
 from mpdf_langgraph.nodes.settings import Settings
 from mpdf_langgraph.nodes.task import assign, move_cost, reserved_cost, send_tasks
 from mpdf_langgraph.observation import Situation, observe
-from mpdf_langgraph.router import behaviour, check_rows, competences, draw, for_team
+from mpdf_langgraph.router import (
+    behaviour,
+    check_estimates,
+    check_rows,
+    competences,
+    draw,
+    for_team,
+)
 from mpdf_langgraph.runtime import events
 from mpdf_langgraph.runtime.budget import BudgetShares, total_cost, total_usage
 from mpdf_langgraph.runtime.calls import Steps
@@ -45,6 +52,11 @@ def router_steps(settings: Settings, state: DeliberationState) -> Steps[Command[
     check_checkpointer(settings, get_config())
     phase = state.get("phase")
     if phase in ("recruit", "decide"):
+        if not state.get("header"):
+            raise ConfigurationError(
+                "force_actions: no round starts from this checkpoint, as nobody was asked yet. "
+                "Take a later one"
+            )
         state = cast(DeliberationState, {**state, "clock": read_clock(state)})
         return recruit(settings, state) if phase == "recruit" else _decide(settings, state)
     return _start(settings, state)
@@ -180,7 +192,9 @@ def _decide(settings: Settings, state: DeliberationState) -> Command[NextOfRoute
     rows = check_rows(
         router.decide(seen, [mask_of(name)[0] for name in names]), len(names), router.name
     )
-    estimates = router.estimate(seen) if hasattr(router, "estimate") else [{} for _ in names]
+    estimates = [dict[str, float]() for _ in names]
+    if hasattr(router, "estimate"):
+        estimates = check_estimates(router.estimate(seen), len(names), router.name)
     turns: list[Turn] = []
     tasks: list[Assignment] = []
     # One by one, as each REFINE leaves less of the budget for the agents after it.

@@ -189,6 +189,33 @@ def test_rules_of_ones_own() -> None:
             count_votes(held, lambda votes, wrong=wrong: wrong, ANSWERS)
 
 
+def test_a_rule_of_ones_own_has_no_ties() -> None:
+    held = team((0, 0.5), (1, 0.5))
+    assert count_votes(held, confidence_weighted, ANSWERS)["tie"]
+    assert not count_votes(held, lambda votes: votes[0].cluster, ANSWERS)["tie"]
+
+
+class Sure:
+    """A rule that gives the first answer this probability."""
+
+    def __init__(self, probability: float) -> None:
+        self.probability = probability
+
+    def __call__(self, votes: Any) -> int | None:
+        return 0
+
+    def probabilities(self, votes: Any) -> dict[int, float]:
+        return {0: self.probability, 1: 0.1}
+
+
+@pytest.mark.parametrize("wrong", [float("nan"), 7.0, -0.1, "0.5"])
+def test_the_probabilities_of_a_rule_are_checked(wrong: Any) -> None:
+    held = team((0, 0.9), (1, 0.3))
+    assert count_votes(held, Sure(0.8), ANSWERS)["probability"] == 0.8
+    with pytest.raises(ConfigurationError, match=r"P\(0\) must be a number in \[0, 1\]"):
+        count_votes(held, Sure(wrong), ANSWERS)
+
+
 def test_a_rule_cannot_change_the_record() -> None:
     held = team((0, 0.9), (1, 0.3), (1, 0.2))
 

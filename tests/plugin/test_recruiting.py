@@ -76,6 +76,11 @@ def test_the_chance_of_being_overturned_is_the_beta_posteriors(leader: int, runn
     assert overturn_probability(Stand(leader, runner_up)) == pytest.approx(expected)
 
 
+def test_a_thousand_votes_are_no_more_than_a_float_holds() -> None:
+    assert overturn_probability(Stand(1500, 0)) == 0.0
+    assert overturn_probability(Stand(1500, 1500)) == pytest.approx(0.5)
+
+
 def test_without_values_doubt_is_weighed_against_the_price() -> None:
     free = AdaptiveRecruiting(cost=0.0)
     assert free.weigh(

@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from mpdf_langgraph.consensus import concession
 from mpdf_langgraph.errors import ConfigurationError
 from mpdf_langgraph.observation import Situation, observe
 from mpdf_langgraph.router import (
@@ -20,6 +21,7 @@ from mpdf_langgraph.router import (
     Router,
     ThresholdRouter,
     behaviour,
+    check_estimates,
     check_rows,
     competences,
     draw,
@@ -124,6 +126,22 @@ def test_threshold_rules(members: list[Any], expected: str) -> None:
     assert decisions(ThresholdRouter(bar=0.9, gap=0.05), *members) == list(expected)
 
 
+def test_the_rival_is_the_one_that_concede_adopts() -> None:
+    # A and B have the same sum of confidences. B has more votes.
+    held = team((0, 0.1), (1, 0.9), (2, 0.45), (2, 0.45))
+    assert concession(held, "a") == "c@0"
+    assert decisions(ThresholdRouter(), (0, 0.1), (1, 0.9), (2, 0.45), (2, 0.45))[0] == "R"
+    # The surest response is adopted, whatever score is compared.
+    unsure, sure = (
+        response(name, 1, critique=critique(confidence, {"self": verdict}))
+        for name, confidence, verdict in (("b", 0.5, 0.95), ("c", 0.6, 0.2))
+    )
+    held = {"a": response("a", 0, critique=critique(0.4, {"self": 0.1})), "b": unsure, "c": sure}
+    assert concession(held, "a") == "c@0"
+    seen = list(observe(Situation(held, {}, {}, 1, 3)).values())
+    assert ThresholdRouter(score="self_verdict").decide(seen, [ALL] * 3)[0] == REFINE
+
+
 def test_threshold_options() -> None:
     assert decisions(ThresholdRouter(bar=0.5), (0, 0.6), (1, 0.3)) == ["P", "C"]
     assert decisions(ThresholdRouter(gap=0.0), (0, 0.95), (1, 0.95)) == ["C", "C"]
@@ -226,6 +244,15 @@ def test_bad_specs(spec: Any) -> None:
 def test_wrong_rows(wrong: Any) -> None:
     with pytest.raises(ConfigurationError, match=r"'r' must return 2 rows of 3 finite, non-neg"):
         check_rows(wrong, 2, "r")
+
+
+@pytest.mark.parametrize(
+    "wrong", [[{}], [{}, {"p": math.nan}], [{}, {"p": "high"}], [{}, [0.5]], None, 3]
+)
+def test_wrong_estimates(wrong: Any) -> None:
+    with pytest.raises(ConfigurationError, match="'r' must estimate finite numbers by name for 2"):
+        check_estimates(wrong, 2, "r")
+    assert check_estimates([{}, {"p": np.float32(0.5)}], 2, "r") == [{}, {"p": 0.5}]
 
 
 def test_right_rows_become_plain_floats() -> None:

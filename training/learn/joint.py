@@ -157,10 +157,14 @@ def _rule_as_arrays(episode: Episode, names: list[str]) -> _Rule:
     no_pair = [[0.0] * len(names) for _ in names]
     if isinstance(rule, QuestionConsensus):
         shared = rule.fitted.shared
+        place = {name: i for i, name in enumerate(rule.fitted.agents)}
+        pairs = [[sum(rule.pair(place.get(a), place.get(b))) for b in names] for a in names]
+        for i in range(len(names)):
+            pairs[i][i] = 0.0
         return _Rule(
             PROBABLE,
             [0.0 if vote.cluster is None else rule.score([vote]) for vote in alone],
-            [[0.0 if a == b else sum(rule.pair(a, b)) for b in names] for a in names],
+            pairs,
             (shared.none, shared.none_per_voice),
             shared.refined_pair,
         )
