@@ -75,7 +75,8 @@ class Agent:
     retries: int = 2
 
     def __post_init__(self) -> None:
-        if not self.name or any(c in self.name for c in "@+\n"):
+        named = isinstance(self.name, str) and self.name
+        if not named or any(c in self.name for c in "@+\n"):
             raise ConfigurationError(
                 f"agent name {self.name!r}: use a non-empty name without '@', '+' or line breaks"
             )
@@ -85,6 +86,15 @@ class Agent:
                 f"compiled graph), got {type(self.runnable).__name__}. Wrap a plain function in "
                 "RunnableLambda, and compile a graph builder first"
             )
+        for option, settings in (
+            ("sampling", self.sampling),
+            ("refine_sampling", self.refine_sampling or {}),
+        ):
+            if not isinstance(settings, Mapping):
+                raise ConfigurationError(
+                    f"agent {self.name!r}: {option} must be a dict of options of the model, got "
+                    f"{settings!r:.80}"
+                )
         if self.chat_model is None and (self.sampling or self.refine_sampling):
             raise ConfigurationError(
                 f"agent {self.name!r}: sampling can only be set for a chat model. Set it inside "

@@ -46,12 +46,12 @@ def force_actions(actions: Mapping[str, Action]) -> Command[Any]:
         >>> graph.invoke(None, fork)["deliberation"]["answer"]
         'Paris'
     """
-    wrong = {name: action for name, action in actions.items() if action not in ACTIONS}
-    if wrong or not actions:
+    given = dict(actions) if isinstance(actions, Mapping) else {}
+    if not given or any(action not in ACTIONS for action in given.values()):
         raise ConfigurationError(
-            f"force_actions({dict(actions)!r}): give {', '.join(ACTIONS)} by agent name"
+            f"force_actions({actions!r:.200}): give {', '.join(ACTIONS)} by agent name"
         )
-    return Command(update={"phase": "decide", "forced": dict(actions)}, goto="router")
+    return Command(update={"phase": "decide", "forced": given}, goto="router")
 
 
 def fork_state(agents: Iterable[str], state: DeliberationState) -> DeliberationState:
@@ -61,7 +61,7 @@ def fork_state(agents: Iterable[str], state: DeliberationState) -> DeliberationS
         return state
     if unknown := set(forced) - set(agents):
         raise ConfigurationError(
-            f"force_actions names {', '.join(sorted(unknown))}, but the agents are "
+            f"force_actions names {', '.join(sorted(map(str, unknown)))}, but the agents are "
             f"{', '.join(agents)}"
         )
     header = state["header"]

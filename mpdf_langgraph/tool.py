@@ -35,7 +35,8 @@ def as_tool(graph: PregelProtocol[Any, Any, Any, Any], *, name: str, description
         description: When to use it, for the calling model.
 
     Raises:
-        ConfigurationError: `graph` is not compiled.
+        ConfigurationError: `graph` is not compiled. The tool raises it too, if it is no
+            deliberation.
 
     Example:
         >>> from langchain_core.language_models import FakeListChatModel
@@ -80,4 +81,9 @@ def _read_output(out: Any) -> tuple[str, dict[str, Any]]:
     state = cast(dict[str, Any], out)
     if asked := state.get("__interrupt__"):  # the graph has a checkpointer of its own
         raise GraphInterrupt(asked)
+    if not isinstance(out, dict) or not {"messages", "deliberation"} <= out.keys():
+        raise ConfigurationError(
+            "as_tool needs the graph of create_deliberation: the output of this one holds no "
+            "`deliberation`"
+        )
     return str(state["messages"][-1].text), state["deliberation"]

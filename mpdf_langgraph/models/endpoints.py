@@ -11,6 +11,7 @@ import httpx2
 from pydantic import SecretStr
 
 from mpdf_langgraph.errors import ConfigurationError, EndpointError
+from mpdf_langgraph.history import writable
 from mpdf_langgraph.models.failover import failover_clients
 from mpdf_langgraph.models.http_client import EndpointClient
 from mpdf_langgraph.models.prefix_cache import PrefixCache
@@ -71,11 +72,11 @@ def vllm_chat_model(
     Args:
         base_url: Where the server listens, such as ``http://localhost:8000/v1``. A missing
             ``http://`` or ``/v1`` is added. Of several servers of the same model, a request goes to
-            the one with the fewest open requests of this process. A streamed request counts until
-            its reply begins. The calls of an agent for one
-            question stay at one of them, for its prefix cache. A server that
-            cannot be reached, or turns requests down (429, 502, 503), rests, and the request goes
-            to the next one at once. Then one request at a time tries it.
+            the one with the fewest open requests of this process. A streamed request is open until
+            its stream ends. The calls of an agent for one question stay at one of them, for its
+            prefix cache. A server that cannot be reached, or turns requests down (429, 502, 503),
+            rests, and the request goes to the next one at once. Then one request at a time tries
+            it.
         model: The served name. None: the server is asked. This takes up to 5 seconds, and the
             server must serve exactly one model. Of several servers the first that answers counts.
         api_key: The key of the server, if it wants one (``vllm serve --api-key``). The key and
@@ -244,7 +245,7 @@ class _Probe:
         served: dict[str, int | None] = {}
         for card in cards:
             name = card.get("id") if isinstance(card, dict) else None
-            if not isinstance(name, str):
+            if not isinstance(name, str) or writable(name) != name:
                 raise self._foreign()
             meta = card.get("meta")  # llama.cpp's server puts it there
             length = card.get(
@@ -274,7 +275,7 @@ class _Probe:
             raise self._foreign() from None
         try:
             return math.isfinite(choice["logprobs"]["content"][0]["logprob"])
-        except (TypeError, LookupError):
+        except (TypeError, LookupError, OverflowError):
             return False
 
     def prefix_cache(self) -> PrefixCache | None:

@@ -7,7 +7,8 @@ from typing import NamedTuple
 from langchain_core.messages import BaseMessage
 
 _COUNTER = re.compile(
-    r"(?m)^vllm:prefix_cache_(queries|hits)(?:_total)?(?:\{[^}\n]*\})? ([0-9.e+]+)$"
+    r"(?m)^vllm:prefix_cache_(queries|hits)(?:_total)?(?:\{[^}\n]*\})? "
+    r"([0-9]{1,30}(?:\.[0-9]{1,30})?(?:e[+-]?[0-9]{1,2})?)$"
 )
 
 

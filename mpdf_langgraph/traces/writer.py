@@ -33,8 +33,11 @@ class TraceWriter:
     """
 
     def __init__(self, folder: str | os.PathLike[str]) -> None:
-        self.folder = Path(folder)
         self._segments: dict[int, int] = {}  # file descriptors by process id
+        try:
+            self.folder = Path(folder)
+        except TypeError as error:
+            raise TraceError(f"traces need a folder, got {folder!r:.80}") from error
         if is_url(self.folder):
             raise TraceError(
                 f"{self.folder} is a URL. Traces need a folder: appending is safe in no object "
@@ -42,8 +45,8 @@ class TraceWriter:
             )
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise TraceError(f"cannot make the trace folder {self.folder}: {error}") from error
+        except (OSError, ValueError) as error:  # no name of a file holds a null character
+            raise TraceError(f"cannot make the trace folder {str(folder)!r}: {error}") from error
         if not os.access(self.folder, os.W_OK):
             raise TraceError(f"cannot write to the trace folder {self.folder}")
 

@@ -108,6 +108,9 @@ def remembering() -> Any:
     ("arguments", "advice"),
     [
         ({"name": ""}, "non-empty name"),
+        ({"name": 5}, "non-empty name"),
+        ({"sampling": None}, "sampling must be a dict of options of the model, got None"),
+        ({"refine_sampling": 0.2}, "refine_sampling must be a dict"),
         ({"name": "a@b"}, "without '@'"),
         ({"name": "a+b"}, r"'\+'"),
         ({"runnable": lambda messages: "4"}, "RunnableLambda"),

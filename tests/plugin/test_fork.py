@@ -82,7 +82,8 @@ def test_a_fork_of_a_fork_is_an_episode_of_its_own() -> None:
 
 
 @pytest.mark.parametrize(
-    "wrong", [{}, {"agent-1": "persist"}, {"agent-1": "REFINE", "agent-2": None}]
+    "wrong",
+    [{}, {"agent-1": "persist"}, {"agent-1": "REFINE", "agent-2": None}, [("agent-1", "REFINE")]],
 )
 def test_what_is_no_action_is_refused_at_once(wrong: Any) -> None:
     with pytest.raises(ConfigurationError, match="give PERSIST, REFINE, CONCEDE by agent name"):
@@ -93,6 +94,7 @@ def test_what_is_no_action_is_refused_at_once(wrong: Any) -> None:
     ("forced", "options", "says_what"),
     [
         ({"ann": "PERSIST"}, {}, "names ann, but the agents are agent-1, agent-2"),
+        ({7: "PERSIST"}, {}, "names 7, but the agents are agent-1, agent-2"),
         ({"agent-1": "CONCEDE"}, {"answers": "44"}, "no peer holds another answer"),
         ({"agent-1": "REFINE"}, {"max_calls": 4}, "the budget is spent"),
     ],
@@ -104,6 +106,14 @@ def test_what_cannot_be_done_is_an_error_of_the_run(
     run(compiled)
     with pytest.raises(ConfigurationError, match=says_what):
         fork(compiled, before(compiled, 1), forced)
+
+
+def test_nothing_is_forced_before_anybody_was_asked() -> None:
+    compiled = graph(max_rounds=1)
+    run(compiled)
+    first = [s for s in compiled.get_state_history(ON) if s.next == ("router",)][-1]
+    with pytest.raises(ConfigurationError, match="no round starts from this checkpoint"):
+        fork(compiled, first.config, {"agent-1": "REFINE"})
 
 
 def test_the_next_question_is_nobodys_fork() -> None:

@@ -7,6 +7,7 @@ from langchain.agents import create_agent
 from langchain_core.messages import AIMessage, ToolMessage
 from langgraph.checkpoint.memory import InMemorySaver
 from langgraph.errors import GraphInterrupt
+from langgraph.graph import START, MessagesState, StateGraph
 
 from mpdf_langgraph import ConfigurationError, Unsure, as_tool, create_deliberation
 from tests.integration.test_ways import Boss, messages
@@ -105,6 +106,15 @@ def test_errors_in_the_configuration_are_raised() -> None:
 
     with pytest.raises(ConfigurationError, match="no such cluster"):
         tool_of(says("4"), says("5"), consensus=rule).invoke({"question": "2 + 2?"})
+
+
+def test_another_graph_is_refused() -> None:
+    builder = StateGraph(MessagesState)
+    builder.add_node("echo", lambda state: {"messages": []})
+    builder.add_edge(START, "echo")
+    tool = as_tool(builder.compile(), name="x", description="y")
+    with pytest.raises(ConfigurationError, match="holds no `deliberation`"):
+        tool.invoke({"question": "2 + 2?"})
 
 
 def test_a_builder_is_refused() -> None:

@@ -67,6 +67,7 @@ def test_the_check_tells_the_hit_rate_of_the_prefix_cache(server: Server) -> Non
         (200, b""),
         (200, b"vllm:prefix_cache_queries_total 5.0\n"),
         (200, b"vllm:prefix_cache_queries_total many\nvllm:prefix_cache_hits_total 1\n"),
+        (200, b"vllm:prefix_cache_queries_total 1.2.3\nvllm:prefix_cache_hits_total 1\n"),
         (200, b"[1, 2]"),
         (404, b"vllm:prefix_cache_queries_total 5.0\nvllm:prefix_cache_hits_total 1.0\n"),
     ],
@@ -196,7 +197,7 @@ def test_a_completion_that_is_none(server: Server, answer: bytes) -> None:
     assert status.models == ("tiny",)
 
 
-@pytest.mark.parametrize("logprob", [None, "-0.5", float("nan")])
+@pytest.mark.parametrize("logprob", [None, "-0.5", float("nan"), 10**400])
 def test_unusable_logprobs_are_none(server: Server, logprob: object) -> None:
     def answer(body: dict[str, Any]) -> tuple[int, Any]:
         status, content = completion(body)
@@ -205,6 +206,13 @@ def test_unusable_logprobs_are_none(server: Server, logprob: object) -> None:
 
     server.routes["/v1/chat/completions"] = answer
     assert check_endpoint(server.url).logprobs is False
+
+
+def test_a_name_that_no_request_can_hold(server: Server) -> None:
+    server.routes["/v1/models"] = lambda _: (200, b'{"data": [{"id": "\\ud800"}]}')
+    assert "does not speak the OpenAI chat API" in check_endpoint(server.url).message
+    with pytest.raises(EndpointError, match="does not speak"):
+        vllm_chat_model(server.url)
 
 
 def test_no_model_at_all(server: Server) -> None:
