@@ -29,7 +29,7 @@ venv: $(VENV)/.ready  ## make the virtual environment .venv, torch and all, with
 demo: $(VENV)/.ready  ## three agents of a small real model deliberate (no GPU, key or download)
 	$(BIN)/python examples/quickstart.py
 
-test: $(VENV)/.ready lint  ## ruff, mypy and the whole test suite, with the locked versions
+test: $(VENV)/.ready lint  ## ruff, mypy and all tests that need no vLLM server, with the locked versions
 	$(BIN)/python -m pytest $(PARALLEL) -m "not vllm"
 
 torture: $(VENV)/.ready  ## attack everything, and print a closing table. Goes on where it was stopped

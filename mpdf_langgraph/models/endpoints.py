@@ -11,7 +11,6 @@ import httpx2
 from pydantic import SecretStr
 
 from mpdf_langgraph.errors import ConfigurationError, EndpointError
-from mpdf_langgraph.history import writable
 from mpdf_langgraph.models.failover import failover_clients
 from mpdf_langgraph.models.http_client import EndpointClient
 from mpdf_langgraph.models.prefix_cache import PrefixCache
@@ -245,7 +244,7 @@ class _Probe:
         served: dict[str, int | None] = {}
         for card in cards:
             name = card.get("id") if isinstance(card, dict) else None
-            if not isinstance(name, str) or writable(name) != name:
+            if not isinstance(name, str) or not name.isprintable():
                 raise self._foreign()
             meta = card.get("meta")  # llama.cpp's server puts it there
             length = card.get(

@@ -34,12 +34,14 @@ class Question:
         id: For reports. The file gives it, or it is made from the text.
         reference: The reference answer. None: it is not known yet.
         contexts: Private text by agent name.
+        category: The kind of the question, such as a subject. None: not given.
     """
 
     id: str
     question: str
     reference: str | None
     contexts: Mapping[str, str]
+    category: str | None = None
 
     @property
     def key(self) -> str:
@@ -52,6 +54,7 @@ class Question:
             "question": self.question,
             "reference": self.reference,
             "contexts": dict(self.contexts),
+            "category": self.category,
         }
 
 
@@ -180,8 +183,8 @@ def _id_of(row: Mapping[str, Any]) -> str | None:
 def read_questions(path: Path) -> list[Question]:
     """Read questions from JSON Lines or Parquet.
 
-    The columns are `question`, `reference` (text, a number, or null), and two that may be left out:
-    `contexts` (private text by agent name) and `id`. Other columns are ignored.
+    The columns are `question`, `reference` (text, a number, or null), and three that may be left
+    out: `contexts` (private text by agent name), `category` and `id`. Other columns are ignored.
 
     Raises:
         TableError: The file has faults, or no question. The message names lines and faults.
@@ -199,6 +202,7 @@ def read_questions(path: Path) -> list[Question]:
                 reference_of(row),
                 _contexts_of(row, pairs=path.suffix == ".parquet"),
             )
+            category = None if row.get("category") is None else text_of(row, "category")
             name = _id_of(row)
             if name is None:
                 name = content_key(text, reference, contexts)
@@ -210,7 +214,7 @@ def read_questions(path: Path) -> list[Question]:
             faults.append(f"{path}:{number}: {error}")
             continue
         seen[name] = number
-        questions.append(Question(name, text, reference, contexts))
+        questions.append(Question(name, text, reference, contexts, category))
     if faults:
         more = f"\nand {len(faults) - _SHOWN} more lines" if len(faults) > _SHOWN else ""
         raise TableError("\n".join(faults[:_SHOWN]) + more)

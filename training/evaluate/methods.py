@@ -13,7 +13,7 @@
     debate-R          R rounds in which everybody refines, then a vote
     random, threshold routers without training
     php, dylan        published methods (see training/evaluate/rivals.py)
-    oracle-R          the best actions of R rounds, chosen with the reference: a bound, no method
+    oracle-R          each agent's best actions in R rounds, chosen with the reference: no method
 
 Every fitted router is a method too, several seeds of one together. All methods share their
 proposals: whoever asks the same thing for the n-th time gets the same n-th sample.

@@ -145,7 +145,7 @@ def answer_fold(
             pairs = [(recalibrate(episode, r.calibration or calibration), r) for r in seeds]
             debates = [(Debate(e, is_right, fresh, equivalent), r) for e, r in pairs]
             found |= _both_rules(name, debates, consensus)
-        found["oracle of actions (a bound)"] = debate.oracle()
+        found["oracle of actions"] = debate.oracle()
         yield found
 
 

@@ -141,7 +141,10 @@ class Debate:
         }
 
     def oracle(self) -> Answered:
-        """Return the best that actions could have made of it, at the fewest tokens."""
+        """Return what comes of the best action of each agent by itself, in hindsight.
+
+        Of equally good ones it is that with the fewest tokens. This is no strict bound on the team.
+        """
         actions: dict[str, Action] = {}
         for name, turn in self.turns.items():
             ways: list[Action] = ["PERSIST", "CONCEDE", "REFINE"]

@@ -102,6 +102,7 @@ def test_questions_with_all_and_with_little(tmp_path: Path) -> None:
             "question": " One? ",
             "reference": 1.5,
             "contexts": {"agent-1": "x"},
+            "category": "sums",
             "kind": "k",
         },
         "",
@@ -109,12 +110,14 @@ def test_questions_with_all_and_with_little(tmp_path: Path) -> None:
         {"question": "Two?", "reference": None, "contexts": None},
     )
     first, second, third = read_questions(path)
-    assert first == Question("7", "One?", "1.5", {"agent-1": "x"})
+    assert first == Question("7", "One?", "1.5", {"agent-1": "x"}, "sums")
     assert first.input() == {
         "question": "One?",
         "reference": "1.5",
         "contexts": {"agent-1": "x"},
+        "category": "sums",
     }
+    assert second.category is None
     assert (second.question, second.reference, second.contexts) == ("Two?", None, {})
     assert second.key == third.key == second.id
     assert third.id == f"{second.id}-2"
@@ -167,6 +170,7 @@ def test_parquet_and_json_lines_give_the_same_questions(
         ('{"question": "torn', "no JSON"),
         ("[1]", "no JSON object"),
         ({"reference": "1"}, "'question' must be text, got None"),
+        ({"question": "?", "reference": "1", "category": 3}, "'category' must be text, got 3"),
         ({"question": "  ", "reference": "1"}, "'question' must be text"),
         ({"question": "?", "answer": "1"}, "'reference' is missing"),
         ({"question": "?", "reference": True}, "'reference' must be text, got True"),
