@@ -105,6 +105,16 @@ def is_settled(
     return bar is None or all(c is not None and c >= bar for c in confidences)
 
 
+def find_limit(turns: Sequence[Turn]) -> str | None:
+    """Return what ends a deliberation after these turns of a round, whatever was decided in them.
+
+    That is ``"decided"``, or the budget that forbids every agent to refine. None: nothing does.
+    """
+    if any(turn["blocked"] == DECIDED for turn in turns):
+        return DECIDED
+    return turns[0]["blocked"] if turns and all(turn["blocked"] for turn in turns) else None
+
+
 def find_stop_reason(
     held: Held,
     turns: Sequence[Turn],
@@ -127,10 +137,8 @@ def find_stop_reason(
         return "failed"
     if stop_when_settled and is_settled(held, winner, settle_confidence, probability):
         return "agreement"
-    if any(turn["blocked"] == DECIDED for turn in turns):
-        return DECIDED
-    if turns and all(turn["blocked"] for turn in turns):
-        return turns[0]["blocked"]
+    if limit := find_limit(turns):
+        return limit
     if stop_when_settled and turns and all(turn["action"] == "PERSIST" for turn in turns):
         return "all_persisted"
     if out_of_time:

@@ -17,7 +17,7 @@ from mpdf_langgraph.consensus import LogOdds, Vote, confidence_weighted, majorit
 from mpdf_langgraph.errors import ConfigurationError
 from mpdf_langgraph.learned_consensus import LearnedConsensus, QuestionConsensus
 from mpdf_langgraph.observation import INDEX, Situation, observe
-from mpdf_langgraph.rounds import confidence_of
+from mpdf_langgraph.rounds import confidence_of, find_limit
 from mpdf_langgraph.router import competences
 from mpdf_langgraph.state import ACTIONS, Response
 from mpdf_langgraph.traces.records import Episode
@@ -117,6 +117,7 @@ def joint_row(
             ),
             "round": np.array(every[0], np.int16),
             "left": np.array([limit - r + 1 for r in every[0]], np.int16),
+            "cut": np.array([_is_cut(episode, r) for r in every[0]], bool),
             "size": np.full(len(rounds), len(names), np.int16),
             "sizes": np.array([[len(responses), len(rounds)]], np.int32),
             "weight": np.array(rule.weight),
@@ -131,6 +132,14 @@ def joint_row(
             "representatives": episode.representatives,
         },
     )
+
+
+def _is_cut(episode: Episode, round_: int) -> bool:
+    """Tell whether a budget ended the deliberation after a round, whatever was decided in it."""
+    if find_limit([turn for turn in episode.turns if turn["round"] == round_]):
+        return True
+    last = round_ == len(episode.tallies) - 1
+    return bool(last and episode.outcome.get("stop_reason") == "timeout")
 
 
 class _Rule(NamedTuple):
@@ -198,7 +207,8 @@ def _static(response: Response) -> list[float]:
 
 
 _AS_READ = (
-    "previous", "tokens", "taken", "behaviour", "competence", "round", "left", "size", "pair",
+    "previous", "tokens", "taken", "behaviour", "competence", "round", "left", "cut", "size",
+    "pair",
 )  # fmt: skip
 _BY_STATE = (*_AS_READ, "episode", "before", "moves", "action", "ends")
 
@@ -224,6 +234,7 @@ class Joint:
         competence: Of each agent, ``[S, N]``.
         round: From 1, ``[S]``.
         left: Rounds of decisions left, this one included, ``[S]``.
+        cut: A budget ends the deliberation after this round, ``[S]``.
         size: Of the team, ``[S]``.
         weight: Score of each response as the only voice, where the rule is probabilistic, ``[R]``.
         pair: What a pair of authors adds to the score of their answer, ``[S, N, N]``.
@@ -248,6 +259,7 @@ class Joint:
     competence: Floats
     round: Integers
     left: Integers
+    cut: Booleans
     size: Integers
     weight: Floats
     pair: Floats

@@ -37,7 +37,9 @@ from training.learn.rewards import Grader
 Arrays = dict[str, NDArray[Any]]
 
 #: Raise the first one if what a row holds, or how it is computed, changes.
-VERSIONS = [3, SCHEMA_VERSION, FEATURE_VERSION]
+VERSIONS = [4, SCHEMA_VERSION, FEATURE_VERSION]
+#: What a record raises that contradicts itself, or holds what cannot be computed with.
+CONTRADICTIONS = (KeyError, IndexError, TypeError, ValueError, OverflowError)
 #: A process reads this many bytes of a segment at a time.
 CHUNK = 16_000_000
 #: Below this many bytes, processes take longer to start than they save.
@@ -311,7 +313,7 @@ def _read_chunk(chunk: tuple[Path, int], row_of: RowFunction, share: float) -> _
                 rows.append(row_of(episode))
             except ConfigurationError:
                 raise
-            except (TraceError, KeyError, IndexError, ValueError, OverflowError) as error:
+            except CONTRADICTIONS as error:
                 told = str(error) if isinstance(error, TraceError) else repr(error)
                 dropped[reason] += 1
                 problems.append((lines, told))

@@ -7,11 +7,14 @@ gain is measured at the end instead:
 
 V is the probability that the group's final answer is right, less the price of the tokens still to
 come. It is exact where the deliberation ends, and a network of the joint state elsewhere. The
-network sees who is right, too, as nobody runs it where that is unknown (an asymmetric critic: Pinto
-et al., arXiv 1710.06542). Without that an exact end, which knows the reference, would be compared
-with a guess that does not, and the noise of that guess outweighs the price of a REFINE. V is
-fitted backwards. The states of the last round come first, as there the cached responses alone give
-the expectation under any policy. Those before follow, on draws of their next states (see
+network knows nothing of a round that no trace went on to. There the deliberation counts as over.
+
+The network sees who is right, too, as nobody runs it where that is unknown (an asymmetric critic:
+Pinto et al., arXiv 1710.06542). Without that an exact end, which knows the reference, would be
+compared with a guess that does not, and the noise of that guess outweighs the price of a REFINE.
+
+V is fitted backwards. The states of the last round come first, as there the cached responses alone
+give the expectation under any policy. Those before follow, on draws of their next states (see
 `joint_rounds`).
 """
 
@@ -97,7 +100,13 @@ class Values:
     """V of one policy, fitted on joint states.
 
     `policy` holds the probabilities of its actions at them, ``[S, N, 3]``.
+
+    Attributes:
+        network: V after proposals and rounds that some deliberation went on from.
+        rounds: The rounds that these deliberations went on to.
     """
+
+    rounds: Integers
 
     def __init__(self, joint: Joint, policy: Floats, *, seed: int = 0) -> None:
         self._rng = np.random.default_rng([seed, 5])
@@ -108,25 +117,32 @@ class Values:
 
     @torch.no_grad()
     def of(self, joint: Joint, states: Integers, held: Integers) -> Worth:
-        """Return what teams may expect that hold this a round later, without looking for an end."""
+        """Return what teams may expect that hold this a round later, without looking for an end.
+
+        It is the network's word for rounds that it was fitted on. In others it is the vote.
+        """
         right, tokens = np.zeros(len(held)), np.zeros(len(held))
         self.network.eval()
+        known = np.isin(joint.round[states] + 1, self.rounds)
         for start in range(0, len(held), _CHUNK):
             part = slice(start, start + _CHUNK)
             seen, there = _described(joint, states[part], held[part])
             odds, to_come = self.network(torch.from_numpy(seen), torch.from_numpy(there))
             right[part] = odds.sigmoid().numpy()
             tokens[part] = to_come.numpy() * 1000
+        if not known.all():
+            unknown = np.flatnonzero(~known)
+            right[unknown], tokens[unknown] = _vote(joint, states[unknown], held[unknown]), 0.0
         return Worth(right, tokens)
 
     def next(self, joint: Joint, states: Integers, held: Integers, persisted: Booleans) -> Worth:
-        """Return what teams may expect after a round: exact where it was the last one.
+        """Return what teams may expect after a round: exact where the deliberation ends with it.
 
         `held` is what the agents hold after it, ``[n, N]``. `persisted`: all did, which ends it,
         ``[n]``.
         """
         right, tokens = np.zeros(len(held)), np.zeros(len(held))
-        over = persisted | (joint.left[states] <= 1)
+        over = persisted | (joint.left[states] <= 1) | joint.cut[states]
         for start in range(0, len(held), _CHUNK):
             part = slice(start, start + _CHUNK)
             tally = count(joint, states[part], held[part])
@@ -176,6 +192,7 @@ class Values:
         right, tokens = np.zeros(len(joint)), np.zeros(len(joint))
         draws = draws_for(len(joint))
         later = joint.round > 1  # nothing leads to the states of the first round
+        self.rounds = np.unique(joint.round[later])
         for left in range(1, int(joint.left.max(initial=0)) + 1):
             fresh = np.flatnonzero((joint.left == left) & later)
             if not len(fresh):
@@ -258,6 +275,15 @@ class Values:
                 right[real, k] += found.right / draws
                 tokens[real, k] += found.tokens / draws
         return right, tokens
+
+
+def _vote(joint: Joint, states: Integers, held: Integers) -> Floats:
+    """Return whether the answers that teams hold elect a right one, ``[n]``, in parts."""
+    right = np.zeros(len(held))
+    for start in range(0, len(held), _CHUNK):
+        part = slice(start, start + _CHUNK)
+        right[part] = group_right(joint, held[part], count(joint, states[part], held[part]))
+    return right
 
 
 def _described(

@@ -98,6 +98,7 @@ def play(
         competence=np.full((size, AGENTS), 0.5),
         round=rounds,
         left=3 - rounds,
+        cut=np.zeros(size, bool),
         size=np.full(size, AGENTS),
         weight=np.zeros(5),
         pair=np.zeros((size, AGENTS, AGENTS)),

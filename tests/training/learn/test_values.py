@@ -5,8 +5,10 @@ import operator
 import numpy as np
 import pytest
 
+from mpdf_langgraph import TextAnswer
 from mpdf_langgraph.traces.records import Episode
 from tests.support.synthetic import synthetic_episodes
+from training.collect.importing import Answer, Answers, Replay
 from training.learn.dataset import make_groups
 from training.learn.joint import Joint, join, joint_row
 from training.learn.joint_rounds import after, count, group_right
@@ -123,3 +125,52 @@ def test_a_policy_is_judged_by_what_all_its_moves_give_together(action: int) -> 
     free, paid = (ends.team_worth(0, values, refine, cost) for cost in (0.0, 1.0))
     tokens = np.where(joint.action == 1, joint.tokens, np.nan)
     assert free - paid == pytest.approx(np.nanmean(tokens, 2).sum(1).mean() / 1000, rel=0.05)
+
+
+def imported(count: int, rounds: int) -> list[Episode]:
+    """Recorded answers and confidences by chance, of three agents. A budget ends each episode."""
+    rng = np.random.default_rng(rounds)
+    answers = Answers()
+    for number in range(count):
+        answers.groups[f"Question {number}", "red"] = [
+            Answer(
+                f"m{k}", f"Answer: {rng.choice(['red', 'blue', 'green'])}", float(rng.random()), r
+            )
+            for r in range(rounds)
+            for k in range(3)
+        ]
+    return [*Replay(TextAnswer()).play_all(answers)]
+
+
+def test_where_no_trace_goes_on_rewards_are_those_of_one_step() -> None:
+    made = imported(40, rounds=1)
+    groups, joint = make_groups(made, operator.eq), joined(made)
+    assert joint.cut.all()
+    assert set(joint.left.tolist()) == {3}
+    _, [found] = ToTheEnd(joint, [groups], {}, seed=0).revalue()
+    gain = (groups.global_ - groups.global_[:, :1]) * groups.rollout_mask
+    assert np.ptp(gain) > 0
+    assert found.global_ == pytest.approx(gain)
+
+
+@pytest.mark.parametrize("rounds", [1, 2])
+def test_persisting_is_worth_the_vote_where_a_budget_ends_it(rounds: int) -> None:
+    made = imported(40, rounds)
+    groups, joint = make_groups(made, operator.eq), joined(made)
+    ends = ToTheEnd(joint, [groups], {}, seed=0)
+    persist = ends.policy([np.tile([1.0, 0.0, 0.0], (len(groups), 1))])
+    values, states = ends.values(persist), np.flatnonzero(joint.round == rounds)
+    found = values.expected_worth(joint, states, persist[states], 1)
+    vote = group_right(joint, joint.before[states], count(joint, states, joint.before[states]))
+    assert found.right == pytest.approx(vote.astype(float))
+    assert not found.tokens.any()
+
+
+def test_of_a_round_that_no_trace_went_on_to_only_the_vote_is_known() -> None:
+    joint = joined(list(synthetic_episodes(40, 3, rounds=1)))
+    joint.left[:] = 3  # as if there had been more rounds, which nobody saw
+    values = Values(joint, joint.behaviour.astype(float))
+    every = np.arange(len(joint))
+    found = values.of(joint, every, joint.before)
+    vote = group_right(joint, joint.before, count(joint, every, joint.before))
+    assert found.right == pytest.approx(vote.astype(float))
