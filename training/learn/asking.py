@@ -201,8 +201,9 @@ def fit_asking(
 ) -> AskingValues:
     """Compute the values of asking on.
 
-    Where asking on does not pay on questions that the values were not computed on, the values say
-    to ask the best agent alone.
+    With waves of one agent and enough questions, the values are also computed on each half of the
+    questions and tried on the other. If asking on does not pay there, they say to ask the best
+    agent alone.
 
     Args:
         asked: The proposals.
@@ -230,7 +231,10 @@ def fit_asking(
     single = max(alone.values())
     held_out = single
     if check and wave == 1 and len(asked) >= LEAST:
-        halves = [asked.select(range(k, len(asked), 2)) for k in (0, 1)]
+        texts = [episode.question for episode in asked.episodes]
+        number = {text: n for n, text in enumerate(dict.fromkeys(texts))}
+        half = np.array([number[text] % 2 for text in texts])
+        halves = [asked.select(np.flatnonzero(half == k)) for k in (0, 1)]
         worth = [
             _utility(
                 test,

@@ -237,7 +237,7 @@ def _join(rows: Rows, grader: Grader, labels: Mapping[str, str]) -> Ballots:
         recorded=look_up(verdicts, answers_from[of], array("recorded")),
         weight=1.0 / np.maximum(1, per_episode[of]),
     )
-    return found.select(keep[of] & (per_state > 0))
+    return found.select(keep[of])
 
 
 def shuffle_into_folds(ballots: Ballots, folds: int, seed: int) -> NDArray[np.int64]:

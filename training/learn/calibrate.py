@@ -225,7 +225,7 @@ def _shifts(part: Judged, curve: Curve) -> dict[str, float]:
             # A little of the curve's own opinion, or an agent that is always right has no shift.
             shift += float((part.right[own] - p).sum() - 0.1 * shift) / (information + 0.1)
         p = expit(odds + shift)
-        _, question = np.unique(part.question[own].astype(str), return_inverse=True)
+        _, question = np.unique(part.question[own], return_inverse=True)
         spread = float((np.bincount(question, part.right[own] - p) ** 2).sum())
         information = float((p * (1 - p)).sum()) + 0.1
         found.append(shift)

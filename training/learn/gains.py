@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from mpdf_langgraph.calibration import Calibration, log_odds
+from mpdf_langgraph.calibration import Calibration
 from mpdf_langgraph.expected_gain import DEFAULT_TOKENS, STANDINGS, Gains, Rate, View, view_of
 from mpdf_langgraph.state import Observation
 from training.learn.dataset import Groups
@@ -79,21 +79,20 @@ def _fit_rate(
     chosen = np.flatnonzero(used).tolist()
     names = sorted({agents[i] for i in chosen})
     place = {name: i for i, name in enumerate(names)}
-    x = np.zeros((len(chosen), len(STANDINGS) + 4 + len(names)))
+    # Two pretended groups, one of each kind, keep a rate of which little is known near one half.
+    x = np.zeros((len(chosen) + 2, len(STANDINGS) + 4 + len(names)))
+    x[-2:, len(STANDINGS)] = 1.0
     for row, i in enumerate(chosen):
         view, first = views[i], len(STANDINGS) + 4
         x[row, STANDINGS.index(view.standing)] = 1.0
         x[row, len(STANDINGS) : first] = 1.0, view.confidence, view.rival, view.refined
         x[row, first + place[agents[i]]] = 1.0
-    y = target[chosen]
+    y = np.r_[target[chosen], 0.0, 1.0]
     spread = np.array(
         [STANDING_SPREAD] * len(STANDINGS) + [10.0] + [SLOPE_SPREAD] * 3
         + [AGENT_SPREAD] * len(names)
     )  # fmt: skip
-    start = np.zeros(x.shape[1])
-    # Two pretended answers keep a rate of which nothing is known at one half.
-    start[len(STANDINGS)] = log_odds(float((y.sum() + 1) / (len(y) + 2)))
-    weights = fit_logistic(x, y, spread, start).tolist()
+    weights = fit_logistic(x, y, spread).tolist()
     common = weights[len(STANDINGS)]
     return Rate(
         standing={s: common + weights[i] for i, s in enumerate(STANDINGS)},

@@ -73,6 +73,10 @@ def prepare(config: Config, view: View = set_competence) -> Lessons:
     calibration = fit_calibration(judged)
     # From here on every confidence is a calibrated one, as it will be where the router runs.
     ballots = read_ballots(config.traces, right, labels, calibration, processes, share)
+    if not len(ballots):
+        raise ConfigurationError(
+            "no episode has a reference and a valid answer: check --traces, --labels and --answer"
+        )
     comparison = compare(*ballots.split(config.validation, config.seed), config.seed)
     wanted = {"learned": True, "recorded": False}
     learned = wanted.get(config.consensus, comparison.final_gain.mean >= 0)

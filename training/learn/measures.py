@@ -99,7 +99,7 @@ def _between_fits(table: Array) -> float:
     return float(t.ppf(0.975, fits - 1)) * math.sqrt(excess / fits)
 
 
-def fit_logistic(x: Array, y: Array, spread: Array, start: Array | None = None) -> Array:
+def fit_logistic(x: Array, y: Array, spread: Array) -> Array:
     """Return the weights ``[P]`` of a logistic regression with normal priors around 0.
 
     `x` is ``[n, P]``, `y` is ``[n]`` in [0, 1], and `spread` is each prior's standard deviation.
@@ -111,8 +111,7 @@ def fit_logistic(x: Array, y: Array, spread: Array, start: Array | None = None) 
         value = np.logaddexp(0, odds).sum() - y @ odds + 0.5 * ((weights / spread) ** 2).sum()
         return float(value), x.T @ (expit(odds) - y) + weights / spread**2
 
-    start = np.zeros(x.shape[1]) if start is None else start
-    return np.asarray(minimize(loss, start, jac=True, method="L-BFGS-B").x)
+    return np.asarray(minimize(loss, np.zeros(x.shape[1]), jac=True, method="L-BFGS-B").x)
 
 
 def ordered_pairs(score: Array, right: NDArray[Any]) -> tuple[float, int]:

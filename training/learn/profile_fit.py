@@ -73,16 +73,16 @@ def fit_profile(looks: Looks) -> ProfileCritic:
     """Fit the curve, and measure its AUROC on held-out questions."""
     places = np.random.default_rng(0).permutation(int(looks.question.max()) + 1) % FOLDS
     fold = places[looks.question]
-    scores = np.zeros(len(looks.right))
+    scores = np.full(len(looks.right), np.nan)
     for k in range(FOLDS):
         rest, held = np.flatnonzero(fold != k), np.flatnonzero(fold == k)
         if len(held) and len(set(looks.right[rest])) == 2:
             scores[held] = _scores(_fit(looks, rest), looks, held)
     curve = _fit(looks, np.arange(len(looks.right)))
-    told = auroc(scores, looks.right.astype(bool))
-    return ProfileCritic(
-        curve.model_copy(update={"auroc": float(told), "responses": len(looks.right)})
-    )
+    judged = ~np.isnan(scores)
+    told = auroc(scores[judged], looks.right[judged].astype(bool))
+    found = {"auroc": None if np.isnan(told) else float(told), "responses": len(looks.right)}
+    return ProfileCritic(curve.model_copy(update=found))
 
 
 def _fit(looks: Looks, rows: NDArray[Any]) -> ProfileCurve:
@@ -111,7 +111,7 @@ def _fit(looks: Looks, rows: NDArray[Any]) -> ProfileCurve:
 def _scores(curve: ProfileCurve, looks: Looks, rows: NDArray[Any]) -> Array:
     slopes = np.array([*(curve.weights[name] for name in PROFILE_FEATURES), curve.refined])
     own = [curve.agents.get(looks.agents[i], 0.0) for i in rows.tolist()]
-    return np.asarray(looks.features[rows] @ slopes + own)
+    return np.asarray(curve.intercept + looks.features[rows] @ slopes + own)
 
 
 def with_confidence(episode: Episode, critic: ProfileCritic) -> Episode:

@@ -27,7 +27,8 @@ from pydantic import BaseModel
 
 from mpdf_langgraph import TraceReader
 from mpdf_langgraph.calibration import Calibration
-from mpdf_langgraph.errors import ConfigurationError, TraceError
+from mpdf_langgraph.errors import ConfigurationError
+from mpdf_langgraph.options import check_number
 from mpdf_langgraph.profile_critic import ProfileCritic
 from mpdf_langgraph.recruiting import AskingValues
 from mpdf_langgraph.runtime.budget import prices_of
@@ -43,6 +44,7 @@ from training.learn.measures import auroc
 from training.learn.profile_fit import criticise, fit_profile, gather_looks
 from training.learn.recalibrate import recalibrate
 from training.learn.rewards import REFINE, Grader, rule_of
+from training.learn.trace_rows import CONTRADICTIONS
 
 PROFILED = (
     "A critic that reads how a response looks was fitted (`load_profile_critic`). Its AUROC on "
@@ -98,8 +100,12 @@ def fit_rules(options: RuleOptions) -> str:
     Raises:
         MPDFError: Traces cannot be read, or neither rule can be measured.
     """
-    if options.cost < 0:
-        raise ConfigurationError(f"--cost must be 0 or more, got {options.cost}")
+    check_number("--cost", options.cost, 0)
+    check_number("--wave", options.wave, 1, whole=True)
+    for name, weight in options.prices.items():
+        check_number(f"--prices {name}", weight, 0)
+    if len(set(options.agents)) < len(options.agents):
+        raise ConfigurationError("--agents names somebody twice")
     check_answer(options.traces, options.answer)
     labels = read_labels(options.labels) if options.labels else {}
     graded = cache(grader(answer_schema(options.answer)))
@@ -176,19 +182,20 @@ def read_graded(paths: Iterable[Path], labels: Mapping[str, str]) -> tuple[list[
     """Return the sound episodes with a reference, and the number of the others."""
     kept: list[Episode] = []
     left_out = 0
-    for path in paths:
-        reader = TraceReader(path)
-        for recorded in reader:
-            known = labels.get(recorded.id, recorded.reference)
-            try:
-                recalibrate(recorded, Calibration({}))  # a record that contradicts itself fails
-            except (TraceError, KeyError):
-                known = None
-            if known is None:
-                left_out += 1
-            else:
-                kept.append(recorded.model_copy(update={"reference": known}))
-        left_out += reader.counts["skipped"]
+    reader = TraceReader(paths)
+    for recorded in reader:
+        known = labels.get(recorded.id, recorded.reference)
+        try:
+            recalibrate(recorded, Calibration({}))  # a record that contradicts itself fails
+        except ConfigurationError:  # its consensus rule is not built in
+            raise
+        except CONTRADICTIONS:
+            known = None
+        if known is None:
+            left_out += 1
+        else:
+            kept.append(recorded.model_copy(update={"reference": known}))
+    left_out += reader.counts["skipped"]
     if not kept:
         raise ConfigurationError("no episode has a reference")
     return kept, left_out
@@ -200,15 +207,24 @@ def measure_asking(
     """Compute the values of asking on.
 
     Raises:
-        ConfigurationError: No episode shows what everybody says.
+        ConfigurationError: No episode shows what everybody says, or their votes were counted by
+            different rules.
     """
+    names = {str(episode.options["consensus"]) for episode in episodes}
+    if len(names) > 1:
+        raise ConfigurationError(
+            f"the votes were counted by different rules ({', '.join(sorted(names))}): give the "
+            "folders of one rule"
+        )
     prices = dict(options.prices)
     for episode in episodes:
         for agent, price in prices_of(episode.agents).items():
             prices.setdefault(agent, price)
-    name = str(episodes[-1].options["consensus"])
-    asked = gather(episodes, graded, rule_of(episodes[-1]), options.agents)
-    return fit_asking(asked, prices=prices, cost=options.cost, wave=options.wave, consensus=name)
+    rule = rule_of(episodes[-1].model_copy(update={"category": None}))
+    asked = gather(episodes, graded, rule, options.agents)
+    return fit_asking(
+        asked, prices=prices, cost=options.cost, wave=options.wave, consensus=names.pop()
+    )
 
 
 def command() -> None:

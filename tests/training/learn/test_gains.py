@@ -5,15 +5,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from mpdf_langgraph import load_expected_gain
+from mpdf_langgraph import load_expected_gain, load_profile_critic
 from mpdf_langgraph.calibration import Calibration
 from mpdf_langgraph.errors import ConfigurationError
-from mpdf_langgraph.expected_gain import ExpectedGainRouter
+from mpdf_langgraph.expected_gain import ExpectedGainRouter, View
 from mpdf_langgraph.router import make_router
 from training.collect.team import answer_schema, grader
 from training.learn.calibrate import fit_calibration, judge
 from training.learn.dataset import Groups, make_groups
-from training.learn.gains import describe_gains, fit_gains
+from training.learn.gains import _fit_rate, describe_gains, fit_gains
 from training.learn.rules import RuleOptions, fit_rules
 from training.studies.environment_episodes import episodes
 from training.studies.environments import ENVIRONMENTS
@@ -69,8 +69,11 @@ def test_the_command_writes_what_can_be_loaded(tmp_path: Path) -> None:
     router = load_expected_gain(tmp_path / "rules")
     assert router.gains.cost == 0.1
     assert router.gains.measured["questions"] == 60
-    assert router.calibration is not None
     assert router.gains.tokens["ann"] > 0
+    # Who answered tells more here than the recorded confidence.
+    assert "AUROC on held-out questions" in text
+    assert load_profile_critic(tmp_path / "rules").curve.auroc > 0.6  # type: ignore[operator]
+    assert router.calibration is None
 
 
 def test_traces_that_tell_nothing_are_refused(tmp_path: Path) -> None:
@@ -79,3 +82,11 @@ def test_traces_that_tell_nothing_are_refused(tmp_path: Path) -> None:
     traces.write_bytes(b"".join(b"\n" + e.to_json() for e in played))
     with pytest.raises(ConfigurationError, match="no episode has a reference"):
         fit_rules(RuleOptions((traces,), tmp_path / "rules", answer="choice"))
+
+
+@pytest.mark.parametrize(("tries", "most"), [(1, 0.34), (3, 0.21), (10, 0.084)])
+def test_a_few_failures_are_no_proof(tries: int, most: float) -> None:
+    """Two pretended answers: after n failures in n tries the rate is not far below 1 / (n + 2)."""
+    view = View("tied", 0.0, 0.0, 0.0)
+    rate = _fit_rate([view] * tries, ["a"] * tries, np.zeros(tries), np.ones(tries, bool))
+    assert most / 2 < rate(view, "a") < most

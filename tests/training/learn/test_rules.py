@@ -3,13 +3,30 @@
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from langchain_core.messages import AIMessage
 from langchain_core.runnables import RunnableLambda
 
-from mpdf_langgraph import Agent, MathAnswer, TraceReader, create_deliberation
+from mpdf_langgraph import (
+    Agent,
+    ConfigurationError,
+    MathAnswer,
+    TraceReader,
+    create_deliberation,
+)
+from mpdf_langgraph.profile_critic import PROFILE_FEATURES
 from mpdf_langgraph.state import Response
-from training.learn.rules import choose_critic
+from tests.support.synthetic import synthetic_episodes
+from training.learn.measures import auroc
+from training.learn.profile_fit import Looks, fit_profile
+from training.learn.rules import (
+    RuleOptions,
+    choose_critic,
+    fit_rules,
+    measure_asking,
+    read_graded,
+)
 
 MATH = MathAnswer()
 
@@ -82,3 +99,53 @@ def test_where_all_answers_are_right_the_report_says_why_the_recorded_one_stays(
     _, critic, told = choose_critic(episodes, MATH.equivalent)
     assert critic is None
     assert "All answers in these traces are right" in told
+
+
+def test_the_held_out_figure_is_that_of_folds_side_by_side() -> None:
+    """Each fold has an intercept of its own. Without it the folds would lie beside one another."""
+    rng = np.random.default_rng(0)
+    features = rng.normal(6.5, 1.0, (400, len(PROFILE_FEATURES) + 1))
+    right = (rng.random(400) < 1 / (1 + np.exp(6.5 - features[:, 0]))).astype(float)
+    looks = Looks(features, ["a"] * 400, np.repeat(np.arange(80), 5), right)
+    found = fit_profile(looks).curve
+    assert found.auroc == pytest.approx(auroc(features[:, 0], right.astype(bool)), abs=0.04)
+
+
+def test_a_folder_that_is_given_twice_counts_once(tmp_path: Path) -> None:
+    collect(tmp_path, knows)
+    episodes, left_out = read_graded([tmp_path, tmp_path], {})
+    assert (len(episodes), left_out) == (30, 0)
+
+
+def test_records_that_contradict_themselves_are_left_out_and_counted(tmp_path: Path) -> None:
+    [first, second, *sound] = synthetic_episodes(6, rounds=1)
+    wrong = [
+        first.model_copy(update={"options": {**first.options, "max_rounds": "3"}}),
+        second.model_copy(update={"agents": [{**a, "competence": "x"} for a in second.agents]}),
+    ]
+    path = tmp_path / "traces.jsonl"
+    path.write_bytes(b"".join(b"\n" + episode.to_json() for episode in [*wrong, *sound]))
+    episodes, left_out = read_graded([path], {})
+    assert (len(episodes), left_out) == (4, 2)
+
+
+def test_votes_counted_by_different_rules_are_not_mixed(tmp_path: Path) -> None:
+    episodes = collect(tmp_path, knows)
+    other = {**episodes[0].options, "consensus": "majority"}
+    mixed = [*episodes, episodes[0].model_copy(update={"options": other})]
+    with pytest.raises(ConfigurationError, match=r"different rules \(confidence, majority\)"):
+        measure_asking(RuleOptions((tmp_path,)), mixed, MATH.equivalent)
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        ({"wave": 0}, "--wave must be a whole number of at least 1"),
+        ({"cost": float("nan")}, "--cost must be a number"),
+        ({"prices": {"ann": -1.0}}, "--prices ann must be a number"),
+        ({"agents": ("ann", "ann")}, "--agents names somebody twice"),
+    ],
+)
+def test_wrong_options_are_refused(tmp_path: Path, options: Any, says: str) -> None:
+    with pytest.raises(ConfigurationError, match=says):
+        fit_rules(RuleOptions((tmp_path,), **options))
