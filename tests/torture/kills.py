@@ -22,7 +22,7 @@ from tests.support.synthetic import synthetic_episodes
 from tests.torture.table import Row, timed
 from training.collect.collecting import CollectOptions
 from training.collect.collecting import main as collect
-from training.collect.questions import content_key
+from training.collect.questions import content_key, key_of
 from training.collect.team import TeamOptions
 
 Progress = Callable[[str], None]
@@ -209,10 +209,7 @@ def collecting(scale: float, folder: Path, progress: Progress) -> Row:
         (folder / "questions.jsonl").write_text(lines)
         (folder / "url").write_text(url)
         kill_often(row, collect_more, folder, kills, 0.6, progress)
-        read = Counter(
-            content_key(episode.question, episode.reference, episode.contexts)
-            for episode in TraceReader(folder / "traces")
-        )
+        read = Counter(key_of(episode) for episode in TraceReader(folder / "traces"))
         asked = {content_key(question, "4", {}) for question in questions}
         row.lost = len(asked - set(read))
         row.duplicated = sum(count - 1 for count in read.values())

@@ -59,8 +59,8 @@ from training.collect.importing import Replay, read_answers
 from training.collect.questions import (
     Question,
     check_contexts,
-    content_key,
     is_sound,
+    key_of,
     read_questions,
 )
 from training.collect.team import TeamOptions, check_references, load_object, open_critic
@@ -199,7 +199,7 @@ def find_left(folder: Path, reported: Sequence[Answered]) -> Callable[[Question]
     left = defaultdict(list)
     for episode in TraceReader(folder):
         if episode.id not in known:
-            key = content_key(episode.question, episode.reference, episode.contexts)
+            key = key_of(episode)
             left[key].append(dict(episode.outcome))
 
     def find(question: Question) -> Answered | None:
@@ -273,7 +273,7 @@ def find_unfinished(questions: Sequence[Question], folder: Path) -> tuple[list[Q
     """
     traces = TraceReader(folder)
     finished = Counter(
-        content_key(episode.question, episode.reference, episode.contexts)
+        key_of(episode)
         for episode in tqdm(traces, desc="read traces", unit="episode", leave=False, delay=1)
         if episode.graph == NAME and is_sound(episode)
     )

@@ -46,7 +46,7 @@ class Question:
     @property
     def key(self) -> str:
         """The hash that a question and its episodes share."""
-        return content_key(self.question, self.reference, self.contexts)
+        return content_key(self.question, self.reference, self.contexts, self.category)
 
     def input(self) -> dict[str, Any]:
         """Return the graph's input."""
@@ -58,10 +58,21 @@ class Question:
         }
 
 
-def content_key(question: str, reference: str | None, contexts: Mapping[str, str]) -> str:
-    """Return a hash of text, reference and contexts, 16 hexadecimal digits."""
-    content = json.dumps([question, reference, sorted(contexts.items())])
-    return hashlib.sha256(content.encode()).hexdigest()[:16]
+def content_key(
+    question: str,
+    reference: str | None,
+    contexts: Mapping[str, str],
+    category: str | None = None,
+) -> str:
+    """Return a hash of text, reference, contexts and category, 16 hexadecimal digits."""
+    content = [question, reference, sorted(contexts.items())]
+    content += [] if category is None else [category]
+    return hashlib.sha256(json.dumps(content).encode()).hexdigest()[:16]
+
+
+def key_of(episode: Episode) -> str:
+    """Return the hash that an episode shares with its question."""
+    return content_key(episode.question, episode.reference, episode.contexts, episode.category)
 
 
 def is_sound(episode: Episode) -> bool:
@@ -74,7 +85,7 @@ def find_superseded(episodes: Iterable[Episode]) -> set[str]:
     attempts: dict[str, list[str]] = {}  # not sound, by question. The last one may stay.
     answered: set[str] = set()
     for episode in episodes:
-        key = content_key(episode.question, episode.reference, episode.contexts)
+        key = key_of(episode)
         if is_sound(episode):
             answered.add(key)
         else:
@@ -101,7 +112,7 @@ def read_table(path: Path) -> Iterator[tuple[int, dict[str, Any] | TableError]]:
             with parquet.ParquetFile(path) as file:
                 batches = (batch for batch in file.iter_batches(1024))
                 yield from enumerate((row for batch in batches for row in batch.to_pylist()), 1)
-        except pyarrow.ArrowException as error:
+        except (pyarrow.ArrowException, UnicodeDecodeError) as error:
             raise TableError(f"{path}: {describe_error(error)}") from error
         return
     for number, read in enumerate(_lines(path), 1):
@@ -205,7 +216,7 @@ def read_questions(path: Path) -> list[Question]:
             category = None if row.get("category") is None else text_of(row, "category")
             name = _id_of(row)
             if name is None:
-                name = content_key(text, reference, contexts)
+                name = content_key(text, reference, contexts, category)
                 unnamed[name] += 1
                 name += f"-{unnamed[name]}" if unnamed[name] > 1 else ""
             if name in seen:
@@ -221,6 +232,14 @@ def read_questions(path: Path) -> list[Question]:
     if not questions:
         raise TableError(f"{path}: there is no question in it")
     return questions
+
+
+def leave_out_repeated(questions: Sequence[Question]) -> list[Question]:
+    """Return the questions in their order, the first of each content.
+
+    A question asked again gets the same samples, so it would count twice and say nothing new.
+    """
+    return list({question.key: question for question in reversed(questions)}.values())[::-1]
 
 
 def check_contexts(questions: Iterable[Question], agents: Sequence[Agent]) -> None:

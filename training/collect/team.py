@@ -27,7 +27,7 @@ from mpdf_langgraph import (
     vllm_chat_model,
 )
 from mpdf_langgraph.critic import BudgetedCritic, make_critic
-from mpdf_langgraph.errors import EndpointError
+from mpdf_langgraph.errors import EndpointError, describe_error
 from training.collect.questions import Question
 
 Answer = Literal["math", "choice", "text", "code"]
@@ -105,7 +105,7 @@ class TeamOptions:
     def _make_models(self) -> list[Runnable[Any, Any]]:
         if self.model:
             raise ConfigurationError("--model names a served model: it needs --base-url")
-        models = [load_object(name)() for name in self.model_factory]
+        models = [make_object(name) for name in self.model_factory]
         for name, model in zip(self.model_factory, models, strict=True):
             if not isinstance(model, Runnable):
                 raise ConfigurationError(
@@ -220,7 +220,7 @@ def open_critic(critic: str) -> BudgetedCritic | None:
     Raises:
         ConfigurationError: There is none.
     """
-    judge = load_object(critic)() if ":" in critic else critic
+    judge = make_object(critic) if ":" in critic else critic
     return make_critic(None if judge == "none" else judge)
 
 
@@ -237,5 +237,18 @@ def load_object(name: str) -> Any:
         sys.path.append(here)
     try:
         return getattr(importlib.import_module(module), attribute)
-    except (ImportError, AttributeError) as error:
-        raise ConfigurationError(f"cannot load {name}: {error}") from error
+    except Exception as error:  # whatever the module does while it is imported
+        raise ConfigurationError(f"cannot load {name}: {describe_error(error)}") from error
+
+
+def make_object(name: str) -> Any:
+    """Return what the function gives that ``module:name`` names.
+
+    Raises:
+        ConfigurationError: There is no such function, or it fails.
+    """
+    make = load_object(name)
+    try:
+        return make()
+    except Exception as error:
+        raise ConfigurationError(f"{name}() failed: {describe_error(error)}") from error

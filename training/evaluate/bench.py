@@ -279,8 +279,16 @@ class Bench:
     def use_calibration(self, calibration: Calibration | None) -> None:
         """Use a calibration from now on, for votes and debates too.
 
-        A router that brings one keeps its own.
+        A router that brings one keeps its own. Doubles take the curves of their originals.
         """
+        if calibration is not None:
+            curves = dict(calibration.root)
+            for double, original in self._original.items():
+                for key, own in calibration.root.items():
+                    source, _, agent = key.partition("@")
+                    if agent == original:
+                        curves[f"{source}@{double}"] = own
+            calibration = Calibration(curves)
         self._given["calibration"] = calibration
         self._graphs.clear()
 

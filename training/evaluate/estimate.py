@@ -20,7 +20,8 @@ from langchain_core.outputs import ChatGeneration, ChatResult
 from pydantic import PrivateAttr
 
 from mpdf_langgraph import TextAnswer
-from training.collect.questions import Question, read_questions
+from training.collect.questions import Question, leave_out_repeated, read_questions
+from training.collect.team import open_critic
 from training.evaluate.benchmarks import load, sample
 from training.evaluate.methods import Method, Play, select
 from training.evaluate.options import EvaluateOptions
@@ -109,6 +110,17 @@ class Load:
     completion_tokens: float
 
 
+def _without_calls(critic: str) -> str:
+    """Return a critic in place of one of the user's own, which would be asked.
+
+    One that judges by a model becomes the self-critic, which makes as many calls.
+    """
+    if ":" not in critic:
+        return critic
+    judges = getattr(open_critic(critic), "judge", None) is not None
+    return "self" if judges else "logprob"
+
+
 async def _try(
     options: EvaluateOptions,
     methods: Sequence[Method],
@@ -126,7 +138,8 @@ async def _try(
     )
     schema = Words(options.team.answer_schema().instructions)
     with tempfile.TemporaryDirectory() as folder:
-        bench = replace(options, team=team).open_bench(Path(folder), schema=schema)
+        stand_in = replace(options, team=team, critic=_without_calls(options.critic))
+        bench = stand_in.open_bench(Path(folder), schema=schema)
         with closing(bench):
             for question in questions:
                 play = Play(bench, question, methods)
@@ -152,7 +165,7 @@ def estimate(options: EvaluateOptions) -> str:
         questions = load(benchmark, options.data, options.split)
     else:
         assert options.questions is not None  # options.check()
-        questions = read_questions(options.questions)
+        questions = leave_out_repeated(read_questions(options.questions))
     questions = sample(questions, options.limit)
     usual = benchmark.usual_tokens if benchmark else USUAL_TOKENS
     tokens = options.usual_tokens or usual

@@ -43,6 +43,7 @@ import asyncio
 import json
 import sys
 import warnings
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from contextlib import closing
 from dataclasses import fields, replace
@@ -54,7 +55,12 @@ import tyro
 from mpdf_langgraph import CodeAnswer, ConfigurationError, MPDFError
 from training.collect.asking import for_each
 from training.collect.files import keep_settings, write_json
-from training.collect.questions import Question, check_contexts, read_questions
+from training.collect.questions import (
+    Question,
+    check_contexts,
+    leave_out_repeated,
+    read_questions,
+)
 from training.collect.team import check_references
 from training.evaluate import estimate
 from training.evaluate.bench import Bench
@@ -76,8 +82,7 @@ def read_test_questions(path: Path, bench: Bench, limit: int | None) -> list[Que
         MPDFError: The file has faults, a context belongs to nobody, or a reference is missing.
     """
     questions = read_questions(path)
-    # A question asked again gets the same samples, so it would count twice and say nothing new.
-    different = list({question.key: question for question in reversed(questions)}.values())[::-1]
+    different = leave_out_repeated(questions)
     if len(different) < len(questions):
         print(f"{path}: {len(questions) - len(different)} repeated questions are left out")
     questions = sample(different, limit)
@@ -103,8 +108,12 @@ def settings_of(options: EvaluateOptions, bench: Bench) -> dict[str, Any]:
 
 async def prepare(
     runner: Here, validation: Sequence[Question], options: EvaluateOptions
-) -> tuple[Stage, dict[str, Any]]:
-    """Calibrate and tune on these questions. Return the stage to come, and what it depends on."""
+) -> tuple[Stage, dict[str, Any], Counter[str]]:
+    """Calibrate and tune on these questions.
+
+    Returns:
+        The stage to come, what it depends on, and how often each error ended a run.
+    """
     runner.begin(Stage(options))
     debates = await for_each(
         validation,
@@ -115,16 +124,19 @@ async def prepare(
     )
     calibration = runner.bench.fit_calibration(debates)
     runner.begin(Stage(options, calibration, tuning=True))
-    options = await tune(runner.bench, runner.run, validation, options, runner.concurrency)
+    tune_on = runner.bench, runner.run, validation, options, runner.concurrency
+    options, failed = await tune(*tune_on)
+    if lost := debates.count(None):
+        failed["a debate for the calibration failed"] = lost
     tuned = {name: getattr(options, name) for name in ("share", "bar", "gap", "strongest")}
-    return Stage(options, calibration), {**tuned, "calibration": calibration.model_dump()}
+    return Stage(options, calibration), {**tuned, "calibration": calibration.model_dump()}, failed
 
 
-async def evaluate(options: EvaluateOptions) -> dict[str, MethodResult]:
+async def evaluate(options: EvaluateOptions) -> tuple[dict[str, MethodResult], Counter[str]]:
     """Run every method on the test questions.
 
     Returns:
-        The results by method.
+        The results by method, and how often each error ended a run, on validation questions too.
 
     Raises:
         MPDFError: An option, a file of questions or a router is wrong.
@@ -149,9 +161,11 @@ async def evaluate(options: EvaluateOptions) -> dict[str, MethodResult]:
         async with open_runner(options, bench) as runner:
             stage = Stage(options)
             tuned: dict[str, Any] = {}
+            failed: Counter[str] = Counter()
             if options.validation is not None:
                 validation = read_test_questions(options.validation, bench, options.limit)
-                stage, tuned = await prepare(runner, validation, options)
+                check_apart(options.validation, validation, questions)
+                stage, tuned, failed = await prepare(runner, validation, options)
                 options = stage.options
             runner.begin(stage)
             methods = stage.methods(bench, routers)
@@ -172,12 +186,35 @@ async def evaluate(options: EvaluateOptions) -> dict[str, MethodResult]:
         if given.methods or not given.control:
             print("the routers' gates stay as they are: they take all methods and the controls")
         else:
-            set_gates(options, runs, methods, results)
-    for error, count in errors_of(runs).most_common(3):
-        print(f"failed: {count} x {error}", file=sys.stderr)
+            set_gates(options, runs, methods, results, untuned_because(options, failed))
+    for where, errors in (("validation: ", failed), ("", errors_of(runs))):
+        for error, count in errors.most_common(3):
+            print(f"{where}failed: {count} x {error}", file=sys.stderr)
     counts = bench.samples.counts
     print(f"{counts['drawn']} samples drawn, {counts['reused']} reused; see {options.out}")
-    return results
+    return results, failed + errors_of(runs)
+
+
+def check_apart(path: Path, validation: Sequence[Question], test: Sequence[Question]) -> None:
+    """Check that nothing is tuned on the questions that it is judged on.
+
+    Raises:
+        ConfigurationError: A validation question is a test question.
+    """
+    if both := {question.key for question in validation} & {question.key for question in test}:
+        raise ConfigurationError(f"{path}: {len(both)} of these questions are test questions too")
+
+
+def untuned_because(options: EvaluateOptions, failed: Counter[str]) -> str:
+    """Return why the baselines may be worse than they could be. Empty: they were tuned."""
+    if options.validation is None:
+        return "the baselines were not tuned: give --validation"
+    if failed:
+        return (
+            f"{failed.total()} runs on validation questions failed, so the baselines may be tuned "
+            "badly: run again"
+        )
+    return ""
 
 
 def set_gates(
@@ -185,8 +222,12 @@ def set_gates(
     runs: Sequence[Runs],
     methods: Sequence[Method],
     results: Mapping[str, MethodResult],
+    untuned: str,
 ) -> None:
-    """Write the gate of every router into its `router.json`: each seed has its own."""
+    """Write the gate of every router into its `router.json`: each seed has its own.
+
+    None says `pass` if the baselines are `untuned`, for that reason.
+    """
     for name, folders in group_routers(options.router).items():
         pair = [method for method in methods if method.name in (name, f"{name}: control")]
         for seed, folder in enumerate(folders):
@@ -198,9 +239,9 @@ def set_gates(
             own = summarise_runs(one, alone)
             gate, evidence = decide_gate(own[name], {**results, **own})
             evidence |= {"critic": options.critic_name, "rounds": options.rounds}
-            if gate == "pass" and options.validation is None:
+            if gate == "pass" and untuned:
                 gate = "unknown"
-                evidence["why"] = "the baselines were not tuned: give --validation"
+                evidence["why"] = untuned
             set_gate(folder, gate, evidence, drawn=options.sampled)
 
 
@@ -222,8 +263,8 @@ def main(arguments: Sequence[str]) -> int:
             options.check()
             print(estimate.estimate(options))
             return 0
-        results = asyncio.run(evaluate(options))
-        return 1 if any(method.failed for method in results.values()) else 0
+        results, failed = asyncio.run(evaluate(options))
+        return 1 if failed or any(method.failed for method in results.values()) else 0
     except (MPDFError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

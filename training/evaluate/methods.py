@@ -334,9 +334,10 @@ def router_methods(
 
     def replay(label: str, router: Router) -> Ask:
         decides = getattr(router, "rule", None) or options.consensus
-        rule = rule_for(choose_consensus(decides, router)[1], None)
+        chosen = choose_consensus(decides, router)[1]
 
         async def ask(play: Play) -> Result:
+            rule = rule_for(chosen, play.question.category)
             episode = await play.deliberate(label, router, options.seed)
             return replay_with_fresh_samples(episode, await play.fresh(options.rounds), rule)
 

@@ -49,8 +49,9 @@ class Rows:
             for line in self.path.read_bytes().splitlines():
                 try:
                     row = orjson.loads(line)
+                    row["key"], dict(row["methods"])
                     self._rows[row["id"]] = row
-                except (orjson.JSONDecodeError, KeyError, TypeError):
+                except (KeyError, TypeError, ValueError):
                     continue  # torn by a stop: its question is asked again
         self._file = self.path.open("ab", buffering=0)
 

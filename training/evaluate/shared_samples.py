@@ -81,7 +81,8 @@ class Samples:
             with path.open("rb") as lines:
                 start = 0
                 for line in lines:
-                    with suppress(ValueError):  # blank, or torn by a stop: it is drawn again
+                    # A line may be blank, or torn by a stop: it is drawn again.
+                    with suppress(ValueError, KeyError, TypeError):
                         self._places[json.loads(line)["key"]] = (path, start, len(line))
                     start += len(line)
 

@@ -1,15 +1,16 @@
 """Tunes the baselines on validation questions, so that they are at their best."""
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
 from mpdf_langgraph import ThresholdRouter
 from training.collect.questions import Question
-from training.evaluate.bench import Bench
+from training.evaluate.bench import VOTES, Bench
 from training.evaluate.methods import Method, on_pool, router_methods
 from training.evaluate.options import EvaluateOptions
-from training.evaluate.rows import RunMethods, measure, summarise_runs
+from training.evaluate.rows import RunMethods, errors_of, measure, summarise_runs
 from training.evaluate.votes import adaptive, member, vote
 from training.learn.display import table
 
@@ -22,7 +23,7 @@ def tried_methods(bench: Bench, options: EvaluateOptions) -> dict[str, dict[Any,
     team = len(bench.agents)
     tried: dict[str, dict[Any, Method]] = {"share": {}, "strongest": {}, "bar, gap": {}}
     for share in SHARES:
-        tried["share"][share] = on_pool(f"share {share:g}", adaptive(share), len(bench.crowd))
+        tried["share"][share] = on_pool(f"share {share:g}", adaptive(share), max(VOTES))
     for k in range(team):
         name = f"{bench.agents[k].name} alone"
         tried["strongest"][k + 1] = on_pool(name, member(k, team, vote(1)), team)
@@ -41,10 +42,13 @@ async def tune(
     questions: Sequence[Question],
     options: EvaluateOptions,
     concurrency: int,
-) -> EvaluateOptions:
-    """Return the options with `share`, `bar`, `gap` and `strongest` tuned on these questions.
+) -> tuple[EvaluateOptions, Counter[str]]:
+    """Tune `share`, `bar`, `gap` and `strongest` on these questions.
 
     The most accurate value counts, and the one with the fewest tokens at a tie.
+
+    Returns:
+        The options, and how often each error ended a run. These runs count as wrong.
     """
     tried = tried_methods(bench, options)
     methods = [method for those in tried.values() for method in those.values()]
@@ -74,4 +78,5 @@ async def tune(
         f"{m.name.removesuffix(' alone')} {m.accuracy:.3f}" for m in results["strongest"].values()
     )
     print(f"first proposals alone: {', '.join(alone)}")
-    return replace(options, share=share, bar=bar, gap=gap, strongest=best("strongest"))
+    tuned = replace(options, share=share, bar=bar, gap=gap, strongest=best("strongest"))
+    return tuned, errors_of(runs)

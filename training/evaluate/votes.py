@@ -76,17 +76,19 @@ def ballot(responses: Sequence[Response | None], names: Sequence[str] | None = N
 
     Args:
         responses: In the order of the agents.
-        names: Of the agents. None: they are numbered.
+        names: Of the agents. None: they are numbered, and each holds its own response.
     """
     votes = []
     for number, response in enumerate(responses):
         critique = response["critique"] if response else None
         known = critique is not None and critique["source"] != "agreement"
+        author = response["agent"] if response and names else None
         votes.append(
             Vote(
                 names[number] if names else str(number),
                 response["cluster"] if response else None,
                 critique["confidence"] if critique and known else None,
+                None if author is None or author == names[number] else author,  # type: ignore[index]
             )
         )
     return votes
@@ -267,7 +269,8 @@ def replay_with_fresh_samples(episode: Episode, pool: Episode, rule: ConsensusRu
         drawn = waiting[name].pop(0)
         used.add(drawn)
         response = pool.responses.get(f"{drawn}@0")
-        return None if response is None else calibration.apply(response)
+        # It is the agent's own now: the calibration and the consensus may know that one.
+        return response and calibration.apply(Response({**response, "agent": name}))
 
     held = {name: fresh(name) for name in team}
     for round_ in range(1, episode.outcome["rounds"] + 1):

@@ -12,7 +12,7 @@ from mpdf_langgraph.errors import ConfigurationError
 from mpdf_langgraph.rounds import Held, after_move, has_answer
 from mpdf_langgraph.router import Router, for_team
 from mpdf_langgraph.state import ACTIONS, Action, Response
-from training.collect.questions import content_key, is_sound
+from training.collect.questions import is_sound, key_of
 from training.learn.rewards import Grader
 
 MAJORITY, CONFIDENCE = (make_rule(name)[1] for name in ("majority", "confidence"))
@@ -191,6 +191,6 @@ def _read_sound(traces: Sequence[Path]) -> dict[str, Episode]:
         for episode in filter(is_sound, TraceReader(folder)):
             if episode.reference is None:
                 raise ConfigurationError(f"episode {episode.id} has no reference")
-            key = content_key(episode.question, episode.reference, episode.contexts)
+            key = key_of(episode)
             found[key] = episode
     return found

@@ -84,7 +84,7 @@ def test_traces_of_programs_are_collected_and_graded_by_their_tests(tmp_path: Pa
 @pytest.mark.usefixtures("sandbox")
 async def test_programs_are_evaluated(tmp_path: Path) -> None:
     given = options(EvaluateOptions, tmp_path, "--debate-rounds", "1", "--oracle-rounds", "1")
-    methods = await evaluation.evaluate(given)
+    methods, _ = await evaluation.evaluate(given)
     assert methods["single sample"].right.tolist() == [0, 0]
     assert methods["vote of 3"].right.tolist() == [1, 0]
     assert methods["oracle, 1 round"].right.tolist() == [1, 0]

@@ -216,7 +216,8 @@ def test_a_key_is_the_content_and_nothing_else() -> None:
     assert content_key("q", "r", {"b": "2", "a": "1"}) == base
     others = [("q ", "r", {"a": "1", "b": "2"}), ("q", None, {"a": "1", "b": "2"})]
     others += [("q", "r", {"a": "1"}), ("q", "r", {"a": "2", "b": "1"})]
-    assert len({base, *(content_key(*other) for other in others)}) == 5
+    others += [("q", "r", {"a": "1", "b": "2"}, "sums")]
+    assert len({base, *(content_key(*other) for other in others)}) == 6
 
 
 def test_a_context_for_nobody_is_found_before_anything_is_asked(tmp_path: Path) -> None:

@@ -263,3 +263,12 @@ async def test_who_never_reads_its_peers_is_no_better_than_its_control(tmp_path:
     assert control(pool) > debate - 0.1
     assert control(hot) < debate - 0.3  # against hot proposals it would seem to gain
     assert [a["sampling"]["temperature"] for a in pool[0].agents] == [1.0] * 3 + [0.6] * 3
+
+
+def test_doubles_have_the_calibration_of_their_originals(bench: Bench) -> None:
+    curve = {"slope": 2.0, "shift": -1.0}
+    given = Calibration.model_validate({"logprob@agent-1": {"proposed": curve, "refined": curve}})
+    bench.use_calibration(given)
+    used = bench._given["calibration"]
+    known = [a.name for a in bench.crowd if used.curves_of("logprob", a.name)]
+    assert known == ["agent-1", "agent-4", "agent-7", "agent-10", "agent-13"]

@@ -6,9 +6,10 @@ import json
 import subprocess
 import sys
 import warnings
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import suppress
-from dataclasses import fields
+from dataclasses import fields, replace
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -27,7 +28,7 @@ from training.collect.questions import TableError
 from training.evaluate import compare
 from training.evaluate.bench import VOTES
 from training.evaluate.compare import MethodResult, summarise
-from training.evaluate.evaluation import evaluate, main
+from training.evaluate.evaluation import evaluate, main, untuned_because
 from training.evaluate.options import EvaluateOptions
 from training.evaluate.routers import group_routers
 from training.evaluate.votes import Result
@@ -97,7 +98,7 @@ def done(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Meth
     given = [word for seed in seeds for word in ("--router", str(seed))]
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        methods = asyncio.run(evaluate(options(folder, *given, *tuned(folder))))
+        methods, _ = asyncio.run(evaluate(options(folder, *given, *tuned(folder))))
     return folder, methods
 
 
@@ -244,7 +245,7 @@ async def test_failed_questions_are_wrong_and_counted(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     folder = riddles.router(tmp_path / "hedger")
-    methods = await evaluate(
+    methods, _ = await evaluate(
         options(tmp_path, "--router", str(folder), *tuned(tmp_path), kinds="BXUB")
     )
     for name, m in methods.items():
@@ -260,7 +261,7 @@ async def test_failed_questions_are_wrong_and_counted(
 
 
 async def test_a_mixed_team_without_contexts(tmp_path: Path) -> None:
-    methods = await evaluate(options(tmp_path, *MIXED, kinds="AB", contexts=False))
+    methods, _ = await evaluate(options(tmp_path, *MIXED, kinds="AB", contexts=False))
     assert set(methods) == PLAIN | ALONE
     # The agreeable second agent is always right and surer than the first and the third.
     assert methods["single sample"].right.tolist() == [0, 1]
@@ -273,7 +274,7 @@ async def test_a_mixed_team_without_contexts(tmp_path: Path) -> None:
 async def test_the_strongest_of_a_mixed_team_is_found_on_validation_questions(
     tmp_path: Path,
 ) -> None:
-    methods = await evaluate(options(tmp_path, *MIXED, *tuned(tmp_path), kinds="AB"))
+    methods, _ = await evaluate(options(tmp_path, *MIXED, *tuned(tmp_path), kinds="AB"))
     assert all(methods[name].right.tolist() == [1, 1] for name in ALONE)
     assert methods["strongest alone"].calls.tolist() == [1, 1]
     assert methods["strongest alone, vote of 5"].calls.tolist() == [5, 5]
@@ -282,7 +283,7 @@ async def test_the_strongest_of_a_mixed_team_is_found_on_validation_questions(
 
 
 async def test_other_critics_cost_what_they_cost(tmp_path: Path) -> None:
-    methods = await evaluate(options(tmp_path, "--critic", "self", kinds="B"))
+    methods, _ = await evaluate(options(tmp_path, "--critic", "self", kinds="B"))
     # The riddler knows no yes or no: it is asked in three ways, and later no more.
     assert methods["vote of 15"].calls[0] > 15
     assert methods["PHP"].calls[0] == 2
@@ -302,7 +303,7 @@ async def test_a_critic_of_ones_own(tmp_path: Path) -> None:
     words = ["--critic", f"{__name__}:make_critic"]
     given = options(tmp_path, *words, kinds="B")
     assert given.critic_name == "trusts"
-    methods = await evaluate(given)
+    methods, _ = await evaluate(given)
     assert methods["weighted vote of 3"].right.tolist() == [1]
     assert methods["weighted vote of 3"].calls.tolist() == [3]
     with pytest.raises(ConfigurationError, match="no-such"):
@@ -352,7 +353,7 @@ async def test_every_seed_has_a_gate_of_its_own(tmp_path: Path) -> None:
     manifest["sha256"]["policy.onnx"] = sha256((bad / "policy.onnx").read_bytes()).hexdigest()
     (bad / "router.json").write_text(json.dumps(manifest))
     given = ["--router", str(good), "--router", str(bad), *tuned(tmp_path)]
-    methods = await evaluate(options(tmp_path, *given))
+    methods, _ = await evaluate(options(tmp_path, *given))
     assert methods["hedger"].accuracy == 0.75
     gates, evidence = {}, {}
     for folder in (good, bad):
@@ -371,7 +372,7 @@ async def test_repeated_questions_count_once(
     lines = made.questions.read_text().splitlines()
     unnamed = [{k: v for k, v in json.loads(line).items() if k != "id"} for line in lines]
     made.questions.write_text("".join(json.dumps(row) + "\n" for row in unnamed * 30))
-    methods = await evaluate(made)
+    methods, _ = await evaluate(made)
     assert len(methods["single sample"].right) == 2
     assert "58 repeated questions are left out" in capsys.readouterr().out
 
@@ -393,7 +394,7 @@ async def test_a_router_of_another_critic_is_evaluated_with_a_warning(
     given = []
     for name, critic in (("a", "self"), ("b", "logprob"), ("c", None)):
         given += ["--router", str(riddles.router(tmp_path / name, critic=critic))]
-    methods = await evaluate(options(tmp_path, *given, kinds="A"))
+    methods, _ = await evaluate(options(tmp_path, *given, kinds="A"))
     err = capsys.readouterr().err
     assert f"warning: {tmp_path / 'a'} was fitted with the critic self" in err
     assert err.count("was fitted with") == 1
@@ -497,3 +498,18 @@ def test_collecting_evaluating_and_the_graph_have_the_same_defaults() -> None:
         default = {one.name: one.default for one in fields(options_of)}
         assert default["critic"] == graph["critic"].default
         assert default["rounds"] == graph["max_rounds"].default
+
+
+def test_nothing_is_tuned_on_the_questions_that_it_is_judged_on(tmp_path: Path) -> None:
+    given = options(tmp_path, kinds="AB")
+    assert given.questions is not None
+    with pytest.raises(ConfigurationError, match="2 of these questions are test questions too"):
+        asyncio.run(evaluate(replace(given, validation=given.questions)))
+
+
+def test_a_router_does_not_pass_beside_baselines_that_may_be_tuned_badly(tmp_path: Path) -> None:
+    given = options(tmp_path)
+    assert "give --validation" in untuned_because(given, Counter())
+    validated = replace(given, validation=Path(tuned(tmp_path)[1]))
+    assert untuned_because(validated, Counter()) == ""
+    assert "2 runs on validation questions failed" in untuned_because(validated, Counter("aa"))

@@ -53,7 +53,7 @@ def options(tmp_path: Path, count: int = 3, **changes: Any) -> EvaluateOptions:
 
 def evaluate_now(given: EvaluateOptions) -> int:
     """Run the evaluation. Return whether something failed, as the command does."""
-    results = asyncio.run(evaluate(given))
+    results, _ = asyncio.run(evaluate(given))
     return int(any(method.failed for method in results.values()))
 
 

@@ -293,3 +293,10 @@ def test_early_stopping_draws_windows_until_one_agrees(
     clusters: list[int | None], window: int, calls: int
 ) -> None:
     assert votes.early_stopping(window, 6)(pool_of(clusters)).calls == calls
+
+
+def test_who_holds_anothers_response_speaks_with_its_voice() -> None:
+    own, adopted = response("ann", 0, 0.9), response("bo", 1, 0.8)
+    found = votes.ballot([own, adopted, adopted, None], ["ann", "bo", "cy", "di"])
+    assert [vote.author for vote in found] == [None, None, "bo", None]
+    assert [vote.author for vote in votes.ballot([own, adopted])] == [None, None]
