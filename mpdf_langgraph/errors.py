@@ -43,6 +43,10 @@ class TraceError(MPDFError, ValueError):
     """A trace record or file does not have the documented form."""
 
 
+#: Characters of an error in which keys and passwords are looked for. A reply may have 64 MB.
+_MOST_SEARCHED, _LONGEST_KEY = 20_000, 4096
+
+
 def list_causes(error: BaseException) -> list[BaseException]:
     """Return what an error was raised from, and what that was raised from, at most four."""
     causes: list[BaseException] = []
@@ -62,4 +66,7 @@ def describe_error(error: BaseException) -> str:
         if str(cause) not in text:
             text += f" ({type(cause).__name__}: {cause})"
     text = " ".join(text.encode(errors="replace").decode().split())
-    return mask_credentials(text)[:500]
+    masked = mask_credentials(text[:_MOST_SEARCHED])
+    if len(text) > _MOST_SEARCHED:  # a key that is cut there is not known: it goes as a whole
+        masked = masked[:-_LONGEST_KEY]
+    return masked[:500]

@@ -25,7 +25,7 @@ _PATTERNS = (
     (re.compile(r"(?i)((?:key|token|secret|password)[\"']?\s*[=:]\s*[\"']?)[\w.~+/=-]+"), r"\1***"),
     (re.compile(r"\b(sk|pk|hf|gsk|ghp|lsv2)[-_][\w*.-]{8,}"), r"\1-***"),
     # Bounded, as else the search would go to the end of the text from every "://".
-    (re.compile(r"(://)(?:[^\s/@]{1,500}|[^\s/@:]{1,200}:[^\s@]{1,500})@"), r"\1***@"),
+    (re.compile(r"(://)(?:[^\s/@]{1,4096}|[^\s/@:]{1,4096}:[^\s@]{1,4096})@"), r"\1***@"),
 )
 _SECRET_VARIABLE = re.compile(r"(?i)(KEY|TOKEN|SECRET|PASSWORD|CUSTOM_HEADERS)$")
 _SCHEME = re.compile(r"(?i)^(bearer|basic|token)\s+")

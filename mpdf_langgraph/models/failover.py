@@ -27,7 +27,7 @@ class _Server:
     """One server and its circuit breaker.
 
     Attributes:
-        failures: Failures in a row, without a reply between that did not break off.
+        failures: Failures in a row. A reply that does not break off ends the row.
         failed_at: The `time.monotonic()` of the latest one that counted.
         rests_until: Before this time, requests rather go elsewhere. 0 once a reply has begun.
         probed: It has failed, and one request is trying it again.
