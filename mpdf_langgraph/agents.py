@@ -100,6 +100,10 @@ class Agent:
                 f"agent {self.name!r}: sampling can only be set for a chat model. Set it inside "
                 f"the {type(self.runnable).__name__}"
             )
+        if not isinstance(self.prompts, Prompts):
+            raise ConfigurationError(
+                f"agent {self.name!r}: prompts must be Prompts(...), got {self.prompts!r:.80}"
+            )
         check_number(f"agent {self.name!r}: competence", self.competence, 0, 1, optional=True)
         check_number(f"agent {self.name!r}: price", self.price, 0)
         check_number(f"agent {self.name!r}: retries", self.retries, 0, whole=True)

@@ -27,7 +27,7 @@ def read_fitted(path: str | os.PathLike[str], name: str, form: type[Form], holds
     Raises:
         RouterError: There is no such file, or it is of another form.
     """
-    file = Path(path)
+    file = folder_of(path)
     file = file / name if file.is_dir() else file
     try:
         content = file.read_bytes()
@@ -42,10 +42,22 @@ def read_fitted(path: str | os.PathLike[str], name: str, form: type[Form], holds
         raise RouterError(f"{file} holds no {holds}: {explain_invalid(error)}") from error
 
 
+def folder_of(path: str | os.PathLike[str]) -> Path:
+    """Return a path that a caller gives.
+
+    Raises:
+        RouterError: It is none.
+    """
+    try:
+        return Path(path)
+    except TypeError as error:
+        raise RouterError(f"give the path of a folder, got {path!r:.80}") from error
+
+
 def explain_invalid(error: ValidationError) -> str:
     """Return what is wrong with a file's content, and where in it."""
     wrong = "; ".join(
-        f"{'.'.join(map(str, e['loc']))}: {e['msg']} (got {reprlib.repr(e['input'])})"
+        f"{'.'.join(map(str, e['loc'])) or 'the file'}: {e['msg']} (got {reprlib.repr(e['input'])})"
         for e in error.errors()
     )
     return f"{wrong:.500}"

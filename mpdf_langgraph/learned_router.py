@@ -23,7 +23,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from mpdf_langgraph.calibration import Calibration
 from mpdf_langgraph.errors import ConfigurationError, RouterError, describe_error
-from mpdf_langgraph.fitted_file import explain_invalid
+from mpdf_langgraph.fitted_file import explain_invalid, folder_of
 from mpdf_langgraph.learned_consensus import LearnedConsensus
 from mpdf_langgraph.observation import FEATURE_VERSION, FEATURES
 from mpdf_langgraph.options import check_number
@@ -178,7 +178,7 @@ def load_router(
         raise ConfigurationError(
             "a temperature is for drawn actions. Give greedy=False with it, or leave it out"
         )
-    folder = Path(folder)
+    folder = folder_of(folder)
     manifest = _read_manifest(folder)
     session = _open(_read_hashed(folder, MODEL, manifest), folder / MODEL)
     consensus = None

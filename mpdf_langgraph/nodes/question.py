@@ -42,7 +42,10 @@ def find_question(state: DeliberationState) -> Question:
     messages: list[BaseMessage] = list(state.get("messages") or [])
     unanswered = bool(messages) and isinstance(messages[-1], HumanMessage)
     unanswered = unanswered and not str(messages[-1].id).startswith(_QUESTION)
-    given = writable(state.get("question") or "").strip()
+    asked = state.get("question") or ""
+    if not isinstance(asked, str):
+        raise ConfigurationError(f"question must be text, got {asked!r:.80}")
+    given = writable(asked).strip()
     if given and not unanswered:
         record = HumanMessage(given, id=f"{_QUESTION}{uuid.uuid4().hex}")
         return Question(given, messages, [record], [])

@@ -105,6 +105,11 @@ class Settings:
             raise ConfigurationError(
                 f"traces={self.traces!r}: give a folder, a TraceWriter or None"
             )
+        for name in ("stop_when_settled", "stop_when_decided"):
+            if not isinstance(getattr(self, name), bool):
+                raise ConfigurationError(
+                    f"{name} must be True or False, got {getattr(self, name)!r:.80}"
+                )
         check_number("max_rounds", self.max_rounds, 0, whole=True)
         check_number("alternatives", self.alternatives, 0, whole=True)
         check_number("explore", self.explore, 0, 1 / 3)  # of each of three actions

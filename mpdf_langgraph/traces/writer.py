@@ -35,7 +35,7 @@ class TraceWriter:
     def __init__(self, folder: str | os.PathLike[str]) -> None:
         self._segments: dict[int, int] = {}  # file descriptors by process id
         try:
-            self.folder = Path(folder)
+            self.folder = Path(folder or None)  # type: ignore[arg-type]
         except TypeError as error:
             raise TraceError(f"traces need a folder, got {folder!r:.80}") from error
         if is_url(self.folder):

@@ -109,6 +109,7 @@ def remembering() -> Any:
     [
         ({"name": ""}, "non-empty name"),
         ({"name": 5}, "non-empty name"),
+        ({"prompts": "x"}, "prompts must be Prompts"),
         ({"sampling": None}, "sampling must be a dict of options of the model, got None"),
         ({"refine_sampling": 0.2}, "refine_sampling must be a dict"),
         ({"name": "a@b"}, "without '@'"),

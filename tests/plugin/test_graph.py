@@ -148,6 +148,8 @@ def test_router_that_returns_nonsense_is_named() -> None:
         ({"max_tokens": 0}, "max_tokens"),
         ({"explore": 0.5}, "1/3"),
         ({"alternatives": -1}, "alternatives"),
+        ({"stop_when_settled": "no"}, "stop_when_settled must be True or False, got 'no'"),
+        ({"stop_when_decided": 1}, "stop_when_decided must be True or False"),
         ({"settle_confidence": 0.5}, "critic"),
         ({"settle_confidence": 1.5, "critic": "self"}, r"\[0, 1\]"),
     ],
@@ -507,6 +509,11 @@ def test_a_context_that_is_there_in_the_second_try_is_counted() -> None:
     usage = graph.invoke(Q)["deliberation"]["usage"]
     asked = totals([llm, reader, team[1]])  # type: ignore[list-item]
     assert usage["total"]["calls"] + usage["alternatives"]["calls"] == asked["calls"]
+
+
+def test_a_question_that_is_no_text_is_refused() -> None:
+    with pytest.raises(ConfigurationError, match="question must be text, got 5"):
+        deliberate([says("4")], {"question": 5})
 
 
 def test_a_question_that_no_request_can_hold_is_mended() -> None:

@@ -4,31 +4,42 @@ import hashlib
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import torch
 from torch import Tensor
 from torch.utils.tensorboard import SummaryWriter
 
-from training.collect.files import atomic_write, keep_settings
+from training.collect.files import atomic_write, keep_settings, lock
 
 
-def prepare_folder(folder: Path, settings: Mapping[str, Any], *, resume: bool) -> None:
+def prepare_folder(folder: Path, settings: Mapping[str, Any], *, resume: bool) -> IO[bytes]:
     """Make a router's folder ready for a fit, to go on from its checkpoints or without them.
 
     `settings`, all that the fit depends on as plain data, are kept beside the checkpoints.
 
+    Returns:
+        A file that keeps the folder to this fit until it is closed.
+
     Raises:
-        ConfigurationError: The checkpoints are of a fit with other settings.
+        ConfigurationError: The checkpoints are of a fit with other settings, or a fit that is under
+            way has the folder.
     """
     checkpoints = folder / "checkpoints"
     checkpoints.mkdir(parents=True, exist_ok=True)
+    held = (checkpoints / "lock").open("ab")
+    lock(held, "Another fit has this folder: wait for it, or give another --out.")
     kept = checkpoints / "settings.json"
     if not (resume and kept.exists()):
         for old in (kept, *checkpoints.glob("*.pt")):
             old.unlink(missing_ok=True)
     advice = "Give the same options and traces, or start anew without --resume"
-    keep_settings(kept, settings, advice)
+    try:
+        keep_settings(kept, settings, advice)
+    except BaseException:
+        held.close()
+        raise
+    return held
 
 
 def save_checkpoint(state: Mapping[str, Any], path: Path) -> None:

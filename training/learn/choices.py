@@ -259,7 +259,7 @@ def compare(training: Ballots, held_out: Ballots, seed: int = 0) -> Comparison:
     asked = held_out.select(held_out.first)
     results = choose(fit_choosers(training, strength, seed), asked)
     consensus = fit_consensus(training, seed, strength)
-    if (~training.first).any():
+    if training.refined.any():  # else nobody debated
         found[RECORDED] = _as_recorded(training)
         results[RECORDED] = _as_recorded(held_out)
     told = found[LEARNED].probability

@@ -142,8 +142,8 @@ def fit(
         to_data(part, config, config.cost, hard_labels=hard_labels) for part in parts
     )
     settings = settings_of(config, reward_scale, data, validation)
-    prepare_folder(config.out, settings, resume=config.resume)
-    with closing(Log(config.out)) as log:
+    held = prepare_folder(config.out, settings, resume=config.resume)
+    with closing(held), closing(Log(config.out)) as log:
         policy = fit_sft(config, data, validation, log)
         chosen, fitted = "SFT", {"SFT": policy}
         costs = () if config.algorithm == "none" else (config.cost, *config.sweep)

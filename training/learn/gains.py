@@ -125,7 +125,7 @@ def _observed(
         wrong, held = mine & tried & (right == 0), mine & tried & (right == 1)
         rows[name] = {
             "decisions": int(mine.sum()),
-            "p": _mean(right[mine]),
+            "p": _mean(right[mine & tried if (mine & tried).any() else mine]),
             "h": _mean(after[wrong]),
             "d": _mean(1 - after[held]),
             "refined": int(wrong.sum() + held.sum()),

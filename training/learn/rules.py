@@ -66,9 +66,9 @@ UNTOLD = (
     "alternatives, or import recorded debates (rows of round 1 and more)."
 )
 EXPLANATION = (
-    "*p*: the answer held is right. *h*: REFINE makes a wrong answer right. *d*: REFINE makes a "
-    "right answer wrong. These are plain shares. The rule uses curves of the standing, the "
-    "confidences and the agent, which draw rare cases to common ones."
+    "*p*: the answer held is right, where REFINE was tried. *h*: REFINE makes a wrong answer "
+    "right. *d*: REFINE makes a right answer wrong. These are plain shares. The rule uses curves of "
+    "the standing, the confidences and the agent, which draw rare cases to common ones."
 )
 
 
@@ -112,6 +112,12 @@ def fit_rules(options: RuleOptions) -> str:
     recorded, left_out = read_graded(options.traces, labels)
     files: dict[str, BaseModel] = {}
     read = f"{len(recorded)} episodes. Left out, without a reference or torn: {left_out}."
+    known = sorted({name for episode in recorded for name in episode.team})
+    if unknown := [name for name in options.agents if name not in known]:
+        raise ConfigurationError(
+            f"--agents {unknown[0]}: nobody in the traces has this name. They have "
+            f"{', '.join(known)}"
+        )
     parts = [f"# {options.out.resolve().name}", read]
     calibration, critic, told = choose_critic(recorded, graded)
     parts += ["## Confidence", told]

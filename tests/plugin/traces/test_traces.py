@@ -437,8 +437,9 @@ def test_folders_that_cannot_be_written(
     tmp_path: Path, episodes: list[Episode], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "file").write_text("")
-    with pytest.raises(TraceError, match="traces need a folder, got None"):
-        TraceWriter(None)  # type: ignore[arg-type]
+    for wrong in (None, "", 5):
+        with pytest.raises(TraceError, match=f"traces need a folder, got {wrong!r}"):
+            TraceWriter(wrong)  # type: ignore[arg-type]
     for path in (tmp_path / "file", tmp_path / "file" / "folder", tmp_path / "a\0b"):
         with pytest.raises(TraceError, match="cannot make the trace folder"):
             TraceWriter(path)

@@ -8,6 +8,7 @@ import re
 import sys
 import warnings
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,7 @@ from tests.support.toy_groups import Toy, toy_groups
 from tests.support.written import write_traces
 from training.learn import checkpoints, fitting, softrankpo, stages
 from training.learn.calibrate import fit_calibration, read_judged
+from training.learn.checkpoints import prepare_folder
 from training.learn.dataset import Groups, check_answer, load, split
 from training.learn.fit_config import Config, read_labels
 from training.learn.fitting import fit
@@ -680,3 +682,10 @@ def test_answers_are_graded_as_they_were_compared(tmp_path: Path, made: str, giv
         fit(Config(traces=(tmp_path,), out=tmp_path / "router", answer=given))  # type: ignore[arg-type]
     check_answer(tmp_path, stem)
     check_answer(tmp_path / next(tmp_path.glob("*.jsonl")), stem)
+
+
+def test_two_fits_do_not_share_a_folder(tmp_path: Path) -> None:
+    held = prepare_folder(tmp_path, {"seed": 0}, resume=False)
+    with closing(held), pytest.raises(ConfigurationError, match="Another fit has this folder"):
+        prepare_folder(tmp_path, {"seed": 0}, resume=False)
+    prepare_folder(tmp_path, {"seed": 0}, resume=True).close()

@@ -14,7 +14,12 @@ from mpdf_langgraph import (
     MathAnswer,
     TraceReader,
     create_deliberation,
+    load_expected_gain,
+    load_profile_critic,
+    load_recruiting,
+    load_router,
 )
+from mpdf_langgraph.errors import RouterError
 from mpdf_langgraph.profile_critic import PROFILE_FEATURES
 from mpdf_langgraph.state import Response
 from tests.support.synthetic import synthetic_episodes
@@ -149,3 +154,17 @@ def test_votes_counted_by_different_rules_are_not_mixed(tmp_path: Path) -> None:
 def test_wrong_options_are_refused(tmp_path: Path, options: Any, says: str) -> None:
     with pytest.raises(ConfigurationError, match=says):
         fit_rules(RuleOptions((tmp_path,), **options))
+
+
+@pytest.mark.parametrize(
+    "load", [load_router, load_expected_gain, load_recruiting, load_profile_critic]
+)
+def test_what_is_no_path_is_refused(load: Any) -> None:
+    with pytest.raises(RouterError, match="give the path of a folder, got 5"):
+        load(5)
+
+
+def test_an_agent_that_nobody_knows_is_refused(tmp_path: Path) -> None:
+    collect(tmp_path, knows)
+    with pytest.raises(ConfigurationError, match=r"--agents zed: nobody .* They have ann, bo"):
+        fit_rules(RuleOptions((tmp_path,), tmp_path / "out", agents=("ann", "zed")))
