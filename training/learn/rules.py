@@ -67,8 +67,8 @@ UNTOLD = (
 )
 EXPLANATION = (
     "*p*: the answer held is right, where REFINE was tried. *h*: REFINE makes a wrong answer "
-    "right. *d*: REFINE makes a right answer wrong. These are plain shares. The rule uses curves of "
-    "the standing, the confidences and the agent, which draw rare cases to common ones."
+    "right. *d*: REFINE makes a right answer wrong. These are plain shares. The rule uses curves "
+    "of the standing, the confidences and the agent, which draw rare cases to common ones."
 )
 
 
