@@ -167,9 +167,9 @@ def _rule_as_arrays(episode: Episode, names: list[str]) -> _Rule:
     if isinstance(rule, QuestionConsensus):
         shared = rule.fitted.shared
         place = {name: i for i, name in enumerate(rule.fitted.agents)}
-        pairs = [[sum(rule.pair(place.get(a), place.get(b))) for b in names] for a in names]
-        for i in range(len(names)):
-            pairs[i][i] = 0.0
+        at = [place.get(name) for name in names]
+        pairs = [[0.0 if a == b else sum(rule.pair(at[a], at[b])) for b in range(len(at))]
+                 for a in range(len(at))]  # fmt: skip
         return _Rule(
             PROBABLE,
             [0.0 if vote.cluster is None else rule.score([vote]) for vote in alone],

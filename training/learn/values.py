@@ -124,15 +124,14 @@ class Values:
         right, tokens = np.zeros(len(held)), np.zeros(len(held))
         self.network.eval()
         known = np.isin(joint.round[states] + 1, self.rounds)
-        for start in range(0, len(held), _CHUNK):
-            part = slice(start, start + _CHUNK)
+        right[~known] = _vote(joint, states[~known], held[~known])
+        places = np.flatnonzero(known)
+        for start in range(0, len(places), _CHUNK):
+            part = places[start : start + _CHUNK]
             seen, there = _described(joint, states[part], held[part])
             odds, to_come = self.network(torch.from_numpy(seen), torch.from_numpy(there))
             right[part] = odds.sigmoid().numpy()
             tokens[part] = to_come.numpy() * 1000
-        if not known.all():
-            unknown = np.flatnonzero(~known)
-            right[unknown], tokens[unknown] = _vote(joint, states[unknown], held[unknown]), 0.0
         return Worth(right, tokens)
 
     def next(self, joint: Joint, states: Integers, held: Integers, persisted: Booleans) -> Worth:
