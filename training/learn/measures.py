@@ -156,3 +156,14 @@ def quality(confidence: Array, right: Array) -> dict[str, float]:
         "auroc": auroc(confidence, right),
         "count": len(right),
     }
+
+
+def honest_error(probability: Array) -> float | None:
+    """Return the calibration error that chance gives to probabilities that are exactly right."""
+    if not len(probability):
+        return None
+    rng = np.random.default_rng(0)
+    drawn = rng.random((200, len(probability))) < probability
+    found = [reliability(probability, one.astype(float)) for one in drawn]
+    gaps = [sum(abs(mean - share) * count for mean, share, count in one) for one in found]
+    return float(np.mean(gaps) / len(probability))

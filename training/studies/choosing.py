@@ -36,7 +36,7 @@ from training.learn.choices import BARS, LEARNED, Choice, choose, fit_choosers, 
 from training.learn.consensus_fit import choose_strength
 from training.learn.dataset import check_answer
 from training.learn.display import table
-from training.learn.measures import mean_interval, reliability
+from training.learn.measures import honest_error, mean_interval
 from training.learn.profile_fit import fit_profile, gather_looks, with_confidence
 from training.learn.rewards import Grader
 
@@ -186,17 +186,6 @@ def summarise(runs: list[Mapping[str, Choice]], question: NDArray[np.int64]) -> 
             "of honest probabilities": honest_error(runs[0][name].every[:, 0]),
         }
     return {"rules": rules, "questions": len(np.unique(question))}
-
-
-def honest_error(probability: NDArray[np.float64]) -> float | None:
-    """Return the calibration error that chance gives to probabilities that are exactly right."""
-    if not len(probability):
-        return None
-    rng = np.random.default_rng(0)
-    drawn = rng.random((200, len(probability))) < probability
-    found = [reliability(probability, one.astype(float)) for one in drawn]
-    gaps = [sum(abs(mean - share) * count for mean, share, count in one) for one in found]
-    return float(np.mean(gaps) / len(probability))
 
 
 def format_results(results: Mapping[str, Any], options: ChoosingOptions) -> str:

@@ -6,19 +6,21 @@
 Such a debate costs two calls an agent, and it holds all that any policy of one round would have
 seen and done: in one round, what an agent's REFINE gives depends on nobody else's action. So every
 method answers from the same samples, without a call. This is for models so slow that a question is
-dear. `--fresh` takes a second folder, where the team proposed once more on the same questions
-(`--router always-persist`). It gives votes of twice the size, and the control of every router: the
-same decisions, but each REFINE is a fresh proposal.
+dear. `--fresh` takes further folders, in each of which the team proposed once more on the same
+questions (`--router always-persist`). They give larger votes, and the control of every router: the
+same decisions, but each REFINE is a fresh proposal of the first of these folders. `--greedy` takes
+a folder of proposals at temperature 0.
 
-The questions are split into folds. For each fold the calibration, the threshold's two numbers and
-the routers come from the other folds. With `--train` they come from debates on other questions.
+The questions are split into folds. For each fold the calibration, the threshold's two numbers, the
+strongest of unlike agents and the routers come from the other folds. With `--train` they come from
+debates on other questions.
 """
 
 import tempfile
 import warnings
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import cache, partial
 from pathlib import Path
 from typing import Literal
@@ -34,8 +36,10 @@ from mpdf_langgraph.errors import ConfigurationError
 from mpdf_langgraph.expected_gain import ExpectedGainRouter
 from mpdf_langgraph.learned_router import LearnedRouter
 from mpdf_langgraph.router import Router
+from mpdf_langgraph.state import Response, Usage
 from training.collect.team import answer_schema, grader
 from training.command import run_command, write_results
+from training.evaluate import votes
 from training.evaluate.options import EvaluateOptions
 from training.learn.ballots import make_ballots
 from training.learn.calibrate import fit_calibration, judge
@@ -44,8 +48,8 @@ from training.learn.dataset import make_groups
 from training.learn.display import table
 from training.learn.fit_config import Algorithm, Config
 from training.learn.gains import fit_gains
-from training.learn.measures import mean_interval, widen_by_fits
-from training.learn.profile_fit import criticise, fit_profile, gather_looks, with_confidence
+from training.learn.measures import honest_error, mean_interval, quality, widen_by_fits
+from training.learn.profile_fit import criticise, fit_profile, gather_looks
 from training.learn.recalibrate import recalibrate
 from training.learn.rewards import Grader
 from training.studies.fits import Fit, run_fits
@@ -58,7 +62,7 @@ from training.studies.recorded_round import (
     read_proposals,
 )
 
-LEARNED, VOTE = "learned", "vote of 3"
+LEARNED = "learned"
 LEAST = 10
 """Debates that a fold has at least."""
 BY_CONFIDENCE, BY_LEARNED = " by confidence", ", learned consensus"
@@ -72,7 +76,9 @@ class OneRoundOptions:
     traces: tuple[Path, ...]
     """Folders of traces of one-round debates."""
     fresh: tuple[Path, ...] = ()
-    """Folders of traces where the same team proposed once more on the same questions."""
+    """Folders of traces where the same team proposed on the same questions, once more in each."""
+    greedy: Path | None = None
+    """Folder of traces where it proposed at temperature 0."""
     train: tuple[Path, ...] = ()
     """Folders of debates to learn from, on other questions. Default: the other folds."""
     critic: Literal["recorded", "profile"] = "recorded"
@@ -85,6 +91,8 @@ class OneRoundOptions:
     """Second stages of the fits, each a method. `none` stops after SFT."""
     cost: float = 0.0
     """Reward taken off per 1,000 tokens."""
+    prices: dict[str, int] = field(default_factory=dict)
+    """Price of a token, by agent: each counts as so many tokens, in learning too. Default: 1."""
     folds: int = 5
     """Parts that the questions are split into."""
     seeds: int = 3
@@ -93,18 +101,38 @@ class OneRoundOptions:
     """Fits side by side."""
 
 
+@dataclass(frozen=True)
+class Recorded:
+    """What is recorded of a question.
+
+    Attributes:
+        debate: Of one round.
+        fresh: Episodes in which the team proposed once more.
+        greedy: One in which it proposed at temperature 0.
+    """
+
+    debate: Episode
+    fresh: tuple[Episode, ...] = ()
+    greedy: Episode | None = None
+
+    def map(self, change: Callable[[Episode], Episode]) -> "Recorded":
+        """Return the same with all episodes changed."""
+        fresh = tuple(map(change, self.fresh))
+        return Recorded(change(self.debate), fresh, self.greedy and change(self.greedy))
+
+
 @dataclass
 class Fold:
     """What is learned on one part of the questions, and the rest to answer.
 
     Attributes:
         rest: The questions to learn from, with the confidence that counts.
-        held_out: The others.
+        held_out: The others, each with its fresh proposals and its greedy ones.
         fits: Fitted routers, by algorithm.
     """
 
     rest: Sequence[Episode]
-    held_out: Sequence[tuple[Episode, Episode | None]]
+    held_out: Sequence[Recorded]
     fits: Mapping[Algorithm, Sequence[Fit]]
 
 
@@ -127,26 +155,61 @@ def answer_fold(
         for algorithm, those in fold.fits.items():
             name = f"{LEARNED}, {'SFT alone' if algorithm == 'none' else algorithm}"
             routers[name] = [load_router(fit.folder) for fit in those]
-    for episode, fresh in fold.held_out:
-        equivalent = schema_for(schema, episode.question).equivalent
-        debate = Debate(recalibrate(episode, calibration), is_right, fresh, equivalent)
+    strongest = find_strongest(known)
+    for asked in fold.held_out:
+        equivalent = schema_for(schema, asked.debate.question).equivalent
+
+        def open_with(
+            curves: Calibration, asked: Recorded = asked, equivalent: Grader = equivalent
+        ) -> Debate:
+            told = asked.map(partial(recalibrate, calibration=curves))
+            return Debate(told.debate, is_right, told.fresh, equivalent)
+
+        debate = open_with(calibration)
         everybody = debate.refining(only_without_answer=False)
         unanswered = debate.refining(only_without_answer=True)
         found = {"single": debate.single()}
+        if asked.greedy is not None:
+            alone = Debate(asked.greedy, is_right)
+            found |= {"greedy": alone.single(), "greedy vote": alone.play({}, MAJORITY)}
+        found |= vote(debate, strongest)
+        found[f"vote of {len(debate.names)}{BY_LEARNED}"] = debate.play({}, consensus)
         for ending, rule in (("", MAJORITY), (BY_CONFIDENCE, CONFIDENCE), (BY_LEARNED, consensus)):
-            found[f"{VOTE}{ending}"] = debate.play({}, rule)
-            if fresh:
-                found[f"vote of 6{ending}"] = debate.vote_of_all(rule)
             found[f"debate, 1 round{ending}"] = debate.play(everybody, rule)
         found["refine where no answer"] = debate.play(unanswered, CONFIDENCE)
         for name, router in rules.items():
             found |= _both_rules(name, [(debate, router)], consensus)
         for name, seeds in routers.items():
-            pairs = [(recalibrate(episode, r.calibration or calibration), r) for r in seeds]
-            debates = [(Debate(e, is_right, fresh, equivalent), r) for e, r in pairs]
-            found |= _both_rules(name, debates, consensus)
+            pairs = [(open_with(r.calibration or calibration), r) for r in seeds]
+            found |= _both_rules(name, pairs, consensus)
         found["oracle of actions"] = debate.oracle()
         yield found
+
+
+def find_strongest(debates: Sequence[Debate]) -> int | None:
+    """Return the place of the agent whose proposals are right most often. None: all are alike."""
+    if len({agent["model"] for agent in debates[0].episode.agents}) == 1:
+        return None
+    sums = np.sum([debate.rights() for debate in debates], axis=0)
+    return int(sums.argmax())
+
+
+def vote(debate: Debate, strongest: int | None) -> dict[str, Answered]:
+    """Return what votes of the proposals and the fresh ones give, and those of the strongest."""
+    pool, size = debate.pool(), len(debate.names)
+    most = len(pool.agents)
+    methods = {}
+    for k in range(size, most + 1, size):
+        methods[f"vote of {k}"] = votes.vote(k)
+        methods[f"vote of {k}{BY_CONFIDENCE}"] = votes.weighted_vote(k)
+    if most > size:
+        methods[f"best of {most}{BY_CONFIDENCE}"] = votes.best_of(most)
+        methods[f"adaptive consistency, {most} at most"] = votes.adaptive_consistency(most=most)
+    if strongest is not None:
+        for k in range(1, most // size + 1):
+            methods[f"strongest alone, vote of {k}"] = votes.member(strongest, size, votes.vote(k))
+    results = {name: method(pool) for name, method in methods.items()}
+    return {name: Answered(debate.right(one.answer), one.tokens) for name, one in results.items()}
 
 
 def _both_rules(
@@ -164,6 +227,7 @@ def _both_rules(
             float(np.mean([run.right for run in runs])),
             float(np.mean([run.tokens for run in runs])),
             tuple(run.right for run in runs),
+            tuple(pair for run in runs for pair in run.stated),
         )
     return found
 
@@ -187,15 +251,12 @@ def study(options: OneRoundOptions) -> str:
     """Return the table of results, and write it."""
     schema = answer_schema(options.answer)
     is_right = cache(grader(schema))
-    debates = read_debates(options.traces)
-    fresh = read_proposals(options.fresh)
-    if fresh:  # the others have no control
-        debates = {key: episode for key, episode in debates.items() if key in fresh}
+    recorded = read_recorded(options)
     results: dict[str, list[Answered]] = defaultdict(list)
     with tempfile.TemporaryDirectory(prefix="one-round-") as folder:
         folds = [
             _make_fold(options, Path(folder, f"rest-{k}.jsonl"), rest, held_out, is_right)
-            for k, (rest, held_out) in enumerate(_split(options, debates, fresh))
+            for k, (rest, held_out) in enumerate(_split(options, recorded))
         ]
         fits = [fit for fold in folds for those in fold.fits.values() for fit in those]
         failed = run_fits(fits, options.jobs)
@@ -210,32 +271,67 @@ def study(options: OneRoundOptions) -> str:
     return text
 
 
+def read_recorded(options: OneRoundOptions) -> dict[str, Recorded]:
+    """Return what is recorded of every question that all folders have."""
+    price = partial(charge, prices=options.prices)
+    debates = read_debates(options.traces)
+    further = [read_proposals([folder]) for folder in options.fresh]
+    greedy = read_proposals([options.greedy]) if options.greedy else None
+    folders = further if greedy is None else [*further, greedy]
+    return {
+        key: Recorded(
+            debate, tuple(one[key] for one in further), None if greedy is None else greedy[key]
+        ).map(price)
+        for key, debate in debates.items()
+        if all(key in folder for folder in folders)
+    }
+
+
+def charge(episode: Episode, prices: Mapping[str, int]) -> Episode:
+    """Return the episode with every token counted as often as the price of its agent says.
+
+    Raises:
+        ConfigurationError: There is no such agent.
+    """
+    if unknown := prices.keys() - set(episode.team):
+        raise ConfigurationError(f"--prices {min(unknown)}: the team is {', '.join(episode.team)}")
+
+    def charged(response: Response) -> Response:
+        price, told = prices.get(response["agent"], 1), response["usage"]
+        prompt, said = told["prompt_tokens"] * price, told["completion_tokens"] * price
+        usage = Usage({**told, "prompt_tokens": prompt, "completion_tokens": said})
+        return Response({**response, "usage": usage})
+
+    responses = {id_: charged(one) for id_, one in episode.responses.items()}
+    return episode.model_copy(update={"responses": responses})
+
+
 def _split(
-    options: OneRoundOptions, debates: Mapping[str, Episode], fresh: Mapping[str, Episode]
-) -> Iterator[tuple[list[Episode], list[tuple[Episode, Episode | None]]]]:
-    """Yield debates to learn from, and those to answer, each with its fresh proposals."""
-    pairs = [(episode, fresh.get(key)) for key, episode in debates.items()]
+    options: OneRoundOptions, recorded: Mapping[str, Recorded]
+) -> Iterator[tuple[list[Episode], list[Recorded]]]:
+    """Yield debates to learn from, and questions to answer."""
+    asked = [*recorded.values()]
     if options.train:
         rest = read_debates(options.train)
-        if both := rest.keys() & debates.keys():
+        if both := rest.keys() & recorded.keys():
             raise ConfigurationError(f"{len(both)} questions of --train are in --traces too")
-        if len(rest) < LEAST or not pairs:
+        if len(rest) < LEAST or not asked:
             raise ConfigurationError(f"{len(rest)} debates are too few to learn from")
-        yield [*rest.values()], pairs
+        yield [charge(e, options.prices) for e in rest.values()], asked
         return
-    if len(debates) < LEAST * options.folds or options.folds < 2:
-        raise ConfigurationError(f"{len(debates)} debates are too few for {options.folds} folds")
-    place = np.random.default_rng(0).permutation(len(debates)) % options.folds
+    if len(asked) < LEAST * options.folds or options.folds < 2:
+        raise ConfigurationError(f"{len(asked)} debates are too few for {options.folds} folds")
+    place = np.random.default_rng(0).permutation(len(asked)) % options.folds
     for number in range(options.folds):
-        others = [e for (e, _), p in zip(pairs, place, strict=True) if p != number]
-        yield others, [pair for pair, p in zip(pairs, place, strict=True) if p == number]
+        others = [one.debate for one, p in zip(asked, place, strict=True) if p != number]
+        yield others, [one for one, p in zip(asked, place, strict=True) if p == number]
 
 
 def _make_fold(
     options: OneRoundOptions,
     path: Path,
     rest: list[Episode],
-    held: list[tuple[Episode, Episode | None]],
+    held: list[Recorded],
     is_right: Grader,
 ) -> Fold:
     """Prepare what is learned from `rest`, which is written to `path` for the fits."""
@@ -243,7 +339,7 @@ def _make_fold(
         critic = fit_profile(gather_looks(rest, is_right))
         judged = partial(criticise, critic=critic, consensus="confidence", rule=CONFIDENCE)
         rest = [judged(e) for e in rest]
-        held = [(judged(e), again and with_confidence(again, critic)) for e, again in held]
+        held = [one.map(judged) for one in held]
     path.write_bytes(b"".join(e.to_json().rstrip() + b"\n" for e in rest))
     shared = Config(
         traces=(path,),
@@ -266,10 +362,12 @@ def _make_fold(
 def format_results(options: OneRoundOptions, results: Mapping[str, Sequence[Answered]]) -> str:
     """Return accuracies, tokens, and what the methods gain over a vote and over one another."""
     right = {name: np.array([a.right for a in those]) for name, those in results.items()}
-    number: NDArray[np.int64] = np.arange(len(right[VOTE]))
+    team_vote = next(name for name in right if name.startswith("vote of "))
+    number: NDArray[np.int64] = np.arange(len(right[team_vote]))
     learned = next((name for name in right if name.startswith(LEARNED)), None)
-    headings = ["method", "accuracy", "tokens", f"it − {VOTE}"]
+    headings = ["method", "accuracy", "tokens", f"it − {team_vote}"]
     headings += [f"{learned} − it"] if learned else []
+    headings += ["calibration error (by chance)"]
 
     # By fit, where there are several, ``[fits, questions]``. A fit is one seed in all folds.
     tables = {n: np.array([a.fits or (a.right,) for a in those]).T for n, those in results.items()}
@@ -284,18 +382,34 @@ def format_results(options: OneRoundOptions, results: Mapping[str, Sequence[Answ
     for name, values in right.items():
         tokens = f"{np.mean([a.tokens for a in results[name]]):,.0f}"
         accuracy = widen_by_fits(mean_interval(values, number), tables[name])
-        row = [name, accuracy.short("", 3), tokens, difference(name, VOTE)]
-        rows.append([*row, difference(learned, name)] if learned else row)
+        row = [name, accuracy.short("", 3), tokens, difference(name, team_vote)]
+        row += [difference(learned, name)] if learned else []
+        rows.append([*row, calibration_error(results[name])])
     learned_from = f"the other {options.folds - 1} of {options.folds} folds"
     if options.train:
         learned_from = ", ".join(map(str, options.train))
     asked = ", ".join(map(str, options.traces))
+    prices = ", ".join(f"{agent} {price}" for agent, price in options.prices.items())
     return table(headings, rows) + (
         f"\n\n{len(number)} questions of {asked}, each answered by what was learned from "
         f"{learned_from}. Routers: mean of {options.seeds} seeds, greedy, cost {options.cost:g} "
         "per 1,000 tokens. Intervals are 95 %, paired, from resampling questions, and widened by "
-        "what the seeds differ beyond that.\n"
+        "what the seeds differ beyond that. The calibration error is that of P(right) of the "
+        "group's answer, beside what chance gives to probabilities that are exactly right."
+        + (f" Tokens count as often as their price: {prices}.\n" if prices else "\n")
     )
+
+
+def calibration_error(answered: Sequence[Answered]) -> str:
+    """Return the expected calibration error of P(right), and that by chance. Empty: none is stated.
+
+    Several fits on one question count as one probability each.
+    """
+    stated = np.array([pair for one in answered for pair in one.stated])
+    if not len(stated):
+        return ""
+    probability, was_right = stated.T
+    return f"{quality(probability, was_right)['ece']:.3f} ({honest_error(probability):.3f})"
 
 
 if __name__ == "__main__":

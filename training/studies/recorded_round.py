@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -26,11 +27,14 @@ class Answered:
         right: It was right. Of several fits: their mean.
         tokens: Tokens, the mean of the fits.
         fits: Whether each fit was right. Empty: there is nothing fitted.
+        stated: P(right) as the consensus states it, and whether that was so, of each fit. Empty:
+            it states none.
     """
 
     right: float
     tokens: float
     fits: tuple[float, ...] = ()
+    stated: tuple[tuple[float, float], ...] = ()
 
 
 def tokens_of(response: Response) -> int:
@@ -45,7 +49,7 @@ class Debate:
     Args:
         episode: With calibrated confidences.
         is_right: Grades an answer.
-        fresh: Another episode of the same question, whose proposals are fresh ones here.
+        fresh: Other episodes of the same question, whose proposals are fresh ones here.
         equivalent: Tells whether two answers are the same. Default: `is_right` does, as it can
             wherever references are answers themselves.
     """
@@ -54,7 +58,7 @@ class Debate:
         self,
         episode: Episode,
         is_right: Grader,
-        fresh: Episode | None = None,
+        fresh: Sequence[Episode] = (),
         equivalent: Grader | None = None,
     ) -> None:
         self.episode = episode
@@ -63,12 +67,12 @@ class Debate:
         self.refined: Held = {name: episode.responses.get(f"{name}@1") for name in self.names}
         self.turns = {turn["agent"]: turn for turn in episode.turns}
         self.representatives = [*episode.representatives]
-        self.fresh: Held = {}
         self._is_right = is_right
         self._equivalent = equivalent or is_right
-        if fresh is not None:
-            for name in self.names:
-                self.fresh[name] = self._join_cluster(fresh.responses.get(f"{name}@0"))
+        self.fresh: list[Held] = [
+            {name: self._join_cluster(one.responses.get(f"{name}@0")) for name in self.names}
+            for one in fresh
+        ]
 
     def _join_cluster(self, response: Response | None) -> Response | None:
         """Return a response of another episode with its cluster here."""
@@ -98,7 +102,7 @@ class Debate:
         held = {}
         drawn_too = [response for response in self.proposed.values() if response is not None]
         for name in self.names:
-            drawn = (self.fresh if control else self.refined).get(name)
+            drawn = (self.fresh[0] if control else self.refined).get(name)
             action = actions.get(name, "PERSIST")
             if action == "REFINE" and drawn is not None:
                 drawn_too.append(drawn)
@@ -106,21 +110,39 @@ class Debate:
             held[name] = after_move(action, self.proposed[name], drawn=drawn, target=target)
         return self._count(held, rule, drawn_too)
 
-    def vote_of_all(self, rule: ConsensusRule) -> Answered:
-        """Return what a vote of the proposals and the fresh ones gives."""
-        held = {**self.proposed, **{f"{name} again": said for name, said in self.fresh.items()}}
-        return self._count(held, rule, [said for said in held.values() if said is not None])
+    def pool(self) -> Episode:
+        """Return an episode of all proposals, as `training.evaluate.votes` takes it.
+
+        Its agents are those of the team in turn: first with their proposals, then with their fresh
+        ones.
+        """
+        agents: list[dict[str, Any]] = []
+        responses: dict[str, Response] = {}
+        for number, held in enumerate([self.proposed, *self.fresh], 1):
+            for agent in self.episode.agents:
+                name = f"{agent['name']}, {number}"
+                agents.append({**agent, "name": name})
+                if (said := held[agent["name"]]) is not None:
+                    responses[f"{name}@0"] = Response({**said, "agent": name})
+        told = {"agents": agents, "responses": responses, "failures": []}
+        return self.episode.model_copy(update={**told, "representatives": self.representatives})
 
     def _count(self, held: Held, rule: ConsensusRule, drawn: Sequence[Response]) -> Answered:
         tally = count_votes(held, rule, self.representatives)
-        return Answered(self.right(tally["answer"]), sum(map(tokens_of, drawn)))
+        right, stated = self.right(tally["answer"]), tally.get("probability")
+        said = () if stated is None else ((stated, right),)
+        return Answered(right, sum(map(tokens_of, drawn)), stated=said)
+
+    def rights(self) -> list[float]:
+        """Return whether each agent's proposal is right. A missing one is wrong."""
+        responses = [self.proposed[name] for name in self.names]
+        return [self.right(r["answer"]) if has_answer(r) and r else 0.0 for r in responses]
 
     def single(self) -> Answered:
         """Return what the agents give alone, on average."""
         responses = [self.proposed[name] for name in self.names]
-        rights = [self.right(r["answer"]) if has_answer(r) and r else 0.0 for r in responses]
         tokens = [tokens_of(r) if r else 0 for r in responses]
-        return Answered(float(np.mean(rights)), float(np.mean(tokens)))
+        return Answered(float(np.mean(self.rights())), float(np.mean(tokens)))
 
     def decide(self, router: Router) -> dict[str, Action]:
         """Return a router's likeliest actions. There are none where all agreed at once."""

@@ -1,5 +1,7 @@
 """Debates of one round replayed: the same outcome as the graph's, and what can be learned."""
 
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -9,10 +11,18 @@ from langchain_core.runnables import RunnableLambda
 
 from mpdf_langgraph import Agent, MathAnswer, TraceReader, create_deliberation
 from mpdf_langgraph.errors import ConfigurationError
-from training.studies.one_round import OneRoundOptions, study
+from training.studies.one_round import (
+    OneRoundOptions,
+    calibration_error,
+    charge,
+    find_strongest,
+    study,
+    vote,
+)
 from training.studies.recorded_round import (
     CONFIDENCE,
     MAJORITY,
+    Answered,
     Debate,
     read_debates,
     read_proposals,
@@ -45,11 +55,22 @@ def answer(name: str) -> Any:
     return RunnableLambda(reply)
 
 
-def collect(folder: Path, count: int, start: int = 0, **options: Any) -> Path:
-    given = {"router": "always-refine", "max_rounds": 1, "stop_when_settled": False, **options}
+def collect(
+    folder: Path,
+    count: int,
+    start: int = 0,
+    say: Callable[[str], Any] = answer,
+    **options: Any,
+) -> Path:
+    given: dict[str, Any] = {
+        "router": "always-refine",
+        "max_rounds": 1,
+        "stop_when_settled": False,
+        "critic": lambda question, response: 0.8 if response["answer"] else 0.3,
+    }
+    given |= options
     graph = create_deliberation(
-        [Agent(name, answer(name)) for name in NAMES],
-        critic=lambda question, response: 0.8 if response["answer"] else 0.3,
+        [Agent(name, say(name)) for name in NAMES],
         answer=MATH,
         traces=folder,
         **given,
@@ -105,21 +126,21 @@ def test_fresh_proposals_give_larger_votes_and_controls(traces: Path, tmp_path: 
     fresh = collect(tmp_path / "fresh", 60, router="always-persist")
     again = read_proposals([fresh])
     for key, episode in read_debates([traces]).items():
-        debate = Debate(episode, MATH.equivalent, again[key])
+        debate = Debate(episode, MATH.equivalent, [again[key]])
         everybody = debate.refining(only_without_answer=False)
         control = debate.play(everybody, MAJORITY, control=True)
         # These agents say the same when they are asked once more, so nothing changes.
         assert control.right == debate.play({}, MAJORITY).right
-        six = debate.vote_of_all(MAJORITY)
+        six = vote(debate, None)["vote of 6"]
         assert six.right == control.right
-        alone = [tokens_of(said) for said in debate.fresh.values() if said]
+        alone = [tokens_of(said) for said in debate.fresh[0].values() if said]
         assert six.tokens == debate.play({}, MAJORITY).tokens + sum(alone)
 
 
 def test_a_new_answer_has_a_cluster_of_its_own(traces: Path) -> None:
     known, unknown, *_ = TraceReader(traces)
-    debate = Debate(unknown, MATH.equivalent, known)  # where one agent proposed 0
-    places = {said["cluster"] for said in debate.fresh.values() if said and said["answer"]}
+    debate = Debate(unknown, MATH.equivalent, [known])  # where one agent proposed 0
+    places = {said["cluster"] for said in debate.fresh[0].values() if said and said["answer"]}
     assert places == {len(unknown.representatives)}
     assert debate.representatives == [*unknown.representatives, "0"]
 
@@ -127,14 +148,72 @@ def test_a_new_answer_has_a_cluster_of_its_own(traces: Path) -> None:
 def test_the_controls_of_a_study(traces: Path, tmp_path: Path) -> None:
     fresh = collect(tmp_path / "fresh", 60, router="always-persist")
     options = OneRoundOptions(
-        (traces,), (fresh,), (), "profile", tmp_path / "out",
+        (traces,), (fresh, fresh), fresh, (), "profile", tmp_path / "out",
         algorithms=("softrankpo",), folds=2, seeds=1,
     )  # fmt: skip
     found = accuracies(study(options))
-    assert found["vote of 6"] == 0.5
+    assert found["vote of 6"] == found["vote of 9 by confidence"] == found["greedy vote"] == 0.5
+    assert found["adaptive consistency, 9 at most"] == 0.5
+    assert found["greedy"] == pytest.approx(1 / 6, abs=1e-3)
+    assert "strongest alone, vote of 1" not in found
     assert found["learned, softrankpo, learned consensus"] == 1.0
     assert found["learned, softrankpo, learned consensus: its control"] == 0.5
     assert found["expected gain"] == 1.0
+
+
+def test_fresh_proposals_are_calibrated_too(tmp_path: Path) -> None:
+    """The critic says .8 or so of every answer, and a third is right. So new wrong answers of two
+    agents do not outvote what all three proposed."""
+
+    def surely(_: str, response: Any) -> float:
+        return 0.8 + 0.02 * NAMES.index(response["agent"])
+
+    def first(name: str) -> Any:
+        return say(name, lambda number: number if number % 3 == 0 else 1000)
+
+    def second(name: str) -> Any:
+        return say(name, lambda _: "null" if name == "cy" else 1000)
+
+    def say(name: str, what: Callable[[int], object]) -> Any:
+        return RunnableLambda(
+            lambda messages: f'{name}: {{"answer": {what(int(str(messages[0].text).split()[1]))}}}'
+        )
+
+    traces = collect(tmp_path / "traces", 60, say=first, critic=surely)
+    given: dict[str, Any] = {"say": second, "critic": surely, "router": "always-persist"}
+    fresh = collect(tmp_path / "fresh", 60, **given)
+    options = OneRoundOptions((traces,), (fresh,), out=tmp_path, algorithms=("none",), folds=2)
+    found = accuracies(study(replace(options, seeds=1)))
+    assert found["vote of 6 by confidence"] == found["vote of 3"] == pytest.approx(1 / 3, abs=1e-3)
+
+
+def test_the_strongest_of_unlike_agents_alone(traces: Path) -> None:
+    known, unknown, *_ = (Debate(e, MATH.equivalent) for e in TraceReader(traces))
+    assert find_strongest([known, unknown]) is None  # one model
+    told = [{**agent, "model": agent["name"]} for agent in known.episode.agents]
+    mixed = known.episode.model_copy(update={"agents": told})
+    assert find_strongest([Debate(mixed, MATH.equivalent)]) == 0  # the owner of even questions
+    found = vote(Debate(mixed, MATH.equivalent, [mixed]), 0)
+    assert found["strongest alone, vote of 2"].right == found["strongest alone, vote of 1"].right
+    assert found["strongest alone, vote of 2"].tokens == 2 * tokens_of(known.proposed["ann"])  # type: ignore[arg-type]
+
+
+def test_tokens_count_as_often_as_their_price(traces: Path) -> None:
+    episode = next(iter(TraceReader(traces)))
+    priced = Debate(charge(episode, {"ann": 11}), MATH.equivalent)
+    plain = Debate(episode, MATH.equivalent)
+    everybody = plain.refining(only_without_answer=False)
+    own = [r for r in episode.responses.values() if r["agent"] == "ann"]
+    more = priced.play(everybody, MAJORITY).tokens - plain.play(everybody, MAJORITY).tokens
+    assert more == 10 * sum(map(tokens_of, own)) > 0
+    with pytest.raises(ConfigurationError, match="--prices eve: the team is ann, bo, cy"):
+        charge(episode, {"eve": 2})
+
+
+def test_the_calibration_error_of_a_table() -> None:
+    sure = [Answered(float(k < 8), 1, stated=((0.8, float(k < 8)),)) for k in range(10)]
+    assert calibration_error(sure).startswith("0.000 (0.")
+    assert calibration_error([Answered(1.0, 1)]) == ""
 
 
 def test_what_is_learned_from_other_questions(traces: Path, tmp_path: Path) -> None:
