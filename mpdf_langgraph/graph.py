@@ -160,7 +160,7 @@ def create_deliberation(
         DeliberationState, input_schema=DeliberationInput, output_schema=DeliberationOutput
     )
     builder.add_node("router", node(router_steps), destinations=("agent", "consensus"))
-    after_agent = ("consensus",) if settings.critic is None else ("critic",)
+    after_agent = ("critic",) if settings.asks_critic else ("consensus",)
     builder.add_node("agent", node(agent_steps), input_schema=Assignment, destinations=after_agent)
     builder.add_node("critic", node(critic_steps), input_schema=Assignment)
     builder.add_node("consensus", node(consensus_steps), destinations=ends)

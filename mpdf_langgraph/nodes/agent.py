@@ -12,6 +12,7 @@ from langgraph.types import Command, Send
 from mpdf_langgraph.answers.schema import schema_for
 from mpdf_langgraph.errors import ConfigurationError
 from mpdf_langgraph.history import unreadable_kinds
+from mpdf_langgraph.nodes.critic import criticise
 from mpdf_langgraph.nodes.settings import Settings
 from mpdf_langgraph.nodes.task import (
     Stage,
@@ -65,7 +66,10 @@ def _cannot_read(kinds: list[str]) -> str:
 def agent_steps(
     settings: Settings, task: Assignment
 ) -> Steps[Command[Literal["critic", "consensus"]]]:
-    """Propose (round 0) or refine, and draw the alternatives. Then go on to the critic, if any."""
+    """Propose (round 0) or refine, and draw the alternatives. Then go on.
+
+    The way leads to a critic that asks somebody, else to the consensus.
+    """
     task = resume_task(task)
     agent, name, round_ = settings.agents[task["agent"]], task["agent"], task["round"]
     stage: Stage = "propose" if round_ == 0 else "refine"
@@ -160,11 +164,16 @@ def agent_steps(
             events.emit_response(task["episode"], response)
     for failure in failures:
         events.emit_failure(task["episode"], failure)
+    responses = {r["id"]: r for r in drawn}
+    task = Assignment({**task, "drawn": drawn})
+    if not settings.asks_critic:
+        judged, errors = yield from criticise(settings, task, messages)
+        responses |= judged
+        failures += errors
     time = clock_update(task["clock"])
-    update |= {"responses": {r["id"]: r for r in drawn}, "failures": failures, **time}
-    sent = cast(Assignment, {**task, "drawn": drawn, **time})
+    update |= {"responses": responses, "failures": failures, **time}
     # For all agents alike: if one went ahead, the consensus would not wait for the others.
     goto: Literal["consensus"] | Send = "consensus"
-    if settings.critic is not None:
-        goto = Send("critic", sent)
+    if settings.asks_critic:
+        goto = Send("critic", cast(Assignment, {**task, **time}))
     return Command(update=update, goto=goto)

@@ -5,6 +5,8 @@ It is a generator of calls, so the graph can run it synchronously and asynchrono
 
 from typing import Any
 
+from langchain_core.messages import BaseMessage
+
 from mpdf_langgraph.critic import CritiqueResult, Subject
 from mpdf_langgraph.nodes.settings import Settings
 from mpdf_langgraph.nodes.task import (
@@ -29,11 +31,23 @@ from mpdf_langgraph.state import (
 
 
 def critic_steps(settings: Settings, task: Assignment) -> Steps[dict[str, Any]]:
-    """Criticise what the agent task drew, each response in the context that produced it."""
-    critic, task = settings.critic, resume_task(task)
-    if critic is None or not task["drawn"]:
-        return clock_update(task["clock"])
+    """Criticise what the agent task drew."""
+    task = resume_task(task)
     conversation = [*opening_messages(settings, task), *refine_messages(settings, task)]
+    responses, failures = yield from criticise(settings, task, conversation)
+    return {"responses": responses, "failures": failures, **clock_update(task["clock"])}
+
+
+def criticise(
+    settings: Settings, task: Assignment, conversation: list[BaseMessage]
+) -> Steps[tuple[dict[str, Response], list[Failure]]]:
+    """Return the responses with a verdict on each, in the context that produced it, and failures.
+
+    There are none without a critic.
+    """
+    critic = settings.critic
+    if critic is None or not task["drawn"]:
+        return {}, []
     unlimited = Allowance(calls=None, tokens=None, deadline=task["allowance"]["deadline"])
     followed = [r for r in task["drawn"] if not is_alternative(r)]
     left = remaining_allowance(
@@ -65,4 +79,4 @@ def critic_steps(settings: Settings, task: Assignment) -> Steps[dict[str, Any]]:
             events.emit_critique(task["episode"], responses[response["id"]])
     for failure in failures:
         events.emit_failure(task["episode"], failure)
-    return {"responses": responses, "failures": failures, **clock_update(task["clock"])}
+    return responses, failures

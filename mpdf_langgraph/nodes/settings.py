@@ -11,7 +11,7 @@ from mpdf_langgraph.agents import Agent
 from mpdf_langgraph.answers.schema import AnswerSchema, refuse_async
 from mpdf_langgraph.calibration import Calibration
 from mpdf_langgraph.consensus import confidence_weighted, majority
-from mpdf_langgraph.critic import BudgetedCritic
+from mpdf_langgraph.critic import BudgetedCritic, LogprobCritic
 from mpdf_langgraph.errors import ConfigurationError
 from mpdf_langgraph.learned_consensus import AnyRule, LearnedConsensus, describe_rule
 from mpdf_langgraph.observation import FEATURE_VERSION
@@ -209,6 +209,11 @@ class Settings:
             return list(self.agents)
         first = self.recruiting.order(list(self.agents))[: self.recruiting.wave]
         return [name for name in self.agents if name in first]
+
+    @property
+    def asks_critic(self) -> bool:
+        """Whether the critic asks somebody, which is a step of its own."""
+        return self.critic is not None and type(self.critic) is not LogprobCritic
 
     def describe_agents(self) -> list[dict[str, Any]]:
         """Return the agents' descriptions for the trace, prior competences included."""

@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import math
 import os
 import subprocess
 import sys
@@ -28,6 +29,7 @@ from mpdf_langgraph import (
     create_deliberation,
     force_actions,
 )
+from mpdf_langgraph.state import Response
 from tests.support.scripted import Scripted, counted, says, totals
 
 KINDS = [f"{kind}-{way}" for kind in ("memory", "sqlite", "postgres") for way in ("sync", "async")]
@@ -121,10 +123,16 @@ def team() -> list[Scripted]:
     ]
 
 
+def sequence_probability(question: str, response: Response) -> float | None:
+    """A critic that is a node's step of its own, as the built-in one of this kind is not."""
+    told = response["logprobs"]
+    return told and math.exp(told["mean"])
+
+
 def build(models: list[Scripted], **options: Any) -> Any:
     defaults: dict[str, Any] = {
-        "router": "always-refine", "critic": "logprob", "answer": MathAnswer(), "max_rounds": 2,
-        "alternatives": 1, "stop_when_settled": False,
+        "router": "always-refine", "critic": sequence_probability, "answer": MathAnswer(),
+        "max_rounds": 2, "alternatives": 1, "stop_when_settled": False,
     }  # fmt: skip
     return create_deliberation(models, **{**defaults, **options})
 

@@ -715,7 +715,8 @@ def test_nothing_of_a_longer_question_is_left_in_a_shorter_one() -> None:
 def test_new_question_after_an_unfinished_one(stop_before: str) -> None:
     graph = create_deliberation(
         [Scripted(reply=echo), Scripted(reply=echo)],
-        critic="logprob", router="always-refine", max_rounds=2, stop_when_settled=False,
+        critic=lambda question, response: 0.5,
+        router="always-refine", max_rounds=2, stop_when_settled=False,
     ).compile(checkpointer=InMemorySaver())  # fmt: skip
     graph.invoke({"question": "Say number 1."}, ON, interrupt_before=[stop_before])
     if stop_before == "router":
@@ -731,17 +732,24 @@ def test_new_question_after_an_unfinished_one(stop_before: str) -> None:
     assert header["id"] != unfinished.values.get("header", {}).get("id")
 
 
-@pytest.mark.parametrize("critic", [None, "logprob"])
-def test_without_a_critic_there_is_no_step_for_it(critic: Any) -> None:
+@pytest.mark.parametrize("critic", [None, "logprob", lambda question, response: 0.5])
+def test_only_a_critic_that_asks_somebody_is_a_step(critic: Any) -> None:
     team = [says(f"Answer: {n}", logprob=-n / 10) for n in (1, 2)] + [says(StatusError(400))]
     graph = create_deliberation(
         team, critic=critic, router="always-persist", consensus="majority", max_rounds=1
     ).compile()
-    steps = [name for update in graph.stream({"question": "?"}) for name in update]
-    proposals = ["router", *["agent"] * 3, *(["critic"] * 3 if critic else []), "consensus"]
-    assert steps == [*proposals, "router", "consensus"]
+    updates = [update for step in graph.stream({"question": "?"}) for update in step.items()]
+    asks = callable(critic)
+    proposals = ["router", *["agent"] * 3, *(["critic"] * 3 if asks else []), "consensus"]
+    assert [name for name, _ in updates] == [*proposals, "router", "consensus"]
     drawn = {edge.target for edge in graph.get_graph().edges if edge.source == "agent"}
-    assert drawn == {"critic" if critic else "consensus"}
+    assert drawn == {"critic" if asks else "consensus"}
+    where = "critic" if asks else "agent"
+    responses = [r for name, u in updates if name == where for r in u["responses"].values()]
+    judged = [r["critique"] and r["critique"]["source"] for r in responses]
+    assert judged == (
+        [None, None] if critic is None else ["logprob" if not asks else "<lambda>"] * 2
+    )
 
 
 def test_an_interrupted_question_goes_on_where_it_stood() -> None:

@@ -81,7 +81,11 @@ def _graph(folder: Path, saver: Any) -> Any:
 
     team = [Scripted(reply=reply, delay=0.003, logprob=-0.3) for _ in range(3)]
     return create_deliberation(
-        team, router="random", critic="logprob", max_rounds=2, traces=folder / "traces"
+        team,
+        router="random",
+        critic=lambda question, response: 0.74,  # unlike "logprob", a step of its own
+        max_rounds=2,
+        traces=folder / "traces",
     ).compile(checkpointer=saver)
 
 

@@ -148,14 +148,19 @@ def quality(confidence: Array, right: Array) -> dict[str, float]:
         nan = float("nan")
         return {"brier": nan, "log_loss": nan, "ece": nan, "auroc": nan, "count": 0}
     p = np.clip(confidence, EDGE, 1 - EDGE)
-    gaps = [abs(mean - share) * count for mean, share, count in reliability(confidence, right)]
     return {
         "brier": float(np.mean((confidence - right) ** 2)),
         "log_loss": float(-np.mean(right * np.log(p) + (1 - right) * np.log(1 - p))),
-        "ece": float(sum(gaps) / len(right)),
+        "ece": calibration_error(confidence, right),
         "auroc": auroc(confidence, right),
         "count": len(right),
     }
+
+
+def calibration_error(confidence: Array, right: Array) -> float:
+    """Return the expected calibration error in ten bins of equal width."""
+    gaps = [abs(mean - share) * count for mean, share, count in reliability(confidence, right)]
+    return float(sum(gaps) / len(right))
 
 
 def honest_error(probability: Array) -> float | None:
@@ -164,6 +169,4 @@ def honest_error(probability: Array) -> float | None:
         return None
     rng = np.random.default_rng(0)
     drawn = rng.random((200, len(probability))) < probability
-    found = [reliability(probability, one.astype(float)) for one in drawn]
-    gaps = [sum(abs(mean - share) * count for mean, share, count in one) for one in found]
-    return float(np.mean(gaps) / len(probability))
+    return float(np.mean([calibration_error(probability, one.astype(float)) for one in drawn]))

@@ -18,7 +18,7 @@ debates on other questions.
 
 import tempfile
 import warnings
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cache, partial
@@ -35,8 +35,9 @@ from mpdf_langgraph.consensus import ConsensusRule
 from mpdf_langgraph.errors import ConfigurationError
 from mpdf_langgraph.expected_gain import ExpectedGainRouter
 from mpdf_langgraph.learned_router import LearnedRouter
+from mpdf_langgraph.options import check_number
 from mpdf_langgraph.router import Router
-from mpdf_langgraph.state import Response, Usage
+from mpdf_langgraph.state import Critique, Failure, Response, Usage
 from training.collect.team import answer_schema, grader
 from training.command import run_command, write_results
 from training.evaluate import votes
@@ -48,8 +49,13 @@ from training.learn.dataset import make_groups
 from training.learn.display import table
 from training.learn.fit_config import Algorithm, Config
 from training.learn.gains import fit_gains
-from training.learn.measures import honest_error, mean_interval, quality, widen_by_fits
-from training.learn.profile_fit import criticise, fit_profile, gather_looks
+from training.learn.measures import (
+    calibration_error,
+    honest_error,
+    mean_interval,
+    widen_by_fits,
+)
+from training.learn.profile_fit import criticise, fit_profile, gather_looks, with_confidence
 from training.learn.recalibrate import recalibrate
 from training.learn.rewards import Grader
 from training.studies.fits import Fit, run_fits
@@ -60,6 +66,7 @@ from training.studies.recorded_round import (
     Debate,
     read_debates,
     read_proposals,
+    with_responses,
 )
 
 LEARNED = "learned"
@@ -115,10 +122,12 @@ class Recorded:
     fresh: tuple[Episode, ...] = ()
     greedy: Episode | None = None
 
-    def map(self, change: Callable[[Episode], Episode]) -> "Recorded":
-        """Return the same with all episodes changed."""
-        fresh = tuple(map(change, self.fresh))
-        return Recorded(change(self.debate), fresh, self.greedy and change(self.greedy))
+    def map(
+        self, change: Callable[[Episode], Episode], others: Callable[[Episode], Episode]
+    ) -> "Recorded":
+        """Return the same with the debate changed, and the other episodes in another way."""
+        fresh = tuple(map(others, self.fresh))
+        return Recorded(change(self.debate), fresh, self.greedy and others(self.greedy))
 
 
 @dataclass
@@ -162,8 +171,8 @@ def answer_fold(
         def open_with(
             curves: Calibration, asked: Recorded = asked, equivalent: Grader = equivalent
         ) -> Debate:
-            told = asked.map(partial(recalibrate, calibration=curves))
-            return Debate(told.debate, is_right, told.fresh, equivalent)
+            fresh = [with_responses(one, curves.apply) for one in asked.fresh]
+            return Debate(recalibrate(asked.debate, curves), is_right, fresh, equivalent)
 
         debate = open_with(calibration)
         everybody = debate.refining(only_without_answer=False)
@@ -186,15 +195,16 @@ def answer_fold(
         yield found
 
 
-def find_strongest(debates: Sequence[Debate]) -> int | None:
-    """Return the place of the agent whose proposals are right most often. None: all are alike."""
-    if len({agent["model"] for agent in debates[0].episode.agents}) == 1:
-        return None
-    sums = np.sum([debate.rights() for debate in debates], axis=0)
-    return int(sums.argmax())
+def find_strongest(debates: Sequence[Debate]) -> str | None:
+    """Return the agent whose proposals are right most often. None: all have the same model."""
+    sums = Counter[str]()
+    for debate in debates:
+        sums.update(dict(zip(debate.names, debate.rights(), strict=True)))
+    models = {agent["model"] for debate in debates for agent in debate.episode.agents}
+    return max(sums, key=sums.__getitem__) if len(models) > 1 else None
 
 
-def vote(debate: Debate, strongest: int | None) -> dict[str, Answered]:
+def vote(debate: Debate, strongest: str | None) -> dict[str, Answered]:
     """Return what votes of the proposals and the fresh ones give, and those of the strongest."""
     pool, size = debate.pool(), len(debate.names)
     most = len(pool.agents)
@@ -205,11 +215,14 @@ def vote(debate: Debate, strongest: int | None) -> dict[str, Answered]:
     if most > size:
         methods[f"best of {most}{BY_CONFIDENCE}"] = votes.best_of(most)
         methods[f"adaptive consistency, {most} at most"] = votes.adaptive_consistency(most=most)
-    if strongest is not None:
+    if strongest in debate.names:
+        place = debate.names.index(strongest)
         for k in range(1, most // size + 1):
-            methods[f"strongest alone, vote of {k}"] = votes.member(strongest, size, votes.vote(k))
+            methods[f"strongest alone, vote of {k}"] = votes.member(place, size, votes.vote(k))
     results = {name: method(pool) for name, method in methods.items()}
-    return {name: Answered(debate.right(one.answer), one.tokens) for name, one in results.items()}
+    found = {name: Answered(debate.right(one.answer), one.tokens) for name, one in results.items()}
+    # Of the whole team, also the agreement of its proposals counts as confidence.
+    return {**found, f"vote of {size}{BY_CONFIDENCE}": debate.play({}, CONFIDENCE)}
 
 
 def _both_rules(
@@ -273,18 +286,23 @@ def study(options: OneRoundOptions) -> str:
 
 def read_recorded(options: OneRoundOptions) -> dict[str, Recorded]:
     """Return what is recorded of every question that all folders have."""
-    price = partial(charge, prices=options.prices)
+    for agent, price in options.prices.items():
+        check_number(f"--prices {agent}", price, 0, whole=True)
     debates = read_debates(options.traces)
     further = [read_proposals([folder]) for folder in options.fresh]
     greedy = read_proposals([options.greedy]) if options.greedy else None
     folders = further if greedy is None else [*further, greedy]
-    return {
+    charged = partial(charge, prices=options.prices)
+    recorded = {
         key: Recorded(
             debate, tuple(one[key] for one in further), None if greedy is None else greedy[key]
-        ).map(price)
+        ).map(charged, charged)
         for key, debate in debates.items()
         if all(key in folder for folder in folders)
     }
+    if left_out := len(debates) - len(recorded):
+        print(f"{left_out} debates are left out, as --fresh or --greedy lacks their question")
+    return recorded
 
 
 def charge(episode: Episode, prices: Mapping[str, int]) -> Episode:
@@ -296,14 +314,19 @@ def charge(episode: Episode, prices: Mapping[str, int]) -> Episode:
     if unknown := prices.keys() - set(episode.team):
         raise ConfigurationError(f"--prices {min(unknown)}: the team is {', '.join(episode.team)}")
 
-    def charged(response: Response) -> Response:
-        price, told = prices.get(response["agent"], 1), response["usage"]
-        prompt, said = told["prompt_tokens"] * price, told["completion_tokens"] * price
-        usage = Usage({**told, "prompt_tokens": prompt, "completion_tokens": said})
-        return Response({**response, "usage": usage})
+    def charged(usage: Usage, agent: str) -> Usage:
+        price = prices.get(agent, 1)
+        prompt, said = usage["prompt_tokens"] * price, usage["completion_tokens"] * price
+        return Usage({**usage, "prompt_tokens": prompt, "completion_tokens": said})
 
-    responses = {id_: charged(one) for id_, one in episode.responses.items()}
-    return episode.model_copy(update={"responses": responses})
+    def respond(one: Response) -> Response:
+        critique, agent = one["critique"], one["agent"]
+        if critique is not None:
+            critique = Critique({**critique, "usage": charged(critique["usage"], agent)})
+        return Response({**one, "usage": charged(one["usage"], agent), "critique": critique})
+
+    failures = [Failure({**f, "usage": charged(f["usage"], f["agent"])}) for f in episode.failures]
+    return with_responses(episode.model_copy(update={"failures": failures}), respond)
 
 
 def _split(
@@ -339,7 +362,7 @@ def _make_fold(
         critic = fit_profile(gather_looks(rest, is_right))
         judged = partial(criticise, critic=critic, consensus="confidence", rule=CONFIDENCE)
         rest = [judged(e) for e in rest]
-        held = [one.map(judged) for one in held]
+        held = [one.map(judged, partial(with_confidence, critic=critic)) for one in held]
     path.write_bytes(b"".join(e.to_json().rstrip() + b"\n" for e in rest))
     shared = Config(
         traces=(path,),
@@ -384,7 +407,7 @@ def format_results(options: OneRoundOptions, results: Mapping[str, Sequence[Answ
         accuracy = widen_by_fits(mean_interval(values, number), tables[name])
         row = [name, accuracy.short("", 3), tokens, difference(name, team_vote)]
         row += [difference(learned, name)] if learned else []
-        rows.append([*row, calibration_error(results[name])])
+        rows.append([*row, describe_error(results[name])])
     learned_from = f"the other {options.folds - 1} of {options.folds} folds"
     if options.train:
         learned_from = ", ".join(map(str, options.train))
@@ -395,21 +418,24 @@ def format_results(options: OneRoundOptions, results: Mapping[str, Sequence[Answ
         f"{learned_from}. Routers: mean of {options.seeds} seeds, greedy, cost {options.cost:g} "
         "per 1,000 tokens. Intervals are 95 %, paired, from resampling questions, and widened by "
         "what the seeds differ beyond that. The calibration error is that of P(right) of the "
-        "group's answer, beside what chance gives to probabilities that are exactly right."
+        "group's answer, beside what chance gives to probabilities that are exactly right. One "
+        "consensus states it, fitted on all that the routers learn from."
         + (f" Tokens count as often as their price: {prices}.\n" if prices else "\n")
     )
 
 
-def calibration_error(answered: Sequence[Answered]) -> str:
-    """Return the expected calibration error of P(right), and that by chance. Empty: none is stated.
+def describe_error(answered: Sequence[Answered]) -> str:
+    """Return the calibration error of P(right), and that by chance: the means of the fits.
 
-    Several fits on one question count as one probability each.
+    Empty: no P(right) is stated.
     """
-    stated = np.array([pair for one in answered for pair in one.stated])
-    if not len(stated):
-        return ""
-    probability, was_right = stated.T
-    return f"{quality(probability, was_right)['ece']:.3f} ({honest_error(probability):.3f})"
+    errors, by_chance = [], []
+    for pairs in zip(*(one.stated for one in answered), strict=True):
+        stated = np.array([pair for pair in pairs if pair is not None])
+        if len(stated) and (honest := honest_error(stated.T[0])) is not None:
+            errors.append(calibration_error(*stated.T))
+            by_chance.append(honest)
+    return f"{np.mean(errors):.3f} ({np.mean(by_chance):.3f})" if errors else ""
 
 
 if __name__ == "__main__":

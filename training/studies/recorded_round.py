@@ -1,6 +1,6 @@
 """A recorded debate of one round, and what comes of other actions in it."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,7 +12,7 @@ from mpdf_langgraph.consensus import ConsensusRule, concession, count_votes, mak
 from mpdf_langgraph.errors import ConfigurationError
 from mpdf_langgraph.rounds import Held, after_move, has_answer
 from mpdf_langgraph.router import Router, for_team
-from mpdf_langgraph.state import ACTIONS, Action, Response
+from mpdf_langgraph.state import ACTIONS, Action, Response, tokens
 from training.collect.questions import is_sound, key_of
 from training.learn.rewards import Grader
 
@@ -27,20 +27,26 @@ class Answered:
         right: It was right. Of several fits: their mean.
         tokens: Tokens, the mean of the fits.
         fits: Whether each fit was right. Empty: there is nothing fitted.
-        stated: P(right) as the consensus states it, and whether that was so, of each fit. Empty:
-            it states none.
+        stated: P(right) as the consensus states it, and whether that was so, of each fit. None
+            where it states none.
     """
 
     right: float
     tokens: float
     fits: tuple[float, ...] = ()
-    stated: tuple[tuple[float, float], ...] = ()
+    stated: tuple[tuple[float, float] | None, ...] = ()
 
 
 def tokens_of(response: Response) -> int:
-    """Return the prompt and completion tokens of a response."""
-    usage = response["usage"]
-    return usage["prompt_tokens"] + usage["completion_tokens"]
+    """Return the prompt and completion tokens of a response and of the verdict on it."""
+    critique = response["critique"]
+    return tokens(response["usage"]) + (tokens(critique["usage"]) if critique else 0)
+
+
+def with_responses(episode: Episode, change: Callable[[Response], Response]) -> Episode:
+    """Return the episode with its responses changed, and nothing that follows from them."""
+    responses = {id_: change(one) for id_, one in episode.responses.items()}
+    return episode.model_copy(update={"responses": responses})
 
 
 class Debate:
@@ -130,8 +136,8 @@ class Debate:
     def _count(self, held: Held, rule: ConsensusRule, drawn: Sequence[Response]) -> Answered:
         tally = count_votes(held, rule, self.representatives)
         right, stated = self.right(tally["answer"]), tally.get("probability")
-        said = () if stated is None else ((stated, right),)
-        return Answered(right, sum(map(tokens_of, drawn)), stated=said)
+        said = None if stated is None else (stated, right)
+        return Answered(right, sum(map(tokens_of, drawn)), stated=(said,))
 
     def rights(self) -> list[float]:
         """Return whether each agent's proposal is right. A missing one is wrong."""
@@ -141,8 +147,8 @@ class Debate:
     def single(self) -> Answered:
         """Return what the agents give alone, on average."""
         responses = [self.proposed[name] for name in self.names]
-        tokens = [tokens_of(r) if r else 0 for r in responses]
-        return Answered(float(np.mean(self.rights())), float(np.mean(tokens)))
+        spent = [tokens_of(r) if r else 0 for r in responses]
+        return Answered(float(np.mean(self.rights())), float(np.mean(spent)))
 
     def decide(self, router: Router) -> dict[str, Action]:
         """Return a router's likeliest actions. There are none where all agreed at once."""

@@ -465,8 +465,8 @@ async def test_nor_while_an_agent_waits_for_a_person(asynchronous: bool, jump: J
 @BOTH
 async def test_nor_at_a_breakpoint(asynchronous: bool, node: str, jump: Jump) -> None:
     compiled = graph(
-        team(), interrupt_when=None, timeout=TIMEOUT, critic="logprob", router="always-refine",
-        max_rounds=1,
+        team(), interrupt_when=None, timeout=TIMEOUT, router="always-refine", max_rounds=1,
+        critic=lambda question, response: 0.5,
     )  # fmt: skip
     given_: Any = Q
     for _ in range(3 if node == "router" else 2):

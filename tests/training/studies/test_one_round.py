@@ -5,16 +5,20 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from langchain_core.messages import AIMessage
 from langchain_core.runnables import RunnableLambda
 
-from mpdf_langgraph import Agent, MathAnswer, TraceReader, create_deliberation
+from mpdf_langgraph import Agent, Episode, MathAnswer, TraceReader, create_deliberation
 from mpdf_langgraph.errors import ConfigurationError
+from mpdf_langgraph.state import Response, Usage, no_usage
+from training.learn.dataset import make_groups
+from training.learn.measures import honest_error
 from training.studies.one_round import (
     OneRoundOptions,
-    calibration_error,
     charge,
+    describe_error,
     find_strongest,
     study,
     vote,
@@ -27,6 +31,7 @@ from training.studies.recorded_round import (
     read_debates,
     read_proposals,
     tokens_of,
+    with_responses,
 )
 
 MATH = MathAnswer()
@@ -188,32 +193,77 @@ def test_fresh_proposals_are_calibrated_too(tmp_path: Path) -> None:
 
 
 def test_the_strongest_of_unlike_agents_alone(traces: Path) -> None:
-    known, unknown, *_ = (Debate(e, MATH.equivalent) for e in TraceReader(traces))
-    assert find_strongest([known, unknown]) is None  # one model
-    told = [{**agent, "model": agent["name"]} for agent in known.episode.agents]
-    mixed = known.episode.model_copy(update={"agents": told})
-    assert find_strongest([Debate(mixed, MATH.equivalent)]) == 0  # the owner of even questions
-    found = vote(Debate(mixed, MATH.equivalent, [mixed]), 0)
-    assert found["strongest alone, vote of 2"].right == found["strongest alone, vote of 1"].right
-    assert found["strongest alone, vote of 2"].tokens == 2 * tokens_of(known.proposed["ann"])  # type: ignore[arg-type]
+    _, _, owned_by_bo, *_ = TraceReader(traces)
+    assert find_strongest([Debate(owned_by_bo, MATH.equivalent)]) is None  # one model
+    told = [{**agent, "model": agent["name"]} for agent in owned_by_bo.agents]
+    mixed = owned_by_bo.model_copy(update={"agents": told})
+    assert find_strongest([Debate(mixed, MATH.equivalent)]) == "bo"
+    turned = mixed.model_copy(update={"agents": [told[1], told[2], told[0]]})
+    for episode in (mixed, turned):
+        debate = Debate(episode, MATH.equivalent, [episode])
+        found = vote(debate, "bo")
+        assert found["strongest alone, vote of 1"].right == 1
+        assert found["strongest alone, vote of 2"].right == 1
+        own = debate.proposed["bo"]
+        assert own
+        assert found["strongest alone, vote of 2"].tokens == 2 * tokens_of(own)
+    assert "strongest alone, vote of 1" not in vote(Debate(mixed, MATH.equivalent), "somebody else")
 
 
 def test_tokens_count_as_often_as_their_price(traces: Path) -> None:
-    episode = next(iter(TraceReader(traces)))
+    episode = asked_judges(next(iter(TraceReader(traces))))
     priced = Debate(charge(episode, {"ann": 11}), MATH.equivalent)
     plain = Debate(episode, MATH.equivalent)
     everybody = plain.refining(only_without_answer=False)
     own = [r for r in episode.responses.values() if r["agent"] == "ann"]
     more = priced.play(everybody, MAJORITY).tokens - plain.play(everybody, MAJORITY).tokens
     assert more == 10 * sum(map(tokens_of, own)) > 0
+    votes = [vote(debate, None)["vote of 3"].tokens for debate in (plain, priced)]
+    assert votes[1] - votes[0] == 10 * tokens_of(own[0])
+    cost = make_groups([charge(episode, {"ann": 11})], MATH.equivalent).tokens
+    least = make_groups([episode], MATH.equivalent).tokens
+    assert cost.sum() - least.sum() == 10 * tokens_of(own[1])
     with pytest.raises(ConfigurationError, match="--prices eve: the team is ann, bo, cy"):
         charge(episode, {"eve": 2})
+    with pytest.raises(
+        ConfigurationError, match="--prices ann must be a whole number of at least 0"
+    ):
+        study(OneRoundOptions((traces,), prices={"ann": -1}))
+
+
+def test_votes_and_debates_count_the_critics_tokens_alike(traces: Path) -> None:
+    debate = Debate(asked_judges(next(iter(TraceReader(traces)))), MATH.equivalent)
+    assert vote(debate, None)["vote of 3"].tokens == debate.play({}, MAJORITY).tokens
+    assert debate.single().tokens == pytest.approx(debate.play({}, MAJORITY).tokens / 3)
+
+
+def asked_judges(episode: Episode) -> Episode:
+    """Return the episode as if every verdict had taken 50 tokens."""
+
+    def judged(response: Response) -> Response:
+        assert response["critique"]
+        usage = Usage({**no_usage(), "calls": 1, "prompt_tokens": 48, "completion_tokens": 2})
+        return Response({**response, "critique": {**response["critique"], "usage": usage}})
+
+    return with_responses(episode, judged)
 
 
 def test_the_calibration_error_of_a_table() -> None:
-    sure = [Answered(float(k < 8), 1, stated=((0.8, float(k < 8)),)) for k in range(10)]
-    assert calibration_error(sure).startswith("0.000 (0.")
-    assert calibration_error([Answered(1.0, 1)]) == ""
+    once = [Answered(float(k < 8), 1, stated=((0.8, float(k < 8)),)) for k in range(10)]
+    assert describe_error(once) == f"0.000 ({honest_error(np.full(10, 0.8)):.3f})"
+    assert describe_error([replace(a, stated=a.stated * 3) for a in once]) == describe_error(once)
+    unstated = [replace(a, stated=(None,)) for a in once]
+    assert describe_error(unstated) == describe_error([Answered(1.0, 1)]) == ""
+    assert describe_error([*once, *unstated]) == describe_error(once)
+
+
+def test_questions_without_fresh_proposals_are_left_out(
+    traces: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    fresh = collect(tmp_path / "fresh", 25, router="always-persist")
+    options = OneRoundOptions((traces,), (fresh,), out=tmp_path, algorithms=("none",), folds=2)
+    assert "25 questions of" in study(replace(options, seeds=1))
+    assert "35 debates are left out, as --fresh or --greedy lacks" in capsys.readouterr().out
 
 
 def test_what_is_learned_from_other_questions(traces: Path, tmp_path: Path) -> None:
