@@ -23,7 +23,7 @@ from typing import Annotated, Any, Literal, NamedTuple
 
 from pydantic import Field, field_validator, model_validator
 
-from mpdf_langgraph.calibration import log_odds
+from mpdf_langgraph.calibration import Calibration, log_odds
 from mpdf_langgraph.errors import ConfigurationError
 from mpdf_langgraph.fitted_file import Fitted, read_fitted
 from mpdf_langgraph.options import check_number
@@ -126,10 +126,13 @@ class AskingValues(Fitted):
         cost: Price of 1,000 tokens, in accuracy.
         wave: Agents asked at a time.
         consensus: The consensus rule that the values were computed with.
+        critic: Name of the critic whose confidences they were computed with. None: it is not known.
+        calibration: Calibration of these confidences.
         enough: P(the leading answer is right) from which nobody else is asked, by number of agents
             asked, as text. Empty: the consensus gives no such probability, or only the best agent
             is worth asking.
         stages: By number of agents asked, from `wave`, as text. Empty where `enough` decides.
+            Nobody is asked after a number that is missing.
         measured: What they were measured on, for people who read the file.
     """
 
@@ -140,6 +143,8 @@ class AskingValues(Fitted):
     cost: Annotated[float, Field(ge=0)]
     wave: Annotated[int, Field(ge=1)]
     consensus: str
+    critic: str | None = None
+    calibration: Calibration = Calibration({})
     enough: dict[str, Annotated[float, Field(ge=0, le=1)]] = Field(default_factory=dict)
     stages: dict[str, Stage]
     measured: dict[str, Any] = Field(default_factory=dict)
@@ -190,11 +195,20 @@ class AdaptiveRecruiting:
         check_number("wave", self.wave, 1, whole=True)
         check_number("cost", self.cost, 0)
 
-    def check_team(self, prices: Mapping[str, float], consensus: str) -> None:
+    @property
+    def calibration(self) -> Calibration | None:
+        """The calibration that the values were measured with."""
+        known = self.values and self.values.calibration
+        return known if known and known.root else None
+
+    def check_team(self, prices: Mapping[str, float], consensus: str, critic: str | None) -> None:
         """Check that the values were measured on this team, these prices by agent and this rule.
 
         Raises:
             ConfigurationError: The team or a price is another one.
+
+        Warns:
+            UserWarning: The consensus rule or the critic is another one.
         """
         if self.values is None:
             return
@@ -214,6 +228,12 @@ class AdaptiveRecruiting:
             warnings.warn(
                 f"recruit: its values were measured with consensus={self.values.consensus!r}, and "
                 f"this team votes by {consensus!r}",
+                stacklevel=4,
+            )
+        if self.values.critic not in (None, critic):
+            warnings.warn(
+                f"recruit: its values were measured with the critic {self.values.critic!r}, and "
+                f"this team has {critic!r}, whose confidence means something else",
                 stacklevel=4,
             )
 
@@ -245,21 +265,37 @@ class AdaptiveRecruiting:
             price: Summed price of the next wave's tokens.
             tokens: Mean tokens of a proposal so far.
         """
+        if self.values is not None:
+            known = confidence if probability is None else probability
+            return _measured_worth(self.values, str(asked), stand, known)
         if stand.leader == 0:
             return Worth(1.0, 0.0, "nobody has given an answer")
-        if self.values is not None:
-            enough = self.values.enough.get(str(asked))
-            if enough is not None and probability is not None:
-                why = f"it is right with probability {probability:.3f}, and {enough:.3f} is enough"
-                return Worth(1 - probability, 1 - enough, why)
-            stage, key = self.values.stages.get(str(asked)), f"{stand.leader}-{stand.runner_up}"
-            gain = None if stage is None else stage.gain(key, confidence)
-            if stage is not None and gain is not None:
-                share, count = stage.right[key], stage.decisions[key]
-                return Worth(gain, 0.0, f"it was right in {share:.1%} of {count} such questions")
         doubt = overturn_probability(stand) if probability is None else 1 - probability
         charged = self.cost * price * tokens / 1000
         return Worth(doubt, charged, f"the chance that it is wrong is taken for {doubt:.3f}")
+
+
+def _measured_worth(values: AskingValues, asked: str, stand: Stand, known: float | None) -> Worth:
+    """Return what the next wave is worth, as `training.learn.asking.play_asking` has measured it.
+
+    Args:
+        values: What was measured.
+        asked: Number of agents asked so far.
+        stand: How their answers stand.
+        known: See `leading_confidence`.
+    """
+    if (enough := values.enough.get(asked)) is not None:
+        if known is None:
+            return Worth(1.0, 0.0, "nothing says how probably it is right")
+        why = f"it is right with probability {known:.3f}, and {enough:.3f} is enough"
+        return Worth(1 - known, 1 - enough, why)
+    if (stage := values.stages.get(asked)) is None:
+        return Worth(0.0, 0.0, f"to ask more than {asked} did not pay")
+    key = f"{stand.leader}-{stand.runner_up}"
+    if (gain := stage.gain(key, known)) is None:
+        return Worth(1.0, 0.0, "no measured question stood so")
+    share, count = stage.right[key], stage.decisions[key]
+    return Worth(gain, 0.0, f"it was right in {share:.1%} of {count} such questions")
 
 
 RecruitName = Literal["all", "adaptive"]

@@ -95,7 +95,8 @@ class Settings:
     def __post_init__(self) -> None:
         if self.recruiting is not None:
             prices = {name: agent.price for name, agent in self.agents.items()}
-            self.recruiting.check_team(prices, self.consensus_name)
+            critic = self.critic and self.critic.name
+            self.recruiting.check_team(prices, self.consensus_name, critic)
         if not isinstance(self.name, str) or not _MESSAGE_NAME.fullmatch(self.name):
             raise ConfigurationError(
                 f"name={self.name!r}: use 1 to 64 letters, digits, '_' and '-'. The final message "
@@ -199,9 +200,11 @@ class Settings:
         return response if chosen is None else chosen.apply(response)
 
     def _calibration(self) -> Calibration | None:
-        """Return the router's own calibration, if it has one, else the given one."""
+        """Return the router's own calibration, else the given one, else that of `recruit`."""
         known = known_calibration(self.router)
-        return self.calibration if known is None else known
+        if known is None:
+            known = self.calibration
+        return self.recruiting.calibration if known is None and self.recruiting else known
 
     def first_asked(self) -> list[str]:
         """Return who is asked to propose at first, in the order of the team."""

@@ -25,6 +25,7 @@ from mpdf_langgraph import (
     force_actions,
     load_recruiting,
 )
+from mpdf_langgraph.calibration import Calibration, Curve, Curves
 from mpdf_langgraph.nodes.outcome import final_message
 from mpdf_langgraph.recruiting import (
     AskingValues,
@@ -143,6 +144,31 @@ def test_no_more_are_asked_once_p_right_is_enough() -> None:
         assert len(found["votes"]) == asked
 
 
+def test_nobody_is_asked_after_a_number_that_is_missing() -> None:
+    values = asking(["a0", "a1", "a2"], {"1": {"1-0": 0.5}})
+    found = outcome(team("4", "5", "6"), recruit=AdaptiveRecruiting(values=values))
+    assert found["not_asked"] == ["a2"]
+
+
+def test_values_bring_the_calibration_that_they_were_measured_with() -> None:
+    flat = Curve(slope=0.0, shift=0.0)
+    calibration = Calibration({"<lambda>": Curves(proposed=flat, refined=flat)})
+    values = asking(
+        ["a0", "a1"], {}, enough={"1": 0.6}, consensus="log-odds", critic="<lambda>",
+        calibration=calibration,
+    )  # fmt: skip
+    given_: dict[str, Any] = {
+        "recruit": AdaptiveRecruiting(values=values),
+        "consensus": "log-odds",
+        "critic": lambda question, response: 0.99,
+    }
+    assert len(outcome(team("4", "5"), **given_)["votes"]) == 2  # .99 means 1/2
+    own = Calibration({"<lambda>": Curves(proposed=Curve(slope=1.0, shift=0.0), refined=flat)})
+    assert len(outcome(team("4", "5"), calibration=own, **given_)["votes"]) == 1
+    with pytest.warns(UserWarning, match="measured with the critic '<lambda>', and this team has"):
+        build(team("4", "5"), **{**given_, "critic": "logprob"})
+
+
 def test_wrong_options_are_refused(tmp_path: Path) -> None:
     for wrong in ("some", 3, None, AdaptiveRecruiting):
         with pytest.raises(ConfigurationError, match="recruit="):
@@ -227,7 +253,7 @@ def test_a_failed_proposal_is_no_answer_so_the_next_agent_is_asked() -> None:
 
     agents = [Agent("a0", RunnableLambda(broken), retries=0), *team("x", "4", "5")[1:]]
     found = outcome(agents, recruit=AdaptiveRecruiting(values=asking(
-        ["a0", "a1", "a2"], {"2": {"1-0": -1.0}})))  # fmt: skip
+        ["a0", "a1", "a2"], {"1": {"1-0": -1.0}, "2": {"1-0": -1.0}})))  # fmt: skip
     assert found["answer"] == "4"
     assert found["not_asked"] == ["a2"]
     assert "down" in found["failures"][0]

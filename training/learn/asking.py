@@ -43,6 +43,8 @@ RIDGE = 20.0
 """Draws the slope of the confidence to 0, as this much spread of the log-odds at no slope would."""
 DOUBTS = 201
 """Doubts to choose from, at even shares of those in the traces."""
+UNANSWERED = "0-0"
+"""The stand of a question to which nobody has given an answer."""
 LEAST = 100
 """Questions from which the values are compared with the best agent alone."""
 UNREPORTED_TOKENS = 1000.0
@@ -249,6 +251,8 @@ def fit_asking(
         first = asked.of(best[:1])
         gains = dict.fromkeys(sorted(set(first.stand.tolist())), held_out - single)
         _, those = _stages(asked, best, charge, wave)
+        if UNANSWERED in gains:
+            gains[UNANSWERED] = those["1"].gains[UNANSWERED]
         stage = those["1"].model_copy(update={"gains": gains, "centre": {}, "slope": 0.0})
         stages = {"1": stage}
     values = AskingValues(

@@ -141,7 +141,9 @@ def fit_rules(options: RuleOptions) -> str:
         parts.append(UNTOLD)
     parts.append("## Whom to ask")
     try:
-        values = measure_asking(options, episodes, graded)
+        values = measure_asking(options, episodes, graded).model_copy(
+            update={"critic": critic_of(episodes), "calibration": calibration}
+        )
     except ConfigurationError as error:
         parts.append(f"Nothing tells it: {error}.")
     else:
@@ -205,6 +207,12 @@ def read_graded(paths: Iterable[Path], labels: Mapping[str, str]) -> tuple[list[
     if not kept:
         raise ConfigurationError("no episode has a reference")
     return kept, left_out
+
+
+def critic_of(episodes: Sequence[Episode]) -> str | None:
+    """Return the name of the critic of all episodes. None: they have several, or none at all."""
+    names = {episode.options.get("critic") for episode in episodes}
+    return str(names.pop()) if len(names) == 1 and None not in names else None
 
 
 def measure_asking(

@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 
 from mpdf_langgraph import AdaptiveRecruiting, ChoiceAnswer, Episode, load_recruiting
-from mpdf_langgraph.consensus import majority
+from mpdf_langgraph.consensus import count_votes, majority
 from mpdf_langgraph.errors import ConfigurationError
-from mpdf_langgraph.recruiting import Stand
+from mpdf_langgraph.recruiting import Stand, leading_confidence, stand_of
 from tests.support.recorded import recorded_episode
 from tests.support.running import run_python
 from training.collect.importing import Answer
@@ -30,8 +30,13 @@ CHOICE = ChoiceAnswer(4)
 RIGHT = {"ann": 0.7, "bo": 0.7, "cy": 0.7, "dan": 0.3}
 
 
-def episodes(count: int, right: dict[str, float], seed: int = 0) -> list[Episode]:
-    """Independent agents, right with the given probabilities, wrong answers drawn evenly."""
+def episodes(
+    count: int, right: dict[str, float], seed: int = 0, silent: float = 0.0
+) -> list[Episode]:
+    """Independent agents, right with the given probabilities, wrong answers drawn evenly.
+
+    `silent` is the share of proposals without an answer.
+    """
     random = np.random.default_rng(seed)
     played = []
     for number in range(count):
@@ -39,6 +44,8 @@ def episodes(count: int, right: dict[str, float], seed: int = 0) -> list[Episode
             name: "A" if random.random() < p else str(random.choice(["B", "C", "D"]))
             for name, p in right.items()
         }
+        if silent:
+            said = {n: "I pass." if random.random() < silent else a for n, a in said.items()}
         answers = [Answer(name, letter, None) for name, letter in said.items()]
         played.append(
             recorded_episode(f"Q{number}?", "A", answers, schema=CHOICE, consensus="majority")
@@ -94,7 +101,37 @@ def test_the_graph_decides_as_the_values_say(asked: Asked) -> None:
         for key, gain in stage.gains.items():
             leader, runner_up = map(int, key.split("-"))
             worth = recruiting.weigh(int(number), Stand(leader, runner_up), **ANY)
-            assert worth.pays == (gain > 0 or leader == 0)
+            assert worth.pays == (gain > 0)
+
+
+@pytest.mark.parametrize("rule", ["majority", "learned"])
+@pytest.mark.parametrize("cost", [0.0, 0.02, 0.05, 0.3])
+def test_the_graph_asks_whom_the_measurement_asks(cost: float, rule: str) -> None:
+    """Also where nobody has answered, where no question stood so, and where one agent is best."""
+    often = {"ann": 0.8, "bo": 0.5, "cy": 0.5, "dan": 0.3}
+    known, new = (
+        gather(episodes(count, often, seed, silent=0.2), CHOICE.equivalent, majority)
+        for count, seed in ((150, 1), (80, 2))
+    )
+    if rule == "learned":
+        learned = learn_rule(known, CHOICE.equivalent)
+        known, new = known.decided_by(learned), new.decided_by(learned)
+    values = fit_asking(known, cost=cost, consensus=rule)
+    _, measured = play_asking(new, values)
+    recruiting = AdaptiveRecruiting(values=values)
+    for episode, count in zip(new.episodes, measured.tolist(), strict=True):
+        for asked in range(1, 5):
+            held = {n: episode.responses.get(f"{n}@0") for n in values.order[:asked]}
+            held = {n: held[n] for n in new.team if n in held}
+            tally = count_votes(held, new.rule, episode.representatives)
+            worth = recruiting.weigh(
+                asked, stand_of(held), **ANY
+                | {"probability": tally.get("probability"),
+                   "confidence": leading_confidence(held, tally)},
+            )  # fmt: skip
+            if asked == 4 or not worth.pays:
+                break
+        assert asked == count
 
 
 @pytest.fixture(scope="module")
@@ -178,6 +215,7 @@ def test_the_command_writes_values_that_can_be_loaded(tmp_path: Path) -> None:
     assert not (tmp_path / "rules" / "expected_gain.json").exists()
     loaded = load_recruiting(tmp_path / "rules")
     assert loaded.values is not None
+    assert (loaded.values.critic, loaded.calibration) == ("profile", None)
     assert loaded.values.prices["dan"] == 3.0
     assert describe_asking(loaded.values) in text
     assert "| 1 | 1-0 | 30 |" in text
