@@ -95,7 +95,7 @@ class Settings:
     def __post_init__(self) -> None:
         if self.recruiting is not None:
             prices = {name: agent.price for name, agent in self.agents.items()}
-            critic = self.critic and self.critic.name
+            critic = None if self.critic is None else self.critic.name
             self.recruiting.check_team(prices, self.consensus_name, critic)
         if not isinstance(self.name, str) or not _MESSAGE_NAME.fullmatch(self.name):
             raise ConfigurationError(

@@ -41,6 +41,11 @@ def cy() -> Scripted:
     return add("cy", 4)
 
 
+def silent() -> Scripted:
+    """A model whose endpoint tells no tokens."""
+    return add("silent", 3).model_copy(update={"reports_usage": False})
+
+
 def nobody() -> Scripted:
     """A model that must not be asked."""
     return Scripted(reply=lambda _: StatusError(400, "I was asked"), model_name="nobody")

@@ -13,6 +13,9 @@ from training.learn.display import start_figure, table
 from training.learn.measures import Interval, mean_interval, quality, widen_by_fits
 from training.learn.off_policy import LEAST_QUESTIONS
 
+#: Ends the name of a router's control.
+CONTROL = ": control"
+
 
 @dataclass
 class MethodResult:
@@ -35,6 +38,8 @@ class MethodResult:
             method without confidences.
         control: Name of its control.
         by_run: Whether each run was right, ``[runs, Q]``. None: there is one run.
+        lost: Whether each run failed, ``[runs, Q]``. None: none did.
+        unreported: Calls whose tokens the endpoint did not report, over all runs.
     """
 
     name: str
@@ -50,6 +55,8 @@ class MethodResult:
     confidence: dict[str, float] = field(default_factory=dict)
     control: str | None = None
     by_run: NDArray[np.float64] | None = None
+    lost: NDArray[np.bool_] | None = None
+    unreported: int = 0
 
     @property
     def table(self) -> NDArray[np.float64]:
@@ -105,14 +112,16 @@ def summarise(name: str, kind: str, runs: Sequence[Sequence[Result | None]]) -> 
         actions={a: n / total for a, n in counts.items()} if total else {},
         confidence=quality(*np.array(pairs, float).T) if pairs else {},
         by_run=right,
+        lost=np.array([[r is None or r.failed for r in run] for run in runs], dtype=bool),
+        unreported=sum(r.unreported for r in done),
     )
 
 
 def link_controls(methods: Mapping[str, MethodResult]) -> None:
     """Note the name of its control in every method that has one."""
     for name, method in methods.items():
-        if f"{name}: control" in methods:
-            method.control = f"{name}: control"
+        if name + CONTROL in methods:
+            method.control = name + CONTROL
 
 
 def difference(a: MethodResult, b: MethodResult, seed: int = 0) -> Interval:
@@ -144,6 +153,14 @@ def accuracy_interval(method: MethodResult) -> Interval:
     return replace(found, low=max(0.0, found.low), high=min(1.0, found.high))
 
 
+def credited(method: MethodResult) -> MethodResult:
+    """Return the results as if every run that failed had been right."""
+    if not method.failed or method.lost is None:
+        return method
+    table = np.maximum(method.table, method.lost)
+    return replace(method, right=table.mean(0), by_run=table)
+
+
 def best_baseline(method: MethodResult, methods: Sequence[MethodResult]) -> MethodResult | None:
     """Return the most accurate baseline that takes no more tokens than `method`."""
     limit = method.tokens.mean()
@@ -157,7 +174,9 @@ def decide_gate(
     """Return the gate of a learned router and its evidence.
 
     It passes if it beats its control and the best baseline at no more tokens, both with lower
-    bounds above zero. On fewer than `LEAST_QUESTIONS` questions the gate is unknown.
+    bounds above zero. On fewer than `LEAST_QUESTIONS` questions the gate is unknown. So it is where
+    the router would not beat them for sure if their runs that failed had been right, and where
+    tokens are not known.
     """
     rival = best_baseline(method, list(methods.values()))
     against = {"baseline": rival, "control": methods.get(method.control or "")}
@@ -175,9 +194,18 @@ def decide_gate(
         return "unknown", {**evidence, "why": f"fewer than {LEAST_QUESTIONS} questions"}
     if any(d.high < 0 for d in gains.values()):
         return "fail", evidence
-    if len(gains) == 2 and all(d.low > 0 for d in gains.values()):
-        return "pass", evidence
-    return "unknown", evidence
+    if len(gains) < 2 or any(d.low <= 0 for d in gains.values()):
+        return "unknown", evidence
+    baselines = [m for m in methods.values() if m.kind == "baseline"]
+    if silent := [m.name for m in (method, *baselines) if m.unreported]:
+        why = f"the endpoint does not tell all tokens of {silent[0]}"
+        return "unknown", {**evidence, "why": why}
+    rivals = [best_baseline(method, [*map(credited, baselines)]), against["control"]]
+    for other in rivals:
+        if other is not None and difference(method, credited(other)).low <= 0:
+            why = f"{other.name} failed on questions that would decide: run again"
+            return "unknown", {**evidence, "why": why}
+    return "pass", evidence
 
 
 def results_table(methods: Sequence[MethodResult]) -> str:

@@ -162,7 +162,7 @@ def estimate(options: EvaluateOptions) -> str:
         options.method_names(), routers, options, options.team.agents, control=options.control
     )
     if benchmark := options.known_benchmark:
-        questions = load(benchmark, options.data, options.split)
+        questions = leave_out_repeated(load(benchmark, options.data, options.split))
     else:
         assert options.questions is not None  # options.check()
         questions = leave_out_repeated(read_questions(options.questions))

@@ -65,7 +65,7 @@ from training.collect.team import check_references
 from training.evaluate import estimate
 from training.evaluate.bench import Bench
 from training.evaluate.benchmarks import leave_out_unusable, load, sample
-from training.evaluate.compare import MethodResult, decide_gate
+from training.evaluate.compare import CONTROL, MethodResult, decide_gate
 from training.evaluate.methods import Method, MethodOptions, select
 from training.evaluate.options import EvaluateOptions, with_config
 from training.evaluate.results import write_results
@@ -148,7 +148,8 @@ async def evaluate(options: EvaluateOptions) -> tuple[dict[str, MethodResult], C
     select(names, routers, options, agents)  # errors now, not after an hour
     questions: list[Question] = []
     if benchmark := options.known_benchmark:
-        questions = sample(load(benchmark, options.data, options.split), options.limit)
+        found = load(benchmark, options.data, options.split)
+        questions = sample(leave_out_repeated(found), options.limit)
     bench = options.open_bench(options.out)
     with closing(bench), warnings.catch_warnings():
         # A greedy team is meant to propose the same.
@@ -201,8 +202,14 @@ def check_apart(path: Path, validation: Sequence[Question], test: Sequence[Quest
     Raises:
         ConfigurationError: A validation question is a test question.
     """
-    if both := {question.key for question in validation} & {question.key for question in test}:
+    if both := {*map(_as_asked, validation)} & {*map(_as_asked, test)}:
         raise ConfigurationError(f"{path}: {len(both)} of these questions are test questions too")
+
+
+def _as_asked(question: Question) -> str:
+    """Return what the models are told, however it is spaced. References are not told."""
+    told = {name: " ".join(text.split()) for name, text in question.contexts.items()}
+    return json.dumps([" ".join(question.question.split()), told], sort_keys=True)
 
 
 def untuned_because(options: EvaluateOptions, failed: Counter[str]) -> str:
@@ -229,7 +236,7 @@ def set_gates(
     None says `pass` if the baselines are `untuned`, for that reason.
     """
     for name, folders in group_routers(options.router).items():
-        pair = [method for method in methods if method.name in (name, f"{name}: control")]
+        pair = [method for method in methods if method.name in (name, name + CONTROL)]
         for seed, folder in enumerate(folders):
             one = [
                 {method.name: [by_method[method.name][seed]] for method in pair}

@@ -33,6 +33,7 @@ from training.collect.questions import Question
 from training.collect.team import open_critic
 from training.evaluate import rivals
 from training.evaluate.bench import VOTES, Bench, Seeded
+from training.evaluate.compare import CONTROL
 from training.evaluate.votes import (
     Result,
     adaptive,
@@ -348,5 +349,5 @@ def router_methods(
 
     methods = [Method(name, runs(deliberation), kind)]
     if control:
-        methods.append(Method(f"{name}: control", runs(replay), "control"))
+        methods.append(Method(name + CONTROL, runs(replay), "control"))
     return methods

@@ -102,6 +102,6 @@ def _caption(
         )
     if options.team.mixed:
         text += f" Strongest agent, {how}: {bench.agents[options.strongest - 1].name}."
-    if unreported := bench.samples.counts["unreported"]:
-        text += f" **{unreported} replies came without token counts, so the tokens are too low.**"
+    if untold := [f"{m.name} {m.unreported}" for m in methods if m.unreported]:
+        text += f" **Calls without token counts, so the tokens are too low: {', '.join(untold)}.**"
     return f"{text} {describe_failures(methods) or 'Nothing failed.'}"

@@ -97,6 +97,7 @@ def progressive_hints(
         actions={},
         failed=not responses,
         failures=failures,
+        unreported=usage["unreported"],
     )
 
 

@@ -16,7 +16,7 @@ from training.collect.asking import for_each
 from training.collect.files import atomic_write
 from training.collect.questions import Question
 from training.evaluate.bench import Bench
-from training.evaluate.compare import MethodResult, link_controls, summarise
+from training.evaluate.compare import CONTROL, MethodResult, link_controls, summarise
 from training.evaluate.methods import Method, Play
 from training.evaluate.votes import Result
 
@@ -68,14 +68,18 @@ class Rows:
         return dict(row["methods"]) if row is not None and found else {}
 
     def missing(self, question: Question, methods: Sequence[Method]) -> list[Method]:
-        """Return the methods that have not answered a question, or have failed to."""
+        """Return the methods that have not answered a question, or have failed to.
+
+        A router's control is run again with it, as it replays the router's decisions.
+        """
         known = self.get(question)
-        return [
-            m
+        names = {
+            m.name
             for m in methods
             if [run.get("router") for run in known.get(m.name, [])] != [v for v, _ in m.runs]
             or any("error" in run for run in known[m.name])
-        ]
+        }
+        return [m for m in methods if m.name in names or m.name.removesuffix(CONTROL) in names]
 
     def put(self, question: Question, runs: Runs) -> None:
         """Add runs to a question's row. They are on disk when this returns."""
@@ -100,7 +104,8 @@ async def run_methods(bench: Bench, question: Question, methods: Sequence[Method
     Returns:
         The runs of each method by its name, one per seed. A run has `answer`, `right`, `tokens`,
         `calls` and `actions`. It has `confidence` if that is known, `failures` if calls failed,
-        `router` (its version) if there is one, and `error` if the run failed.
+        `unreported` if some told no tokens, `router` (its version) if there is one, and `error` if
+        the run failed.
     """
     play = Play(bench, question, methods)
     runs: dict[str, list[Row]] = {}
@@ -116,6 +121,8 @@ async def run_methods(bench: Bench, question: Question, methods: Sequence[Method
                     run["confidence"] = result.confidence
                 if result.failures:
                     run["failures"] = result.failures
+                if result.unreported:
+                    run["unreported"] = result.unreported
                 if result.failed:
                     run["error"] = next(iter(result.failures), "no call gave a response")
             except Exception as error:  # of any kind: the other questions must be answered
@@ -210,5 +217,6 @@ def _result(run: Row) -> Result | None:
         failed="error" in run,
         confidence=run.get("confidence"),
         failures=tuple(run.get("failures", ())),
+        unreported=run.get("unreported", 0),
         right=run["right"],
     )

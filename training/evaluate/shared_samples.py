@@ -58,8 +58,7 @@ class Samples:
         ConfigurationError: Another evaluation writes the file.
 
     Attributes:
-        counts: Samples since this was made: those ``drawn``, those ``reused``, and those given
-            whose endpoint reported no token counts (``unreported``).
+        counts: Samples since this was made: those ``drawn`` and those ``reused``.
     """
 
     def __init__(self, path: Path, shared: Path | None = None) -> None:
@@ -121,9 +120,7 @@ class Samples:
         path, start, length = self._places[key]
         with path.open("rb") as file:
             file.seek(start)
-            message = AIMessage(**json.loads(file.read(length))["message"])
-        self.counts["unreported"] += message.usage_metadata is None
-        return message
+            return AIMessage(**json.loads(file.read(length))["message"])
 
     def close(self) -> None:
         """Close the file."""

@@ -36,6 +36,7 @@ class Result:
         failed: No call gave a response.
         confidence: The highest confidence of those who give the answer. None: unknown.
         failures: A line for everything that went wrong, survived or not.
+        unreported: Calls whose tokens the endpoint did not report. They are not in `tokens`.
         right: Whether the answer is right, once it is graded.
     """
 
@@ -46,16 +47,24 @@ class Result:
     failed: bool = False
     confidence: float | None = field(default=None, compare=False)
     failures: tuple[str, ...] = field(default=(), compare=False)
+    unreported: int = field(default=0, compare=False)
     right: bool = field(default=False, compare=False)
 
 
-def usage_of(episode: Episode, agents: Collection[str]) -> Usage:
-    """Return the usage of some agents of an episode, failures and critiques included."""
-    parts = [f["usage"] for f in episode.failures if f["agent"] in agents]
+def usage_of(episode: Episode, agents: Collection[str], *, judged: bool = True) -> Usage:
+    """Return the usage of some agents of an episode, failures and critiques included.
+
+    Without `judged`, critiques are not, as nobody reads them.
+    """
+    parts = [
+        f["usage"]
+        for f in episode.failures
+        if f["agent"] in agents and (judged or f["stage"] != "critique")
+    ]
     for response in episode.responses.values():
         if response["agent"] in agents:
             parts.append(response["usage"])
-            if response["critique"] and not _is_extra(response["critique"]):
+            if judged and response["critique"] and not _is_extra(response["critique"]):
                 parts.append(response["critique"]["usage"])
     return add_usage(no_usage(), *parts)
 
@@ -68,7 +77,12 @@ def _is_extra(critique: Critique) -> bool:
     return critique["source"] == "logprob"
 
 
-def ballot(responses: Sequence[Response | None], names: Sequence[str] | None = None) -> list[Vote]:
+def ballot(
+    responses: Sequence[Response | None],
+    names: Sequence[str] | None = None,
+    *,
+    judged: bool = True,
+) -> list[Vote]:
     """Return the votes of some responses, one per agent.
 
     Where the confidence is the agreement within the whole pool it counts as unknown, because a
@@ -77,11 +91,14 @@ def ballot(responses: Sequence[Response | None], names: Sequence[str] | None = N
     Args:
         responses: In the order of the agents.
         names: Of the agents. None: they are numbered, and each holds its own response.
+        judged: Confidences that took calls are known.
     """
     votes = []
     for number, response in enumerate(responses):
         critique = response["critique"] if response else None
         known = critique is not None and critique["source"] != "agreement"
+        if critique is not None and critique["usage"]["calls"] and not _is_extra(critique):
+            known = known and judged
         author = response["agent"] if response and names else None
         votes.append(
             Vote(
@@ -108,11 +125,13 @@ def _result(
     rule: ConsensusRule,
     used: Collection[str],
     names: Sequence[str] | None = None,
+    *,
+    judged: bool = True,
 ) -> Result:
-    votes = ballot(held, names)
+    votes = ballot(held, names, judged=judged)
     cluster = rule(votes)
     backing = [v.confidence for v in votes if v.cluster == cluster and v.confidence is not None]
-    usage = usage_of(pool, used)
+    usage = usage_of(pool, used, judged=judged)
     return Result(
         answer=None if cluster is None else pool.representatives[cluster],
         tokens=tokens(usage),
@@ -121,15 +140,19 @@ def _result(
         failed=not any(held),
         confidence=max(backing, default=None) if cluster is not None else None,
         failures=tuple(f["error"] for f in pool.failures if f["agent"] in used),
+        unreported=usage["unreported"],
     )
 
 
 def vote(k: int, rule: ConsensusRule = majority) -> Callable[[Episode], Result]:
-    """Return the vote of the first k proposals (self-consistency, Wang et al. 2022)."""
+    """Return the vote of the first k proposals (self-consistency, Wang et al. 2022).
+
+    A plain majority asks no critic. It reads confidences, for ties, where they cost no call.
+    """
 
     def method(pool: Episode) -> Result:
         agents = _names(pool)[:k]
-        return _result(pool, _proposals(pool, agents), rule, agents)
+        return _result(pool, _proposals(pool, agents), rule, agents, judged=rule is not majority)
 
     return method
 
@@ -310,6 +333,7 @@ def result_of(episode: Episode, *, observes: bool = False) -> Result:
         failed=episode.outcome["stop_reason"] == "failed",
         confidence=episode.outcome["confidence"],
         failures=tuple(failure["error"] for failure in episode.failures),
+        unreported=usage["unreported"],
     )
 
 

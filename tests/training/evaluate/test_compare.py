@@ -234,3 +234,41 @@ def test_intervals_of_accuracies_are_wilsons(count: int, data: st.DataObject) ->
     known = stats.binomtest(right, count).proportion_ci(method="wilson")
     assert (low, high) == (pytest.approx(known.low, abs=1e-4), pytest.approx(known.high, abs=1e-4))
     assert 0 <= low <= right / count <= high <= 1
+
+
+@pytest.mark.parametrize("failing", ["vote", "r: control"])
+def test_a_router_does_not_pass_because_its_rivals_failed(failing: str) -> None:
+    """All are alike, but one of them failed in a tenth of the questions."""
+
+    def gate(lost: bool) -> tuple[str, dict[str, Any]]:
+        methods = {}
+        for name, kind in (("r", "learned"), ("vote", "baseline"), ("r: control", "control")):
+            better = name == "r" or name == failing
+            table = np.array([share(0.8 if better else 0.6)])
+            gone = np.zeros_like(table, bool)
+            if name == failing:
+                gone[0, :200:10] = lost
+                table[gone] = 0
+            methods[name] = method(
+                name, table[0], 300, kind=kind, by_run=table, lost=gone, failed=int(gone.sum()),
+                control="r: control" if name == "r" else None,
+            )  # fmt: skip
+        return decide_gate(methods["r"], methods)
+
+    assert gate(lost=False)[0] == "unknown"
+    found, evidence = gate(lost=True)
+    assert found == "unknown"
+    assert evidence["why"] == f"{failing} failed on questions that would decide: run again"
+
+
+def test_a_router_does_not_pass_where_tokens_are_not_known() -> None:
+    router = method("r", share(0.8), 300, kind="learned", control="r: control")
+    methods = {
+        "r": router,
+        "vote": method("vote", share(0.6), 300),
+        "r: control": method("r: control", share(0.6), 300, kind="control"),
+    }
+    assert decide_gate(router, methods)[0] == "pass"
+    methods["vote"] = method("vote", share(0.6), 300, unreported=3)
+    found, evidence = decide_gate(router, methods)
+    assert (found, evidence["why"]) == ("unknown", "the endpoint does not tell all tokens of vote")

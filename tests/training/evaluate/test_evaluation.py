@@ -24,11 +24,11 @@ from mpdf_langgraph.state import Response
 from tests.support import riddles
 from tests.support.paths import ROOT
 from training.collect import collecting
-from training.collect.questions import TableError
+from training.collect.questions import Question, TableError
 from training.evaluate import compare
 from training.evaluate.bench import VOTES
 from training.evaluate.compare import MethodResult, summarise
-from training.evaluate.evaluation import evaluate, main, untuned_because
+from training.evaluate.evaluation import check_apart, evaluate, main, untuned_because
 from training.evaluate.options import EvaluateOptions
 from training.evaluate.routers import group_routers
 from training.evaluate.votes import Result
@@ -505,6 +505,17 @@ def test_nothing_is_tuned_on_the_questions_that_it_is_judged_on(tmp_path: Path) 
     assert given.questions is not None
     with pytest.raises(ConfigurationError, match="2 of these questions are test questions too"):
         asyncio.run(evaluate(replace(given, validation=given.questions)))
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"reference": "4.0"}, {"category": "sums"}, {"question": " What is\n2 + 2? "}, {"id": "9"}],
+)
+def test_questions_that_models_cannot_tell_apart_are_one(change: dict[str, Any]) -> None:
+    told = Question("1", "What is 2 + 2?", "4", {"ann": "a note"})
+    with pytest.raises(ConfigurationError, match="1 of these questions are test questions too"):
+        check_apart(Path("validation.jsonl"), [replace(told, **change)], [told])
+    check_apart(Path("validation.jsonl"), [replace(told, contexts={})], [told])
 
 
 def test_a_router_does_not_pass_beside_baselines_that_may_be_tuned_badly(tmp_path: Path) -> None:

@@ -20,10 +20,12 @@ from tests.plugin.test_learned_router import write as write_router
 from tests.support import summers
 from tests.support.paths import ROOT
 from tests.support.summers import sums
+from training.collect.questions import Question
 from training.collect.team import TeamOptions
 from training.evaluate.evaluation import evaluate
-from training.evaluate.methods import select
+from training.evaluate.methods import Method, select
 from training.evaluate.options import EvaluateOptions
+from training.evaluate.rows import Rows
 from training.learn.policy import export
 
 MODELS = ("tests.support.summers:ann", "tests.support.summers:bo", "tests.support.summers:cy")
@@ -266,3 +268,40 @@ def test_killed_half_way_it_goes_on_to_the_same_rows(
     assert "0 samples drawn" in capsys.readouterr().out
     assert not asked.exists()
     assert rows_of(killed.out) == rows_of(whole.out)
+
+
+def test_a_control_is_run_again_with_its_router(tmp_path: Path) -> None:
+    """It replays the router's decisions. After a failure there were none."""
+
+    async def never(_: Any) -> Any:
+        raise AssertionError
+
+    methods = [Method(name, ((None, never),)) for name in ("vote", "thr", "thr: control")]
+    question = Question("1", "?", "4", {})
+    rows = Rows(tmp_path / "rows.jsonl")
+    sound: dict[str, Any] = {"answer": "4", "right": True, "tokens": 1, "calls": 1, "actions": {}}
+    failed = {**sound, "error": "down"}
+    rows.put(question, {"vote": [sound], "thr": [failed], "thr: control": [sound]})
+    assert [m.name for m in rows.missing(question, methods)] == ["thr", "thr: control"]
+    rows.put(question, {"thr": [sound], "thr: control": [failed]})
+    assert [m.name for m in rows.missing(question, methods)] == ["thr: control"]
+    rows.close([question])
+
+
+def test_tokens_that_nobody_told_are_told_again_by_the_next_run(tmp_path: Path) -> None:
+    silent = ("tests.support.summers:silent",)
+    given = options(tmp_path, methods=("single", "vote-3", "php"), model_factory=silent)
+    for _ in range(2):  # the second finds all rows finished
+        evaluate_now(given)
+        text = (given.out / "results.md").read_text()
+        assert "Calls without token counts, so the tokens are too low: single sample 3" in text
+        assert ", vote of 3 9, PHP " in text
+
+
+def test_a_benchmarks_question_counts_once(tmp_path: Path) -> None:
+    given = options(tmp_path, 2, methods=("single",))
+    assert given.data is not None
+    data = Path(given.data)
+    data.write_bytes(data.read_bytes() * 5)
+    evaluate_now(given)
+    assert len(rows_of(given.out)) == 2

@@ -191,13 +191,6 @@ async def test_what_no_file_could_hold_comes_back(samples: Samples) -> None:
     assert await ask(model, "x") == await ask(model, "x") == ["half a \ud83d"]
 
 
-async def test_replies_without_token_counts_are_counted(samples: Samples) -> None:
-    model = remembering(samples, counting(reports_usage=False))
-    await ask(model, "x", "x")
-    await ask(model, "x")
-    assert samples.counts["unreported"] == 3
-
-
 async def test_a_full_disk_is_an_error_and_no_sample(samples: Samples) -> None:
     class Full:
         name = "full"

@@ -105,18 +105,22 @@ def test_failures_and_critics_are_paid_for() -> None:
     second["critique"] = Critique({**critique(0.5), "usage": usage(1, 5, 1)})
     pool.failures.append(failure("agent-1", "propose", usage(3, 7, 0)))
     pool.failures.append(failure("agent-3", "critique", usage(1, 100, 0)))
-    assert votes.vote(2)(pool) == votes.Result("1", 7 + 20 + 6, 3 + 1 + 1, {})
-    assert votes.vote(3)(pool) == votes.Result("0", 33 + 30 + 100, 5 + 1 + 1, {})
+    assert votes.weighted_vote(2)(pool) == votes.Result("1", 7 + 20 + 6, 3 + 1 + 1, {})
+    assert votes.weighted_vote(3)(pool) == votes.Result("0", 33 + 30 + 100, 5 + 1 + 1, {})
+    # A plain vote needs no critic that has to be asked, so it pays for none and reads none.
+    assert votes.vote(2)(pool) == votes.Result("1", 7 + 20, 3 + 1, {})
+    assert votes.vote(3)(pool) == votes.Result("1", 7 + 20 + 30, 3 + 1 + 1, {})
 
 
 def test_a_verdict_beside_the_sequence_probability_costs_a_vote_nothing() -> None:
     pool = episode(None, (1, 0.5), (0, 0.9))
-    before = votes.vote(2)(pool).tokens
+    before = votes.weighted_vote(2)(pool).tokens
     second = pool.responses["agent-2@0"]
     second["critique"] = Critique({**critique(0.5), "source": "logprob", "usage": usage(1, 5, 1)})
-    assert votes.vote(2)(pool).tokens == before
+    assert votes.weighted_vote(2)(pool).tokens == votes.vote(2)(pool).tokens == before
     second["critique"] = Critique({**critique(0.5), "source": "self", "usage": usage(1, 5, 1)})
-    assert votes.vote(2)(pool).tokens == before + 6
+    assert votes.weighted_vote(2)(pool).tokens == before + 6
+    assert votes.vote(2)(pool).tokens == before
 
 
 def test_a_vote_without_a_response_has_failed_and_one_without_an_answer_has_not() -> None:
