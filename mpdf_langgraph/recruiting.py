@@ -132,7 +132,7 @@ class AskingValues(Fitted):
             asked, as text. Empty: the consensus gives no such probability, or only the best agent
             is worth asking.
         stages: By number of agents asked, from `wave`, as text. Empty where `enough` decides.
-            Nobody is asked after a number that is missing.
+            Nobody is asked after a number that is missing, unless nobody has answered.
         measured: What they were measured on, for people who read the file.
     """
 
@@ -194,6 +194,11 @@ class AdaptiveRecruiting:
     def __post_init__(self) -> None:
         check_number("wave", self.wave, 1, whole=True)
         check_number("cost", self.cost, 0)
+        if self.values is not None and self.values.wave != self.wave:
+            raise ConfigurationError(
+                f"recruit: wave={self.wave}, and its values were measured with wave="
+                f"{self.values.wave}. Use load_recruiting, or measure with another --wave"
+            )
 
     @property
     def calibration(self) -> Calibration | None:
@@ -228,13 +233,17 @@ class AdaptiveRecruiting:
             warnings.warn(
                 f"recruit: its values were measured with consensus={self.values.consensus!r}, and "
                 f"this team votes by {consensus!r}",
-                stacklevel=4,
+                stacklevel=5,
             )
-        if self.values.critic not in (None, critic):
+        known = self.values.critic
+        # Both take their confidence from the log-probabilities.
+        alike = {known, critic} <= {"logprob", "self+logprob"}
+        if known not in (None, critic) and not alike:
+            has = "has none" if critic is None else f"has {critic!r}"
             warnings.warn(
-                f"recruit: its values were measured with the critic {self.values.critic!r}, and "
-                f"this team has {critic!r}, whose confidence means something else",
-                stacklevel=4,
+                f"recruit: its values were measured with the confidences of the critic {known!r}, "
+                f"and this team {has}",
+                stacklevel=5,
             )
 
     def describe(self) -> dict[str, Any]:
@@ -265,34 +274,38 @@ class AdaptiveRecruiting:
             price: Summed price of the next wave's tokens.
             tokens: Mean tokens of a proposal so far.
         """
-        if self.values is not None:
-            known = confidence if probability is None else probability
-            return _measured_worth(self.values, str(asked), stand, known)
         if stand.leader == 0:
             return Worth(1.0, 0.0, "nobody has given an answer")
+        if self.values is not None:
+            known = _measured_worth(self.values, str(asked), stand, probability, confidence)
+            if known is not None:
+                return known
         doubt = overturn_probability(stand) if probability is None else 1 - probability
         charged = self.cost * price * tokens / 1000
         return Worth(doubt, charged, f"the chance that it is wrong is taken for {doubt:.3f}")
 
 
-def _measured_worth(values: AskingValues, asked: str, stand: Stand, known: float | None) -> Worth:
+def _measured_worth(
+    values: AskingValues,
+    asked: str,
+    stand: Stand,
+    probability: float | None,
+    confidence: float | None,
+) -> Worth | None:
     """Return what the next wave is worth, as `training.learn.asking.play_asking` has measured it.
 
-    Args:
-        values: What was measured.
-        asked: Number of agents asked so far.
-        stand: How their answers stand.
-        known: See `leading_confidence`.
+    See `AdaptiveRecruiting.weigh`. None: it was measured with a consensus rule that gives P(right),
+    and this one gives none.
     """
     if (enough := values.enough.get(asked)) is not None:
-        if known is None:
-            return Worth(1.0, 0.0, "nothing says how probably it is right")
-        why = f"it is right with probability {known:.3f}, and {enough:.3f} is enough"
-        return Worth(1 - known, 1 - enough, why)
+        if probability is None:
+            return None
+        why = f"it is right with probability {probability:.3f}, and {enough:.3f} is enough"
+        return Worth(1 - probability, 1 - enough, why)
     if (stage := values.stages.get(asked)) is None:
         return Worth(0.0, 0.0, f"to ask more than {asked} did not pay")
     key = f"{stand.leader}-{stand.runner_up}"
-    if (gain := stage.gain(key, known)) is None:
+    if (gain := stage.gain(key, confidence)) is None:
         return Worth(1.0, 0.0, "no measured question stood so")
     share, count = stage.right[key], stage.decisions[key]
     return Worth(gain, 0.0, f"it was right in {share:.1%} of {count} such questions")

@@ -97,6 +97,13 @@ class Settings:
             prices = {name: agent.price for name, agent in self.agents.items()}
             critic = None if self.critic is None else self.critic.name
             self.recruiting.check_team(prices, self.consensus_name, critic)
+            used = self._calibration()
+            if self.recruiting.calibration is not None and (used is None or not used.root):
+                warnings.warn(
+                    "recruit: its values were measured with calibrated confidences, and those of "
+                    "this team are not calibrated. Fit its router with a calibration, or give none",
+                    stacklevel=4,
+                )
         if not isinstance(self.name, str) or not _MESSAGE_NAME.fullmatch(self.name):
             raise ConfigurationError(
                 f"name={self.name!r}: use 1 to 64 letters, digits, '_' and '-'. The final message "
@@ -184,7 +191,7 @@ class Settings:
                 f"no bar keeps the share of wrong answers at {risk:g} with 99 % confidence on the "
                 f"{most} questions that it can be checked on: no answer will be accepted. Fit on "
                 "more questions, or allow a higher risk",
-                stacklevel=4,
+                stacklevel=5,
             )
 
     @cached_property

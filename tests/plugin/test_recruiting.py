@@ -165,8 +165,40 @@ def test_values_bring_the_calibration_that_they_were_measured_with() -> None:
     assert len(outcome(team("4", "5"), **given_)["votes"]) == 2  # .99 means 1/2
     own = Calibration({"<lambda>": Curves(proposed=Curve(slope=1.0, shift=0.0), refined=flat)})
     assert len(outcome(team("4", "5"), calibration=own, **given_)["votes"]) == 1
-    with pytest.warns(UserWarning, match="measured with the critic '<lambda>', and this team has"):
+    with pytest.warns(UserWarning, match="critic '<lambda>', and this team has 'logprob'") as told:
         build(team("4", "5"), **{**given_, "critic": "logprob"})
+    assert told[0].filename == __file__
+    with pytest.warns(UserWarning, match="critic '<lambda>', and this team has none"):
+        build(team("4", "5"), **{**given_, "critic": None})
+    with pytest.warns(UserWarning, match="those of this team are not calibrated"):
+        build(team("4", "5"), **given_, calibration=Calibration({}))
+
+
+@pytest.mark.parametrize("critic", ["logprob", "self+logprob"])
+@pytest.mark.parametrize("measured", ["logprob", "self+logprob", None])
+def test_critics_that_read_log_probabilities_are_alike(critic: str, measured: Any) -> None:
+    values = asking(["a0", "a1"], {"1": {}}, critic=measured)
+    build(team("4", "5"), recruit=AdaptiveRecruiting(values=values), critic=critic)
+
+
+def test_without_p_right_what_is_enough_says_nothing() -> None:
+    values = asking(["a0", "a1"], {}, enough={"1": 0.6}, consensus="log-odds")
+    with pytest.warns(UserWarning, match="measured with consensus='log-odds'"):
+        found = outcome(
+            team("4", "5"),
+            recruit=AdaptiveRecruiting(values=values, cost=0.0),
+            critic=lambda question, response: 0.95,
+        )
+    assert len(found["votes"]) == 2
+
+
+def test_the_values_belong_to_their_wave() -> None:
+    values = asking(["a0", "a1", "a2"], {"2": {}}, wave=2)
+    AdaptiveRecruiting(wave=2, values=values)
+    with pytest.raises(
+        ConfigurationError, match="wave=1, and its values were measured with wave=2"
+    ):
+        AdaptiveRecruiting(values=values)
 
 
 def test_wrong_options_are_refused(tmp_path: Path) -> None:
@@ -257,6 +289,20 @@ def test_a_failed_proposal_is_no_answer_so_the_next_agent_is_asked() -> None:
     assert found["answer"] == "4"
     assert found["not_asked"] == ["a2"]
     assert "down" in found["failures"][0]
+
+
+@pytest.mark.parametrize("gains", [{"1": {"1-0": -0.01}}, {"1": {"1-0": -0.01, "0-0": -0.01}}])
+def test_where_nobody_answers_the_next_agent_is_asked_whatever_was_measured(
+    gains: dict[str, dict[str, float]],
+) -> None:
+    def broken(_: Any) -> str:
+        raise ValueError("down")
+
+    down = [Agent(f"a{n}", RunnableLambda(broken), retries=0) for n in (0, 1)]
+    values = asking(["a0", "a1", "a2", "a3"], gains)
+    agents = [*down, *team("x", "x", "4", "5")[2:]]
+    found = outcome(agents, recruit=AdaptiveRecruiting(values=values))
+    assert (found["answer"], found["not_asked"]) == ("4", ["a3"])
 
 
 def test_only_those_who_were_asked_decide_and_refine() -> None:

@@ -206,6 +206,10 @@ def gsm8k_solutions(row: dict[str, Any]) -> Iterator[dict[str, Any]]:
             }
 
 
+#: The critic of imported answers, whatever gave their confidence.
+LOGGED = "logged"
+
+
 class _LoggedRouter:
     """Sends those to refine who answered again.
 
@@ -289,7 +293,7 @@ class Replay:
     def _graph_for(self, said: Sequence[Response]) -> tuple[Any, _LoggedRouter]:
         """Return the graph of a team and of a number of responses, built once."""
 
-        def logged(question: str, response: Response) -> float:  # its name stands in the record
+        def logged(question: str, response: Response) -> float:  # `LOGGED` stands in the record
             raise AssertionError("the critic's verdicts are recorded, so it is not asked")
 
         names = [r["agent"] for r in said if r["round"] == 0]
@@ -332,9 +336,9 @@ def make_responses(answers: Sequence[Answer], schema: AnswerSchema) -> list[Resp
             schema=schema,
         )
         if criticised:
-            known = {} if answer.confidence is None else {"logged": answer.confidence}
+            known = {} if answer.confidence is None else {LOGGED: answer.confidence}
             response["critique"] = Critique(
-                confidence=answer.confidence, source="logged", scores=known, usage=no_usage()
+                confidence=answer.confidence, source=LOGGED, scores=known, usage=no_usage()
             )
         responses.append(response)
     return responses

@@ -38,8 +38,9 @@ class MethodResult:
             method without confidences.
         control: Name of its control.
         by_run: Whether each run was right, ``[runs, Q]``. None: there is one run.
-        lost: Whether each run failed, ``[runs, Q]``. None: none did.
-        unreported: Calls whose tokens the endpoint did not report, over all runs.
+        lost: Whether each run failed, or one of its proposals or refinements, ``[runs, Q]``. None:
+            none did.
+        unreported: Calls that gave a reply without its tokens, over all runs.
     """
 
     name: str
@@ -112,7 +113,7 @@ def summarise(name: str, kind: str, runs: Sequence[Sequence[Result | None]]) -> 
         actions={a: n / total for a, n in counts.items()} if total else {},
         confidence=quality(*np.array(pairs, float).T) if pairs else {},
         by_run=right,
-        lost=np.array([[r is None or r.failed for r in run] for run in runs], dtype=bool),
+        lost=np.array([[r is None or r.failed or r.gaps > 0 for r in run] for run in runs], bool),
         unreported=sum(r.unreported for r in done),
     )
 
@@ -154,11 +155,12 @@ def accuracy_interval(method: MethodResult) -> Interval:
 
 
 def credited(method: MethodResult) -> MethodResult:
-    """Return the results as if every run that failed had been right."""
-    if not method.failed or method.lost is None:
+    """Return the results as if every run in which something failed had been right, and free."""
+    if method.lost is None or not method.lost.any():
         return method
     table = np.maximum(method.table, method.lost)
-    return replace(method, right=table.mean(0), by_run=table)
+    tokens = np.where(method.lost.any(0), 0.0, method.tokens)
+    return replace(method, right=table.mean(0), by_run=table, tokens=tokens)
 
 
 def best_baseline(method: MethodResult, methods: Sequence[MethodResult]) -> MethodResult | None:
@@ -175,8 +177,8 @@ def decide_gate(
 
     It passes if it beats its control and the best baseline at no more tokens, both with lower
     bounds above zero. On fewer than `LEAST_QUESTIONS` questions the gate is unknown. So it is where
-    the router would not beat them for sure if their runs that failed had been right, and where
-    tokens are not known.
+    the router would not beat them for sure if the runs in which something failed had been right,
+    and where its own tokens are not all known.
     """
     rival = best_baseline(method, list(methods.values()))
     against = {"baseline": rival, "control": methods.get(method.control or "")}
@@ -196,11 +198,10 @@ def decide_gate(
         return "fail", evidence
     if len(gains) < 2 or any(d.low <= 0 for d in gains.values()):
         return "unknown", evidence
-    baselines = [m for m in methods.values() if m.kind == "baseline"]
-    if silent := [m.name for m in (method, *baselines) if m.unreported]:
-        why = f"the endpoint does not tell all tokens of {silent[0]}"
+    if method.unreported:  # with them, dearer baselines might be rivals
+        why = f"the endpoint does not tell all tokens of {method.name}"
         return "unknown", {**evidence, "why": why}
-    rivals = [best_baseline(method, [*map(credited, baselines)]), against["control"]]
+    rivals = [best_baseline(method, [*map(credited, methods.values())]), against["control"]]
     for other in rivals:
         if other is not None and difference(method, credited(other)).low <= 0:
             why = f"{other.name} failed on questions that would decide: run again"

@@ -98,6 +98,7 @@ def read_test_questions(path: Path, bench: Bench, limit: int | None) -> list[Que
 def settings_of(options: EvaluateOptions, bench: Bench) -> dict[str, Any]:
     """Return what all rows of a folder have in common."""
     return {
+        "version": 2,  # of the rows: those of version 1 do not say what failed on the way
         "benchmark": options.benchmark,
         "agents": [agent.describe() for agent in bench.agents],
         "prompts": vars(bench.agents[0].prompts),
@@ -149,7 +150,10 @@ async def evaluate(options: EvaluateOptions) -> tuple[dict[str, MethodResult], C
     questions: list[Question] = []
     if benchmark := options.known_benchmark:
         found = load(benchmark, options.data, options.split)
-        questions = sample(leave_out_repeated(found), options.limit)
+        different = leave_out_repeated(found)
+        if len(different) < len(found):
+            print(f"{benchmark.name}: {len(found) - len(different)} repeated questions left out")
+        questions = sample(different, options.limit)
     bench = options.open_bench(options.out)
     with closing(bench), warnings.catch_warnings():
         # A greedy team is meant to propose the same.
@@ -208,7 +212,7 @@ def check_apart(path: Path, validation: Sequence[Question], test: Sequence[Quest
 
 def _as_asked(question: Question) -> str:
     """Return what the models are told, however it is spaced. References are not told."""
-    told = {name: " ".join(text.split()) for name, text in question.contexts.items()}
+    told = {n: " ".join(text.split()) for n, text in question.contexts.items() if text.strip()}
     return json.dumps([" ".join(question.question.split()), told], sort_keys=True)
 
 

@@ -199,7 +199,7 @@ def _debate(rounds: int) -> Method:
             consensus="majority",
             max_rounds=rounds,
         )
-        return result_of(episode)
+        return result_of(episode, judged=False)  # but for ties, nobody reads confidences
 
     return Method(f"debate, {_rounds(rounds)}", ((None, ask),))
 

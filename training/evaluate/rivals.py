@@ -98,6 +98,7 @@ def progressive_hints(
         failed=not responses,
         failures=failures,
         unreported=usage["unreported"],
+        gaps=len(failures),
     )
 
 

@@ -104,8 +104,8 @@ async def run_methods(bench: Bench, question: Question, methods: Sequence[Method
     Returns:
         The runs of each method by its name, one per seed. A run has `answer`, `right`, `tokens`,
         `calls` and `actions`. It has `confidence` if that is known, `failures` if calls failed,
-        `unreported` if some told no tokens, `router` (its version) if there is one, and `error` if
-        the run failed.
+        `unreported` if some told no tokens, `gaps` if a proposal or a refinement failed, `router`
+        (its version) if there is one, and `error` if the run failed.
     """
     play = Play(bench, question, methods)
     runs: dict[str, list[Row]] = {}
@@ -121,8 +121,9 @@ async def run_methods(bench: Bench, question: Question, methods: Sequence[Method
                     run["confidence"] = result.confidence
                 if result.failures:
                     run["failures"] = result.failures
-                if result.unreported:
-                    run["unreported"] = result.unreported
+                for name in ("unreported", "gaps"):
+                    if count := getattr(result, name):
+                        run[name] = count
                 if result.failed:
                     run["error"] = next(iter(result.failures), "no call gave a response")
             except Exception as error:  # of any kind: the other questions must be answered
@@ -218,5 +219,6 @@ def _result(run: Row) -> Result | None:
         confidence=run.get("confidence"),
         failures=tuple(run.get("failures", ())),
         unreported=run.get("unreported", 0),
+        gaps=run.get("gaps", 0),
         right=run["right"],
     )

@@ -1,7 +1,8 @@
 """The methods that only need proposals, computed from one pool of samples per question.
 
 A vote of k is the graph with k agents that always persist. It makes no decision, so it follows
-exactly from the first k proposals of a larger vote (a test compares the two).
+exactly from the first k proposals of a larger vote (a test compares the two). A plain vote is that
+graph without a critic, if the critic has to be asked.
 """
 
 from collections import Counter
@@ -21,7 +22,15 @@ from mpdf_langgraph.consensus import (
     majority,
 )
 from mpdf_langgraph.rounds import after_move
-from mpdf_langgraph.state import Critique, Response, Usage, add_usage, no_usage, tokens
+from mpdf_langgraph.state import (
+    Critique,
+    Failure,
+    Response,
+    Usage,
+    add_usage,
+    no_usage,
+    tokens,
+)
 
 
 @dataclass(frozen=True)
@@ -30,13 +39,14 @@ class Result:
 
     Attributes:
         answer: The group's answer. None: it has none.
-        tokens: Prompt and completion tokens, the critic's included.
+        tokens: Prompt and completion tokens, the critic's included where the method reads it.
         calls: LLM calls.
         actions: How often each action was taken. Empty for a method without actions.
         failed: No call gave a response.
         confidence: The highest confidence of those who give the answer. None: unknown.
         failures: A line for everything that went wrong, survived or not.
-        unreported: Calls whose tokens the endpoint did not report. They are not in `tokens`.
+        unreported: Calls that gave a reply without its tokens. They are not in `tokens`.
+        gaps: Proposals and refinements that failed.
         right: Whether the answer is right, once it is graded.
     """
 
@@ -48,6 +58,7 @@ class Result:
     confidence: float | None = field(default=None, compare=False)
     failures: tuple[str, ...] = field(default=(), compare=False)
     unreported: int = field(default=0, compare=False)
+    gaps: int = field(default=0, compare=False)
     right: bool = field(default=False, compare=False)
 
 
@@ -56,17 +67,19 @@ def usage_of(episode: Episode, agents: Collection[str], *, judged: bool = True) 
 
     Without `judged`, critiques are not, as nobody reads them.
     """
-    parts = [
-        f["usage"]
-        for f in episode.failures
-        if f["agent"] in agents and (judged or f["stage"] != "critique")
-    ]
+    parts = [f["usage"] for f in failures_of(episode, agents, judged=judged)]
     for response in episode.responses.values():
         if response["agent"] in agents:
             parts.append(response["usage"])
             if judged and response["critique"] and not _is_extra(response["critique"]):
                 parts.append(response["critique"]["usage"])
     return add_usage(no_usage(), *parts)
+
+
+def failures_of(episode: Episode, agents: Collection[str], *, judged: bool = True) -> list[Failure]:
+    """Return the failures of some agents. Without `judged`, those of critiques are none."""
+    those = [f for f in episode.failures if f["agent"] in agents]
+    return those if judged else [f for f in those if f["stage"] != "critique"]
 
 
 def _is_extra(critique: Critique) -> bool:
@@ -132,6 +145,7 @@ def _result(
     cluster = rule(votes)
     backing = [v.confidence for v in votes if v.cluster == cluster and v.confidence is not None]
     usage = usage_of(pool, used, judged=judged)
+    failures = failures_of(pool, used, judged=judged)
     return Result(
         answer=None if cluster is None else pool.representatives[cluster],
         tokens=tokens(usage),
@@ -139,8 +153,9 @@ def _result(
         actions={},
         failed=not any(held),
         confidence=max(backing, default=None) if cluster is not None else None,
-        failures=tuple(f["error"] for f in pool.failures if f["agent"] in used),
+        failures=tuple(f["error"] for f in failures),
         unreported=usage["unreported"],
+        gaps=count_gaps(failures),
     )
 
 
@@ -312,19 +327,26 @@ def replay_with_fresh_samples(episode: Episode, pool: Episode, rule: ConsensusRu
     return replace(outcome, actions=_count_actions(episode))
 
 
-def result_of(episode: Episode, *, observes: bool = False) -> Result:
+def count_gaps(failures: Sequence[Failure]) -> int:
+    """Return how many proposals and refinements failed."""
+    return sum(f["stage"] in ("propose", "refine") for f in failures)
+
+
+def result_of(episode: Episode, *, observes: bool = False, judged: bool = True) -> Result:
     """Return the result of a deliberation.
 
     Args:
         episode: The deliberation.
         observes: Its router uses all of the observations, as a learned one does. It then also pays
             for verdicts that were asked for beside the confidence.
+        judged: It reads confidences. Else it pays for no verdict.
     """
     usage = episode.outcome["usage"]["total"]
     critiques = [response["critique"] for response in episode.responses.values()]
-    unread = add_usage(
-        no_usage(), *(c["usage"] for c in critiques if c and _is_extra(c) and not observes)
-    )
+    parts = [c["usage"] for c in critiques if c and (not judged or _is_extra(c)) and not observes]
+    failures = failures_of(episode, episode.team, judged=judged)
+    parts += [f["usage"] for f in episode.failures if f not in failures]
+    unread = add_usage(no_usage(), *parts)
     return Result(
         answer=episode.outcome["answer"],
         tokens=usage["tokens"] - tokens(unread),
@@ -332,8 +354,9 @@ def result_of(episode: Episode, *, observes: bool = False) -> Result:
         actions=_count_actions(episode),
         failed=episode.outcome["stop_reason"] == "failed",
         confidence=episode.outcome["confidence"],
-        failures=tuple(failure["error"] for failure in episode.failures),
-        unreported=usage["unreported"],
+        failures=tuple(failure["error"] for failure in failures),
+        unreported=usage["unreported"] - unread["unreported"],
+        gaps=count_gaps(failures),
     )
 
 

@@ -251,8 +251,6 @@ def fit_asking(
         first = asked.of(best[:1])
         gains = dict.fromkeys(sorted(set(first.stand.tolist())), held_out - single)
         _, those = _stages(asked, best, charge, wave)
-        if UNANSWERED in gains:
-            gains[UNANSWERED] = those["1"].gains[UNANSWERED]
         stage = those["1"].model_copy(update={"gains": gains, "centre": {}, "slope": 0.0})
         stages = {"1": stage}
     values = AskingValues(
@@ -341,7 +339,7 @@ def _stages(
         spread = (apart**2).sum()
         slope = float((apart * (gained - (total / decisions)[inverse])).sum() / (spread + RIDGE))
         expected = gains[inverse] + slope * apart
-        value = np.where(expected > 0, on, part.right)
+        value = np.where((expected > 0) | (part.stand == UNANSWERED), on, part.right)
         stages[str(now)] = Stage(
             centre={k: float(c) for k, c, n in zip(keys.tolist(), centre, count, strict=True) if n},
             slope=slope,
@@ -361,7 +359,7 @@ def play_asking(asked: Asked, values: AskingValues) -> tuple[NDArray[Any], NDArr
     going = np.ones(len(asked), bool)
     for count in _counts(order, values.wave):
         part = asked.of(order[:count])
-        pays = _pays(values, str(count), part)
+        pays = _pays(values, str(count), part) & (count < len(order))
         ends = going & ~pays
         right[ends], used[ends] = part.right[ends], count
         going &= pays
@@ -369,16 +367,20 @@ def play_asking(asked: Asked, values: AskingValues) -> tuple[NDArray[Any], NDArr
 
 
 def _pays(values: AskingValues, count: str, part: Part) -> NDArray[Any]:
-    """Return whether asking on pays, ``[E]`` bool. It does where no question stood so."""
+    """Return whether asking on pays, ``[E]`` bool.
+
+    It does where no question stood so, and where nobody has answered.
+    """
+    unanswered = np.asarray(part.stand == UNANSWERED)
     if count in values.enough:
-        return np.asarray(~(expit(part.sure) >= values.enough[count]))
+        return np.asarray(unanswered | ~(expit(part.sure) >= values.enough[count]))
     stage = values.stages.get(count)
     if stage is None:
-        return np.zeros(len(part.right), bool)
+        return unanswered
     gains = [stage.gains.get(stand, 1.0) for stand in part.stand.tolist()]
     centre = [stage.centre.get(stand, np.nan) for stand in part.stand.tolist()]
     apart = np.nan_to_num(part.sure - np.array(centre))
-    return np.asarray(np.array(gains) + stage.slope * apart > 0)
+    return np.asarray(unanswered | (np.array(gains) + stage.slope * apart > 0))
 
 
 def describe_asking(values: AskingValues) -> str:

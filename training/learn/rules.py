@@ -33,6 +33,7 @@ from mpdf_langgraph.profile_critic import ProfileCritic
 from mpdf_langgraph.recruiting import AskingValues
 from mpdf_langgraph.runtime.budget import prices_of
 from mpdf_langgraph.traces.records import Episode
+from training.collect.importing import LOGGED
 from training.collect.team import answer_schema, grader
 from training.command import run_command
 from training.learn.asking import describe_asking, fit_asking, gather
@@ -210,9 +211,9 @@ def read_graded(paths: Iterable[Path], labels: Mapping[str, str]) -> tuple[list[
 
 
 def critic_of(episodes: Sequence[Episode]) -> str | None:
-    """Return the name of the critic of all episodes. None: they have several, or none at all."""
+    """Return the name of the critic of all episodes. None: they have several, or none is known."""
     names = {episode.options.get("critic") for episode in episodes}
-    return str(names.pop()) if len(names) == 1 and None not in names else None
+    return str(names.pop()) if len(names) == 1 and not names & {None, LOGGED} else None
 
 
 def measure_asking(

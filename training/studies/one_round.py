@@ -292,6 +292,8 @@ def read_recorded(options: OneRoundOptions) -> dict[str, Recorded]:
     further = [read_proposals([folder]) for folder in options.fresh]
     greedy = read_proposals([options.greedy]) if options.greedy else None
     folders = further if greedy is None else [*further, greedy]
+    if len({frozenset(debate.team) for debate in debates.values()}) > 1:
+        raise ConfigurationError("the debates are those of several teams: give the folders of one")
     charged = partial(charge, prices=options.prices)
     recorded = {
         key: Recorded(

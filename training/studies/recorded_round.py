@@ -37,10 +37,10 @@ class Answered:
     stated: tuple[tuple[float, float] | None, ...] = ()
 
 
-def tokens_of(response: Response) -> int:
-    """Return the prompt and completion tokens of a response and of the verdict on it."""
+def tokens_of(response: Response, *, judged: bool = True) -> int:
+    """Return the prompt and completion tokens of a response, and of the verdict on it if read."""
     critique = response["critique"]
-    return tokens(response["usage"]) + (tokens(critique["usage"]) if critique else 0)
+    return tokens(response["usage"]) + (tokens(critique["usage"]) if critique and judged else 0)
 
 
 def with_responses(episode: Episode, change: Callable[[Response], Response]) -> Episode:
@@ -137,7 +137,9 @@ class Debate:
         tally = count_votes(held, rule, self.representatives)
         right, stated = self.right(tally["answer"]), tally.get("probability")
         said = None if stated is None else (stated, right)
-        return Answered(right, sum(map(tokens_of, drawn)), stated=(said,))
+        judged = rule is not MAJORITY
+        spent = sum(tokens_of(response, judged=judged) for response in drawn)
+        return Answered(right, spent, stated=(said,))
 
     def rights(self) -> list[float]:
         """Return whether each agent's proposal is right. A missing one is wrong."""
@@ -147,7 +149,7 @@ class Debate:
     def single(self) -> Answered:
         """Return what the agents give alone, on average."""
         responses = [self.proposed[name] for name in self.names]
-        spent = [tokens_of(r) if r else 0 for r in responses]
+        spent = [tokens_of(r, judged=False) if r else 0 for r in responses]
         return Answered(float(np.mean(self.rights())), float(np.mean(spent)))
 
     def decide(self, router: Router) -> dict[str, Action]:

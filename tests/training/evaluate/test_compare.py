@@ -1,6 +1,7 @@
 """Comparisons: the best baseline at no more tokens, paired intervals, the gate."""
 
 import math
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,13 +15,16 @@ from training.evaluate.compare import (
     MethodResult,
     _neighbours,
     best_baseline,
+    credited,
     decide_gate,
     describe_failures,
     difference,
     plot,
     results_table,
+    summarise,
     wilson,
 )
+from training.evaluate.votes import Result
 
 
 def method(name: str, right: Any, tokens: float = 100.0, **fields: Any) -> MethodResult:
@@ -236,6 +240,17 @@ def test_intervals_of_accuracies_are_wilsons(count: int, data: st.DataObject) ->
     assert 0 <= low <= right / count <= high <= 1
 
 
+def test_a_vote_that_lost_proposals_counts_as_lost() -> None:
+    """It was answered all the same, by the others."""
+    sound = Result("4", 100, 3, {}, right=True)
+    found = summarise("vote", "baseline", [[sound, replace(sound, gaps=2), None]])
+    assert found.lost is not None
+    assert found.lost.tolist() == [[False, True, True]]
+    assert found.failed == 1
+    assert credited(found).right.tolist() == [1, 1, 1]
+    assert credited(found).tokens.tolist() == [100, 0, 0]
+
+
 @pytest.mark.parametrize("failing", ["vote", "r: control"])
 def test_a_router_does_not_pass_because_its_rivals_failed(failing: str) -> None:
     """All are alike, but one of them failed in a tenth of the questions."""
@@ -269,6 +284,25 @@ def test_a_router_does_not_pass_where_tokens_are_not_known() -> None:
         "r: control": method("r: control", share(0.6), 300, kind="control"),
     }
     assert decide_gate(router, methods)[0] == "pass"
-    methods["vote"] = method("vote", share(0.6), 300, unreported=3)
+    methods["vote"] = method("vote", share(0.6), 300, unreported=3)  # it looks cheaper than it is
+    assert decide_gate(router, methods)[0] == "pass"
+    router.unreported = 3
     found, evidence = decide_gate(router, methods)
-    assert (found, evidence["why"]) == ("unknown", "the endpoint does not tell all tokens of vote")
+    assert (found, evidence["why"]) == ("unknown", "the endpoint does not tell all tokens of r")
+
+
+def test_a_rival_is_not_priced_out_by_its_failures() -> None:
+    """All of its cheap runs failed, and count as the mean of the others, which is too much."""
+    table = np.ones((1, 200))
+    lost = np.zeros((1, 200), bool)
+    lost[0, :60] = True
+    table[lost] = 0
+    vote = method("vote", table[0], 385.7, by_run=table, lost=lost, failed=60)
+    router = method("r", share(0.8), 310, kind="learned", control="r: control")
+    methods = {
+        "r": router, "vote": vote, "single": method("single", share(0.5), 100),
+        "r: control": method("r: control", share(0.6), 300, kind="control"),
+    }  # fmt: skip
+    found, evidence = decide_gate(router, methods)
+    assert (found, evidence["baseline"]["name"]) == ("unknown", "single")
+    assert "vote failed on questions that would decide" in evidence["why"]

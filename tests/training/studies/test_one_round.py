@@ -217,9 +217,10 @@ def test_tokens_count_as_often_as_their_price(traces: Path) -> None:
     everybody = plain.refining(only_without_answer=False)
     own = [r for r in episode.responses.values() if r["agent"] == "ann"]
     more = priced.play(everybody, MAJORITY).tokens - plain.play(everybody, MAJORITY).tokens
-    assert more == 10 * sum(map(tokens_of, own)) > 0
-    votes = [vote(debate, None)["vote of 3"].tokens for debate in (plain, priced)]
-    assert votes[1] - votes[0] == 10 * tokens_of(own[0])
+    assert more == 10 * sum(tokens_of(r, judged=False) for r in own) > 0
+    for name, judged in (("vote of 3", False), ("vote of 3 by confidence", True)):
+        votes = [vote(debate, None)[name].tokens for debate in (plain, priced)]
+        assert votes[1] - votes[0] == 10 * tokens_of(own[0], judged=judged)
     cost = make_groups([charge(episode, {"ann": 11})], MATH.equivalent).tokens
     least = make_groups([episode], MATH.equivalent).tokens
     assert cost.sum() - least.sum() == 10 * tokens_of(own[1])
@@ -231,10 +232,26 @@ def test_tokens_count_as_often_as_their_price(traces: Path) -> None:
         study(OneRoundOptions((traces,), prices={"ann": -1}))
 
 
-def test_votes_and_debates_count_the_critics_tokens_alike(traces: Path) -> None:
-    debate = Debate(asked_judges(next(iter(TraceReader(traces)))), MATH.equivalent)
-    assert vote(debate, None)["vote of 3"].tokens == debate.play({}, MAJORITY).tokens
-    assert debate.single().tokens == pytest.approx(debate.play({}, MAJORITY).tokens / 3)
+def test_only_who_reads_confidences_pays_for_them(traces: Path) -> None:
+    debate = Debate(asked_judges(next(iter(TraceReader(traces)))), MATH.equivalent, [])
+    plain, judged = debate.play({}, MAJORITY).tokens, debate.play({}, CONFIDENCE).tokens
+    assert judged == plain + 3 * 50
+    found = vote(debate, None)
+    assert found["vote of 3"].tokens == plain
+    assert found["vote of 3 by confidence"].tokens == judged
+    assert debate.single().tokens == pytest.approx(plain / 3)
+
+
+def test_debates_of_several_teams_are_refused(traces: Path, tmp_path: Path) -> None:
+    episode = next(iter(TraceReader(traces)))
+    alone = episode.model_copy(update={"agents": episode.agents[:2], "question": "Another?"})
+    other = tmp_path / "other.jsonl"
+    names = {agent["name"] for agent in alone.agents}
+    kept = {i: r for i, r in alone.responses.items() if r["agent"] in names}
+    turns = [t for t in alone.turns if t["agent"] in names]
+    other.write_bytes(alone.model_copy(update={"responses": kept, "turns": turns}).to_json())
+    with pytest.raises(ConfigurationError, match="the debates are those of several teams"):
+        study(OneRoundOptions((traces, other), out=tmp_path))
 
 
 def asked_judges(episode: Episode) -> Episode:
