@@ -344,8 +344,9 @@ def result_of(episode: Episode, *, observes: bool = False, judged: bool = True) 
     usage = episode.outcome["usage"]["total"]
     critiques = [response["critique"] for response in episode.responses.values()]
     parts = [c["usage"] for c in critiques if c and (not judged or _is_extra(c)) and not observes]
-    failures = failures_of(episode, episode.team, judged=judged)
-    parts += [f["usage"] for f in episode.failures if f not in failures]
+    unasked = [] if judged else [f for f in episode.failures if f["stage"] == "critique"]
+    failures = [f for f in episode.failures if f not in unasked]
+    parts += [f["usage"] for f in unasked]
     unread = add_usage(no_usage(), *parts)
     return Result(
         answer=episode.outcome["answer"],

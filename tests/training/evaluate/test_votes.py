@@ -304,3 +304,20 @@ def test_who_holds_anothers_response_speaks_with_its_voice() -> None:
     found = votes.ballot([own, adopted, adopted, None], ["ann", "bo", "cy", "di"])
     assert [vote.author for vote in found] == [None, None, "bo", None]
     assert [vote.author for vote in votes.ballot([own, adopted])] == [None, None]
+
+
+async def test_a_plain_debate_pays_for_no_verdict(tmp_path: Path) -> None:
+    source = TeamOptions(model_factory=("tests.support.factories:make",))
+    with closing(Bench(source, tmp_path, critic="self")) as bench:
+        given = {"router": "always-refine", "consensus": "majority", "max_rounds": 1}
+        one = await bench.deliberate(QUESTIONS[0], stop_when_settled=False, **given)
+    judged, plain = votes.result_of(one), votes.result_of(one, judged=False)
+    spent = sum(votes.tokens(response["usage"]) for response in one.responses.values())
+    assert (plain.calls, plain.tokens) == (6, spent)
+    assert judged.calls > plain.calls
+    assert judged.tokens > plain.tokens
+    assert judged.failures  # the riddler knows no yes or no
+    assert plain.failures == ()
+    one.failures.append(failure("somebody else", "refine", usage(1, 10, 0)))
+    found = votes.result_of(one, judged=False)
+    assert (len(found.failures), found.gaps, found.calls) == (1, 1, plain.calls)
