@@ -285,7 +285,8 @@ async def test_the_strongest_of_a_mixed_team_is_found_on_validation_questions(
 async def test_other_critics_cost_what_they_cost(tmp_path: Path) -> None:
     methods, _ = await evaluate(options(tmp_path, "--critic", "self", kinds="B"))
     # The riddler knows no yes or no: it is asked in three ways, and later no more.
-    assert methods["vote of 15"].calls[0] > 15
+    assert methods["weighted vote of 15"].calls[0] > 15
+    assert methods["vote of 15"].calls[0] == 15  # it reads no confidence
     assert methods["PHP"].calls[0] == 2
     assert methods["vote of 3"].right.tolist() == [1]
 
