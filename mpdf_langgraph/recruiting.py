@@ -242,7 +242,7 @@ class AdaptiveRecruiting:
             has = "has none" if critic is None else f"has {critic!r}"
             warnings.warn(
                 f"recruit: its values were measured with the confidences of the critic {known!r}, "
-                f"and this team {has}",
+                f"and this team {has}. Use that critic, or measure again with this one",
                 stacklevel=5,
             )
 

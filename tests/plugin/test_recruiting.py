@@ -2,6 +2,7 @@
 
 import itertools
 import json
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -174,11 +175,15 @@ def test_values_bring_the_calibration_that_they_were_measured_with() -> None:
         build(team("4", "5"), **given_, calibration=Calibration({}))
 
 
-@pytest.mark.parametrize("critic", ["logprob", "self+logprob"])
-@pytest.mark.parametrize("measured", ["logprob", "self+logprob", None])
+@pytest.mark.parametrize("critic", ["logprob", "self+logprob", "self"])
+@pytest.mark.parametrize("measured", ["logprob", "self+logprob", "self", None])
 def test_critics_that_read_log_probabilities_are_alike(critic: str, measured: Any) -> None:
     values = asking(["a0", "a1"], {"1": {}}, critic=measured)
-    build(team("4", "5"), recruit=AdaptiveRecruiting(values=values), critic=critic)
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always")
+        build(team("4", "5"), recruit=AdaptiveRecruiting(values=values), critic=critic)
+    alike = measured in (None, critic) or "self" not in (critic, measured)
+    assert any("its values were measured with" in str(one.message) for one in told) != alike
 
 
 def test_without_p_right_what_is_enough_says_nothing() -> None:

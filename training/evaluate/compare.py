@@ -199,7 +199,7 @@ def decide_gate(
     if len(gains) < 2 or any(d.low <= 0 for d in gains.values()):
         return "unknown", evidence
     if method.unreported:  # with them, dearer baselines might be rivals
-        why = f"the endpoint does not tell all tokens of {method.name}"
+        why = f"the endpoint does not tell all tokens of {method.name}: use one that reports usage"
         return "unknown", {**evidence, "why": why}
     rivals = [best_baseline(method, [*map(credited, methods.values())]), against["control"]]
     for other in rivals:

@@ -18,7 +18,7 @@ from mpdf_langgraph.profile_critic import (
 from mpdf_langgraph.state import Critique, Response, no_usage
 from mpdf_langgraph.traces.records import Episode
 from training.learn.measures import auroc, fit_logistic
-from training.learn.recalibrate import rebuild
+from training.learn.recalibrate import rebuild, with_responses
 from training.learn.rewards import Grader, first_hint
 
 Array = NDArray[np.float64]
@@ -123,8 +123,7 @@ def with_confidence(episode: Episode, critic: ProfileCritic) -> Episode:
         verdict = Critique(confidence=confidence, source="profile", scores=known, usage=no_usage())
         return Response({**response, "critique": verdict})
 
-    responses = {i: judged(one) for i, one in episode.responses.items()}
-    return episode.model_copy(update={"responses": responses})
+    return with_responses(episode, judged)
 
 
 def criticise(

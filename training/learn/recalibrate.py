@@ -1,5 +1,7 @@
 """An episode as its graph would have recorded it with another calibration of the confidences."""
 
+from collections.abc import Callable
+
 from mpdf_langgraph.calibration import Calibration
 from mpdf_langgraph.consensus import ConsensusRule, concession, count_votes, votes_of
 from mpdf_langgraph.learned_consensus import LearnedConsensus, describe_rule
@@ -38,8 +40,14 @@ def recalibrate(
     if consensus is not None:
         rule = consensus.of(episode.category)
         options |= describe_rule("learned", consensus)
-    responses = {i: calibration.apply(one) for i, one in episode.responses.items()}
-    return rebuild(episode.model_copy(update={"responses": responses, "options": options}), rule)
+    calibrated = with_responses(episode, calibration.apply)
+    return rebuild(calibrated.model_copy(update={"options": options}), rule)
+
+
+def with_responses(episode: Episode, change: Callable[[Response], Response]) -> Episode:
+    """Return the episode with its responses changed, and nothing that follows from them."""
+    responses = {id_: change(one) for id_, one in episode.responses.items()}
+    return episode.model_copy(update={"responses": responses})
 
 
 def rebuild(changed: Episode, rule: ConsensusRule) -> Episode:

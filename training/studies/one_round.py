@@ -56,7 +56,7 @@ from training.learn.measures import (
     widen_by_fits,
 )
 from training.learn.profile_fit import criticise, fit_profile, gather_looks, with_confidence
-from training.learn.recalibrate import recalibrate
+from training.learn.recalibrate import recalibrate, with_responses
 from training.learn.rewards import Grader
 from training.studies.fits import Fit, run_fits
 from training.studies.recorded_round import (
@@ -66,7 +66,6 @@ from training.studies.recorded_round import (
     Debate,
     read_debates,
     read_proposals,
-    with_responses,
 )
 
 LEARNED = "learned"
@@ -285,7 +284,11 @@ def study(options: OneRoundOptions) -> str:
 
 
 def read_recorded(options: OneRoundOptions) -> dict[str, Recorded]:
-    """Return what is recorded of every question that all folders have."""
+    """Return what is recorded of every question that all folders have.
+
+    Raises:
+        ConfigurationError: A price is none, or the debates are those of several teams.
+    """
     for agent, price in options.prices.items():
         check_number(f"--prices {agent}", price, 0, whole=True)
     debates = read_debates(options.traces)

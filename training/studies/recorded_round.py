@@ -1,6 +1,6 @@
 """A recorded debate of one round, and what comes of other actions in it."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -41,12 +41,6 @@ def tokens_of(response: Response, *, judged: bool = True) -> int:
     """Return the prompt and completion tokens of a response, and of the verdict on it if read."""
     critique = response["critique"]
     return tokens(response["usage"]) + (tokens(critique["usage"]) if critique and judged else 0)
-
-
-def with_responses(episode: Episode, change: Callable[[Response], Response]) -> Episode:
-    """Return the episode with its responses changed, and nothing that follows from them."""
-    responses = {id_: change(one) for id_, one in episode.responses.items()}
-    return episode.model_copy(update={"responses": responses})
 
 
 class Debate:

@@ -288,7 +288,8 @@ def test_a_router_does_not_pass_where_tokens_are_not_known() -> None:
     assert decide_gate(router, methods)[0] == "pass"
     router.unreported = 3
     found, evidence = decide_gate(router, methods)
-    assert (found, evidence["why"]) == ("unknown", "the endpoint does not tell all tokens of r")
+    told = "the endpoint does not tell all tokens of r: use one that reports usage"
+    assert (found, evidence["why"]) == ("unknown", told)
 
 
 def test_a_rival_is_not_priced_out_by_its_failures() -> None:

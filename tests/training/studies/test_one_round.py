@@ -15,6 +15,7 @@ from mpdf_langgraph.errors import ConfigurationError
 from mpdf_langgraph.state import Response, Usage, no_usage
 from training.learn.dataset import make_groups
 from training.learn.measures import honest_error
+from training.learn.recalibrate import with_responses
 from training.studies.one_round import (
     OneRoundOptions,
     charge,
@@ -31,7 +32,6 @@ from training.studies.recorded_round import (
     read_debates,
     read_proposals,
     tokens_of,
-    with_responses,
 )
 
 MATH = MathAnswer()
