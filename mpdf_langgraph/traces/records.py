@@ -1,6 +1,6 @@
 """The trace record: one `Episode` per deliberation."""
 
-import base64
+import binascii
 import json
 import math
 import re
@@ -224,11 +224,13 @@ class Episode(BaseModel):
         record = self._to_json()
         if not packed or len(record) > MOST_BYTES:
             return record
-        inside = base64.b64encode(zlib.compress(record, 1)).decode()
+        inside = binascii.b2a_base64(zlib.compress(record, 1), newline=False).decode()
         head = {"schema_version": self.schema_version, "id": self.id, "packed": inside}
         return orjson.dumps(head)
 
     def _to_json(self) -> bytes:
+        with suppress(TypeError):  # `Any` may hide what orjson does not know, and pydantic does
+            return orjson.dumps(dict(self))
         try:
             return orjson.dumps(self.model_dump())
         except TypeError:  # a lone surrogate in user text, which no UTF-8 can hold
@@ -253,7 +255,8 @@ def _unpack(record: Mapping[str, Any]) -> Any:
     """
     unpacker = zlib.decompressobj()
     try:
-        line = unpacker.decompress(base64.b64decode(record["packed"], validate=True), MOST_BYTES)
+        packed = binascii.a2b_base64(record["packed"], strict_mode=True)
+        line = unpacker.decompress(packed, MOST_BYTES)
     except (TypeError, ValueError, zlib.error) as error:
         raise TraceError(f"torn record: {error}") from error
     if not unpacker.eof:
