@@ -76,26 +76,24 @@ def server_command(
     host: str = "127.0.0.1",
     port: int = 8000,
     max_model_len: int = 1024,
-    dtype: str | None = None,
 ) -> list[str]:
     """Return the command line of a server for a model in a Hugging Face folder.
 
-    `max_model_len` is the longest prompt plus answer in tokens. Without a `dtype` it is the one in
-    which this machine's CPU serves a small model fastest.
+    `max_model_len` is the longest prompt plus answer in tokens.
     """
     # The module and not `vllm`: that command looks for a package named vllm and fails.
     return [
         *(str(python), "-m", "vllm.entrypoints.openai.api_server"),
         *("--model", str(model_dir), "--served-model-name", served_model_name),
         *("--host", host, "--port", str(port)),
-        *("--max-model-len", str(max_model_len), "--dtype", dtype or _fastest_dtype()),
+        *("--max-model-len", str(max_model_len), "--dtype", _fastest_dtype()),
         *("--block-size", "32"),  # prompts share whole blocks: the default of 128 shares less
         "--enforce-eager",  # compiling would take longer than a small model saves
     ]
 
 
 def _fastest_dtype() -> str:
-    """Return float32 for an x86 CPU without AVX-512, which takes twice as long in bfloat16."""
+    """Return float32 for an x86 CPU without AVX-512, which is far slower in bfloat16."""
     lines = CPU_INFO.read_text().splitlines() if CPU_INFO.exists() else []
     flags = [line for line in lines if line.startswith("flags")]
     return "float32" if flags and "avx512" not in flags[0] else "bfloat16"

@@ -114,7 +114,6 @@ def command_for(
         host=host,
         port=port,
         max_model_len=CONTEXT,
-        dtype="bfloat16",
     )
 
 
