@@ -10,10 +10,10 @@ how often the group and its agents were right after every round, and how often a
 given again turned from wrong to right, or from right to wrong. The second command writes the same
 episodes as traces. The third fits a router to them.
 
-A row of the table is a debate: `question`, `reference`, and under `agents` what every agent said,
-first of all and then after it had read the answers of the others. A table of another form needs
-another `debate_rows`: any generator of rows of `question`, `reference`, `agent`, `round` and
-`response`, and if known `confidence`.
+A row of the table is a debate: `question`, `reference`, if known its `subject`, and under `agents`
+what every agent said, first of all and then after it had read the answers of the others. A table of
+another form needs another `debate_rows`: any generator of rows of `question`, `reference`, `agent`,
+`round` and `response`, and if known `confidence` and `category`.
 """
 
 from collections import Counter
@@ -57,6 +57,7 @@ def debate_rows(row: dict[str, Any]) -> Iterator[dict[str, Any]]:
                 "agent": agent,
                 "round": number,
                 "response": text,
+                "category": row.get("subject"),
             }
 
 

@@ -13,9 +13,9 @@ end. Those that fail again are in failures.log, and the exit code is 1. It is 2 
 itself is wrong.
 
 With --import no model is asked. A table of recorded answers (columns `question`, `reference`,
-`agent`, `response`, and if known `round` and `confidence`) becomes episodes. PERSIST and CONCEDE
-can be learned from all of them. REFINE can be learned from debates: rows of `round` 1 and more. For
-the table of model solutions that comes with GSM8K add
+`agent`, `response`, and if known `round`, `confidence` and `category`) becomes episodes. PERSIST
+and CONCEDE can be learned from all of them. REFINE can be learned from debates: rows of `round` 1
+and more. For the table of model solutions that comes with GSM8K add
 `--convert training.collect.importing:gsm8k_solutions`.
 """
 

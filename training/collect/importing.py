@@ -34,7 +34,13 @@ from mpdf_langgraph.replies import Reply, response_from
 from mpdf_langgraph.router import PERSIST, REFINE
 from mpdf_langgraph.runtime.calls import CallResult
 from mpdf_langgraph.state import Response, Usage, no_usage
-from training.collect.questions import TableError, read_table, reference_of, text_of
+from training.collect.questions import (
+    TableError,
+    category_of,
+    read_table,
+    reference_of,
+    text_of,
+)
 
 NAME = "import"
 #: The usage of a recorded response: there was one call, and nothing else is known of it.
@@ -63,12 +69,14 @@ class Answers:
 
     Attributes:
         groups: (question, reference) -> answers, in the order of rounds and of the team.
+        categories: Question -> its category, for those that have one.
         rows: Number of rows read, after conversion.
         unusable: Number of rows left out, by reason.
         examples: The place of the first row left out, by reason.
     """
 
     groups: dict[tuple[str, str | None], list[Answer]] = field(default_factory=dict)
+    categories: dict[str, str] = field(default_factory=dict)
     rows: int = 0
     unusable: Counter[str] = field(default_factory=Counter)
     examples: dict[str, str] = field(default_factory=dict)
@@ -105,9 +113,9 @@ def read_answers(path: Path, convert: Convert | None = None) -> Answers:
 
     The team of a question are the agents that answered it, in the order in which the file first
     names them. If an agent has several rows for a question and a round the first one counts. Give
-    samples different agent names to use them all. A question keeps its first reference, and rows
-    with another reference are left out. So are a question that only one agent has answered, and
-    later rounds of an agent without a first answer.
+    samples different agent names to use them all. A question keeps its first reference and
+    category, and rows with others are left out. So are a question that only one agent has answered,
+    and later rounds of an agent without a first answer.
 
     Args:
         path: The table.
@@ -118,6 +126,7 @@ def read_answers(path: Path, convert: Convert | None = None) -> Answers:
     """
     answers = Answers()
     references: dict[str, str | None] = {}
+    categories: dict[str, str | None] = {}
     given: dict[str, dict[tuple[int, str], Answer]] = {}
     places: dict[str, str] = {}
     order: dict[str, None] = {}
@@ -134,6 +143,7 @@ def read_answers(path: Path, convert: Convert | None = None) -> Answers:
                 if isinstance(row, TableError):
                     raise row
                 question, reference = text_of(row, "question"), reference_of(row)
+                category = category_of(row)
                 answer = _answer(row)
             except TableError as error:
                 # The reason leaves out what differs from row to row.
@@ -141,6 +151,9 @@ def read_answers(path: Path, convert: Convert | None = None) -> Answers:
                 continue
             if references.setdefault(question, reference) != reference:
                 leave_out("another reference than the question's first row", where)
+                continue
+            if categories.setdefault(question, category) != category:
+                leave_out("another category than the question's first row", where)
                 continue
             order.setdefault(answer.agent)
             places.setdefault(question, where)
@@ -159,6 +172,11 @@ def read_answers(path: Path, convert: Convert | None = None) -> Answers:
         answers.groups[question, references[question]] = [
             said[round_, name] for round_ in rounds for name in team if (round_, name) in said
         ]
+    answers.categories = {
+        question: category
+        for question, _ in answers.groups
+        if (category := categories[question]) is not None
+    }
     return answers
 
 
@@ -255,7 +273,13 @@ class Replay:
         self.schema, self.consensus, self.max_rounds = schema, consensus, max_rounds
         self._graphs: dict[tuple[Any, ...], tuple[Any, _LoggedRouter]] = {}
 
-    def play(self, question: str, reference: str | None, said: Sequence[Response]) -> Episode:
+    def play(
+        self,
+        question: str,
+        reference: str | None,
+        said: Sequence[Response],
+        category: str | None = None,
+    ) -> Episode:
         """Return the episode of a team that gave these responses and had no calls left.
 
         The same arguments give the same id, so importing a table twice doubles nothing.
@@ -265,6 +289,7 @@ class Replay:
             reference: The reference answer, if known.
             said: A proposal of each agent, in the order of the team, and any later responses. The
                 graph decides which of them are equivalent.
+            category: Of the question, if it has one.
         """
         graph, router = self._graph_for(said)
         last = max(one["round"] for one in said)
@@ -277,7 +302,7 @@ class Replay:
             # The schema counts the first, and neither is news in a log of thousands.
             warnings.filterwarnings("ignore", "Two answers could not be compared")
             warnings.filterwarnings("ignore", "all .* agents proposed the very same text")
-            given = {"question": question, "reference": reference}
+            given = {"question": question, "reference": reference, "category": category}
             graph.invoke(given, config, durability="exit")
             # It stops before any agent is asked, takes the responses as theirs, and goes on.
             while (stopped := graph.get_state(config)).next:
@@ -286,7 +311,7 @@ class Replay:
                 graph.invoke(None, config, durability="exit")
         episode = Episode.from_state(graph.get_state(config).values)
         graph.checkpointer.delete_thread("replay")
-        id_ = _episode_id(question, reference, said, episode.options)
+        id_ = _episode_id(episode, said)
         outcome = {**episode.outcome, "episode": id_}
         return episode.model_copy(update={"id": id_, "outcome": outcome})
 
@@ -319,7 +344,8 @@ class Replay:
     def play_all(self, answers: Answers) -> Iterator[Episode]:
         """Yield the episode of every question of a table."""
         for (question, reference), said in answers.groups.items():
-            yield self.play(question, reference, make_responses(said, self.schema))
+            responses = make_responses(said, self.schema)
+            yield self.play(question, reference, responses, answers.categories.get(question))
 
 
 def make_responses(answers: Sequence[Answer], schema: AnswerSchema) -> list[Response]:
@@ -344,9 +370,7 @@ def make_responses(answers: Sequence[Answer], schema: AnswerSchema) -> list[Resp
     return responses
 
 
-def _episode_id(
-    question: str, reference: str | None, said: Sequence[Response], options: Mapping[str, Any]
-) -> str:
+def _episode_id(episode: Episode, said: Sequence[Response]) -> str:
     told = [
         [
             r["agent"] if r["round"] == 0 else r["id"],
@@ -355,5 +379,6 @@ def _episode_id(
         ]
         for r in said
     ]
-    content = json.dumps([question, reference, told, options], sort_keys=True)
-    return hashlib.sha256(content.encode()).hexdigest()[:32]
+    content = [episode.question, episode.reference, told, episode.options]
+    content += [] if episode.category is None else [episode.category]
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:32]

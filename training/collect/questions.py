@@ -149,6 +149,15 @@ def text_of(row: Mapping[str, Any], column: str) -> str:
     return value.strip()
 
 
+def category_of(row: Mapping[str, Any]) -> str | None:
+    """Return a row's category, None if it has none.
+
+    Raises:
+        TableError: It is not a text.
+    """
+    return None if row.get("category") is None else text_of(row, "category")
+
+
 def reference_of(row: Mapping[str, Any]) -> str | None:
     """Return the reference answer: text or a number, or null if it is not known yet.
 
@@ -213,7 +222,7 @@ def read_questions(path: Path) -> list[Question]:
                 reference_of(row),
                 _contexts_of(row, pairs=path.suffix == ".parquet"),
             )
-            category = None if row.get("category") is None else text_of(row, "category")
+            category = category_of(row)
             name = _id_of(row)
             if name is None:
                 name = content_key(text, reference, contexts, category)

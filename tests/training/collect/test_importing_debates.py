@@ -46,6 +46,29 @@ spoken = st.tuples(
 )
 
 
+def test_a_question_keeps_its_first_category(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rows = [
+        logged("2+2?", "ann", "5", category="sums"),
+        logged("2+2?", "bo", "4", category="sums"),
+        logged("2+2?", "bo", "6", category="logic", round=1),
+        logged("1+3?", "ann", "4"),
+        logged("1+3?", "bo", "4", category=None),
+        logged("1+3?", "cy", "4", category=7),
+    ]
+    [sums, plain] = imported(tmp_path, *rows)
+    assert (sums.category, plain.category) == ("sums", None)
+    assert list(sums.responses) == ["ann@0", "bo@0"]
+    told = capsys.readouterr().out
+    assert "1 x another category than the question's first row (first: line 3)" in told
+    assert "1 x 'category' must be text (first: line 6)" in told
+    (tmp_path / "other").mkdir()
+    without = [{**row, "category": None} for row in rows[:2]]
+    [same] = imported(tmp_path / "other", *without)
+    assert same.id != sums.id
+
+
 def test_a_debate_becomes_an_episode_with_its_refinements(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
