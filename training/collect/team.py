@@ -8,6 +8,7 @@ import os
 import sys
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
+from functools import cache
 from typing import Any, Literal
 
 import tyro
@@ -177,6 +178,18 @@ def grader(schema: AnswerSchema) -> Callable[[str, str], bool]:
     if isinstance(schema, CodeAnswer):
         return lambda answer, tests: schema.passes(answer, tests).passed
     return schema.equivalent
+
+
+@cache
+def remembering_grader(name: Answer) -> Callable[[str, str], bool]:
+    """Return the grader for an answer schema, the same one throughout a process.
+
+    It grades an answer once. Many fits on the same answers then take no longer to grade than one.
+
+    Raises:
+        SandboxError: Programs cannot be run here.
+    """
+    return cache(grader(answer_schema(name)))
 
 
 def check_references(questions: Iterable[Question], schema: AnswerSchema) -> None:

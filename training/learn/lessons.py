@@ -4,12 +4,11 @@ import os
 import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from functools import cache
 from typing import Any
 
 from mpdf_langgraph.calibration import Calibration
 from mpdf_langgraph.errors import ConfigurationError
-from training.collect.team import answer_schema, grader
+from training.collect.team import remembering_grader
 from training.learn.ballots import read_ballots
 from training.learn.calibrate import Judged, fit_calibration, read_judged
 from training.learn.choices import Comparison, compare
@@ -63,7 +62,7 @@ def prepare(config: Config, view: View = set_competence) -> Lessons:
         MPDFError: There is nothing to learn from, or an option is wrong.
     """
     check_answer(config.traces, config.answer)
-    right = cache(grader(answer_schema(config.answer)))
+    right = remembering_grader(config.answer)
     labels = read_labels(config.labels) if config.labels else None
     processes = min(8, os.cpu_count() or 1)
     share = share_of(config.traces, config.most_turns)

@@ -18,7 +18,6 @@ and the report says so. `python -m training.studies.asking` judges the third on 
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cache
 from pathlib import Path
 from typing import Literal
 
@@ -34,7 +33,7 @@ from mpdf_langgraph.recruiting import AskingValues
 from mpdf_langgraph.runtime.budget import prices_of
 from mpdf_langgraph.traces.records import Episode
 from training.collect.importing import LOGGED
-from training.collect.team import answer_schema, grader
+from training.collect.team import remembering_grader
 from training.command import run_command
 from training.learn.asking import describe_asking, fit_asking, gather
 from training.learn.calibrate import fit_calibration, judge
@@ -109,7 +108,7 @@ def fit_rules(options: RuleOptions) -> str:
         raise ConfigurationError("--agents names somebody twice")
     check_answer(options.traces, options.answer)
     labels = read_labels(options.labels) if options.labels else {}
-    graded = cache(grader(answer_schema(options.answer)))
+    graded = remembering_grader(options.answer)
     recorded, left_out = read_graded(options.traces, labels)
     files: dict[str, BaseModel] = {}
     read = f"{len(recorded)} episodes. Left out, without a reference or torn: {left_out}."

@@ -14,7 +14,6 @@ majority.
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cache
 from pathlib import Path
 from typing import Any, Literal
 
@@ -26,7 +25,7 @@ from mpdf_langgraph import TraceReader
 from mpdf_langgraph.consensus import majority, make_rule
 from mpdf_langgraph.recruiting import AskingValues
 from mpdf_langgraph.traces.records import Episode
-from training.collect.team import answer_schema, grader
+from training.collect.team import remembering_grader
 from training.command import StudyOptions, run_command, write_results
 from training.evaluate.votes import adaptive_consistency, early_stopping, vote
 from training.learn.asking import (
@@ -180,7 +179,7 @@ def main(options: AskingOptions) -> str:
     episodes = list(TraceReader(options.traces))
     if options.agents:  # the others are as if nobody had asked them, for the profile critic too
         episodes = [proposals_of(episode, options.agents) for episode in episodes]
-    graded = cache(grader(answer_schema(options.answer)))
+    graded = remembering_grader(options.answer)
     name = "majority" if options.consensus == "learned" else options.consensus
     asked = gather(episodes, graded, make_rule(name)[1], options.agents)
     text = format_results(cross_validate(asked, options, graded), asked)

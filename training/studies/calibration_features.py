@@ -11,7 +11,6 @@ the greatest confidence in it.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cache
 from pathlib import Path
 from typing import Literal
 
@@ -24,7 +23,7 @@ from mpdf_langgraph.calibration import STAGES, log_odds, raw_confidence, stage_o
 from mpdf_langgraph.consensus import Vote, confidence_weighted
 from mpdf_langgraph.errors import ConfigurationError
 from mpdf_langgraph.state import Response
-from training.collect.team import answer_schema, grader
+from training.collect.team import remembering_grader
 from training.command import run_command, write_results
 from training.learn.display import table
 from training.learn.measures import fit_logistic, mean_interval, quality
@@ -120,7 +119,7 @@ def calibrate(
 
 def compare(options: FeatureOptions) -> str:
     """Compare the calibrations, write the table, and return it."""
-    right = cache(grader(answer_schema(options.answer)))
+    right = remembering_grader(options.answer)
     episodes = [e for path in options.traces for e in TraceReader(path) if e.reference is not None]
     number = {q: i for i, q in enumerate(dict.fromkeys(e.question for e in episodes))}
     if options.folds < 2 or len(number) < 10 * options.folds:

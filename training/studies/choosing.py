@@ -14,7 +14,6 @@ among the accepted answers are counted on the other half.
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from functools import cache
 from pathlib import Path
 from typing import Any, Literal
 
@@ -27,7 +26,7 @@ from mpdf_langgraph.calibration import Calibration
 from mpdf_langgraph.errors import ConfigurationError
 from mpdf_langgraph.risk import count_errors
 from training.collect.files import write_json
-from training.collect.team import answer_schema, grader
+from training.collect.team import remembering_grader
 from training.command import StudyOptions, check_least, run_command, write_results
 from training.learn.asking import proposals_of
 from training.learn.ballots import Ballots, make_ballots, read_ballots, shuffle_into_folds
@@ -115,7 +114,7 @@ def study(options: ChoosingOptions) -> dict[str, Any]:
     """Compare the rules, write the results, and return the content of `results.json`."""
     options.check()
     check_answer(options.traces, options.answer)
-    right = cache(grader(answer_schema(options.answer)))
+    right = remembering_grader(options.answer)
     raw = read_ballots(options.traces, right, calibration=Calibration({}))
     unknown = set(options.team) - set(raw.agents)
     if unknown:

@@ -26,7 +26,6 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import dataclass
-from functools import cache
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
@@ -199,7 +198,7 @@ def peak_memory() -> int:
 
 def measure_read(folder: Path, options: SpeedOptions) -> dict[str, Times]:
     """Read the trace files, of which nothing is cached yet, for all that a fit takes from them."""
-    from training.collect.team import answer_schema, grader
+    from training.collect.team import remembering_grader
     from training.learn.ballots import read_ballots
     from training.learn.calibrate import read_judged
     from training.learn.dataset import load
@@ -209,7 +208,7 @@ def measure_read(folder: Path, options: SpeedOptions) -> dict[str, Times]:
     config = _config(folder, options)
     assert not list((folder / "traces").glob(".*.npz"))
     began = now()
-    right = cache(grader(answer_schema(config.answer)))
+    right = remembering_grader(config.answer)
     share = share_of(config.traces, config.most_turns)
     how: dict[str, Any] = {"processes": os.cpu_count() or 1, "share": share}
     for part in (

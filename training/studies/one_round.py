@@ -21,7 +21,7 @@ import warnings
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import cache, partial
+from functools import partial
 from pathlib import Path
 from typing import Literal
 
@@ -38,7 +38,7 @@ from mpdf_langgraph.learned_router import LearnedRouter
 from mpdf_langgraph.options import check_number
 from mpdf_langgraph.router import Router
 from mpdf_langgraph.state import Critique, Failure, Response, Usage
-from training.collect.team import answer_schema, grader
+from training.collect.team import answer_schema, remembering_grader
 from training.command import run_command, write_results
 from training.evaluate import votes
 from training.evaluate.options import EvaluateOptions
@@ -262,7 +262,7 @@ def tune_threshold(debates: Sequence[Debate]) -> ThresholdRouter:
 def study(options: OneRoundOptions) -> str:
     """Return the table of results, and write it."""
     schema = answer_schema(options.answer)
-    is_right = cache(grader(schema))
+    is_right = remembering_grader(options.answer)
     recorded = read_recorded(options)
     results: dict[str, list[Answered]] = defaultdict(list)
     with tempfile.TemporaryDirectory(prefix="one-round-") as folder:

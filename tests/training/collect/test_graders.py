@@ -8,6 +8,23 @@ import pytest
 from mpdf_langgraph.answers import math_answer
 from mpdf_langgraph.answers.math_answer import MathAnswer
 from tests.support.paths import DATA
+from training.collect.team import remembering_grader
+
+
+def test_fits_of_one_process_grade_an_answer_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = []
+    monkeypatch.setattr(
+        MathAnswer, "equivalent", lambda _, answer, reference: asked.append((answer, reference))
+    )
+    remembering_grader.cache_clear()
+    try:
+        for _ in range(2):
+            right = remembering_grader("math")
+            right("4", "8/2")
+            right("5", "8/2")
+    finally:
+        remembering_grader.cache_clear()
+    assert asked == [("4", "8/2"), ("5", "8/2")]
 
 
 def read(name: str) -> list[dict[str, Any]]:
