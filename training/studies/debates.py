@@ -3,11 +3,13 @@
     python -m training.studies.debates --traces traces/ --out runs/debates
 
 The traces are debates (`collect.py --import` of a table with rounds). The questions are split into
-folds, several times. For each fold everything is learned from the other folds: the profile critic,
-the rates of the expected-gain rule, and the router of each algorithm. Then these play the held-out
-debates. A REFINE gives what the agent really said in that round. An agent that nobody asked again
-cannot refine. What an agent said in the second round was said to agents that had all refined, so a
-policy may refine in it only if everybody has refined in the first.
+folds, several times. With `--split` a fold is a category of questions or a size of team, so that
+what is learned has to transfer to another one. For each fold everything is learned from the other
+folds: the profile critic, the rates of the expected-gain rule, and the router of each algorithm.
+Then these play the held-out debates. A REFINE gives what the agent really said in that round. An
+agent that nobody asked again cannot refine. What an agent said in the second round was said to
+agents that had all refined, so a policy may refine in it only if everybody has refined in the
+first.
 
 Messages are proposals and refined answers.
 """
@@ -17,11 +19,12 @@ import warnings
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
+import tyro
+from numpy.typing import NDArray
 from tqdm import tqdm
 
 from mpdf_langgraph import MPDFError, TraceReader, load_router
@@ -48,7 +51,7 @@ from mpdf_langgraph.router import (
 )
 from mpdf_langgraph.state import ACTIONS, Response
 from mpdf_langgraph.traces.records import Episode
-from training.collect.team import answer_schema, grader
+from training.collect.team import remembering_grader
 from training.command import StudyOptions, check_least, run_command, write_results
 from training.learn.dataset import make_groups
 from training.learn.display import table
@@ -77,6 +80,10 @@ class DebateOptions(StudyOptions):
     """Price of 1,000 tokens, in accuracy. Of a message, where the traces report no tokens."""
     algorithms: tuple[Algorithm, ...] = ("softrankpo",)
     """Second stages of the fits, each a method. `none` stops after SFT."""
+    settings: tuple[str, ...] = ()
+    """Options of the first of them, each changed alone and a method, such as `tau=0`."""
+    split: Literal["random", "category", "agents"] = "random"
+    """How folds are made: at random, or one of each category of questions or size of team."""
     jobs: int = 1
     """Fits side by side."""
 
@@ -84,6 +91,9 @@ class DebateOptions(StudyOptions):
         """Raise `ConfigurationError` for options that cannot work."""
         super().check()
         check_least(self, jobs=1)
+        if not self.algorithms:
+            raise ConfigurationError("--algorithms needs one or more")
+        configs(Config(()), self)
 
 
 @dataclass
@@ -153,13 +163,13 @@ class Fold:
     Attributes:
         critic: How right a response is, by its looks.
         rules: What plays without a network, by name.
-        fits: Routers, by algorithm.
+        fits: Routers, by the name of the method.
         held_out: Numbers of the debates to play.
     """
 
     critic: ProfileCritic
     rules: dict[str, Router]
-    fits: dict[Algorithm, Fit]
+    fits: dict[str, Fit]
     held_out: list[int]
 
     def routers(self) -> dict[str, tuple[Router, Calibration]]:
@@ -167,15 +177,36 @@ class Fold:
         found = {name: (router, Calibration({})) for name, router in self.rules.items()}
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", category=UserWarning)  # none has passed its gate yet
-            for algorithm, fit in self.fits.items():
+            for name, fit in self.fits.items():
                 router = load_router(fit.folder)
-                found[learned_name(algorithm)] = router, router.calibration or Calibration({})
+                found[name] = router, router.calibration or Calibration({})
         return found
 
 
 def learned_name(algorithm: Algorithm) -> str:
     """Return the method's name in the table."""
     return f"learned, {'SFT alone' if algorithm == 'none' else algorithm}"
+
+
+def configs(shared: Config, options: DebateOptions) -> dict[str, Config]:
+    """Return the options of every fit, by the name of its method.
+
+    Raises:
+        ConfigurationError: A setting is no option of a fit, or no value for it.
+    """
+    found = {learned_name(one): replace(shared, algorithm=one) for one in options.algorithms}
+    first = learned_name(options.algorithms[0])
+    for setting in options.settings:
+        name, _, value = setting.partition("=")
+        try:
+            changed = tyro.cli(Config, args=[f"--{name}", value], default=found[first])
+        except SystemExit:
+            raise ConfigurationError(
+                f"--settings takes options of fit_router.py, such as tau=0, got {setting!r}"
+            ) from None
+        changed.check()
+        found[f"{first}, {setting}"] = changed
+    return found
 
 
 def make_fold(
@@ -207,8 +238,26 @@ def make_fold(
         seed=seed,
         threads=1,
     )
-    fits = {one: Fit(replace(shared, algorithm=one)) for one in options.algorithms}
+    fits = {name: Fit(config) for name, config in configs(shared, options).items()}
     return Fold(critic, rules, fits, held_out)
+
+
+def split(episodes: Sequence[Episode], options: DebateOptions) -> list[NDArray[Any]]:
+    """Return the fold of every episode, for each split.
+
+    Raises:
+        ConfigurationError: The episodes are all of one kind.
+    """
+    if options.split == "random":
+        seeds = range(options.seeds)
+        return [
+            np.random.default_rng(seed).permutation(len(episodes)) % options.folds for seed in seeds
+        ]
+    kinds = [str(e.category) if options.split == "category" else len(e.team) for e in episodes]
+    names, places = np.unique(kinds, return_inverse=True)
+    if len(names) < 2:
+        raise ConfigurationError(f"--split {options.split}: the debates are all of one kind")
+    return [places]
 
 
 def cross_validate(
@@ -217,9 +266,8 @@ def cross_validate(
     """Return what every method gives on held-out questions."""
     with tempfile.TemporaryDirectory(prefix="debates-") as folder:
         folds = []
-        for seed in range(options.seeds):
-            places = np.random.default_rng(seed).permutation(len(episodes)) % options.folds
-            for number in tqdm(range(options.folds), desc=f"rules, split {seed}"):
+        for seed, places in enumerate(split(episodes, options)):
+            for number in tqdm(range(places.max() + 1), desc=f"rules, split {seed}"):
                 rest = [e for e, place in zip(episodes, places, strict=True) if place != number]
                 held_out = np.flatnonzero(places == number).tolist()
                 place = Path(folder, f"{seed}-{number}")
@@ -261,22 +309,21 @@ def play_folds(
 
 def _tune(learned: Sequence[Episode], graded: Grader) -> ThresholdRouter:
     """Return the threshold rule that answers most of these questions."""
-    known = cache(graded)
 
     def accuracy(router: ThresholdRouter) -> float:
         won = [play(e, router, confidence_weighted)[0] for e in learned]
         return sum(
-            w is not None and known(e.representatives[w], str(e.reference))
+            w is not None and graded(e.representatives[w], str(e.reference))
             for w, e in zip(won, learned, strict=True)
         )
 
     return max((ThresholdRouter(bar, gap) for bar in BARS for gap in GAPS), key=accuracy)
 
 
-def format_results(found: Mapping[str, Played], count: int) -> str:
-    """Return the table."""
+def format_results(found: Mapping[str, Played], count: int, learned: str) -> str:
+    """Return the table. Each method is compared with the two votes, and with a learned one."""
     columns = {name: np.array(played.results, float).T for name, played in found.items()}
-    first, recorded = columns[FIRST][0], columns[RECORDED][0]
+    against = {name: columns[name][0] for name in (FIRST, RECORDED, learned)}
     rows = []
     for name, played in found.items():
         right, messages, question = columns[name]
@@ -286,13 +333,16 @@ def format_results(found: Mapping[str, Played], count: int) -> str:
             [
                 name,
                 f"{right.mean():.4f}",
-                "=" if name == FIRST else mean_interval(right - first, question).short(),
-                "=" if name == RECORDED else mean_interval(right - recorded, question).short(),
+                *(
+                    "=" if name == other else mean_interval(right - theirs, question).short()
+                    for other, theirs in against.items()
+                ),
                 f"{messages.mean():.2f}",
                 *shares,
             ]
         )
-    heading = ["method", "right", "against the first vote", "against the debate", "messages"]
+    others = ["the first vote", "the debate", learned]
+    heading = ["method", "right", *[f"against {other}" for other in others], "messages"]
     note = f"{count} debates. Intervals are 95 %, over questions."
     return f"{note}\n\n{table([*heading, *ACTIONS], rows)}\n"
 
@@ -300,7 +350,7 @@ def format_results(found: Mapping[str, Played], count: int) -> str:
 def main(options: DebateOptions) -> str:
     """Run the cross-validation, and return its table."""
     options.check()
-    graded: Any = grader(answer_schema(options.answer))
+    graded = remembering_grader(options.answer)
     episodes = [
         episode
         for path in options.traces
@@ -309,7 +359,8 @@ def main(options: DebateOptions) -> str:
     ]
     if not any(last_round(episode) for episode in episodes):
         raise ConfigurationError("the traces hold no debate with a reference")
-    text = format_results(cross_validate(episodes, cache(graded), options), len(episodes))
+    found = cross_validate(episodes, graded, options)
+    text = format_results(found, len(episodes), learned_name(options.algorithms[0]))
     write_results(options.out, text)
     return text
 

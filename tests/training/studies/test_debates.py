@@ -99,6 +99,45 @@ def test_the_study_and_the_command(tmp_path: Path, capsys: pytest.CaptureFixture
     assert rates["a"]["d"] == pytest.approx(0.6, abs=0.25)
 
 
+def test_a_setting_is_a_method_of_its_own(tmp_path: Path) -> None:
+    traces = tmp_path / "traces.jsonl"
+    traces.write_bytes(b"".join(b"\n" + e.to_json() for e in debates_of(40)))
+    options = debates.DebateOptions(
+        (traces,), tmp_path / "out", answer="choice", folds=2, seeds=1,
+        settings=("tau=2", "values=one-step"),
+    )  # fmt: skip
+    text = debates.main(options)
+    first = debates.learned_name("softrankpo")
+    assert f"against {first}" in text
+    assert f"| {first}, tau=2 |" in text
+    assert f"| {first}, values=one-step |" in text
+    folders = [path.name for path in (tmp_path / "out" / "fits").iterdir()]
+    assert len(folders) == 6
+    assert sum("tau-2.0" in name for name in folders) == 2
+    assert sum("values-one-step" in name for name in folders) == 2
+
+
+@pytest.mark.parametrize("setting", ["nothing=1", "tau", "tau=x", "values=two", "tau=-1", ""])
+def test_a_setting_that_is_none_is_refused(setting: str) -> None:
+    options = debates.DebateOptions((Path("nowhere"),), settings=("beta=1", setting))
+    with pytest.raises(ConfigurationError, match=r"--settings|--tau"):
+        options.check()
+
+
+def test_folds_of_a_kind_hold_one_kind_each() -> None:
+    pairs = [debate("AB", "BB", question=f"{n}?") for n in range(3)]
+    threes = [debate("ABC", "ABB", question=f"{n}!") for n in range(4)]
+    algebra = [e.model_copy(update={"category": "algebra"}) for e in (*pairs, threes[0])]
+    teams = debates.DebateOptions((), split="agents")
+    assert [p.tolist() for p in debates.split([*pairs, *threes], teams)] == [[0] * 3 + [1] * 4]
+    kinds = debates.DebateOptions((), split="category")
+    assert len(set(debates.split([*algebra, *threes[1:]], kinds)[0].tolist())) == 2
+    with pytest.raises(ConfigurationError, match="all of one kind"):
+        debates.split(algebra, kinds)
+    for places in debates.split(pairs * 10, debates.DebateOptions(())):
+        assert np.bincount(places).tolist() == [6] * 5
+
+
 def test_traces_without_a_debate_are_refused(tmp_path: Path) -> None:
     traces = tmp_path / "traces.jsonl"
     traces.write_bytes(b"\n" + debate("ABC").to_json())
