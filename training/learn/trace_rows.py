@@ -11,13 +11,11 @@ import warnings
 import zipfile
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from functools import cache
 from itertools import repeat
-from multiprocessing import get_context
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -33,6 +31,7 @@ from mpdf_langgraph.traces.reader import NOT_A_FILE, find_files, find_segments, 
 from mpdf_langgraph.traces.records import SCHEMA_VERSION, Episode, read_question
 from training.collect.files import atomic_write
 from training.learn.rewards import Grader
+from training.workers import make_pool
 
 Arrays = dict[str, NDArray[Any]]
 
@@ -165,8 +164,7 @@ def read_rows(
             bar.update(sum(sizes[path] for path, known in parts.items() if known))
             found: Iterable[_Chunk]
             if min(processes, len(chunks)) > 1 and len(chunks) * CHUNK > WORTH_PROCESSES:
-                # Not forked: the threads of torch do not survive that.
-                pool = ProcessPoolExecutor(min(processes, len(chunks)), get_context("spawn"))
+                pool = make_pool(min(processes, len(chunks)))
                 stack.callback(pool.shutdown, cancel_futures=True)
                 found = pool.map(_read_chunk, chunks, repeat(row_of), repeat(share))
             else:

@@ -23,10 +23,8 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Sequence
-from concurrent.futures import ProcessPoolExecutor
 from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import dataclass
-from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +35,7 @@ from tqdm import tqdm
 from mpdf_langgraph import Agent, Episode, MathAnswer, create_deliberation
 from mpdf_langgraph.errors import ConfigurationError
 from training.command import run_command
+from training.workers import make_pool
 
 # Not here: anything that loads torch. A stage is to pay for what it needs, and for no more.
 
@@ -173,7 +172,7 @@ def since(start: Times) -> Times:
 
 def in_a_process(function: Callable[..., Any], *given: Any) -> Any:
     """Return what a function returns in a fresh process."""
-    with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
+    with make_pool(1) as pool:
         return pool.submit(function, *given).result()
 
 

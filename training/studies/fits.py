@@ -3,15 +3,13 @@
 import hashlib
 import json
 import re
-import signal
 import traceback
 from collections.abc import Iterable, Mapping
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures import as_completed
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import asdict, dataclass, field, replace
 from functools import cache
-from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +29,7 @@ from training.learn.policy import Policy
 from training.learn.report import FORMAT
 from training.learn.tensors import log_probabilities, set_competence, to_data
 from training.studies import raw_text
+from training.workers import make_pool
 
 #: Options of a fit that change nothing in what comes out.
 _APART = ("traces", "labels", "out", "resume", "threads", "device")
@@ -175,12 +174,9 @@ def run_fits(fits: Iterable[Fit], jobs: int) -> dict[str, str]:
                 bar.set_postfix_str(fit.folder.name)
                 note(key, fit.run())
             return failed
-        # A stop (Ctrl-C reaches all of them) ends the processes at once and in silence: their
-        # checkpoints are good for the epochs done.
-        stop = (signal.SIGINT, signal.SIG_DFL)
-        with ProcessPoolExecutor(
-            jobs, mp_context=get_context("spawn"), initializer=signal.signal, initargs=stop
-        ) as pool:
+        with make_pool(
+            jobs
+        ) as pool:  # after a stop, their checkpoints are good for the epochs done
             try:
                 running = {pool.submit(fit.run): key for key, fit in todo.items()}
                 for future in as_completed(running):
