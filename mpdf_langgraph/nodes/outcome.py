@@ -9,6 +9,7 @@ from langchain_core.messages import AIMessage
 from langchain_core.runnables import RunnableConfig
 
 from mpdf_langgraph.answers.structured_answer import StructuredAnswer
+from mpdf_langgraph.nodes.question import ANSWER
 from mpdf_langgraph.nodes.saving import count_saved_calls
 from mpdf_langgraph.nodes.settings import EpisodeSink, Settings
 from mpdf_langgraph.rounds import confidence_of
@@ -186,7 +187,7 @@ def final_message(state: DeliberationState, voted: str | None = None) -> AIMessa
     text = state["responses"][chosen]["text"] if chosen else NO_ANSWER
     text = _answer_of_person(state) or voted or text
     header = state["header"]
-    return AIMessage(text, name=header["graph"], id=f"deliberation-{header['id']}")
+    return AIMessage(text, name=header["graph"], id=f"{ANSWER}{header['id']}")
 
 
 def _answer_of_person(state: DeliberationState) -> str | None:

@@ -11,6 +11,8 @@ from mpdf_langgraph.state import DeliberationState
 
 #: How the id of a message begins that was made from a `question`.
 _QUESTION = "question-"
+#: How the id of a deliberation's answer begins. The episode's id follows.
+ANSWER = "deliberation-"
 
 
 class Question(NamedTuple):
@@ -34,10 +36,11 @@ def find_question(state: DeliberationState) -> Question:
 
     `question` is used only if the last message is not from a human. A parent graph may have kept
     an older `question`, so an unanswered human message is newer. One exception: the message is the
-    record of an earlier `question` that nobody answered.
+    record of an earlier `question` that nobody answered. Such a record is not in the history: its
+    run failed, and the agents would take it for a part of the question.
 
     Raises:
-        ConfigurationError: Nothing is.
+        ConfigurationError: Nothing is, or nothing since this graph answered.
     """
     messages: list[BaseMessage] = list(state.get("messages") or [])
     unanswered = bool(messages) and isinstance(messages[-1], HumanMessage)
@@ -48,16 +51,28 @@ def find_question(state: DeliberationState) -> Question:
     given = writable(asked).strip()
     if given and not unanswered:
         record = HumanMessage(given, id=f"{_QUESTION}{uuid.uuid4().hex}")
-        return Question(given, messages, [record], [])
+        return Question(given, _answered(messages), [record], [])
+    header = state.get("header")
+    if header and messages and messages[-1].id == f"{ANSWER}{header['id']}":
+        messages = []
     for index in range(len(messages) - 1, -1, -1):
         if isinstance(messages[index], HumanMessage):
             if question := plain_text(messages[index]):
                 attachments = attachments_of(messages[index])
-                return Question(question, messages[:index], [], attachments)
+                return Question(question, _answered(messages[:index]), [], attachments)
             break
     raise ConfigurationError(
         "nothing was asked: give a `question`, or `messages` with a human message that has text"
     )
+
+
+def _answered(messages: list[BaseMessage]) -> list[BaseMessage]:
+    """Return the messages without the record of any `question` that nobody answered."""
+    return [
+        message
+        for message, after in zip(messages, [*messages[1:], None], strict=False)
+        if not (str(message.id).startswith(_QUESTION) and isinstance(after, HumanMessage | None))
+    ]
 
 
 def repeat_question(state: DeliberationState) -> dict[str, Any]:
