@@ -86,6 +86,11 @@ class Agent:
                 f"compiled graph), got {type(self.runnable).__name__}. Wrap a plain function in "
                 "RunnableLambda, and compile a graph builder first"
             )
+        if not isinstance(self.system_prompt, str):
+            raise ConfigurationError(
+                f'agent {self.name!r}: system_prompt must be text, "" for none, got '
+                f"{self.system_prompt!r:.80}"
+            )
         for option, settings in (
             ("sampling", self.sampling),
             ("refine_sampling", self.refine_sampling or {}),

@@ -12,6 +12,7 @@ from mpdf_langgraph.errors import ConfigurationError
 from mpdf_langgraph.expected_gain import ExpectedGainRouter
 from mpdf_langgraph.learned_consensus import AnyRule, LearnedConsensus
 from mpdf_langgraph.observation import feature, rival_of
+from mpdf_langgraph.options import check_number
 from mpdf_langgraph.state import ACTIONS, Action, Observation
 
 _SCORES = ("confidence", "logprob", "self_verdict")
@@ -103,6 +104,8 @@ class ThresholdRouter:
     def __post_init__(self) -> None:
         if self.score not in _SCORES:
             raise ConfigurationError(f"score={self.score!r}: use one of {', '.join(_SCORES)}")
+        check_number("bar", self.bar, 0, 1)
+        check_number("gap", self.gap, 0, 1)
 
     @property
     def reads_scores(self) -> bool:

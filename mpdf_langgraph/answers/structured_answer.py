@@ -66,7 +66,13 @@ class StructuredAnswer:
             described = schema.model_json_schema()
             title = schema.__name__
         elif isinstance(schema, Mapping):
-            described = json.loads(json.dumps(dict(schema)))
+            try:
+                described = json.loads(json.dumps(dict(schema)))
+            except (TypeError, ValueError) as error:
+                raise ConfigurationError(
+                    "StructuredAnswer takes a pydantic model or a JSON schema, such as "
+                    f"{{'properties': {{'a': {{'type': 'integer'}}}}}}. This is no JSON: {error}"
+                ) from error
             check_schema(described)
             title = str(described.get("title", "object"))
             if described.get("type", "object") != "object":

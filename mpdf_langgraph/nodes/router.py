@@ -132,10 +132,11 @@ def _start(settings: Settings, state: DeliberationState) -> Command[NextOfRouter
             tasks.append(task)
             continue
         cost = move_cost(settings, task)
-        error = (
-            f"not started: {limit} is {getattr(settings.budget, limit)}, and its call may take "
-            f"{cost.tokens} tokens in {cost.calls} call(s)"
-        )
+        needs = {
+            "timeout": "that time is over",
+            "max_calls": f"it takes {cost.calls} call(s) more",
+        }.get(limit, f"its call may take {cost.tokens} tokens")
+        error = f"not started: {limit} is {getattr(settings.budget, limit)}, and {needs}"
         failures.append(
             Failure(
                 agent=name, round=0, stage="propose", error=error, usage=no_usage(), seconds=0.0

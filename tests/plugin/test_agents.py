@@ -121,6 +121,8 @@ def remembering() -> Any:
         ({"competence": 1.5}, r"\[0, 1\]"),
         ({"competence": float("nan")}, r"\[0, 1\]"),
         ({"retries": -1}, "at least 0"),
+        ({"system_prompt": None}, 'must be text, "" for none'),
+        ({"system_prompt": 5}, "must be text"),
         ({"runnable": remembering()}, "without checkpointer=True"),
         ({"runnable": remembering().with_config(tags=["x"])}, "without checkpointer=True"),
     ],

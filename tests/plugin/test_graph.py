@@ -544,6 +544,63 @@ def test_nothing_asked() -> None:
             deliberate(models("4"), given_)
 
 
+def test_on_a_thread_nothing_new_is_nothing_asked() -> None:
+    [model] = models("4")
+    graph = create_deliberation([model], critic=None).compile(checkpointer=InMemorySaver())
+    graph.invoke(Q, ON)
+    for given_ in ({}, {"query": "And 3 + 3?"}, {"question": ""}, {"question": None}):
+        with pytest.raises(ConfigurationError, match="nothing was asked"):
+            graph.invoke(given_, ON)
+    assert len(model.requests) == 1
+    assert graph.invoke(Q, ON)["deliberation"]["answer"] == "4"
+    assert len(model.requests) == 2
+
+
+@pytest.mark.parametrize("as_message", [False, True])
+def test_a_question_that_failed_is_no_part_of_the_next_one(as_message: bool) -> None:
+    down = True
+
+    def reply(_: Request) -> Any:
+        return StatusError(400) if down else "Answer: 4"
+
+    model = Scripted(reply=reply)
+    graph = create_deliberation([model], critic=None).compile(checkpointer=InMemorySaver())
+    for number in "12":
+        with pytest.raises(DeliberationError):
+            graph.invoke({"question": f"Lost {number}?"}, ON)
+    down = False
+    new = {"messages": [("user", "New?")]} if as_message else {"question": "New?"}
+    for given_ in (new, {"question": "Newer?"}):
+        out = graph.invoke(given_, ON)
+    assert [m.text for m in out["messages"] if m.type == "human"] == [
+        "Lost 1?", "Lost 2?", "New?", "Newer?",
+    ]  # fmt: skip
+    told = [m.text for m in model.requests[-1].messages]
+    assert told[0] == "New?"
+    assert not any("Lost" in m.text for request in model.requests[2:] for m in request.messages)
+    assert "Newer?" in told[-1]
+    assert "New?" not in told[-1].replace("Newer?", "")
+
+
+@pytest.mark.parametrize(
+    ("budget", "reason"),
+    [
+        ({"timeout": 1e-9}, "timeout is 1e-09, and that time is over"),
+        ({"max_tokens": 5}, r"max_tokens is 5, and its call may take \d+ tokens"),
+        ({"max_cost": 5}, r"max_cost is 5, and its call may take \d+ tokens"),
+    ],
+)
+def test_a_budget_without_room_says_which_it_is(budget: dict[str, Any], reason: str) -> None:
+    with pytest.raises(DeliberationError, match=reason):
+        deliberate(models("4", "5"), Q, **budget)
+
+
+def test_an_agent_that_the_calls_do_not_reach_says_so() -> None:
+    out = deliberate(models("4", "5"), Q, max_calls=1)
+    [failure] = out["failures"]
+    assert failure.endswith("not started: max_calls is 1, and it takes 1 call(s) more")
+
+
 def test_every_agent_may_bring_its_own_wording() -> None:
     terse = Prompts(
         propose="Q={question}", refine="Others: {peers} You: {own}", peer="<{response}>"

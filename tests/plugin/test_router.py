@@ -159,6 +159,9 @@ def test_threshold_options() -> None:
     assert decide["self_verdict"] == [CONCEDE, PERSIST]
     with pytest.raises(ConfigurationError, match="use one of confidence, logprob, self_verdict"):
         ThresholdRouter(score="margin")
+    for wrong in ({"bar": "0.8"}, {"bar": 80}, {"gap": -0.1}, {"gap": float("nan")}):
+        with pytest.raises(ConfigurationError, match=r"must be a number in \[0, 1\]"):
+            ThresholdRouter(**wrong)  # type: ignore[arg-type]
 
 
 def test_each_decides_from_its_own_observation() -> None:

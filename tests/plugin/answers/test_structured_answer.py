@@ -133,6 +133,7 @@ def test_fields_that_do_not_fit_together_give_the_heaviest_whole() -> None:
     [
         (5, "pydantic model or a JSON schema"),
         (int, "pydantic model or a JSON schema"),
+        ({"a": int}, "This is no JSON: Object of type type"),
         ({"type": "array"}, "type object"),
         ({"properties": {"a": {"if": {}}}}, "if cannot be checked"),
         ({"properties": {"a": 5}}, "expected an object"),
