@@ -229,8 +229,9 @@ class Episode(BaseModel):
         return orjson.dumps(head)
 
     def _to_json(self) -> bytes:
-        with suppress(TypeError):  # `Any` may hide what orjson does not know, and pydantic does
-            return orjson.dumps(dict(self))
+        fields = {name: getattr(self, name) for name in type(self).model_fields}
+        with suppress(TypeError):  # `Any` may hide what pydantic has to turn into plain data
+            return orjson.dumps(fields, option=orjson.OPT_PASSTHROUGH_DATACLASS)
         try:
             return orjson.dumps(self.model_dump())
         except TypeError:  # a lone surrogate in user text, which no UTF-8 can hold
