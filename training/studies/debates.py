@@ -66,6 +66,11 @@ from training.studies.fits import Fit, run_fits
 BARS, GAPS = (0.1, 0.2, 0.3, 0.5, 0.7, 0.9), (0.0, 0.1)
 TUNED_ON = 600
 """Debates that the threshold rule is tuned on. More take long and change nothing."""
+_APART = {
+    "traces", "out", "labels", "answer", "most_turns", "algorithm", "consensus", "cost", "sweep",
+    "drawn", "temperature", "seed", "device", "threads", "resume",
+}  # fmt: skip
+"""Options of a fit that the study sets, or that nothing shows of when a router is played."""
 FIRST, RECORDED = "vote of the first answers", "the debate as recorded"
 WEIGHTED = "weighted vote of the first answers"
 
@@ -83,7 +88,8 @@ class DebateOptions(StudyOptions):
     settings: tuple[str, ...] = ()
     """Options of the first of them, each changed alone and a method, such as `tau=0`."""
     split: Literal["random", "category", "agents"] = "random"
-    """How folds are made: at random, or one of each category of questions or size of team."""
+    """How folds are made: at random, or one of each category of questions or size of team, the same
+    ones for every seed."""
     jobs: int = 1
     """Fits side by side."""
 
@@ -192,18 +198,20 @@ def configs(shared: Config, options: DebateOptions) -> dict[str, Config]:
     """Return the options of every fit, by the name of its method.
 
     Raises:
-        ConfigurationError: A setting is no option of a fit, or no value for it.
+        ConfigurationError: A setting is no option of what a fit learns, or no value for it.
     """
+    known = sorted(vars(shared).keys() - _APART)
     found = {learned_name(one): replace(shared, algorithm=one) for one in options.algorithms}
     first = learned_name(options.algorithms[0])
     for setting in options.settings:
         name, _, value = setting.partition("=")
+        if name.replace("-", "_") not in {option.rstrip("_") for option in known}:
+            options_ = ", ".join(option.rstrip("_").replace("_", "-") for option in known)
+            raise ConfigurationError(f"--settings takes {options_}, such as tau=0, got {setting!r}")
         try:
             changed = tyro.cli(Config, args=[f"--{name}", value], default=found[first])
-        except SystemExit:
-            raise ConfigurationError(
-                f"--settings takes options of fit_router.py, such as tau=0, got {setting!r}"
-            ) from None
+        except SystemExit:  # the reason has been printed
+            raise ConfigurationError(f"--settings {setting}: no value for it") from None
         changed.check()
         found[f"{first}, {setting}"] = changed
     return found
@@ -243,21 +251,26 @@ def make_fold(
 
 
 def split(episodes: Sequence[Episode], options: DebateOptions) -> list[NDArray[Any]]:
-    """Return the fold of every episode, for each split.
+    """Return the fold of every episode, for each seed. A question is in one fold, if at random.
 
     Raises:
-        ConfigurationError: The episodes are all of one kind.
+        ConfigurationError: The episodes are all of one kind, or some have no category.
     """
     if options.split == "random":
-        seeds = range(options.seeds)
-        return [
-            np.random.default_rng(seed).permutation(len(episodes)) % options.folds for seed in seeds
-        ]
-    kinds = [str(e.category) if options.split == "category" else len(e.team) for e in episodes]
-    names, places = np.unique(kinds, return_inverse=True)
+        questions = list(dict.fromkeys(e.question for e in episodes))
+        places = []
+        for seed in range(options.seeds):
+            drawn = np.random.default_rng(seed).permutation(len(questions)) % options.folds
+            fold = dict(zip(questions, drawn, strict=True))
+            places.append(np.array([fold[e.question] for e in episodes]))
+        return places
+    if options.split == "category" and (without := sum(e.category is None for e in episodes)):
+        raise ConfigurationError(f"--split category: {without} debates have no category")
+    kinds = [e.category if options.split == "category" else len(e.team) for e in episodes]
+    names, place = np.unique(np.array(kinds), return_inverse=True)
     if len(names) < 2:
         raise ConfigurationError(f"--split {options.split}: the debates are all of one kind")
-    return [places]
+    return [place] * options.seeds
 
 
 def cross_validate(
@@ -268,8 +281,9 @@ def cross_validate(
         folds = []
         for seed, places in enumerate(split(episodes, options)):
             for number in tqdm(range(places.max() + 1), desc=f"rules, split {seed}"):
-                rest = [e for e, place in zip(episodes, places, strict=True) if place != number]
                 held_out = np.flatnonzero(places == number).tolist()
+                asked = {episodes[n].question for n in held_out}
+                rest = [e for e in episodes if e.question not in asked]
                 place = Path(folder, f"{seed}-{number}")
                 folds.append(make_fold(rest, held_out, graded, options, place, seed))
         failed = run_fits([fit for fold in folds for fit in fold.fits.values()], options.jobs)
@@ -285,9 +299,11 @@ def play_folds(
     found: defaultdict[str, Played] = defaultdict(Played)
     right = [[graded(a, str(e.reference)) for a in e.representatives] for e in episodes]
 
+    questions = {question: n for n, question in enumerate({e.question: 0 for e in episodes})}
+
     def note(name: str, number: int, cluster: int | None, messages: int) -> None:
         won = cluster is not None and right[number][cluster]
-        found[name].results.append((won, messages, number))
+        found[name].results.append((won, messages, questions[episodes[number].question]))
 
     for fold in tqdm(folds, desc="held-out folds"):
         routers = fold.routers()

@@ -11,6 +11,7 @@ from mpdf_langgraph.profile_critic import load_profile_critic
 from mpdf_langgraph.router import make_router
 from tests.support.recorded import recorded_episode
 from training.collect.importing import Answer
+from training.learn.fit_config import Config
 from training.learn.profile_fit import fit_profile, gather_looks
 from training.learn.rules import RuleOptions, fit_rules
 from training.studies import debates
@@ -80,7 +81,9 @@ def test_the_critic_learns_how_right_answers_look() -> None:
 def test_the_study_and_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     traces = tmp_path / "traces.jsonl"
     traces.write_bytes(b"".join(b"\n" + e.to_json() for e in debates_of(40)))
-    options = debates.DebateOptions((traces,), tmp_path / "out", answer="choice", folds=2, seeds=1)
+    options = debates.DebateOptions(
+        (traces,), tmp_path / "out", answer="choice", folds=2, seeds=1, settings=("tau=2",)
+    )
     text = debates.main(options)
     assert text == (tmp_path / "out" / "results.md").read_text()
     cells = [line.split(" | ") for line in text.splitlines() if " | " in line]
@@ -88,8 +91,12 @@ def test_the_study_and_the_command(tmp_path: Path, capsys: pytest.CaptureFixture
     learned = debates.learned_name("softrankpo")
     for name in (debates.FIRST, debates.RECORDED, "expected gain", "threshold, tuned", learned):
         assert name in rows
-    assert rows[learned][5] != "–"  # its actions were counted
-    assert len([*(tmp_path / "out" / "fits").iterdir()]) == 2
+    assert rows[learned][6] != "–"  # its actions were counted
+    assert rows[learned][4] == "="
+    assert rows[f"{learned}, tau=2"][4] != "="
+    folders = [path.name for path in (tmp_path / "out" / "fits").iterdir()]
+    assert len(folders) == 4
+    assert sum("tau-2.0" in name for name in folders) == 2
     assert debates.main(options) == text  # the fits are there
     report = fit_rules(RuleOptions((traces,), tmp_path / "rules", answer="choice", cost=0.0))
     assert "The traces hold no confidence" in report
@@ -99,43 +106,72 @@ def test_the_study_and_the_command(tmp_path: Path, capsys: pytest.CaptureFixture
     assert rates["a"]["d"] == pytest.approx(0.6, abs=0.25)
 
 
-def test_a_setting_is_a_method_of_its_own(tmp_path: Path) -> None:
-    traces = tmp_path / "traces.jsonl"
-    traces.write_bytes(b"".join(b"\n" + e.to_json() for e in debates_of(40)))
-    options = debates.DebateOptions(
-        (traces,), tmp_path / "out", answer="choice", folds=2, seeds=1,
-        settings=("tau=2", "values=one-step"),
-    )  # fmt: skip
-    text = debates.main(options)
-    first = debates.learned_name("softrankpo")
-    assert f"against {first}" in text
-    assert f"| {first}, tau=2 |" in text
-    assert f"| {first}, values=one-step |" in text
-    folders = [path.name for path in (tmp_path / "out" / "fits").iterdir()]
-    assert len(folders) == 6
-    assert sum("tau-2.0" in name for name in folders) == 2
-    assert sum("values-one-step" in name for name in folders) == 2
-
-
-@pytest.mark.parametrize("setting", ["nothing=1", "tau", "tau=x", "values=two", "tau=-1", ""])
-def test_a_setting_that_is_none_is_refused(setting: str) -> None:
+@pytest.mark.parametrize(
+    "setting",
+    ["nothing=1", "tau", "tau=x", "values=two", "tau=-1", "", "=1", "out=x", "traces=x", "seed=7",
+     "consensus=learned", "help=1", "resume=True", "temperature=2"],
+)  # fmt: skip
+def test_a_setting_that_changes_no_learning_is_refused(setting: str) -> None:
     options = debates.DebateOptions((Path("nowhere"),), settings=("beta=1", setting))
     with pytest.raises(ConfigurationError, match=r"--settings|--tau"):
         options.check()
 
 
+@pytest.mark.parametrize(
+    ("setting", "option", "value"),
+    [
+        ("global=0", "global_", 0.0),
+        ("label-temperature=2", "label_temperature", 2.0),
+        ("policy-iterations=1", "policy_iterations", 1),
+        ("values=one-step", "values", "one-step"),
+    ],
+)
+def test_a_setting_changes_one_option(setting: str, option: str, value: object) -> None:
+    options = debates.DebateOptions((), settings=(setting,))
+    first, changed = debates.configs(Config(()), options).values()
+    assert vars(changed) == {**vars(first), option: value}
+    assert getattr(first, option) != value
+
+
 def test_folds_of_a_kind_hold_one_kind_each() -> None:
     pairs = [debate("AB", "BB", question=f"{n}?") for n in range(3)]
-    threes = [debate("ABC", "ABB", question=f"{n}!") for n in range(4)]
-    algebra = [e.model_copy(update={"category": "algebra"}) for e in (*pairs, threes[0])]
-    teams = debates.DebateOptions((), split="agents")
-    assert [p.tolist() for p in debates.split([*pairs, *threes], teams)] == [[0] * 3 + [1] * 4]
-    kinds = debates.DebateOptions((), split="category")
-    assert len(set(debates.split([*algebra, *threes[1:]], kinds)[0].tolist())) == 2
+    threes = [debate("ABC", "ABB", question=f"{n}!") for n in range(3)]
+    both = [*pairs, *threes]
+    teams = debates.DebateOptions((), split="agents", seeds=2)
+    assert [p.tolist() for p in debates.split(both, teams)] == [[0, 0, 0, 1, 1, 1]] * 2
+    kinds = debates.DebateOptions((), split="category", seeds=1)
+    named = [e.model_copy(update={"category": c}) for e, c in zip(both, "xyxyzx", strict=True)]
+    assert debates.split(named, kinds)[0].tolist() == [0, 1, 0, 1, 2, 0]
+    with pytest.raises(ConfigurationError, match="1 debates have no category"):
+        debates.split([*named, pairs[0]], kinds)
     with pytest.raises(ConfigurationError, match="all of one kind"):
-        debates.split(algebra, kinds)
-    for places in debates.split(pairs * 10, debates.DebateOptions(())):
-        assert np.bincount(places).tolist() == [6] * 5
+        debates.split([named[0], named[2]], kinds)
+
+
+def test_a_held_out_question_is_never_learned_from(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pairs = [debate("AB", "BB", question=f"{n}?") for n in range(10)]
+    threes = [debate("ABC", "ABB", question=f"{n}?") for n in range(10)]
+    extra = [debate("ABC", "ABB", question=f"{n}!") for n in range(10)]
+    both = [*pairs, *threes, *extra]
+    learned: list[tuple[set[str], set[str]]] = []
+
+    def make(rest: list[Episode], held_out: list[int], *_: object) -> debates.Fold:
+        learned.append(({e.question for e in rest}, {both[n].question for n in held_out}))
+        return debates.Fold(fit_profile(gather_looks(rest, CHOICE.equivalent)), {}, {}, held_out)
+
+    monkeypatch.setattr(debates, "make_fold", make)
+    for kind in ("random", "agents"):
+        options = debates.DebateOptions((), tmp_path, split=kind, answer="choice")  # type: ignore[arg-type]
+        played = debates.cross_validate(both, CHOICE.equivalent, options)
+        asked = {question for _, _, question in played[debates.FIRST].results}
+        assert asked == set(range(20))
+    assert len(learned) == 3 * (5 + 2)
+    for known, held_out in learned:
+        assert known
+        assert held_out
+        assert not known & held_out
 
 
 def test_traces_without_a_debate_are_refused(tmp_path: Path) -> None:
