@@ -6,11 +6,11 @@ r"""Collect traces to learn from: ask a team many questions, and record what it 
         --prompts examples.tiny_lm.prompts:PROMPTS --max-tokens 200
     python training/collect.py --import answers.jsonl --out traces/
 
-The questions are JSON Lines or Parquet with `question`, `reference`, and if wanted `id` and
-`contexts` (private text by agent name). A question is finished once its episode is in the folder,
-so a stopped or killed command goes on where it was. Questions that fail are asked once more at the
-end. Those that fail again are in failures.log, and the exit code is 1. It is 2 if the command
-itself is wrong.
+The questions are JSON Lines or Parquet with `question`, `reference`, and if wanted `id`,
+`category` and `contexts` (private text by agent name). A question is finished once its episode is
+in the folder, so a stopped or killed command goes on where it was. Questions that fail are asked
+once more at the end. Those that fail again are in failures.log, and the exit code is 1. It is 2 if
+the command itself is wrong.
 
 With --import no model is asked. A table of recorded answers (columns `question`, `reference`,
 `agent`, `response`, and if known `round`, `confidence` and `category`) becomes episodes. PERSIST
@@ -98,7 +98,8 @@ class CollectOptions:
     """Deliberations at a time. With --ray: of each worker."""
     cluster: tyro.conf.OmitArgPrefixes[RayOptions] = RayOptions()
     import_answers: Annotated[Path | None, tyro.conf.arg(name="import")] = None
-    """A table of recorded answers to turn into episodes, instead of asking."""
+    """A table of recorded answers (JSON Lines or Parquet) to turn into episodes, instead of
+    asking."""
     convert: str | None = None
     """module:function that turns a row of a table of another form into rows for --import."""
 

@@ -126,7 +126,7 @@ def read_answers(path: Path, convert: Convert | None = None) -> Answers:
     """
     answers = Answers()
     references: dict[str, str | None] = {}
-    categories: dict[str, str | None] = {}
+    categories: dict[str, str] = {}
     given: dict[str, dict[tuple[int, str], Answer]] = {}
     places: dict[str, str] = {}
     order: dict[str, None] = {}
@@ -152,8 +152,8 @@ def read_answers(path: Path, convert: Convert | None = None) -> Answers:
             if references.setdefault(question, reference) != reference:
                 leave_out("another reference than the question's first row", where)
                 continue
-            if categories.setdefault(question, category) != category:
-                leave_out("another category than the question's first row", where)
+            if category is not None and categories.setdefault(question, category) != category:
+                leave_out("another category than the question has", where)
                 continue
             order.setdefault(answer.agent)
             places.setdefault(question, where)
@@ -162,7 +162,9 @@ def read_answers(path: Path, convert: Convert | None = None) -> Answers:
                 leave_out("a second answer of the same agent to the same question", where)
     for question, said in given.items():
         if late := sum((0, name) not in said for _, name in said):
-            leave_out("a later round of an agent without a first answer", places[question], late)
+            leave_out(
+                "a later round of an agent without a first answer (round 0)", places[question], late
+            )
         team = [name for name in order if (0, name) in said]
         if len(team) < 2:
             if left := sum(name in team for _, name in said):
@@ -172,11 +174,7 @@ def read_answers(path: Path, convert: Convert | None = None) -> Answers:
         answers.groups[question, references[question]] = [
             said[round_, name] for round_ in rounds for name in team if (round_, name) in said
         ]
-    answers.categories = {
-        question: category
-        for question, _ in answers.groups
-        if (category := categories[question]) is not None
-    }
+    answers.categories = {q: categories[q] for q, _ in answers.groups if q in categories}
     return answers
 
 
@@ -202,6 +200,8 @@ def _answer(row: Mapping[str, Any]) -> Answer:
             raise TableError(f"'confidence' must be in [0, 1], got {reprlib.repr(given)}")
         confidence = float(given)
     round_ = row.get("round")
+    if isinstance(round_, float) and round_.is_integer():
+        round_ = int(round_)  # pandas makes a column of whole numbers with gaps one of floats
     if round_ is not None and (type(round_) is not int or round_ < 0):
         raise TableError(f"'round' must be a whole number of 0 or more, got {reprlib.repr(round_)}")
     return Answer(agent, response, confidence, round_ or 0)

@@ -104,6 +104,8 @@ def read_table(path: Path) -> Iterator[tuple[int, dict[str, Any] | TableError]]:
     """
     if not path.is_file():
         raise TableError(f"{path}: no such file")
+    if path.suffix in (".csv", ".tsv", ".xlsx"):
+        raise TableError(f"{path}: tables are read from JSON Lines or Parquet")
     if path.suffix == ".parquet":
         import pyarrow
         import pyarrow.parquet as parquet  # takes half a second, which JSON does not need
@@ -150,12 +152,15 @@ def text_of(row: Mapping[str, Any], column: str) -> str:
 
 
 def category_of(row: Mapping[str, Any]) -> str | None:
-    """Return a row's category, None if it has none.
+    """Return a row's category, None if it has none or a blank one.
 
     Raises:
-        TableError: It is not a text.
+        TableError: It is not text.
     """
-    return None if row.get("category") is None else text_of(row, "category")
+    value = row.get("category")
+    if value is None or (isinstance(value, str) and not value.strip()):
+        return None
+    return text_of(row, "category")
 
 
 def reference_of(row: Mapping[str, Any]) -> str | None:

@@ -46,6 +46,30 @@ spoken = st.tuples(
 )
 
 
+def test_a_round_that_pandas_wrote_is_a_whole_number(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    [debate] = imported(
+        tmp_path,
+        logged("2+2?", "ann", "5", round=0.0),
+        logged("2+2?", "bo", "4", round=0.0),
+        logged("2+2?", "ann", "4", round=1.0),
+        logged("2+2?", "bo", "6", round=0.5),
+    )
+    assert list(debate.responses) == ["ann@0", "bo@0", "ann@1"]
+    assert "1 x 'round' must be a whole number of 0 or more" in capsys.readouterr().out
+
+
+def test_a_table_of_another_format_is_refused(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "answers.csv"
+    path.write_text("question,reference,agent,response\n2+2?,4,ann,4\n")
+    words = ["--import", str(path), "--out", str(tmp_path / "traces")]
+    assert collecting.main(tyro.cli(collecting.CollectOptions, args=words)) == 2
+    assert "tables are read from JSON Lines or Parquet" in capsys.readouterr().err
+
+
 def test_a_question_keeps_its_first_category(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -54,14 +78,17 @@ def test_a_question_keeps_its_first_category(
         logged("2+2?", "bo", "4", category="sums"),
         logged("2+2?", "bo", "6", category="logic", round=1),
         logged("1+3?", "ann", "4"),
-        logged("1+3?", "bo", "4", category=None),
+        logged("1+3?", "bo", "4", category=" "),
         logged("1+3?", "cy", "4", category=7),
+        logged("0+4?", "ann", "4"),
+        logged("0+4?", "bo", "4", category="sums"),
     ]
-    [sums, plain] = imported(tmp_path, *rows)
-    assert (sums.category, plain.category) == ("sums", None)
+    [sums, plain, late] = imported(tmp_path, *rows)
+    assert [one.category for one in (sums, plain, late)] == ["sums", None, "sums"]
+    assert len(plain.responses) == len(late.responses) == 2
     assert list(sums.responses) == ["ann@0", "bo@0"]
     told = capsys.readouterr().out
-    assert "1 x another category than the question's first row (first: line 3)" in told
+    assert "1 x another category than the question has (first: line 3)" in told
     assert "1 x 'category' must be text (first: line 6)" in told
     (tmp_path / "other").mkdir()
     without = [{**row, "category": None} for row in rows[:2]]
@@ -122,7 +149,7 @@ def test_unusable_rows_of_a_debate_are_counted(
     for reason in (
         "1 x a second answer of the same agent to the same question (first: line 4)",
         "3 x 'round' must be a whole number of 0 or more (first: line 6)",
-        "2 x a later round of an agent without a first answer (first: line 1)",
+        "2 x a later round of an agent without a first answer (round 0) (first: line 1)",
         "2 x the only agent that answered its question (first: line 9)",
     ):
         assert f"left out: {reason}" in told
