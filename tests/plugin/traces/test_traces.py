@@ -10,6 +10,7 @@ import sys
 import zlib
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -303,6 +304,18 @@ def test_a_record_that_cannot_be_read_again_is_not_written(
     reader = TraceReader(tmp_path)
     assert ids(reader) == ids(episodes[1:2])
     assert not reader.skipped
+
+
+def test_a_record_holds_the_fields_alone(episodes: list[Episode]) -> None:
+    @dataclass
+    class Made:
+        _hidden: int = 1
+
+    first = episodes[0]
+    assert first.model_copy(update={"nonsense": 1}).to_json() == first.to_json()
+    options = {**first.options, "made": Made()}
+    written = Episode.from_json(first.model_copy(update={"options": options}).to_json())
+    assert written.options["made"] == {"_hidden": 1}
 
 
 def test_hostile_files_are_skipped_and_counted(tmp_path: Path, episodes: list[Episode]) -> None:
