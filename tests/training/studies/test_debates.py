@@ -155,11 +155,12 @@ def test_a_held_out_question_is_never_learned_from(
     threes = [debate("ABC", "ABB", question=f"{n}?") for n in range(10)]
     extra = [debate("ABC", "ABB", question=f"{n}!") for n in range(10)]
     both = [*pairs, *threes, *extra]
+    critic = fit_profile(gather_looks(debates_of(20), CHOICE.equivalent))
     learned: list[tuple[set[str], set[str]]] = []
 
     def make(rest: list[Episode], held_out: list[int], *_: object) -> debates.Fold:
         learned.append(({e.question for e in rest}, {both[n].question for n in held_out}))
-        return debates.Fold(fit_profile(gather_looks(rest, CHOICE.equivalent)), {}, {}, held_out)
+        return debates.Fold(critic, {}, {}, held_out)
 
     monkeypatch.setattr(debates, "make_fold", make)
     for kind in ("random", "agents"):
