@@ -154,7 +154,8 @@ def test_a_held_out_question_is_never_learned_from(
     pairs = [debate("AB", "BB", question=f"{n}?") for n in range(10)]
     threes = [debate("ABC", "ABB", question=f"{n}?") for n in range(10)]
     extra = [debate("ABC", "ABB", question=f"{n}!") for n in range(10)]
-    both = [*pairs, *threes, *extra]
+    more = [debate("AB", "BB", question=f"{n};") for n in range(10)]
+    both = [*pairs, *threes, *extra, *more]
     critic = fit_profile(gather_looks(debates_of(20), CHOICE.equivalent))
     learned: list[tuple[set[str], set[str]]] = []
 
@@ -167,7 +168,7 @@ def test_a_held_out_question_is_never_learned_from(
         options = debates.DebateOptions((), tmp_path, split=kind, answer="choice")  # type: ignore[arg-type]
         played = debates.cross_validate(both, CHOICE.equivalent, options)
         asked = {question for _, _, question in played[debates.FIRST].results}
-        assert asked == set(range(20))
+        assert asked == set(range(30))
     assert len(learned) == 3 * (5 + 2)
     for known, held_out in learned:
         assert known
