@@ -30,8 +30,8 @@ from mpdf_langgraph.observation import FEATURE_VERSION
 from mpdf_langgraph.traces.reader import NOT_A_FILE, find_files, find_segments, first_episodes
 from mpdf_langgraph.traces.records import SCHEMA_VERSION, Episode, read_question
 from training.collect.files import atomic_write
+from training.collect.pool import make_pool
 from training.learn.rewards import Grader
-from training.workers import make_pool
 
 Arrays = dict[str, NDArray[Any]]
 

@@ -34,8 +34,8 @@ from tqdm import tqdm
 
 from mpdf_langgraph import Agent, Episode, MathAnswer, create_deliberation
 from mpdf_langgraph.errors import ConfigurationError
+from training.collect.pool import make_pool
 from training.command import run_command
-from training.workers import make_pool
 
 # Not here: anything that loads torch. A stage is to pay for what it needs, and for no more.
 

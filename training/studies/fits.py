@@ -22,6 +22,7 @@ from mpdf_langgraph.calibration import Calibration
 from mpdf_langgraph.errors import MPDFError, describe_error
 from mpdf_langgraph.observation import FEATURE_VERSION, INDEX
 from mpdf_langgraph.traces.reader import find_segments
+from training.collect.pool import make_pool
 from training.learn import fitting, stages
 from training.learn.dataset import Groups
 from training.learn.fit_config import Config
@@ -29,7 +30,6 @@ from training.learn.policy import Policy
 from training.learn.report import FORMAT
 from training.learn.tensors import log_probabilities, set_competence, to_data
 from training.studies import raw_text
-from training.workers import make_pool
 
 #: Options of a fit that change nothing in what comes out.
 _APART = ("traces", "labels", "out", "resume", "threads", "device")

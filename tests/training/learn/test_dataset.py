@@ -334,7 +334,7 @@ def test_several_processes_read_the_same(tmp_path: Path, monkeypatch: pytest.Mon
     assert same(got, expected)
     assert report.problems == told.problems
     assert report.cached == 0
-    monkeypatch.setattr(trace_rows, "ProcessPoolExecutor", forbidden)
+    monkeypatch.setattr(trace_rows, "make_pool", forbidden)
     assert read(files, processes=2)[1].cached == 3
 
 

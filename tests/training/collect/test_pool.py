@@ -14,10 +14,10 @@ from tests.support.paths import ROOT
 COMMAND = """
 import sys, time
 from pathlib import Path
-from training.workers import make_pool
+from training.collect.pool import make_pool
 
 if __name__ == "__main__":
-    from tests.training.test_workers import work
+    from tests.training.collect.test_pool import work
     with make_pool(2) as pool:
         for name in "ab":
             pool.submit(work, Path(sys.argv[1], name))
