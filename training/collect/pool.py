@@ -10,8 +10,9 @@ from multiprocessing import get_context, parent_process
 def make_pool(processes: int) -> ProcessPoolExecutor:
     """Return a pool of worker processes, which end with this process, however it ends.
 
-    Without more they would wait for ever for one that was killed. Ctrl-C, which reaches them too,
-    ends them at once and in silence. They are not forked: the threads of torch do not survive that.
+    By themselves they would wait for ever for a process that was killed. Ctrl-C, which reaches them
+    too, ends them at once and in silence. They are not forked, as the threads of torch do not
+    survive that.
     """
     return ProcessPoolExecutor(processes, mp_context=get_context("spawn"), initializer=_begin)
 

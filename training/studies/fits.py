@@ -174,9 +174,8 @@ def run_fits(fits: Iterable[Fit], jobs: int) -> dict[str, str]:
                 bar.set_postfix_str(fit.folder.name)
                 note(key, fit.run())
             return failed
-        with make_pool(
-            jobs
-        ) as pool:  # after a stop, their checkpoints are good for the epochs done
+        # After a stop, the checkpoints are good for the epochs done.
+        with make_pool(jobs) as pool:
             try:
                 running = {pool.submit(fit.run): key for key, fit in todo.items()}
                 for future in as_completed(running):
