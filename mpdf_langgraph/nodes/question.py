@@ -1,6 +1,7 @@
 """The question: how it is found in a graph's input, recorded and repeated."""
 
 import uuid
+from itertools import zip_longest
 from typing import Any, NamedTuple
 
 from langchain_core.messages import BaseMessage, HumanMessage, RemoveMessage
@@ -70,7 +71,7 @@ def _answered(messages: list[BaseMessage]) -> list[BaseMessage]:
     """Return the messages without the record of any `question` that nobody answered."""
     return [
         message
-        for message, after in zip(messages, [*messages[1:], None], strict=False)
+        for message, after in zip_longest(messages, messages[1:])
         if not (str(message.id).startswith(_QUESTION) and isinstance(after, HumanMessage | None))
     ]
 

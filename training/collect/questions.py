@@ -105,7 +105,7 @@ def read_table(path: Path) -> Iterator[tuple[int, dict[str, Any] | TableError]]:
     if not path.is_file():
         raise TableError(f"{path}: no such file")
     if path.suffix in (".csv", ".tsv", ".xlsx"):
-        raise TableError(f"{path}: tables are read from JSON Lines or Parquet")
+        raise TableError(f"{path}: tables are read from JSON Lines or Parquet. Convert it")
     if path.suffix == ".parquet":
         import pyarrow
         import pyarrow.parquet as parquet  # takes half a second, which JSON does not need

@@ -200,14 +200,14 @@ def configs(shared: Config, options: DebateOptions) -> dict[str, Config]:
     Raises:
         ConfigurationError: A setting is no option of what a fit learns, or no value for it.
     """
-    known = sorted(vars(shared).keys() - _APART)
+    known = sorted(name.rstrip("_") for name in vars(shared).keys() - _APART)
     found = {learned_name(one): replace(shared, algorithm=one) for one in options.algorithms}
     first = learned_name(options.algorithms[0])
     for setting in options.settings:
         name, _, value = setting.partition("=")
-        if name.replace("-", "_") not in {option.rstrip("_") for option in known}:
-            options_ = ", ".join(option.rstrip("_").replace("_", "-") for option in known)
-            raise ConfigurationError(f"--settings takes {options_}, such as tau=0, got {setting!r}")
+        if name.replace("-", "_") not in known:
+            names = ", ".join(known)
+            raise ConfigurationError(f"--settings takes {names}, such as tau=0, got {setting!r}")
         try:
             changed = tyro.cli(Config, args=[f"--{name}", value], default=found[first])
         except SystemExit:  # the reason has been printed
@@ -251,7 +251,9 @@ def make_fold(
 
 
 def split(episodes: Sequence[Episode], options: DebateOptions) -> list[NDArray[Any]]:
-    """Return the fold of every episode, for each seed. A question is in one fold, if at random.
+    """Return the fold of every episode, ``[E]``, for each seed.
+
+    At random, all episodes of a question are in one fold.
 
     Raises:
         ConfigurationError: The episodes are all of one kind, or some have no category.
@@ -265,11 +267,15 @@ def split(episodes: Sequence[Episode], options: DebateOptions) -> list[NDArray[A
             places.append(np.array([fold[e.question] for e in episodes]))
         return places
     if options.split == "category" and (without := sum(e.category is None for e in episodes)):
-        raise ConfigurationError(f"--split category: {without} debates have no category")
+        raise ConfigurationError(
+            f"--split category: {without} debates have no category. Import them with one"
+        )
     kinds = [e.category if options.split == "category" else len(e.team) for e in episodes]
     names, place = np.unique(np.array(kinds), return_inverse=True)
     if len(names) < 2:
-        raise ConfigurationError(f"--split {options.split}: the debates are all of one kind")
+        raise ConfigurationError(
+            f"--split {options.split}: the debates are all of one kind. Use --split random"
+        )
     return [place] * options.seeds
 
 
@@ -299,7 +305,7 @@ def play_folds(
     found: defaultdict[str, Played] = defaultdict(Played)
     right = [[graded(a, str(e.reference)) for a in e.representatives] for e in episodes]
 
-    questions = {question: n for n, question in enumerate({e.question: 0 for e in episodes})}
+    questions = {q: n for n, q in enumerate(dict.fromkeys(e.question for e in episodes))}
 
     def note(name: str, number: int, cluster: int | None, messages: int) -> None:
         won = cluster is not None and right[number][cluster]

@@ -12,7 +12,7 @@ import pytest
 from tests.support.paths import ROOT
 
 COMMAND = """
-import sys, time
+import sys
 from pathlib import Path
 from training.collect.pool import make_pool
 
