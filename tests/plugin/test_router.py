@@ -111,6 +111,9 @@ def decisions(router: Router, *members: tuple[int | None, float | None] | None) 
         ([(0, 0.1), (0, 0.2)], "PP"),
         ([(0, 0.1), None], "PR"),
         ([(0, 0.1)], "P"),
+        # an unknown confidence counts as 0
+        ([(0, None), (0, None), (1, None)], "RRR"),
+        ([(0, None), (1, 0.9)], "CP"),
         # 3. and 4.: at the bar, and the gap
         ([(0, 0.9), (1, 0.5)], "PC"),
         ([(0, 0.9), (1, 0.94)], "PP"),
