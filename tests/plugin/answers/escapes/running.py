@@ -39,13 +39,14 @@ def children() -> set[str]:
     parents = {str(os.getpid())}
     while parents:
         new = set()
-        for path in Path("/proc").glob("[0-9]*/stat"):
+        for process in filter(str.isdigit, os.listdir("/proc")):
             try:
-                state, parent = path.read_text().rpartition(")")[2].split()[:2]
-            except OSError:
+                stat = Path("/proc", process, "stat").read_text()
+            except OSError:  # The process has ended since it was listed.
                 continue
-            if parent in parents and state not in "ZX" and path.parent.name not in found:
-                new.add(path.parent.name)
+            state, parent = stat.rpartition(")")[2].split()[:2]
+            if parent in parents and state not in "ZX" and process not in found:
+                new.add(process)
         found |= new
         parents = new
     return found
