@@ -100,6 +100,8 @@ class Agent:
                     f"agent {self.name!r}: {option} must be a dict of options of the model, got "
                     f"{settings!r:.80}"
                 )
+            cooled = f"agent {self.name!r}: {option}['temperature']"
+            check_number(cooled, settings.get("temperature"), 0, optional=True)
         if self.chat_model is None and (self.sampling or self.refine_sampling):
             raise ConfigurationError(
                 f"agent {self.name!r}: sampling can only be set for a chat model. Set it inside "

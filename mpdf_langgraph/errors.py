@@ -1,5 +1,10 @@
 """Every error that this package raises, and how an error is written in one line."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from langgraph.errors import GraphBubbleUp
+
 from mpdf_langgraph.secrets import mask_credentials
 
 
@@ -70,3 +75,18 @@ def describe_error(error: BaseException) -> str:
     if len(text) > _MOST_SEARCHED:  # a key that is cut there is not known: it goes as a whole
         masked = masked[:-_LONGEST_KEY]
     return masked[:500]
+
+
+@contextmanager
+def plugged_in(name: str) -> Iterator[None]:
+    """Have the errors of a part that an app has plugged in say which part it is.
+
+    Raises:
+        ConfigurationError: The part raised an error that is none of this package's.
+    """
+    try:
+        yield
+    except (MPDFError, GraphBubbleUp):  # an interrupt is no error
+        raise
+    except Exception as error:
+        raise ConfigurationError(f"{name} failed: {describe_error(error)}") from error

@@ -69,6 +69,8 @@ class Prompts:
     no_response: str = "I could not answer yet."
 
     def __post_init__(self) -> None:
+        if not isinstance(self.no_response, str):
+            raise ConfigurationError(f"prompt 'no_response' must be a text: {self.no_response!r}")
         for name, names in _FIELDS.items():
             if name in ("propose_private", "refine_private") and getattr(self, name) is None:
                 continue

@@ -170,14 +170,24 @@ def _finish_reason(metadata: Mapping[str, Any]) -> Any:
 def response_from(
     outcome: CallResult, *, response_id: str, agent: str, round_: int, schema: AnswerSchema
 ) -> Response:
-    """Return the record of a successful call's reply, not yet clustered or critiqued."""
+    """Return the record of a successful call's reply, not yet clustered or critiqued.
+
+    Raises:
+        ModelOutputError: A schema of one's own gave something that is no answer.
+    """
     reply: Reply = outcome.value
+    answer = None if reply.refused else schema.parse(reply.text)
+    if not isinstance(answer, str | None):
+        raise ModelOutputError(
+            f"parse of the answer schema {schema.name!r} returned {answer!r:.80}, expected a text "
+            "or None"
+        )
     response = Response(
         id=response_id,
         agent=agent,
         round=round_,
         text=reply.text,
-        answer=None if reply.refused else schema.parse(reply.text),
+        answer=answer,
         cluster=None,
         profile=reasoning_profile(reply.text, reply.finish_reason),
         logprobs=logprob_summary(reply.token_logprobs),

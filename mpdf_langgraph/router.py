@@ -15,7 +15,12 @@ from mpdf_langgraph.observation import feature, rival_of
 from mpdf_langgraph.options import check_number
 from mpdf_langgraph.state import ACTIONS, Action, Observation
 
-_SCORES = ("confidence", "logprob", "self_verdict")
+#: What a threshold may compare, and the feature that tells whether it is known.
+_SCORES = {
+    "confidence": "confidence_known",
+    "logprob": "logprob_known",
+    "self_verdict": "self_known",
+}
 PERSIST, REFINE, CONCEDE = ([float(action == a) for a in ACTIONS] for action in ACTIONS)
 
 
@@ -121,17 +126,21 @@ class ThresholdRouter:
     def _decide(self, observation: Observation) -> list[float]:
         own = observation["own"]
         peer = rival_of(observation)
-        rival = 0.0 if peer is None else feature(peer, self.score)
+        rival = 0.0 if peer is None else self._score(peer)
         if not feature(own, "answer_valid"):
             return REFINE if peer is None or rival < self.bar else CONCEDE
         if peer is None:
             return PERSIST
-        mine = feature(own, self.score)
+        mine = self._score(own)
         if mine >= self.bar and rival - mine < self.gap:
             return PERSIST
         if rival >= self.bar and rival - mine >= self.gap:
             return CONCEDE
         return REFINE
+
+    def _score(self, features: list[float]) -> float:
+        """Return the score of a response. An unknown one counts as 0."""
+        return feature(features, self.score) if feature(features, _SCORES[self.score]) else 0.0
 
 
 #: From the observations of a team to one row for each: the probabilities of `ACTIONS`, or the

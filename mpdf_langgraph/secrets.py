@@ -20,6 +20,8 @@ NO_KEY = "EMPTY"
 SHORTEST = 4
 #: In a model's reply, only longer ones are masked: a header's value may be an everyday word.
 SHORTEST_IN_REPLIES = 16
+#: Headers that say who asks for what. Their values are everyday words, so they are not masked.
+PUBLIC_HEADERS = ("accept", "content-type", "http-referer", "referer", "user-agent", "x-title")
 _PATTERNS = (
     (re.compile(r"(?i)\b(bearer|basic|token)\s+[\w.~+/=-]{8,}"), r"\1 ***"),
     (re.compile(r"(?i)((?:key|token|secret|password)[\"']?\s*[=:]\s*[\"']?)[\w.~+/=-]+"), r"\1***"),
@@ -94,12 +96,16 @@ def hide_secrets_of(runnable: Any) -> None:
 
 
 def header_values(options: Mapping[str, Any]) -> Iterator[str]:
-    """Yield the values of all headers among a model's options."""
+    """Yield the values of the headers among a model's options that may be secrets."""
     for name, value in options.items():
         if not isinstance(value, Mapping):
             continue
         if "headers" in name:
-            yield from (one for one in value.values() if isinstance(one, str))
+            yield from (
+                one
+                for header, one in value.items()
+                if isinstance(one, str) and str(header).lower() not in PUBLIC_HEADERS
+            )
         else:
             yield from header_values(value)
 

@@ -8,7 +8,7 @@ import inspect
 from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
-from mpdf_langgraph.errors import ConfigurationError
+from mpdf_langgraph.errors import ConfigurationError, plugged_in
 
 
 class AnswerSchema(Protocol):
@@ -35,9 +35,16 @@ class AnswerSchema(Protocol):
 
 
 def schema_for(schema: AnswerSchema, question: str) -> AnswerSchema:
-    """Return the schema that compares answers to this question: as a rule, the schema itself."""
+    """Return the schema that compares answers to this question: as a rule, the schema itself.
+
+    Raises:
+        ConfigurationError: A schema of one's own failed.
+    """
     bind: Callable[[str], AnswerSchema] | None = getattr(schema, "for_question", None)
-    return schema if bind is None else bind(question)
+    if bind is None:
+        return schema
+    with plugged_in(f"for_question of the answer schema {schema.name!r}"):
+        return bind(question)
 
 
 def is_async(function: Any) -> bool:

@@ -6,11 +6,11 @@ It is a generator of calls, so the graph can run it synchronously and asynchrono
 from dataclasses import replace
 from typing import Any, Literal, cast
 
-from langchain_core.runnables import RunnableLambda
 from langgraph.types import Command, Send
 
 from mpdf_langgraph.answers.schema import schema_for
-from mpdf_langgraph.errors import ConfigurationError
+from mpdf_langgraph.critic import function_runnable
+from mpdf_langgraph.errors import ConfigurationError, describe_error
 from mpdf_langgraph.history import unreadable_kinds
 from mpdf_langgraph.nodes.critic import criticise
 from mpdf_langgraph.nodes.settings import Settings
@@ -82,7 +82,7 @@ def agent_steps(
         failures.append(task_failure(task, stage, _cannot_read(unread)))
         task = Assignment({**task, "act": False, "alternatives": 0})
     elif task["notes"] is None and agent.context is not None:
-        retrieve = RunnableLambda(agent.context) if callable(agent.context) else agent.context
+        retrieve = function_runnable(agent.context) if callable(agent.context) else agent.context
         labels = trace_labels("context", task, silent=True)
         [outcome] = yield [
             Call(
@@ -156,9 +156,14 @@ def agent_steps(
         if outcome.cause is not None:
             failures.append(task_failure(task, kind, str(outcome.error), outcome))
             continue
-        response = response_from(
-            outcome, response_id=response_id, agent=name, round_=round_, schema=schema
-        )
+        try:
+            response = response_from(
+                outcome, response_id=response_id, agent=name, round_=round_, schema=schema
+            )
+        except Exception as error:  # of a schema of one's own: the other responses must not be lost
+            message = f"its answer could not be read: {describe_error(error)}"
+            failures.append(task_failure(task, kind, message, outcome))
+            continue
         drawn.append(response)
         if kind != "alternative":
             events.emit_response(task["episode"], response)

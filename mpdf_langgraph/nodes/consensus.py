@@ -16,7 +16,7 @@ from mpdf_langgraph.answers.math_answer import MathAnswer
 from mpdf_langgraph.answers.schema import AnswerSchema, assign_clusters, schema_for
 from mpdf_langgraph.answers.text_answer import TextAnswer
 from mpdf_langgraph.consensus import count_votes
-from mpdf_langgraph.errors import ConfigurationError, DeliberationError, describe_error
+from mpdf_langgraph.errors import ConfigurationError, DeliberationError, describe_error, plugged_in
 from mpdf_langgraph.learned_consensus import rule_for
 from mpdf_langgraph.nodes.outcome import describe_standing, finish
 from mpdf_langgraph.nodes.question import repeat_question
@@ -144,14 +144,8 @@ def _should_ask_person(settings: Settings, state: DeliberationState, stop_reason
 
 def _tally(settings: Settings, state: DeliberationState) -> Consensus:
     rule = rule_for(settings.consensus, state["header"].get("category"))
-    try:
+    with plugged_in(f"the consensus rule {settings.consensus_name!r}"):
         return count_votes(held_responses(state), rule, state["representatives"])
-    except ConfigurationError:
-        raise
-    except Exception as error:
-        raise ConfigurationError(
-            f"the consensus rule {settings.consensus_name!r} failed: {describe_error(error)}"
-        ) from error
 
 
 def _failure(agent: str, round_: int, stage: Literal["refine", "compare"], error: str) -> Failure:

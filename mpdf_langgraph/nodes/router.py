@@ -8,7 +8,7 @@ from langgraph.config import get_config
 from langgraph.types import Command, Overwrite
 
 from mpdf_langgraph.consensus import concession
-from mpdf_langgraph.errors import ConfigurationError, DeliberationError
+from mpdf_langgraph.errors import ConfigurationError, DeliberationError, plugged_in
 from mpdf_langgraph.fork import FORK_MARK, forced_action, fork_state
 from mpdf_langgraph.history import readable_history
 from mpdf_langgraph.nodes.person import check_checkpointer
@@ -38,6 +38,7 @@ from mpdf_langgraph.state import (
     DeliberationState,
     Failure,
     Header,
+    Observation,
     Turn,
     held_responses,
     no_usage,
@@ -166,6 +167,10 @@ def current_situation(state: DeliberationState) -> Situation:
     )
 
 
+def _copy(seen: Observation) -> Observation:
+    return Observation(own=[*seen["own"]], peers=[[*peer] for peer in seen["peers"]])
+
+
 def _decide(settings: Settings, state: DeliberationState) -> Command[NextOfRouter]:
     if is_recruiting(settings, state):
         raise ConfigurationError(
@@ -189,13 +194,15 @@ def _decide(settings: Settings, state: DeliberationState) -> Command[NextOfRoute
         return [True, limit is None, targets[name] is not None], limit
 
     router, names = for_team(settings.router, list(held)), list(held)
-    seen = [observations[name] for name in names]
-    rows = check_rows(
-        router.decide(seen, [mask_of(name)[0] for name in names]), len(names), router.name
-    )
+    # Copies, as a router of one's own may change what it gets. The trace has what was there.
+    seen = [_copy(observations[name]) for name in names]
     estimates = [dict[str, float]() for _ in names]
-    if hasattr(router, "estimate"):
-        estimates = check_estimates(router.estimate(seen), len(names), router.name)
+    with plugged_in(f"the router {router.name!r}"):
+        if hasattr(router, "estimate"):
+            estimates = check_estimates(router.estimate(seen), len(names), router.name)
+        rows = check_rows(
+            router.decide(seen, [mask_of(name)[0] for name in names]), len(names), router.name
+        )
     turns: list[Turn] = []
     tasks: list[Assignment] = []
     # One by one, as each REFINE leaves less of the budget for the agents after it.

@@ -29,7 +29,7 @@ from mpdf_langgraph.runtime.budget import MESSAGE_TOKENS, prompt_bound, text_bou
 from mpdf_langgraph.runtime.caller import calling
 from mpdf_langgraph.runtime.retries import is_worth_retrying, pause_before_retry
 from mpdf_langgraph.secrets import hide_environment, hide_secrets_of
-from mpdf_langgraph.state import Usage, add_usage, no_usage
+from mpdf_langgraph.state import Usage, add_usage, largest_usage, no_usage
 
 #: No request costs more tokens than this, on either side. It is the longest context of any model.
 MOST_TOKENS = 10_000_000
@@ -219,14 +219,16 @@ class _Meter(BaseCallbackHandler):
         """Return what a call took, from what was seen of it and from its result `value`."""
         seen = Usage({**self.usage, "calls": self.started})
         silent = self.started - self.usage["calls"] - self.refused + self.usage["unreported"]
-        told = _reported_usage(value)
+        # Where calls were seen, a message without a usage may be none of a model's.
+        told = _reported_usage(value, silent_too=not self.started)
         # A graph that goes on after an interrupt, or runs elsewhere, tells more than was seen.
         if call.is_model and told["calls"] > seen["calls"]:
             # It tells nothing of the tries before. Where nothing was seen, each counts as a call.
             before = 0 if self.started else attempts - 1
             tries = Usage({**no_usage(), "calls": before, "unreported": before})
-            seen = add_usage(told, tries)
-            silent = seen["unreported"]
+            told = add_usage(told, tries)
+            silent = max(silent, told["unreported"])
+            seen = largest_usage(seen, told)
         elif call.is_model and not self.started:
             seen = Usage({**no_usage(), "calls": attempts, "unreported": attempts})
             silent = attempts
@@ -236,14 +238,17 @@ class _Meter(BaseCallbackHandler):
         return Usage({**seen, "estimated": silent * bound})
 
 
-def _reported_usage(value: Any) -> Usage:
-    """Return the usage of the messages that a model or graph has added to the conversation."""
+def _reported_usage(value: Any, *, silent_too: bool) -> Usage:
+    """Return the usage of the messages that a model or graph has added to the conversation.
+
+    `silent_too`: A message that reports no usage counts as a call, too.
+    """
     messages = value.get("messages") if isinstance(value, dict) else [value]
     usages: list[Usage] = []
     for message in reversed(messages if isinstance(messages, list) else []):
         if isinstance(message, HumanMessage):
             break
-        if isinstance(message, AIMessage):
+        if isinstance(message, AIMessage) and (silent_too or message.usage_metadata):
             usages.append(message_usage(message))
     return add_usage(no_usage(), *usages)
 

@@ -11,6 +11,7 @@ import time
 import uuid
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 from mpdf_langgraph.errors import TraceError
 from mpdf_langgraph.state import DeliberationState
@@ -99,6 +100,10 @@ class TraceWriter:
         descriptor = self._segments.pop(os.getpid(), None)
         if descriptor is not None:
             os.close(descriptor)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Leave out the open segments: a copy, also one in another process, opens its own."""
+        return {**self.__dict__, "_segments": {}}
 
     def __del__(self) -> None:
         with suppress(OSError):  # the descriptor may be gone at interpreter exit

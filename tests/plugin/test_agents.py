@@ -112,6 +112,7 @@ def remembering() -> Any:
         ({"prompts": "x"}, "prompts must be Prompts"),
         ({"sampling": None}, "sampling must be a dict of options of the model, got None"),
         ({"refine_sampling": 0.2}, "refine_sampling must be a dict"),
+        ({"sampling": {"temperature": "0.7"}}, r"sampling\['temperature'\] must be a number"),
         ({"name": "a@b"}, "without '@'"),
         ({"name": "a+b"}, r"'\+'"),
         ({"runnable": lambda messages: "4"}, "RunnableLambda"),

@@ -41,6 +41,11 @@ def test_templates_use_documented_fields_only(name: str) -> None:
     assert fields_of(template) <= documented(name)
 
 
+def test_a_missing_response_needs_words() -> None:
+    with pytest.raises(ConfigurationError, match="'no_response' must be a text"):
+        Prompts(no_response=None)  # type: ignore[arg-type]
+
+
 def test_what_a_prompt_cannot_do_without() -> None:
     prompts = Prompts()
     assert fields_of(prompts.propose) == {"question", "instructions"}

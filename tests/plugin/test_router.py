@@ -145,6 +145,12 @@ def test_the_rival_is_the_one_that_concede_adopts() -> None:
     assert ThresholdRouter(score="self_verdict").decide(seen, [ALL] * 3)[0] == REFINE
 
 
+def test_an_unknown_confidence_reaches_no_bar() -> None:
+    for bar in (0.9, 0.5, 0.1):
+        assert decisions(ThresholdRouter(bar=bar), (0, None), (1, None)) == ["R", "R"]
+    assert decisions(ThresholdRouter(bar=0.4), (0, None), (1, 0.45)) == ["C", "P"]
+
+
 def test_threshold_options() -> None:
     assert decisions(ThresholdRouter(bar=0.5), (0, 0.6), (1, 0.3)) == ["P", "C"]
     assert decisions(ThresholdRouter(gap=0.0), (0, 0.95), (1, 0.95)) == ["C", "C"]

@@ -89,6 +89,16 @@ def test_a_chain_that_fails_in_the_end(monkeypatch: pytest.MonkeyPatch) -> None:
     assert "abcdeFGHIJ" not in str(caught.value)
 
 
+def test_headers_that_say_who_asks_are_no_secrets() -> None:
+    said = "The app is the Marie Curie Physics Quiz. Answer: Marie Curie Physics Quiz"
+    headers = {"HTTP-Referer": "https://quiz.example.org", "X-Title": "Marie Curie Physics Quiz"}
+    llm = vllm_chat_model("http://127.0.0.1:9", "tiny", default_headers=headers)
+    team = [Agent("ann", says(said)), Agent("bo", llm, retries=0)]
+    out = create_deliberation(team, critic=None, max_rounds=0).compile().invoke({"question": "?"})
+    assert out["deliberation"]["failures"]  # bo's, so the headers were looked at
+    assert out["messages"][-1].text == said
+
+
 def test_nothing_shows_headers() -> None:
     llm = ours("http://h/v1")
     agent = Agent("ann", llm, sampling={"extra_headers": {"X-More": "more-of-my-secrets"}})

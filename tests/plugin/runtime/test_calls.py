@@ -430,6 +430,26 @@ async def test_meter_sees_through_chains_and_graphs(drive: Driver) -> None:
         assert counted(outcome.usage) == totals(models)
 
 
+async def test_a_message_of_no_model_is_no_call(drive: Driver) -> None:
+    model = says("Rome")
+
+    async def awrite(state: Any) -> Any:
+        return {"messages": [AIMessage((await model.ainvoke(state["messages"])).content)]}
+
+    def write(state: Any) -> Any:
+        return {"messages": [AIMessage(model.invoke(state["messages"]).content)]}
+
+    builder = StateGraph(MessagesState)
+    builder.add_node("plan", lambda _: {"messages": [AIMessage("Let me look that up.")]})
+    builder.add_node("write", RunnableLambda(write, awrite))
+    builder.add_edge(START, "plan")
+    builder.add_edge("plan", "write")
+    call = Call(builder.compile(), {"messages": [("user", "Capital?")]}, same, bound=50)
+    outcome = await drive(one(call))
+    assert counted(outcome.usage) == totals([model])
+    assert outcome.usage["estimated"] == 0
+
+
 async def test_meters_of_calls_side_by_side_do_not_mix(drive: Driver) -> None:
     models = [says("word " * i) for i in range(1, 6)]
 

@@ -1,9 +1,11 @@
 """Episode records: written, torn, mixed up, read back."""
 
 import base64
+import copy
 import itertools
 import math
 import os
+import pickle
 import shutil
 import subprocess
 import sys
@@ -428,6 +430,19 @@ if children == [0]:
 write()
 os.waitpid(children[0], 0)
 """
+
+
+@pytest.mark.parametrize("copied", [copy.deepcopy, lambda w: pickle.loads(pickle.dumps(w))])
+def test_a_copy_of_a_writer_has_a_segment_of_its_own(
+    tmp_path: Path, episodes: list[Episode], copied: Any
+) -> None:
+    writer = TraceWriter(tmp_path)
+    writer.write(episodes[0])
+    copied(writer).write(episodes[1])  # the copy is gone, and its segment is closed
+    with (tmp_path / "other").open("wb") as other:
+        writer.write(episodes[2])
+        assert os.fstat(other.fileno()).st_size == 0
+    assert {e.id for e in TraceReader(tmp_path)} == {e.id for e in episodes[:3]}
 
 
 def test_several_processes_share_a_folder(tmp_path: Path, episodes: list[Episode]) -> None:

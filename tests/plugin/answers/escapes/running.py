@@ -39,14 +39,15 @@ def children() -> set[str]:
     parents = {str(os.getpid())}
     while parents:
         new = set()
-        for process in filter(str.isdigit, os.listdir("/proc")):
-            try:
-                stat = Path("/proc", process, "stat").read_text()
-            except OSError:  # The process has ended since it was listed.
+        for process in Path("/proc").iterdir():  # a glob looks at each, and they may end
+            if not process.name.isdigit():
                 continue
-            state, parent = stat.rpartition(")")[2].split()[:2]
-            if parent in parents and state not in "ZX" and process not in found:
-                new.add(process)
+            try:
+                state, parent = (process / "stat").read_text().rpartition(")")[2].split()[:2]
+            except OSError:
+                continue
+            if parent in parents and state not in "ZX" and process.name not in found:
+                new.add(process.name)
         found |= new
         parents = new
     return found
