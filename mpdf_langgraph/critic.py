@@ -1,5 +1,6 @@
 """Critics: they measure P(correct) of a response, and never read it from the agent's words."""
 
+import asyncio
 import math
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -8,6 +9,8 @@ from typing import Any, Literal, Protocol, runtime_checkable
 from langchain_core.language_models import BaseChatModel
 from langchain_core.messages import BaseMessage, HumanMessage
 from langchain_core.runnables import Runnable, RunnableBinding, RunnableConfig, RunnableLambda
+from langchain_core.runnables.config import ContextThreadPoolExecutor
+from typing_extensions import override
 
 from mpdf_langgraph.agents import Agent
 from mpdf_langgraph.answers.schema import is_async
@@ -69,7 +72,8 @@ class Critic(Protocol):
 
     It returns the confidence that the response is right, or a `Critique` with more measurements,
     or None if it cannot tell. Where it asks a chat model, the call and its tokens are counted as
-    the critic's.
+    the critic's. Its name, or the `source` that it returns, stands as the source in traces. If the
+    package's own critics use that name, such as "self", it becomes "function:self".
 
     Example:
         >>> def short_is_sure(question: str, response: Response) -> float:
@@ -365,17 +369,42 @@ class FunctionCritic:
             for name, score in (value.get("scores") or {}).items()
         }
         checked = None if confidence is None else check_probability(confidence)
-        return _free_critique(checked, str(value.get("source", self.name)), scores)
+        source = _function_source(str(value.get("source", self.name)))
+        return _free_critique(checked, source, scores)
+
+
+#: The sources of the package's own critics and measurements. They mean something to the graph.
+_OWN_SOURCES = {"agreement", "none", "logprob", "logprob_raw"} | {
+    request.source for tokens in (0, 1) for request in verdict_requests(tokens)
+}
+
+
+def _function_source(name: str) -> str:
+    """Return the source that is recorded for a callable's critique: never one of the package's."""
+    return f"function:{name}" if name in _OWN_SOURCES else name
 
 
 def _critic_runnable(function: Callable[[str, Response], Any]) -> Runnable[Any, Any]:
-    if is_async(function):
+    async def acall(pair: tuple[str, Response]) -> Any:
+        return await function(*pair)
 
-        async def acall(pair: tuple[str, Response]) -> Any:
-            return await function(*pair)
+    return function_runnable(acall if is_async(function) else lambda pair: function(*pair))
 
-        return RunnableLambda(acall)
-    return RunnableLambda(lambda pair: function(*pair))
+
+class _AsyncFunction(RunnableLambda[Any, Any]):
+    """An asynchronous function that can be invoked, too."""
+
+    @override
+    def invoke(self, input: Any, config: RunnableConfig | None = None, **kwargs: Any) -> Any:
+        # In a thread of its own, as an event loop may run in the caller's.
+        with ContextThreadPoolExecutor(max_workers=1) as thread:
+            done = thread.submit(lambda: asyncio.run(self.ainvoke(input, config, **kwargs)))
+            return done.result()
+
+
+def function_runnable(function: Callable[[Any], Any]) -> Runnable[Any, Any]:
+    """Return a function, plain or async, as a Runnable that can be invoked and awaited."""
+    return _AsyncFunction(function) if is_async(function) else RunnableLambda(function)
 
 
 CriticName = Literal["self+logprob", "self", "self-reasoning", "logprob"]
@@ -407,7 +436,7 @@ def make_critic(spec: Any) -> BudgetedCritic | None:
     if isinstance(spec, BaseChatModel | RunnableBinding):
         return SelfCritic(name="model", judge=spec)
     if callable(spec) and not isinstance(spec, type):
-        return FunctionCritic(spec, name=getattr(spec, "__name__", "function"))
+        return FunctionCritic(spec, _function_source(getattr(spec, "__name__", "function")))
     raise ConfigurationError(
         f"critic={spec!r}: use one of {', '.join(map(repr, _BUILT_IN))}, a chat model, a callable "
         "(question, response) -> Critique, or None for no critic"

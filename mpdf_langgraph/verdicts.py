@@ -2,6 +2,7 @@
 
 import json
 import math
+import numbers
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -126,7 +127,8 @@ def check_probability(value: Any) -> float:
     Raises:
         ModelOutputError: It is not a number in [0, 1].
     """
-    if isinstance(value, bool) or not isinstance(value, int | float):
+    number: Any = numbers.Real  # numpy's numbers are Real, too
+    if isinstance(value, bool) or not isinstance(value, number):
         raise ModelOutputError(f"a confidence must be a number, got {value!r:.80}")
     if not 0.0 <= value <= 1.0:
         raise ModelOutputError(f"a confidence must be in [0, 1], got {value!r:.80}")

@@ -6,7 +6,7 @@ nothing is accepted unchecked.
 
 import operator
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -30,35 +30,86 @@ _BOUNDS = {
     "exclusiveMax": operator.lt,
 }  # fmt: skip
 _DEEPEST = 50
+_OBJECTS_OF_SCHEMAS = ("properties", "$defs", "definitions")
+_LISTS_OF_SCHEMAS = ("anyOf", "oneOf", "allOf", "prefixItems")
+
+
+def _is_pattern(value: Any) -> bool:
+    try:
+        return isinstance(value, str) and bool(re.compile(value))
+    except (re.error, OverflowError, RecursionError):
+        return False
+
+
+def _are_names(value: Any) -> bool:
+    return isinstance(value, list) and all(isinstance(name, str) for name in value)
+
+
+def _are_types(value: Any) -> bool:
+    names = [value] if isinstance(value, str) else value
+    return _are_names(names) and bool(names) and _TYPES.keys() >= {*names}
+
+
+_Form = tuple[str, Callable[[Any], bool]]
+_AN_OBJECT: _Form = ("an object of schemas", lambda value: isinstance(value, Mapping))
+_A_LIST: _Form = ("a list that is not empty", lambda value: isinstance(value, list) and value != [])
+_A_NUMBER: _Form = ("a number", lambda value: _is(value, "number"))
+#: What the value of a keyword must be, and the check of it.
+_FORMS: dict[str, _Form] = {
+    **dict.fromkeys(_OBJECTS_OF_SCHEMAS, _AN_OBJECT),
+    **dict.fromkeys((*_LISTS_OF_SCHEMAS, "enum"), _A_LIST),
+    **dict.fromkeys(
+        (side + end for side in _BOUNDS for end in ("imum", "Length", "Items")), _A_NUMBER
+    ),
+    "$ref": ("a text", lambda value: isinstance(value, str)),
+    "multipleOf": ("a number above 0", lambda value: _is(value, "number") and value > 0),
+    "pattern": ("a regular expression of Python", _is_pattern),
+    "required": ("a list of names", _are_names),
+    "type": (f"one of {', '.join(_TYPES)}, or a list of these", _are_types),
+    "uniqueItems": ("true or false", lambda value: isinstance(value, bool)),
+}
 
 
 class MismatchError(ValueError):
     """A value does not fit a schema. The message says where."""
 
 
-def check_schema(schema: Any, path: str = "$") -> None:
-    """See that every keyword of a schema is known.
+def check_schema(schema: Any, path: str = "$", root: Any = None) -> None:
+    """See that every keyword of a schema is known and has a value of its form.
+
+    Args:
+        schema: Parsed JSON.
+        path: Where it stands, for messages.
+        root: The whole schema, which holds what references name. None: `schema` is the whole.
 
     Raises:
         ConfigurationError: One is not, or the schema is none.
     """
     if isinstance(schema, bool):
         return
+    root = schema if root is None else root
     if not isinstance(schema, Mapping):
         raise ConfigurationError(f"JSON schema at {path}: expected an object, got {schema!r:.80}")
     if unknown := sorted(set(schema) - _KNOWN):
         raise ConfigurationError(
             f"JSON schema at {path}: {', '.join(unknown)} cannot be checked; use a pydantic model"
         )
-    for key in ("properties", "$defs", "definitions"):
-        for name, part in schema.get(key, {}).items():
-            check_schema(part, f"{path}.{name}")
-    for key in ("anyOf", "oneOf", "allOf", "prefixItems"):
-        for part in schema.get(key, ()):
-            check_schema(part, f"{path}.{key}")
-    for key in ("items", "additionalProperties"):
-        if key in schema:
-            check_schema(schema[key], f"{path}.{key}")
+    for key, value in schema.items():
+        expected, fits = _FORMS.get(key, ("", None))
+        if fits and not fits(value):
+            raise ConfigurationError(
+                f"JSON schema at {path}: {key} must be {expected}, got {value!r:.80}"
+            )
+        if key in _OBJECTS_OF_SCHEMAS:
+            for name, part in value.items():
+                check_schema(part, f"{path}.{name}", root)
+        elif key in _LISTS_OF_SCHEMAS:
+            for part in value:
+                check_schema(part, f"{path}.{key}", root)
+        elif key in ("items", "additionalProperties"):
+            check_schema(value, f"{path}.{key}", root)
+        elif key == "$ref":
+            _look_up(root, value)
 
 
 @dataclass(frozen=True)
@@ -90,7 +141,7 @@ class LenientReader:
         if schema is False:
             raise MismatchError(f"{path} is not allowed")
         if "$ref" in schema:
-            return self.fit(value, self._look_up(schema["$ref"]), path, depth + 1)
+            return self.fit(value, _look_up(self.root, schema["$ref"]), path, depth + 1)
         for part in schema.get("allOf", ()):
             value = self.fit(value, part, path, depth + 1)
         for key in ("anyOf", "oneOf"):
@@ -117,7 +168,7 @@ class LenientReader:
         if depth > _DEEPEST or not isinstance(schema, Mapping):
             return value
         if "$ref" in schema:
-            return self.rename_keys(value, self._look_up(schema["$ref"]), depth + 1)
+            return self.rename_keys(value, _look_up(self.root, schema["$ref"]), depth + 1)
         if isinstance(value, list):
             return [self.rename_keys(item, schema.get("items"), depth + 1) for item in value]
         properties = schema.get("properties")
@@ -129,14 +180,6 @@ class LenientReader:
             name = str(key if key in properties else spelt.get(_plain(str(key)), key))
             renamed.setdefault(name, self.rename_keys(item, properties.get(name), depth + 1))
         return renamed
-
-    def _look_up(self, reference: str) -> Any:
-        found: Any = self.root
-        for part in reference.removeprefix("#").strip("/").split("/"):
-            found = found.get(part) if isinstance(found, Mapping) and part else found
-        if found is None:
-            raise ConfigurationError(f"JSON schema: {reference} is not defined in it")
-        return found
 
     def _fit_any(self, value: Any, schemas: Any, path: str, depth: int) -> Any:
         faults = []
@@ -163,6 +206,15 @@ class LenientReader:
             for name, item in value.items()
             if name in properties or rest is not False  # a model may say more than it was asked for
         }
+
+
+def _look_up(root: Mapping[str, Any], reference: str) -> Any:
+    found: Any = root
+    for part in reference.removeprefix("#").strip("/").split("/"):
+        found = found.get(part) if isinstance(found, Mapping) and part else found
+    if not isinstance(found, Mapping | bool):
+        raise ConfigurationError(f"JSON schema: {reference} is not defined in it")
+    return found
 
 
 def _plain(name: str) -> str:

@@ -10,7 +10,7 @@ from typing import Any
 
 from pydantic import BaseModel, ValidationError
 
-from mpdf_langgraph.answers.json_schema import LenientReader, MismatchError, check_schema
+from mpdf_langgraph.answers.json_schema import LenientReader, check_schema
 from mpdf_langgraph.answers.patterns import Pattern
 from mpdf_langgraph.answers.reading import answering_part, has_long_mark_run
 from mpdf_langgraph.answers.text_form import normalise
@@ -67,7 +67,7 @@ class StructuredAnswer:
             title = schema.__name__
         elif isinstance(schema, Mapping):
             try:
-                described = json.loads(json.dumps(dict(schema)))
+                described = json.loads(json.dumps(dict(schema), allow_nan=False))
             except (TypeError, ValueError) as error:
                 raise ConfigurationError(
                     "StructuredAnswer takes a pydantic model or a JSON schema, such as "
@@ -134,9 +134,13 @@ class StructuredAnswer:
             chosen = {
                 name: _heaviest([(one.get(name), w) for one, w in objects]) for name in fields
             }
-            fitted = self._fitted({k: v for k, v in chosen.items() if v is not None})
-            if fitted is not None:
-                return _written(fitted)
+            filled = {name: value for name, value in chosen.items() if value is not None}
+            # A field that some left out, and nobody wrote as null, is left out.
+            nulls = {name: None for one, _ in objects for name in one if one[name] is None}
+            for together in ({**nulls, **filled}, filled):
+                fitted = self._fitted(together)
+                if fitted is not None:
+                    return _written(fitted)
         return _written(_heaviest(objects))
 
     def _fitted(self, candidate: Any) -> dict[str, Any] | None:
@@ -156,8 +160,9 @@ class StructuredAnswer:
                     fitted = reader.fit(value, self.response_schema)
                     validated = self._model.model_validate(fitted)
                 fitted = validated.model_dump(mode="json", by_alias=True)
-        except (ValidationError, MismatchError, RecursionError, ValueError, TypeError):
-            return None
+            json.dumps(fitted, allow_nan=False)  # Infinity is no JSON
+        except (ValueError, TypeError, RecursionError, OverflowError, re.error):
+            return None  # pydantic takes patterns that `re` does not know
         return fitted if isinstance(fitted, dict) else None
 
     def _folded(self, answer: str) -> Any:

@@ -197,9 +197,14 @@ def _answer_of_person(state: DeliberationState) -> str | None:
 
 
 def _vote_by_field(settings: Settings, state: DeliberationState) -> str | None:
-    """Return the answer of a vote field by field, None if whole answers decide."""
+    """Return the answer of a vote field by field.
+
+    Return None if whole answers decide, or if the consensus rule elects none.
+    """
     schema, tally = settings.answer, state["tallies"][-1]
-    if not isinstance(schema, StructuredAnswer) or not schema.by_field or _answer_of_person(state):
+    if not isinstance(schema, StructuredAnswer) or not schema.by_field:
+        return None
+    if tally["cluster"] is None or _answer_of_person(state):
         return None
     answers = state["representatives"]
     votes = [(a, answers[c]) for a, c in tally["votes"].items() if c is not None]

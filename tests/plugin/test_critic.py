@@ -5,6 +5,7 @@ import itertools
 import math
 from typing import Any
 
+import numpy as np
 import pytest
 from langchain_core.runnables import RunnableLambda
 from langgraph.checkpoint.memory import InMemorySaver
@@ -348,14 +349,21 @@ def test_confidence_is_never_read_from_the_agents_words() -> None:
         (NAN, None, "none"),
         ("high", None, "none"),
         (True, None, "none"),
+        (np.float32(0.25), 0.25, "judge"),
+        (np.int64(1), 1.0, "judge"),
+        (np.float32("nan"), None, "none"),
+        (np.bool_(True), None, "none"),
+        ({"confidence": np.float16(0.5), "scores": {"a": np.float32(0.5)}}, 0.5, "judge"),
+        ({"confidence": 0.5, "source": "agreement"}, 0.5, "function:agreement"),
         ({"confidence": 0.5, "scores": {"a": 7}}, None, "none"),
         ({"confidence": 0.5, "scores": None}, 0.5, "judge"),
         (ValueError("out of order"), None, "none"),
     ],
 )
 @pytest.mark.parametrize("asynchronous", [False, True])
+@pytest.mark.parametrize("awaited", [False, True])
 def test_callable_critic(
-    returned: Any, confidence: float | None, source: str, asynchronous: bool
+    returned: Any, confidence: float | None, source: str, asynchronous: bool, awaited: bool
 ) -> None:
     seen: list[Any] = []
 
@@ -374,7 +382,7 @@ def test_callable_critic(
     graph = create_deliberation(
         team, critic=later if asynchronous else judge, router="always-persist"
     ).compile(checkpointer=InMemorySaver())
-    if asynchronous:
+    if awaited:
         result = asyncio.run(graph.ainvoke(Q, ON))["deliberation"]
     else:
         result = graph.invoke(Q, ON)["deliberation"]
@@ -393,6 +401,34 @@ def test_callable_critic_with_an_async_call() -> None:
 
     graph = create_deliberation([says("Answer: 4")], critic=Judge()).compile()
     assert asyncio.run(graph.ainvoke(Q))["deliberation"]["confidence"] == 0.25
+    assert graph.invoke(Q)["deliberation"]["confidence"] == 0.25
+
+
+@pytest.mark.parametrize("agents", [1, 2])  # the graph runs one in the caller's thread
+async def test_an_async_critic_works_where_an_event_loop_runs_already(agents: int) -> None:
+    helper = says("0.5")
+
+    async def judge(question: str, response: Any) -> float:
+        return float((await helper.ainvoke(response["text"])).text)
+
+    found = responses([says(f"{i}. Answer: 4") for i in range(agents)], judge)
+    for i in range(agents):
+        assert found[f"agent-{i + 1}@0"]["critique"]["confidence"] == 0.5
+    assert counted(found["result"]["usage"]["critic"]) == totals([helper])
+
+
+@pytest.mark.parametrize("name", ["agreement", "none", "logprob", "self", "self_json"])
+def test_a_callable_critic_is_not_taken_for_one_of_the_package(name: str) -> None:
+    def judge(question: str, response: Any) -> float:
+        return 0.125
+
+    judge.__name__ = name
+    critic = make_critic(judge)
+    found = responses([says("a. Answer: 4"), says("b. Answer: 4")], critic)
+    for agent in ("agent-1", "agent-2"):
+        told = found[f"{agent}@0"]["critique"]
+        assert (told["confidence"], told["source"]) == (0.125, f"function:{name}")
+        assert told["scores"] == {f"function:{name}": 0.125}
 
 
 def test_models_asked_by_a_callable_critic_are_counted() -> None:

@@ -88,7 +88,7 @@ def test_stated_probability() -> None:
     for text in ("0.5", "", "{}", "[1]", '{"p": 1}', "{" * 9000, '{"probability": 0.5'):
         with pytest.raises(EndpointError):
             stated_probability(text)
-    for value in ("1.5", "-0.1", "NaN", "true", '"high"', "null"):
+    for value in ("1.5", "-0.1", "NaN", "true", '"high"', "null", "9" * 400):
         with pytest.raises(EndpointError):
             stated_probability(f'{{"probability": {value}}}')
 

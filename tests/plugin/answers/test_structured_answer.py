@@ -18,6 +18,7 @@ from mpdf_langgraph import (
     vllm_chat_model,
 )
 from mpdf_langgraph.answers.schema import assign_clusters
+from mpdf_langgraph.nodes.outcome import NO_ANSWER
 
 
 class Trip(BaseModel):
@@ -119,6 +120,32 @@ def test_a_vote_on_every_field() -> None:
     assert TRIP.combine([]) is None
 
 
+class Found(BaseModel):
+    city: str | None
+    n: int
+
+
+@pytest.mark.parametrize("schema", [Found, Found.model_json_schema()], ids=["pydantic", "JSON"])
+def test_null_may_win_a_field(schema: Any) -> None:
+    votes = [
+        ('{"city":null,"n":1}', 1.0),
+        ('{"city":null,"n":2}', 1.0),
+        ('{"city":"x","n":2}', 1.5),
+    ]
+    assert StructuredAnswer(schema, by_field=True).combine(votes) == '{"city":null,"n":2}'
+
+
+def test_a_field_that_most_left_out_is_left_out_beside_a_null() -> None:
+    properties = {**Found.model_json_schema()["properties"], "note": {"type": "string"}}
+    schema = StructuredAnswer({"properties": properties, "required": ["city"]}, by_field=True)
+    votes = [
+        ('{"city":null,"n":1}', 1.0),
+        ('{"city":null,"n":2}', 1.0),
+        ('{"city":"x","n":2,"note":"y"}', 1.5),
+    ]
+    assert schema.combine(votes) == '{"city":null,"n":2}'
+
+
 def test_fields_that_do_not_fit_together_give_the_heaviest_whole() -> None:
     schema = StructuredAnswer(
         {"anyOf": [{"properties": {"a": {"const": k}, "b": {"const": k}}} for k in (1, 2)]},
@@ -137,11 +164,55 @@ def test_fields_that_do_not_fit_together_give_the_heaviest_whole() -> None:
         ({"type": "array"}, "type object"),
         ({"properties": {"a": {"if": {}}}}, "if cannot be checked"),
         ({"properties": {"a": 5}}, "expected an object"),
+        ({"properties": ["a"]}, "properties must be an object of schemas, got"),
+        ({"$defs": 5}, "defs must be an object of schemas"),
+        ({"anyOf": 5}, "anyOf must be a list that is not empty, got 5"),
+        ({"anyOf": []}, "anyOf must be a list that is not empty"),
+        ({"properties": {"a": {"prefixItems": {}}}}, r"at \$.a: prefixItems must be a list"),
+        ({"properties": {"a": {"enum": 5}}}, "enum must be a list"),
+        ({"properties": {"a": {"type": "int"}}}, "type must be one of string, integer, .* 'int'"),
+        ({"properties": {"a": {"type": ["string", 5]}}}, "type must be one of"),
+        ({"properties": {"a": {"type": []}}}, "type must be one of"),
+        ({"properties": {"a": {"pattern": "["}}}, "pattern must be a regular expression of Python"),
+        ({"properties": {"a": {"minimum": "1"}}}, "minimum must be a number, got '1'"),
+        ({"properties": {"a": {"exclusiveMaximum": True}}}, "exclusiveMaximum must be a number"),
+        ({"properties": {"a": {"maxLength": [5]}}}, "maxLength must be a number"),
+        ({"properties": {"a": {"maximum": float("nan")}}}, "This is no JSON"),
+        ({"properties": {"a": {"multipleOf": 0}}}, "multipleOf must be a number above 0"),
+        ({"properties": {"a": {"uniqueItems": "yes"}}}, "uniqueItems must be true or false"),
+        ({"required": 5}, "required must be a list of names"),
+        ({"required": [5]}, "required must be a list of names"),
+        ({"properties": {"a": {"$ref": 5}}}, "ref must be a text"),
+        ({"properties": {"a": {"$ref": "#/$defs/B"}}}, "#/.defs/B is not defined"),
+        ({"title": "T", "properties": {"a": {"$ref": "#/title"}}}, "#/title is not defined"),
     ],
 )
 def test_other_schemas_are_refused(schema: Any, match: str) -> None:
     with pytest.raises(ConfigurationError, match=match):
         StructuredAnswer(schema)
+
+
+class Measured(BaseModel):
+    a: float
+    name: str = Field("x", pattern=r"^\p{L}+$")  # Python's own expressions have no such class
+
+
+@pytest.mark.parametrize(
+    ("schema", "text"),
+    [
+        ({"properties": {"a": {"type": "number", "multipleOf": 0.5}}}, '{"a": 1e999}'),
+        ({"properties": {"a": {"type": "number", "multipleOf": 0.5}}}, '{"a": "1e999"}'),
+        ({"properties": {"a": {"type": "integer", "multipleOf": 2}}}, f'{{"a": {"4" * 400}}}'),
+        ({"properties": {"a": {"type": "number"}}}, '{"a": 1e999}'),
+        ({"properties": {"a": {"type": "number"}}}, '{"a": "-1e999"}'),
+        ({}, '{"a": [1e999]}'),
+        (Measured, '{"a": 1e999}'),
+        (Measured, '{"a": "inf"}'),
+        (Measured, '{"a": "1,000", "name": "y"}'),
+    ],
+)
+def test_an_odd_number_is_no_answer(schema: Any, text: str) -> None:
+    assert StructuredAnswer(schema).parse(text) is None
 
 
 def test_the_schema_is_told_and_travels() -> None:
@@ -207,3 +278,14 @@ def test_a_team_votes_field_by_field() -> None:
             assert schema.load(out["messages"][-1].content) == {"a": 1, "b": 3}
     assert outcomes[False] == '{"a":1,"b":2}'
     assert outcomes[True] == '{"a":1,"b":3}'
+
+
+def test_a_rule_that_elects_nothing_is_not_overruled_by_a_vote_on_fields() -> None:
+    schema = StructuredAnswer({"properties": {"a": {"type": "integer"}}}, by_field=True)
+    team = [FakeListChatModel(responses=[f'{{"a": {k}}}']) for k in (1, 2)]
+    graph = create_deliberation(
+        team, answer=schema, critic=None, consensus=lambda votes: None, max_rounds=0
+    ).compile()
+    out = graph.invoke({"question": "Which?"})
+    assert out["deliberation"]["answer"] is None
+    assert out["messages"][-1].content == NO_ANSWER
