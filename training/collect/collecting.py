@@ -247,6 +247,7 @@ def settings_of(options: CollectOptions, agents: Sequence[Agent], router: Router
         "agents": [agent.describe() for agent in agents],
         "model_factory": options.team.model_factory,
         "prompts": options.team.prompts,
+        "templates": vars(agents[0].prompts),
         "answer": options.team.answer_schema().name,
         "router": {"name": router.name, "version": router.version},
         "critic": options.critic,
@@ -335,12 +336,23 @@ def summarise(attempts: Sequence[Answered]) -> str:
 # --- importing ------------------------------------------------------------------------------
 
 
+def unused_options(options: CollectOptions) -> dict[str, Any]:
+    """Return the options that were given, and that an import would not use, by name."""
+    team = {n: v for n, v in vars(options.team).items() if n not in ("answer", "choices")}
+    asking = ("router", "explore", "critic", "alternatives", "concurrency")
+    told = {**team, **vars(options.cluster), **{name: getattr(options, name) for name in asking}}
+    usual = {**vars(TeamOptions()), **vars(RayOptions()), **vars(CollectOptions())}
+    return {n.replace("_", "-"): v for n, v in told.items() if v != usual[n]}
+
+
 def import_table(options: CollectOptions) -> int:
     """Write the episodes of a table of answers that are not in the folder yet."""
     if options.questions is not None:
         raise ConfigurationError("give either --questions or --import")
     if options.cluster.ray is not None:
         raise ConfigurationError("--ray is for --questions only")
+    for name, given in unused_options(options).items():
+        raise ConfigurationError(f"--{name} {given}: --import asks nobody, so leave it out")
     assert options.import_answers is not None
     convert = None if options.convert is None else load_object(options.convert)
     answers = read_answers(options.import_answers, convert)

@@ -75,6 +75,22 @@ def key_of(episode: Episode) -> str:
     return content_key(episode.question, episode.reference, episode.contexts, episode.category)
 
 
+def as_told(asked: Question | Episode) -> str:
+    """Return what the models are told, however it is spaced. References are not told."""
+    told = {n: " ".join(text.split()) for n, text in asked.contexts.items() if text.strip()}
+    return json.dumps([" ".join(asked.question.split()), told], sort_keys=True)
+
+
+SEEN = "questions.txt"
+"""Hashes of the questions that a router was fitted on, in its folder."""
+
+
+def hash_text(question: str) -> str:
+    """Return a short hash of a question's text, however it is spaced."""
+    told = " ".join(question.split())
+    return hashlib.sha256(told.encode(errors="surrogatepass")).hexdigest()[:16]
+
+
 def is_sound(episode: Episode) -> bool:
     """Tell whether every proposal succeeded. Later failures are survived and do not count."""
     return not any(failure["stage"] == "propose" for failure in episode.failures)

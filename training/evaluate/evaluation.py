@@ -45,7 +45,7 @@ import sys
 import warnings
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from contextlib import closing
+from contextlib import closing, suppress
 from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
@@ -56,8 +56,11 @@ from mpdf_langgraph import CodeAnswer, ConfigurationError, MPDFError
 from training.collect.asking import for_each
 from training.collect.files import keep_settings, write_json
 from training.collect.questions import (
+    SEEN,
     Question,
+    as_told,
     check_contexts,
+    hash_text,
     leave_out_repeated,
     read_questions,
 )
@@ -101,6 +104,7 @@ def settings_of(options: EvaluateOptions, bench: Bench) -> dict[str, Any]:
         "version": 2,  # of the rows: those of version 1 do not say what failed on the way
         "benchmark": options.benchmark,
         "agents": [agent.describe() for agent in bench.agents],
+        "model_factory": options.team.model_factory,
         "prompts": vars(bench.agents[0].prompts),
         "answer": bench.schema.name,
         **{part.name: getattr(options, part.name) for part in fields(MethodOptions)},
@@ -163,6 +167,12 @@ async def evaluate(options: EvaluateOptions) -> tuple[dict[str, MethodResult], C
         elif isinstance(bench.schema, CodeAnswer):
             questions = leave_out_unusable(questions, bench.schema)
         keep_settings(options.out / "run.json", settings_of(options, bench), "Use another --out.")
+        for folder, count in count_known(options.router, questions).items():
+            print(
+                f"warning: {folder} was fitted on {count} of these questions. Its accuracy here "
+                "says nothing of others, and its gate will not say pass",
+                file=sys.stderr,
+            )
         async with open_runner(options, bench) as runner:
             stage = Stage(options)
             tuned: dict[str, Any] = {}
@@ -191,7 +201,8 @@ async def evaluate(options: EvaluateOptions) -> tuple[dict[str, MethodResult], C
         if given.methods or not given.control:
             print("the routers' gates stay as they are: they take all methods and the controls")
         else:
-            set_gates(options, runs, methods, results, untuned_because(options, failed))
+            known = count_known(options.router, questions)
+            set_gates(options, runs, methods, results, untuned_because(options, failed), known)
     for where, errors in (("validation: ", failed), ("", errors_of(runs))):
         for error, count in errors.most_common(3):
             print(f"{where}failed: {count} x {error}", file=sys.stderr)
@@ -206,14 +217,8 @@ def check_apart(path: Path, validation: Sequence[Question], test: Sequence[Quest
     Raises:
         ConfigurationError: A validation question is a test question.
     """
-    if both := {*map(_as_asked, validation)} & {*map(_as_asked, test)}:
+    if both := {*map(as_told, validation)} & {*map(as_told, test)}:
         raise ConfigurationError(f"{path}: {len(both)} of these questions are test questions too")
-
-
-def _as_asked(question: Question) -> str:
-    """Return what the models are told, however it is spaced. References are not told."""
-    told = {n: " ".join(text.split()) for n, text in question.contexts.items() if text.strip()}
-    return json.dumps([" ".join(question.question.split()), told], sort_keys=True)
 
 
 def untuned_because(options: EvaluateOptions, failed: Counter[str]) -> str:
@@ -234,10 +239,12 @@ def set_gates(
     methods: Sequence[Method],
     results: Mapping[str, MethodResult],
     untuned: str,
+    known: Mapping[Path, int],
 ) -> None:
     """Write the gate of every router into its `router.json`: each seed has its own.
 
-    None says `pass` if the baselines are `untuned`, for that reason.
+    None says `pass` if the baselines are `untuned`, for that reason, or if the router was fitted on
+    some of the questions (see `count_known`).
     """
     for name, folders in group_routers(options.router).items():
         pair = [method for method in methods if method.name in (name, name + CONTROL)]
@@ -250,10 +257,27 @@ def set_gates(
             own = summarise_runs(one, alone)
             gate, evidence = decide_gate(own[name], {**results, **own})
             evidence |= {"critic": options.critic_name, "rounds": options.rounds}
-            if gate == "pass" and untuned:
+            seen = known.get(folder.resolve(), 0)
+            doubt = f"it was fitted on {seen} of these questions" if seen else untuned
+            if gate == "pass" and doubt:
                 gate = "unknown"
-                evidence["why"] = untuned
+                evidence["why"] = doubt
             set_gate(folder, gate, evidence, drawn=options.sampled)
+
+
+def count_known(routers: Sequence[Path], questions: Sequence[Question]) -> dict[Path, int]:
+    """Return how many of the questions each router was fitted on, by its resolved folder.
+
+    Questions with private contexts are not looked at: a fit keeps the texts of questions alone. A
+    router that was fitted by an earlier release has no list of its questions.
+    """
+    asked = {hash_text(one.question) for one in questions if not one.contexts}
+    found = {}
+    for folder in {folder.resolve() for folder in routers}:
+        with suppress(OSError):
+            if known := asked.intersection((folder / SEEN).read_text().split()):
+                found[folder] = len(known)
+    return found
 
 
 def set_gate(folder: Path, gate: str, evidence: dict[str, Any], *, drawn: bool) -> None:

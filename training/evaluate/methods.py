@@ -234,7 +234,7 @@ TABLE: dict[str, Callable[[int, int, MethodOptions], Method]] = {
         f"adaptive consistency of {k}", adaptive_consistency(most=k), k
     ),
     "early-stopping-K": lambda k, _n, _o: on_pool(
-        f"early stopping, window of {k}", early_stopping(k, max(VOTES)), max(VOTES)
+        f"early stopping, window of {k}", early_stopping(k, max(VOTES)), max(k, *VOTES)
     ),
     "debate-R": lambda r, _n, _o: _debate(r),
     "php": lambda _k, _n, _o: Method("PHP", ((None, _progressive_hints),)),
@@ -287,6 +287,8 @@ def select(
         raise ConfigurationError("name at least one method (--methods), or give a --router")
     repeated = [name for name, n in Counter(m.name for m in methods).items() if n > 1]
     if repeated:
+        if repeated[0] not in routers:
+            raise ConfigurationError(f"--methods: two of them are {repeated[0]!r}: leave one out")
         raise ConfigurationError(f"{repeated[0]!r} is another method's name: rename that router")
     most = max(*VOTES, agents * (1 + options.rounds))
     if any(method.needs > most for method in methods):

@@ -77,10 +77,11 @@ class EvaluateOptions(MethodOptions):
             raise ConfigurationError("give either --questions FILE or --benchmark NAME")
         if self.benchmark is None and (self.data or self.split):
             raise ConfigurationError("--data and --split are for --benchmark")
-        for name in ("rounds", "concurrency", "limit"):
+        for name in ("rounds", "concurrency", "limit", "debate_rounds"):
             value = getattr(self, name)
             if value is not None and value < 1:
-                raise ConfigurationError(f"--{name} must be 1 or more, got {value}")
+                option = name.replace("_", "-")
+                raise ConfigurationError(f"--{option} must be 1 or more, got {value}")
         if is_url(self.out):
             raise ConfigurationError(
                 f"--out {self.out} is a URL. Results need a folder, which all workers share"

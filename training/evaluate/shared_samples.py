@@ -146,9 +146,10 @@ class RememberingChatModel(BaseChatModel):
     # Agents and critics look up these attributes in their models.
 
     @property
-    def model_name(self) -> str | None:
-        """As the inner model has it."""
-        return getattr(self.inner, "model_name", None) or getattr(self.inner, "model", None)
+    def model_name(self) -> str:
+        """As the inner model has it, else the name of its class."""
+        named = getattr(self.inner, "model_name", None) or getattr(self.inner, "model", None)
+        return named or type(self.inner).__name__
 
     @property
     def temperature(self) -> float | None:

@@ -44,7 +44,7 @@ from tqdm import tqdm
 
 from mpdf_langgraph.calibration import Calibration
 from mpdf_langgraph.errors import ConfigurationError
-from training.collect.team import answer_schema, grader
+from training.collect.team import remembering_grader
 from training.command import check_least, run_command
 from training.learn.dataset import Groups, check_answer, load, split
 from training.learn.display import table
@@ -128,7 +128,7 @@ class Scorer:
             self._groups[key] = load(
                 traces,
                 calibration=calibration,
-                grader=grader(answer_schema(self.options.answer)),
+                grader=remembering_grader(self.options.answer),
                 labels=read_labels(self.options.labels) if self.options.labels else None,
             )[0]
         return self._groups[key]
@@ -264,7 +264,7 @@ def compare_transfer(scorer: Scorer, folders: Mapping[str, Path]) -> str:
 def compare_rounds(scorer: Scorer, folders: Mapping[str, Path]) -> str:
     """Return the accuracy of whole deliberations after each round, for teams of any size."""
     options = scorer.options
-    right = grader(answer_schema(options.answer))
+    right = remembering_grader(options.answer)
     labels = read_labels(options.labels) if options.labels else {}
     measured = {name: measure_rounds(folder, right, labels) for name, folder in folders.items()}
     rows = []

@@ -27,7 +27,7 @@ from mpdf_langgraph.consensus import count_votes, make_rule
 from mpdf_langgraph.errors import MPDFError
 from mpdf_langgraph.state import ACTIONS
 from training.collect.importing import Replay
-from training.collect.team import answer_schema, grader
+from training.collect.team import answer_schema, remembering_grader
 from training.command import StudyOptions, check_least, run_command, write_results
 from training.learn.dataset import check_answer, load
 from training.learn.display import table
@@ -57,6 +57,8 @@ class FoldOptions(StudyOptions):
     """Folder for `results.md`."""
     consensus: Literal["confidence", "majority"] = "confidence"
     """How votes are counted."""
+    seeds: int = 3
+    """Fits for each fold. There is one split."""
     algorithm: Algorithm = "softrankpo"
     """Second stage of the fits. `none` stops after SFT."""
     jobs: int = 1
@@ -187,7 +189,7 @@ class Fold:
             fitted = FinishedFit(fit)
             groups, _ = load(
                 self.folder / "held_out.jsonl",
-                grader=grader(self.schema),
+                grader=remembering_grader(self.options.answer),
                 calibration=fitted.calibration,
                 progress=False,
             )
@@ -240,7 +242,7 @@ def cross_validate(options: FoldOptions) -> dict[str, NDArray[Any]]:
     options.check()
     check_answer(options.traces, options.answer)
     schema = answer_schema(options.answer)
-    recordings = read_recordings(options.traces, grader(schema))
+    recordings = read_recordings(options.traces, remembering_grader(options.answer))
     recordings, places = leave_out_rare_agents(recordings, assign_folds(recordings, options.folds))
     held_out: list[Recording] = []
     played: dict[tuple[int, tuple[str, ...]], Episode] = {}

@@ -53,7 +53,7 @@ from mpdf_langgraph.state import ACTIONS, Response
 from mpdf_langgraph.traces.records import Episode
 from training.collect.team import remembering_grader
 from training.command import StudyOptions, check_least, run_command, write_results
-from training.learn.dataset import make_groups
+from training.learn.dataset import check_answer, make_groups
 from training.learn.display import table
 from training.learn.fit_config import Algorithm, Config
 from training.learn.gains import fit_gains
@@ -372,6 +372,7 @@ def format_results(found: Mapping[str, Played], count: int, learned: str) -> str
 def main(options: DebateOptions) -> str:
     """Run the cross-validation, and return its table."""
     options.check()
+    check_answer(options.traces, options.answer)
     graded = remembering_grader(options.answer)
     episodes = [
         episode

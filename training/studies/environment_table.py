@@ -22,7 +22,7 @@ from mpdf_langgraph.calibration import Calibration
 from mpdf_langgraph.errors import MPDFError
 from mpdf_langgraph.expected_gain import ExpectedGainRouter
 from mpdf_langgraph.router import Router, ThresholdRouter, make_router
-from training.collect.team import answer_schema, grader
+from training.collect.team import remembering_grader
 from training.command import run_command
 from training.learn.calibrate import fit_calibration, read_judged
 from training.learn.dataset import load
@@ -146,7 +146,7 @@ def baselines(
 def measure_gain_rule(fits: Fits) -> Value:
     """Return what the expected-gain rule gives, measured on the traces of the fits."""
     calibration = calibration_of(fits)
-    graded = grader(answer_schema("choice"))
+    graded = remembering_grader("choice")
     groups, _ = load(fits.traces, grader=graded, calibration=calibration, progress=False)
     gains = fit_gains(groups, calibration, fits.environment.price)
     router = ExpectedGainRouter(gains).for_team(fits.environment.agents)
@@ -155,7 +155,7 @@ def measure_gain_rule(fits: Fits) -> Value:
 
 def calibration_of(fits: Fits) -> Calibration:
     """Return the calibration that all traces of the fits give."""
-    return fit_calibration(read_judged(fits.traces, grader(answer_schema("choice"))))
+    return fit_calibration(read_judged(fits.traces, remembering_grader("choice")))
 
 
 def _format_value(value: Value) -> list[str]:

@@ -38,14 +38,15 @@ from mpdf_langgraph.learned_router import LearnedRouter
 from mpdf_langgraph.options import check_number
 from mpdf_langgraph.router import Router
 from mpdf_langgraph.state import Critique, Failure, Response, Usage
+from training.collect.questions import as_told
 from training.collect.team import answer_schema, remembering_grader
-from training.command import run_command, write_results
+from training.command import check_least, run_command, write_results
 from training.evaluate import votes
 from training.evaluate.options import EvaluateOptions
 from training.learn.ballots import make_ballots
 from training.learn.calibrate import fit_calibration, judge
 from training.learn.consensus_fit import fit_consensus
-from training.learn.dataset import make_groups
+from training.learn.dataset import check_answer, make_groups
 from training.learn.display import table
 from training.learn.fit_config import Algorithm, Config
 from training.learn.gains import fit_gains
@@ -261,6 +262,8 @@ def tune_threshold(debates: Sequence[Debate]) -> ThresholdRouter:
 
 def study(options: OneRoundOptions) -> str:
     """Return the table of results, and write it."""
+    check_least(options, seeds=1, jobs=1)
+    check_answer((*options.traces, *options.train), options.answer)
     schema = answer_schema(options.answer)
     is_right = remembering_grader(options.answer)
     recorded = read_recorded(options)
@@ -341,7 +344,8 @@ def _split(
     asked = [*recorded.values()]
     if options.train:
         rest = read_debates(options.train)
-        if both := rest.keys() & recorded.keys():
+        told = {as_told(one.debate) for one in asked}
+        if both := told & {as_told(e) for e in rest.values()}:
             raise ConfigurationError(f"{len(both)} questions of --train are in --traces too")
         if len(rest) < LEAST or not asked:
             raise ConfigurationError(f"{len(rest)} debates are too few to learn from")

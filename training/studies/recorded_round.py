@@ -67,6 +67,11 @@ class Debate:
         self.refined: Held = {name: episode.responses.get(f"{name}@1") for name in self.names}
         self.turns = {turn["agent"]: turn for turn in episode.turns}
         self.representatives = [*episode.representatives]
+        self._lost = {
+            failure["agent"]: tokens(failure["usage"])
+            for failure in episode.failures
+            if failure["stage"] == "refine"
+        }
         self._is_right = is_right
         self._equivalent = equivalent or is_right
         self.fresh: list[Held] = [
@@ -101,14 +106,17 @@ class Debate:
         """
         held = {}
         drawn_too = [response for response in self.proposed.values() if response is not None]
+        lost = 0
         for name in self.names:
             drawn = (self.fresh[0] if control else self.refined).get(name)
             action = actions.get(name, "PERSIST")
             if action == "REFINE" and drawn is not None:
                 drawn_too.append(drawn)
+            elif action == "REFINE" and not control:
+                lost += self._lost.get(name, 0)
             target = self.episode.responses.get(concession(self.proposed, name) or "")
             held[name] = after_move(action, self.proposed[name], drawn=drawn, target=target)
-        return self._count(held, rule, drawn_too)
+        return self._count(held, rule, drawn_too, lost)
 
     def pool(self) -> Episode:
         """Return an episode of all proposals, as `training.evaluate.votes` takes it.
@@ -127,13 +135,16 @@ class Debate:
         told = {"agents": agents, "responses": responses, "failures": []}
         return self.episode.model_copy(update={**told, "representatives": self.representatives})
 
-    def _count(self, held: Held, rule: ConsensusRule, drawn: Sequence[Response]) -> Answered:
+    def _count(
+        self, held: Held, rule: ConsensusRule, drawn: Sequence[Response], lost: int = 0
+    ) -> Answered:
+        """Count the votes. `lost` are the tokens of what failed."""
         tally = count_votes(held, rule, self.representatives)
         right, stated = self.right(tally["answer"]), tally.get("probability")
         said = None if stated is None else (stated, right)
         judged = rule is not MAJORITY
         spent = sum(tokens_of(response, judged=judged) for response in drawn)
-        return Answered(right, spent, stated=(said,))
+        return Answered(right, spent + lost, stated=(said,))
 
     def rights(self) -> list[float]:
         """Return whether each agent's proposal is right. A missing one is wrong."""
@@ -211,10 +222,19 @@ def read_proposals(traces: Sequence[Path]) -> dict[str, Episode]:
 
 def _read_sound(traces: Sequence[Path]) -> dict[str, Episode]:
     found: dict[str, Episode] = {}
+    failed = set()
     for folder in traces:
-        for episode in filter(is_sound, TraceReader(folder)):
+        for episode in TraceReader(folder):
             if episode.reference is None:
                 raise ConfigurationError(f"episode {episode.id} has no reference")
-            key = key_of(episode)
-            found[key] = episode
+            if is_sound(episode):
+                found[key_of(episode)] = episode
+            else:
+                failed.add(key_of(episode))
+    if missing := failed - found.keys():
+        where = ", ".join(map(str, traces))
+        print(
+            f"{len(missing)} questions of {where} are left out, as a proposal failed. They count "
+            "for no method. Ask them again: the command that collected them goes on"
+        )
     return found

@@ -26,6 +26,7 @@ from mpdf_langgraph import (
     ConfigurationError,
     Episode,
     MathAnswer,
+    Prompts,
     TextAnswer,
     TraceReader,
     create_deliberation,
@@ -486,6 +487,17 @@ def test_what_fails_twice_is_reported_and_asked_again_by_the_next_run(
     assert sum(collecting.is_sound(episode) for episode in episodes(tmp_path)) == 2
 
 
+def test_prompts_that_were_changed_need_another_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    mine = ("--prompts", "tests.support.factories:PROMPTS", "--model-factory")
+    assert asked(tmp_path, *mine, "tests.support.factories:make", count=2) == 0
+    changed = Prompts(propose="OTHER: {question} {instructions}")
+    monkeypatch.setattr("tests.support.factories.PROMPTS", changed)
+    assert asked(tmp_path, *mine, "tests.support.factories:make", count=2) == 2
+    assert "templates" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("arguments", "fault"),
     [
@@ -498,6 +510,8 @@ def test_what_fails_twice_is_reported_and_asked_again_by_the_next_run(
         (("--questions", "Q", "--out", "s3://bucket/traces"), "s3:/bucket/traces is a URL"),
         (("--import", "no.jsonl", "--ray", "local"), "--ray is for --questions only"),
         (("--questions", "Q", "--import", "x"), "either --questions or --import"),
+        (("--import", "x", "--agents", "7"), "--agents 7: --import asks nobody, so leave it out"),
+        (("--import", "x", "--explore", "0.2"), "--explore 0.2: --import asks nobody"),
         (("--questions", "Q", "--router", "nobody"), "router='nobody'"),
         (("--questions", "Q", "--agents", "1"), "contexts names agent-2"),
         (("--import", "no.jsonl"), "no.jsonl: no such file"),

@@ -24,11 +24,17 @@ from mpdf_langgraph.state import Response
 from tests.support import riddles
 from tests.support.paths import ROOT
 from training.collect import collecting
-from training.collect.questions import Question, TableError
-from training.evaluate import compare
+from training.collect.questions import SEEN, Question, TableError, hash_text
+from training.evaluate import compare, evaluation
 from training.evaluate.bench import VOTES
 from training.evaluate.compare import MethodResult, summarise
-from training.evaluate.evaluation import check_apart, evaluate, main, untuned_because
+from training.evaluate.evaluation import (
+    check_apart,
+    count_known,
+    evaluate,
+    main,
+    untuned_because,
+)
 from training.evaluate.options import EvaluateOptions
 from training.evaluate.routers import group_routers
 from training.evaluate.votes import Result
@@ -389,6 +395,30 @@ async def test_without_validation_questions_nothing_passes(tmp_path: Path) -> No
         load_router(folder)
 
 
+async def test_a_router_does_not_pass_on_questions_that_it_was_fitted_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = riddles.router(tmp_path / "hedger")
+    told = [Question(str(n), f"Riddle {n}?", "1", {}) for n in range(4)]
+    (folder / SEEN).write_text("".join(f"{hash_text(q.question)}\n" for q in told[:3]))
+    assert count_known([folder], told) == {folder.resolve(): 3}
+    private = [replace(q, contexts={"agent-1": "a note"}) for q in told]
+    assert count_known([folder], private) == {}
+    monkeypatch.setattr(evaluation, "count_known", lambda folders, asked: {folder.resolve(): 3})
+    await evaluate(options(tmp_path, "--router", str(folder), *tuned(tmp_path)))
+    assert "was fitted on 3 of these questions" in capsys.readouterr().err
+    manifest = json.loads((folder / "router.json").read_text())
+    assert manifest["gate"] == "unknown"
+    assert "fitted on 3 of these" in manifest["evidence"]["evaluation"]["why"]
+
+
+async def test_a_model_of_another_factory_needs_another_folder(tmp_path: Path) -> None:
+    await evaluate(options(tmp_path, kinds="A"))
+    other = ("--model-factory", "tests.support.riddles:agreeable")  # of the same name
+    with pytest.raises(ConfigurationError, match="model_factory"):
+        await evaluate(options(tmp_path, *other, kinds="A"))
+
+
 async def test_a_router_of_another_critic_is_evaluated_with_a_warning(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -418,6 +448,9 @@ async def test_a_router_must_not_bear_a_baselines_name(tmp_path: Path) -> None:
         (["--limit", "0"], "--limit"),
         (["--concurrency", "0"], "--concurrency"),
         (["--bars"], "--bars"),
+        (["--debate-rounds", "0"], "--debate-rounds must be 1 or more"),
+        (["--methods", "early-stopping-16"], "votes are of 15 agents at most"),
+        (["--methods", "alone-1", "weighted-alone-1", "--agents", "1"], "leave one out"),
         ([*MIXED, "--strongest", "4"], "--strongest"),
         (["--agents", "2"], "contexts names agent-3"),
     ],

@@ -25,6 +25,7 @@ from tests.support.running import run_python
 from tests.support.synthetic import Deliberation, synthetic_episodes
 from tests.support.toy_groups import Toy, toy_groups
 from tests.support.written import write_traces
+from training.collect.questions import SEEN, hash_text
 from training.learn import checkpoints, fitting, softrankpo, stages
 from training.learn.calibrate import fit_calibration, read_judged
 from training.learn.checkpoints import prepare_folder
@@ -307,6 +308,12 @@ def test_a_resumed_fit_equals_an_uninterrupted_one(
     monkeypatch.setattr(fitting, "export_router", lambda *_, **__: {})
     fit(config(traces, folder, resume=True, **options))
     assert rows(folder) == rows(fitted)
+
+
+def test_a_router_knows_the_questions_that_it_was_fitted_on(traces: Path, fitted: Path) -> None:
+    read_ = {hash_text(question) for question in read(traces).questions}
+    assert set((fitted / SEEN).read_text().split()) == read_
+    assert len(read_) == 300
 
 
 def test_the_same_seed_gives_the_same_router(traces: Path, fitted: Path, tmp_path: Path) -> None:

@@ -12,7 +12,8 @@ from langchain_core.runnables import RunnableLambda
 
 from mpdf_langgraph import Agent, Episode, MathAnswer, TraceReader, create_deliberation
 from mpdf_langgraph.errors import ConfigurationError
-from mpdf_langgraph.state import Response, Usage, no_usage
+from mpdf_langgraph.state import Failure, Response, Usage, no_usage
+from tests.support.written import write_traces
 from training.learn.dataset import make_groups
 from training.learn.measures import honest_error
 from training.learn.recalibrate import with_responses
@@ -291,6 +292,42 @@ def test_what_is_learned_from_other_questions(traces: Path, tmp_path: Path) -> N
     assert accuracies(text)["learned, SFT alone"] == 1.0
     with pytest.raises(ConfigurationError, match="60 questions of --train are in --traces too"):
         study(OneRoundOptions((new, traces), train=(traces,), **given))
+
+
+def test_a_question_is_known_by_what_the_models_are_told(traces: Path, tmp_path: Path) -> None:
+    sorted_ = [
+        episode.model_copy(update={"category": "numbers"}) for episode in TraceReader(traces)
+    ]
+    new = write_traces(tmp_path / "new", sorted_)
+    with pytest.raises(ConfigurationError, match="60 questions of --train are in --traces too"):
+        study(OneRoundOptions((new,), train=(traces,), out=tmp_path))
+
+
+def test_what_failed_is_told_and_paid_for(
+    traces: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    whole = [*TraceReader(traces)]
+    failure = Failure(
+        agent="bo", round=0, stage="propose", error="gone", usage=no_usage(), seconds=0.0
+    )
+    lost = [episode.model_copy(update={"failures": [failure]}) for episode in whole[:20]]
+    kept = write_traces(tmp_path / "traces", [*lost, *whole[20:]])
+    assert len(read_debates([kept])) == 40
+    assert "20 questions of" in capsys.readouterr().out
+    read_debates([kept, traces])  # they were asked again
+    assert capsys.readouterr().out == ""
+
+    spent = Usage({**no_usage(), "calls": 1, "prompt_tokens": 1000, "completion_tokens": 200})
+    episode = whole[0]
+    responses = {k: r for k, r in episode.responses.items() if k != "bo@1"}
+    failures = [Failure({**failure, "round": 1, "stage": "refine", "usage": spent})]
+    failed = episode.model_copy(update={"responses": responses, "failures": failures})
+    known, without = (Debate(e, MATH.equivalent) for e in (episode, failed))
+    everybody = known.refining(only_without_answer=False)
+    refined = tokens_of(episode.responses["bo@1"])
+    saved = known.play(everybody, CONFIDENCE).tokens - without.play(everybody, CONFIDENCE).tokens
+    assert saved == refined - 1200
+    assert without.play({}, CONFIDENCE).tokens == known.play({}, CONFIDENCE).tokens
 
 
 def test_other_traces_are_refused(tmp_path: Path) -> None:
