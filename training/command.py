@@ -40,8 +40,10 @@ def run_command(
     `main` takes the options. A number that it returns is the exit status. `description` is the text
     of `--help`, and `stopped` is said when the command is interrupted.
     """
+    module = sys.modules["__main__"].__spec__  # None for a script
+    prog = None if module is None else f"python -m {module.name.removesuffix('.__main__')}"
     try:
-        result = main(tyro.cli(options, description=description))
+        result = main(tyro.cli(options, prog=prog, description=description))
     except (MPDFError, OSError) as error:
         sys.exit(f"error: {error}")
     except KeyboardInterrupt:

@@ -1,4 +1,4 @@
-"""Which critic tells right answers from wrong ones? Compared on stored responses.
+r"""Which critic tells right answers from wrong ones? Compared on stored responses.
 
     python -m training.studies.critics --traces traces/ --out runs/critics
     python -m training.studies.critics --traces traces/ --base-url http://localhost:8001/v1 \

@@ -1,6 +1,7 @@
-"""What would other methods have answered in recorded debates of one round? Held-out folds.
+r"""What would other methods have answered in recorded debates of one round? Held-out folds.
 
-    python training/collect.py ... --rounds 1 --router always-refine --explore 0 --alternatives 0
+    python training/collect.py ... --rounds 1 --router always-refine --explore 0 --alternatives 0 \
+        --critic logprob
     python -m training.studies.one_round --traces traces/ --out runs/one-round
 
 Such a debate costs two calls an agent, and it holds all that any policy of one round would have
