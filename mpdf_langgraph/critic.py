@@ -1,6 +1,7 @@
 """Critics: they measure P(correct) of a response, and never read it from the agent's words."""
 
 import asyncio
+import copy
 import math
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -181,6 +182,8 @@ class SelfCritic:
 
     def __post_init__(self) -> None:
         check_number("reasoning_tokens", self.reasoning_tokens, 0, whole=True)
+        if self.judge is not None and not isinstance(self.judge, Runnable):
+            raise ConfigurationError(f"judge must be a chat model, got {self.judge!r:.80}")
 
     def max_calls(self, agent: Agent) -> int:
         """Return 1, or 0 for a chain, a graph and a model that gives no verdicts."""
@@ -343,7 +346,8 @@ class FunctionCritic:
         """See `BudgetedCritic.critique`."""
         call = Call(
             _critic_runnable(self.function),
-            (subject.question, subject.response),
+            # A copy, as a callable may change what it gets.
+            (subject.question, copy.deepcopy(subject.response)),
             self._check_reply,
             config=subject.config,
             is_model=False,

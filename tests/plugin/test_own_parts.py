@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 
 from mpdf_langgraph import Agent, TextAnswer, TraceReader, create_deliberation
+from mpdf_langgraph.critic import SelfCritic
 from mpdf_langgraph.errors import ConfigurationError
 from tests.support.scripted import says
 
@@ -61,6 +62,23 @@ def test_parts_of_ones_own_that_fail_say_which_they_are() -> None:
         graph = create_deliberation(team, critic=None, **options).compile()
         with pytest.raises(ConfigurationError, match=f"^{part} failed: KeyError: 'boom'"):
             graph.invoke({"question": "Capital?"})
+
+
+def test_a_critic_may_change_what_it_gets() -> None:
+    def hack(question: str, response: Any) -> float:
+        response["answer"] = "hack"
+        response["profile"]["length"] = -1
+        return 0.5
+
+    team = [Agent("ann", says("Rome")), Agent("bo", says("Paris"))]
+    graph = create_deliberation(team, critic=hack, router="always-persist").compile()
+    votes = graph.invoke({"question": "Capital?"})["deliberation"]["votes"]
+    assert votes == {"ann": "Rome", "bo": "Paris"}
+
+
+def test_a_judge_must_be_a_model() -> None:
+    with pytest.raises(ConfigurationError, match="judge must be a chat model, got 'gpt'"):
+        SelfCritic(judge="gpt")  # type: ignore[arg-type]
 
 
 def test_a_router_may_change_what_it_gets(tmp_path: Path) -> None:
