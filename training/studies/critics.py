@@ -20,7 +20,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from langchain_core.language_models import BaseChatModel
@@ -47,7 +47,7 @@ from mpdf_langgraph.runtime.calls import arun, merge_steps
 from mpdf_langgraph.state import Allowance, Response, tokens
 from training.collect.asking import for_each
 from training.collect.files import keep_settings
-from training.collect.team import remembering_grader
+from training.collect.team import Answer, remembering_grader
 from training.command import check_least, run_command, write_results
 from training.learn.dataset import check_answer
 from training.learn.display import table
@@ -86,7 +86,7 @@ class CriticsOptions:
     """Episodes that are judged at a time, each with all its responses."""
     out: Path = Path("runs/critics")
     """Folder for `results.md`, and for `traces/` with the judge's verdicts."""
-    answer: Literal["math", "choice", "text", "code"] = "math"
+    answer: Answer = "math"
     """How answers are compared with references. Code runs in a sandbox."""
     folds: int = 5
     """Parts that the questions are split into. What is fitted for one comes from the others."""
@@ -309,6 +309,8 @@ def _stage(rows: Sequence[tuple[Any, ...]]) -> Stage:
 def compare(options: CriticsOptions) -> str:
     """Compare the critics, write the tables, and return them."""
     check_least(options, folds=2, concurrency=1, reasoning_tokens=0)
+    if options.base_url is None and (options.model or options.reasoning_tokens):
+        raise ConfigurationError("--model and --reasoning-tokens are the judge's: give --base-url")
     check_answer(options.traces, options.answer)
     grader = remembering_grader(options.answer)
     episodes = [e for e in TraceReader(options.traces) if e.reference is not None]

@@ -128,5 +128,7 @@ def test_what_is_refused(traces: Path, tmp_path: Path) -> None:
         compare(CriticsOptions((traces,), folds=9, out=tmp_path))
     with pytest.raises(ConfigurationError, match="--folds must be 2 or more"):
         compare(CriticsOptions((traces,), folds=1, out=tmp_path))
+    with pytest.raises(ConfigurationError, match="give --base-url"):
+        compare(CriticsOptions((traces,), model="a judge", out=tmp_path))
     with pytest.raises(ConfigurationError, match="--answer math"):
         compare(CriticsOptions((traces,), answer="choice", out=tmp_path))
