@@ -47,6 +47,8 @@ class Result:
         failures: A line for everything that went wrong, survived or not.
         unreported: Calls that gave a reply without its tokens. They are not in `tokens`.
         gaps: Proposals and refinements that failed.
+        proposals: Proposals that were asked for, each once however often it was retried. None: they
+            were not counted.
         right: Whether the answer is right, once it is graded.
     """
 
@@ -59,6 +61,7 @@ class Result:
     failures: tuple[str, ...] = field(default=(), compare=False)
     unreported: int = field(default=0, compare=False)
     gaps: int = field(default=0, compare=False)
+    proposals: int | None = field(default=None, compare=False)
     right: bool = field(default=False, compare=False)
 
 
@@ -156,6 +159,7 @@ def _result(
         failures=tuple(f["error"] for f in failures),
         unreported=usage["unreported"],
         gaps=count_gaps(failures),
+        proposals=len(used),
     )
 
 

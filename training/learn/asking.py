@@ -78,7 +78,8 @@ class Asked:
         episodes: The records, E of them.
         right: By cluster, of every episode, whether the answer is right.
         rule: How votes are counted.
-        tokens: Mean tokens of a proposal, by agent.
+        tokens: Mean tokens of a proposal and of the verdict on it, by agent.
+        plain_tokens: The same without verdicts, which a plain majority does not read.
         left_out: Episodes of another team, without a reference, or in which not all were asked.
     """
 
@@ -87,14 +88,22 @@ class Asked:
     right: list[list[bool]]
     rule: ConsensusRule
     tokens: dict[str, float]
+    plain_tokens: dict[str, float]
     left_out: int = 0
     _parts: dict[frozenset[str], Part] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.episodes)
 
+    @property
+    def question(self) -> NDArray[np.int64]:
+        """Number of each episode's question, ``[E]``. Episodes of one question share it."""
+        number: dict[str, int] = {}
+        texts = [episode.question for episode in self.episodes]
+        return np.array([number.setdefault(text, len(number)) for text in texts], np.int64)
+
     def select(self, places: Iterable[int]) -> "Asked":
-        """Return some of the questions."""
+        """Return some of the episodes."""
         chosen = list(places)
         parts = {key: part.select(chosen) for key, part in self._parts.items()}
         episodes, right = [self.episodes[i] for i in chosen], [self.right[i] for i in chosen]
@@ -179,14 +188,20 @@ def gather(
         )
     right = [[grader(a, str(e.reference)) for a in e.representatives] for e in kept]
     drawn = {n: [e.responses[i] for e in kept if (i := f"{n}@0") in e.responses] for n in chosen}
-    tokens = {name: float(np.mean([*map(_tokens, those)] or [0])) for name, those in drawn.items()}
+
+    def mean_tokens(*, judged: bool) -> dict[str, float]:
+        spent = {name: [_tokens(r, judged=judged) for r in those] for name, those in drawn.items()}
+        return {name: float(np.mean(those or [0])) for name, those in spent.items()}
+
+    tokens, plain = mean_tokens(judged=True), mean_tokens(judged=False)
     if not any(tokens.values()):
-        tokens = dict.fromkeys(chosen, UNREPORTED_TOKENS)
-    return Asked(chosen, kept, right, rule, tokens, left_out)
+        tokens = plain = dict.fromkeys(chosen, UNREPORTED_TOKENS)
+    return Asked(chosen, kept, right, rule, tokens, plain, left_out)
 
 
-def _tokens(response: Response) -> int:
-    critique = response["critique"]
+def _tokens(response: Response, *, judged: bool) -> int:
+    """Return the tokens of a response, and if it is judged, those of the verdict on it."""
+    critique = response["critique"] if judged else None
     spent = charged_tokens(response["usage"])
     return spent + (charged_tokens(critique["usage"]) if critique else 0)
 
@@ -233,9 +248,7 @@ def fit_asking(
     single = max(alone.values())
     held_out = single
     if check and wave == 1 and len(asked) >= LEAST:
-        texts = [episode.question for episode in asked.episodes]
-        number = {text: n for n, text in enumerate(dict.fromkeys(texts))}
-        half = np.array([number[text] % 2 for text in texts])
+        half = asked.question % 2
         halves = [asked.select(np.flatnonzero(half == k)) for k in (0, 1)]
         worth = [
             _utility(

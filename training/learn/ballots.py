@@ -86,12 +86,16 @@ class Ballots:
         return self.select(~chosen), self.select(chosen)
 
     def of_agents(self, names: Sequence[str]) -> "Ballots":
-        """Return the states as if only these agents had been asked. Silent states are left out."""
+        """Return the states as if only these agents had been asked.
+
+        States of which none of them was asked are left out. One in which they all are silent is
+        kept: they were asked, and gave no answer.
+        """
         places = {name: i for i, name in enumerate(names)}
         new = np.array([*(places.get(name, -1) for name in self.agents), -1])
         author = new[self.author]
-        chosen: NDArray[np.bool_] = np.any(author >= 0, axis=1)
         member = self.member[:, [self.agents.index(name) for name in names]]
+        chosen: NDArray[np.bool_] = member.any(axis=1)
         return replace(self, agents=tuple(names), author=author, member=member).select(chosen)
 
     def votes(self, state: int) -> list[Vote]:

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from scipy.special import betainc
 
 from mpdf_langgraph.consensus import LogOdds, Vote, confidence_weighted, majority
+from mpdf_langgraph.errors import ConfigurationError
 from mpdf_langgraph.learned_consensus import LearnedConsensus
 from mpdf_langgraph.risk import count_errors
 from training.learn.ballots import Ballots, shuffle_into_folds, thin_out
@@ -161,6 +162,24 @@ def join_choices(parts: Sequence[Choice], places: Sequence[NDArray[Any]], size: 
     return Choice(right, calls, probability, np.concatenate([part.every for part in parts]))
 
 
+def shared_rules(found: Sequence[Mapping[str, Choice]]) -> list[str]:
+    """Return the names of the rules that all of these have, the simplest first.
+
+    A rule that needs confidences is missing where nothing that was learned from has one.
+    """
+    return [name for name in found[0] if all(name in one for one in found)]
+
+
+def join_folds(
+    parts: Sequence[Mapping[str, Choice]], places: Sequence[NDArray[Any]], size: int
+) -> dict[str, Choice]:
+    """Return the choices of all folds, by rule. A rule that a fold lacks is left out."""
+    return {
+        name: join_choices([part[name] for part in parts], places, size)
+        for name in shared_rules(parts)
+    }
+
+
 def cross_fit(
     ballots: Ballots, strength: float, seed: int = 0
 ) -> tuple[dict[str, Choice], Interval]:
@@ -180,8 +199,7 @@ def cross_fit(
         here = folds[ballots.last] == fold
         final = choose({LEARNED: choosers[LEARNED]}, part := ended.select(here))[LEARNED]
         gain[here] = final.right - part.recorded
-    found = {n: join_choices([part[n] for part in parts], places, len(asked)) for n in parts[0]}
-    return found, mean_interval(gain, ended.question)
+    return join_folds(parts, places, len(asked)), mean_interval(gain, ended.question)
 
 
 @dataclass(frozen=True)
@@ -252,7 +270,18 @@ class Comparison:
 
 
 def compare(training: Ballots, held_out: Ballots, seed: int = 0) -> Comparison:
-    """Fit all rules on the training questions, and compare them. Confidences are calibrated."""
+    """Fit all rules on the training questions, and compare them. Confidences are calibrated.
+
+    Raises:
+        ConfigurationError: No training question has an answer.
+    """
+    if not (training.author[training.first] >= 0).any():
+        held = len(np.unique(held_out.question))
+        questions = len(np.unique(training.question)) + held
+        raise ConfigurationError(
+            f"{questions} questions leave none with an answer to learn from and {held} to report: "
+            "collect more traces, in which agents disagree"
+        )
     training = thin_out(training, MOST_STATES, seed)
     strength = choose_strength(training, seed)
     found, final_gain = cross_fit(training, strength, seed)
@@ -262,9 +291,7 @@ def compare(training: Ballots, held_out: Ballots, seed: int = 0) -> Comparison:
     if training.refined.any():  # else nobody debated
         found[RECORDED] = _as_recorded(training)
         results[RECORDED] = _as_recorded(held_out)
-    told = found[LEARNED].probability
-    bars = np.quantile(told[~np.isnan(told)], np.linspace(0, 1, BARS))
-    bars = np.unique(np.floor(bars * 1e6) / 1e6)
+    bars = np.unique(np.floor(find_bars(found[LEARNED].probability) * 1e6) / 1e6)
     final = choose({LEARNED: _probable(consensus.of)}, held_out.select(held_out.last))[LEARNED]
     curve = count_errors(bars.tolist(), final.probability.tolist(), (final.right > 0).tolist())
     return Comparison(
@@ -279,6 +306,15 @@ def compare(training: Ballots, held_out: Ballots, seed: int = 0) -> Comparison:
         ends=final,
         ends_question=held_out.question[held_out.last],
     )
+
+
+def find_bars(probability: Array) -> Array:
+    """Return the bars of risk control: quantiles of the probabilities that are known.
+
+    A team without an answer has none. Where no team has an answer there is no bar.
+    """
+    known = probability[~np.isnan(probability)]
+    return np.quantile(known, np.linspace(0, 1, BARS)) if len(known) else known
 
 
 def _as_recorded(ballots: Ballots) -> Choice:

@@ -113,11 +113,8 @@ def fit_rules(options: RuleOptions) -> str:
     files: dict[str, BaseModel] = {}
     read = f"{len(recorded)} episodes. Left out, without a reference or torn: {left_out}."
     known = sorted({name for episode in recorded for name in episode.team})
-    if unknown := [name for name in options.agents if name not in known]:
-        raise ConfigurationError(
-            f"--agents {unknown[0]}: nobody in the traces has this name. They have "
-            f"{', '.join(known)}"
-        )
+    check_names("--agents", options.agents, known)
+    check_names("--prices", options.prices, known)
     parts = [f"# {options.out.resolve().name}", read]
     calibration, critic, told = choose_critic(recorded, graded)
     parts += ["## Confidence", told]
@@ -158,6 +155,19 @@ def fit_rules(options: RuleOptions) -> str:
     (options.out / "report.md").write_text(text)
     print(text)
     return text
+
+
+def check_names(option: str, names: Iterable[str], known: Sequence[str]) -> None:
+    """Refuse an option that names an agent which nobody in the traces has.
+
+    Raises:
+        ConfigurationError: It does.
+    """
+    if unknown := [name for name in names if name not in known]:
+        raise ConfigurationError(
+            f"{option} {unknown[0]}: nobody in the traces has this name. They have "
+            f"{', '.join(known)}"
+        )
 
 
 def choose_critic(

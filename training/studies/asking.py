@@ -9,6 +9,9 @@ price of `--cost`, with the consensus rule of `--consensus`. Traces without conf
 a profile critic, fitted on the other folds. Then all methods answer the held-out fold. The
 baselines ask in the order of the agents' records on the other folds, the best first, and take the
 majority.
+
+A method pays for the verdicts of a critic that it reads. The best alone, a plain majority, adaptive
+consistency and early stopping read none that took a call.
 """
 
 from collections import defaultdict
@@ -23,6 +26,7 @@ from tqdm import tqdm
 
 from mpdf_langgraph import TraceReader
 from mpdf_langgraph.consensus import majority, make_rule
+from mpdf_langgraph.errors import ConfigurationError
 from mpdf_langgraph.recruiting import AskingValues
 from mpdf_langgraph.traces.records import Episode
 from training.collect.team import remembering_grader
@@ -37,10 +41,12 @@ from training.learn.asking import (
     play_asking,
     proposals_of,
 )
+from training.learn.dataset import check_answer
 from training.learn.display import table
 from training.learn.measures import mean_interval
 from training.learn.profile_fit import fit_profile, gather_looks
 from training.learn.rewards import Grader
+from training.learn.rules import check_names
 
 EVERYBODY = "everybody"
 PLAIN = "everybody, plain majority"
@@ -77,12 +83,23 @@ def _has_confidence(episodes: Iterable[Episode]) -> bool:
 
 
 def cross_validate(asked: Asked, options: AskingOptions, graded: Grader) -> Results:
-    """Return what every method gives on held-out questions."""
+    """Return what every method gives on held-out questions.
+
+    Raises:
+        ConfigurationError: There are too few questions.
+    """
+    question = asked.question
+    questions, least = len(np.unique(question)), 10 * options.folds
+    if questions < least:
+        raise ConfigurationError(
+            f"{questions} questions are too few for {options.folds} folds: {least} are needed"
+        )
     found: defaultdict[str, list[NDArray[Any]]] = defaultdict(list)
     price = {name: options.prices.get(name, 1.0) for name in asked.team}
-    size, sure = len(asked), _has_confidence(asked.episodes)
+    sure = _has_confidence(asked.episodes)
     for seed in range(options.seeds):
-        places = np.random.default_rng(seed).permutation(size) % options.folds
+        drawn = np.random.default_rng(seed).permutation(questions) % options.folds
+        places = drawn[question]
         for fold in tqdm(range(options.folds), desc=f"split {seed}", leave=False):
             held = np.flatnonzero(places == fold)
             rest, test = asked.select(np.flatnonzero(places != fold)), asked.select(held)
@@ -100,20 +117,22 @@ def cross_validate(asked: Asked, options: AskingOptions, graded: Grader) -> Resu
                 right: NDArray[Any],
                 calls: NDArray[Any],
                 order: Sequence[str],
-                test: Asked = test,
+                *,
+                judged: bool = True,
                 held: NDArray[Any] = held,
             ) -> None:
-                spent = np.cumsum([0.0, *(price[n] * test.tokens[n] for n in order)])[calls]
-                found[name].append(np.array([right, calls, spent, held]))
+                tokens = asked.tokens if judged else asked.plain_tokens
+                spent = np.cumsum([0.0, *(price[n] * tokens[n] for n in order)])[calls]
+                found[name].append(np.array([right, calls, spent, question[held]]))
 
             for count in range(1, len(best_first) + 1):
                 name = EVERYBODY if count == len(best_first) else f"the best {count}"
                 name = "the best alone" if count == 1 else name
                 right = test.of(best_first[:count]).right
-                add(name, right, np.full(len(held), count), best_first)
+                add(name, right, np.full(len(held), count), best_first, judged=count > 1)
             if not sure:
                 method = vote(len(best_first), majority)
-                add(PLAIN, *_play(asked.select(held), best_first, method), best_first)
+                add(PLAIN, *_play(asked.select(held), best_first, method), best_first, judged=False)
             everyone = len(best_first)
             for name, method in {
                 "adaptive consistency, .95": adaptive_consistency(0.95, everyone, majority),
@@ -121,7 +140,7 @@ def cross_validate(asked: Asked, options: AskingOptions, graded: Grader) -> Resu
                 "early stopping, window of 2": early_stopping(2, everyone, majority),
                 "early stopping, window of 3": early_stopping(3, everyone, majority),
             }.items():
-                add(name, *_play(test, best_first, method), best_first)
+                add(name, *_play(test, best_first, method), best_first, judged=False)
             kept: AskingValues | None = None
             for cost in sorted(options.cost):
                 given: Any = {"prices": price, "wave": options.wave, "consensus": options.consensus}
@@ -148,7 +167,7 @@ def _play(test: Asked, order: Sequence[str], method: Any) -> tuple[NDArray[Any],
         result = method(episode.model_copy(update={"agents": agents}))
         graded = dict(zip(episode.representatives, verdicts, strict=True))
         right[i] = result.answer is not None and graded[result.answer]
-        calls[i] = result.calls
+        calls[i] = result.proposals
     return right, calls
 
 
@@ -167,7 +186,7 @@ def format_results(found: Results, asked: Asked) -> str:
     against = [f"against {name}" for name in references]
     heading = ["method", "right", *against, "agents asked", "priced tokens"]
     return (
-        f"{len(asked)} questions, {len(asked.team)} agents: {', '.join(asked.team)}. "
+        f"{len(np.unique(asked.question))} questions, {len(asked.team)} agents: {', '.join(asked.team)}. "
         f"{asked.left_out} episodes left out. Intervals are 95 %, over questions.\n\n"
         f"{table(heading, rows)}\n"
     )
@@ -176,12 +195,15 @@ def format_results(found: Results, asked: Asked) -> str:
 def main(options: AskingOptions) -> str:
     """Run the cross-validation, and return its table."""
     options.check()
+    check_answer(options.traces, options.answer)
     episodes = list(TraceReader(options.traces))
+    known = sorted({name for episode in episodes for name in episode.team})
     if options.agents:  # the others are as if nobody had asked them, for the profile critic too
         episodes = [proposals_of(episode, options.agents) for episode in episodes]
     graded = remembering_grader(options.answer)
     name = "majority" if options.consensus == "learned" else options.consensus
     asked = gather(episodes, graded, make_rule(name)[1], options.agents)
+    check_names("--prices", options.prices, known)
     text = format_results(cross_validate(asked, options, graded), asked)
     write_results(options.out, text)
     return text

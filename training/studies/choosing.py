@@ -31,7 +31,15 @@ from training.command import StudyOptions, check_least, run_command, write_resul
 from training.learn.asking import proposals_of
 from training.learn.ballots import Ballots, make_ballots, read_ballots, shuffle_into_folds
 from training.learn.calibrate import fit_calibration, read_judged
-from training.learn.choices import BARS, LEARNED, Choice, choose, fit_choosers, join_choices
+from training.learn.choices import (
+    LEARNED,
+    Choice,
+    choose,
+    find_bars,
+    fit_choosers,
+    join_folds,
+    shared_rules,
+)
 from training.learn.consensus_fit import choose_strength
 from training.learn.dataset import check_answer
 from training.learn.display import table
@@ -80,14 +88,13 @@ def choose_by_folds(ballots: Ballots, options: ChoosingOptions, seed: int, read:
         learned = known.select(rest)
         choosers = fit_choosers(learned, choose_strength(learned, seed), seed)
         parts.append(choose(choosers, known.select(here)))
-    size = int(asked.sum())
-    return {name: join_choices([p[name] for p in parts], places, size) for name in parts[0]}
+    return join_folds(parts, places, int(asked.sum()))
 
 
 def try_risk(choice: Choice, options: ChoosingOptions) -> dict[str, float]:
     """Choose the bar on half of the questions and count errors on the others, many times."""
     kept, shares, errors, nothing = 0, [], [], 0
-    bars = np.unique(np.quantile(choice.probability, np.linspace(0, 1, BARS))).tolist()
+    bars = np.unique(find_bars(choice.probability)).tolist()
     right = choice.right > 0
     for split in range(options.splits):
         order = np.random.default_rng([7, split]).permutation(len(right))
@@ -160,7 +167,8 @@ def read_profiled(
     It is fitted on the proposals to some questions, and judges those to all.
     """
     recorded = TraceReader(options.traces)
-    episodes = [proposals_of(e, ballots.agents) for e in recorded if e.reference is not None]
+    asked = [e for e in recorded if not set(e.team).isdisjoint(ballots.agents)]
+    episodes = [proposals_of(e, ballots.agents) for e in asked if e.reference is not None]
 
     def read(questions: set[str]) -> Ballots:
         critic = fit_profile(gather_looks([e for e in episodes if e.question in questions], right))
@@ -171,7 +179,7 @@ def read_profiled(
 
 def summarise(runs: list[Mapping[str, Choice]], question: NDArray[np.int64]) -> dict[str, Any]:
     """Return figures by rule: the mean over the ways to split, with intervals over questions."""
-    mean = {name: np.mean([run[name].right for run in runs], axis=0) for name in runs[0]}
+    mean = {n: np.mean([run[n].right for run in runs], axis=0) for n in shared_rules(runs)}
     rules = {}
     for name, right in mean.items():
         errors = [run[name].calibration_error for run in runs]
