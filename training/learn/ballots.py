@@ -95,8 +95,8 @@ class Ballots:
         new = np.array([*(places.get(name, -1) for name in self.agents), -1])
         author = new[self.author]
         member = self.member[:, [self.agents.index(name) for name in names]]
-        chosen: NDArray[np.bool_] = member.any(axis=1)
-        return replace(self, agents=tuple(names), author=author, member=member).select(chosen)
+        asked = np.flatnonzero(member.any(axis=1))
+        return replace(self, agents=tuple(names), author=author, member=member).select(asked)
 
     def votes(self, state: int) -> list[Vote]:
         """Return the votes of a state, as a consensus rule takes them."""

@@ -186,8 +186,9 @@ def format_results(found: Results, asked: Asked) -> str:
     against = [f"against {name}" for name in references]
     heading = ["method", "right", *against, "agents asked", "priced tokens"]
     return (
-        f"{len(np.unique(asked.question))} questions, {len(asked.team)} agents: {', '.join(asked.team)}. "
-        f"{asked.left_out} episodes left out. Intervals are 95 %, over questions.\n\n"
+        f"{len(np.unique(asked.question))} questions, {len(asked.team)} agents: "
+        f"{', '.join(asked.team)}. {asked.left_out} episodes left out. Intervals are 95 %, over "
+        "questions.\n\n"
         f"{table(heading, rows)}\n"
     )
 

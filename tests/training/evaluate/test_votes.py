@@ -112,6 +112,17 @@ def test_failures_and_critics_are_paid_for() -> None:
     assert votes.vote(3)(pool) == votes.Result("1", 7 + 20 + 30, 3 + 1 + 1, {})
 
 
+def test_a_vote_tells_how_many_proposals_it_asked_for() -> None:
+    pool = episode((0, 0.5), None, (0, 0.5), (0, 0.5), (0, 0.5))
+    for one in pool.responses.values():
+        one["usage"] = usage(3, 10, 0)  # each was retried
+    pool.failures.append(failure("agent-2", "propose", usage(3, 7, 0)))
+    assert [votes.vote(k)(pool).proposals for k in (1, 2, 5, 9)] == [1, 2, 5, 5]
+    assert votes.early_stopping(2)(pool).proposals == 4
+    found = votes.adaptive_consistency(0.8)(pool)
+    assert (found.proposals, found.calls) == (3, 9)
+
+
 def test_a_verdict_beside_the_sequence_probability_costs_a_vote_nothing() -> None:
     pool = episode(None, (1, 0.5), (0, 0.9))
     before = votes.weighted_vote(2)(pool).tokens

@@ -1,5 +1,6 @@
 """What asking another agent is worth: computed on recorded answers, and judged on others."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,8 +11,11 @@ from mpdf_langgraph import AdaptiveRecruiting, ChoiceAnswer, Episode, load_recru
 from mpdf_langgraph.consensus import count_votes, majority
 from mpdf_langgraph.errors import ConfigurationError
 from mpdf_langgraph.recruiting import Stand, leading_confidence, stand_of
+from mpdf_langgraph.state import Response, Usage
 from tests.support.recorded import recorded_episode
+from tests.support.records import critique, usage
 from tests.support.running import run_python
+from tests.support.written import write_traces
 from training.collect.importing import Answer
 from training.learn.asking import (
     Asked,
@@ -51,6 +55,24 @@ def episodes(
             recorded_episode(f"Q{number}?", "A", answers, schema=CHOICE, consensus="majority")
         )
     return played
+
+
+def charged(
+    played: list[Episode], cost: Usage, verdict: Usage | None = None, confidence: float | None = 0.6
+) -> list[Episode]:
+    """The same where every proposal cost so much, and the verdict on it, if there is one."""
+    judged = None if verdict is None else critique(confidence, cost=verdict)
+    return [
+        e.model_copy(
+            update={
+                "responses": {
+                    i: Response({**r, "usage": cost, "critique": judged})
+                    for i, r in e.responses.items()
+                }
+            }
+        )
+        for e in played
+    ]
 
 
 def gathered(count: int = 60, right: dict[str, float] | None = None, seed: int = 0) -> Asked:
@@ -204,6 +226,21 @@ def test_what_says_nothing_of_the_team_is_left_out(asked: Asked) -> None:
         gather(rest, CHOICE.equivalent, majority, ["ann", "zoe"])
 
 
+def test_episodes_of_one_question_share_its_number() -> None:
+    found = gather([*episodes(3, RIGHT), *episodes(2, RIGHT, 1)], CHOICE.equivalent, majority)
+    assert found.question.tolist() == [0, 1, 2, 0, 1]
+    assert found.select([4, 0, 1]).question.tolist() == [0, 1, 0]
+
+
+def test_tokens_of_verdicts_are_told_apart() -> None:
+    played = charged(episodes(3, RIGHT), usage(1, 80, 20), usage(1, 200, 0))
+    found = gather(played, CHOICE.equivalent, majority)
+    assert found.tokens == dict.fromkeys(RIGHT, 300.0)
+    assert found.plain_tokens == dict.fromkeys(RIGHT, 100.0)
+    unreported = gathered(3)
+    assert unreported.tokens == unreported.plain_tokens == dict.fromkeys(RIGHT, 1000.0)
+
+
 def test_the_command_writes_values_that_can_be_loaded(tmp_path: Path) -> None:
     traces = tmp_path / "traces.jsonl"
     traces.write_bytes(b"".join(b"\n" + e.to_json() for e in episodes(30, RIGHT)))
@@ -246,6 +283,104 @@ def test_the_study_judges_on_held_out_questions(tmp_path: Path, consensus: Any) 
     assert "40 questions, 4 agents: ann, bo, cy, dan" in text
 
 
+def row(text: str, name: str) -> list[str]:
+    """The cells of a method in the study's table."""
+    [line] = [line for line in text.splitlines() if line.startswith(f"| {name} |")]
+    return line.removesuffix(" |").split(" | ")[1:]
+
+
+def study_of(folder: Path, played: list[Episode], **given: Any) -> study.AskingOptions:
+    """Write traces. Return the options of a small study of them."""
+    shared: Any = {"answer": "choice", "seeds": 1, "folds": 2, "cost": (0.02,)}
+    return study.AskingOptions((write_traces(folder / "traces", played),), folder, **shared | given)
+
+
+def test_no_held_out_question_is_learned_from(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each question is answered twice."""
+    learned: list[set[str]] = []
+    judged: list[set[str]] = []
+
+    def texts(asked: Asked) -> set[str]:
+        return {episode.question for episode in asked.episodes}
+
+    def fit(rest: Asked, **given: Any) -> Any:
+        learned.append(texts(rest))
+        return fit_asking(rest, **given)
+
+    def play(test: Asked, values: Any) -> Any:
+        judged.append(texts(test))
+        return play_asking(test, values)
+
+    monkeypatch.setattr(study, "fit_asking", fit)
+    monkeypatch.setattr(study, "play_asking", play)
+    twice = episodes(30, RIGHT) + episodes(30, RIGHT, seed=1)
+    options = study_of(tmp_path, twice, seeds=2, folds=3)
+    assert study.main(options).startswith("30 questions, 4 agents")
+    assert len(learned) == len(judged) == 6
+    assert all(not rest & held for rest, held in zip(learned, judged, strict=True))
+    asked = gather(twice, CHOICE.equivalent, majority)
+    for parts in study.cross_validate(asked, options, CHOICE.equivalent).values():
+        numbers, counts = np.unique(np.hstack(parts)[3], return_counts=True)
+        assert numbers.tolist() == [*range(30)]
+        assert set(counts) == {4}  # both episodes, in both splits
+
+
+def test_too_few_questions_are_refused_however_often_they_were_answered(tmp_path: Path) -> None:
+    often = [e for seed in range(3) for e in episodes(19, RIGHT, seed)]
+    with pytest.raises(ConfigurationError, match="19 questions are too few for 2 folds: 20 are"):
+        study.main(study_of(tmp_path, often))
+
+
+def test_a_proposal_counts_once_however_often_it_was_retried(tmp_path: Path) -> None:
+    played = episodes(40, RIGHT)
+    once, retried = (
+        study.main(study_of(tmp_path / str(calls), charged(played, usage(calls, 80, 20))))
+        for calls in (1, 4)
+    )
+    assert retried == once
+    asked, spent = map(float, row(retried, "adaptive consistency, .95")[-2:])
+    assert 1 < asked <= 4
+    assert spent == pytest.approx(100 * asked, abs=1)
+
+
+def test_a_rival_pays_for_no_verdict_that_it_does_not_read(tmp_path: Path) -> None:
+    played = charged(episodes(40, RIGHT), usage(1, 80, 20), usage(1, 200, 0))
+    text = study.main(study_of(tmp_path, played))
+    for name, each in {
+        "the best alone": 100,
+        "adaptive consistency, .8": 100,
+        "early stopping, window of 2": 100,
+        "the best 2": 300,  # the confidence decides a tie
+        "everybody": 300,
+        "adaptive, cost 0.02": 300,
+    }.items():
+        asked, spent = map(float, row(text, name)[-2:])
+        assert spent == pytest.approx(each * asked, abs=2)
+
+
+def test_a_plain_majority_beside_a_profile_critic_pays_for_no_verdict(tmp_path: Path) -> None:
+    """The critic of these traces gave verdicts, but no confidence."""
+    played = charged(episodes(40, RIGHT), usage(1, 80, 20), usage(1, 200, 0), confidence=None)
+    text = study.main(study_of(tmp_path, played))
+    assert row(text, "everybody, plain majority")[-2:] == ["4.00", "400"]
+
+
+def test_answers_are_graded_as_they_were_compared(tmp_path: Path) -> None:
+    with pytest.raises(ConfigurationError, match="compared with --answer choice, not math"):
+        study.main(study_of(tmp_path, episodes(40, RIGHT), answer="math"))
+
+
+def test_a_price_of_an_agent_that_nobody_knows_is_refused(tmp_path: Path) -> None:
+    options = study_of(tmp_path, episodes(40, RIGHT), prices={"zed": 9.0})
+    with pytest.raises(ConfigurationError, match=r"--prices zed: nobody .* They have ann, bo, cy"):
+        study.main(options)
+    # Agents of the traces that are not asked may have a price.
+    options = study_of(tmp_path / "b", episodes(40, RIGHT), prices={"dan": 9.0})
+    assert "2 agents: ann, bo" in study.main(replace(options, agents=("ann", "bo")))
+
+
 def test_the_study_keeps_to_a_number_of_agents(tmp_path: Path) -> None:
     traces = tmp_path / "traces.jsonl"
     traces.write_bytes(b"".join(b"\n" + e.to_json() for e in episodes(40, RIGHT)))
@@ -254,11 +389,6 @@ def test_the_study_keeps_to_a_number_of_agents(tmp_path: Path) -> None:
         study.main(study.AskingOptions((traces,), tmp_path, calls=calls, **shared))
         for calls in (1.0, 4.0)
     )
-
-    def row(text: str, name: str) -> list[str]:
-        [line] = [line for line in text.splitlines() if line.startswith(f"| {name} |")]
-        return line.split(" | ")[1:]
-
     assert row(few, "adaptive, 1 agents") == row(few, "adaptive, cost 0.5")
     assert row(many, "adaptive, 4 agents") == row(many, "adaptive, cost 0")
     assert row(few, "adaptive, cost 0.5") != row(few, "adaptive, cost 0")

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from scipy.optimize import check_grad
 
 from mpdf_langgraph import LearnedConsensus, MathAnswer
+from mpdf_langgraph.errors import ConfigurationError
 from mpdf_langgraph.learned_consensus import Shared
 from tests.support.recorded import recorded_episode
 from training.collect.importing import Answer
@@ -206,6 +207,19 @@ def test_ballots_of_episodes() -> None:
     assert len(make_ballots([], MATH.equivalent)) == 0
 
 
+def test_a_part_of_the_team_that_was_asked_and_gave_no_answer_is_kept() -> None:
+    said = [{"ann": "#### 4", "bo": "no idea"}, {"ann": "#### 4", "cy": "#### 5"}]
+    episodes = [
+        recorded_episode(f"{n}?", "4", [Answer(a, t, None) for a, t in one.items()], schema=MATH)
+        for n, one in enumerate(said)
+    ]
+    ballots = make_ballots(episodes, MATH.equivalent)
+    alone = ballots.select(ballots.first).of_agents(["bo"])  # nobody asked bo the second question
+    assert [alone.questions[q] for q in alone.question] == ["0?"]
+    assert alone.votes(0) == []
+    assert measure_records(alone) == {"bo": 0.0}
+
+
 # --- which rule to run -------------------------------------------------------------------------
 
 
@@ -250,6 +264,34 @@ def test_cross_fitting_learns_from_other_questions_alone() -> None:
     assert not np.isnan(found[LEARNED].probability).any()
     whole = choose(fit_choosers(ballots, 1.0), ballots)
     assert found[LEARNED].right.mean() <= whole[LEARNED].right.mean() + 0.01
+
+
+def few_confidences(*known: int) -> Ballots:
+    """States of which only these have confidences."""
+    ballots = synthetic(60, (0.7, 0.6, 0.5), confidence=True)
+    rest = np.setdiff1d(np.arange(60), known)
+    ballots.confidence[rest] = np.nan
+    return ballots
+
+
+def test_a_rule_that_some_fold_cannot_learn_is_left_out() -> None:
+    """Whoever answers the one question with confidences has learned from none."""
+    for known in range(3):
+        ballots = few_confidences(known)
+        found, _ = cross_fit(ballots, 1.0)
+        assert [*found] == [SINGLE, "majority", "vote by record", "adaptive consistency", LEARNED]
+        assert compare(ballots, synthetic(20, (0.7, 0.6, 0.5), seed=9)).chosen in found
+    assert "vote by confidence" in cross_fit(few_confidences(*range(20)), 1.0)[0]
+
+
+@pytest.mark.parametrize("questions", [0, 3])
+def test_where_no_training_question_has_an_answer_nothing_is_compared(questions: int) -> None:
+    training, held = synthetic(questions, (0.7, 0.6)), synthetic(1, (0.7, 0.6))
+    training.author[:] = -1
+    told = rf"{questions + 1} questions leave none .* and 1 to report: collect more traces"
+    held = replace(held, question=held.question + 99)
+    with pytest.raises(ConfigurationError, match=told):
+        compare(training, held)
 
 
 def test_the_risk_curve_is_of_held_out_questions() -> None:

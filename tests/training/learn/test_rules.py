@@ -164,7 +164,15 @@ def test_what_is_no_path_is_refused(load: Any) -> None:
         load(5)
 
 
-def test_an_agent_that_nobody_knows_is_refused(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        ({"agents": ("ann", "zed")}, "--agents zed"),
+        ({"prices": {"bo": 2.0, "an": 9.0}}, "--prices an"),
+    ],
+)
+def test_an_agent_that_nobody_knows_is_refused(tmp_path: Path, options: Any, says: str) -> None:
     collect(tmp_path, knows)
-    with pytest.raises(ConfigurationError, match=r"--agents zed: nobody .* They have ann, bo"):
-        fit_rules(RuleOptions((tmp_path,), tmp_path / "out", agents=("ann", "zed")))
+    with pytest.raises(ConfigurationError, match=rf"{says}: nobody .* They have ann, bo"):
+        fit_rules(RuleOptions((tmp_path,), tmp_path / "out", **options))
+    assert not (tmp_path / "out").exists()

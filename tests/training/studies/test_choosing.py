@@ -1,6 +1,8 @@
 """Choosing among recorded answers: on real traces, folds, the team, and what is refused."""
 
+from collections.abc import Collection
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -18,8 +20,13 @@ from training.studies.choosing import ChoosingOptions, honest_error, study, try_
 MATH = MathAnswer()
 
 
-def write(folder: Path, *, confident: bool) -> Path:
-    """Write 60 questions: ann is mostly right, bo and cy half of the time."""
+def write(folder: Path, *, confident: bool | Collection[int], silent: Collection[int] = ()) -> Path:
+    """Write 60 questions: ann is mostly right, bo and cy half of the time.
+
+    `confident` may name the questions with confidences. Nobody answers the `silent` ones.
+    """
+    if isinstance(confident, bool):
+        confident = range(60) if confident else ()
     rng = np.random.default_rng(1)
     episodes = []
     for question in range(60):
@@ -27,8 +34,11 @@ def write(folder: Path, *, confident: bool) -> Path:
         for agent, chance in (("ann", 0.9), ("bo", 0.5), ("cy", 0.5)):
             right = rng.random() < chance
             said = "1" if right else str(rng.integers(2, 5))
-            sure = float(rng.beta(5, 2) if right else rng.beta(2, 5)) if confident else None
-            answers.append(Answer(agent, f"#### {said}", sure))
+            sure = None
+            if question in confident:
+                sure = float(rng.beta(5, 2) if right else rng.beta(2, 5))
+            text = "I do not know." if question in silent else f"#### {said}"
+            answers.append(Answer(agent, text, sure))
         episodes.append(recorded_episode(f"{question}?", "1", answers, schema=MATH))
     return write_traces(folder, episodes)
 
@@ -74,6 +84,44 @@ def test_a_part_of_the_team(tmp_path: Path) -> None:
     assert results["rules"]["majority"]["calls"] == 2
 
 
+@pytest.mark.parametrize("critic", ["recorded", "profile"])
+def test_questions_that_nobody_answers_count_as_wrong(tmp_path: Path, critic: Any) -> None:
+    traces = write(tmp_path / "traces", confident=False, silent=range(20))
+    given: Any = {"critic": critic, "folds": 3, "seeds": 1, "splits": 2}
+    whole, named = (
+        study(ChoosingOptions((traces,), tmp_path / "out", team=team, **given))
+        for team in ((), ("ann", "bo", "cy"))
+    )
+    assert whole == named
+    assert whole["questions"] == 60
+    assert 0.5 < whole["rules"][SINGLE]["accuracy"][0] <= 40 / 60
+
+
+def test_what_nobody_of_the_team_was_asked_stays_out_for_a_profile_critic_too(
+    tmp_path: Path,
+) -> None:
+    traces = write(tmp_path / "traces", confident=False)
+    said = [Answer("dee", "#### 1", None), Answer("eve", "#### 2", None)]
+    others = [recorded_episode(f"other {n}?", "1", said, schema=MATH) for n in range(9)]
+    write_traces(traces, others)
+    given: Any = {"critic": "profile", "folds": 3, "seeds": 1, "splits": 2, "team": ("ann", "bo")}
+    assert study(ChoosingOptions((traces,), tmp_path / "out", **given))["questions"] == 60
+
+
+def test_rules_that_some_fold_or_split_lacks_are_left_out(tmp_path: Path) -> None:
+    """Two questions have confidences. In the second split they are in one fold."""
+    first, second = (np.random.default_rng(seed).permutation(60) % 3 for seed in (0, 1))
+    one, other = next(
+        (i, j) for i in range(60) for j in range(i)
+        if first[i] != first[j] and second[i] == second[j]
+    )  # fmt: skip
+    traces = write(tmp_path / "traces", confident={one, other})
+    given: Any = {"folds": 3, "splits": 2}
+    for seeds, known in ((1, True), (2, False)):
+        results = study(ChoosingOptions((traces,), tmp_path / "out", seeds=seeds, **given))
+        assert ("vote by confidence" in results["rules"]) is known
+
+
 @pytest.mark.parametrize(
     ("given", "told"),
     [
@@ -99,6 +147,18 @@ def test_risk_control_is_tried_on_fresh_questions() -> None:
     assert found["promise kept"] >= 0.95
     assert 0.2 < found["accepted"] < 0.9
     assert 0.1 < found["errors among the accepted"] <= 0.2
+
+
+def test_risk_control_accepts_nothing_where_nobody_answers() -> None:
+    rng = np.random.default_rng(0)
+    told = np.where(rng.random(1500) < 0.5, rng.uniform(0.9, 1, 1500), np.nan)
+    right = (rng.random(1500) < np.nan_to_num(told)).astype(float)
+    choice = Choice(right, np.ones(1500), told, np.zeros((0, 2)))
+    found = try_risk(choice, ChoosingOptions((), risk=0.2))
+    assert 0.4 < found["accepted"] < 0.6
+    nobody = Choice(0 * right, np.ones(1500), np.full(1500, np.nan), np.zeros((0, 2)))
+    found = try_risk(nobody, ChoosingOptions((), risk=0.2))
+    assert (found["accepted"], found["no bar found"]) == (0.0, 1.0)
 
 
 def test_chance_alone_makes_an_error() -> None:
