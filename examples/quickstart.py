@@ -86,7 +86,7 @@ class QuickstartOptions:
     """Rounds of decisions at most."""
     concurrency: int = 32
     """Deliberations at a time."""
-    traces: Path = Path("traces/quickstart")
+    traces: Path = Path("runs/quickstart")
     """Folder for the traces, one subfolder per router."""
 
 

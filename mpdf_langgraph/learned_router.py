@@ -63,6 +63,7 @@ class Manifest(BaseModel):
         mode: How it decided when that was measured: by the likeliest action, or by a drawn one.
         consensus: The consensus rule that it was fitted with. None: the traces' own rule.
         advice: What to run, as the fit found it.
+        training: The options of the fit, and the critics of its traces.
         sha256: Hash of every file that is loaded, by name.
     """
 
@@ -80,7 +81,15 @@ class Manifest(BaseModel):
     mode: Literal["greedy", "drawn"] = "greedy"
     consensus: Literal["confidence", "majority", "log-odds", "learned"] | None = None
     advice: str = ""
+    training: dict[str, Any] = Field(default_factory=dict)
     sha256: dict[str, str]
+
+    @property
+    def critics(self) -> tuple[str, ...]:
+        """Names of the critics of the traces. Empty: nobody wrote them down."""
+        told = self.training.get("critic")
+        told = told if isinstance(told, list) else [told]
+        return tuple(name for name in told if isinstance(name, str))
 
 
 @dataclass(frozen=True)
@@ -98,6 +107,7 @@ class LearnedRouter:
         session: The onnxruntime session.
         consensus: The learned consensus of its folder, None if there is none.
         rule: The consensus rule that it was fitted with.
+        critics: Names of the critics that its confidences came from. Empty: unknown.
     """
 
     name: str
@@ -110,6 +120,7 @@ class LearnedRouter:
     session: Any = field(repr=False, compare=False)
     consensus: LearnedConsensus | None = field(default=None, repr=False)
     rule: str | None = None
+    critics: tuple[str, ...] = ()
 
     def decide(
         self, observations: Sequence[Observation], masks: Sequence[Sequence[bool]]
@@ -214,6 +225,7 @@ def load_router(
         session=session,
         consensus=consensus,
         rule=manifest.consensus,
+        critics=manifest.critics,
     )
 
 

@@ -104,6 +104,15 @@ class Settings:
                     "this team are not calibrated. Fit its router with a calibration, or give none",
                     stacklevel=4,
                 )
+        critics: tuple[str, ...] = getattr(self.router, "critics", ())
+        critic = "None" if self.critic is None else self.critic.name
+        if critics and critic not in critics:
+            warnings.warn(
+                f"router {self.router.name!r} was fitted with the critic {', '.join(critics)}, and "
+                f"runs with {critic}: its features mean something else now. Give the graph the "
+                "critic of the traces, or fit a router on traces of this one",
+                stacklevel=4,
+            )
         if not isinstance(self.name, str) or not _MESSAGE_NAME.fullmatch(self.name):
             raise ConfigurationError(
                 f"name={self.name!r}: use 1 to 64 letters, digits, '_' and '-'. The final message "

@@ -623,6 +623,24 @@ def wavering(name: str) -> Scripted:
     return Scripted(reply=reply, logprob=-0.1 * len(name))
 
 
+@pytest.mark.filterwarnings("error")
+def test_another_critic_than_that_of_the_traces_is_told(model: bytes, tmp_path: Path) -> None:
+    team = [Agent("ann", wavering("a")), Agent("bob", wavering("bb"))]
+    fitted_with = {
+        "one": {"critic": "self"}, "two": {"critic": ["logprob", "self"]}, "none": {},
+        "odd": {"critic": 5},
+    }  # fmt: skip
+    routers = {
+        name: load_router(write(tmp_path / name, model, training=training))
+        for name, training in fitted_with.items()
+    }
+    for critic in ("logprob", None):
+        with pytest.warns(UserWarning, match="was fitted with the critic self, and runs with"):
+            create_deliberation(team, router=routers["one"], critic=critic)
+    for name, critic in (("one", "self"), ("two", "logprob"), ("none", None), ("odd", "self")):
+        create_deliberation(team, router=routers[name], critic=critic)
+
+
 @pytest.mark.parametrize("asynchronous", [False, True])
 def test_it_drops_into_the_graph(
     folder: Path, router: LearnedRouter, tmp_path: Path, asynchronous: bool

@@ -54,7 +54,7 @@ from training.collect.asking import (
     ask_question,
     find_fault,
 )
-from training.collect.files import keep_settings
+from training.collect.files import keep_settings, lock
 from training.collect.importing import Replay, read_answers
 from training.collect.questions import (
     Question,
@@ -143,7 +143,8 @@ def collect(options: CollectOptions) -> int:
     nameless = sum(question.reference is None for question in questions)
     if nameless:
         print(f"{nameless} questions have no reference: fitting will need their labels")
-    with closing(writer):
+    with closing(writer), (options.out / "collect.lock").open("ab") as held:
+        lock(held, "Another collect.py writes there: wait for it, or give another --out.")
         if options.cluster.ray is None:
             todo = tell_unfinished(questions, options.out)
             attempts, failed = asyncio.run(ask(partial(ask_question, graph), todo, options))
@@ -238,7 +239,10 @@ def open_router(router: str) -> Router:
     """Return the router of that name, or the fitted one in the folder of that name."""
     if Path(router).is_dir():
         return load_router(router)
-    return make_router(router)
+    try:
+        return make_router(router)
+    except ConfigurationError as error:
+        raise ConfigurationError(f"{error}. There is no folder of that name either") from error
 
 
 def settings_of(options: CollectOptions, agents: Sequence[Agent], router: Router) -> dict[str, Any]:
@@ -320,7 +324,7 @@ async def ask(
 def summarise(attempts: Sequence[Answered]) -> str:
     """Return in a line how much was collected, and what it cost."""
     outcomes = [one.deliberation for one in attempts if one.deliberation is not None]
-    at_once = sum(outcome["rounds"] == 0 for outcome in outcomes)
+    without = sum(outcome["rounds"] == 0 for outcome in outcomes)
     decisions = sum(len(outcome["actions"]) for outcome in outcomes)
     spent = [(o["usage"]["total"], o["usage"]["alternatives"]) for o in outcomes]
     own, extra = (
@@ -328,8 +332,8 @@ def summarise(attempts: Sequence[Answered]) -> str:
         for parts in (zip(*spent, strict=True) if spent else ((), ()))
     )
     return (
-        f"{len(outcomes)} episodes with {decisions} decisions ({at_once} agreed at once and have "
-        f"none); {own:,} tokens, and {extra:,} for alternatives"
+        f"{len(outcomes)} episodes with {decisions} decisions ({without} had no round "
+        f"of decisions); {own:,} tokens, and {extra:,} for alternatives"
     )
 
 

@@ -85,10 +85,9 @@ SEEN = "questions.txt"
 """Hashes of the questions that a router was fitted on, in its folder."""
 
 
-def hash_text(question: str) -> str:
-    """Return a short hash of a question's text, however it is spaced."""
-    told = " ".join(question.split())
-    return hashlib.sha256(told.encode(errors="surrogatepass")).hexdigest()[:16]
+def hash_told(asked: Question | Episode) -> str:
+    """Return a short hash of what the models are told (see `as_told`)."""
+    return hashlib.sha256(as_told(asked).encode(errors="surrogatepass")).hexdigest()[:16]
 
 
 def is_sound(episode: Episode) -> bool:
@@ -283,5 +282,6 @@ def check_contexts(questions: Iterable[Question], agents: Sequence[Agent]) -> No
         if unknown := sorted(set(question.contexts) - set(names)):
             raise TableError(
                 f"question {question.id!r}: contexts names {', '.join(unknown)}, but the agents "
-                f"are {', '.join(names)}: set --agents, or rename"
+                f"are {', '.join(names)}. --agents says how many there are: raise it, or rename in "
+                "the file"
             )

@@ -85,8 +85,13 @@ class TeamOptions:
             ConfigurationError: An option is wrong.
             EndpointError: A server cannot be deliberated with.
         """
-        if self.agents < 1:
-            raise ConfigurationError(f"--agents must be 1 or more, got {self.agents}")
+        for name in ("agents", "max_tokens"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                option = name.replace("_", "-")
+                raise ConfigurationError(f"--{option} must be 1 or more, got {value}")
+        if not self.timeout > 0:
+            raise ConfigurationError(f"--timeout must be above 0, got {self.timeout}")
         if bool(self.base_url) == bool(self.model_factory):
             raise ConfigurationError("give either --base-url or --model-factory")
         prompts = Prompts() if self.prompts is None else load_object(self.prompts)

@@ -170,6 +170,16 @@ def best_baseline(method: MethodResult, methods: Sequence[MethodResult]) -> Meth
     return max(rivals, key=lambda m: (m.accuracy, -m.tokens.mean()), default=None)
 
 
+def _undecided(against: Mapping[str, MethodResult | None], gains: Mapping[str, Interval]) -> str:
+    """Return why a router neither passes nor fails: whom it does not surely beat."""
+    for key, other in against.items():
+        if other is None:
+            return "no baseline takes as few tokens" if key == "baseline" else "it has no control"
+        if gains[key].low <= 0:
+            return f"it is not surely better than {other.name}: {gains[key].short()}"
+    return ""
+
+
 def decide_gate(
     method: MethodResult, methods: Mapping[str, MethodResult]
 ) -> tuple[str, dict[str, Any]]:
@@ -197,7 +207,7 @@ def decide_gate(
     if any(d.high < 0 for d in gains.values()):
         return "fail", evidence
     if len(gains) < 2 or any(d.low <= 0 for d in gains.values()):
-        return "unknown", evidence
+        return "unknown", {**evidence, "why": _undecided(against, gains)}
     if method.unreported:  # with them, dearer baselines might be rivals
         why = f"the endpoint does not tell all tokens of {method.name}: use one that reports usage"
         return "unknown", {**evidence, "why": why}

@@ -60,7 +60,7 @@ from training.collect.questions import (
     Question,
     as_told,
     check_contexts,
-    hash_text,
+    hash_told,
     leave_out_repeated,
     read_questions,
 )
@@ -162,6 +162,8 @@ async def evaluate(options: EvaluateOptions) -> tuple[dict[str, MethodResult], C
     with closing(bench), warnings.catch_warnings():
         # A greedy team is meant to propose the same.
         warnings.filterwarnings("ignore", "all .* agents proposed the very same", UserWarning)
+        # `open_routers` has said so.
+        warnings.filterwarnings("ignore", "router .* was fitted with the critic", UserWarning)
         if options.questions is not None:
             questions = read_test_questions(options.questions, bench, options.limit)
         elif isinstance(bench.schema, CodeAnswer):
@@ -268,10 +270,10 @@ def set_gates(
 def count_known(routers: Sequence[Path], questions: Sequence[Question]) -> dict[Path, int]:
     """Return how many of the questions each router was fitted on, by its resolved folder.
 
-    Questions with private contexts are not looked at: a fit keeps the texts of questions alone. A
-    router that was fitted by an earlier release has no list of its questions.
+    A question is known by what the models are told, private contexts included. A router that was
+    fitted by an earlier release has no list of its questions.
     """
-    asked = {hash_text(one.question) for one in questions if not one.contexts}
+    asked = {hash_told(one) for one in questions}
     found = {}
     for folder in {folder.resolve() for folder in routers}:
         with suppress(OSError):
@@ -287,7 +289,8 @@ def set_gate(folder: Path, gate: str, evidence: dict[str, Any], *, drawn: bool) 
     content |= {"gate": gate, "mode": "drawn" if drawn else "greedy"}
     content |= {"evidence": {**content.get("evidence", {}), "evaluation": evidence}}
     write_json(path, content)
-    print(f"{folder}: gate {gate}")
+    why = evidence.get("why")
+    print(f"{folder}: gate {gate}" + (f", as {why}" if why else ""))
 
 
 def main(arguments: Sequence[str]) -> int:

@@ -260,7 +260,10 @@ class Comparison:
     @property
     def advice(self) -> str:
         """What to run, in a sentence."""
-        how = f"ask agent {self.best} alone" if self.chosen == SINGLE else f"the {self.chosen}"
+        how = {
+            SINGLE: f"ask agent {self.best} alone",
+            RECORDED: "the whole debate, with the router and the options of the traces",
+        }.get(self.chosen, f"the {self.chosen}")
         if not len(self.question):
             return f"Run: {how}."
         found = mean_interval(self.held_out[self.chosen].right, self.question)

@@ -58,6 +58,7 @@ class Groups:
         questions: Every question text once.
         episodes: Ids of the episodes, those without a decision included.
         agents: Every name of an agent once.
+        told: Hashes of what the models were told: a question's text and its contexts. Each once.
     """
 
     own: np.ndarray
@@ -82,6 +83,7 @@ class Groups:
     questions: list[str]
     episodes: list[str]
     agents: list[str]
+    told: list[str] = field(default_factory=list)
 
     def __len__(self) -> int:
         return len(self.own)
@@ -312,6 +314,7 @@ def grade_rows(
         questions=list(questions),
         episodes=[id_ for id_, kept in zip(texts.get("id", []), keep, strict=True) if kept],
         agents=list(agents),
+        told=sorted({one for one, kept in zip(texts.get("told", []), keep, strict=True) if kept}),
     )
     missing = int((last & ~keep).sum())
     report = ReadingReport(

@@ -10,6 +10,7 @@ from mpdf_langgraph.learned_consensus import LearnedConsensus
 from mpdf_langgraph.observation import FEATURES
 from mpdf_langgraph.state import ACTIONS
 from mpdf_langgraph.traces.records import Episode
+from training.collect.questions import hash_told
 from training.learn.recalibrate import recalibrate
 from training.learn.rewards import Decision, Move, decisions
 from training.learn.trace_rows import Arrays, Row
@@ -38,6 +39,7 @@ def make_row(
     texts = {
         "id": episode.id,
         "question": episode.question,
+        "told": hash_told(episode),
         "reference": episode.reference,
         "answers": list(codes)[1:],
         "agents": team,

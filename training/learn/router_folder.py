@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from training.collect.questions import SEEN, hash_text
+from training.collect.questions import SEEN
 from training.learn.dataset import Groups, critics_of
 from training.learn.doubly_robust import WholeEpisodes
 from training.learn.fit_config import Config
@@ -121,8 +121,8 @@ def export_router(
             f"{comparison.chosen}, estimated)."
         )
     (out / "consensus.json").write_text(comparison.consensus.model_dump_json(indent=1) + "\n")
-    read = {hash_text(q) for part in lessons.one_step for q in part.questions}
-    (out / SEEN).write_text("".join(f"{one}\n" for one in sorted(read)))
+    told = {one for part in lessons.one_step for one in part.told}
+    (out / SEEN).write_text("".join(f"{one}\n" for one in sorted(told)))
     content = write_manifest(
         out,
         consensus="learned" if lessons.learned else None,

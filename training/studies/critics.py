@@ -27,6 +27,7 @@ from langchain_core.language_models import BaseChatModel
 from langchain_core.runnables import RunnableConfig
 from numpy.typing import NDArray
 from scipy.special import expit
+from tqdm import tqdm
 
 from mpdf_langgraph import (
     Agent,
@@ -154,6 +155,12 @@ def judge_all(options: CriticsOptions, episodes: Sequence[Episode]) -> dict[str,
     model = open_judge(options)
     critic = SelfCritic("model", judge=model, reasoning_tokens=options.reasoning_tokens)
     folder = options.out / "traces"
+    for path in options.traces:
+        if folder.resolve().is_relative_to(path.resolve()):
+            raise ConfigurationError(
+                f"--out {options.out} is inside {path}, where the copies would take the place of "
+                "the episodes: give another --out"
+            )
     with closing(TraceWriter(folder)) as writer:
         settings = {"judge": options.model or getattr(model, "model_name", None)}
         settings["reasoning_tokens"] = options.reasoning_tokens
@@ -313,15 +320,23 @@ def compare(options: CriticsOptions) -> str:
         raise ConfigurationError("--model and --reasoning-tokens are the judge's: give --base-url")
     check_answer(options.traces, options.answer)
     grader = remembering_grader(options.answer)
-    episodes = [e for e in TraceReader(options.traces) if e.reference is not None]
+    reader = TraceReader(options.traces)
+    found = list(tqdm(reader, desc="read traces", unit="episode", leave=False, delay=1))
+    episodes = [episode for episode in found if episode.reference is not None]
+    read = (
+        f"{len(episodes)} episodes. Left out: {len(found) - len(episodes)} without a reference, "
+        f"{reader.counts['skipped']} that cannot be read"
+    )
     questions = len({episode.question for episode in episodes})
     if questions < LEAST * options.folds:
-        raise ConfigurationError(f"{questions} questions are too few for {options.folds} folds")
+        raise ConfigurationError(
+            f"{questions} questions are too few for {options.folds} folds. Read: {read}"
+        )
     judged = {} if options.base_url is None else judge_all(options, episodes)
     if options.base_url is not None:
         episodes = [episode for episode in episodes if episode.id in judged]
     stages, fold = gather(episodes, judged, grader, options.folds)
-    text = f"{len(fold)} questions, {options.folds} folds.\n"
+    text = f"{len(fold)} questions, {options.folds} folds. {read}.\n"
     for name, stage in stages.items():
         text += f"\n## Responses that were {name}\n\n{_rows(stage, fold)}\n"
     write_results(options.out, text)

@@ -39,6 +39,7 @@ from tests.support.scripted import says
 from tests.support.server import Server, cards, completion
 from training.collect import collecting
 from training.collect.asking import ask_all, ask_question
+from training.collect.files import lock
 from training.collect.importing import Answer, gsm8k_solutions, read_answers
 from training.collect.questions import (
     Question,
@@ -487,6 +488,18 @@ def test_what_fails_twice_is_reported_and_asked_again_by_the_next_run(
     assert sum(collecting.is_sound(episode) for episode in episodes(tmp_path)) == 2
 
 
+def test_one_command_at_a_time_has_a_folder(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    mine = ("--model-factory", "tests.support.factories:make")
+    assert asked(tmp_path, *mine, count=1) == 0
+    with (tmp_path / "traces" / "collect.lock").open("ab") as held:
+        lock(held, "")
+        assert asked(tmp_path, *mine, count=2) == 2
+    assert "is in use. Another collect.py writes there" in capsys.readouterr().err
+    assert asked(tmp_path, *mine, count=2) == 0
+
+
 def test_prompts_that_were_changed_need_another_folder(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -513,6 +526,9 @@ def test_prompts_that_were_changed_need_another_folder(
         (("--import", "x", "--agents", "7"), "--agents 7: --import asks nobody, so leave it out"),
         (("--import", "x", "--explore", "0.2"), "--explore 0.2: --import asks nobody"),
         (("--questions", "Q", "--router", "nobody"), "router='nobody'"),
+        (("--questions", "Q", "--router", "nobody"), "There is no folder of that name either"),
+        (("--questions", "Q", "--max-tokens", "0"), "--max-tokens must be 1 or more, got 0"),
+        (("--questions", "Q", "--timeout", "-3"), "--timeout must be above 0, got -3"),
         (("--questions", "Q", "--agents", "1"), "contexts names agent-2"),
         (("--import", "no.jsonl"), "no.jsonl: no such file"),
     ],

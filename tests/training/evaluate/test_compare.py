@@ -142,6 +142,14 @@ def test_the_gate(mine: float, baseline: Any, control: Any, gate: str) -> None:
         methods["r: control"] = method("r: control", share(control), 200, kind="control")
     found, evidence = decide_gate(router, methods)
     assert found == gate
+    if gate == "unknown":
+        reasons = {
+            None: "no baseline takes as few tokens",
+            0.6: "than r: control",
+            0.8: "than vote",
+        }
+        lacking = "it has no control" if control is None else reasons.get(baseline, "than vote")
+        assert lacking in evidence["why"]
     few, why = decide_gate(
         method("r", np.ones(3, bool), 300, kind="learned", control="c"),
         {

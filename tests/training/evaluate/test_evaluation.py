@@ -24,7 +24,7 @@ from mpdf_langgraph.state import Response
 from tests.support import riddles
 from tests.support.paths import ROOT
 from training.collect import collecting
-from training.collect.questions import SEEN, Question, TableError, hash_text
+from training.collect.questions import SEEN, Question, TableError, hash_told
 from training.evaluate import compare, evaluation
 from training.evaluate.bench import VOTES
 from training.evaluate.compare import MethodResult, summarise
@@ -400,10 +400,12 @@ async def test_a_router_does_not_pass_on_questions_that_it_was_fitted_on(
 ) -> None:
     folder = riddles.router(tmp_path / "hedger")
     told = [Question(str(n), f"Riddle {n}?", "1", {}) for n in range(4)]
-    (folder / SEEN).write_text("".join(f"{hash_text(q.question)}\n" for q in told[:3]))
+    (folder / SEEN).write_text("".join(f"{hash_told(q)}\n" for q in told[:3]))
     assert count_known([folder], told) == {folder.resolve(): 3}
     private = [replace(q, contexts={"agent-1": "a note"}) for q in told]
     assert count_known([folder], private) == {}
+    (folder / SEEN).write_text(f"{hash_told(private[0])}\n")
+    assert count_known([folder], private) == {folder.resolve(): 1}
     monkeypatch.setattr(evaluation, "count_known", lambda folders, asked: {folder.resolve(): 3})
     await evaluate(options(tmp_path, "--router", str(folder), *tuned(tmp_path)))
     assert "was fitted on 3 of these questions" in capsys.readouterr().err

@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 import torch
 
-from mpdf_langgraph import Calibration, load_router
+from mpdf_langgraph import Calibration, TraceReader, load_router
 from mpdf_langgraph.errors import ConfigurationError, MPDFError, TraceError
 from mpdf_langgraph.observation import INDEX
 from mpdf_langgraph.router import known_calibration, known_competence
@@ -25,7 +25,7 @@ from tests.support.running import run_python
 from tests.support.synthetic import Deliberation, synthetic_episodes
 from tests.support.toy_groups import Toy, toy_groups
 from tests.support.written import write_traces
-from training.collect.questions import SEEN, hash_text
+from training.collect.questions import SEEN, hash_told
 from training.learn import checkpoints, fitting, softrankpo, stages
 from training.learn.calibrate import fit_calibration, read_judged
 from training.learn.checkpoints import prepare_folder
@@ -311,9 +311,9 @@ def test_a_resumed_fit_equals_an_uninterrupted_one(
 
 
 def test_a_router_knows_the_questions_that_it_was_fitted_on(traces: Path, fitted: Path) -> None:
-    read_ = {hash_text(question) for question in read(traces).questions}
-    assert set((fitted / SEEN).read_text().split()) == read_
-    assert len(read_) == 300
+    told = {hash_told(episode) for episode in TraceReader(traces)}
+    assert set((fitted / SEEN).read_text().split()) == told
+    assert len(told) == 300
 
 
 def test_the_same_seed_gives_the_same_router(traces: Path, fitted: Path, tmp_path: Path) -> None:

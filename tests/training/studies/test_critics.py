@@ -11,6 +11,7 @@ import pytest
 from mpdf_langgraph import Agent, MathAnswer, TraceReader, create_deliberation
 from mpdf_langgraph.errors import ConfigurationError
 from tests.support.scripted import Request, Scripted, StatusError, yes
+from tests.support.written import write_traces
 from training.studies import critics
 from training.studies.critics import CriticsOptions, compare
 
@@ -82,6 +83,17 @@ def test_without_a_judge_nobody_is_asked(traces: Path, tmp_path: Path) -> None:
     assert 0.0 <= float(voted.split()[0]) <= 1.0
 
 
+def test_what_is_left_out_is_told(traces: Path, tmp_path: Path) -> None:
+    [segment] = traces.glob("*.jsonl")
+    (tmp_path / "a.jsonl").write_bytes(segment.read_bytes()[:-50])
+    episodes = [*TraceReader(traces)]
+    unknown = [e.model_copy(update={"reference": None, "id": f"x{e.id}"}) for e in episodes[:3]]
+    write_traces(tmp_path, unknown)
+    text = compare(CriticsOptions((tmp_path,), out=tmp_path / "out"))
+    assert text.startswith("29 questions, 5 folds. 29 episodes. Left out: 3 without a reference")
+    assert "1 that cannot be read" in text
+
+
 def test_a_judge_that_knows(
     traces: Path,
     tmp_path: Path,
@@ -128,6 +140,13 @@ def test_what_is_refused(traces: Path, tmp_path: Path) -> None:
         compare(CriticsOptions((traces,), folds=9, out=tmp_path))
     with pytest.raises(ConfigurationError, match="--folds must be 2 or more"):
         compare(CriticsOptions((traces,), folds=1, out=tmp_path))
+    inside = CriticsOptions((traces,), base_url="x", out=traces / "critics")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(critics, "open_judge", lambda options: make_judge())
+        with pytest.raises(ConfigurationError, match="take the place of the episodes"):
+            compare(inside)
+    with pytest.raises(ConfigurationError, match="0 without a reference, 0 that cannot be read"):
+        compare(CriticsOptions((traces,), folds=9, out=tmp_path))
     with pytest.raises(ConfigurationError, match="give --base-url"):
         compare(CriticsOptions((traces,), model="a judge", out=tmp_path))
     with pytest.raises(ConfigurationError, match="--answer math"):
