@@ -9,6 +9,7 @@ look like those of ChatOpenAI on a vLLM server: log-probabilities, finish reason
 """
 
 import asyncio
+import atexit
 import queue
 import random
 import threading
@@ -54,8 +55,19 @@ class Engine:
         self.model = LlamaForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
         self.context: int = self.model.config.max_position_embeddings
         self.max_batch = max_batch
-        self._queue: queue.SimpleQueue[tuple[Request, Future[Sample]]] = queue.SimpleQueue()
-        threading.Thread(target=self._work, name=f"decode {folder.name}", daemon=True).start()
+        self._queue: queue.SimpleQueue[tuple[Request, Future[Sample]] | None] = queue.SimpleQueue()
+        self._ended = False
+        self._thread = threading.Thread(
+            target=self._work, name=f"decode {folder.name}", daemon=True
+        )
+        self._thread.start()
+        # A thread that is still in torch when the interpreter goes away would abort the process.
+        atexit.register(self._end)
+
+    def _end(self) -> None:
+        self._ended = True
+        self._queue.put(None)
+        self._thread.join(timeout=30)
 
     def submit(self, request: Request) -> Future[Sample]:
         """Queues a request.
@@ -73,13 +85,19 @@ class Engine:
         return future
 
     def _gather(self) -> list[tuple[Request, Future[Sample]]]:
-        batch = [self._queue.get()]
-        until = time.monotonic() + GATHER_SECONDS
+        """Returns a batch of calls that wait. There is none at the end."""
+        batch: list[tuple[Request, Future[Sample]]] = []
+        until = None  # no limit for the first one
         while len(batch) < self.max_batch:
             try:
-                batch.append(self._queue.get(timeout=max(0.0, until - time.monotonic())))
+                wait = None if until is None else max(0.0, until - time.monotonic())
+                one = self._queue.get(timeout=wait)
             except queue.Empty:
                 break
+            if one is None:
+                break
+            batch.append(one)
+            until = until or time.monotonic() + GATHER_SECONDS
         # From here on a call can no longer be cancelled, so that its result finds its place.
         return [(request, f) for request, f in batch if f.set_running_or_notify_cancel()]
 
@@ -87,7 +105,7 @@ class Engine:
         # So small a model gains nothing from a second thread, and where another program keeps
         # a core busy, threads that wait for each other slow it down twentyfold.
         torch.set_num_threads(1)
-        while True:
+        while not self._ended:
             batch = self._gather()
             if not batch:
                 continue
@@ -95,6 +113,8 @@ class Engine:
             try:
                 for row, result in decode(self.model, [request for request, _ in batch]):
                     futures[row].set_result(result)
+                    if self._ended:
+                        return
             except Exception as error:  # whoever waits must hear of it, and the thread lives on
                 for future in futures:
                     if not future.done():

@@ -175,6 +175,7 @@ class ReadingReport:
         untried: Groups that allowed REFINE and have no rollout of it.
         problems: Where and why records were dropped, the first of each segment.
         left_out: Records of questions that were not drawn.
+        unused_labels: Labels of no episode that was read.
     """
 
     segments: int = 0
@@ -189,15 +190,18 @@ class ReadingReport:
     untried: int = 0
     problems: list[str] = field(default_factory=list)
     left_out: int = 0
+    unused_labels: int = 0
 
     def __str__(self) -> str:
         dropped = ", ".join(f"{count} {reason}" for reason, count in self.dropped.items())
         left_out = f"{self.left_out} of other questions left out, " if self.left_out else ""
+        unused = self.unused_labels
+        unused_labels = f"{unused} labels are of no episode that was read. " if unused else ""
         return (
             f"{self.episodes} episodes ({self.undecided} without a decision) from "
             f"{self.segments} segments ({self.cached} cached), "
             f"{self.duplicates} duplicates. Dropped: {dropped or 'none'}. "
-            f"{left_out}"
+            f"{unused_labels}{left_out}"
             f"{self.groups} groups of {self.rollouts} rollouts, {self.tied} all tied, "
             f"{self.untried} without the REFINE they allowed"
         )
@@ -330,6 +334,7 @@ def grade_rows(
         untried=int(groups.untried().sum()),
         problems=rows.problems,
         left_out=rows.left_out,
+        unused_labels=len((labels or {}).keys() - set(texts.get("id", []))),
     )
     return groups, report
 

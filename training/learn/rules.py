@@ -112,6 +112,8 @@ def fit_rules(options: RuleOptions) -> str:
     recorded, left_out = read_graded(options.traces, labels)
     files: dict[str, BaseModel] = {}
     read = f"{len(recorded)} episodes. Left out, without a reference or torn: {left_out}."
+    if unused := len(labels.keys() - {episode.id for episode in recorded}):
+        read += f" {unused} labels are of none of these episodes."
     known = sorted({name for episode in recorded for name in episode.team})
     check_names("--agents", options.agents, known)
     check_names("--prices", options.prices, known)
@@ -215,7 +217,7 @@ def read_graded(paths: Iterable[Path], labels: Mapping[str, str]) -> tuple[list[
             kept.append(recorded.model_copy(update={"reference": known}))
     left_out += reader.counts["skipped"]
     if not kept:
-        raise ConfigurationError("no episode has a reference")
+        raise ConfigurationError("no episode has a reference: check --traces and --labels")
     return kept, left_out
 
 

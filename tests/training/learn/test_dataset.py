@@ -346,7 +346,9 @@ def test_references_and_graders_may_change_after_caching(tmp_path: Path) -> None
     assert report.dropped == {"no reference": 3}
     assert known.episodes == [episodes[3].id]
     labels = {e.id: str(e.reference) for e in episodes[:2]}
-    joined, report = read(tmp_path, labels=labels)
+    joined, report = read(tmp_path, labels={**labels, "nobody": "5"})
+    assert report.unused_labels == 1
+    assert "1 labels are of no episode that was read" in str(report)
     assert report.cached == 1
     assert report.dropped == {"no reference": 1}
     assert joined.episodes == [episodes[i].id for i in (0, 1, 3)]
