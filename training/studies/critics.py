@@ -338,7 +338,8 @@ def compare(options: CriticsOptions) -> str:
     stages, fold = gather(episodes, judged, grader, options.folds)
     text = f"{len(fold)} questions, {options.folds} folds. {read}.\n"
     for name, stage in stages.items():
-        text += f"\n## Responses that were {name}\n\n{_rows(stage, fold)}\n"
+        share = f"{len(stage.right)} responses with an answer, {stage.right.mean():.3f} right"
+        text += f"\n## Responses that were {name}\n\n{share}.\n\n{_rows(stage, fold)}\n"
     write_results(options.out, text)
     return text
 

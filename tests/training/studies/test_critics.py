@@ -81,6 +81,7 @@ def test_without_a_judge_nobody_is_asked(traces: Path, tmp_path: Path) -> None:
     assert not (tmp_path / "out" / "traces").exists()
     assert "recorded" in (tmp_path / "out" / "results.md").read_text()
     assert 0.0 <= float(voted.split()[0]) <= 1.0
+    assert "90 responses with an answer, 0.333 right." in (tmp_path / "out/results.md").read_text()
 
 
 def test_what_is_left_out_is_told(traces: Path, tmp_path: Path) -> None:
