@@ -169,7 +169,8 @@ async def evaluate(options: EvaluateOptions) -> tuple[dict[str, MethodResult], C
         elif isinstance(bench.schema, CodeAnswer):
             questions = leave_out_unusable(questions, bench.schema)
         keep_settings(options.out / "run.json", settings_of(options, bench), "Use another --out.")
-        for folder, count in count_known(options.router, questions).items():
+        known = count_known(options.router, questions)
+        for folder, count in known.items():
             print(
                 f"warning: {folder} was fitted on {count} of these questions. Its accuracy here "
                 "says nothing of others, and its gate will not say pass",
@@ -203,7 +204,6 @@ async def evaluate(options: EvaluateOptions) -> tuple[dict[str, MethodResult], C
         if given.methods or not given.control:
             print("the routers' gates stay as they are: they take all methods and the controls")
         else:
-            known = count_known(options.router, questions)
             set_gates(options, runs, methods, results, untuned_because(options, failed), known)
     for where, errors in (("validation: ", failed), ("", errors_of(runs))):
         for error, count in errors.most_common(3):

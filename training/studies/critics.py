@@ -44,6 +44,7 @@ from mpdf_langgraph.consensus import Vote, confidence_weighted
 from mpdf_langgraph.critic import SelfCritic, Subject
 from mpdf_langgraph.errors import ConfigurationError, describe_error
 from mpdf_langgraph.history import with_question
+from mpdf_langgraph.runtime.budget import is_alternative
 from mpdf_langgraph.runtime.calls import arun, merge_steps
 from mpdf_langgraph.state import Allowance, Response, tokens
 from training.collect.asking import for_each
@@ -151,16 +152,21 @@ async def judge(episode: Episode, model: BaseChatModel, critic: SelfCritic) -> E
 
 
 def judge_all(options: CriticsOptions, episodes: Sequence[Episode]) -> dict[str, Episode]:
-    """Return the judged copies of the episodes by id, and write those that are missing."""
-    model = open_judge(options)
-    critic = SelfCritic("model", judge=model, reasoning_tokens=options.reasoning_tokens)
-    folder = options.out / "traces"
+    """Return the judged copies of the episodes by id, and write those that are missing.
+
+    Raises:
+        ConfigurationError: The copies would lie among the episodes, or are those of another judge.
+        EndpointError: The judge's server cannot be used.
+    """
     for path in options.traces:
-        if folder.resolve().is_relative_to(path.resolve()):
+        if (options.out / "traces").resolve().is_relative_to(path.resolve()):
             raise ConfigurationError(
                 f"--out {options.out} is inside {path}, where the copies would take the place of "
                 "the episodes: give another --out"
             )
+    model = open_judge(options)
+    critic = SelfCritic("model", judge=model, reasoning_tokens=options.reasoning_tokens)
+    folder = options.out / "traces"
     with closing(TraceWriter(folder)) as writer:
         settings = {"judge": options.model or getattr(model, "model_name", None)}
         settings["reasoning_tokens"] = options.reasoning_tokens
@@ -201,6 +207,7 @@ class Stage:
         clusters: Number of the answer, ``[R]``.
         scores: By critic, ``[R]``. NaN where it is unknown.
         tokens: By critic, what its verdict took, ``[R]``.
+        asked: Number of the question of every episode, those without an answer too, ``[E]``.
     """
 
     episode: NDArray[np.int64]
@@ -209,6 +216,7 @@ class Stage:
     clusters: list[int]
     scores: dict[str, Array]
     tokens: dict[str, Array]
+    asked: NDArray[np.int64]
 
     def pairs(self, critic: str) -> tuple[Array, NDArray[np.int64]]:
         """Compare each right response with each wrong one to the same question.
@@ -239,24 +247,26 @@ class Stage:
             found[here] = expit(x[here] @ fit_logistic(x[rest], self.right[rest], SPREAD))
         return found
 
-    def vote(self, confidence: Array) -> tuple[Array, NDArray[np.int64]]:
-        """Let each team vote by confidence. Return whether it is right, and the question."""
+    def vote(self, confidence: Array) -> Array:
+        """Let each team vote by confidence. Return whether it is right, ``[E]``.
+
+        A team without an answer is wrong. Each agent must have one response at most.
+        """
         teams = defaultdict[int, list[int]](list)
         for row, number in enumerate(self.episode.tolist()):
             teams[number].append(row)
-        right, of = [], []
-        for rows in teams.values():
+        right = np.zeros(len(self.asked))
+        for number, rows in teams.items():
             votes = [Vote(str(i), self.clusters[i], float(confidence[i])) for i in rows]
             winner = confidence_weighted(votes)
-            right.append(max(self.right[i] for i in rows if self.clusters[i] == winner))
-            of.append(self.question[rows[0]])
-        return np.array(right), np.array(of)
+            right[number] = max(self.right[i] for i in rows if self.clusters[i] == winner)
+        return right
 
 
 def scores_of(response: Response, among: Sequence[Response]) -> dict[str, float]:
     """Return what is known of a stored response, by critic: the recorded confidence first.
 
-    `among` are the responses of its stage, for the agreement.
+    `among` are the answers of its round, one for each agent, for the agreement.
     """
     found = {}
     if (critique := response["critique"]) is not None:
@@ -265,7 +275,7 @@ def scores_of(response: Response, among: Sequence[Response]) -> dict[str, float]
         others = critique["scores"].items()
         found |= {name: score for name, score in others if name != critique["source"]}
     same = [one["cluster"] == response["cluster"] for one in among]
-    return {**found, AGREEMENT: float(np.mean(same))}
+    return {**found, AGREEMENT: sum(same) / max(1, len(same))}
 
 
 def gather(
@@ -284,7 +294,8 @@ def gather(
         profile, copy = profiles[fold[question]], judged.get(episode.id)
         answered = [r for r in episode.responses.values() if r["cluster"] is not None]
         for response in answered:
-            among = [r for r in answered if r["round"] == response["round"]]
+            followed = [r for r in answered if not is_alternative(r)]
+            among = [r for r in followed if r["round"] == response["round"]]
             scores = scores_of(response, among)
             critique = response["critique"]
             spent = {RECORDED: tokens(critique["usage"])} if critique else {}
@@ -297,10 +308,11 @@ def gather(
             rows[stage_of(response)].append(
                 (place, question, right, response["cluster"], scores, spent)
             )
-    return {stage: _stage(rows[stage]) for stage in STAGES if rows[stage]}, fold
+    asked = np.array([numbers[episode.question] for episode in episodes])
+    return {stage: _stage(rows[stage], asked) for stage in STAGES if rows[stage]}, fold
 
 
-def _stage(rows: Sequence[tuple[Any, ...]]) -> Stage:
+def _stage(rows: Sequence[tuple[Any, ...]], asked: NDArray[np.int64]) -> Stage:
     place, question, right, clusters, scores, spent = zip(*rows, strict=True)
     names = sorted({name for one in scores for name in one}, key=lambda n: (n != RECORDED, n))
     return Stage(
@@ -310,6 +322,7 @@ def _stage(rows: Sequence[tuple[Any, ...]]) -> Stage:
         list(clusters),
         {name: np.array([one.get(name, np.nan) for one in scores]) for name in names},
         {name: np.array([one.get(name, 0) for one in spent], float) for name in names},
+        asked,
     )
 
 
@@ -334,40 +347,43 @@ def compare(options: CriticsOptions) -> str:
         )
     judged = {} if options.base_url is None else judge_all(options, episodes)
     if options.base_url is not None:
+        read += f", {len(episodes) - len(judged)} that the judge gave no verdict on"
         episodes = [episode for episode in episodes if episode.id in judged]
+    if not episodes:
+        raise MPDFError("the judge gave no verdict on any episode: see above")
     stages, fold = gather(episodes, judged, grader, options.folds)
     text = f"{len(fold)} questions, {options.folds} folds. {read}.\n"
     for name, stage in stages.items():
         share = f"{len(stage.right)} responses with an answer, {stage.right.mean():.3f} right"
-        text += f"\n## Responses that were {name}\n\n{share}.\n\n{_rows(stage, fold)}\n"
+        rows = format_stage(stage, name, fold)
+        text += f"\n## Responses that were {name}\n\n{share}.\n\n{rows}\n"
     write_results(options.out, text)
     return text
 
 
-def _rows(stage: Stage, fold: NDArray[np.int64]) -> str:
-    """Return the table of one stage."""
+def format_stage(stage: Stage, name: str, fold: NDArray[np.int64]) -> str:
+    """Return the table of one stage. Proposals vote. Of refined responses an agent has several."""
     first = next(iter(stage.scores))
-    base_pairs, _ = stage.pairs(first)
-    base_vote, _ = stage.vote(stage.calibrated(first, fold))
+    base, _ = stage.pairs(first)
     rows = []
     for critic, scores in stage.scores.items():
         pairs, of = stage.pairs(critic)
-        vote, asked = stage.vote(stage.calibrated(critic, fold))
+        row = [critic, f"{auroc(stage.known(critic), stage.right):.3f}"]
+        row += _compared(pairs, None if critic == first else base, of)
+        if name == STAGES[0]:
+            voted, against = (stage.vote(stage.calibrated(c, fold)) for c in (critic, first))
+            row += _compared(voted, None if critic == first else against, stage.asked)
         known = ~np.isnan(scores)
-        rows.append(
-            [
-                critic,
-                f"{auroc(stage.known(critic), stage.right):.3f}",
-                mean_interval(pairs, of).short("", 3),
-                "=" if critic == first else mean_interval(pairs - base_pairs, of).short(digits=3),
-                mean_interval(vote, asked).short("", 3),
-                "=" if critic == first else mean_interval(vote - base_vote, asked).short(digits=3),
-                f"{stage.tokens[critic].mean():.0f}",
-                f"{known.mean():.0%}",
-            ]
-        )
-    heading = ["critic", "AUROC", "within a question", f"− {first}", "vote by it", f"− {first}"]
+        rows.append([*row, f"{stage.tokens[critic].mean():.0f}", f"{known.mean():.0%}"])
+    heading = ["critic", "AUROC", "within a question", f"− {first}"]
+    heading += ["vote by it", f"− {first}"] if name == STAGES[0] else []
     return table([*heading, "tokens a verdict", "known"], rows)
+
+
+def _compared(values: Array, base: Array | None, question: NDArray[Any]) -> list[str]:
+    """Return a mean, and its difference to another one, with intervals over questions."""
+    gap = "=" if base is None else mean_interval(values - base, question).short(digits=3)
+    return [mean_interval(values, question).short("", 3), gap]
 
 
 if __name__ == "__main__":

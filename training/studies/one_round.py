@@ -38,7 +38,6 @@ from mpdf_langgraph.expected_gain import ExpectedGainRouter
 from mpdf_langgraph.learned_router import LearnedRouter
 from mpdf_langgraph.options import check_number
 from mpdf_langgraph.router import Router
-from mpdf_langgraph.state import Critique, Failure, Response, Usage
 from training.collect.questions import as_told
 from training.collect.team import answer_schema, remembering_grader
 from training.command import check_least, run_command, write_results
@@ -66,6 +65,7 @@ from training.studies.recorded_round import (
     MAJORITY,
     Answered,
     Debate,
+    charge,
     read_debates,
     read_proposals,
 )
@@ -312,30 +312,6 @@ def read_recorded(options: OneRoundOptions) -> dict[str, Recorded]:
     if left_out := len(debates) - len(recorded):
         print(f"{left_out} debates are left out, as --fresh or --greedy lacks their question")
     return recorded
-
-
-def charge(episode: Episode, prices: Mapping[str, int]) -> Episode:
-    """Return the episode with every token counted as often as the price of its agent says.
-
-    Raises:
-        ConfigurationError: There is no such agent.
-    """
-    if unknown := prices.keys() - set(episode.team):
-        raise ConfigurationError(f"--prices {min(unknown)}: the team is {', '.join(episode.team)}")
-
-    def charged(usage: Usage, agent: str) -> Usage:
-        price = prices.get(agent, 1)
-        prompt, said = usage["prompt_tokens"] * price, usage["completion_tokens"] * price
-        return Usage({**usage, "prompt_tokens": prompt, "completion_tokens": said})
-
-    def respond(one: Response) -> Response:
-        critique, agent = one["critique"], one["agent"]
-        if critique is not None:
-            critique = Critique({**critique, "usage": charged(critique["usage"], agent)})
-        return Response({**one, "usage": charged(one["usage"], agent), "critique": critique})
-
-    failures = [Failure({**f, "usage": charged(f["usage"], f["agent"])}) for f in episode.failures]
-    return with_responses(episode.model_copy(update={"failures": failures}), respond)
 
 
 def _split(

@@ -12,8 +12,9 @@ from mpdf_langgraph.consensus import ConsensusRule, concession, count_votes, mak
 from mpdf_langgraph.errors import ConfigurationError
 from mpdf_langgraph.rounds import Held, after_move, has_answer
 from mpdf_langgraph.router import Router, for_team
-from mpdf_langgraph.state import ACTIONS, Action, Response, tokens
+from mpdf_langgraph.state import ACTIONS, Action, Critique, Failure, Response, Usage, tokens
 from training.collect.questions import is_sound, key_of
+from training.learn.recalibrate import with_responses
 from training.learn.rewards import Grader
 
 MAJORITY, CONFIDENCE = (make_rule(name)[1] for name in ("majority", "confidence"))
@@ -218,6 +219,30 @@ def read_proposals(traces: Sequence[Path]) -> dict[str, Episode]:
         for key, episode in _read_sound(traces).items()
         if all(f"{name}@0" in episode.responses for name in episode.team)
     }
+
+
+def charge(episode: Episode, prices: Mapping[str, int]) -> Episode:
+    """Return the episode with every token counted as often as the price of its agent says.
+
+    Raises:
+        ConfigurationError: There is no such agent.
+    """
+    if unknown := prices.keys() - set(episode.team):
+        raise ConfigurationError(f"--prices {min(unknown)}: the team is {', '.join(episode.team)}")
+
+    def charged(usage: Usage, agent: str) -> Usage:
+        price = prices.get(agent, 1)
+        prompt, said = usage["prompt_tokens"] * price, usage["completion_tokens"] * price
+        return Usage({**usage, "prompt_tokens": prompt, "completion_tokens": said})
+
+    def respond(one: Response) -> Response:
+        critique, agent = one["critique"], one["agent"]
+        if critique is not None:
+            critique = Critique({**critique, "usage": charged(critique["usage"], agent)})
+        return Response({**one, "usage": charged(one["usage"], agent), "critique": critique})
+
+    failures = [Failure({**f, "usage": charged(f["usage"], f["agent"])}) for f in episode.failures]
+    return with_responses(episode.model_copy(update={"failures": failures}), respond)
 
 
 def _read_sound(traces: Sequence[Path]) -> dict[str, Episode]:

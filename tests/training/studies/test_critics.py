@@ -2,6 +2,7 @@
 
 import json
 import re
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -95,6 +96,41 @@ def test_what_is_left_out_is_told(traces: Path, tmp_path: Path) -> None:
     assert "1 that cannot be read" in text
 
 
+def test_a_team_without_an_answer_is_wrong(traces: Path, tmp_path: Path) -> None:
+    def vote(folder: Path, out: str) -> float:
+        text = compare(CriticsOptions((folder,), out=tmp_path / out))
+        return float(rows(text)["proposed", "recorded"][3].split()[0])
+
+    silent = create_deliberation(
+        [Agent(name, Scripted(reply=lambda _: "I do not know.", logprob=-0.3)) for name in NAMES],
+        answer=MathAnswer(), critic="logprob", router="always-persist", traces=tmp_path / "both",
+    ).compile()  # fmt: skip
+    with warnings.catch_warnings(action="ignore"):  # all say the same
+        for number in range(30):
+            silent.invoke({"question": f"Silent {number}", "reference": "1"})
+    alone = vote(traces, "alone")
+    write_traces(tmp_path / "both", TraceReader(traces))
+    assert alone > 0
+    assert vote(tmp_path / "both", "out") == pytest.approx(alone / 2, abs=0.001)
+
+
+def test_alternatives_do_not_vote(traces: Path, tmp_path: Path) -> None:
+    more = []
+    for episode in TraceReader(traces):
+        extra = {**episode.responses["ann@1"], "id": "ann@1+1"}
+        more.append(
+            episode.model_copy(update={"responses": {**episode.responses, "ann@1+1": extra}})
+        )
+    folder = write_traces(tmp_path / "traces", more)
+    text = compare(CriticsOptions((folder,), out=tmp_path / "out"))
+    refined = text[text.index("were refined") :]
+    assert "120 responses with an answer" in refined
+    assert "vote by it" not in refined
+    plain = compare(CriticsOptions((traces,), out=tmp_path / "plain"))
+    agreement = ("proposed", "agreement")
+    assert rows(text)[agreement] == rows(plain)[agreement]
+
+
 def test_a_judge_that_knows(
     traces: Path,
     tmp_path: Path,
@@ -107,6 +143,7 @@ def test_a_judge_that_knows(
     text = compare(options)
     assert "1 episodes could not be judged" in capsys.readouterr().out
     assert text.startswith("29 questions")
+    assert "1 that the judge gave no verdict on" in text
     found = rows(text)
     auroc, within, more, voted, gain, tokens, known = found["proposed", "judge"]
     assert (auroc, known) == ("1.000", "100%")

@@ -19,7 +19,6 @@ from training.learn.measures import honest_error
 from training.learn.recalibrate import with_responses
 from training.studies.one_round import (
     OneRoundOptions,
-    charge,
     describe_error,
     find_strongest,
     study,
@@ -30,6 +29,7 @@ from training.studies.recorded_round import (
     MAJORITY,
     Answered,
     Debate,
+    charge,
     read_debates,
     read_proposals,
     tokens_of,
