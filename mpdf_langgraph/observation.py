@@ -151,11 +151,12 @@ def _describe(situation: Situation, agent: str, votes: Sequence[Vote]) -> dict[s
     if agent in situation.previous:
         values["changed"] = float(situation.previous[agent] != cluster)
     if response is not None:
-        values |= _of_response(response, agent)
+        values |= describe_response(response) | {"adopted": float(response["agent"] != agent)}
     return values
 
 
-def _of_response(response: Response, agent: str) -> dict[str, float]:
+def describe_response(response: Response) -> dict[str, float]:
+    """Return the features of a response alone, whoever holds it. What is not known is left out."""
     profile, logprobs, critique = response["profile"], response["logprobs"], response["critique"]
     values = {
         "steps": _log_scaled(profile["steps"], 100),
@@ -164,7 +165,6 @@ def _of_response(response: Response, agent: str) -> dict[str, float]:
         "hedges": _log_scaled(profile["hedges"], 10),
         "truncated": float(profile["truncated"]),
         "refined": float(response["round"] > 0),
-        "adopted": float(response["agent"] != agent),
     }
     if (claim := profile["claimed_confidence"]) is not None:
         values |= {"claimed_confidence": claim, "claim_given": 1.0}

@@ -359,5 +359,6 @@ def choose_consensus(spec: Any, router: Router) -> tuple[str, AnyRule]:
 
 
 def competences(agents: Sequence[Mapping[str, Any]]) -> dict[str, float]:
-    """Return the prior competence by name from the agents' descriptions."""
-    return {agent["name"]: float(agent["competence"]) for agent in agents}
+    """Return the prior competence by name from the agents' descriptions, 0.5 if it is not known."""
+    known = {agent["name"]: agent["competence"] for agent in agents}
+    return {name: 0.5 if prior is None else float(prior) for name, prior in known.items()}

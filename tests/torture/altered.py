@@ -34,9 +34,10 @@ from tests.support.synthetic import synthetic_episodes
 from tests.torture.table import Row, timed
 from training.collect.importing import read_answers
 from training.collect.questions import read_questions
-from training.learn.ballots import read_ballots
+from training.learn.ballots import ballots_of
 from training.learn.dataset import load
 from training.learn.fit_config import read_labels
+from training.learn.recorded import read_recorded
 
 Progress = Callable[[str], None]
 
@@ -198,7 +199,7 @@ def _read_everywhere(folder: Path) -> int:
         return answer == reference
 
     load(folder, grader=grade, cached=False, progress=False)
-    read_ballots(folder, grade)
+    ballots_of(read_recorded(folder, grade, cached=False))
     write_page(folder, folder.with_suffix(".html"))
     return len(list(TraceReader(folder)))
 

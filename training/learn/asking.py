@@ -32,7 +32,7 @@ from mpdf_langgraph.traces.records import Episode
 from training.learn.ballots import make_ballots
 from training.learn.consensus_fit import fit_consensus
 from training.learn.display import table
-from training.learn.profile_fit import with_confidence
+from training.learn.profile_fit import criticise
 from training.learn.rewards import Grader
 
 Array = NDArray[np.float64]
@@ -111,7 +111,7 @@ class Asked:
 
     def judged_by(self, critic: ProfileCritic) -> "Asked":
         """Return the same with another critic's confidences."""
-        episodes = [with_confidence(episode, critic) for episode in self.episodes]
+        episodes = [criticise(episode, critic) for episode in self.episodes]
         return replace(self, episodes=episodes, _parts={})
 
     def decided_by(self, rule: ConsensusRule) -> "Asked":

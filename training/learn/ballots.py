@@ -1,30 +1,20 @@
 """What teams held when votes were counted, as arrays: what a consensus is learned from."""
 
-import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, fields, replace
-from functools import partial
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from mpdf_langgraph.calibration import Calibration
-from mpdf_langgraph.consensus import Vote, voices, votes_of
-from mpdf_langgraph.errors import ConfigurationError
-from mpdf_langgraph.rounds import held_by_round
+from mpdf_langgraph.consensus import Vote
 from mpdf_langgraph.traces.records import Episode
 from training.learn.dataset import is_held_out
-from training.learn.rewards import Grader, first_hint, rule_of
-from training.learn.trace_rows import (
-    Row,
-    Rows,
-    cache_kind,
-    grade_answers,
-    look_up,
-    read_rows,
-    stack_rows,
-)
+from training.learn.episode_rows import CUSTOM, OF_RESPONSE
+from training.learn.joint_rounds import count_held, group_right
+from training.learn.recorded import Recorded, joint_of, record
+from training.learn.rewards import Grader
 
 Array = NDArray[np.float64]
 
@@ -123,125 +113,52 @@ class Ballots:
         return bool(self.right[state][chosen].any())
 
 
-def read_ballots(
-    paths: str | os.PathLike[str] | Iterable[str | os.PathLike[str]],
-    grader: Grader,
-    labels: Mapping[str, str] | None = None,
-    calibration: Calibration | None = None,
-    processes: int = 1,
-    share: float = 1.0,
-) -> Ballots:
-    """Return the ballots of traces. The arguments are those of `dataset.load`.
-
-    Records that cannot be read are passed over. `load` tells of those.
-
-    Raises:
-        TraceError: There is no such path, or it cannot be read.
-    """
-    kind = cache_kind("ballots", calibration)
-    row_of = partial(_make_row, calibration=calibration)
-    rows = read_rows(paths, kind, row_of, share=share, processes=processes)
-    return _join(rows, grader, labels or {})
-
-
 def make_ballots(episodes: Iterable[Episode], grader: Grader) -> Ballots:
-    """Return the ballots of episodes, as `read_ballots` does."""
-    return _join(stack_rows(map(_make_row, episodes)), grader, {})
+    """Return the ballots of episodes, with confidences as recorded."""
+    return ballots_of(record(episodes, grader))
 
 
-def _make_row(episode: Episode, calibration: Calibration | None = None) -> Row:
-    responses = episode.responses
-    if calibration is not None:
-        responses = {i: calibration.apply(one) for i, one in responses.items()}
-    team = episode.team
-    # What a person's hint gave away is no agent's doing.
-    rounds = held_by_round(team, responses, episode.turns)
-    states = [held for r, held in enumerate(rounds) if r < first_hint(episode)]
-    heard = [voices(votes_of(held)) for held in states]
-    flat = [voice for those in heard for voice in those]
-    names = {name: i for i, name in enumerate(team)}
-    try:  # as the episode's rule decides with these confidences
-        rule = rule_of(episode)
-        winners = [rule(votes_of(held)) for held in states]
-    except ConfigurationError:  # a callable, which no record holds
-        winners = [tally["cluster"] for tally in episode.tallies[: len(states)]]
-    arrays = {
-        "states": np.array([len(states)]),
-        "voices": np.array([len(those) for those in heard], np.int16),
-        "author": np.array([names[v.agent] for v in flat], np.int16),
-        "cluster": np.array([v.cluster for v in flat], np.int16),
-        "confidence": np.array(
-            [np.nan if v.confidence is None else v.confidence for v in flat], float
-        ),
-        "refined": np.array([v.refined for v in flat], bool),
-        "recorded": np.array([-1 if c is None else c for c in winners], np.int16),
-    }
-    texts = {
-        "id": episode.id,
-        "question": episode.question,
-        "reference": episode.reference,
-        "category": episode.category,
-        "answers": episode.representatives,
-        "agents": team,
-    }
-    return Row(arrays, texts)
-
-
-def _join(rows: Rows, grader: Grader, labels: Mapping[str, str]) -> Ballots:
-    """Grade rows, and give every voice a place in its state."""
-    texts, arrays = rows.texts, rows.arrays
-    _, keep, verdicts = grade_answers(texts, labels, grader)
-    answers = texts.get("answers", [])
-    teams = texts.get("agents", [])
-    agents = tuple(dict.fromkeys(name for team in teams for name in team))
-    place = {name: i for i, name in enumerate(agents)}
-    named = np.array([place[name] for team in teams for name in team] + [-1])
-    member = np.zeros((len(teams), len(agents)), bool)
-    for row, team in enumerate(teams):
-        member[row, [place[name] for name in team]] = True
-    questions = tuple(dict.fromkeys(texts.get("question", [])))
+def ballots_of(recorded: Recorded, calibration: Calibration | None = None) -> Ballots:
+    """Return the ballots of episodes. See `joint_of` for the calibration."""
+    joint = joint_of(recorded, calibration)
+    held, of = recorded.held, recorded.of_held
+    tally = count_held(joint, of, held)
+    voices = tally.speaks
+    # Each state's voices stand first, in the order of the team.
+    order = np.argsort(~voices, axis=1, kind="stable")[:, : int(voices.sum(1).max(initial=0))]
+    there = np.take_along_axis(voices, order, 1)
+    response = np.where(there, np.take_along_axis(held, order, 1), 0)
+    confidence = joint.confidence[response]
+    questions = tuple(dict.fromkeys(recorded.questions))
     asked = {text: i for i, text in enumerate(questions)}
-    given = texts.get("category", [])
-    categories = tuple(dict.fromkeys(name for name in given if name is not None))
+    categories = tuple(dict.fromkeys(c for c in recorded.categories if c is not None))
     kinds = {name: i for i, name in enumerate(categories)}
-
-    def array(name: str, dtype: Any = np.int64) -> NDArray[Any]:
-        return arrays.get(name, np.zeros(0)).astype(dtype)
-
-    per_episode, per_state = array("states"), array("voices")
-    of = np.repeat(np.arange(len(per_episode)), per_episode)  # the episode of every state
-    state = np.repeat(np.arange(len(per_state)), per_state)  # the state of every voice
-    column = np.arange(len(state)) - np.repeat(np.cumsum(per_state) - per_state, per_state)
-    answers_from = np.cumsum([0, *map(len, answers)])
-    team_from = np.cumsum([0, *map(len, teams)])
-    shape = (len(per_state), int(per_state.max(initial=0)))
-
-    def table(values: NDArray[Any], none: Any) -> NDArray[Any]:
-        whole = np.full(shape, none, values.dtype)
-        whole[state, column] = values
-        return whole
-
-    of_voice = of[state]
-    number = np.arange(len(of)) - np.repeat(np.cumsum(per_episode) - per_episode, per_episode)
-    found = Ballots(
-        agents=agents,
+    member = np.zeros((len(recorded), len(recorded.agents) + 1), bool)
+    member[np.arange(len(recorded))[:, None], recorded.agent] = True  # -1 is the column that goes
+    count = np.bincount(of, minlength=len(recorded))
+    number = np.arange(len(of)) - np.repeat(np.cumsum(count) - count, count)
+    custom = joint.ends[of, 0] == CUSTOM
+    return Ballots(
+        agents=tuple(recorded.agents),
         categories=categories,
         questions=questions,
-        member=member[of],
-        author=table(look_up(named, team_from[of_voice], array("author")), -1),
-        cluster=table(array("cluster"), -1),
-        confidence=table(array("confidence", float), np.nan),
-        refined=table(array("refined", bool), False),
-        right=table(look_up(verdicts, answers_from[of_voice], array("cluster")), False),
-        category=np.array([kinds.get(name, -1) for name in given], np.int64)[of],
-        question=np.array([asked[text] for text in texts.get("question", [])], np.int64)[of],
-        episode=(np.cumsum(keep) - 1)[of],
+        member=member[of, :-1],
+        author=np.where(there, recorded.author[response], -1),
+        cluster=joint.cluster[response].astype(np.int64) - 1,
+        confidence=np.where(confidence >= 0, confidence, np.nan),
+        refined=joint.static[response][:, :, OF_RESPONSE.index("refined")] > 0,
+        right=joint.right[response],
+        category=np.array([-1 if c is None else kinds[c] for c in recorded.categories], np.int64)[
+            of
+        ],
+        question=np.array([asked[text] for text in recorded.questions], np.int64)[of],
+        episode=of.astype(np.int64),
         first=number == 0,
-        last=number == per_episode[of] - 1,
-        recorded=look_up(verdicts, answers_from[of], array("recorded")),
-        weight=1.0 / np.maximum(1, per_episode[of]),
+        last=number == count[of] - 1,
+        # What a callable of the user's own elects is in its record alone.
+        recorded=np.where(custom, recorded.elected, group_right(joint, held, tally)),
+        weight=1.0 / np.maximum(1, count[of]),
     )
-    return found.select(keep[of])
 
 
 def shuffle_into_folds(ballots: Ballots, folds: int, seed: int) -> NDArray[np.int64]:

@@ -1,6 +1,5 @@
 """Fits a calibration: what the critic said of responses, and whether they were right."""
 
-import os
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, fields
 from functools import cache
@@ -11,19 +10,11 @@ from numpy.typing import NDArray
 from scipy.optimize import minimize
 from scipy.special import expit, logit
 
-from mpdf_langgraph.calibration import (
-    EDGE,
-    STAGES,
-    Calibration,
-    Curve,
-    Curves,
-    raw_confidence,
-    stage_of,
-)
+from mpdf_langgraph.calibration import EDGE, STAGES, Calibration, Curve, Curves
 from mpdf_langgraph.traces.records import Episode
 from training.learn.dataset import is_held_out
-from training.learn.rewards import Grader, first_hint
-from training.learn.trace_rows import Row, Rows, find_references, look_up, read_rows, stack_rows
+from training.learn.recorded import Recorded, apply_curve, record
+from training.learn.rewards import Grader
 
 Array = NDArray[np.float64]
 
@@ -88,91 +79,26 @@ def judge(
 ) -> Judged:
     """Return the judged responses of episodes. An episode without a reference has none.
 
-    `references` (by episode id) go before the episodes' own. The confidences are taken as the
-    critic gave them, also of calibrated episodes. From a person's hint on there are none: what it
-    gave away is in no confidence.
+    `references` (by episode id) go before the episodes' own.
     """
-    return _judge_rows(stack_rows(map(_make_row, episodes)), grader, references)
+    return judged_of(record(episodes, grader, references))
 
 
-def read_judged(
-    paths: str | os.PathLike[str] | Iterable[str | os.PathLike[str]],
-    grader: Grader,
-    references: Mapping[str, str] | None = None,
-    processes: int = 1,
-    share: float = 1.0,
-) -> Judged:
-    """Return the judged responses of traces. Records that cannot be read are passed over.
+def judged_of(recorded: Recorded) -> Judged:
+    """Return the judged responses of episodes.
 
-    `dataset.load` tells of those, and has the same `share`.
-
-    Raises:
-        TraceError: There is no such path, or it cannot be read.
+    The confidences are taken as the critic gave them, also of calibrated episodes. From a person's
+    hint on there are none: what it gave away is in no confidence.
     """
-    rows = read_rows(paths, "judged", _make_row, share=share, processes=processes)
-    return _judge_rows(rows, grader, references)
-
-
-def _make_row(episode: Episode) -> Row:
-    """Return the answers with a known confidence, as positions in the text ``"answers"``."""
-    answers: dict[str, int] = {}
-    sources: dict[str, int] = {}
-    agents: dict[str, int] = {}
-    found = []
-    for one in episode.responses.values():
-        said, answer = one["critique"], one["answer"]
-        confidence = raw_confidence(said) if said else None
-        if answer is None or one["cluster"] is None or said is None or confidence is None:
-            continue
-        if one["round"] < first_hint(episode):
-            code = answers.setdefault(answer, len(answers))
-            source = sources.setdefault(said["source"], len(sources))
-            agent = agents.setdefault(one["agent"], len(agents))
-            found.append((code, source, STAGES.index(stage_of(one)), agent, confidence))
-    codes = np.array([row[:4] for row in found], np.int16).reshape(-1, 4)
-    arrays = {
-        "count": np.array([len(found)]),
-        "codes": codes,
-        "confidence": np.array([row[4] for row in found], float),
-    }
-    texts = {
-        "id": episode.id,
-        "question": episode.question,
-        "reference": episode.reference,
-        "answers": [*answers],
-        "sources": [*sources],
-        "agents": [*agents],
-    }
-    return Row(arrays, texts)
-
-
-def _judge_rows(rows: Rows, grader: Grader, references: Mapping[str, str] | None) -> Judged:
-    texts = rows.texts
-    count, codes, confidence = (
-        rows.arrays.get(name, np.zeros(shape, dtype))
-        for name, shape, dtype in (
-            ("count", 0, int), ("codes", (0, 4), int), ("confidence", 0, float)
-        )
-    )  # fmt: skip
-    truths, last = find_references(texts, references or {})
-    usable = last & np.array([truth is not None for truth in truths], bool)
-    of = np.repeat(np.arange(len(count)), count)  # the episode of every response
-    codes, confidence, of = (part[usable[of]] for part in (codes, confidence, of))
-    known = cache(grader)
-
-    def look_up_text(name: str, column: int) -> NDArray[Any]:
-        lists = texts.get(name, [])
-        flat = np.array([text for those in lists for text in those] + [None], object)
-        return look_up(flat, np.cumsum([0, *map(len, lists)])[of], codes[:, column])
-
-    answers = zip(look_up_text("answers", 0), of.tolist(), strict=True)
+    chosen = np.flatnonzero(recorded.judged)
+    question = np.array(recorded.questions, object)[recorded.of_response[chosen]]
     return Judged(
-        question=np.array(texts.get("question", []), object)[of],
-        source=look_up_text("sources", 1),
-        stage=np.array(STAGES, object)[codes[:, 2]],
-        agent=look_up_text("agents", 3),
-        confidence=confidence,
-        right=np.array([bool(known(answer, truths[i])) for answer, i in answers], float),
+        question=question,
+        source=np.array(recorded.sources, object)[recorded.source[chosen]],
+        stage=np.array(STAGES, object)[recorded.stage[chosen]],
+        agent=np.array(recorded.agents, object)[recorded.author[chosen]],
+        confidence=recorded.raw[chosen],
+        right=recorded.joint.correct[chosen].astype(float),
     )
 
 
@@ -270,8 +196,3 @@ def fit_curve(confidence: Array, right: Array) -> Curve:
     if slope < 0:
         return Curve(slope=0.0, shift=float(logit((good + 1) / (len(right) + 2))))
     return Curve(slope=float(slope), shift=float(shift))
-
-
-def apply_curve(curve: Curve, confidence: Array) -> Array:
-    """Return the calibrated confidences, shape ``[n]``."""
-    return np.array([curve(one) for one in confidence.tolist()], float)

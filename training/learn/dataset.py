@@ -1,32 +1,28 @@
 """Traces as arrays: the graded groups of any number of segments, and how they are split."""
 
 import os
-from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, fields, replace
-from functools import partial
 from typing import Any, get_args
 
 import numpy as np
+from numpy.typing import NDArray
 
 from mpdf_langgraph.calibration import Calibration
 from mpdf_langgraph.errors import ConfigurationError
 from mpdf_langgraph.learned_consensus import LearnedConsensus
+from mpdf_langgraph.observation import INDEX
 from mpdf_langgraph.state import ACTIONS
 from mpdf_langgraph.traces.reader import find_segments, first_episode
 from mpdf_langgraph.traces.records import Episode
 from training.collect.team import Answer
-from training.learn.group_rows import make_arrays, make_row
+from training.learn.joint import Joint
+from training.learn.joint_rounds import after, count, describe, group_right
+from training.learn.recorded import ReadingReport, Recorded, joint_of, read_recorded, record
 from training.learn.rewards import CHEAPEST_FIRST, REFINE, TOLERANCE, Grader, Weights
-from training.learn.trace_rows import (
-    Rows,
-    cache_kind,
-    grade_answers,
-    look_up,
-    place_of,
-    read_rows,
-    stack_rows,
-)
+from training.learn.trace_rows import place_of
+
+_CHUNK = 32_768
 
 
 @dataclass
@@ -156,57 +152,6 @@ class Groups:
 _ARRAYS = tuple(f.name for f in fields(Groups) if f.type is np.ndarray)
 
 
-@dataclass
-class ReadingReport:
-    """What became of the records.
-
-    Attributes:
-        segments: Segments read.
-        cached: Of these, read from their caches.
-        episodes: Episodes kept.
-        undecided: Of these, settled without a decision: they have no groups.
-        duplicates: Records of an episode that has a later record.
-        dropped: Records dropped, by reason: ``"unreadable"`` (torn, of another version, not an
-            episode), ``"contradictory"``, ``"no reference"``.
-        groups: Groups kept.
-        rollouts: Their rollouts.
-        tied: Groups whose rollouts all have the same reward (weights 1, no cost): kept, but
-            there is nothing to learn from them.
-        untried: Groups that allowed REFINE and have no rollout of it.
-        problems: Where and why records were dropped, the first of each segment.
-        left_out: Records of questions that were not drawn.
-        unused_labels: Labels of no episode that was read.
-    """
-
-    segments: int = 0
-    cached: int = 0
-    episodes: int = 0
-    undecided: int = 0
-    duplicates: int = 0
-    dropped: Counter[str] = field(default_factory=Counter)
-    groups: int = 0
-    rollouts: int = 0
-    tied: int = 0
-    untried: int = 0
-    problems: list[str] = field(default_factory=list)
-    left_out: int = 0
-    unused_labels: int = 0
-
-    def __str__(self) -> str:
-        dropped = ", ".join(f"{count} {reason}" for reason, count in self.dropped.items())
-        left_out = f"{self.left_out} of other questions left out, " if self.left_out else ""
-        unused = self.unused_labels
-        unused_labels = f"{unused} labels are of no episode that was read. " if unused else ""
-        return (
-            f"{self.episodes} episodes ({self.undecided} without a decision) from "
-            f"{self.segments} segments ({self.cached} cached), "
-            f"{self.duplicates} duplicates. Dropped: {dropped or 'none'}. "
-            f"{unused_labels}{left_out}"
-            f"{self.groups} groups of {self.rollouts} rollouts, {self.tied} all tied, "
-            f"{self.untried} without the REFINE they allowed"
-        )
-
-
 def load(
     paths: str | os.PathLike[str] | Iterable[str | os.PathLike[str]],
     *,
@@ -221,33 +166,23 @@ def load(
 ) -> tuple[Groups, ReadingReport]:
     """Return the graded groups of traces, and what became of every record.
 
-    Args:
-        paths: Segments, or folders of them, sub-folders included.
-        grader: Tells whether an answer is correct, given the reference. It is asked once for
-            each pair. E.g. ``MathAnswer().equivalent``.
-        labels: References by episode id. They go before the episodes' own.
-        calibration: Calibration of the confidences, as if all episodes had been recorded with
-            it. None: as they were recorded.
-        consensus: Decides instead of the rule that the episodes were recorded with.
-        share: Of the questions, see `trace_rows.share_of`.
-        cached: Keep what is read in a hidden file beside each segment, for each calibration.
-            Other labels or another grader need no new one.
-        processes: Read large traces in so many processes.
-        progress: Show a progress bar.
+    The arguments are those of `read_recorded` and `joint_of`.
 
     Raises:
         ConfigurationError: An episode's consensus rule is not built in.
         TraceError: There is no such path, or it cannot be read.
     """
-    rows = read_rows(
+    recorded = read_recorded(
         paths,
-        cache_kind("groups", calibration, consensus) if cached else "",
-        partial(make_row, calibration=calibration, consensus=consensus),
+        grader,
+        labels,
         share=share,
+        cached=cached,
         processes=processes,
         progress=progress,
     )
-    return grade_rows(rows, grader, labels)
+    groups = groups_of(recorded, joint_of(recorded, calibration, consensus))
+    return groups, report_of(recorded, groups)
 
 
 def make_groups(
@@ -262,81 +197,114 @@ def make_groups(
         ConfigurationError: The consensus rule is not built in.
         TraceError: A record contradicts itself or the rule.
     """
-    rows = stack_rows(make_row(e, calibration=calibration) for e in episodes)
-    return grade_rows(rows, grader, labels)[0]
+    recorded = record(episodes, grader, labels)
+    return groups_of(recorded, joint_of(recorded, calibration))
 
 
-def grade_rows(
-    rows: Rows, grader: Grader, labels: Mapping[str, str] | None = None
-) -> tuple[Groups, ReadingReport]:
-    """Grade rows that `make_row` has made, and empty them. See `load`."""
-    nobody = make_arrays([], [], lambda _: -1) | {"groups": np.zeros(0, int)}
-    arrays, texts = rows.arrays or nobody, rows.texts
-    answers, teams = texts.get("answers", []), texts.get("agents", [])
-    last, keep, right = grade_answers(texts, labels or {}, grader)
-    agents: dict[str, int] = {}
-    named = np.array([agents.setdefault(n, len(agents)) for team in teams for n in team] + [0])
-    questions: dict[str, int] = {}
-    asked = np.array(
-        [
-            questions.setdefault(question, len(questions)) if kept else -1
-            for question, kept in zip(texts.get("question", []), keep, strict=True)
-        ],
-        np.int64,
-    )
-
-    sizes = arrays.pop("groups")
-    of = np.repeat(np.arange(len(sizes)), sizes)  # the episode of every group
-    if not keep.all():
-        arrays = {name: array[keep[of]] for name, array in arrays.items()}
-        of = of[keep[of]]
-    answers_from = np.cumsum([0, *map(len, answers)])
-    team_from = np.cumsum([0, *map(len, teams)])[of]
-
-    def grade(name: str) -> np.ndarray:
-        return look_up(right, answers_from[of], arrays.pop(name))
-
-    drawn = arrays["rollout_mask"] = _trim(arrays["rollout_mask"])
-    peer_mask = arrays["peer_mask"] = _trim(arrays["peer_mask"])
-    for name in ("actions", "answer", "agreed", "tokens"):
-        arrays[name] = arrays[name][:, : drawn.shape[1]]
-    for name in ("peers", "peer_agent"):
-        arrays[name] = arrays[name][:, : peer_mask.shape[1]]
-    peers = np.where(peer_mask, arrays["peer_agent"], -1)
-    for name, places in (("agent", arrays["agent"]), ("peer_agent", peers)):
-        arrays[name] = look_up(named, team_from, places).astype(np.int16)
-    correct, consensus = grade("answer") & drawn, grade("agreed") & drawn
-    before, without = (grade(n)[:, None].astype(np.float32) for n in ("before", "without"))
-    groups = Groups(
-        **arrays,
-        local=(correct - before) * drawn,
-        global_=(consensus - without) * drawn,
-        consensus=consensus,
-        correct=correct,
-        question=asked[of],
-        episode=(np.cumsum(keep) - 1)[of].astype(np.int32),
-        questions=list(questions),
-        episodes=[id_ for id_, kept in zip(texts.get("id", []), keep, strict=True) if kept],
-        agents=list(agents),
-        told=sorted({one for one, kept in zip(texts.get("told", []), keep, strict=True) if kept}),
-    )
-    missing = int((last & ~keep).sum())
-    report = ReadingReport(
-        segments=rows.segments,
-        cached=rows.cached,
-        episodes=len(groups.episodes),
-        undecided=int((sizes[keep] == 0).sum()),
-        duplicates=int((~last).sum()),
-        dropped=rows.dropped + Counter({"no reference": missing}),
+def report_of(recorded: Recorded, groups: Groups) -> ReadingReport:
+    """Return what became of the records, and what the groups hold."""
+    return replace(
+        recorded.reading,
         groups=len(groups),
-        rollouts=int(drawn.sum()),
+        rollouts=int(groups.rollout_mask.sum()),
         tied=int(groups.tied(Weights()).sum()),
         untried=int(groups.untried().sum()),
-        problems=rows.problems,
-        left_out=rows.left_out,
-        unused_labels=len((labels or {}).keys() - set(texts.get("id", []))),
     )
-    return groups, report
+
+
+def groups_of(recorded: Recorded, joint: Joint) -> Groups:
+    """Return the groups of joint states that `joint_of` has made, in the order of the turns.
+
+    Raises:
+        ConfigurationError: An episode's consensus rule is not built in.
+    """
+    recorded.check_rules()
+    parts = [_turns(joint, part) for part in _chunks(len(joint))]
+    seen, disagreement, consensus, without = (
+        np.concatenate(arrays) for arrays in zip(*parts, strict=True)
+    )
+    states, places = np.nonzero(joint.there)
+    episodes = joint.episode[states]
+    drawn = _trim(joint.action[states, places] >= 0)
+    most = drawn.shape[1]
+    moves = joint.moves[states, places, :most]
+    correct = joint.correct[moves] & drawn
+    agreed = consensus[states, places, :most] & drawn
+    before = joint.correct[joint.before[states, places]][:, None].astype(np.float32)
+    alone = without[states, places][:, None].astype(np.float32)
+
+    # The peers of the agent at each place, in the order of the team.
+    size = joint.before.shape[1]
+    others = np.array([[j for j in range(size) if j != i] for i in range(size)], int)
+    peer_mask = _trim(np.arange(max(0, size - 1)) < joint.size[episodes][:, None] - 1)
+    peer = others.reshape(size, -1)[places, : peer_mask.shape[1]]
+    peers = seen[states[:, None], peer]
+    clusters = joint.cluster[joint.before[states]]
+    held = clusters[np.arange(len(states)), places]
+    those = np.take_along_axis(clusters, peer, 1)
+    own = seen[states, places]
+    own[:, INDEX["agrees"]] = 1.0
+    peers[:, :, INDEX["agrees"]] = (those > 0) & (those == held[:, None])
+    peers[~peer_mask] = 0.0
+    questions: dict[str, int] = {}
+    asked = np.array([questions.setdefault(q, len(questions)) for q in recorded.questions], int)
+    agent = recorded.agent.astype(np.int16)
+    return Groups(
+        own=own,
+        peers=peers,
+        peer_mask=peer_mask,
+        action_mask=joint.mask[states, places],
+        actions=np.where(drawn, joint.action[states, places, :most], 0).astype(np.int8),
+        local=(correct - before) * drawn,
+        global_=(agreed - alone) * drawn,
+        tokens=joint.tokens[states, places, :most] * drawn,
+        rollout_mask=drawn,
+        consensus=agreed,
+        correct=correct,
+        taken=np.take_along_axis(
+            joint.action[states, places], joint.taken[states, places][:, None].astype(int), 1
+        )[:, 0],
+        behaviour=joint.behaviour[states, places],
+        disagreement=disagreement[states],
+        question=asked[episodes],
+        episode=episodes,
+        agent=agent[episodes, places],
+        peer_agent=np.where(peer_mask, agent[episodes[:, None], peer], 0).astype(np.int16),
+        round=joint.round[states],
+        questions=list(questions),
+        episodes=recorded.ids,
+        agents=recorded.agents,
+        told=sorted(set(recorded.told)),
+    )
+
+
+def _chunks(count: int) -> list[NDArray[Any]]:
+    every = np.arange(count)
+    return [every[start : start + _CHUNK] for start in range(0, max(1, count), _CHUNK)]
+
+
+def _turns(joint: Joint, states: NDArray[Any]) -> tuple[NDArray[Any], ...]:
+    """Return what is seen at states, and where their moves lead.
+
+    That is the features of all agents ``[n, N, F]``, whether they disagree ``[n]``, whether the
+    consensus after each move is right, the peers holding what they did hold after the round,
+    ``[n, N, K]``, and whether it is right without the agent ``[n, N]``.
+    """
+    seen, _, tally = describe(joint, states, joint.before[states], later=False)
+    after_round, _, _ = after(joint, states, joint.taken[states])
+    shape = joint.moves[states].shape
+    consensus, without = np.zeros(shape, bool), np.zeros(shape[:2], bool)
+
+    def is_right(place: int, held: NDArray[Any]) -> NDArray[Any]:
+        instead = after_round.copy()
+        instead[:, place] = held
+        return group_right(joint, instead, count(joint, states, instead))
+
+    for place in range(shape[1]):
+        without[:, place] = is_right(place, np.zeros(len(states), int))
+        for k in range(shape[2]):
+            consensus[:, place, k] = is_right(place, joint.moves[states, place, k])
+    return seen, tally.distinct.round() > 1, consensus, without
 
 
 def _trim(mask: np.ndarray) -> np.ndarray:

@@ -8,23 +8,26 @@ drawn by that policy from its own cached ones.
 `describe` is `observation.observe` for arrays, and a test holds the two equal.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
+from scipy.special import logit
 
+from mpdf_langgraph.calibration import EDGE
+from mpdf_langgraph.consensus import NO_CONFIDENCE
 from mpdf_langgraph.observation import INDEX, NAMES
 from mpdf_langgraph.state import ACTIONS
-from training.learn.joint import (
+from training.learn.episode_rows import (
+    CONFIDENCE,
+    LEARNED,
+    LOG_ODDS,
+    MAJORITY,
     OF_RESPONSE,
     OWN,
-    PROBABLE,
     UNCHANGED,
-    Booleans,
-    Floats,
-    Integers,
-    Joint,
 )
+from training.learn.joint import Booleans, Floats, Integers, Joint
 
 
 @dataclass
@@ -39,6 +42,8 @@ class Tally:
         total: Summed confidence, ``[n]``.
         distinct: Distinct valid answers, ``[n]``.
         elected: It holds the group's answer.
+        speaks: Its response has a voice: of one that several hold, the first, see
+            `consensus.voices`.
         winner: Place of an agent that does, ``[n]``; -1: there are no votes.
         probability: P(right) of the group's answer, ``[n]``. NaN: the rule gives none.
     """
@@ -50,35 +55,43 @@ class Tally:
     total: Floats
     distinct: Floats
     elected: Booleans
+    speaks: Booleans
     winner: Integers
     probability: Floats
 
 
 def count(joint: Joint, states: Integers, held: Integers) -> Tally:
     """Count the votes of teams that come from `states` ``[n]`` and hold `held` ``[n, N]``."""
-    there = joint.there[states]
-    cluster, confidence = joint.cluster[held], joint.confidence[held].astype(np.float64)
+    return count_held(joint, joint.episode[states], held)
+
+
+def count_held(joint: Joint, episodes: Integers, held: Integers) -> Tally:
+    """Count the votes of the teams of episodes ``[n]`` that hold `held` ``[n, N]``."""
+    there = joint.places_of(episodes)
+    cluster, confidence = joint.cluster[held], joint.confidence[held]
+    ends = joint.ends[episodes]
     valid = there & (cluster > 0)
     same = (cluster[:, :, None] == cluster[:, None]) & valid[:, :, None] & valid[:, None]
     votes = same.sum(2)
-    known = valid & (confidence >= 0)
-    fill = np.where(known, confidence, 0.0).sum(1) / np.maximum(1, known.sum(1))
-    fill = np.where(known.any(1), fill, 1.0)
-    weight = np.where(known, confidence, fill[:, None]) * valid
-    backing = (same * weight[:, None]).sum(2)
+    weight = _fill(confidence, valid) * valid
+    backing = _add(same * weight[:, None])
     others = valid[:, None] & ~same
     best_other = np.where(others, votes[:, None], 0).max(2)
     distinct = np.where(valid, 1.0 / np.maximum(1, votes), 0.0).sum(1)
-    plain = joint.ends[states, 0] == 1
-    first = np.where(plain[:, None], votes, np.round(backing, 9))
-    probable = joint.ends[states, 0] == PROBABLE
+    kind = ends[:, 0]
+    unknown = ~(valid & (confidence >= 0)).any(1)
+    # By log-odds the majority decides where no confidence is known.
+    plain = (kind == MAJORITY) | ((kind == LOG_ODDS) & unknown)
+    probable = ((kind == LEARNED) | (kind == LOG_ODDS)) & ~plain
+    first = np.where(plain[:, None], votes, backing)
+    speaks = _speak(joint, held, same)
     score, none = backing, np.zeros(len(held))
     if probable.any():
-        score, none = _score(joint, states, held, same)
+        score, none = _score(joint, episodes, held, same, speaks)
         first = np.where(probable[:, None], np.round(score, 6), first)
-    second = np.where(plain[:, None], np.round(backing, 9), votes)
-    leading = valid & (first >= np.where(valid, first, -np.inf).max(1, keepdims=True))
-    leading &= second >= np.where(leading, second, -1.0).max(1, keepdims=True)
+    leading = valid
+    for key in (first, np.where(plain[:, None], backing, votes), backing):
+        leading = leading & (key >= np.where(leading, key, -np.inf).max(1, keepdims=True))
     place = np.argmax(leading, 1)
     winner = np.where(valid.any(1), place, -1)
     rows = np.arange(len(held))
@@ -86,37 +99,108 @@ def count(joint: Joint, states: Integers, held: Integers) -> Tally:
     probability = np.full(len(held), np.nan)
     if probable.any():
         probability[probable] = _probability(score, none, votes, place)[probable]
-    total = weight.sum(1)
-    return Tally(valid, votes, best_other, backing, total, distinct, elected, winner, probability)
+    return Tally(
+        valid=valid,
+        votes=votes,
+        best_other=best_other,
+        backing=backing,
+        total=_add(weight),
+        distinct=distinct,
+        elected=elected,
+        speaks=speaks,
+        winner=winner,
+        probability=probability,
+    )
 
 
-def _score(joint: Joint, states: Integers, held: Integers, same: Booleans) -> tuple[Floats, Floats]:
-    """Return the scores of a probabilistic rule, as `learned_consensus` does.
+def _fill(confidence: Floats, valid: Booleans) -> Floats:
+    """Return confidences ``[n, N]``, an unknown one as `consensus.confidence_weights` counts it."""
+    known = valid & (confidence >= 0)
+    mean = _add(np.where(known, confidence, 0.0)) / np.maximum(1, known.sum(1))
+    mean = np.where(known.any(1), mean, NO_CONFIDENCE)
+    return np.where(known, confidence, mean[:, None])
+
+
+def _add(terms: Floats) -> Floats:
+    """Return the sums along the last axis, rounded once as by `math.fsum`.
+
+    So the order of the team decides no tie (Neumaier's summation).
+    """
+    total, rest = np.zeros(terms.shape[:-1]), np.zeros(terms.shape[:-1])
+    for k in range(terms.shape[-1]):
+        term = terms[..., k]
+        more = total + term
+        large = np.abs(total) >= np.abs(term)
+        rest += np.where(large, (total - more) + term, (term - more) + total)
+        total = more
+    return np.asarray(total + rest)
+
+
+def concede(joint: Joint, states: Integers, places: Integers) -> Integers:
+    """Return the response that agents would adopt by CONCEDE, ``[n]``, 0: there is none.
+
+    It is chosen as in `consensus.concession`. The agents are at `places` ``[n]`` of `states`.
+    """
+    rows = np.arange(len(states))
+    held = joint.before[states]
+    cluster = joint.cluster[held]
+    others = np.where(cluster != cluster[rows, places][:, None], held, 0)
+    others = np.where(joint.cluster[others] > 0, others, 0)
+    by_confidence = replace(joint, ends=np.full_like(joint.ends, CONFIDENCE))
+    tally = count_held(by_confidence, joint.episode[states], others)
+    weight = _fill(joint.confidence[others], tally.valid)
+    surest = np.argmax(np.where(tally.elected, weight, -1.0), 1)
+    return np.asarray(np.where(tally.winner >= 0, others[rows, surest], 0))
+
+
+def _speak(joint: Joint, held: Integers, same: Booleans) -> Booleans:
+    """Tell who has a voice, ``[n, N]``: of equal authors and answers the surest, then the first."""
+    author, confidence = joint.author[held], joint.confidence[held]
+    refined = _refined(joint, held)
+    twin = same & (author[:, :, None] == author[:, None])
+    sure = confidence[:, None] > confidence[:, :, None]
+    level = confidence[:, None] == confidence[:, :, None]
+    sure |= level & (refined[:, None] > refined[:, :, None])
+    level &= refined[:, None] == refined[:, :, None]
+    earlier = np.tri(held.shape[1], k=-1, dtype=bool)
+    return np.asarray(same.diagonal(axis1=1, axis2=2) & ~(twin & (sure | level & earlier)).any(2))
+
+
+def _refined(joint: Joint, held: Integers) -> Booleans:
+    return np.asarray(joint.static[held, OF_RESPONSE.index("refined")] > 0)
+
+
+def _score(
+    joint: Joint, episodes: Integers, held: Integers, same: Booleans, speaks: Booleans
+) -> tuple[Floats, Floats]:
+    """Return the scores of a probabilistic rule, as `learned_consensus` and `LogOdds` do.
 
     They are those of each agent's answer ``[n, N]``, and of "none is right" ``[n]``. `same`: two
     agents hold the same valid answer, ``[n, N, N]``.
     """
-    author = joint.author[held]
-    refined = joint.static[held][:, :, OF_RESPONSE.index("refined")] > 0
-    # A response that several hold speaks once: of equal authors and answers the surest, then the
-    # first.
-    sure = joint.confidence[held] + 1e-6 * refined
-    twin = same & (author[:, :, None] == author[:, None])
-    earlier = np.tri(held.shape[1], k=-1, dtype=bool)
-    better = (sure[:, None] > sure[:, :, None]) | (
-        (sure[:, None] == sure[:, :, None]) & earlier[None]
-    )
-    speaks = same.diagonal(axis1=1, axis2=2) & ~(twin & better).any(2)
-    weight = joint.weight[held] * speaks
+    author, confidence = joint.author[held], joint.confidence[held]
+    ends = joint.ends[episodes]
+    refined = _refined(joint, held)
+    weight = joint.weight[held]
+    unknown = speaks & (confidence < 0) & (ends[:, 0] == LOG_ODDS)[:, None]
+    if unknown.any():
+        weight = weight + np.where(unknown, to_log_odds(_fill(confidence, speaks)), 0.0)
+    weight = weight * speaks
     rows = np.arange(len(held))[:, None, None]
-    pair = joint.pair[states][rows, author[:, :, None], author[:, None]]
-    pair = pair + (refined[:, :, None] | refined[:, None]) * joint.ends[states, 5][:, None, None]
-    pair *= same & speaks[:, :, None] & speaks[:, None] & ~twin
+    pair = joint.pair[episodes][rows, author[:, :, None], author[:, None]]
+    pair = pair + (refined[:, :, None] | refined[:, None]) * ends[:, 5][:, None, None]
+    pair *= same & speaks[:, :, None] & speaks[:, None]
+    pair *= author[:, :, None] != author[:, None]
     alone = (same * weight[:, None]).sum(2)
     # Each pair of voices of the agent's answer stands twice in the sum.
     together = (same * pair.sum(2)[:, None]).sum(2) / 2
-    none = joint.ends[states, 3] + joint.ends[states, 4] * speaks.sum(1)
+    none = ends[:, 3] + ends[:, 4] * speaks.sum(1)
     return alone + together, none
+
+
+def to_log_odds(probability: Floats) -> Floats:
+    """Return the log-odds of probabilities, as `calibration.log_odds` does."""
+    return np.asarray(logit(np.clip(probability, EDGE, 1 - EDGE)))
 
 
 def _probability(score: Floats, none: Floats, votes: Integers, place: Integers) -> Floats:
@@ -138,14 +222,15 @@ def group_right(joint: Joint, held: Integers, tally: Tally) -> Booleans:
 
 def agrees(joint: Joint, states: Integers, held: Integers, tally: Tally) -> Booleans:
     """Tell whether teams have settled, as `rounds.is_settled` does, ``[n]``."""
-    bar = joint.ends[states, 2]
+    ends = joint.ends[joint.episode[states]]
+    bar = ends[:, 2]
     sure = (joint.confidence[held] >= bar[:, None]) | ~tally.valid | (bar[:, None] < 0)
     probable = ~np.isnan(tally.probability)
     sure |= probable[:, None] & (tally.probability >= bar)[:, None]
     sure &= ~probable[:, None] | (tally.probability >= bar)[:, None]
-    enough = 2 * tally.valid.sum(1) > joint.size[states]
+    enough = 2 * tally.valid.sum(1) > joint.size[joint.episode[states]]
     settled = enough & (tally.distinct.round() == 1) & sure.all(1)
-    return np.asarray(settled & (joint.ends[states, 1] > 0))
+    return np.asarray(settled & (ends[:, 1] > 0))
 
 
 def describe(
@@ -156,7 +241,8 @@ def describe(
     They are ``[n, N, F]`` float32, with `agrees` as the group's answer would see it (1: holds that
     answer). Beside them: which places are taken, ``[n, N]``, and the votes.
     """
-    there, size = joint.there[states], joint.size[states][:, None].astype(float)
+    episodes = joint.episode[states]
+    there, size = joint.places_of(episodes), joint.size[episodes][:, None].astype(float)
     tally = count(joint, states, held)
     cluster = joint.cluster[held]
     previous = joint.cluster[joint.before[states]] if later else joint.previous[states]
@@ -173,7 +259,7 @@ def describe(
         "cluster_confidence": np.divide(
             tally.backing, total, out=np.zeros_like(tally.backing), where=total > 0
         ),
-        "distinct_answers": tally.distinct[:, None] / size,
+        "distinct_answers": tally.distinct.round()[:, None] / size,
         "agrees": tally.elected,
         "changed": (previous != UNCHANGED) & (previous != cluster),
         "adopted": (held > 0) & (joint.author[held] != np.arange(held.shape[1])),
@@ -218,10 +304,10 @@ def after(joint: Joint, states: Integers, moves: Integers) -> tuple[Integers, Bo
 
     Moves and responses are ``[n, N]``, the others ``[n]``.
     """
-    there = joint.there[states]
+    there = joint.places_of(joint.episode[states])
     made = states[:, None], np.arange(moves.shape[1]), moves
     held = np.where(there, joint.moves[made], 0)
     persisted = ((joint.action[made] == 0) | ~there).all(1)
-    persisted &= joint.ends[states, 1] > 0
+    persisted &= joint.ends[joint.episode[states], 1] > 0
     tokens = np.where(there, joint.tokens[made], 0.0).sum(1)
     return held, persisted, tokens

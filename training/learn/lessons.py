@@ -4,17 +4,16 @@ import os
 import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
 
 from mpdf_langgraph.calibration import Calibration
 from mpdf_langgraph.errors import ConfigurationError
 from training.collect.team import remembering_grader
-from training.learn.ballots import read_ballots
-from training.learn.calibrate import Judged, fit_calibration, read_judged
+from training.learn.ballots import ballots_of
+from training.learn.calibrate import Judged, fit_calibration, judged_of
 from training.learn.choices import Comparison, compare
-from training.learn.dataset import Groups, ReadingReport, check_answer, load, split
+from training.learn.dataset import Groups, check_answer, groups_of, report_of, split
 from training.learn.fit_config import Config, read_labels
-from training.learn.joint import load_joint
+from training.learn.recorded import ReadingReport, joint_of, read_recorded
 from training.learn.tensors import estimate_competence, set_competence
 from training.learn.trace_rows import share_of
 from training.learn.values import ToTheEnd, Values
@@ -66,12 +65,13 @@ def prepare(config: Config, view: View = set_competence) -> Lessons:
     labels = read_labels(config.labels) if config.labels else None
     processes = min(8, os.cpu_count() or 1)
     share = share_of(config.traces, config.most_turns)
-    judged, measured = read_judged(config.traces, right, labels, processes, share).split(
-        config.validation, config.seed
+    recorded = read_recorded(
+        config.traces, right, labels, share=share, processes=processes, progress=True
     )
+    judged, measured = judged_of(recorded).split(config.validation, config.seed)
     calibration = fit_calibration(judged)
     # From here on every confidence is a calibrated one, as it will be where the router runs.
-    ballots = read_ballots(config.traces, right, labels, calibration, processes, share)
+    ballots = ballots_of(recorded, calibration)
     if not len(ballots):
         raise ConfigurationError(
             "no episode has a reference and a valid answer: check --traces, --labels and --answer"
@@ -79,15 +79,9 @@ def prepare(config: Config, view: View = set_competence) -> Lessons:
     comparison = compare(*ballots.split(config.validation, config.seed), config.seed)
     wanted = {"learned": True, "recorded": False}
     learned = wanted.get(config.consensus, comparison.final_gain.mean >= 0)
-    reading_options: dict[str, Any] = {
-        "grader": right,
-        "labels": labels,
-        "calibration": calibration,
-        "consensus": comparison.consensus if learned else None,
-        "share": share,
-        "processes": processes,
-    }
-    groups, reading = load(config.traces, **reading_options)
+    joint = joint_of(recorded, calibration, comparison.consensus if learned else None)
+    groups = groups_of(recorded, joint)
+    reading = report_of(recorded, groups)
     print(reading)
     for problem in reading.problems:
         print(f"warning: {problem}", file=sys.stderr)
@@ -105,7 +99,6 @@ def prepare(config: Config, view: View = set_competence) -> Lessons:
     parts = one_step = [view(part, competence) for part in (train, choosing, held_out)]
     ends = values = None
     if config.values == "fitted":
-        joint = load_joint(config.traces, **reading_options)
         ends = ToTheEnd(joint, one_step, competence, config.seed)
         values, parts = ends.revalue()
     return Lessons(

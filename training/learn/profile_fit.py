@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from mpdf_langgraph.consensus import ConsensusRule
+from mpdf_langgraph.consensus import ConsensusName
 from mpdf_langgraph.errors import ConfigurationError
 from mpdf_langgraph.profile_critic import (
     PROFILE_FEATURES,
@@ -19,7 +19,7 @@ from mpdf_langgraph.state import Critique, Response, no_usage
 from mpdf_langgraph.traces.records import Episode
 from training.learn.measures import auroc, fit_logistic
 from training.learn.recalibrate import rebuild, with_responses
-from training.learn.rewards import Grader, first_hint
+from training.learn.rewards import Grader, first_hint, rule_of
 
 Array = NDArray[np.float64]
 
@@ -127,12 +127,18 @@ def with_confidence(episode: Episode, critic: ProfileCritic) -> Episode:
 
 
 def criticise(
-    episode: Episode, critic: ProfileCritic, consensus: str, rule: ConsensusRule
+    episode: Episode, critic: ProfileCritic, consensus: ConsensusName | None = None
 ) -> Episode:
-    """Return the episode as its graph would have recorded it with this critic and consensus rule.
+    """Return the episode as its graph would have recorded it with this critic.
 
-    What was done stays done, as in `recalibrate`.
+    What was done stays done, as in `recalibrate`. `consensus` decides in place of the episode's own
+    rule. A callable of the user's own is in no record, so its tallies stay.
     """
-    options = {**episode.options, "critic": "profile", "consensus": consensus}
+    options = {**episode.options, "critic": "profile"}
+    if consensus is not None:
+        options["consensus"] = consensus
     changed = with_confidence(episode, critic).model_copy(update={"options": options})
-    return rebuild(changed, rule)
+    try:
+        return rebuild(changed, rule_of(changed))
+    except ConfigurationError:
+        return changed

@@ -3,13 +3,13 @@
 from collections.abc import Callable
 
 from mpdf_langgraph.calibration import Calibration
-from mpdf_langgraph.consensus import ConsensusRule, concession, count_votes, votes_of
+from mpdf_langgraph.consensus import ConsensusRule, concession, count_votes
 from mpdf_langgraph.learned_consensus import LearnedConsensus, describe_rule
 from mpdf_langgraph.observation import FEATURE_VERSION
 from mpdf_langgraph.rounds import held_by_round
 from mpdf_langgraph.state import Observation, Response, Turn
 from mpdf_langgraph.traces.records import Episode
-from training.learn.rewards import check_tally, observations, rule_of
+from training.learn.rewards import check_tallies, observations, rule_of
 
 Held = dict[str, Response | None]
 
@@ -31,8 +31,7 @@ def recalibrate(
         TraceError: The record contradicts the rule.
     """
     rule = rule_of(episode)
-    for round_, held in enumerate(holdings(episode)):
-        check_tally(episode, round_, rule(votes_of(held)))
+    check_tallies(episode, rule, holdings(episode))
     options = {key: value for key, value in episode.options.items() if key != "calibration"}
     if calibration.root:
         options["calibration"] = calibration.model_dump()

@@ -1,4 +1,4 @@
-"""Rewards of every move that an agent could have made, from the responses of an episode alone.
+"""What moves every agent had at its decisions, and what their rewards are made of.
 
 A *group* is the rollouts that share one router state: PERSIST, each REFINE that was drawn (the
 one taken and the alternatives), and CONCEDE. A rollout replaces only its agent's response, the
@@ -10,24 +10,18 @@ peers holding what they held once the round's moves were made, and is worth
 by the episode's own rule, ties included: with three agents the consensus without one ties
 whenever the other two differ, and the rule's tie rule decides. Without votes it is wrong. A
 response is graded by its own answer, the consensus by the answer that the caller was given.
+`dataset` computes them.
 """
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-from mpdf_langgraph.consensus import (
-    ConsensusRule,
-    Vote,
-    confidence_weighted,
-    leave_one_out,
-    majority,
-    votes_of,
-)
+from mpdf_langgraph.consensus import ConsensusRule, votes_of
 from mpdf_langgraph.errors import ConfigurationError, TraceError
 from mpdf_langgraph.learned_consensus import recorded_rule
 from mpdf_langgraph.observation import FEATURE_VERSION, FEATURES, Situation, observe
-from mpdf_langgraph.rounds import after_move, answer_of
+from mpdf_langgraph.rounds import Held, after_move
 from mpdf_langgraph.router import competences
 from mpdf_langgraph.state import ACTIONS, Observation, Response, Turn, tokens
 from mpdf_langgraph.traces.records import Episode
@@ -63,16 +57,12 @@ class Move:
 
     Attributes:
         action: Index into `ACTIONS`.
-        answer: What the agent would answer afterwards. None if it holds no valid answer.
-        consensus: What the group would answer afterwards. None without votes.
         tokens: Prompt plus completion tokens of the response drawn and its critique.
         response: Id of the response held afterwards (None: none).
         taken: The episode went this way.
     """
 
     action: int
-    answer: str | None
-    consensus: str | None
     tokens: int
     response: str | None
     taken: bool
@@ -83,25 +73,19 @@ class Decision:
     """One turn with every move whose outcome is known, in the order of `ACTIONS`.
 
     Attributes:
-        observation: As recorded, or rebuilt if another feature version recorded it.
+        agent: Who decided.
+        round: Of decisions, from 1.
         mask: Which of `ACTIONS` were allowed.
         behaviour: Probabilities that the action was drawn from.
         action: Index of the action taken.
-        before: The answer held at the decision. None if it was not valid.
-        without: What the group would answer afterwards had the agent abstained.
-        disagreement: The team held at least two different valid answers at the decision.
         moves: PERSIST, then, as far as allowed, the REFINE taken, the alternatives, CONCEDE.
     """
 
     agent: str
     round: int
-    observation: Observation
     mask: list[bool]
     behaviour: list[float]
     action: int
-    before: str | None
-    without: str | None
-    disagreement: bool
     moves: tuple[Move, ...]
 
 
@@ -130,22 +114,23 @@ def first_hint(episode: Episode) -> float:
 
 
 def decisions(episode: Episode) -> list[Decision]:
-    """Return every decision of an episode with the moves it had, ungraded.
+    """Return every decision of an episode with the moves it had.
 
     From a person's hint on there are none: what it gave away is not in the observations.
 
     Raises:
-        ConfigurationError: Its consensus rule is not built in.
-        TraceError: The record contradicts itself, or the rule its tallies.
+        TraceError: The record contradicts itself.
     """
-    rule = rule_of(episode)
     rounds: dict[int, dict[str, Turn]] = {}
-    unaided = [turn for turn in episode.turns if turn["round"] < first_hint(episode)]
+    hint = first_hint(episode)
+    unaided = [turn for turn in episode.turns if turn["round"] < hint]
     for turn in unaided:
         rounds.setdefault(turn["round"], {})[turn["agent"]] = turn
-    result: list[Decision] = []
-    for round_, turns in rounds.items():
-        result += _decisions_of_round(episode, round_, turns, rule)
+    result = [
+        decision
+        for round_, turns in rounds.items()
+        for decision in _decisions_of_round(episode, round_, turns)
+    ]
     if len(result) != len(unaided):
         raise TraceError(f"episode {episode.id}: an agent decided twice in one round")
     return result
@@ -168,96 +153,51 @@ def rule_of(episode: Episode) -> ConsensusRule:
 
 
 def _decisions_of_round(
-    episode: Episode, round_: int, turns: Mapping[str, Turn], rule: ConsensusRule
-) -> list[Decision]:
-    order = episode.team
-    if turns.keys() != set(order):
+    episode: Episode, round_: int, turns: Mapping[str, Turn]
+) -> Iterator[Decision]:
+    team = episode.team
+    if turns.keys() != set(team):
         raise TraceError(
             f"episode {episode.id}, round {round_}: turns of {', '.join(turns)}; the team is "
-            f"{', '.join(order)}"
+            f"{', '.join(team)}"
         )
-    responses = episode.responses
-    before = {n: _response(responses, turns[n]["before"]) for n in order}
-    after = {n: _response(responses, turns[n]["after"]) for n in order}
-    group = _Team(votes_of(after), rule, episode.representatives)
-    check_tally(episode, round_, group.elected)
-    rebuilt = (
-        None
-        if episode.options.get("feature_version") == FEATURE_VERSION
-        else observations(episode, round_)
-    )
-    held_clusters = {r["cluster"] for r in before.values() if r is not None} - {None}
-    result = []
-    for place, name in enumerate(order):
+    known = episode.options.get("feature_version") == FEATURE_VERSION
+    for name in team:
         turn = turns[name]
-        observation = rebuilt[name] if rebuilt else turn["observation"]
-        sizes = {len(observation["own"]), *map(len, observation["peers"])}
-        if sizes != {len(FEATURES)} or len(observation["peers"]) != len(order) - 1:
+        seen = turn["observation"]
+        sizes = {len(seen["own"]), *map(len, seen["peers"])}
+        if known and (sizes != {len(FEATURES)} or len(seen["peers"]) != len(team) - 1):
             raise TraceError(
                 f"episode {episode.id}, {name}@{round_}: an observation of another shape than "
-                f"{len(order)} agents with {len(FEATURES)} features each"
+                f"{len(team)} agents with {len(FEATURES)} features each"
             )
-        without = leave_one_out(after, name, group.winner)
-        result.append(
-            Decision(
-                agent=name,
-                round=round_,
-                observation=observation,
-                mask=turn["mask"],
-                behaviour=turn["probabilities"],
-                action=ACTIONS.index(turn["action"]),
-                before=answer_of(before[name]),
-                without=group.answer(without),
-                disagreement=len(held_clusters) > 1,
-                moves=tuple(_moves(episode, turn, group, place)),
-            )
-        )
-    return result
-
-
-class _Team:
-    """What the team votes once the round's moves are made, and what it would vote instead."""
-
-    def __init__(
-        self, votes: Sequence[Vote], rule: ConsensusRule, representatives: Sequence[str]
-    ) -> None:
-        self.votes, self.rule, self.representatives = votes, rule, representatives
-        self.elected = self.winner(votes)
-        self._known: dict[tuple[int, Vote], int | None] = dict.fromkeys(
-            enumerate(votes), self.elected
+        yield Decision(
+            agent=name,
+            round=round_,
+            mask=turn["mask"],
+            behaviour=turn["probabilities"],
+            action=ACTIONS.index(turn["action"]),
+            moves=tuple(_moves(episode, turn)),
         )
 
-    def winner(self, votes: Sequence[Vote]) -> int | None:
-        clusters = {vote.cluster for vote in votes} - {None}
-        if len(clusters) == 1 and self.rule in (majority, confidence_weighted):
-            return next(iter(clusters))  # the usual case, without counting
-        return self.rule(list(votes))
 
-    def answer(self, cluster: int | None) -> str | None:
-        return None if cluster is None else self.representatives[cluster]
-
-    def consensus(self, place: int, held: Response | None) -> str | None:
-        """Return the group's answer if the agent at `place` held that response."""
-        [vote] = votes_of({self.votes[place].agent: held})
-        key = (place, vote)
-        if key not in self._known:
-            votes = [*self.votes[:place], vote, *self.votes[place + 1 :]]
-            self._known[key] = self.winner(votes)
-        return self.answer(self._known[key])
-
-
-def check_tally(episode: Episode, round_: int, winner: int | None) -> None:
-    """Compare a consensus with the one that was recorded.
+def check_tallies(episode: Episode, rule: ConsensusRule, rounds: Sequence[Held]) -> None:
+    """Compare the consensus of what was held after each round with the one that was recorded.
 
     Raises:
         TraceError: The record says otherwise.
     """
-    recorded = episode.tallies[round_]["cluster"]
-    if winner != recorded:
-        raise TraceError(
-            f"episode {episode.id}, round {round_}: the consensus rule elects cluster {winner}, "
-            f"the record says {recorded}: it was decided by another rule"
-        )
+    for round_, held in enumerate(rounds):
+        votes = votes_of(held)
+        clusters = {vote.cluster for vote in votes} - {None}
+        # Where all agree, every built-in rule elects their answer.
+        winner = next(iter(clusters)) if len(clusters) == 1 else rule(votes)
+        recorded = episode.tallies[round_]["cluster"]
+        if winner != recorded:
+            raise TraceError(
+                f"episode {episode.id}, round {round_}: the consensus rule elects cluster "
+                f"{winner}, the record says {recorded}: it was decided by another rule"
+            )
 
 
 def _response(responses: Mapping[str, Response], response_id: str | None) -> Response | None:
@@ -269,7 +209,7 @@ def _tokens(response: Response) -> int:
     return tokens(response["usage"]) + (tokens(critique["usage"]) if critique else 0)
 
 
-def _moves(episode: Episode, turn: Turn, team: _Team, place: int) -> list[Move]:
+def _moves(episode: Episode, turn: Turn) -> list[Move]:
     """Return the moves of a turn whose outcome is known."""
     responses, action = episode.responses, ACTIONS.index(turn["action"])
     can_refine, can_concede = turn["mask"][REFINE], turn["mask"][CONCEDE]
@@ -278,8 +218,6 @@ def _moves(episode: Episode, turn: Turn, team: _Team, place: int) -> list[Move]:
     def move(index: int, held: Response | None, cost: int = 0, *, taken: bool) -> Move:
         return Move(
             action=index,
-            answer=answer_of(held),
-            consensus=team.consensus(place, held),
             tokens=cost,
             response=held["id"] if held else None,
             taken=taken,

@@ -124,7 +124,7 @@ def fit_rules(options: RuleOptions) -> str:
         episodes = [recalibrate(e, calibration) for e in recorded]
     else:
         files["profile_critic.json"] = critic.curve
-        episodes = [criticise(e, critic, str(e.options["consensus"]), rule_of(e)) for e in recorded]
+        episodes = [criticise(e, critic) for e in recorded]
     parts.append("## When to refine")
     groups = make_groups(episodes, graded)
     refined = groups.rollout_mask & (groups.actions == REFINE)

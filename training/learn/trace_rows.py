@@ -22,7 +22,6 @@ from typing import Any, NamedTuple
 import numpy as np
 import orjson
 from numpy.typing import NDArray
-from pydantic import BaseModel
 from tqdm import tqdm
 
 from mpdf_langgraph.errors import ConfigurationError, MPDFError, TraceError
@@ -36,15 +35,15 @@ from training.learn.rewards import Grader
 Arrays = dict[str, NDArray[Any]]
 
 #: Raise the first one if what a row holds, or how it is computed, changes.
-VERSIONS = [5, SCHEMA_VERSION, FEATURE_VERSION]
+VERSIONS = [6, SCHEMA_VERSION, FEATURE_VERSION]
 #: What a record raises that contradicts itself, or holds what cannot be computed with.
 CONTRADICTIONS = (KeyError, IndexError, TypeError, ValueError, OverflowError)
 #: A process reads this many bytes of a segment at a time.
 CHUNK = 16_000_000
 #: Below this many bytes, processes take longer to start than they save.
 WORTH_PROCESSES = 300_000_000
-#: Caches of one kind that a segment keeps, as each calibration needs its own.
-MOST_CACHES = 8
+#: Caches that a segment keeps, as each share of the questions needs its own.
+MOST_CACHES = 4
 #: The number of turns is estimated on the first records of so many segments, so many of each.
 PROBED_SEGMENTS, PROBED_RECORDS = 32, 8
 #: Problems that are told in full. The counts tell of the others.
@@ -334,12 +333,6 @@ def _join_chunks(path: Path, chunks: Sequence[_Chunk]) -> Rows:
 # --- cache ------------------------------------------------------------------------------------
 
 
-def cache_kind(name: str, *changes: BaseModel | None) -> str:
-    """Return the kind of rows that a calibration and a consensus give, for their cache."""
-    told = "".join("" if one is None else one.model_dump_json() for one in changes)
-    return f"{name}-{hashlib.sha256(told.encode()).hexdigest()[:8]}"
-
-
 def cache_of(segment: Path, kind: str) -> Path:
     """Return where a segment's rows of a kind are kept."""
     return segment.with_name(f".{segment.name}.{kind}.npz")
@@ -394,7 +387,7 @@ def _write_cache(segment: Path, kind: str, rows: Rows, stat: os.stat_result) -> 
         with atomic_write(cache_of(segment, kind)) as draft, draft.open("wb") as file:
             arrays = {**rows.arrays, "kept": np.frombuffer(orjson.dumps(kept), np.uint8)}
             np.savez(file, allow_pickle=False, **arrays)
-        alike = segment.parent.glob(f".{segment.name}.{kind.partition('-')[0]}*.npz")
+        alike = segment.parent.glob(f".{segment.name}.*.npz")
         for old in sorted(alike, key=lambda path: path.stat().st_mtime)[:-MOST_CACHES]:
             old.unlink(missing_ok=True)
     except OSError as error:

@@ -29,8 +29,8 @@ from training.collect.files import write_json
 from training.collect.team import remembering_grader
 from training.command import StudyOptions, check_least, run_command, write_results
 from training.learn.asking import proposals_of
-from training.learn.ballots import Ballots, make_ballots, read_ballots, shuffle_into_folds
-from training.learn.calibrate import fit_calibration, read_judged
+from training.learn.ballots import Ballots, ballots_of, make_ballots, shuffle_into_folds
+from training.learn.calibrate import fit_calibration, judged_of
 from training.learn.choices import (
     LEARNED,
     Choice,
@@ -44,7 +44,8 @@ from training.learn.consensus_fit import choose_strength
 from training.learn.dataset import check_answer
 from training.learn.display import table
 from training.learn.measures import honest_error, mean_interval
-from training.learn.profile_fit import fit_profile, gather_looks, with_confidence
+from training.learn.profile_fit import criticise, fit_profile, gather_looks
+from training.learn.recorded import read_recorded
 from training.learn.rewards import Grader
 
 
@@ -122,13 +123,14 @@ def study(options: ChoosingOptions) -> dict[str, Any]:
     options.check()
     check_answer(options.traces, options.answer)
     right = remembering_grader(options.answer)
-    raw = read_ballots(options.traces, right, calibration=Calibration({}))
+    recorded = read_recorded(options.traces, right)
+    raw = ballots_of(recorded, Calibration({}))
     unknown = set(options.team) - set(raw.agents)
     if unknown:
         raise ConfigurationError(
             f"--team {', '.join(sorted(unknown))}: the traces have {', '.join(raw.agents)}"
         )
-    judged = read_judged(options.traces, right)
+    judged = judged_of(recorded)
 
     def of_team(ballots: Ballots) -> Ballots:
         return ballots.of_agents(options.team) if options.team else ballots
@@ -138,7 +140,7 @@ def study(options: ChoosingOptions) -> dict[str, Any]:
             return ballots
         known = np.array([question in questions for question in judged.question], bool)
         calibration = fit_calibration(judged.select(known))
-        return of_team(read_ballots(options.traces, right, calibration=calibration))
+        return of_team(ballots_of(recorded, calibration))
 
     ballots = of_team(raw)
     read: Callable[[set[str]], Ballots] = read_calibrated
@@ -172,7 +174,7 @@ def read_profiled(
 
     def read(questions: set[str]) -> Ballots:
         critic = fit_profile(gather_looks([e for e in episodes if e.question in questions], right))
-        return make_ballots((with_confidence(e, critic) for e in episodes), right)
+        return make_ballots((criticise(e, critic) for e in episodes), right)
 
     return read
 

@@ -227,7 +227,7 @@ def make_fold(
 ) -> Fold:
     """Learn from the debates of the other folds, which are written to `folder` for the fits."""
     critic = fit_profile(gather_looks(rest, graded))
-    learned = [criticise(e, critic, "confidence", confidence_weighted) for e in rest]
+    learned = [criticise(e, critic, "confidence") for e in rest]
     gains = fit_gains(make_groups(learned, graded), Calibration({}), options.cost)
     rules: dict[str, Router] = {
         WEIGHTED: make_router("always-persist"),
@@ -318,7 +318,7 @@ def play_folds(
             last, spoken = last_round(episode), len(episode.responses)
             note(FIRST, number, vote_of_round(episode, 0, majority), len(episode.team))
             note(RECORDED, number, vote_of_round(episode, last, majority), spoken)
-            judged = criticise(episode, fold.critic, "confidence", confidence_weighted)
+            judged = criticise(episode, fold.critic, "confidence")
             for name, (router, calibration) in routers.items():
                 seen = recalibrate(judged, calibration)
                 actions = found[name].actions

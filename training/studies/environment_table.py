@@ -24,11 +24,12 @@ from mpdf_langgraph.expected_gain import ExpectedGainRouter
 from mpdf_langgraph.router import Router, ThresholdRouter, make_router
 from training.collect.team import remembering_grader
 from training.command import run_command
-from training.learn.calibrate import fit_calibration, read_judged
+from training.learn.calibrate import fit_calibration, judged_of
 from training.learn.dataset import load
 from training.learn.display import table
 from training.learn.fit_config import Algorithm
 from training.learn.gains import fit_gains
+from training.learn.recorded import read_recorded
 from training.studies.environment_fits import Fits, Settings, remember
 from training.studies.environments import ENVIRONMENTS, Environment
 from training.studies.known_values import Known, Value
@@ -155,7 +156,7 @@ def measure_gain_rule(fits: Fits) -> Value:
 
 def calibration_of(fits: Fits) -> Calibration:
     """Return the calibration that all traces of the fits give."""
-    return fit_calibration(read_judged(fits.traces, remembering_grader("choice")))
+    return fit_calibration(judged_of(read_recorded(fits.traces, remembering_grader("choice"))))
 
 
 def _format_value(value: Value) -> list[str]:

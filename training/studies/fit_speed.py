@@ -198,10 +198,7 @@ def peak_memory() -> int:
 def measure_read(folder: Path, options: SpeedOptions) -> dict[str, Times]:
     """Read the trace files, of which nothing is cached yet, for all that a fit takes from them."""
     from training.collect.team import remembering_grader
-    from training.learn.ballots import read_ballots
-    from training.learn.calibrate import read_judged
-    from training.learn.dataset import load
-    from training.learn.joint import load_joint
+    from training.learn.recorded import read_recorded
     from training.learn.trace_rows import share_of
 
     config = _config(folder, options)
@@ -209,14 +206,7 @@ def measure_read(folder: Path, options: SpeedOptions) -> dict[str, Times]:
     began = now()
     right = remembering_grader(config.answer)
     share = share_of(config.traces, config.most_turns)
-    how: dict[str, Any] = {"processes": os.cpu_count() or 1, "share": share}
-    for part in (
-        read_judged(config.traces, right, **how),
-        read_ballots(config.traces, right, **how),
-        load(config.traces, grader=right, **how)[0],
-        load_joint(config.traces, grader=right, **how),
-    ):
-        assert len(part)
+    assert len(read_recorded(config.traces, right, share=share, processes=os.cpu_count() or 1))
     return {"read": since(began)}
 
 

@@ -346,7 +346,7 @@ def _make_fold(
     """Prepare what is learned from `rest`, which is written to `path` for the fits."""
     if options.critic == "profile":
         critic = fit_profile(gather_looks(rest, is_right))
-        judged = partial(criticise, critic=critic, consensus="confidence", rule=CONFIDENCE)
+        judged = partial(criticise, critic=critic, consensus="confidence")
         rest = [judged(e) for e in rest]
         held = [one.map(judged, partial(with_confidence, critic=critic)) for one in held]
     path.write_bytes(b"".join(e.to_json().rstrip() + b"\n" for e in rest))

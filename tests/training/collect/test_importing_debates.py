@@ -15,12 +15,12 @@ from examples import import_debates
 from mpdf_langgraph import Agent, Episode, MathAnswer, TraceReader
 from mpdf_langgraph.observation import feature
 from mpdf_langgraph.state import ACTIONS
+from tests.support.counterfactuals import decisions
 from tests.support.paths import DATA
 from tests.support.recorded import played_episode, recorded_episode
 from training.collect import collecting
 from training.collect.importing import Answer, read_answers
 from training.collect.questions import TableError
-from training.learn.rewards import decisions
 
 DEBATES = DATA / "math_debates/debates.jsonl.gz"
 

@@ -24,6 +24,7 @@ from mpdf_langgraph import (
 from mpdf_langgraph.calibration import EDGE, Curve
 from mpdf_langgraph.errors import ConfigurationError, TraceError
 from mpdf_langgraph.state import Intervention
+from tests.support.counterfactuals import decisions
 from tests.support.scripted import Reply, Request, Scripted, says
 from tests.support.synthetic import synthetic_episodes
 from tests.support.written import write_traces
@@ -34,12 +35,13 @@ from training.learn.calibrate import (
     fit_calibration,
     fit_curve,
     judge,
-    read_judged,
+    judged_of,
 )
 from training.learn.dataset import load, make_groups, split
 from training.learn.measures import quality
 from training.learn.recalibrate import recalibrate
-from training.learn.rewards import decisions, observations
+from training.learn.recorded import read_recorded
+from training.learn.rewards import observations
 
 shares = st.floats(0, 1)
 
@@ -178,7 +180,7 @@ def test_traces_are_judged_as_they_are_loaded(tmp_path: Path) -> None:
     wrong |= {"id": "wrong", "responses": {"x": None}}
     segment.write_bytes(b"\n".join([segment.read_bytes(), *broken, json.dumps(wrong).encode()]))
     (traces / "again.jsonl").write_bytes(segment.read_bytes())
-    judged = read_judged(traces, operator.eq)
+    judged = judged_of(read_recorded(traces, operator.eq))
     expected = judge(episodes, operator.eq)
     assert judged.confidence.tolist() == expected.confidence.tolist()
     assert judged.right.tolist() == expected.right.tolist()
@@ -188,7 +190,7 @@ def test_traces_are_judged_as_they_are_loaded(tmp_path: Path) -> None:
     for judged_part, part in zip((inside, outside), split(loaded, 0.3, 7), strict=True):
         assert {loaded.questions[i] for i in part.question} <= set(judged_part.question)
     with pytest.raises(TraceError, match="no traces"):
-        read_judged(tmp_path / "none", operator.eq)
+        read_recorded(tmp_path / "none", operator.eq)
 
 
 # --- records with another calibration -------------------------------------------------------

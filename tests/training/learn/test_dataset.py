@@ -16,13 +16,13 @@ from mpdf_langgraph import Calibration, Episode
 from mpdf_langgraph.errors import ConfigurationError, TraceError
 from mpdf_langgraph.observation import FEATURES
 from mpdf_langgraph.traces.reader import find_segments
+from tests.support.counterfactuals import Decision, decisions
 from tests.support.synthetic import synthetic_episodes
 from tests.support.written import write_traces
 from training.learn import trace_rows
-from training.learn.calibrate import read_judged
 from training.learn.dataset import _ARRAYS, Groups, load, make_groups, split
 from training.learn.recalibrate import recalibrate
-from training.learn.rewards import Decision, Weights, decisions
+from training.learn.rewards import Weights
 from training.learn.trace_rows import is_drawn, read_rows, share_of
 
 
@@ -301,27 +301,37 @@ def curve(slope: float, shift: float) -> Calibration:
     return Calibration.model_validate({"logprob": {"proposed": one, "refined": one}})
 
 
-def test_each_calibration_has_a_cache_of_its_own(
+def test_one_cache_serves_every_calibration(
     kept: tuple[Path, Groups], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     segment, as_recorded = kept
     episodes = list(synthetic_episodes(6, 1))
+    monkeypatch.setattr(trace_rows, "_read_chunk", forbidden)
     for calibration in (curve(3.0, -2.0), curve(0.0, 0.2)):
-        for cached in (0, 1):
-            got, report = read(segment, calibration=calibration)
-            assert report.cached == cached
+        got, report = read(segment, calibration=calibration)
+        assert report.cached == 1
         assert same(got, make_groups(episodes, exactly, calibration=calibration))
         assert same(got, make_groups([recalibrate(e, calibration) for e in episodes], exactly))
         assert not np.array_equal(got.own, as_recorded.own)
-    assert read(segment)[1].cached == 1
-    # The latest few are kept, and those of the responses apart.
-    read_judged(segment, exactly)
+    assert len(caches(segment.parent)) == 1
+
+
+def test_the_latest_few_caches_are_kept(
+    kept: tuple[Path, Groups], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each share of the questions has one of its own."""
+    segment, _ = kept
+    old = segment.with_name(f".{segment.name}.of an earlier release.npz")
+    old.write_bytes(b"")
+    os.utime(old, ns=(1, 1))
     monkeypatch.setattr(trace_rows, "MOST_CACHES", 2)
-    read(segment, calibration=curve(1.0, 1.0))
-    assert len(caches(segment.parent)) == 3
+    for share in (0.5, 0.25):
+        read(segment, share=share)
+        assert len(caches(segment.parent)) == 2
+    assert not old.exists()
+    assert read(segment)[1].cached == 0
     monkeypatch.setattr(trace_rows, "_read_chunk", forbidden)
-    assert read(segment, calibration=curve(1.0, 1.0))[1].cached == 1
-    read_judged(segment, exactly)
+    assert read(segment, share=0.25)[1].cached == 1
 
 
 def test_several_processes_read_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

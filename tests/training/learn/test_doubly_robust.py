@@ -13,7 +13,8 @@ from training.learn.doubly_robust import (
     realised_worth,
     whole_episodes,
 )
-from training.learn.joint import OF_RESPONSE, Floats, Joint
+from training.learn.episode_rows import OF_RESPONSE
+from training.learn.joint import Floats, Joint
 from training.learn.joint_rounds import count, group_right
 from training.learn.measures import mean_interval
 from training.learn.values import Values
@@ -87,6 +88,7 @@ def play(
         confidence=CONFIDENCE,
         author=np.zeros(5, int),
         right=RIGHT,
+        correct=RIGHT,
         episode=joined(0),
         before=before,
         previous=np.full((size, AGENTS), -1),
@@ -94,15 +96,16 @@ def play(
         action=np.array(action),
         tokens=np.where(action == 1, REFINE_TOKENS, 0.0),
         taken=joined(4),
+        mask=np.ones((size, AGENTS, 3), bool),
         behaviour=joined(5),
         competence=np.full((size, AGENTS), 0.5),
         round=rounds,
         left=3 - rounds,
         cut=np.zeros(size, bool),
-        size=np.full(size, AGENTS),
+        size=np.full(count, AGENTS),
         weight=np.zeros(5),
-        pair=np.zeros((size, AGENTS, AGENTS)),
-        ends=np.tile([0.0, 1.0, -1.0, 0.0, 0.0, 0.0], (size, 1)),
+        pair=np.zeros((count, AGENTS, AGENTS)),
+        ends=np.tile([0.0, 1.0, -1.0, 0.0, 0.0, 0.0, 0.0, 0.0], (count, 1)),
     ), router(before)
 
 

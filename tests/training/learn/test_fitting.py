@@ -27,7 +27,7 @@ from tests.support.toy_groups import Toy, toy_groups
 from tests.support.written import write_traces
 from training.collect.questions import SEEN, hash_told
 from training.learn import checkpoints, fitting, softrankpo, stages
-from training.learn.calibrate import fit_calibration, read_judged
+from training.learn.calibrate import fit_calibration, judged_of
 from training.learn.checkpoints import prepare_folder
 from training.learn.dataset import Groups, check_answer, load, split
 from training.learn.fit_config import Config, read_labels
@@ -35,6 +35,7 @@ from training.learn.fitting import fit
 from training.learn.lessons import CHOOSING
 from training.learn.off_policy import expect
 from training.learn.policy import Policy
+from training.learn.recorded import read_recorded
 from training.learn.rewards import Weights
 from training.learn.stages import second_stage_loss, sft_loss
 from training.learn.tensors import (
@@ -399,7 +400,7 @@ def test_the_folder_says_what_was_done(traces: Path, fitted: Path) -> None:
     calibration = Calibration.model_validate(manifest["calibration"])
     train, held_out = split(read(traces, calibration), 0.2, 0)
     train, choosing = split(train, CHOOSING, 1)
-    judged = read_judged(traces, operator.eq).split(0.2, 0)
+    judged = judged_of(read_recorded(traces, operator.eq)).split(0.2, 0)
     assert calibration == fit_calibration(judged[0])
     rewards = torch.tensor(train.rewards(Weights()), dtype=torch.float64)
     mask = torch.tensor(train.rollout_mask)

@@ -11,17 +11,17 @@ from mpdf_langgraph.observation import INDEX
 from mpdf_langgraph.rounds import confidence_of, held_by_round
 from mpdf_langgraph.traces.records import Episode
 from tests.support.synthetic import synthetic_episodes
-from training.learn import joint as joints
 from training.learn import joint_rounds as play
+from training.learn.joint import Joint
 from training.learn.recalibrate import recalibrate
+from training.learn.recorded import record
 from training.learn.rewards import observations
-from training.learn.trace_rows import stack_rows
 
 APART = INDEX["agrees"]  # who looks is another
 
 
-def joined(episodes: list[Episode]) -> joints.Joint:
-    return joints.join(stack_rows(joints.joint_row(e) for e in episodes), operator.eq, {})
+def joined(episodes: list[Episode]) -> Joint:
+    return record(episodes, operator.eq).joint
 
 
 @pytest.mark.parametrize("rule", ["confidence", "majority"])

@@ -14,6 +14,7 @@ from mpdf_langgraph.consensus import count_votes, make_rule
 from mpdf_langgraph.errors import ConfigurationError, TraceError
 from mpdf_langgraph.observation import FEATURE_VERSION, FEATURES
 from mpdf_langgraph.state import ACTIONS, Failure, Observation, Response, Turn
+from tests.support.counterfactuals import Decision, decisions
 from tests.support.records import critique, response, usage
 from tests.support.running import record_of
 from tests.support.scripted import Reply, Request, Scripted, StatusError
@@ -23,10 +24,8 @@ from training.learn.rewards import (
     CONCEDE,
     PERSIST,
     REFINE,
-    Decision,
     Grader,
     Weights,
-    decisions,
     observations,
 )
 
@@ -241,12 +240,16 @@ def test_a_failed_refine_keeps_the_response_and_is_a_rollout() -> None:
 
 def test_without_votes_the_consensus_is_wrong() -> None:
     silent = by_hand(ann={"after": None, "before": None, "action": "PERSIST", "alternatives": []})
+    for id_ in [id_ for id_ in silent.responses if id_.startswith("ann")]:
+        del silent.responses[id_]
     for name in ("bob", "cy"):
         silent.responses[f"{name}@0"] = said(f"{name}@0", None, 0.5)
     persists = {"action": "PERSIST", "mask": [True, False, False], "target": None}
     turns = [Turn(**{**t, **persists, "after": t["before"]}) for t in silent.turns]
     nobody = count_votes(dict.fromkeys("abc"), make_rule("majority")[1], [])
-    silent = silent.model_copy(update={"turns": turns, "tallies": [nobody, nobody]})
+    silent = silent.model_copy(
+        update={"turns": turns, "tallies": [nobody, nobody], "representatives": []}
+    )
     asked = []
     groups, made = grade(silent, lambda *pair: bool(asked.append(pair)))
     assert len(groups) == len(made) == 3
@@ -287,7 +290,7 @@ def test_contradictions_are_errors(changes: Any, reason: str) -> None:
 def test_another_rule_than_the_records_is_an_error() -> None:
     tallies = [{**tally, "cluster": 1 - int(tally["cluster"] or 0)} for tally in by_hand().tallies]
     with pytest.raises(TraceError, match="was decided by another rule"):
-        decisions(by_hand().model_copy(update={"tallies": tallies}))
+        make_groups([by_hand().model_copy(update={"tallies": tallies})], exactly)
 
 
 # --- against the graph ----------------------------------------------------------------------

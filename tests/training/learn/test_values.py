@@ -10,16 +10,16 @@ from mpdf_langgraph.traces.records import Episode
 from tests.support.synthetic import synthetic_episodes
 from training.collect.importing import Answer, Answers, Replay
 from training.learn.dataset import make_groups
-from training.learn.joint import Joint, join, joint_row
+from training.learn.joint import Joint
 from training.learn.joint_rounds import after, count, group_right
-from training.learn.trace_rows import stack_rows
+from training.learn.recorded import record
 from training.learn.values import ToTheEnd, Values, draws_for, states_of
 from training.studies.environment_episodes import episodes
 from training.studies.environments import ENVIRONMENTS
 
 
 def joined(made: list[Episode]) -> Joint:
-    return join(stack_rows(map(joint_row, made)), operator.eq, {})
+    return record(made, operator.eq).joint
 
 
 @pytest.fixture(scope="module")

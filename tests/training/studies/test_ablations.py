@@ -16,6 +16,7 @@ from mpdf_langgraph import Episode, load_router
 from mpdf_langgraph.errors import ConfigurationError, MPDFError
 from mpdf_langgraph.observation import INDEX
 from mpdf_langgraph.state import Observation
+from tests.support.counterfactuals import decisions
 from tests.support.records import failure, usage
 from tests.support.synthetic import synthetic_episodes
 from tests.support.toy_groups import Toy, toy_groups
@@ -23,7 +24,6 @@ from tests.support.written import write_traces
 from training.learn import fitting
 from training.learn.dataset import Groups, load
 from training.learn.fit_config import Algorithm, Config
-from training.learn.rewards import decisions
 from training.studies import ablations, raw_text
 from training.studies.ablations import AblationOptions, find_folders, fits_of
 from training.studies.accuracy_by_round import measure_rounds
