@@ -6,7 +6,7 @@
 The models are a server in a process of its own (`speed_server`): 60 tokens a reply with their
 log-probabilities, and 200 ms a call where wall-clock time is measured. The bare calls are the
 requests of the deliberation itself, recorded, and sent round by round through LangChain's own
-`ChatOpenAI.ainvoke`. The deliberation asks a model that `vllm_chat_model` made. Both take turns,
+`ChatOpenAI.ainvoke`. The deliberation asks a model that `vllm_chat_model` made. They take turns,
 and every figure is the median over the repeats. Processor time is that of this process, so it
 depends less on what else the machine does.
 
@@ -24,6 +24,7 @@ import warnings
 from collections import defaultdict
 from collections.abc import Awaitable, Callable
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -108,11 +109,6 @@ async def call_bare(model: BaseChatModel, requests: Requests) -> None:
 # --- the measurements ----------------------------------------------------------------------------
 
 
-async def _repeat(count: int, function: Callable[..., Awaitable[Any]], *given: Any) -> None:
-    for _ in range(count):
-        await function(*given)
-
-
 async def _timed(clock: Callable[[], float], work: Awaitable[Any]) -> float:
     began = clock()
     await work
@@ -127,14 +123,22 @@ async def measure_processor(url: str, options: SpeedOptions, bar: Any) -> list[R
         graph = case.build(model).compile()
         requests = await record(graph)
         calls, count = sum(map(len, requests)), options.questions
-        for one in (bare_chat, model):
-            await call_bare(one, requests)
+        works: tuple[Callable[[], Awaitable[Any]], ...] = (
+            partial(call_bare, bare_chat, requests),
+            partial(call_bare, model, requests),
+            partial(deliberate, graph),
+        )
+        for work in works:
+            await work()
         ratios = []
         for _ in range(options.repeats):
-            bare = await _timed(time.process_time, _repeat(count, call_bare, bare_chat, requests))
-            own = await _timed(time.process_time, _repeat(count, call_bare, model, requests))
-            spent = await _timed(time.process_time, _repeat(count, deliberate, graph))
-            ratios.append(spent / bare)
+            # In turn, so that what else the machine does weighs on all alike.
+            spent = [0.0] * len(works)
+            for _ in range(count):
+                for place, work in enumerate(works):
+                    spent[place] += await _timed(time.process_time, work())
+            bare, own, whole = spent
+            ratios.append(whole / bare)
             bare_calls.append(1e3 * bare / count / calls)
             own_calls.append(1e3 * own / count / calls)
             bar.update()
