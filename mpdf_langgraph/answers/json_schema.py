@@ -112,6 +112,28 @@ def check_schema(schema: Any, path: str = "$", root: Any = None) -> None:
             _look_up(root, value)
 
 
+def describes_objects(schema: Any, root: Any = None, depth: int = 0) -> bool:
+    """Tell whether an object may fit a schema, as far as its references, types and choices say.
+
+    Args:
+        schema: The whole, or a part of it.
+        root: The whole schema, which holds what references name. None: `schema` is the whole.
+        depth: How many references and choices led to it.
+    """
+    root = schema if root is None else root
+    if isinstance(schema, bool) or depth > _DEEPEST:
+        return schema is True
+    if "$ref" in schema:
+        return describes_objects(_look_up(root, schema["$ref"]), root, depth + 1)
+    if schema.get("type", "object") != "object":
+        return False
+    chosen = [schema[key] for key in ("anyOf", "oneOf") if key in schema]
+    values = [*schema.get("enum", ()), *([schema["const"]] if "const" in schema else [])]
+    return (not values or any(isinstance(value, Mapping) for value in values)) and all(
+        any(describes_objects(part, root, depth + 1) for part in parts) for parts in chosen
+    )
+
+
 @dataclass(frozen=True)
 class LenientReader:
     """Reads values as a schema describes them.

@@ -1,20 +1,22 @@
 """JSON objects as answers."""
 
 import ast
+import copy
 import json
 import re
 from collections import deque
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from itertools import islice
 from typing import Any
 
 from pydantic import BaseModel, ValidationError
 
-from mpdf_langgraph.answers.json_schema import LenientReader, check_schema
+from mpdf_langgraph.answers.json_schema import LenientReader, check_schema, describes_objects
 from mpdf_langgraph.answers.patterns import Pattern
 from mpdf_langgraph.answers.reading import answering_part, has_long_mark_run
 from mpdf_langgraph.answers.text_form import normalise
-from mpdf_langgraph.errors import ConfigurationError
+from mpdf_langgraph.errors import ConfigurationError, ModelOutputError, plugged_in
 
 _MAX_LENGTH = 100_000  # characters of an object
 _MOST_OBJECTS = 50
@@ -30,7 +32,8 @@ class StructuredAnswer:
 
     `parse` takes the last object in a response that fits, from a code fence or from between
     words. It accepts single quotes, comments, trailing commas, keys in another spelling, and "42"
-    for 42. It returns the object in one form, sorted and without white space.
+    for 42. It returns the object in one form, sorted and without white space. That is the form in
+    which a pydantic model dumps it, if this loads as an equal instance. Else it is as it was given.
     Two answers are equivalent if every field is the same. Text is compared without case, white
     space and punctuation, numbers by value. `load` returns the answer as the schema describes it.
 
@@ -63,8 +66,9 @@ class StructuredAnswer:
         self._model: type[BaseModel] | None = None
         if isinstance(schema, type) and issubclass(schema, BaseModel):
             self._model = schema
-            described = schema.model_json_schema()
             title = schema.__name__
+            with plugged_in(f"the JSON schema of {title}"):
+                described = schema.model_json_schema()
         elif isinstance(schema, Mapping):
             try:
                 described = json.loads(json.dumps(dict(schema), allow_nan=False))
@@ -75,11 +79,14 @@ class StructuredAnswer:
                 ) from error
             check_schema(described)
             title = str(described.get("title", "object"))
-            if described.get("type", "object") != "object":
-                raise ConfigurationError("the JSON schema of an answer must be of type object")
         else:
             raise ConfigurationError(
                 f"StructuredAnswer takes a pydantic model or a JSON schema: {schema!r:.120}"
+            )
+        if not describes_objects(described):
+            raise ConfigurationError(
+                f"StructuredAnswer reads JSON objects, and {title} is none: the schema must be of "
+                "type object. Put the value into a field of a model"
             )
         #: The JSON schema, for endpoints that can be held to one.
         self.response_schema: dict[str, Any] = described
@@ -92,25 +99,34 @@ class StructuredAnswer:
     def parse(self, text: str) -> str | None:
         """Read the last object that fits out of a response. Return None if there is none."""
         for candidate in _objects(answering_part(text)):
-            fitted = self._fitted(candidate)
-            if fitted is not None:
-                return _written(fitted)
+            read = self._read(candidate)
+            if read is not None:
+                return _written(self._canonical(*read))
         return None
 
     def equivalent(self, a: str, b: str) -> bool:
         """Tell whether two answers have the same fields with the same values."""
-        return a == b or self._folded(a) == self._folded(b)
+        if a == b:
+            return True
+        one, other = self._read(a), self._read(b)
+        if one is not None and other is not None and one[1] == other[1]:
+            return True  # also sets, which have no order
+        return bool(self._folded(a, one) == self._folded(b, other))
 
     def load(self, answer: str) -> Any:
         """Return an answer as an instance of the model, or as the object that fits the schema.
 
         Raises:
-            ValueError: It does not fit. A parsed answer always does.
+            ModelOutputError: It does not fit. A parsed answer always does.
+            ConfigurationError: A validator of the model failed in another way than by ValueError.
         """
-        fitted = self._fitted(answer)
-        if fitted is None:
-            raise ValueError(f"the answer does not fit {self.name}: {answer!r:.200}")
-        return self._model.model_validate(fitted) if self._model else fitted
+        read = self._read(answer)
+        if read is None:
+            raise ModelOutputError(
+                f"the answer does not fit {self.name}: {answer!r:.200}. Give one that `parse` "
+                "returned"
+            )
+        return read[1]
 
     def combine(self, answers: Sequence[tuple[str, float]]) -> str | None:
         """Return the object of the heaviest value of every field. Return None without answers.
@@ -138,36 +154,78 @@ class StructuredAnswer:
             # A field that some left out, and nobody wrote as null, is left out.
             nulls = {name: None for one, _ in objects for name in one if one[name] is None}
             for together in ({**nulls, **filled}, filled):
-                fitted = self._fitted(together)
-                if fitted is not None:
-                    return _written(fitted)
+                read = self._read(together)
+                if read is not None:
+                    return _written(read[0])
         return _written(_heaviest(objects))
 
-    def _fitted(self, candidate: Any) -> dict[str, Any] | None:
-        """The object in the form that the schema gives it, None if it does not fit."""
+    def _read(self, candidate: Any) -> tuple[dict[str, Any], Any] | None:
+        """The object that fits, and what it loads as. None if it does not fit."""
         value = candidate if isinstance(candidate, dict) else _read_object(candidate)
         if value is None:
             return None
+        reader = LenientReader(self.response_schema)
         try:
-            reader = LenientReader(self.response_schema)
             value = reader.rename_keys(value, self.response_schema)
             if self._model is None:
-                fitted = reader.fit(value, self.response_schema)
+                loaded = value = reader.fit(value, self.response_schema)
             else:
                 try:
-                    validated = self._model.model_validate(value)
+                    loaded = self._validated(value)
                 except ValidationError:  # numbers with commas, yes for true
-                    fitted = reader.fit(value, self.response_schema)
-                    validated = self._model.model_validate(fitted)
-                fitted = validated.model_dump(mode="json", by_alias=True)
-            json.dumps(fitted, allow_nan=False)  # Infinity is no JSON
+                    value = reader.fit(value, self.response_schema)
+                    loaded = self._validated(value)
+            json.dumps([value, self._dumped(loaded)], allow_nan=False)  # Infinity is no JSON
+        except ConfigurationError:
+            raise
         except (ValueError, TypeError, RecursionError, OverflowError, re.error):
             return None  # pydantic takes patterns that `re` does not know
-        return fitted if isinstance(fitted, dict) else None
+        return (value, loaded) if isinstance(value, dict) else None
 
-    def _folded(self, answer: str) -> Any:
-        value = _read_object(answer)
-        return answer.strip() if value is None else _fold(self._fitted(value) or value)
+    def _validated(self, value: Any) -> Any:
+        """An instance of the model.
+
+        Raises:
+            ValidationError: The value does not fit.
+            ConfigurationError: A validator failed in another way.
+        """
+        assert self._model is not None
+        given = copy.deepcopy(value)  # as a validator may change its input
+        with plugged_in(f"a validator of {self.name}"):
+            try:
+                return self._model.model_validate(given)
+            except ValidationError as error:
+                refused = error
+        raise refused
+
+    def _dumped(self, loaded: Any, *, by_alias: bool = True) -> Any:
+        """An instance as JSON without computed fields. None if it cannot be dumped."""
+        if self._model is None:
+            return loaded
+        try:
+            return loaded.model_dump(mode="json", by_alias=by_alias, round_trip=True)
+        except ValueError:
+            return None
+
+    def _folded(self, answer: str, read: tuple[dict[str, Any], Any] | None) -> Any:
+        """What is compared of an answer: what it loads as, else the object, else the text."""
+        if read is None:
+            value = _read_object(answer)
+            return answer.strip() if value is None else _fold(value)
+        dumped = self._dumped(read[1])
+        return _fold(read[0] if dumped is None else dumped)
+
+    def _canonical(self, value: dict[str, Any], loaded: Any) -> Any:
+        """The one form of an object: its dump, if that loads as an equal instance."""
+        if self._model is None:
+            return value
+        for by_alias in (True, False):  # an alias may be for writing alone
+            dumped = self._dumped(loaded, by_alias=by_alias)
+            with suppress(ConfigurationError):  # of a validator that takes no value of its own
+                read = self._read(dumped) if isinstance(dumped, dict) else None
+                if read is not None and read[1] == loaded:
+                    return dumped
+        return value
 
 
 def _objects(text: str) -> list[str]:

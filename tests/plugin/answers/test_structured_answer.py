@@ -2,17 +2,28 @@
 
 import json
 import pickle
-from typing import Any, Literal
+from collections.abc import Callable
+from typing import Any, Literal, cast
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from langchain_core.language_models import FakeListChatModel
-from pydantic import BaseModel, Field
+from pydantic import (
+    AliasChoices,
+    BaseModel,
+    ConfigDict,
+    Field,
+    RootModel,
+    computed_field,
+    field_validator,
+    model_validator,
+)
 
 from mpdf_langgraph import (
     Agent,
     ConfigurationError,
+    ModelOutputError,
     StructuredAnswer,
     create_deliberation,
     vllm_chat_model,
@@ -162,6 +173,14 @@ def test_fields_that_do_not_fit_together_give_the_heaviest_whole() -> None:
         (int, "pydantic model or a JSON schema"),
         ({"a": int}, "This is no JSON: Object of type type"),
         ({"type": "array"}, "type object"),
+        ({"$ref": "#/$defs/L", "$defs": {"L": {"type": "array"}}}, "type object"),
+        ({"anyOf": [{"type": "array"}, {"type": "string"}]}, "type object"),
+        ({"enum": ["a", "b"]}, "type object"),
+        ({"$ref": "#"}, "type object"),
+        (RootModel[list[int]], r"RootModel\[list\[int\]\] is none"),
+        (RootModel[Literal["a", "b"]], "type object"),
+        (RootModel[int | None], "type object"),
+        (RootModel[Callable[[], int]], "the JSON schema of RootModel.* failed"),
         ({"properties": {"a": {"if": {}}}}, "if cannot be checked"),
         ({"properties": {"a": 5}}, "expected an object"),
         ({"properties": ["a"]}, "properties must be an object of schemas, got"),
@@ -190,6 +209,17 @@ def test_fields_that_do_not_fit_together_give_the_heaviest_whole() -> None:
 def test_other_schemas_are_refused(schema: Any, match: str) -> None:
     with pytest.raises(ConfigurationError, match=match):
         StructuredAnswer(schema)
+
+
+@pytest.mark.parametrize(
+    "schema", [RootModel[Trip], RootModel[Trip | int], RootModel[dict[str, int]]]
+)
+def test_a_root_model_that_may_be_an_object_is_read(schema: type[BaseModel]) -> None:
+    structured = StructuredAnswer(schema)
+    text = '{"city": "Oslo", "nights": 3}' if "Trip" in schema.__name__ else '{"Oslo": 3}'
+    answer = structured.parse(text)
+    assert answer is not None
+    assert structured.load(answer) == schema.model_validate_json(text)
 
 
 class Measured(BaseModel):
@@ -221,7 +251,7 @@ def test_the_schema_is_told_and_travels() -> None:
     assert again.parse('{"city": "Oslo", "nights": 3}') == TRIP.parse(
         '{"city": "Oslo", "nights": 3}'
     )
-    with pytest.raises(ValueError, match="does not fit"):
+    with pytest.raises(ModelOutputError, match="does not fit"):
         TRIP.load('{"city": "Oslo"}')
 
 
@@ -235,6 +265,114 @@ def test_nested_references_are_followed() -> None:
         answer = schema.parse(given_as)
         assert answer is not None
         assert json.loads(answer)["trips"][0]["nights"] == 2
+
+
+class Share(BaseModel):
+    percent: float
+
+    @field_validator("percent")
+    @classmethod
+    def as_percent(cls, value: float) -> float:
+        return value * 100
+
+
+class Written(BaseModel):
+    city: str = Field("Rome", serialization_alias="cityName")
+
+
+class Read(BaseModel):
+    city: str = Field(validation_alias="place")
+
+
+class OneOfTwo(BaseModel):
+    city: str = Field(validation_alias=AliasChoices("town", "place"))
+
+
+class Doubled(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+    n: int
+
+    @computed_field  # type: ignore[prop-decorator]
+    @property
+    def double(self) -> int:
+        return 2 * self.n
+
+
+class Journey(BaseModel):
+    share: Share
+    stops: list[Written] = []
+    hidden: int = Field(3, exclude=True)
+
+
+class Moved(BaseModel):
+    n: int
+
+    @model_validator(mode="before")
+    @classmethod
+    def move(cls, value: dict[str, Any]) -> dict[str, Any]:
+        value["n"] = value.pop("m", value.get("n", 0)) + 1
+        return value
+
+
+@pytest.mark.parametrize("by_field", [False, True])
+@pytest.mark.parametrize(
+    ("model", "text", "answer"),
+    [
+        (Share, '{"Percent": 0.5}', '{"percent":0.5}'),
+        (Written, '{"city": "Oslo"}', '{"city":"Oslo"}'),
+        (Read, '{"place": "Oslo"}', '{"place":"Oslo"}'),
+        (OneOfTwo, '{"place": "Oslo"}', '{"place":"Oslo"}'),
+        (Doubled, '{"n": "1,000"}', '{"n":1000}'),
+        (
+            Journey,
+            '{"share": {"percent": 0.5}, "stops": [{"city": "Oslo"}], "hidden": 9}',
+            '{"hidden":9,"share":{"percent":0.5},"stops":[{"city":"Oslo"}]}',
+        ),
+        (Moved, '{"m": 4}', '{"m":4}'),
+    ],
+)
+def test_an_answer_loads_as_what_was_said(
+    model: type[BaseModel], text: str, answer: str, by_field: bool
+) -> None:
+    structured = StructuredAnswer(model, by_field=by_field)
+    assert structured.parse(text) == answer
+    assert structured.parse(answer) == answer
+    said = json.loads(text.replace("Percent", "percent").replace('"1,000"', "1000"))
+    loaded = model.model_validate(said)
+    assert structured.load(answer) == loaded
+    together = cast(str, structured.combine([(answer, 1.0), (answer, 1.0)]))
+    assert structured.load(together) == loaded
+
+
+def test_answers_are_compared_as_what_they_load_as() -> None:
+    class Tagged(BaseModel):
+        tags: set[str]
+
+    towns = StructuredAnswer(OneOfTwo)
+    assert towns.equivalent('{"town":"Oslo"}', '{"place":"OSLO."}')
+    assert not towns.equivalent('{"town":"Oslo"}', '{"place":"Rome"}')
+    assert StructuredAnswer(Share).equivalent('{"percent":0.5}', '{"percent":"0.50"}')
+    tags = StructuredAnswer(Tagged)
+    words = ["red", "green", "blue", "black", "white"]
+    one, other = (cast(str, tags.parse(json.dumps({"tags": w}))) for w in (words, words[::-1]))
+    assert tags.equivalent(one, other)
+    assert TRIP.equivalent("{'city': 'Oslo'}", '{"city": "oslo"}')  # which do not fit
+
+
+def test_a_validator_that_fails_is_named() -> None:
+    class Broken(BaseModel):
+        n: int
+
+        @field_validator("n")
+        @classmethod
+        def look_up(cls, value: int) -> int:
+            return {1: 10}[value]
+
+    broken = StructuredAnswer(Broken, by_field=True)
+    assert broken.parse('{"n": 1}') == '{"n":1}'
+    for failing in (broken.parse, broken.load):
+        with pytest.raises(ConfigurationError, match=r"structured\(Broken\) failed: KeyError: 2"):
+            failing('{"n": 2}')
 
 
 texts = st.text() | st.lists(
