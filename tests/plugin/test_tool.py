@@ -91,6 +91,63 @@ async def test_an_interrupt_is_no_answer(asynchronous: bool) -> None:
         await tool.ainvoke(*asked) if asynchronous else tool.invoke(*asked)
 
 
+@pytest.mark.parametrize("saver", [None, InMemorySaver(), True], ids=["none", "own", "lent"])
+@pytest.mark.parametrize("asynchronous", [False, True])
+async def test_a_call_sees_nothing_of_the_calls_before(saver: Any, asynchronous: bool) -> None:
+    model = says("Answer: 4")
+    graph = create_deliberation([model], critic=None, max_rounds=0).compile(checkpointer=saver)
+    asked: dict[str, Any] = {}
+
+    def reply(request: Request) -> AIMessage | str:
+        if isinstance(request.messages[-1], ToolMessage):
+            return "Done."
+        call = {"name": "ask_team", "args": {"question": request.last}, "id": str(request.number)}
+        return AIMessage("", tool_calls=[call])
+
+    tool = as_tool(graph, name="ask_team", description="Ask a team of experts.")
+    agent = create_agent(Boss(reply=reply), [tool], checkpointer=InMemorySaver())
+    config: Any = {"configurable": {"thread_id": f"{saver}/{asynchronous}"}}
+    for question in ("One?", "Two?"):
+        given: Any = messages(question)
+        out = await agent.ainvoke(given, config) if asynchronous else agent.invoke(given, config)
+        asked[question] = [str(m.text).splitlines()[0] for m in model.requests[-1].messages]
+        assert [m.type for m in out["messages"][-4:]] == ["human", "ai", "tool", "ai"]
+    assert asked == {"One?": ["One?"], "Two?": ["Two?"]}
+
+
+def test_a_root_graph_with_a_checkpointer_starts_anew_too() -> None:
+    model = says("Answer: 4")
+    builder = create_deliberation([model], critic=None, max_rounds=0)
+    graph = builder.compile(checkpointer=InMemorySaver())
+    thread: Any = {"configurable": {"thread_id": "1"}}
+    graph.invoke({"question": "One?", "contexts": {"agent-1": "a secret"}}, thread)
+    as_tool(graph, name="x", description="y").invoke({"question": "Two?"}, thread)
+    assert [str(m.text).splitlines()[0] for m in model.requests[-1].messages] == ["Two?"]
+    tied = as_tool(graph.with_config(thread), name="x", description="y")
+    assert tied.invoke({"question": "Three?"}) == "Answer: 4"
+
+
+@pytest.mark.parametrize("asynchronous", [False, True])
+@pytest.mark.parametrize(
+    ("saver", "match"), [(InMemorySaver(), "no thread id"), (True, "checkpointer=True")]
+)
+async def test_a_checkpointer_without_a_thread_is_refused(
+    saver: Any, match: str, asynchronous: bool
+) -> None:
+    graph = create_deliberation([says("4")], critic=None, max_rounds=0).compile(checkpointer=saver)
+    tool = as_tool(graph, name="x", description="y")
+    asked: Any = {"question": "2 + 2?"}, {"configurable": {"user": "ann"}}
+    with pytest.raises(ConfigurationError, match=match):
+        await tool.ainvoke(*asked) if asynchronous else tool.invoke(*asked)
+
+
+def test_a_checkpointer_of_its_own_is_of_no_use_where_the_host_has_none() -> None:
+    graph = create_deliberation([says("4")], critic=None, max_rounds=0)
+    tool = as_tool(graph.compile(checkpointer=InMemorySaver()), name="ask_team", description="x")
+    out = create_agent(calls({"question": "2 + 2?"}), [tool]).invoke(messages("Go."))
+    assert out["messages"][-1].text == "4"
+
+
 @pytest.mark.parametrize("arguments", [{"question": " "}, {}, {"query": "2 + 2?"}])
 def test_a_call_without_a_question_is_told_to_the_calling_model(arguments: Any) -> None:
     model = says("4")
