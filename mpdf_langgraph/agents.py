@@ -19,7 +19,7 @@ from mpdf_langgraph.models.remote import is_remote, remote_runnable
 from mpdf_langgraph.options import check_number
 from mpdf_langgraph.prompts import Prompts
 from mpdf_langgraph.replies import read_reply
-from mpdf_langgraph.runtime.budget import text_bound
+from mpdf_langgraph.runtime.budget import OUTPUT_LIMITS, output_limit, text_bound
 from mpdf_langgraph.runtime.calls import Call
 from mpdf_langgraph.secrets import header_values, hide_secrets, hide_secrets_of
 
@@ -120,10 +120,12 @@ class Agent:
                 "retriever. Give fixed text as system_prompt, or per question as "
                 "`contexts` in the graph's input"
             )
-        if any(dict(s or {}).get("n", 1) != 1 for s in (self.sampling, self.refine_sampling)):
-            raise ConfigurationError(
-                f"agent {self.name!r}: leave out n. More agents or alternatives give more samples"
-            )
+        for settings in (self.sampling, self.refine_sampling or {}):
+            if any(told.get("n") not in (None, 1) for told in self._told(settings)):
+                raise ConfigurationError(
+                    f"agent {self.name!r}: leave out n, also in its model and in what is bound to "
+                    "that. More agents or alternatives give more samples"
+                )
         if getattr(self.runnable, "checkpointer", None) is True:
             raise ConfigurationError(
                 f"agent {self.name!r}: compile it without checkpointer=True, or agents would "
@@ -160,6 +162,18 @@ class Agent:
             inner = inner.bound
         return bound
 
+    def _told(self, sampling: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+        """What a request is told: by the call, by the model, and in the extra part of its body."""
+        model = self.chat_model
+        if model is None:
+            return []
+        call = {**self._bound_arguments, **sampling}
+        made = {key: getattr(model, key, None) for key in ("n", *OUTPUT_LIMITS)}
+        extra: dict[str, Any] = {}
+        for body in (getattr(model, "extra_body", None), call.get("extra_body")):
+            extra |= body if isinstance(body, Mapping) else {}
+        return [call, made, extra]
+
     def sampling_for(self, *, refine: bool) -> dict[str, Any]:
         """Return the keyword arguments to bind for proposing or refining."""
         if not refine:
@@ -175,12 +189,12 @@ class Agent:
 
     def largest_output(self, *, refine: bool) -> int | None:
         """Return the most tokens that one call may generate, None if nothing says so."""
-        sampling = {**self._bound_arguments, **self.sampling_for(refine=refine)}
-        for key in ("max_completion_tokens", "max_tokens"):
-            value = sampling.get(key, getattr(self.chat_model, key, None))
-            if isinstance(value, int):
-                return value
-        return None
+        told = self._told(self.sampling_for(refine=refine))
+        if not told:
+            return None
+        call, made, extra = told
+        # Which of two names wins depends on the client and the server.
+        return output_limit(call if any(key in call for key in OUTPUT_LIMITS) else made, extra)
 
     def schema_bound(self) -> int:
         """Return an upper bound on what bound tools and formats add to every prompt."""

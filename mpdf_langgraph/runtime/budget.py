@@ -27,6 +27,8 @@ from mpdf_langgraph.state import (
 #: Room for what a chat template adds: once a prompt, and once a message.
 TEMPLATE_TOKENS = 48
 MESSAGE_TOKENS = 16
+#: What the limit of a request's output is called.
+OUTPUT_LIMITS = ("max_completion_tokens", "max_tokens")
 
 
 @dataclass(frozen=True)
@@ -108,6 +110,18 @@ def total_cost(state: DeliberationState) -> float:
         if failure["stage"] != "alternative":
             cost += prices.get(failure["agent"], 1.0) * charged_tokens(failure["usage"])
     return cost
+
+
+def output_limit(*told: Mapping[str, Any]) -> int | None:
+    """Return the largest limit of the output that a request is told, None if there is none.
+
+    Example:
+        >>> output_limit({"max_tokens": 500, "max_completion_tokens": 40}, {})
+        500
+    """
+    values = [settings.get(key) for settings in told for key in OUTPUT_LIMITS]
+    whole = [v for v in values if isinstance(v, int) and not isinstance(v, bool)]
+    return max(whole, default=None)
 
 
 def text_bound(text: str) -> int:

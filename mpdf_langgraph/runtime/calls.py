@@ -25,7 +25,12 @@ from langchain_core.runnables.config import ContextThreadPoolExecutor, merge_con
 from langgraph.errors import GraphBubbleUp, ParentCommand
 
 from mpdf_langgraph.errors import ConfigurationError, ModelOutputError, describe_error
-from mpdf_langgraph.runtime.budget import MESSAGE_TOKENS, prompt_bound, text_bound
+from mpdf_langgraph.runtime.budget import (
+    MESSAGE_TOKENS,
+    output_limit,
+    prompt_bound,
+    text_bound,
+)
 from mpdf_langgraph.runtime.caller import calling
 from mpdf_langgraph.runtime.retries import is_worth_retrying, pause_before_retry
 from mpdf_langgraph.secrets import hide_environment, hide_secrets_of
@@ -147,10 +152,8 @@ class _Largest:
             extra = [settings.get(key) for key in ("tools", "functions", "response_format")]
             schemas = sum(text_bound(json.dumps(e, default=str)) for e in extra if e)
             prompt = 2 * (prompt_bound(messages) + schemas) + TEMPLATE_PROMPT_TOKENS
-        for key in ("max_completion_tokens", "max_tokens"):
-            if is_count(most := settings.get(key), MOST_TOKENS):
-                completion = most + MESSAGE_TOKENS
-                break
+        if is_count(most := output_limit(settings, settings.get("extra_body") or {}), MOST_TOKENS):
+            completion = most + MESSAGE_TOKENS
         return cls(prompt, completion)
 
 

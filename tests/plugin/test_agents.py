@@ -16,7 +16,7 @@ from langchain_openai import ChatOpenAI
 from langgraph.graph import MessagesState, StateGraph
 from pydantic import SecretStr
 
-from mpdf_langgraph import Agent, Prompts, TextAnswer, create_deliberation
+from mpdf_langgraph import Agent, Prompts, TextAnswer, create_deliberation, vllm_chat_model
 from mpdf_langgraph.errors import ConfigurationError
 from tests.support.scripted import Request, Scripted, counted, says, totals
 
@@ -97,6 +97,10 @@ def test_every_kind_of_runnable_proposes_and_refines(asynchronous: bool) -> None
     assert chained.requests[0].messages[0].text == "Be kind."
 
 
+def served(**options: Any) -> Any:
+    return vllm_chat_model("http://localhost:1/v1", "m", **options)
+
+
 def remembering() -> Any:
     builder = StateGraph(MessagesState)
     builder.add_node("agent", says("4"))
@@ -119,6 +123,13 @@ def remembering() -> Any:
         ({"runnable": StateGraph(MessagesState)}, "compile"),
         ({"runnable": "gpt"}, "chat model, chain or compiled graph"),
         ({"runnable": chain(says("4")), "sampling": {"temperature": 1}}, "inside the"),
+        ({"sampling": {"n": 3}}, "leave out n"),
+        ({"refine_sampling": {"n": 3}}, "leave out n"),
+        ({"sampling": {"extra_body": {"n": 3}}}, "leave out n"),
+        ({"runnable": says("4").bind(n=3)}, "leave out n"),
+        ({"runnable": served(n=3)}, "leave out n"),
+        ({"runnable": served(n=3).bind(top_p=0.5)}, "leave out n"),
+        ({"runnable": served(extra_body={"n": 3})}, "leave out n"),
         ({"competence": 1.5}, r"\[0, 1\]"),
         ({"competence": float("nan")}, r"\[0, 1\]"),
         ({"retries": -1}, "at least 0"),
@@ -169,6 +180,26 @@ def test_the_largest_output_is_found_where_it_is_set() -> None:
     assert (own.largest_output(refine=False), own.largest_output(refine=True)) == (7, 9)
     openai = ChatOpenAI(model="m", api_key=SecretStr("x"), max_completion_tokens=11)
     assert Agent("a", openai).largest_output(refine=True) == 11
+
+
+@pytest.mark.parametrize(
+    ("made", "bound", "sampling", "largest"),
+    [
+        ({"max_tokens": 300}, {}, {}, 300),
+        ({"max_tokens": 300}, {}, {"max_completion_tokens": 50}, 50),
+        ({"max_tokens": 300}, {"max_tokens": 600}, {"max_completion_tokens": 50}, 600),
+        ({"max_tokens": 300}, {}, {"max_tokens": 600, "max_completion_tokens": 50}, 600),
+        ({"max_tokens": 300}, {}, {"extra_body": {"max_completion_tokens": 900}}, 900),
+        ({"max_tokens": 300, "extra_body": {"max_tokens": 900}}, {"max_tokens": 50}, {}, 900),
+        ({"max_tokens": 300}, {}, {"max_tokens": None}, None),
+        ({"max_tokens": None}, {"extra_body": {"top_k": 5}}, {}, None),
+    ],
+)
+def test_of_several_limits_of_the_output_the_largest_counts(
+    made: dict[str, Any], bound: dict[str, Any], sampling: dict[str, Any], largest: int | None
+) -> None:
+    agent = Agent("a", served(**made).bind(**bound), sampling=sampling)
+    assert agent.largest_output(refine=False) == largest
 
 
 def test_description_is_plain_and_holds_no_secret() -> None:

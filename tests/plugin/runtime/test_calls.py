@@ -260,6 +260,25 @@ async def test_a_template_may_bring_a_prompt_of_its_own(drive: Driver) -> None:
     }  # fmt: skip
 
 
+@pytest.mark.parametrize(
+    "limits",
+    [
+        {"max_tokens": 600, "max_completion_tokens": 50},
+        {"max_tokens": 50, "extra_body": {"max_completion_tokens": 600}},
+    ],
+)
+async def test_usage_up_to_the_largest_limit_is_believed(
+    drive: Driver, limits: dict[str, Any]
+) -> None:
+    def reply(_: Any) -> AIMessage:
+        usage: Any = {"input_tokens": 4, "output_tokens": 600, "total_tokens": 604}
+        return AIMessage("hi", usage_metadata=usage)
+
+    model = Scripted(reply=reply, reports_usage=False).bind(**limits)
+    outcome = await drive(one(Call(model, "x", same, bound=50)))
+    assert (outcome.usage["completion_tokens"], outcome.usage["unreported"]) == (600, 0)
+
+
 async def test_past_deadline_starts_nothing(drive: Driver) -> None:
     model = says("hi")
     outcome = await drive(one(Call(model, "x", same, deadline=time.time() - 1)))
