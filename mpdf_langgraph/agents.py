@@ -8,7 +8,13 @@ from typing import Any
 
 from langchain_core.language_models import BaseChatModel
 from langchain_core.messages import AIMessage, BaseMessage, HumanMessage, SystemMessage
-from langchain_core.runnables import Runnable, RunnableBinding, RunnableConfig
+from langchain_core.runnables import (
+    Runnable,
+    RunnableBinding,
+    RunnableConfig,
+    RunnableWithFallbacks,
+)
+from langchain_core.runnables.retry import RunnableRetry
 from langgraph.pregel.protocol import PregelProtocol
 
 from mpdf_langgraph.answers.schema import AnswerSchema
@@ -30,6 +36,13 @@ _SAMPLING_IN_TRACES = (
     "temperature", "top_p", "top_k", "min_p", "max_tokens", "max_completion_tokens", "seed",
     "stop", "presence_penalty", "frequency_penalty",
 )  # fmt: skip
+
+
+def _unbound(runnable: Any) -> Any:
+    """Return what is below any bindings."""
+    while isinstance(runnable, RunnableBinding):
+        runnable = runnable.bound
+    return runnable
 
 
 @dataclass(frozen=True)
@@ -147,10 +160,18 @@ class Agent:
     @cached_property
     def chat_model(self) -> BaseChatModel | None:
         """The chat model below any bindings. None for chains and graphs."""
-        inner: Any = self.runnable
-        while isinstance(inner, RunnableBinding):
-            inner = inner.bound
+        inner = _unbound(self.runnable)
         return inner if isinstance(inner, BaseChatModel) else None
+
+    @property
+    def hidden_by(self) -> str | None:
+        """What hides a chat model, so that it is not asked for a verdict. None if nothing does."""
+        inner, hidden, by = _unbound(self.runnable), None, ""
+        if isinstance(inner, RunnableRetry):
+            hidden, by = inner.bound, "with_retry()"
+        elif isinstance(inner, RunnableWithFallbacks):
+            hidden, by = inner.runnable, "with_fallbacks()"
+        return by if isinstance(_unbound(hidden), BaseChatModel) else None
 
     @property
     def _bound_arguments(self) -> dict[str, Any]:

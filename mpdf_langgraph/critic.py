@@ -157,7 +157,8 @@ class SelfCritic:
 
     If the endpoint gives no log-probabilities, the model is asked for a probability as JSON. If
     that fails too, agreement among the round's samples is used. The first way that works is
-    remembered for each model, unless the ways before it failed for a passing reason.
+    remembered for each model, unless the ways before it failed for a passing reason. An agent that
+    is no chat model cannot be asked: its confidence is left unknown, beside those that are judged.
 
     With `reasoning_tokens`, the model first writes a check, as generative verifiers do (Zhang et
     al. 2024, arXiv 2408.15240). It is worth its tokens if a verdict needs more steps than one token
@@ -209,7 +210,7 @@ class SelfCritic:
         model = self._model(subject.agent)
         errors: list[str] = []
         usage = no_usage()
-        confidence, source, odd = None, "agreement", False
+        confidence, source, odd = None, "none" if model is None else "agreement", False
         first, _ = self._working.get(id(model), (0, model))
         for index, request in enumerate(self._requests[first:] if model is not None else (), first):
             messages = self._messages(subject, request)

@@ -11,7 +11,7 @@ from mpdf_langgraph.agents import Agent
 from mpdf_langgraph.answers.schema import AnswerSchema, refuse_async
 from mpdf_langgraph.calibration import Calibration
 from mpdf_langgraph.consensus import confidence_weighted, majority
-from mpdf_langgraph.critic import BudgetedCritic, LogprobCritic
+from mpdf_langgraph.critic import BudgetedCritic, LogprobCritic, SelfCritic, SelfLogprobCritic
 from mpdf_langgraph.errors import ConfigurationError
 from mpdf_langgraph.learned_consensus import AnyRule, LearnedConsensus, describe_rule
 from mpdf_langgraph.observation import FEATURE_VERSION
@@ -113,6 +113,7 @@ class Settings:
                 "critic of the traces, or fit a router on traces of this one",
                 stacklevel=4,
             )
+        self._check_critic()
         if not isinstance(self.name, str) or not _MESSAGE_NAME.fullmatch(self.name):
             raise ConfigurationError(
                 f"name={self.name!r}: use 1 to 64 letters, digits, '_' and '-'. The final message "
@@ -158,6 +159,21 @@ class Settings:
         bar = when.confidence_below if isinstance(when, Unsure) else None
         if bar is not None and self.critic is None and not learned:
             raise ConfigurationError("confidence_below needs a critic, and critic is None")
+
+    def _check_critic(self) -> None:
+        """Warn of agents whose chat model the critic cannot ask, as something hides it."""
+        if not isinstance(self.critic, SelfCritic | SelfLogprobCritic):
+            return
+        for name, agent in self.agents.items():
+            hidden_by = agent.hidden_by
+            if hidden_by is not None and not self.critic.max_calls(agent):
+                warnings.warn(
+                    f"agent {name!r}: the critic {self.critic.name!r} cannot ask a model inside "
+                    f"{hidden_by}, so its confidence may be left unknown. Give the model itself, "
+                    "as an agent tries again by itself (retries=2), or let another model judge: "
+                    "critic=llm",
+                    stacklevel=5,
+                )
 
     def _check_decidable(self) -> None:
         """Check that stop_when_decided can work.

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from langchain_core.output_parsers import StrOutputParser
 from langchain_core.runnables import RunnableLambda
 from langgraph.checkpoint.memory import InMemorySaver
 
@@ -176,7 +177,9 @@ def test_one_reply_without_a_verdict_does_not_end_the_asking() -> None:
 
 
 def test_no_call_is_set_aside_for_a_critic_that_will_not_ask() -> None:
-    team = [Agent(name, says(f"{name}. Answer: 4").with_retry()) for name in ("ann", "bo", "cy")]
+    team = [
+        Agent(name, says(f"{name}. Answer: 4") | StrOutputParser()) for name in ("ann", "bo", "cy")
+    ]
     found = responses(team, "self+logprob", max_calls=3)["result"]
     assert set(found["votes"].values()) == {"4"}
     assert found["failures"] == []
@@ -219,7 +222,33 @@ def test_extra_body_of_the_model_is_kept() -> None:
 
 def test_chains_cannot_judge_themselves() -> None:
     found = critique(RunnableLambda(lambda _: "Answer: 4"), "self")
-    assert (found["source"], found["confidence"], found["usage"]["calls"]) == ("agreement", None, 0)
+    assert (found["source"], found["confidence"], found["usage"]["calls"]) == ("none", None, 0)
+
+
+@pytest.mark.parametrize("critic", ["self", "self+logprob", "self-reasoning"])
+def test_who_cannot_be_asked_does_not_outrank_those_who_were(critic: str) -> None:
+    sure = verdict([("yes", 0.9), ("no", 0.1)])
+    judged = [says(f"{n}. Answer: 4", critique=v) for n, v in enumerate((WRITTEN, sure))]
+    team = [RunnableLambda(lambda _: "Answer: 4"), *judged]
+    found = responses(team, critic)
+    asked, *others = (found[f"agent-{n}@0"]["critique"] for n in (1, 2, 3))
+    assert (asked["source"], asked["confidence"], asked["scores"]) == ("none", None, {})
+    assert all(other["confidence"] < 1 for other in others)
+    assert found["result"]["confidence"] == max(other["confidence"] for other in others)
+
+
+def test_a_model_that_the_critic_cannot_ask_is_told() -> None:
+    model = says("Answer: 4", critique=yes(0.8))
+    for hidden, by in (
+        (model.with_retry(), "with_retry"),
+        (model.bind(top_p=0.5).with_fallbacks([model]).with_config(tags=["x"]), "with_fallbacks"),
+    ):
+        with pytest.warns(UserWarning, match=rf"'agent-1'.*inside {by}\(\).*retries=2") as told:
+            create_deliberation([hidden], critic="self")
+        assert told[0].filename == __file__
+        create_deliberation([hidden], critic="logprob")
+        create_deliberation([hidden], critic=model)
+    create_deliberation([(RunnableLambda(str) | model).with_retry()], critic="self")
 
 
 def test_verdict_that_does_not_fit_the_budget_is_not_asked_for() -> None:
