@@ -294,14 +294,16 @@ def _measured_worth(
 ) -> Worth | None:
     """Return what the next wave is worth, as `training.learn.asking.play_asking` has measured it.
 
-    See `AdaptiveRecruiting.weigh`. None: it was measured with a consensus rule that gives P(right),
-    and this one gives none.
+    See `AdaptiveRecruiting.weigh`. None: it was not measured. Then the consensus rule of the values
+    gives P(right), and this one gives none, or a budget has cut a wave short.
     """
     if (enough := values.enough.get(asked)) is not None:
         if probability is None:
             return None
         why = f"it is right with probability {probability:.3f}, and {enough:.3f} is enough"
         return Worth(1 - probability, 1 - enough, why)
+    if int(asked) % values.wave:
+        return None
     if (stage := values.stages.get(asked)) is None:
         return Worth(0.0, 0.0, f"to ask more than {asked} did not pay")
     key = f"{stand.leader}-{stand.runner_up}"

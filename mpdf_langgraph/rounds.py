@@ -125,13 +125,16 @@ def find_stop_reason(
     stop_when_settled: bool = True,
     settle_confidence: float | None = None,
     probability: float | None = None,
+    asking_limit: str | None = None,
 ) -> str | None:
     """Return why a deliberation stops after a round, None if it goes on.
 
     The first reason that holds counts: ``"failed"`` (nobody holds a response), ``"agreement"``,
     ``"decided"`` (no REFINE could change the answer), the name of the budget that forbids every
     agent to refine, ``"all_persisted"``, ``"timeout"``, ``"max_rounds"``. The turns are those of
-    the round, none after the proposals. For the last two arguments see `is_settled`.
+    the round, none after the proposals. For `settle_confidence` and `probability` see `is_settled`.
+    `asking_limit` is the budget that ended the asking for proposals. It counts in place of
+    ``"max_rounds"`` if no round follows them.
     """
     if not any(held.values()):
         return "failed"
@@ -143,4 +146,6 @@ def find_stop_reason(
         return "all_persisted"
     if out_of_time:
         return "timeout"
-    return "max_rounds" if last_round else None
+    if not last_round:
+        return None
+    return asking_limit if asking_limit and not turns else "max_rounds"

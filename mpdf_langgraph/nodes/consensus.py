@@ -20,7 +20,7 @@ from mpdf_langgraph.errors import ConfigurationError, DeliberationError, describ
 from mpdf_langgraph.learned_consensus import rule_for
 from mpdf_langgraph.nodes.outcome import describe_standing, finish
 from mpdf_langgraph.nodes.question import repeat_question
-from mpdf_langgraph.nodes.recruit import is_recruiting
+from mpdf_langgraph.nodes.recruit import asking_limit, is_recruiting
 from mpdf_langgraph.nodes.settings import Settings
 from mpdf_langgraph.rounds import complete_turn, find_stop_reason
 from mpdf_langgraph.runtime import events
@@ -268,4 +268,5 @@ def _stop_reason(settings: Settings, state: DeliberationState, tally: Consensus)
         stop_when_settled=settings.stop_when_settled,
         settle_confidence=settings.settle_confidence,
         probability=tally.get("probability"),
+        asking_limit=asking_limit(state),
     )

@@ -20,6 +20,15 @@ from mpdf_langgraph.state import (
     held_responses,
 )
 
+#: How the reason of a `Recruit` ends that a budget has made. The budget's name stands before it.
+_NOT_ALLOWED = " does not allow another proposal"
+
+
+def asking_limit(state: DeliberationState) -> str | None:
+    """Return the budget that ended the asking, None if none did."""
+    why = state["recruits"][-1]["why"] if state["recruits"] else ""
+    return why.removesuffix(_NOT_ALLOWED) if why.endswith(_NOT_ALLOWED) else None
+
 
 def is_recruiting(settings: Settings, state: DeliberationState) -> bool:
     """Tell whether the router still has to decide if somebody else is asked to propose."""
@@ -66,7 +75,10 @@ def recruit(settings: Settings, state: DeliberationState) -> Command[Literal["ag
         shares.reserve(cost)
         tasks.append(task)
     names = [task["agent"] for task in tasks]
-    why = worth.why if limit is None else f"{limit} does not allow another proposal"
+    why = worth.why
+    if limit is not None:
+        why += f", and {limit} allows no more of the wave"
+        why = why if tasks else f"{limit}{_NOT_ALLOWED}"
     if worth.pays and decided:
         why = NOBODY_DECIDES
     decision = Recruit(

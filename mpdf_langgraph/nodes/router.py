@@ -147,6 +147,9 @@ def _start(settings: Settings, state: DeliberationState) -> Command[NextOfRouter
         raise DeliberationError(
             f"the budget does not allow a single proposal: {failures[0]['error']}"
         )
+    if settings.recruiting is not None:  # who was not asked is left out, as after later waves
+        failures = []
+        fresh["held"] = {task["agent"]: None for task in tasks}
     fresh["failures"] = Overwrite(failures)
     for failure in failures:
         events.emit_failure(header["id"], failure)

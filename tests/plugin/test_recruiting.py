@@ -18,6 +18,7 @@ from mpdf_langgraph import (
     AdaptiveRecruiting,
     Agent,
     ConfigurationError,
+    DeliberationError,
     Episode,
     MathAnswer,
     RouterError,
@@ -467,6 +468,54 @@ def test_a_budget_of_calls_ends_the_asking() -> None:
     found = outcome(team("4", "5", "6"), recruit=AdaptiveRecruiting(cost=0.0), max_calls=2)
     assert found["usage"]["total"]["calls"] == 2
     assert found["not_asked"] == ["a2"]
+
+
+def test_who_the_budget_leaves_out_of_the_first_wave_was_not_asked() -> None:
+    found = outcome(
+        team("4", "5", "6"), recruit=AdaptiveRecruiting(wave=2, cost=0.0), max_calls=1, max_rounds=0
+    )
+    assert (found["votes"], found["not_asked"]) == ({"a0": "4"}, ["a1", "a2"])
+    assert (found["stop_reason"], found["failures"]) == ("agreement", [])
+    for wave in (1, 2, 3):
+        recruit = AdaptiveRecruiting(wave=wave, cost=0.0)
+        with pytest.raises(DeliberationError, match=r"not allow a single proposal: .*max_tok"):
+            outcome(team("4", "5", "6"), recruit=recruit, max_tokens=1)
+
+
+@pytest.mark.parametrize("wave", [1, 2, 3])
+def test_a_budget_that_ends_the_asking_is_why_it_stopped(wave: int) -> None:
+    given_: dict[str, Any] = {"recruit": AdaptiveRecruiting(wave=wave, cost=0.0), "max_calls": 2}
+    found = outcome(team("4", "5", "6"), max_rounds=0, **given_)
+    assert (found["stop_reason"], found["not_asked"]) == ("max_calls", ["a2"])
+    unlimited = outcome(team("4", "5", "6"), **{**given_, "max_calls": None, "max_rounds": 0})
+    assert unlimited["stop_reason"] == "max_rounds"
+
+
+def test_a_wave_that_a_budget_cuts_short_is_recorded_as_it_was() -> None:
+    graph = build(
+        team("4", "5", "6", "7", "8"),
+        recruit=AdaptiveRecruiting(wave=2, cost=0.0),
+        max_calls=3,
+        max_rounds=0,
+    ).compile(checkpointer=InMemorySaver())
+    graph.invoke({"question": "2+2?"}, ON)
+    first, second = graph.get_state(ON).values["recruits"]
+    assert (first["action"], first["next"], first["waiting"]) == ("ASK", ["a2"], ["a3", "a4"])
+    assert first["why"].startswith("the chance that it is wrong is taken for 0.5")
+    assert first["why"].endswith(", and max_calls allows no more of the wave")
+    assert (second["action"], second["waiting"]) == ("STOP", ["a3", "a4"])
+    assert second["why"] == "max_calls does not allow another proposal"
+
+
+def test_values_say_nothing_of_a_wave_that_was_cut_short() -> None:
+    values = asking(["a0", "a1", "a2"], {"2": {"1-1": 0.1}}, wave=2)
+    graph = build(
+        team("4", "5", "6"), recruit=AdaptiveRecruiting(wave=2, values=values), max_calls=1
+    )
+    compiled = graph.compile(checkpointer=InMemorySaver())
+    compiled.invoke({"question": "2+2?"}, ON)
+    [decision] = compiled.get_state(ON).values["recruits"]
+    assert decision["why"] == "max_calls does not allow another proposal"
 
 
 def test_max_cost_weighs_tokens_by_their_price() -> None:

@@ -144,6 +144,10 @@ def test_why_it_stops() -> None:
     assert reason(split, blocked, out_of_time=True) == "max_calls"
     assert reason(split, [blocked[0], persisted[1]]) == "all_persisted"
     assert reason(split, persisted, stop_when_settled=False) is None
+    ended: dict[str, Any] = {"asking_limit": "max_calls", "stop_when_settled": False}
+    assert reason(split, last_round=True, **ended) == "max_calls"
+    assert reason(split, persisted, last_round=True, **ended) == "max_rounds"
+    assert reason(split, **ended) is None
     assert reason(split, moved, out_of_time=True, last_round=True) == "timeout"
     assert reason(split, moved, last_round=True) == "max_rounds"
     assert reason(split, moved) is None
