@@ -156,6 +156,7 @@ class Settings:
         refuse_async(when, "interrupt_when")
         if self.stop_when_decided:
             self._check_decidable()
+        self._check_effects()
         bar = when.confidence_below if isinstance(when, Unsure) else None
         if bar is not None and self.critic is None and not learned:
             raise ConfigurationError("confidence_below needs a critic, and critic is None")
@@ -190,6 +191,31 @@ class Settings:
         }
         if needed := [what for what, lacks in obstacles.items() if lacks]:
             raise ConfigurationError(f"stop_when_decided needs {needed[0]}")
+
+    def _check_effects(self) -> None:
+        """Check that no option is given that another one leaves without any effect.
+
+        Raises:
+            ConfigurationError: One is.
+        """
+        # A person's hint adds a round.
+        no_rounds = self.max_rounds == 0 and self.interrupt_when is None
+        idle = {
+            "settle_confidence says when agents that agree may stop: leave it out, or "
+            "stop_when_settled=False": self.settle_confidence is not None
+            and not self.stop_when_settled,
+            "alternatives are drawn in rounds, and max_rounds is 0": self.alternatives
+            and no_rounds,
+            "explore is about decisions, and max_rounds=0 leaves none": self.explore and no_rounds,
+            "calibration needs a critic, and critic is None": self.calibration is not None
+            and self.critic is None,
+            'stop_when_decided leaves out nothing with max_rounds=0 and recruit="all": leave it '
+            "out, or ask one after the other": self.stop_when_decided
+            and no_rounds
+            and self.recruiting is None,
+        }
+        if told := [what for what, is_idle in idle.items() if is_idle]:
+            raise ConfigurationError(told[0])
 
     def reads_scores(self, round_: int) -> bool:
         """Tell whether measurements of a round's critiques are read beside the confidences.

@@ -20,7 +20,16 @@ from langchain_core.runnables import RunnableLambda
 from langgraph.checkpoint.memory import InMemorySaver
 from langgraph.graph import START, StateGraph
 
-from mpdf_langgraph import Agent, MathAnswer, Prompts, TextAnswer, TraceReader, create_deliberation
+from mpdf_langgraph import (
+    Agent,
+    Calibration,
+    MathAnswer,
+    Prompts,
+    TextAnswer,
+    TraceReader,
+    Unsure,
+    create_deliberation,
+)
 from mpdf_langgraph.errors import ConfigurationError, DeliberationError
 from mpdf_langgraph.nodes import consensus
 from mpdf_langgraph.runtime import retries
@@ -152,6 +161,17 @@ def test_router_that_returns_nonsense_is_named() -> None:
         ({"stop_when_decided": 1}, "stop_when_decided must be True or False"),
         ({"settle_confidence": 0.5}, "critic"),
         ({"settle_confidence": 1.5, "critic": "self"}, r"\[0, 1\]"),
+        (
+            {"settle_confidence": 0.9, "critic": "self", "stop_when_settled": False},
+            "settle_confidence .* leave it out, or stop_when_settled=False",
+        ),
+        ({"alternatives": 2, "max_rounds": 0}, "alternatives are drawn in rounds"),
+        ({"explore": 0.1, "max_rounds": 0}, "explore is about decisions"),
+        ({"calibration": Calibration({})}, "calibration needs a critic"),
+        (
+            {"stop_when_decided": True, "max_rounds": 0, "consensus": "majority"},
+            'stop_when_decided leaves out nothing with max_rounds=0 and recruit="all"',
+        ),
     ],
 )
 def test_wrong_options_fail_when_the_graph_is_built(
@@ -159,6 +179,16 @@ def test_wrong_options_fail_when_the_graph_is_built(
 ) -> None:
     with pytest.raises(ConfigurationError, match=says_what):
         create_deliberation(models("4"), **{"critic": None, **options})
+
+
+def test_options_that_have_an_effect_are_taken() -> None:
+    deciding: dict[str, Any] = {"stop_when_decided": True, "consensus": "majority"}
+    for options in (
+        {"alternatives": 2, "max_rounds": 0, "interrupt_when": Unsure(support_below=0.5)},
+        {"recruit": "adaptive", "max_rounds": 0, **deciding},
+        {"max_rounds": 1, **deciding},
+    ):
+        create_deliberation(models("4"), critic=None, **options)  # type: ignore[arg-type]
 
 
 def test_wrong_teams_fail_when_the_graph_is_built() -> None:

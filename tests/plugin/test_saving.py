@@ -113,7 +113,8 @@ SIZES = st.integers(1, 5)
 
 @st.composite
 def deliberations(draw: Any) -> dict[str, Any]:
-    size, rounds = draw(SIZES), draw(st.integers(0, 2))
+    size, recruits = draw(SIZES), draw(st.booleans())
+    rounds = draw(st.integers(0 if recruits else 1, 2))  # without either, nothing can be saved
     row = st.lists(st.sampled_from(ACTIONS), min_size=size, max_size=size)
     options: dict[str, Any] = {
         "consensus": draw(st.sampled_from(list(RULES))),
@@ -123,7 +124,7 @@ def deliberations(draw: Any) -> dict[str, Any]:
         "explore": 0.0,
     }
     plan = [draw(row) for _ in range(rounds)]
-    if draw(st.booleans()):
+    if recruits:
         options |= {"recruit": AdaptiveRecruiting(wave=draw(st.integers(1, 2)), cost=0.0)}
         if draw(st.booleans()):
             plan, options["max_rounds"] = [], 0
