@@ -39,13 +39,21 @@ def find_files(
     """
     given = [paths] if isinstance(paths, str | os.PathLike) else list(paths)
     found: dict[str, Path] = {}
-    for path in map(Path, given):
+    for path in map(_home_of, given):
         if not path.exists():
             raise TraceError(f"no traces at {path}: no such file or folder")
         for segment in sorted(path.rglob("*.jsonl")) if path.is_dir() else [path]:
             found.setdefault(os.path.realpath(segment), segment)
     odd = [path for path in found.values() if not (path.is_file() and os.access(path, os.R_OK))]
     return [path for path in found.values() if path not in odd], odd
+
+
+def _home_of(path: str | os.PathLike[str]) -> Path:
+    """Return a path whose `~` is the home folder."""
+    try:
+        return Path(path).expanduser()
+    except RuntimeError as error:
+        raise TraceError(f"no traces at {path}: {error}") from error
 
 
 class TraceReader:

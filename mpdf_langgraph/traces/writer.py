@@ -27,7 +27,7 @@ class TraceWriter:
     """Appends episodes to a folder. Each process writes a segment of its own.
 
     Args:
-        folder: Created if it does not exist.
+        folder: Created if it does not exist. `~` is the home folder.
 
     Raises:
         TraceError: The folder cannot be made or written to, or is a URL.
@@ -36,9 +36,9 @@ class TraceWriter:
     def __init__(self, folder: str | os.PathLike[str]) -> None:
         self._segments: dict[int, int] = {}  # file descriptors by process id
         try:
-            self.folder = Path(folder or None)  # type: ignore[arg-type]
-        except TypeError as error:
-            raise TraceError(f"traces need a folder, got {folder!r:.80}") from error
+            self.folder = Path(folder or None).expanduser()  # type: ignore[arg-type]
+        except (TypeError, RuntimeError) as error:  # the latter where nobody has such a home
+            raise TraceError(f"traces need a folder, got {folder!r:.80}: {error}") from error
         if is_url(self.folder):
             raise TraceError(
                 f"{self.folder} is a URL. Traces need a folder: appending is safe in no object "

@@ -483,6 +483,19 @@ def test_folders_that_cannot_be_written(
         TraceReader(tmp_path / "nowhere")
 
 
+def test_a_tilde_is_the_home_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    monkeypatch.chdir(tmp_path)
+    create_deliberation([says("4")], critic=None, max_rounds=0, traces="~/traces").compile().invoke(
+        {"question": "2 + 2?"}
+    )
+    assert [path.name for path in tmp_path.iterdir()] == ["home"]
+    assert len(list(TraceReader("~/traces"))) == len(list(TraceReader(Path("~/traces")))) == 1
+    for refused in (TraceWriter, TraceReader):
+        with pytest.raises(TraceError, match="home directory"):
+            refused("~nobody-of-that-name/traces")
+
+
 def test_a_record_is_on_disk_before_write_returns(
     tmp_path: Path, episodes: list[Episode], monkeypatch: pytest.MonkeyPatch
 ) -> None:
