@@ -22,6 +22,7 @@ from langchain_core.messages import (
 from langchain_core.runnables import RunnableBinding
 
 from mpdf_langgraph.answers.thoughts import split_thought
+from mpdf_langgraph.errors import ConfigurationError
 
 #: Stands before an assistant's message that would be the first.
 NOT_SHOWN = "(Earlier messages are not shown.)"
@@ -56,8 +57,17 @@ def attachments_of(message: BaseMessage) -> list[dict[str, Any]]:
     """Return the content blocks of a message that are no text, such as images.
 
     Of a model's own message, which holds its thoughts and tool calls too, only images and files.
+
+    Raises:
+        ConfigurationError: The type of a block is no text.
     """
     blocks = [b for b in message.content if isinstance(b, dict)]
+    for block in blocks:
+        if not isinstance(block.get("type", "text"), str):
+            raise ConfigurationError(
+                f"a content block of a message has the type {block['type']!r:.80}: it must be a "
+                'text such as "text" or "image"'
+            )
     if isinstance(message, AIMessage):
         return [b for b in blocks if b.get("type") in _KINDS]
     return [b for b in blocks if b.get("type", "text") != "text"]

@@ -277,3 +277,15 @@ def test_a_model_bound_to_options_has_its_profile_too() -> None:
     model = Scripted(reply=lambda _: "4", profile={"image_inputs": False}).bind(temperature=0)
     with pytest.raises(DeliberationError, match="image content"):
         create_deliberation([model], critic=None).compile().invoke({"messages": [pictured("?")]})
+
+
+@pytest.mark.parametrize("odd", [["x"], None, 5, {}])
+@pytest.mark.parametrize("kind", [HumanMessage, AIMessage])
+def test_a_block_whose_type_is_no_text_is_refused(kind: Any, odd: Any) -> None:
+    graph = create_deliberation([says("4")], critic=None, max_rounds=0).compile()
+    history = [kind([{"type": odd, "x": 1}, {"type": "text", "text": "2 + 2?"}])]
+    with pytest.raises(ConfigurationError, match=r"content block .* must be a text such as"):
+        graph.invoke({"messages": [*history, HumanMessage("And 3 + 3?")]})
+    if kind is HumanMessage:
+        with pytest.raises(ConfigurationError, match="content block"):
+            graph.invoke({"messages": history})
