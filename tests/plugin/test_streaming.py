@@ -123,6 +123,15 @@ async def test_tokens_of_the_agents_bear_their_names_and_the_critics_are_silent(
         assert metadata["langgraph_node"] == "consensus"
 
 
+def test_of_a_question_in_the_input_its_message_comes_first() -> None:
+    graph = build(team()).compile()
+    tokens = list(graph.stream({"question": "2 + 2?"}, stream_mode="messages"))
+    assert [m.text for m, _ in tokens if m.type == "human"] == ["2 + 2?"]
+    assert tokens[0][0].type == "human"
+    asked = graph.stream({"messages": [("user", "2 + 2?")]}, stream_mode="messages")
+    assert not [m for m, _ in asked if m.type == "human"]
+
+
 async def test_tokens_of_a_deliberation_inside_another_graph() -> None:
     graph = nest(team())
     parts = list(graph.stream(Q, stream_mode="messages", subgraphs=True))
