@@ -3,6 +3,7 @@
 import operator
 import warnings
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Annotated, Any
 
 from langchain.agents import AgentState, create_agent
@@ -15,7 +16,7 @@ from langgraph.store.memory import InMemoryStore
 from langgraph_swarm import SwarmState, create_handoff_tool, create_swarm
 from typing_extensions import TypedDict
 
-from mpdf_langgraph import Agent, create_deliberation
+from mpdf_langgraph import Agent, TraceReader, create_deliberation
 from tests.integration.test_ways import boss, messages, team
 from tests.support.scripted import says
 
@@ -83,6 +84,33 @@ def test_the_declared_input_of_a_parent_is_taken() -> None:
     out = parent.compile().invoke({"question": "From the parent?", "messages": []})
     assert "From the parent?" in model.requests[0].last
     assert out["question"] == "From the parent?"
+
+
+class Graded(MessagesState):
+    reference: str | None
+    category: str | None
+    contexts: dict[str, str] | None
+
+
+def test_a_parent_keeps_what_came_with_a_question_until_it_is_given_anew(tmp_path: Path) -> None:
+    model = says("Answer: 4")
+    team = create_deliberation([model], critic=None, max_rounds=0, traces=tmp_path)
+    parent = StateGraph(Graded)
+    parent.add_node("team", team.compile())
+    parent.add_edge(START, "team")
+    app = parent.compile(checkpointer=InMemorySaver())
+    nothing = {"reference": None, "category": None, "contexts": None}
+    for given in (
+        {"reference": "4", "category": "sums", "contexts": {"agent-1": "a secret"}},
+        {},
+        nothing,
+    ):
+        asked: Any = {**messages("2 + 2?"), **given}
+        app.invoke(asked, {"configurable": {"thread_id": "1"}})
+    read = [(e.reference, e.category, e.contexts) for e in TraceReader(tmp_path)]
+    first = ("4", "sums", {"agent-1": "a secret"})
+    assert read == [first, first, (None, None, {})]
+    assert ["a secret" in request.text for request in model.requests] == [True, True, False]
 
 
 class Log(TypedDict):
