@@ -111,7 +111,10 @@ def is_drawn(question: str, share: float) -> bool:
 
 
 def place_of(text: str) -> float:
-    """Return a number in [0, 1) that depends on a text alone. Those of many texts lie evenly."""
+    """Return a number in [0, 1) that depends on a text alone.
+
+    The numbers of many texts are spread evenly.
+    """
     digest = hashlib.sha256(text.encode(errors="surrogatepass")).digest()
     return int.from_bytes(digest[:8], "big") / 2**64
 
@@ -247,32 +250,22 @@ def find_references(
 
 
 def grade_answers(
-    texts: Mapping[str, list[Any]], labels: Mapping[str, str], grader: Grader, name: str = "answers"
+    texts: Mapping[str, list[Any]], labels: Mapping[str, str], grader: Grader
 ) -> tuple[NDArray[np.bool_], NDArray[np.bool_], NDArray[np.bool_]]:
     """Return which episodes are the last of their id, which of these have a reference, and grades.
 
-    The grades are those of the answers of all episodes, one after another, and False at the end:
-    values for `look_up`. The grader is asked once for each pair.
+    The grades are of the answers of all episodes, one after another. One False stands at the end,
+    for no answer. The grader is asked once for each pair.
     """
     references, last = find_references(texts, labels)
     keep = last & np.array([truth is not None for truth in references], bool)
     known = cache(grader)
     right = [
         bool(kept and known(answer, str(truth)))
-        for kept, truth, those in zip(keep, references, texts.get(name, []), strict=True)
+        for kept, truth, those in zip(keep, references, texts.get("answers", []), strict=True)
         for answer in those
     ]
     return last, keep, np.array([*right, False], bool)
-
-
-def look_up(values: NDArray[Any], first: NDArray[Any], codes: NDArray[Any]) -> NDArray[Any]:
-    """Return the values that codes ``[G, ...]`` stand for, -1 for none.
-
-    `values` are those of all episodes one after another, and at the end the value for no code.
-    `first` is where the values of each row's episode begin, ``[G]``.
-    """
-    start = first.reshape(-1, *[1] * (codes.ndim - 1))
-    return np.asarray(values[np.where(codes < 0, -1, start + codes)])
 
 
 # --- chunks -----------------------------------------------------------------------------------
@@ -372,7 +365,10 @@ def _digest(segment: Path) -> str:
 
 
 def _write_cache(segment: Path, kind: str, rows: Rows, stat: os.stat_result) -> None:
-    """Keep the rows of a segment. A folder that takes no file costs only time."""
+    """Keep the rows of a segment.
+
+    If the folder cannot be written to, the segment is read again each time.
+    """
     kept = {
         "versions": VERSIONS,
         "size": stat.st_size,
