@@ -40,9 +40,10 @@ Array = NDArray[np.float64]
 PRETENDED = 5.0
 """Questions at the stage's mean that every stand is given beside its own."""
 RIDGE = 20.0
-"""Draws the slope of the confidence to 0, as this much spread of the log-odds at no slope would."""
+"""Draws the slope of the confidence to 0. It acts like this much more spread of the log-odds
+without any gain."""
 DOUBTS = 201
-"""Doubts to choose from, at even shares of those in the traces."""
+"""How many doubts are tried. They are quantiles of the doubts in the traces."""
 UNANSWERED = "0-0"
 """The stand of a question to which nobody has given an answer."""
 LEAST = 100
@@ -213,7 +214,6 @@ def fit_asking(
     cost: float,
     wave: int = 1,
     consensus: str,
-    order: Sequence[str] = (),
     check: bool = True,
 ) -> AskingValues:
     """Compute the values of asking on.
@@ -228,39 +228,18 @@ def fit_asking(
         cost: Price of 1,000 tokens, in accuracy.
         wave: Agents asked at a time.
         consensus: Name of the rule, for the file.
-        order: The order to ask in. Empty: the best that swapping two agents leads to.
         check: Compare with the best agent alone, by halves of the questions.
     """
     price = {name: float((prices or {}).get(name, 1.0)) for name in asked.team}
     charge = {name: cost * price[name] * asked.tokens[name] / 1000 for name in asked.team}
     alone = {n: float(asked.of([n]).right.mean()) - charge[n] for n in asked.team}
-    best = list(order) or sorted(asked.team, key=lambda n: -alone[n])
-    value, stages = _stages(asked, best, charge, wave)
-    improved = not order
-    while improved:
-        improved = False
-        for i, j in combinations(range(len(best)), 2):
-            swapped = list(best)
-            swapped[i], swapped[j] = swapped[j], swapped[i]
-            reached, those = _stages(asked, swapped, charge, wave)
-            if reached > value + 1e-9:
-                best, value, stages, improved = swapped, reached, those, True
-    single = max(alone.values())
-    held_out = single
+    by_worth = sorted(asked.team, key=lambda n: -alone[n])
+    best, stages = _best_order(asked, by_worth, charge, wave)
+    held_out = single = max(alone.values())
     if check and wave == 1 and len(asked) >= LEAST:
-        half = asked.question % 2
-        halves = [asked.select(np.flatnonzero(half == k)) for k in (0, 1)]
-        worth = [
-            _utility(
-                test,
-                fit_asking(rest, prices=price, cost=cost, consensus=consensus, check=False),
-                charge,
-            )
-            for rest, test in (halves, halves[::-1])
-        ]
-        held_out = float(np.mean(worth))
+        held_out = _held_out_worth(asked, price, cost, consensus, charge)
     if held_out < single:
-        best = sorted(asked.team, key=lambda n: -alone[n])
+        best = by_worth
         first = asked.of(best[:1])
         gains = dict.fromkeys(sorted(set(first.stand.tolist())), held_out - single)
         _, those = _stages(asked, best, charge, wave)
@@ -289,6 +268,44 @@ def fit_asking(
         "held out": held_out,
     }
     return values.model_copy(update={"measured": measured})
+
+
+def _best_order(
+    asked: Asked, order: list[str], charge: Mapping[str, float], wave: int
+) -> tuple[list[str], dict[str, Stage]]:
+    """Return the best order that swapping two agents leads to, and its stages."""
+    value, stages = _stages(asked, order, charge, wave)
+    improved = True
+    while improved:
+        improved = False
+        for i, j in combinations(range(len(order)), 2):
+            swapped = list(order)
+            swapped[i], swapped[j] = swapped[j], swapped[i]
+            reached, those = _stages(asked, swapped, charge, wave)
+            if reached > value + 1e-9:
+                order, value, stages, improved = swapped, reached, those, True
+    return order, stages
+
+
+def _held_out_worth(
+    asked: Asked,
+    prices: Mapping[str, float],
+    cost: float,
+    consensus: str,
+    charge: Mapping[str, float],
+) -> float:
+    """Return what asking is worth by values that were fitted on the other half of the questions."""
+    half = asked.question % 2
+    halves = [asked.select(np.flatnonzero(half == k)) for k in (0, 1)]
+    worth = [
+        _utility(
+            test,
+            fit_asking(rest, prices=prices, cost=cost, consensus=consensus, check=False),
+            charge,
+        )
+        for rest, test in (halves, halves[::-1])
+    ]
+    return float(np.mean(worth))
 
 
 def by_doubt(asked: Asked, values: AskingValues) -> list[AskingValues]:
