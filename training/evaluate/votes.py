@@ -9,8 +9,6 @@ from collections import Counter
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field, replace
 
-from scipy.special import betainc
-
 from mpdf_langgraph import Episode
 from mpdf_langgraph.calibration import Calibration
 from mpdf_langgraph.consensus import (
@@ -21,6 +19,7 @@ from mpdf_langgraph.consensus import (
     confidence_weights,
     majority,
 )
+from mpdf_langgraph.recruiting import Stand, overturn_probability
 from mpdf_langgraph.rounds import after_move
 from mpdf_langgraph.state import (
     Critique,
@@ -230,9 +229,7 @@ def adaptive(share: float, least: int = 3, most: int = 15) -> Callable[[Episode]
     return _draw_until(is_settled, least, most, confidence_weighted)
 
 
-def adaptive_consistency(
-    certainty: float = 0.95, most: int = 15, rule: ConsensusRule = majority
-) -> Callable[[Episode], Result]:
+def adaptive_consistency(certainty: float = 0.95, most: int = 15) -> Callable[[Episode], Result]:
     """Return adaptive consistency (Aggarwal et al., "Let's Sample Step by Step", 2023).
 
     It draws until the leading answer is the more frequent one of the first two with this
@@ -242,20 +239,17 @@ def adaptive_consistency(
     Args:
         certainty: The paper has .95.
         most: Proposals drawn at most.
-        rule: How the votes are counted in the end.
     """
 
     def is_certain(votes: Sequence[Vote]) -> bool:
         counts = Counter(v.cluster for v in votes if v.cluster is not None).most_common(2)
         first, second, *_ = [*(n for _, n in counts), 0, 0]
-        return float(1 - betainc(first + 1, second + 1, 0.5)) > certainty
+        return 1 - overturn_probability(Stand(first, second)) > certainty
 
-    return _draw_until(is_certain, 1, most, rule)
+    return _draw_until(is_certain, 1, most, majority)
 
 
-def early_stopping(
-    window: int, most: int = 15, rule: ConsensusRule = majority
-) -> Callable[[Episode], Result]:
+def early_stopping(window: int, most: int = 15) -> Callable[[Episode], Result]:
     """Return early-stopping self-consistency (Li et al., "Escape Sky-high Cost", 2024).
 
     It draws windows of proposals, until all of one window agree.
@@ -263,14 +257,13 @@ def early_stopping(
     Args:
         window: Proposals in a window.
         most: Proposals drawn at most.
-        rule: How the votes are counted in the end.
     """
 
     def agrees(votes: Sequence[Vote]) -> bool:
         last = {vote.cluster for vote in votes[-window:]}
         return len(votes) % window == 0 and len(last) == 1 and None not in last
 
-    return _draw_until(agrees, window, most, rule)
+    return _draw_until(agrees, window, most, majority)
 
 
 def _draw_until(
@@ -366,7 +359,4 @@ def result_of(episode: Episode, *, observes: bool = False, judged: bool = True) 
 
 
 def _count_actions(episode: Episode) -> dict[str, int]:
-    actions: dict[str, int] = {}
-    for turn in episode.turns:
-        actions[turn["action"]] = actions.get(turn["action"], 0) + 1
-    return actions
+    return dict(Counter[str](turn["action"] for turn in episode.turns))

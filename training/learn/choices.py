@@ -12,11 +12,11 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.special import betainc
 
 from mpdf_langgraph.consensus import LogOdds, Vote, confidence_weighted, majority
 from mpdf_langgraph.errors import ConfigurationError
 from mpdf_langgraph.learned_consensus import LearnedConsensus
+from mpdf_langgraph.recruiting import Stand, overturn_probability
 from mpdf_langgraph.risk import count_errors
 from training.learn.ballots import Ballots, shuffle_into_folds, thin_out
 from training.learn.consensus_fit import choose_strength, fit_consensus, measure_agreement
@@ -107,7 +107,7 @@ def fit_choosers(ballots: Ballots, strength: float, seed: int = 0) -> dict[str, 
             if name in given:
                 counts[given[name]] = counts.get(given[name], 0) + 1
             first, second = [*sorted(counts.values(), reverse=True), 0, 0][:2]
-            if 1 - betainc(first + 1, second + 1, 0.5) > CONFIDENT:
+            if 1 - overturn_probability(Stand(first, second)) > CONFIDENT:
                 break
         return max(counts, key=counts.__getitem__, default=None), calls, {}
 
@@ -210,7 +210,6 @@ class Comparison:
         consensus: Fitted on the training questions, with its risk curve of the held-out ones.
         best: Name of the best single agent, by its record on the training questions.
         chosen: Name of the rule to run, as the training questions have it.
-        training: By rule, on the training questions, cross-fitted.
         held_out: By rule, on the held-out questions.
         final_gain: By how much the learned consensus is more often right than the traces' own rule
             on what the teams held in the end: on the training questions, cross-fitted.
@@ -223,7 +222,6 @@ class Comparison:
     consensus: LearnedConsensus
     best: str
     chosen: str
-    training: Mapping[str, Choice]
     held_out: Mapping[str, Choice]
     final_gain: Interval
     question: NDArray[np.int64]
@@ -301,7 +299,6 @@ def compare(training: Ballots, held_out: Ballots, seed: int = 0) -> Comparison:
         consensus=consensus.model_copy(update={"risk": curve}),
         best=next(iter(measure_records(training))),
         chosen=choose_rule(found, training.question[training.first]),
-        training=found,
         held_out=results,
         final_gain=final_gain,
         question=asked.question,

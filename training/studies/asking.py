@@ -135,10 +135,10 @@ def cross_validate(asked: Asked, options: AskingOptions, graded: Grader) -> Resu
                 add(PLAIN, *_play(asked.select(held), best_first, method), best_first, judged=False)
             everyone = len(best_first)
             for name, method in {
-                "adaptive consistency, .95": adaptive_consistency(0.95, everyone, majority),
-                "adaptive consistency, .8": adaptive_consistency(0.8, everyone, majority),
-                "early stopping, window of 2": early_stopping(2, everyone, majority),
-                "early stopping, window of 3": early_stopping(3, everyone, majority),
+                "adaptive consistency, .95": adaptive_consistency(0.95, everyone),
+                "adaptive consistency, .8": adaptive_consistency(0.8, everyone),
+                "early stopping, window of 2": early_stopping(2, everyone),
+                "early stopping, window of 3": early_stopping(3, everyone),
             }.items():
                 add(name, *_play(test, best_first, method), best_first, judged=False)
             kept: AskingValues | None = None
