@@ -349,14 +349,6 @@ def is_decided(
     )
 
 
-def leave_one_out(held: Held, agent: str, rule: ConsensusRule) -> int | None:
-    """Return the winning cluster had `agent` abstained, ties included (for r_global).
-
-    With three agents, this ties if the other two differ. Then the rule's tie rule decides.
-    """
-    return rule(votes_of({name: None if name == agent else r for name, r in held.items()}))
-
-
 def concession(held: Held, agent: str) -> str | None:
     """Return the id of the response that `agent` would adopt by CONCEDE, None if there is none.
 

@@ -1,4 +1,4 @@
-"""Consensus: the rules against brute force, ties, leave-one-out, and whom one concedes to."""
+"""Consensus: the rules against brute force, ties, and whom one concedes to."""
 
 import functools
 import itertools
@@ -20,7 +20,6 @@ from mpdf_langgraph.consensus import (
     confidence_weighted,
     confidence_weights,
     count_votes,
-    leave_one_out,
     majority,
     make_rule,
     strongest_response,
@@ -235,32 +234,6 @@ def test_make_rule() -> None:
             ConfigurationError, match=r"use 'majority', 'confidence', .*or a callable"
         ):
             make_rule(wrong)
-
-
-# --- leave one out --------------------------------------------------------------------------
-
-
-def test_leave_one_out_by_hand() -> None:
-    held = team((0, 0.9), (1, 0.5), (1, 0.6))
-    assert leave_one_out(held, "a", majority) == 1
-    # a and one of the others are left: one vote each, the more confident wins
-    assert leave_one_out(held, "b", majority) == 0
-    assert leave_one_out(held, "c", majority) == 0
-    assert leave_one_out(held, "a", confidence_weighted) == 1
-    assert leave_one_out(team((0, 0.5), (1, 0.5), (1, 0.5)), "c", majority) == 0  # first in team
-    assert leave_one_out(team((1, 0.5), (0, 0.5), (1, 0.5)), "c", majority) == 1
-    assert leave_one_out(team((0, 0.5)), "a", majority) is None
-
-
-@RULES
-@given(held=teams(whole=False), data=st.data())
-def test_leave_one_out_is_the_vote_of_the_others(
-    rule: ConsensusRule, held: Held, data: st.DataObject
-) -> None:
-    agent = data.draw(st.sampled_from(sorted(held)))
-    others = {name: r for name, r in held.items() if name != agent}
-    assert leave_one_out(held, agent, rule) == rule(votes_of(others))
-    assert agent in held  # untouched
 
 
 # --- whom one concedes to -------------------------------------------------------------------

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from langchain_core.language_models import FakeListChatModel
 
 from mpdf_langgraph import Agent, Calibration, LearnedConsensus, Unsure, create_deliberation
-from mpdf_langgraph.consensus import LogOdds, Vote, count_votes, leave_one_out, voices
+from mpdf_langgraph.consensus import LogOdds, Vote, count_votes, voices, votes_of
 from mpdf_langgraph.errors import ConfigurationError, RouterError
 from mpdf_langgraph.learned_consensus import Shared, describe_rule, recorded_rule
 from mpdf_langgraph.risk import RiskCurve, Step
@@ -201,11 +201,11 @@ def test_what_is_no_file_is_refused(text: bytes) -> None:
         LearnedConsensus.from_json(dumped, "here")
 
 
-def test_leave_one_out_goes_through_it() -> None:
+def test_it_decides_without_an_agent_and_a_tally_has_its_probability() -> None:
     held = {name: response(name, k) for name, k in (("a", 0), ("b", 1), ("c", 1))}
     rule = plain(votes=(3.0, 0.0)).of()
-    assert leave_one_out(held, "c", rule) == 0
-    assert leave_one_out(held, "a", rule) == 1
+    assert rule(votes_of({**held, "c": None})) == 0
+    assert rule(votes_of({**held, "a": None})) == 1
     tally = count_votes(held, rule, ["x", "y"])
     assert tally["cluster"] == 0
     assert tally["probability"] == pytest.approx(sum(tally["weights"][n] for n in "a"))

@@ -5,7 +5,7 @@
 
 from dataclasses import dataclass
 
-from mpdf_langgraph.consensus import leave_one_out, votes_of
+from mpdf_langgraph.consensus import votes_of
 from mpdf_langgraph.observation import FEATURE_VERSION
 from mpdf_langgraph.rounds import answer_of
 from mpdf_langgraph.state import Observation
@@ -94,7 +94,7 @@ def _complete(episode: Episode, made: rewards.Decision) -> Decision:
         behaviour=made.behaviour,
         action=made.action,
         before=answer_of(before[made.agent]),
-        without=answer(leave_one_out(after, made.agent, rule)),
+        without=answer(rule(votes_of({**after, made.agent: None}))),
         disagreement=len(clusters) > 1,
         moves=tuple(moves),
     )
