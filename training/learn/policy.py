@@ -27,6 +27,8 @@ from mpdf_langgraph.state import ACTIONS
 FORBIDDEN = -1e9
 INPUTS = ("own", "peers", "peer_mask", "action_mask")
 OUTPUT = "log_probabilities"
+#: Attention heads.
+HEADS = 4
 # A standardised feature is cut here: what training hardly ever saw must not decide alone.
 _WIDEST = 5.0
 _NO_SPREAD = 1e-6
@@ -84,15 +86,14 @@ class Policy(nn.Module):
 
     Args:
         features: Number of features F of an observation.
-        width: Size of the hidden vectors, a multiple of `heads`.
-        heads: Attention heads.
+        width: Size of the hidden vectors, a multiple of `HEADS`.
     """
 
-    def __init__(self, features: int = len(FEATURES), width: int = 48, heads: int = 4) -> None:
+    def __init__(self, features: int = len(FEATURES), width: int = 48) -> None:
         super().__init__()
-        if width % heads:
-            raise ValueError(f"width {width} must be a multiple of heads {heads}")
-        self.features, self.heads = features, heads
+        if width % HEADS:
+            raise ValueError(f"width {width} must be a multiple of heads {HEADS}")
+        self.features = features
         self.own_scale = Standardise(features)
         self.peer_scale = Standardise(features)
         self.own = nn.Sequential(nn.Linear(features, width), nn.GELU())
@@ -127,9 +128,9 @@ class Policy(nn.Module):
 
     def _attend(self, mine: Tensor, others: Tensor, there: Tensor) -> Tensor:
         """Return what `mine`, shape ``[B, W]``, reads off `others`, shape ``[B, 1 + P, W]``."""
-        query = self.query(mine).unflatten(-1, (self.heads, -1))
-        key = self.key(others).unflatten(-1, (self.heads, -1))
-        value = self.value(others).unflatten(-1, (self.heads, -1))
+        query = self.query(mine).unflatten(-1, (HEADS, -1))
+        key = self.key(others).unflatten(-1, (HEADS, -1))
+        value = self.value(others).unflatten(-1, (HEADS, -1))
         # Sums of products rather than einsum: so few peers make tiny matrices, a third slower.
         scores = (query.unsqueeze(1) * key).sum(-1) / math.sqrt(query.shape[-1])
         weights = scores.masked_fill(~there.unsqueeze(-1), float("-inf")).softmax(dim=1)

@@ -15,6 +15,8 @@ from training.learn.off_policy import Array, expect
 from training.learn.policy import Policy
 from training.learn.rewards import CHEAPEST_FIRST, TOLERANCE
 
+_CHUNK = 65_536
+
 
 @dataclass
 class Data:
@@ -112,12 +114,12 @@ def estimate_competence(groups: Groups) -> dict[str, float]:
 
 
 @torch.no_grad()
-def log_probabilities(policy: Policy, data: Data, chunk: int = 65_536) -> Tensor:
+def log_probabilities(policy: Policy, data: Data) -> Tensor:
     """Return the policy's log-probabilities of the three actions, ``[G, 3]``."""
     policy.eval()
     parts = [
-        policy(*(part[start : start + chunk] for part in data.observation))
-        for start in range(0, max(1, len(data)), chunk)
+        policy(*(part[start : start + _CHUNK] for part in data.observation))
+        for start in range(0, max(1, len(data)), _CHUNK)
     ]
     return torch.cat(parts)
 

@@ -47,6 +47,7 @@ from training.learn.policy import Standardise
 #: it is also the group's.
 _SEEN = len(FEATURES) + 2
 _CHUNK, _ROWS = 32_768, 100_000
+_WIDTH = 64
 _STEPS, _BATCH, _LEARNING_RATE, _PATIENCE = 1500, 512, 2e-3, 8
 #: Draws of the peers' moves per rollout, at most.
 MOST_DRAWS = 4
@@ -63,13 +64,13 @@ class ValueNetwork(nn.Module):
     order carries no meaning.
     """
 
-    def __init__(self, features: int = _SEEN, width: int = 64) -> None:
+    def __init__(self) -> None:
         super().__init__()
-        self.scale = Standardise(features)
+        self.scale = Standardise(_SEEN)
         self.member = nn.Sequential(
-            nn.Linear(features, width), nn.GELU(), nn.Linear(width, width), nn.GELU()
+            nn.Linear(_SEEN, _WIDTH), nn.GELU(), nn.Linear(_WIDTH, _WIDTH), nn.GELU()
         )
-        self.head = nn.Sequential(nn.Linear(2 * width, width), nn.GELU(), nn.Linear(width, 2))
+        self.head = nn.Sequential(nn.Linear(2 * _WIDTH, _WIDTH), nn.GELU(), nn.Linear(_WIDTH, 2))
 
     def forward(self, features: Tensor, there: Tensor) -> tuple[Tensor, Tensor]:
         """Return the log-odds of ending right and thousands of tokens to come, both ``[B]``.

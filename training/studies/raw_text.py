@@ -21,15 +21,15 @@ BUCKETS = 256
 _TOKENS = re.compile(r"\w+|[^\w\s]")
 
 
-def hash_text(text: str, buckets: int = BUCKETS) -> np.ndarray:
-    """Return the signed, hashed counts of a text's words and pairs, ``[buckets]`` of length 1.
+def hash_text(text: str) -> np.ndarray:
+    """Return the signed, hashed counts of a text's words and pairs, ``[BUCKETS]`` of length 1.
 
     The sign keeps colliding words from adding up (Weinberger et al. 2009). An empty text is 0.
     """
     words = _TOKENS.findall(text.lower())
     grams = [*words, *(f"{a} {b}" for a, b in pairwise(words))]
     codes = np.array([crc32(gram.encode(errors="replace")) for gram in grams], np.uint32)
-    counts = np.bincount(codes % buckets, 1.0 - 2.0 * (codes >> 31), minlength=buckets)
+    counts = np.bincount(codes % BUCKETS, 1.0 - 2.0 * (codes >> 31), minlength=BUCKETS)
     return np.asarray(counts / max(1.0, float(np.linalg.norm(counts))), np.float32)
 
 

@@ -139,7 +139,7 @@ def test_all_forbidden_is_no_nan() -> None:
 
 def test_wrong_width() -> None:
     with pytest.raises(ValueError, match="multiple of heads"):
-        Policy(width=10, heads=4)
+        Policy(width=10)
 
 
 # --- normalisation --------------------------------------------------------------------------
