@@ -294,9 +294,8 @@ def write_report(
     calibration: Sequence[Sequence[Any]],
     warnings: Sequence[str],
     plots: Sequence[str],
-    comparison: Comparison | None = None,
-    advice: str = "",
-    learned: bool = False,
+    choices: Sequence[str],
+    advice: str,
 ) -> None:
     """Write `report.md`.
 
@@ -312,12 +311,11 @@ def write_report(
         calibration: Rows of the critic's quality.
         warnings: Signs of trouble.
         plots: File names of the plots.
-        comparison: The rules over the proposals, if they were compared.
+        choices: The comparison of the rules over the proposals, as lines.
         advice: What to run.
-        learned: The learned consensus decides.
     """
     lines = [
-        f"# Router `{title}`" + (f". {advice}" if advice else ""),
+        f"# Router `{title}`. {advice}",
         "",
         f"**Gate: {gate[0]}** ({gate[1]}).",
         "",
@@ -327,7 +325,7 @@ def write_report(
         "",
         *([f"- {warning}" for warning in warnings] or ["None was seen."]),
         "",
-        *(describe_choices(comparison, learned=learned) if comparison else ()),
+        *choices,
         "## One turn, held-out questions",
         "",
         EXPLANATION,

@@ -17,6 +17,7 @@ from training.learn.off_policy import one_turn, to_plain
 from training.learn.policy import Policy, export
 from training.learn.report import (
     calibration_rows,
+    describe_choices,
     gate_of,
     plot_calibration,
     plot_front,
@@ -154,9 +155,8 @@ def export_router(
         chosen=chosen,
         whole=whole_estimate,
         gate=gate,
-        comparison=comparison,
+        choices=describe_choices(comparison, learned=lessons.learned),
         advice=advice,
-        learned=lessons.learned,
         labels=shares,
         calibration=[
             row

@@ -187,6 +187,8 @@ def report(folder, **changes):
         "calibration": [["raw", "0.200", "0.500", "0.100", "0.800", 7]],
         "warnings": ["beware of this"],
         "plots": ["training.png"],
+        "choices": ["## The rules", ""],
+        "advice": "Run: this.",
         **changes,
     }
     write_report(folder, **given)
@@ -196,10 +198,10 @@ def report(folder, **changes):
 def test_report_says_everything(tmp_path):
     text = report(tmp_path)
     for part in (
-        "# Router `mine`",
+        "# Router `mine`. Run: this.",
         "**Gate: unknown** (the reason).",
         "- 400 episodes read\n- tau 0.8\n",
-        "- beware of this",
+        "- beware of this\n\n## The rules\n\n## One turn",
         "| SFT | +0.0000 [-0.0500, +0.0500] (n = 50) |",
         "| **best** | +0.1000 [+0.0500, +0.1500] (n = 50) |",
         "| 0.1000 | 120 | 60.0% | 30.0% | 10.0% | 40.0% |",
