@@ -36,7 +36,6 @@ class MethodResult:
         actions: Share of each action. Empty for a method without actions.
         confidence: How good the confidence in its answers is (`measures.quality`). Empty for a
             method without confidences.
-        control: Name of its control.
         by_run: Whether each run was right, ``[runs, Q]``. None: there is one run.
         lost: Whether each run failed, or one of its proposals or refinements, ``[runs, Q]``. None:
             none did.
@@ -54,7 +53,6 @@ class MethodResult:
     spread: float = float("nan")
     actions: dict[str, float] = field(default_factory=dict)
     confidence: dict[str, float] = field(default_factory=dict)
-    control: str | None = None
     by_run: NDArray[np.float64] | None = None
     lost: NDArray[np.bool_] | None = None
     unreported: int = 0
@@ -118,19 +116,12 @@ def summarise(name: str, kind: str, runs: Sequence[Sequence[Result | None]]) -> 
     )
 
 
-def link_controls(methods: Mapping[str, MethodResult]) -> None:
-    """Note the name of its control in every method that has one."""
-    for name, method in methods.items():
-        if name + CONTROL in methods:
-            method.control = name + CONTROL
-
-
-def difference(a: MethodResult, b: MethodResult, seed: int = 0) -> Interval:
+def difference(a: MethodResult, b: MethodResult) -> Interval:
     """Return the paired difference in accuracy, a minus b.
 
     Its interval is over questions and fits. The runs of two methods are paired by their seeds.
     """
-    found = mean_interval(a.right - b.right, np.arange(len(a.right)), samples=4000, seed=seed)
+    found = mean_interval(a.right - b.right, np.arange(len(a.right)), samples=4000)
     runs = len(a.table), len(b.table)
     tables = (a.table - b.table,) if 1 in runs or runs[0] == runs[1] else (a.table, b.table)
     return widen_by_fits(found, *tables)
@@ -191,7 +182,7 @@ def decide_gate(
     and where its own tokens are not all known.
     """
     rival = best_baseline(method, list(methods.values()))
-    against = {"baseline": rival, "control": methods.get(method.control or "")}
+    against = {"baseline": rival, "control": methods.get(method.name + CONTROL)}
     gains = {k: difference(method, other) for k, other in against.items() if other is not None}
     evidence: dict[str, Any] = {
         "questions": len(method.right),
@@ -225,7 +216,7 @@ def results_table(methods: Sequence[MethodResult]) -> str:
     everything = {m.name: m for m in methods}
     for m in sorted(methods, key=lambda m: m.tokens.mean()):
         rival = best_baseline(m, methods) if m.kind != "baseline" else None
-        control = everything.get(m.control or "")
+        control = everything.get(m.name + CONTROL)
         rows.append(
             [
                 f"**{m.name}**" if m.kind == "learned" else m.name,

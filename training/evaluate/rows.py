@@ -16,7 +16,7 @@ from training.collect.asking import for_each
 from training.collect.files import atomic_write
 from training.collect.questions import Question
 from training.evaluate.bench import Bench
-from training.evaluate.compare import CONTROL, MethodResult, link_controls, summarise
+from training.evaluate.compare import CONTROL, MethodResult, summarise
 from training.evaluate.methods import Method, Play
 from training.evaluate.votes import Result
 
@@ -202,7 +202,6 @@ def summarise_runs(runs: Sequence[Runs], methods: Sequence[Method]) -> dict[str,
         seeds = range(len(method.runs))
         by_seed = [[_result(one[method.name][seed]) for one in runs] for seed in seeds]
         results[method.name] = summarise(method.name, method.kind, by_seed)
-    link_controls(results)
     return results
 
 

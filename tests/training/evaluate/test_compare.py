@@ -135,7 +135,7 @@ def test_differences_reversed_are_reversed(pairs: list[tuple[bool, bool]]) -> No
     ],
 )
 def test_the_gate(mine: float, baseline: Any, control: Any, gate: str) -> None:
-    router = method("r", share(mine), 300, kind="learned", control="r: control")
+    router = method("r", share(mine), 300, kind="learned")
     methods = {"r": router, "oracle": method("oracle", share(1.0), 10, kind="oracle")}
     methods["vote"] = method("vote", share(baseline or 0.9), 300 if baseline else 301)
     if control is not None:
@@ -151,9 +151,9 @@ def test_the_gate(mine: float, baseline: Any, control: Any, gate: str) -> None:
         lacking = "it has no control" if control is None else reasons.get(baseline, "than vote")
         assert lacking in evidence["why"]
     few, why = decide_gate(
-        method("r", np.ones(3, bool), 300, kind="learned", control="c"),
+        method("r", np.ones(3, bool), 300, kind="learned"),
         {
-            "c": method("c", np.zeros(3, bool), 200, kind="control"),
+            "r: control": method("r: control", np.zeros(3, bool), 200, kind="control"),
             "vote": method("vote", np.zeros(3, bool), 300),
         },
     )
@@ -182,7 +182,6 @@ def all_kinds() -> list[MethodResult]:
             share(0.8),
             300,
             kind="learned",
-            control="mine: control",
             runs=2,
             spread=0.0123,
             actions={"PERSIST": 0.25, "REFINE": 0.75},
@@ -274,7 +273,6 @@ def test_a_router_does_not_pass_because_its_rivals_failed(failing: str) -> None:
                 table[gone] = 0
             methods[name] = method(
                 name, table[0], 300, kind=kind, by_run=table, lost=gone, failed=int(gone.sum()),
-                control="r: control" if name == "r" else None,
             )  # fmt: skip
         return decide_gate(methods["r"], methods)
 
@@ -285,7 +283,7 @@ def test_a_router_does_not_pass_because_its_rivals_failed(failing: str) -> None:
 
 
 def test_a_router_does_not_pass_where_tokens_are_not_known() -> None:
-    router = method("r", share(0.8), 300, kind="learned", control="r: control")
+    router = method("r", share(0.8), 300, kind="learned")
     methods = {
         "r": router,
         "vote": method("vote", share(0.6), 300),
@@ -307,7 +305,7 @@ def test_a_rival_is_not_priced_out_by_its_failures() -> None:
     lost[0, :60] = True
     table[lost] = 0
     vote = method("vote", table[0], 385.7, by_run=table, lost=lost, failed=60)
-    router = method("r", share(0.8), 310, kind="learned", control="r: control")
+    router = method("r", share(0.8), 310, kind="learned")
     methods = {
         "r": router, "vote": vote, "single": method("single", share(0.5), 100),
         "r: control": method("r: control", share(0.6), 300, kind="control"),
