@@ -53,9 +53,12 @@ def run_command(
 
 
 def check_least(options: Any, **least: int) -> None:
-    """Raise `ConfigurationError` where one of these options is less than its least value."""
+    """Raise `ConfigurationError` where one of these options is less than its least value.
+
+    None is no value.
+    """
     for name, bound in least.items():
-        if (value := getattr(options, name)) < bound:
+        if (value := getattr(options, name)) is not None and value < bound:
             option = name.replace("_", "-")
             raise ConfigurationError(f"--{option} must be {bound} or more, got {value}")
 

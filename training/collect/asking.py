@@ -9,6 +9,7 @@ from tqdm import tqdm
 
 from mpdf_langgraph.errors import ConfigurationError, MPDFError, describe_error
 from training.collect.questions import Question
+from training.command import check_least
 
 S = TypeVar("S")
 T = TypeVar("T")
@@ -36,8 +37,7 @@ class RayOptions:
         """
         if self.workers is not None and self.ray is None:
             raise ConfigurationError("--workers is for --ray alone")
-        if self.workers is not None and self.workers < 1:
-            raise ConfigurationError(f"--workers must be 1 or more, got {self.workers}")
+        check_least(self, workers=1)
 
 
 async def for_each(

@@ -64,6 +64,7 @@ from training.collect.questions import (
     read_questions,
 )
 from training.collect.team import TeamOptions, check_references, load_object, open_critic
+from training.command import check_least
 
 #: Name of the graph. It marks the episodes of this command in the folder.
 NAME = "collect"
@@ -125,8 +126,7 @@ def collect(options: CollectOptions) -> int:
     """Ask every question that is not finished. Return 1 if a question failed twice, else 0."""
     if options.questions is None:
         raise ConfigurationError("give --questions FILE, or --import FILE")
-    if options.concurrency < 1:
-        raise ConfigurationError(f"--concurrency must be 1 or more, got {options.concurrency}")
+    check_least(options, concurrency=1)
     options.cluster.check()
     if options.convert is not None:
         raise ConfigurationError("--convert is for --import only")

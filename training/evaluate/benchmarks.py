@@ -12,14 +12,12 @@ import hashlib
 import re
 import reprlib
 import string
-import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, get_args
 
 import orjson
-import tyro
 from tqdm import tqdm
 
 from mpdf_langgraph import (
@@ -28,12 +26,12 @@ from mpdf_langgraph import (
     CodeTests,
     ConfigurationError,
     MathAnswer,
-    MPDFError,
     Prompts,
 )
 from mpdf_langgraph.errors import describe_error
 from training.collect.questions import Question, TableError, read_table, text_of
 from training.collect.team import Answer, check_reference
+from training.command import run_command
 
 Name = Literal["gsm8k", "math", "aime", "amc", "mmlu", "humaneval", "mbpp"]
 Row = dict[str, Any]
@@ -324,7 +322,4 @@ def main(options: ConvertOptions) -> None:
 
 
 if __name__ == "__main__":
-    try:
-        main(tyro.cli(ConvertOptions, description=__doc__))
-    except MPDFError as error:
-        sys.exit(f"error: {error}")
+    run_command(main, ConvertOptions, __doc__)

@@ -78,17 +78,21 @@ from training.evaluate.tuning import tune
 from training.evaluate.workers import Here, Stage, open_runner
 
 
+def _choose(questions: Sequence[Question], name: str, limit: int | None) -> list[Question]:
+    """Return a sample of the questions of a file or benchmark, and tell which were left out."""
+    different = leave_out_repeated(questions)
+    if len(different) < len(questions):
+        print(f"{name}: {len(questions) - len(different)} repeated questions are left out")
+    return sample(different, limit)
+
+
 def read_test_questions(path: Path, bench: Bench, limit: int | None) -> list[Question]:
     """Read questions that can be graded.
 
     Raises:
         MPDFError: The file has faults, a context belongs to nobody, or a reference is missing.
     """
-    questions = read_questions(path)
-    different = leave_out_repeated(questions)
-    if len(different) < len(questions):
-        print(f"{path}: {len(questions) - len(different)} repeated questions are left out")
-    questions = sample(different, limit)
+    questions = _choose(read_questions(path), str(path), limit)
     check_contexts(questions, bench.agents)
     check_references(questions, bench.schema)
     if missing := [question.id for question in questions if question.reference is None]:
@@ -154,10 +158,7 @@ async def evaluate(options: EvaluateOptions) -> tuple[dict[str, MethodResult], C
     questions: list[Question] = []
     if benchmark := options.known_benchmark:
         found = load(benchmark, options.data, options.split)
-        different = leave_out_repeated(found)
-        if len(different) < len(found):
-            print(f"{benchmark.name}: {len(found) - len(different)} repeated questions left out")
-        questions = sample(different, options.limit)
+        questions = _choose(found, benchmark.name, options.limit)
     bench = options.open_bench(options.out)
     with closing(bench), warnings.catch_warnings():
         # A greedy team is meant to propose the same.

@@ -13,6 +13,7 @@ from mpdf_langgraph.errors import describe_error
 from mpdf_langgraph.traces.writer import is_url
 from training.collect.asking import RayOptions
 from training.collect.team import TeamOptions
+from training.command import check_least
 from training.evaluate.bench import VOTES, Bench
 from training.evaluate.benchmarks import BENCHMARKS, Benchmark, Name
 from training.evaluate.methods import MethodOptions
@@ -77,11 +78,7 @@ class EvaluateOptions(MethodOptions):
             raise ConfigurationError("give either --questions FILE or --benchmark NAME")
         if self.benchmark is None and (self.data or self.split):
             raise ConfigurationError("--data and --split are for --benchmark")
-        for name in ("rounds", "concurrency", "limit", "debate_rounds"):
-            value = getattr(self, name)
-            if value is not None and value < 1:
-                option = name.replace("_", "-")
-                raise ConfigurationError(f"--{option} must be 1 or more, got {value}")
+        check_least(self, rounds=1, concurrency=1, limit=1, debate_rounds=1)
         if is_url(self.out):
             raise ConfigurationError(
                 f"--out {self.out} is a URL. Results need a folder, which all workers share"
