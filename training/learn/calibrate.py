@@ -13,7 +13,7 @@ from scipy.special import expit, logit
 from mpdf_langgraph.calibration import EDGE, STAGES, Calibration, Curve, Curves
 from mpdf_langgraph.traces.records import Episode
 from training.learn.dataset import is_held_out
-from training.learn.recorded import Recorded, apply_curve, record
+from training.learn.recorded import Recorded, apply_calibration, apply_curve, record
 from training.learn.rewards import Grader
 
 Array = NDArray[np.float64]
@@ -57,15 +57,10 @@ class Judged:
 
     def apply_calibration(self, calibration: Calibration) -> NDArray[np.float64]:
         """Return the calibrated confidences, ``[R]``."""
-        result = self.confidence.copy()
-        for source in sorted(set(self.source)):
-            for agent in sorted(set(self.agent)):
-                curves = calibration.curves_of(source, agent)
-                for stage in STAGES if curves is not None else ():
-                    chosen = (self.source == source) & (self.stage == stage)
-                    chosen &= self.agent == agent
-                    result[chosen] = apply_curve(getattr(curves, stage), result[chosen])
-        return result
+        source = np.unique(self.source, return_inverse=True)
+        agent = np.unique(self.agent, return_inverse=True)
+        stage = np.array([STAGES.index(one) for one in self.stage], int)
+        return apply_calibration(calibration, self.confidence, source, agent, stage)
 
     def parts(self) -> dict[str, "Judged"]:
         """Return them by measurement and stage, named ``"logprob, proposed"``."""

@@ -332,7 +332,13 @@ def joint_of(
     joint = recorded.joint
     if calibration is None and consensus is None:
         return joint
-    confidence = _calibrate(recorded, calibration or Calibration({}))
+    confidence = apply_calibration(
+        calibration or Calibration({}),
+        np.where(joint.confidence >= 0, recorded.raw, -1.0),
+        (recorded.sources, recorded.source),
+        (recorded.agents, recorded.author),
+        recorded.stage,
+    )
     static = joint.static.copy()
     static[:, OF_RESPONSE.index("confidence")] = np.where(confidence >= 0, confidence, 0.5)
     changed = replace(joint, static=static, confidence=confidence)
@@ -344,17 +350,25 @@ def joint_of(
     return changed
 
 
-def _calibrate(recorded: Recorded, calibration: Calibration) -> Floats:
-    """Return the calibrated confidences, ``[R]``; below 0: unknown."""
-    result = np.where(recorded.joint.confidence >= 0, recorded.raw, -1.0)
-    known = result >= 0
-    for code, source in enumerate(recorded.sources):
-        for place, agent in enumerate(recorded.agents):
-            curves = calibration.curves_of(source, agent)
-            own = known & (recorded.source == code) & (recorded.author == place)
-            for number, stage in enumerate(STAGES) if curves is not None else ():
-                chosen = own & (recorded.stage == number)
-                result[chosen] = apply_curve(getattr(curves, stage), result[chosen])
+def apply_calibration(
+    calibration: Calibration,
+    confidence: Floats,
+    source: tuple[Iterable[str], Integers],
+    agent: tuple[Iterable[str], Integers],
+    stage: Integers,
+) -> Floats:
+    """Return the calibrated confidences, ``[R]``. One below 0 is unknown, and stays so.
+
+    Sources and agents are names, and indices into them, ``[R]``. Stages are indices into `STAGES`.
+    """
+    result = confidence.copy()
+    for code, of_source in enumerate(source[0]):
+        for place, name in enumerate(agent[0]):
+            curves = calibration.curves_of(of_source, name)
+            own = (confidence >= 0) & (source[1] == code) & (agent[1] == place)
+            for number, of_stage in enumerate(STAGES) if curves is not None else ():
+                chosen = own & (stage == number)
+                result[chosen] = apply_curve(getattr(curves, of_stage), result[chosen])
     return result
 
 
