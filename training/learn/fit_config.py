@@ -11,6 +11,7 @@ from typing import Annotated, Literal
 import tyro
 
 from mpdf_langgraph.errors import ConfigurationError
+from training.collect.team import Answer
 from training.learn.rewards import Weights
 
 Algorithm = Literal["softrankpo", "grpo", "ppo", "awr", "regression", "none"]
@@ -26,7 +27,7 @@ class Config:
     """The router's folder."""
     labels: Path | None = None
     """JSONL of `episode` (its id) and `reference`, for traces whose truth came late."""
-    answer: Literal["math", "choice", "text", "code"] = "math"
+    answer: Answer = "math"
     """How answers are compared with references."""
     most_turns: int = 100_000
     """Turns to read, about. Where the traces hold more, a half, a quarter, ... of the questions is

@@ -19,7 +19,6 @@ and the report says so. `python -m training.studies.asking` judges the third on 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 from pydantic import BaseModel
@@ -33,7 +32,7 @@ from mpdf_langgraph.recruiting import AskingValues
 from mpdf_langgraph.runtime.budget import prices_of
 from mpdf_langgraph.traces.records import Episode
 from training.collect.importing import LOGGED
-from training.collect.team import remembering_grader
+from training.collect.team import Answer, remembering_grader
 from training.command import run_command
 from training.learn.asking import describe_asking, fit_asking, gather
 from training.learn.calibrate import fit_calibration, judge
@@ -82,7 +81,7 @@ class RuleOptions:
     """Folder for the files."""
     labels: Path | None = None
     """JSONL of `episode` (its id) and `reference`, for traces whose truth came late."""
-    answer: Literal["math", "choice", "text", "code"] = "math"
+    answer: Answer = "math"
     """How answers are compared with references."""
     cost: float = 0.1
     """Price of 1,000 tokens, in accuracy."""

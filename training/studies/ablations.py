@@ -35,7 +35,7 @@ a hash of options and traces, so remove OUT/fits after a change of the code.
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal, get_args
+from typing import Annotated, Any, get_args
 
 import numpy as np
 import tyro
@@ -44,7 +44,7 @@ from tqdm import tqdm
 
 from mpdf_langgraph.calibration import Calibration
 from mpdf_langgraph.errors import ConfigurationError
-from training.collect.team import remembering_grader
+from training.collect.team import Answer, remembering_grader
 from training.command import check_least, run_command
 from training.learn.dataset import Groups, check_answer, load, split
 from training.learn.display import table
@@ -76,7 +76,7 @@ class AblationOptions:
     """Some of the ablations. Default: all that there are traces for."""
     labels: Path | None = None
     """JSON Lines of `episode` (its id) and `reference`, for traces without references."""
-    answer: Literal["math", "choice", "text", "code"] = "math"
+    answer: Answer = "math"
     """How answers are compared with references."""
     seeds: int = 3
     """Fits of each variant."""

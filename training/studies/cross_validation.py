@@ -24,8 +24,6 @@ from tqdm import tqdm
 from mpdf_langgraph import Episode
 from mpdf_langgraph.answers.schema import AnswerSchema
 from mpdf_langgraph.consensus import count_votes, make_rule
-from mpdf_langgraph.errors import MPDFError
-from mpdf_langgraph.state import ACTIONS
 from training.collect.importing import Replay
 from training.collect.team import answer_schema, remembering_grader
 from training.command import StudyOptions, check_least, run_command, write_results
@@ -34,7 +32,8 @@ from training.learn.display import table
 from training.learn.fit_config import Algorithm, Config
 from training.learn.measures import Interval, mean_interval, widen_by_fits
 from training.learn.recalibrate import holdings, recalibrate
-from training.studies.fits import FinishedFit, Fit, run_fits
+from training.learn.rewards import CONCEDE
+from training.studies.fits import FinishedFit, Fit, must_fit, write_episodes
 from training.studies.recordings import (
     Recording,
     assign_folds,
@@ -44,7 +43,6 @@ from training.studies.recordings import (
     read_recordings,
 )
 
-PERSIST, _, CONCEDE = range(len(ACTIONS))
 LEARNED, GREEDY = "learned deliberation", "learned deliberation, greedy"
 CALIBRATED = "vote before deliberation, calibrated"
 
@@ -117,8 +115,7 @@ class Fold:
         """Write recordings as episodes of the team, the best agent first."""
         episodes = [self._play(recording) for recording in recordings]
         self.folder.mkdir(parents=True, exist_ok=True)
-        lines = [episode.to_json().rstrip() + b"\n" for episode in episodes]
-        (self.folder / f"{name}.jsonl").write_bytes(b"".join(lines))
+        write_episodes(self.folder / f"{name}.jsonl", episodes)
         return episodes
 
     def _play(self, recording: Recording) -> Episode:
@@ -254,9 +251,7 @@ def cross_validate(options: FoldOptions) -> dict[str, NDArray[Any]]:
             place = Path(folder) / f"fold-{k}"
             folds.append(Fold(options, schema, rest, here, place, played))
             held_out += here
-        failed = run_fits([fit for fold in folds for fit in fold.fits], options.jobs)
-        if failed:
-            raise MPDFError(f"a fit failed: {next(iter(failed.values()))}")
+        must_fit([fit for fold in folds for fit in fold.fits], options.jobs)
         parts = [fold.answers() for fold in tqdm(folds, desc="held-out folds", unit="fold")]
     right = {name: np.concatenate([part[name] for part in parts], 1) for name in parts[0]}
     write_results(options.out, format_results(options, right, [r.question for r in held_out]))

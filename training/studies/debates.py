@@ -27,7 +27,7 @@ import tyro
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-from mpdf_langgraph import MPDFError, TraceReader, load_router
+from mpdf_langgraph import TraceReader, load_router
 from mpdf_langgraph.calibration import Calibration
 from mpdf_langgraph.consensus import (
     ConsensusRule,
@@ -61,7 +61,7 @@ from training.learn.measures import mean_interval
 from training.learn.profile_fit import criticise, fit_profile, gather_looks
 from training.learn.recalibrate import recalibrate
 from training.learn.rewards import Grader
-from training.studies.fits import Fit, run_fits
+from training.studies.fits import Fit, learned_name, must_fit, write_episodes
 
 BARS, GAPS = (0.1, 0.2, 0.3, 0.5, 0.7, 0.9), (0.0, 0.1)
 TUNED_ON = 600
@@ -189,11 +189,6 @@ class Fold:
         return found
 
 
-def learned_name(algorithm: Algorithm) -> str:
-    """Return the method's name in the table."""
-    return f"learned, {'SFT alone' if algorithm == 'none' else algorithm}"
-
-
 def configs(shared: Config, options: DebateOptions) -> dict[str, Config]:
     """Return the options of every fit, by the name of its method.
 
@@ -236,7 +231,7 @@ def make_fold(
     }
     folder.mkdir()
     path = folder / "rest.jsonl"
-    path.write_bytes(b"".join(e.to_json().rstrip() + b"\n" for e in learned))
+    write_episodes(path, learned)
     shared = Config(
         traces=(path,),
         consensus="recorded",
@@ -292,9 +287,7 @@ def cross_validate(
                 rest = [e for e in episodes if e.question not in asked]
                 place = Path(folder, f"{seed}-{number}")
                 folds.append(make_fold(rest, held_out, graded, options, place, seed))
-        failed = run_fits([fit for fold in folds for fit in fold.fits.values()], options.jobs)
-        if failed:
-            raise MPDFError(f"a fit failed: {next(iter(failed.values()))}")
+        must_fit([fit for fold in folds for fit in fold.fits.values()], options.jobs)
         return play_folds(episodes, folds, graded)
 
 

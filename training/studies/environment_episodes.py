@@ -20,6 +20,7 @@ from training.studies.environments import (
     Held,
     Replies,
     Said,
+    letter_of,
     question,
     truth_of,
 )
@@ -49,7 +50,7 @@ class _Deliberation:
         """Draw a response, and keep it."""
         said: Said = self.replies.draw(self.number, agent, seen)
         held = Held(agent, seen is not None, said)
-        letter = LETTERS[(self.truth + said.answer) % len(LETTERS)]
+        letter = letter_of(self.truth, said)
         if letter not in self.representatives:
             self.representatives.append(letter)
         cluster = self.representatives.index(letter)

@@ -188,10 +188,15 @@ def truth_of(number: int) -> int:
     return random.Random(number).randrange(CHOICES)
 
 
+def letter_of(truth: int, said: Said) -> str:
+    """Return the letter that a response gives, where `truth` is the position of the right one."""
+    return LETTERS[(truth + said.answer) % CHOICES]
+
+
 def text_of(environment: Environment, held: Held, truth: int) -> str:
     """Return the text of a response. Everything that matters can be read off it."""
     said, stage = held.said, "refined" if held.refined else "proposed"
-    letter = LETTERS[(truth + said.answer) % CHOICES]
+    letter = letter_of(truth, said)
     tag = f"[{held.author} {stage} {said.kind} {letter} {said.confidence}]"
     told = "It was so said.\n" * environment.sentences[held.author]
     return f"{tag}\n{told}{_VISIBLE[said.kind]}\\boxed{{{letter}}}"

@@ -22,15 +22,18 @@ from mpdf_langgraph.calibration import Calibration
 from mpdf_langgraph.errors import MPDFError, describe_error
 from mpdf_langgraph.observation import FEATURE_VERSION, INDEX
 from mpdf_langgraph.traces.reader import find_segments
+from mpdf_langgraph.traces.records import Episode
 from training.collect.pool import make_pool
 from training.learn import fitting, stages
 from training.learn.dataset import Groups
-from training.learn.fit_config import Config
+from training.learn.fit_config import Algorithm, Config
 from training.learn.policy import Policy
 from training.learn.report import FORMAT
 from training.learn.tensors import log_probabilities, set_competence, to_data
 from training.studies import raw_text
 
+#: Begins the name of a fitted method.
+LEARNED = "learned"
 #: Options of a fit that change nothing in what comes out.
 _APART = ("traces", "labels", "out", "resume", "threads", "device")
 
@@ -189,6 +192,26 @@ def run_fits(fits: Iterable[Fit], jobs: int) -> dict[str, str]:
                 pool.shutdown(cancel_futures=True)
                 raise
     return failed
+
+
+def must_fit(fits: Iterable[Fit], jobs: int) -> None:
+    """Run the fits, as `run_fits` does.
+
+    Raises:
+        MPDFError: A fit failed.
+    """
+    if failed := run_fits(fits, jobs):
+        raise MPDFError(f"a fit failed: {next(iter(failed.values()))}")
+
+
+def learned_name(algorithm: Algorithm) -> str:
+    """Return the name of a fitted method in a table."""
+    return f"{LEARNED}, {'SFT alone' if algorithm == 'none' else algorithm}"
+
+
+def write_episodes(path: Path, episodes: Iterable[Episode]) -> None:
+    """Write episodes into one file, which fits can read."""
+    path.write_bytes(b"".join(episode.to_json() + b"\n" for episode in episodes))
 
 
 class FinishedFit:

@@ -22,17 +22,17 @@ from mpdf_langgraph.observation import Situation, observe
 from mpdf_langgraph.response_profile import logprob_summary, reasoning_profile
 from mpdf_langgraph.router import Router, behaviour
 from mpdf_langgraph.state import ACTIONS, Critique, Observation, Response, Usage, no_usage
+from training.learn.rewards import CONCEDE, PERSIST, REFINE
 from training.studies.environments import (
-    CHOICES,
     PROPOSE_TOKENS,
     REFINE_TOKENS,
     Environment,
     Held,
+    letter_of,
     logprobs_of,
     text_of,
 )
 
-PERSIST, REFINE, CONCEDE = range(len(ACTIONS))
 REFINE_COST, PROPOSE_COST = sum(REFINE_TOKENS), sum(PROPOSE_TOKENS)
 
 
@@ -76,7 +76,7 @@ def response_of(
         agent=held.author,
         round=int(held.refined),
         text=text,
-        answer="ABCD"[(truth + held.said.answer) % CHOICES],
+        answer=letter_of(truth, held.said),
         cluster=cluster,
         profile=_profile(text),
         logprobs=summary,

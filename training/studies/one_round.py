@@ -29,7 +29,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from mpdf_langgraph import AnswerSchema, Episode, MPDFError, ThresholdRouter, load_router
+from mpdf_langgraph import AnswerSchema, Episode, ThresholdRouter, load_router
 from mpdf_langgraph.answers.schema import schema_for
 from mpdf_langgraph.calibration import Calibration
 from mpdf_langgraph.consensus import ConsensusRule
@@ -39,7 +39,7 @@ from mpdf_langgraph.learned_router import LearnedRouter
 from mpdf_langgraph.options import check_number
 from mpdf_langgraph.router import Router
 from training.collect.questions import as_told
-from training.collect.team import answer_schema, remembering_grader
+from training.collect.team import Answer, answer_schema, remembering_grader
 from training.command import check_least, run_command, write_results
 from training.evaluate import votes
 from training.evaluate.options import EvaluateOptions
@@ -59,7 +59,7 @@ from training.learn.measures import (
 from training.learn.profile_fit import criticise, fit_profile, gather_looks, with_confidence
 from training.learn.recalibrate import recalibrate, with_responses
 from training.learn.rewards import Grader
-from training.studies.fits import Fit, run_fits
+from training.studies.fits import LEARNED, Fit, learned_name, must_fit, write_episodes
 from training.studies.recorded_round import (
     CONFIDENCE,
     MAJORITY,
@@ -70,7 +70,6 @@ from training.studies.recorded_round import (
     read_proposals,
 )
 
-LEARNED = "learned"
 LEAST = 10
 """Debates that a fold has at least."""
 BY_CONFIDENCE, BY_LEARNED = " by confidence", ", learned consensus"
@@ -93,7 +92,7 @@ class OneRoundOptions:
     """Whose confidence counts: the recorded one, or that of a profile critic (no call)."""
     out: Path = Path("runs/one_round")
     """Folder for `results.md`."""
-    answer: Literal["math", "choice", "text", "code"] = "math"
+    answer: Answer = "math"
     """How answers are compared, with one another and with references. Code runs in a sandbox."""
     algorithms: tuple[Algorithm, ...] = ("softrankpo", "none")
     """Second stages of the fits, each a method. `none` stops after SFT."""
@@ -163,8 +162,7 @@ def answer_fold(
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", category=UserWarning)  # none has passed its gate yet
         for algorithm, those in fold.fits.items():
-            name = f"{LEARNED}, {'SFT alone' if algorithm == 'none' else algorithm}"
-            routers[name] = [load_router(fit.folder) for fit in those]
+            routers[learned_name(algorithm)] = [load_router(fit.folder) for fit in those]
     strongest = find_strongest(known)
     for asked in fold.held_out:
         equivalent = schema_for(schema, asked.debate.question).equivalent
@@ -275,9 +273,7 @@ def study(options: OneRoundOptions) -> str:
             for k, (rest, held_out) in enumerate(_split(options, recorded))
         ]
         fits = [fit for fold in folds for those in fold.fits.values() for fit in those]
-        failed = run_fits(fits, options.jobs)
-        if failed:
-            raise MPDFError(f"a fit failed: {next(iter(failed.values()))}")
+        must_fit(fits, options.jobs)
         for fold in folds:
             for found in answer_fold(fold, options.cost, is_right, schema):
                 for name, answered in found.items():
@@ -349,7 +345,7 @@ def _make_fold(
         judged = partial(criticise, critic=critic, consensus="confidence")
         rest = [judged(e) for e in rest]
         held = [one.map(judged, partial(with_confidence, critic=critic)) for one in held]
-    path.write_bytes(b"".join(e.to_json().rstrip() + b"\n" for e in rest))
+    write_episodes(path, rest)
     shared = Config(
         traces=(path,),
         consensus="recorded",
