@@ -25,7 +25,7 @@ from mpdf_langgraph.calibration import Calibration, log_odds, sigmoid
 from mpdf_langgraph.fitted_file import Fitted, read_fitted
 from mpdf_langgraph.observation import FEATURE_VERSION, feature, rival_of
 from mpdf_langgraph.options import check_number
-from mpdf_langgraph.state import ACTIONS, Observation
+from mpdf_langgraph.state import ACTIONS, CHEAPEST_FIRST, Observation
 
 #: How an agent's answer stands: it has none, every valid answer agrees with it, or it has more
 #: votes, as many, or fewer than the best other answer.
@@ -243,8 +243,7 @@ class ExpectedGainRouter:
         for estimated, mask in zip(self.estimate(observations), masks, strict=True):
             gains = (0.0, estimated["refine"], estimated["concede"])
             allowed = [g if ok else -math.inf for g, ok in zip(gains, mask, strict=True)]
-            # Of equal gains the cheapest action counts: PERSIST, then CONCEDE.
-            best = max((0, 2, 1), key=lambda i: (allowed[i] > TOLERANCE) * allowed[i])
+            best = max(CHEAPEST_FIRST, key=lambda i: (allowed[i] > TOLERANCE) * allowed[i])
             rows.append([float(i == best) for i in range(len(ACTIONS))])
         return rows
 

@@ -28,7 +28,7 @@ from mpdf_langgraph.learned_consensus import LearnedConsensus
 from mpdf_langgraph.observation import FEATURE_VERSION, FEATURES
 from mpdf_langgraph.options import check_number
 from mpdf_langgraph.router import behaviour
-from mpdf_langgraph.state import ACTIONS, Observation
+from mpdf_langgraph.state import ACTIONS, CHEAPEST_FIRST, Observation
 
 #: Routers of format 1 were fitted on confidences as the critic gave them.
 FORMATS = (1, 2)
@@ -43,8 +43,6 @@ _INPUTS: dict[str, tuple[str, list[int | None]]] = {
 _OUTPUT = "log_probabilities"
 #: Bytes that all networks of a process may take together. One takes a few million.
 MOST_MEMORY = 256 * 2**20
-# If several actions are equally likely, greedy takes the cheapest.
-_CHEAPEST_FIRST = sorted(range(len(ACTIONS)), key=lambda i: ACTIONS[i] == "REFINE")
 
 
 class Manifest(BaseModel):
@@ -137,7 +135,7 @@ class LearnedRouter:
 
     def _behaviour(self, logs: list[float], mask: Sequence[bool]) -> list[float]:
         best = -1
-        for i in _CHEAPEST_FIRST:
+        for i in CHEAPEST_FIRST:
             if mask[i] and (best < 0 or logs[i] > logs[best]):
                 best = i
         best = max(best, 0)

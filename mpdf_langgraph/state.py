@@ -15,6 +15,8 @@ from typing_extensions import TypedDict  # typing.TypedDict is of no use to pyda
 Action = Literal["PERSIST", "REFINE", "CONCEDE"]
 #: The fixed order of actions in every mask and probability vector.
 ACTIONS: tuple[Action, ...] = ("PERSIST", "REFINE", "CONCEDE")
+#: Indices into `ACTIONS`. Of equally good actions the first of these, the cheapest, counts.
+CHEAPEST_FIRST = (0, 2, 1)
 #: Stands in `Turn.blocked` where no REFINE of the round could change the answer.
 DECIDED = "decided"
 

@@ -11,7 +11,8 @@ from mpdf_langgraph.rounds import answer_of
 from mpdf_langgraph.state import Observation
 from mpdf_langgraph.traces.records import Episode
 from training.learn import rewards
-from training.learn.rewards import observations, rule_of
+from training.learn.recalibrate import observations
+from training.learn.rewards import rule_of
 
 
 @dataclass(frozen=True)

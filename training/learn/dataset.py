@@ -12,14 +12,14 @@ from mpdf_langgraph.calibration import Calibration
 from mpdf_langgraph.errors import ConfigurationError
 from mpdf_langgraph.learned_consensus import LearnedConsensus
 from mpdf_langgraph.observation import INDEX
-from mpdf_langgraph.state import ACTIONS
+from mpdf_langgraph.state import ACTIONS, CHEAPEST_FIRST
 from mpdf_langgraph.traces.reader import find_segments, first_episode
 from mpdf_langgraph.traces.records import Episode
 from training.collect.team import Answer
 from training.learn.joint import Joint
 from training.learn.joint_rounds import after, count, describe, group_right
 from training.learn.recorded import ReadingReport, Recorded, joint_of, read_recorded, record
-from training.learn.rewards import CHEAPEST_FIRST, REFINE, TOLERANCE, Grader, Weights
+from training.learn.rewards import REFINE, TOLERANCE, Grader, Weights
 from training.learn.trace_rows import place_of
 
 _CHUNK = 32_768

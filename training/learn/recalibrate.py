@@ -5,13 +5,12 @@ from collections.abc import Callable
 from mpdf_langgraph.calibration import Calibration
 from mpdf_langgraph.consensus import ConsensusRule, concession, count_votes
 from mpdf_langgraph.learned_consensus import LearnedConsensus, describe_rule
-from mpdf_langgraph.observation import FEATURE_VERSION
-from mpdf_langgraph.rounds import held_by_round
+from mpdf_langgraph.observation import FEATURE_VERSION, Situation, observe
+from mpdf_langgraph.rounds import Held, held_by_round
+from mpdf_langgraph.router import competences
 from mpdf_langgraph.state import Observation, Response, Turn
 from mpdf_langgraph.traces.records import Episode
-from training.learn.rewards import check_tallies, observations, rule_of
-
-Held = dict[str, Response | None]
+from training.learn.rewards import check_tallies, rule_of
 
 
 def recalibrate(
@@ -62,10 +61,28 @@ def rebuild(changed: Episode, rule: ConsensusRule) -> Episode:
     return changed.model_copy(update={"turns": turns})
 
 
-def holdings(episode: Episode) -> list[Held]:
+def holdings(episode: Episode) -> list[dict[str, Response | None]]:
     """Return what every agent held after each round, round 0 first."""
     names = episode.team
     return held_by_round(names, episode.responses, episode.turns)
+
+
+def observations(episode: Episode, round_: int) -> dict[str, Observation]:
+    """Return a round's observations by agent, from nothing but the responses and tallies.
+
+    They equal those recorded, unless another feature version recorded them.
+    """
+    turns = {turn["agent"]: turn for turn in episode.turns if turn["round"] == round_}
+    before = {name: turns[name]["before"] for name in episode.team}
+    return observe(
+        Situation(
+            held={n: episode.responses[i] if i else None for n, i in before.items()},
+            previous=episode.tallies[round_ - 2]["votes"] if round_ > 1 else {},
+            competence=competences(episode.agents),
+            round=round_,
+            max_rounds=episode.options["max_rounds"],
+        )
+    )
 
 
 def _turn(turn: Turn, before: Held, seen: dict[str, Observation]) -> Turn:

@@ -20,15 +20,12 @@ from dataclasses import dataclass
 from mpdf_langgraph.consensus import ConsensusRule, votes_of
 from mpdf_langgraph.errors import ConfigurationError, TraceError
 from mpdf_langgraph.learned_consensus import recorded_rule
-from mpdf_langgraph.observation import FEATURE_VERSION, FEATURES, Situation, observe
+from mpdf_langgraph.observation import FEATURE_VERSION, FEATURES
 from mpdf_langgraph.rounds import Held, after_move
-from mpdf_langgraph.router import competences
-from mpdf_langgraph.state import ACTIONS, Observation, Response, Turn, tokens
+from mpdf_langgraph.state import ACTIONS, Response, Turn, tokens
 from mpdf_langgraph.traces.records import Episode
 
 PERSIST, REFINE, CONCEDE = range(len(ACTIONS))
-#: Of equally good actions the first of these, the cheapest, is the label.
-CHEAPEST_FIRST = (PERSIST, CONCEDE, REFINE)
 #: Mean rewards closer than this are equal: their difference is rounding.
 TOLERANCE = 1e-6
 
@@ -89,24 +86,6 @@ class Decision:
     moves: tuple[Move, ...]
 
 
-def observations(episode: Episode, round_: int) -> dict[str, Observation]:
-    """Return a round's observations by agent, from nothing but the responses and tallies.
-
-    They equal those recorded, unless another feature version recorded them.
-    """
-    turns = {turn["agent"]: turn for turn in episode.turns if turn["round"] == round_}
-    before = {name: turns[name]["before"] for name in episode.team}
-    return observe(
-        Situation(
-            held={n: episode.responses[i] if i else None for n, i in before.items()},
-            previous=episode.tallies[round_ - 2]["votes"] if round_ > 1 else {},
-            competence=competences(episode.agents),
-            round=round_,
-            max_rounds=episode.options["max_rounds"],
-        )
-    )
-
-
 def first_hint(episode: Episode) -> float:
     """Return the first round that a person's hint shaped, infinity without a hint."""
     hints = [i["round"] for i in episode.interventions if i["action"] == "hint"]
@@ -142,14 +121,18 @@ def rule_of(episode: Episode) -> ConsensusRule:
     Raises:
         ConfigurationError: It is not built in.
     """
-    name = episode.options.get("consensus")
     try:
         return recorded_rule(episode.options, episode.category)
     except ConfigurationError as error:
-        raise ConfigurationError(
-            f"episode {episode.id} was decided by the consensus rule {name!r}, which is not built "
-            "in. Only traces of built-in rules can be learned from"
-        ) from error
+        raise not_built_in(episode.id, str(episode.options.get("consensus"))) from error
+
+
+def not_built_in(episode_id: str, rule: str) -> ConfigurationError:
+    """Return the error for an episode that a rule of the user's own decided."""
+    return ConfigurationError(
+        f"episode {episode_id} was decided by the consensus rule {rule!r}, which is not built in. "
+        "Only traces of built-in rules can be learned from"
+    )
 
 
 def _decisions_of_round(
@@ -204,9 +187,10 @@ def _response(responses: Mapping[str, Response], response_id: str | None) -> Res
     return None if response_id is None else responses[response_id]
 
 
-def _tokens(response: Response) -> int:
+def tokens_of(response: Response, *, judged: bool = True) -> int:
+    """Return the prompt and completion tokens of a response, and of the verdict on it if read."""
     critique = response["critique"]
-    return tokens(response["usage"]) + (tokens(critique["usage"]) if critique else 0)
+    return tokens(response["usage"]) + (tokens(critique["usage"]) if critique and judged else 0)
 
 
 def _moves(episode: Episode, turn: Turn) -> list[Move]:
@@ -231,7 +215,7 @@ def _moves(episode: Episode, turn: Turn) -> list[Move]:
         if (drawn := responses.get(response_id)) is None:
             continue  # its call failed
         after = after_move("REFINE", before, drawn=drawn)
-        moves.append(move(REFINE, after, _tokens(drawn), taken=False))
+        moves.append(move(REFINE, after, tokens_of(drawn), taken=False))
     if can_concede:
         if turn["target"] is None:
             raise TraceError(
@@ -253,7 +237,7 @@ def _refine_tokens(episode: Episode, turn: Turn) -> int:
     changed = turn["after"] is not None and turn["after"] != turn["before"]
     drawn = episode.responses.get(turn["after"] if changed else f"{name}@{round_}")  # type: ignore[arg-type]
     if drawn is not None:
-        return _tokens(drawn)
+        return tokens_of(drawn)
     return sum(
         tokens(failure["usage"])
         for failure in episode.failures

@@ -9,11 +9,12 @@ import torch
 from torch import Tensor
 
 from mpdf_langgraph.observation import INDEX
+from mpdf_langgraph.state import CHEAPEST_FIRST
 from training.learn.dataset import Groups
 from training.learn.fit_config import Config
 from training.learn.off_policy import Array, expect
 from training.learn.policy import Policy
-from training.learn.rewards import CHEAPEST_FIRST, TOLERANCE
+from training.learn.rewards import TOLERANCE
 
 _CHUNK = 65_536
 
@@ -129,7 +130,6 @@ def decisions_of(logs: Tensor, *, drawn: bool, temperature: float = 1.0) -> Arra
     logs = logs.double().cpu()
     if drawn:
         return np.asarray((logs / temperature).softmax(-1).numpy())
-    # Of equally likely actions the cheapest, as in `learned_router`.
     order = torch.tensor(CHEAPEST_FIRST)
     return np.asarray(torch.eye(3).double()[order[logs[:, order].argmax(1)]].numpy())
 

@@ -15,7 +15,7 @@ from mpdf_langgraph.state import tokens
 from training.collect.questions import find_superseded
 from training.learn.display import start_figure
 from training.learn.measures import mean_interval
-from training.learn.rewards import Grader
+from training.learn.rewards import Grader, tokens_of
 
 
 @dataclass
@@ -57,9 +57,7 @@ def measure_rounds(folder: Path, grader: Grader, labels: Mapping[str, str]) -> A
         by_round = [0] * len(answers)
         for id_, response in episode.responses.items():
             if id_ not in extra:
-                critique = response["critique"]
-                total = tokens(response["usage"]) + (tokens(critique["usage"]) if critique else 0)
-                by_round[min(response["round"], len(answers) - 1)] += total
+                by_round[min(response["round"], len(answers) - 1)] += tokens_of(response)
         for failure in episode.failures:
             if failure["stage"] not in ("alternative", "compare"):
                 by_round[min(failure["round"], len(answers) - 1)] += tokens(failure["usage"])

@@ -15,7 +15,7 @@ from mpdf_langgraph.router import Router, for_team
 from mpdf_langgraph.state import ACTIONS, Action, Critique, Failure, Response, Usage, tokens
 from training.collect.questions import is_sound, key_of
 from training.learn.recalibrate import with_responses
-from training.learn.rewards import Grader
+from training.learn.rewards import Grader, tokens_of
 
 MAJORITY, CONFIDENCE = (make_rule(name)[1] for name in ("majority", "confidence"))
 
@@ -36,12 +36,6 @@ class Answered:
     tokens: float
     fits: tuple[float, ...] = ()
     stated: tuple[tuple[float, float] | None, ...] = ()
-
-
-def tokens_of(response: Response, *, judged: bool = True) -> int:
-    """Return the prompt and completion tokens of a response, and of the verdict on it if read."""
-    critique = response["critique"]
-    return tokens(response["usage"]) + (tokens(critique["usage"]) if critique and judged else 0)
 
 
 class Debate:

@@ -39,9 +39,8 @@ from training.learn.calibrate import (
 )
 from training.learn.dataset import load, make_groups, split
 from training.learn.measures import quality
-from training.learn.recalibrate import recalibrate
+from training.learn.recalibrate import observations, recalibrate
 from training.learn.recorded import read_recorded
-from training.learn.rewards import observations
 
 shares = st.floats(0, 1)
 

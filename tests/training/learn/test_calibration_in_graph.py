@@ -26,7 +26,7 @@ from mpdf_langgraph.observation import INDEX
 from mpdf_langgraph.router import FixedRouter
 from tests.support.records import critique, response
 from tests.support.scripted import says
-from training.learn.rewards import observations
+from training.learn.recalibrate import observations
 
 shares = st.floats(0, 1)
 curves = st.builds(

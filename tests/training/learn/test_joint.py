@@ -13,9 +13,8 @@ from mpdf_langgraph.traces.records import Episode
 from tests.support.synthetic import synthetic_episodes
 from training.learn import joint_rounds as play
 from training.learn.joint import Joint
-from training.learn.recalibrate import recalibrate
+from training.learn.recalibrate import observations, recalibrate
 from training.learn.recorded import record
-from training.learn.rewards import observations
 
 APART = INDEX["agrees"]  # who looks is another
 

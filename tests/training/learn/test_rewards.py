@@ -20,13 +20,13 @@ from tests.support.running import record_of
 from tests.support.scripted import Reply, Request, Scripted, StatusError
 from tests.support.synthetic import synthetic_episodes
 from training.learn.dataset import Groups, make_groups
+from training.learn.recalibrate import observations
 from training.learn.rewards import (
     CONCEDE,
     PERSIST,
     REFINE,
     Grader,
     Weights,
-    observations,
 )
 
 BOTH = Weights()

@@ -17,6 +17,7 @@ from tests.support.written import write_traces
 from training.learn.dataset import make_groups
 from training.learn.measures import honest_error
 from training.learn.recalibrate import with_responses
+from training.learn.rewards import tokens_of
 from training.studies.one_round import (
     OneRoundOptions,
     describe_error,
@@ -32,7 +33,6 @@ from training.studies.recorded_round import (
     charge,
     read_debates,
     read_proposals,
-    tokens_of,
 )
 
 MATH = MathAnswer()
