@@ -1,6 +1,6 @@
-"""The losses that SoftRankPO is compared with: PPO, GRPO, AWR.
+"""The losses that SoftRankPO is compared with: PPO, GRPO, AWR, and a regression on rewards.
 
-All three are written for rollouts *drawn* from the old policy. Here a group is *enumerated*:
+The first three are written for rollouts *drawn* from the old policy. Here a group is *enumerated*:
 one PERSIST, one CONCEDE, several REFINEs, however likely each action was. Every expectation
 under the old policy is therefore a sum with the weights π_old(a_i)/n_{a_i}, n_a the number of
 rollouts with action a in the group: see `enumeration_weights`. With them, and every allowed
@@ -10,7 +10,8 @@ action change nothing. Without them four REFINEs would count four times.
 Pure functions of tensors, shapes ``[G, K]`` as in `training.learn.softrankpo`: `mask` is True at
 real rollouts. `logp` is log π_θ of each rollout's action, and gradients flow into it alone.
 `weights` are per *rollout* (times the group's weight, where groups have one), and a loss is the
-weighted mean. Without `weights` rollouts count as drawn: equally within a group, as do the groups.
+weighted mean. Those of the regression are per *group*. Without `weights` rollouts count as drawn:
+equally within a group, as do the groups.
 A wrong shape, a reward that is not finite, a negative weight and an option out of range raise
 `ConfigurationError`.
 """
@@ -21,7 +22,13 @@ import torch
 from torch import Tensor
 
 from mpdf_langgraph.errors import ConfigurationError
-from training.learn.softrankpo import check_rewards, check_weights, real_cells, same_shape
+from training.learn.softrankpo import (
+    check_rewards,
+    check_weights,
+    real_cells,
+    same_shape,
+    weighted_mean,
+)
 
 #: Added to a group's standard deviation in GRPO, as its public implementations do.
 GRPO_EPSILON = 1e-4
@@ -244,6 +251,5 @@ def regression(
     errors = torch.where(others, (known - known[:, :1] - target) ** 2, 0.0).sum(-1)
     errors = errors / others.sum(-1).clamp_min(1)
     counted = torch.ones_like(errors) if weights is None else check_weights(weights)
-    least = torch.finfo(errors.dtype).tiny
-    value = (counted * errors).sum() / counted.sum().clamp_min(least)
+    value = weighted_mean(errors, counted.to(errors.dtype))
     return value, {"loss": value.item()}

@@ -81,6 +81,11 @@ def group_mean(values: Tensor, mask: Tensor) -> Tensor:
     return torch.where(mask, values, 0.0).sum(-1) / mask.sum(-1).clamp_min(1)
 
 
+def weighted_mean(values: Tensor, weights: Tensor) -> Tensor:
+    """Return the weighted mean over groups, 0 if all weights are 0."""
+    return (values * weights).sum() / weights.sum().clamp_min(torch.finfo(weights.dtype).tiny)
+
+
 def reward_scale(rewards: Tensor, mask: Tensor | None = None) -> float:
     """Return s, the rewards' pooled within-group standard deviation, 1.0 if every group is tied.
 
@@ -178,8 +183,7 @@ def loss(
     if weights is not None:
         same_shape(groups=per_group, weights=weights)
         counted = counted * check_weights(weights).to(per_group.dtype)
-    least = torch.finfo(counted.dtype).tiny
-    value = (counted * per_group).sum() / counted.sum().clamp_min(least)
+    value = weighted_mean(per_group, counted)
 
     rollouts = mask.sum().clamp_min(1)
     flat = (target == 0).all(-1) & mask.any(-1)

@@ -19,11 +19,6 @@ from training.learn.policy import Policy
 from training.learn.tensors import Data, log_probabilities
 
 
-def weighted_mean(values: Tensor, weights: Tensor) -> Tensor:
-    """Return the weighted mean over groups, 0 if all weights are 0."""
-    return (values * weights).sum() / weights.sum().clamp_min(torch.finfo(weights.dtype).tiny)
-
-
 def advantages_of(config: Config, data: Data, reward_scale: float = 1.0) -> tuple[Tensor, float]:
     """Return SoftRankPO's advantages on the training groups, ``[G, K]``, and their scale s."""
     rewards = data.rewards * reward_scale
@@ -52,7 +47,7 @@ def sft_loss(
     logp = logp.masked_fill(tries == 0, -1e9).log_softmax(1)
     labels, weights = data.labels[index], data.weights[index]
     losses = -(labels * torch.where(labels > 0, logp, 0.0)).sum(1)
-    return weighted_mean(losses, weights), {}
+    return softrankpo.weighted_mean(losses, weights), {}
 
 
 def second_stage_loss(
@@ -74,7 +69,8 @@ def second_stage_loss(
             value, shown = softrankpo.loss(
                 logp, ref_logp, advantages[index], beta=config.beta, mask=mask, weights=weights
             )
-            kl = weighted_mean(softrankpo.kl(reference_logp[index], every), weights)
+            each = softrankpo.kl(reference_logp[index], every)
+            kl = softrankpo.weighted_mean(each, weights)
             return value + config.kl_weight * kl, {**shown, "kl": kl.item()}
         rewards = (data.rewards[index] * reward_scale).float()
         share = weights[:, None]
@@ -123,7 +119,7 @@ def run_stage(
     config: Config,
     log: Log,
 ) -> None:
-    """Train `policy` in place until validation stops improving, and leaves it at its best.
+    """Train `policy` in place until validation stops improving, and leave it at its best.
 
     An epoch depends on the seed, its number and the checkpoint before it alone, and every epoch
     ends with a checkpoint: a resumed run repeats the interrupted epoch and its losses.
