@@ -12,6 +12,7 @@ from mpdf_langgraph.consensus import Vote
 from mpdf_langgraph.traces.records import Episode
 from training.learn.dataset import is_held_out
 from training.learn.episode_rows import CUSTOM, OF_RESPONSE
+from training.learn.joint import KIND
 from training.learn.joint_rounds import count_held, group_right
 from training.learn.recorded import Recorded, joint_of, record
 from training.learn.rewards import Grader
@@ -137,7 +138,7 @@ def ballots_of(recorded: Recorded, calibration: Calibration | None = None) -> Ba
     member[np.arange(len(recorded))[:, None], recorded.agent] = True  # -1 is the column that goes
     count = np.bincount(of, minlength=len(recorded))
     number = np.arange(len(of)) - np.repeat(np.cumsum(count) - count, count)
-    custom = joint.ends[of, 0] == CUSTOM
+    custom = joint.rule[of, KIND] == CUSTOM
     return Ballots(
         agents=tuple(recorded.agents),
         categories=categories,

@@ -304,7 +304,7 @@ def _turns(joint: Joint, states: NDArray[Any]) -> tuple[NDArray[Any], ...]:
         without[:, place] = is_right(place, np.zeros(len(states), int))
         for k in range(shape[2]):
             consensus[:, place, k] = is_right(place, joint.moves[states, place, k])
-    return seen, tally.distinct.round() > 1, consensus, without
+    return seen, tally.distinct > 1, consensus, without
 
 
 def _trim(mask: np.ndarray) -> np.ndarray:

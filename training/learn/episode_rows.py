@@ -71,7 +71,7 @@ EMPTY: Arrays = {
     "cut": _table(dtype=bool),
     "size": _table(dtype=np.int16),
     "pair": _table(1, 1),
-    "ends": _table(8),
+    "rule": _table(8),
     "sizes": _table(3, dtype=np.int32),
 }
 
@@ -79,10 +79,10 @@ EMPTY: Arrays = {
 def make_row(episode: Episode) -> Row:
     """Return an episode's tables, N agents with up to K moves each.
 
-    Responses, clusters and actions are numbered from 1: 0 stands for none, as it pads. Answers are
-    positions in the text ``"answers"``, which begins with the representatives, -1 for none. Agents
-    are positions in the team. From a person's hint on nothing is taken: what it gave away is no
-    agent's doing.
+    Responses, clusters and actions are numbered from 1. 0 means none. Padding is 0, too. Answers
+    are positions in the text ``"answers"``, which begins with the representatives, -1 for none.
+    Agents are positions in the team. Rounds after a person's hint are left out, because the hint
+    may give the answer away.
 
     - By response ``[R]``: ``static`` (`OF_RESPONSE`), ``cluster``, ``answer``, ``author``,
       ``confidence`` and ``raw`` (before any calibration), below 0 where unknown, ``source`` and
@@ -90,7 +90,7 @@ def make_row(episode: Episode) -> Row:
       as the only voice, without its confidence).
     - By round after which something is held ``[H]``: ``held`` ``[H, N]``, ``elected`` cluster.
     - By state ``[S]``: see `Joint`.
-    - Of the episode: ``size`` of the team, ``pair`` and ``ends`` (see `Joint`), and ``sizes``: R, H
+    - Of the episode: ``size`` of the team, ``pair`` and ``rule`` (see `Joint`), and ``sizes``: R, H
       and S.
 
     Raises:
@@ -119,7 +119,7 @@ def make_row(episode: Episode) -> Row:
         ),
         "size": np.array([len(names)], np.int16),
         "pair": np.array([rule.pair], float).reshape(1, len(names), len(names)),
-        "ends": np.array([[rule.kind, *_ending(episode), *rule.ends]]),
+        "rule": np.array([[rule.kind, *_ending(episode), *rule.scores]]),
         "sizes": np.array([[len(responses), len(held), len(rounds)]], np.int32),
     }
     texts = {
@@ -261,13 +261,13 @@ class _Rule(NamedTuple):
         kind: Of the rule.
         rule: It. None: a callable of the user's own.
         pair: What a pair of agents adds to the score of their answer, ``[N, N]``.
-        ends: See `Joint`, from the fourth number on.
+        scores: The columns of `Joint.rule` from `NONE` on.
     """
 
     kind: int
     rule: ConsensusRule | None
     pair: list[list[float]]
-    ends: tuple[float, float, float, float, float] = (0.0, 0.0, 0.0, 0.0, 0.0)
+    scores: tuple[float, float, float, float, float] = (0.0, 0.0, 0.0, 0.0, 0.0)
 
     def base_of(self, response: Response) -> float:
         """Return the score of a response as the only voice, without its confidence."""
@@ -293,8 +293,9 @@ def _rule_as_numbers(episode: Episode, names: list[str]) -> _Rule:
         at = [place.get(name) for name in names]
         pairs = [[0.0 if a == b else sum(rule.pair(at[a], at[b])) for b in range(len(at))]
                  for a in range(len(at))]  # fmt: skip
-        ends = shared.none, shared.none_per_voice, shared.refined_pair
-        return _Rule(LEARNED, rule, pairs, (*ends, shared.known, shared.confidence))
+        of_none = shared.none, shared.none_per_voice
+        others = shared.refined_pair, shared.known, shared.confidence
+        return _Rule(LEARNED, rule, pairs, (*of_none, *others))
     if isinstance(rule, LogOdds):
         return _Rule(LOG_ODDS, rule, no_pair, (rule.none, 0.0, 0.0, 0.0, 1.0))
     return _Rule(MAJORITY if rule is majority else CONFIDENCE, rule, no_pair)

@@ -13,6 +13,10 @@ Floats = NDArray[Any]
 Integers = NDArray[np.integer[Any]]
 Booleans = NDArray[np.bool_]
 
+#: Columns of `Joint.rule`: kind of the consensus rule, whether agreement ends the deliberation, the
+#: bar for that, the score of "none is right", what a voice adds to that, a pair with a refined
+#: response, a known confidence, and its log-odds.
+KIND, SETTLES, BAR, NONE, NONE_PER_VOICE, REFINED_PAIR, KNOWN, SLOPE = range(8)
 #: The fields that have a row for each state.
 BY_STATE = (
     "episode", "before", "previous", "moves", "action", "tokens", "taken", "mask", "behaviour",
@@ -36,9 +40,7 @@ class Joint:
             log-odds, without the confidence if that is unknown.
         size: Of the team, ``[E]``.
         pair: What a pair of authors adds to the score of their answer, ``[E, N, N]``.
-        ends: Kind of consensus rule, whether agreement ends the deliberation, the bar for that,
-            the score of "none is right", what a voice adds to that, a pair with a refined response,
-            a known confidence, and its log-odds, ``[E, 8]``.
+        rule: The consensus rule as numbers, from `KIND` to `SLOPE`, ``[E, 8]``.
         episode: Position of each state's episode, ``[S]``.
         before: Response that each agent held, ``[S, N]``.
         previous: Cluster of the answer held a round before, -1 in the first round, ``[S, N]``.
@@ -63,7 +65,7 @@ class Joint:
     weight: Floats
     size: Integers
     pair: Floats
-    ends: Floats
+    rule: Floats
     episode: Integers
     before: Integers
     previous: Integers

@@ -27,7 +27,18 @@ from training.learn.episode_rows import (
     OWN,
     UNCHANGED,
 )
-from training.learn.joint import Booleans, Floats, Integers, Joint
+from training.learn.joint import (
+    BAR,
+    KIND,
+    NONE,
+    NONE_PER_VOICE,
+    REFINED_PAIR,
+    SETTLES,
+    Booleans,
+    Floats,
+    Integers,
+    Joint,
+)
 
 
 @dataclass
@@ -42,9 +53,9 @@ class Tally:
         total: Summed confidence, ``[n]``.
         distinct: Distinct valid answers, ``[n]``.
         elected: It holds the group's answer.
-        speaks: Its response has a voice: of one that several hold, the first, see
-            `consensus.voices`.
-        winner: Place of an agent that does, ``[n]``; -1: there are no votes.
+        speaks: Its response has a voice. If several agents hold one author's answer, the surest of
+            them speaks (see `consensus.voices`).
+        winner: Place of one agent that holds the group's answer, ``[n]``. -1: there are no votes.
         probability: P(right) of the group's answer, ``[n]``. NaN: the rule gives none.
     """
 
@@ -53,7 +64,7 @@ class Tally:
     best_other: Integers
     backing: Floats
     total: Floats
-    distinct: Floats
+    distinct: Integers
     elected: Booleans
     speaks: Booleans
     winner: Integers
@@ -69,7 +80,6 @@ def count_held(joint: Joint, episodes: Integers, held: Integers) -> Tally:
     """Count the votes of the teams of episodes ``[n]`` that hold `held` ``[n, N]``."""
     there = joint.places_of(episodes)
     cluster, confidence = joint.cluster[held], joint.confidence[held]
-    ends = joint.ends[episodes]
     valid = there & (cluster > 0)
     same = (cluster[:, :, None] == cluster[:, None]) & valid[:, :, None] & valid[:, None]
     votes = same.sum(2)
@@ -77,8 +87,9 @@ def count_held(joint: Joint, episodes: Integers, held: Integers) -> Tally:
     backing = _add(same * weight[:, None])
     others = valid[:, None] & ~same
     best_other = np.where(others, votes[:, None], 0).max(2)
-    distinct = np.where(valid, 1.0 / np.maximum(1, votes), 0.0).sum(1)
-    kind = ends[:, 0]
+    # Every answer once: each of its k votes counts 1 / k.
+    distinct = np.where(valid, 1.0 / np.maximum(1, votes), 0.0).sum(1).round().astype(int)
+    kind = joint.rule[episodes, KIND]
     unknown = ~(valid & (confidence >= 0)).any(1)
     # By log-odds the majority decides where no confidence is known.
     plain = (kind == MAJORITY) | ((kind == LOG_ODDS) & unknown)
@@ -146,7 +157,7 @@ def concede(joint: Joint, states: Integers, places: Integers) -> Integers:
     cluster = joint.cluster[held]
     others = np.where(cluster != cluster[rows, places][:, None], held, 0)
     others = np.where(joint.cluster[others] > 0, others, 0)
-    by_confidence = replace(joint, ends=np.full_like(joint.ends, CONFIDENCE))
+    by_confidence = replace(joint, rule=np.full_like(joint.rule, CONFIDENCE))
     tally = count_held(by_confidence, joint.episode[states], others)
     weight = _fill(joint.confidence[others], tally.valid)
     surest = np.argmax(np.where(tally.elected, weight, -1.0), 1)
@@ -179,22 +190,22 @@ def _score(
     agents hold the same valid answer, ``[n, N, N]``.
     """
     author, confidence = joint.author[held], joint.confidence[held]
-    ends = joint.ends[episodes]
+    rule = joint.rule[episodes]
     refined = _refined(joint, held)
     weight = joint.weight[held]
-    unknown = speaks & (confidence < 0) & (ends[:, 0] == LOG_ODDS)[:, None]
+    unknown = speaks & (confidence < 0) & (rule[:, KIND] == LOG_ODDS)[:, None]
     if unknown.any():
         weight = weight + np.where(unknown, to_log_odds(_fill(confidence, speaks)), 0.0)
     weight = weight * speaks
     rows = np.arange(len(held))[:, None, None]
     pair = joint.pair[episodes][rows, author[:, :, None], author[:, None]]
-    pair = pair + (refined[:, :, None] | refined[:, None]) * ends[:, 5][:, None, None]
+    pair = pair + (refined[:, :, None] | refined[:, None]) * rule[:, REFINED_PAIR, None, None]
     pair *= same & speaks[:, :, None] & speaks[:, None]
     pair *= author[:, :, None] != author[:, None]
     alone = (same * weight[:, None]).sum(2)
     # Each pair of voices of the agent's answer stands twice in the sum.
     together = (same * pair.sum(2)[:, None]).sum(2) / 2
-    none = ends[:, 3] + ends[:, 4] * speaks.sum(1)
+    none = rule[:, NONE] + rule[:, NONE_PER_VOICE] * speaks.sum(1)
     return alone + together, none
 
 
@@ -222,15 +233,15 @@ def group_right(joint: Joint, held: Integers, tally: Tally) -> Booleans:
 
 def agrees(joint: Joint, states: Integers, held: Integers, tally: Tally) -> Booleans:
     """Tell whether teams have settled, as `rounds.is_settled` does, ``[n]``."""
-    ends = joint.ends[joint.episode[states]]
-    bar = ends[:, 2]
+    rule = joint.rule[joint.episode[states]]
+    bar = rule[:, BAR]
     sure = (joint.confidence[held] >= bar[:, None]) | ~tally.valid | (bar[:, None] < 0)
     probable = ~np.isnan(tally.probability)
     sure |= probable[:, None] & (tally.probability >= bar)[:, None]
     sure &= ~probable[:, None] | (tally.probability >= bar)[:, None]
     enough = 2 * tally.valid.sum(1) > joint.size[joint.episode[states]]
-    settled = enough & (tally.distinct.round() == 1) & sure.all(1)
-    return np.asarray(settled & (ends[:, 1] > 0))
+    settled = enough & (tally.distinct == 1) & sure.all(1)
+    return np.asarray(settled & (rule[:, SETTLES] > 0))
 
 
 def describe(
@@ -259,7 +270,7 @@ def describe(
         "cluster_confidence": np.divide(
             tally.backing, total, out=np.zeros_like(tally.backing), where=total > 0
         ),
-        "distinct_answers": tally.distinct.round()[:, None] / size,
+        "distinct_answers": tally.distinct[:, None] / size,
         "agrees": tally.elected,
         "changed": (previous != UNCHANGED) & (previous != cluster),
         "adopted": (held > 0) & (joint.author[held] != np.arange(held.shape[1])),
@@ -308,6 +319,6 @@ def after(joint: Joint, states: Integers, moves: Integers) -> tuple[Integers, Bo
     made = states[:, None], np.arange(moves.shape[1]), moves
     held = np.where(there, joint.moves[made], 0)
     persisted = ((joint.action[made] == 0) | ~there).all(1)
-    persisted &= joint.ends[joint.episode[states], 1] > 0
+    persisted &= joint.rule[joint.episode[states], SETTLES] > 0
     tokens = np.where(there, joint.tokens[made], 0.0).sum(1)
     return held, persisted, tokens

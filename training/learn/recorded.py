@@ -14,7 +14,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mpdf_langgraph.calibration import STAGES, Calibration, Curve
-from mpdf_langgraph.errors import ConfigurationError
 from mpdf_langgraph.learned_consensus import LearnedConsensus
 from mpdf_langgraph.traces.records import Episode
 from training.learn.episode_rows import (
@@ -26,9 +25,21 @@ from training.learn.episode_rows import (
     OF_RESPONSE,
     make_row,
 )
-from training.learn.joint import BY_STATE, Booleans, Floats, Integers, Joint
+from training.learn.joint import (
+    BY_STATE,
+    KIND,
+    KNOWN,
+    NONE,
+    NONE_PER_VOICE,
+    REFINED_PAIR,
+    SLOPE,
+    Booleans,
+    Floats,
+    Integers,
+    Joint,
+)
 from training.learn.joint_rounds import concede, to_log_odds
-from training.learn.rewards import CONCEDE, Grader
+from training.learn.rewards import CONCEDE, Grader, not_built_in
 from training.learn.trace_rows import Rows, grade_answers, read_rows, stack_rows
 
 _BY_RESPONSE = (
@@ -36,7 +47,7 @@ _BY_RESPONSE = (
     "base",
 )  # fmt: skip
 _BY_HOLDING = ("held", "elected")
-_OF_EPISODE = ("size", "pair", "ends")
+_OF_EPISODE = ("size", "pair", "rule")
 _NUMBERS = ("held", "before", "moves")
 _CHUNK = 32_768
 
@@ -101,13 +112,14 @@ class Recorded:
         raw: Confidence of each response as the critic gave it, ``[R]``; below 0: unknown.
         source: Which measurement that is, an index into `sources`, ``[R]``.
         stage: Index into `STAGES`, ``[R]``.
-        judged: It tells something of confidences, ``[R]``.
+        judged: It has a valid answer and a confidence, and no person's hint came before it,
+            ``[R]``.
         author: Index into `agents` of whoever gave it, -1 where there is no response, ``[R]``.
         base: Score of each response as the only voice, without its confidence, ``[R]``.
         of_response: Position of its episode, ``[R]``.
         held: What the team held after the proposals and after each round, ``[H, N]``.
         of_held: Position of its episode, ``[H]``.
-        elected: The answer that was elected of that is right, ``[H]``.
+        elected: The answer that the team elected then is right, ``[H]``.
         agent: Index of each member of the team into `agents`, -1: none, ``[E, N]``.
         agents: Every name of an agent once.
         sources: Every measurement of confidence once.
@@ -149,13 +161,9 @@ class Recorded:
         Raises:
             ConfigurationError: There is one.
         """
-        custom = np.flatnonzero(self.joint.ends[:, 0] == CUSTOM)
+        custom = np.flatnonzero(self.joint.rule[:, KIND] == CUSTOM)
         if len(custom):
-            raise ConfigurationError(
-                f"episode {self.ids[custom[0]]} was decided by the consensus rule "
-                f"{self.rules[custom[0]]!r}, which is not built in. Only traces of built-in rules "
-                "can be learned from"
-            )
+            raise not_built_in(self.ids[custom[0]], self.rules[custom[0]])
 
 
 def read_recorded(
@@ -344,7 +352,7 @@ def joint_of(
     changed = replace(joint, static=static, confidence=confidence)
     base = recorded.base
     if consensus is not None:
-        changed.ends, changed.pair, base = _learned(recorded, consensus)
+        changed.rule, changed.pair, base = _learned(recorded, consensus)
     changed.weight = _weigh(replace(recorded, base=base), changed)
     changed.moves = _with_concessions(changed)
     return changed
@@ -379,22 +387,21 @@ def apply_curve(curve: Curve, confidence: Floats) -> Floats:
 
 def _weigh(recorded: Recorded, joint: Joint) -> Floats:
     """Return the score of each response as the only voice, ``[R]``. See `Joint`."""
-    ends = joint.ends[recorded.of_response] if len(recorded) else np.zeros((1, 8))
-    scored = (joint.cluster > 0) & ((ends[:, 0] == LEARNED) | (ends[:, 0] == LOG_ODDS))
-    of_confidence = ends[:, 6] + ends[:, 7] * to_log_odds(joint.confidence)
+    rule = joint.rule[recorded.of_response] if len(recorded) else np.zeros((1, 8))
+    scored = (joint.cluster > 0) & np.isin(rule[:, KIND], (LEARNED, LOG_ODDS))
+    of_confidence = rule[:, KNOWN] + rule[:, SLOPE] * to_log_odds(joint.confidence)
     told = np.where(joint.confidence >= 0, of_confidence, 0.0)
     return np.asarray(np.where(scored, recorded.base + told, 0.0))
 
 
 def _learned(recorded: Recorded, consensus: LearnedConsensus) -> tuple[Floats, Floats, Floats]:
-    """Return `Joint.ends`, `Joint.pair` and `Recorded.base` by a learned consensus."""
+    """Return `Joint.rule`, `Joint.pair` and `Recorded.base` by a learned consensus."""
     joint, shared = recorded.joint, consensus.shared
-    numbers = (
-        LEARNED, shared.none, shared.none_per_voice, shared.refined_pair, shared.known,
-        shared.confidence,
-    )  # fmt: skip
-    ends = joint.ends.copy()
-    ends[:, [0, 3, 4, 5, 6, 7]] = numbers
+    rule = joint.rule.copy()
+    rule[:, KIND] = LEARNED
+    rule[:, NONE], rule[:, NONE_PER_VOICE] = shared.none, shared.none_per_voice
+    rule[:, REFINED_PAIR] = shared.refined_pair
+    rule[:, KNOWN], rule[:, SLOPE] = shared.known, shared.confidence
     # The last row and column stand for an agent that it does not know.
     place = {name: i for i, name in enumerate(consensus.agents)}
     at = np.array([*(place.get(name, -1) for name in recorded.agents), -1])[recorded.agent]
@@ -412,7 +419,7 @@ def _learned(recorded: Recorded, consensus: LearnedConsensus) -> tuple[Floats, F
     base = shared.vote + shared.refined * refined
     if len(recorded):
         base = base + votes[rows, at[rows, author]]
-    return ends, pair, base
+    return rule, pair, base
 
 
 def _with_concessions(joint: Joint) -> Integers:

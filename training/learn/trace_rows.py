@@ -35,7 +35,7 @@ from training.learn.rewards import Grader
 Arrays = dict[str, NDArray[Any]]
 
 #: Raise the first one if what a row holds, or how it is computed, changes.
-VERSIONS = [6, SCHEMA_VERSION, FEATURE_VERSION]
+VERSIONS = [7, SCHEMA_VERSION, FEATURE_VERSION]
 #: What a record raises that contradicts itself, or holds what cannot be computed with.
 CONTRADICTIONS = (KeyError, IndexError, TypeError, ValueError, OverflowError)
 #: A process reads this many bytes of a segment at a time.

@@ -105,7 +105,7 @@ def play(
         size=np.full(count, AGENTS),
         weight=np.zeros(5),
         pair=np.zeros((count, AGENTS, AGENTS)),
-        ends=np.tile([0.0, 1.0, -1.0, 0.0, 0.0, 0.0, 0.0, 0.0], (count, 1)),
+        rule=np.tile([0.0, 1.0, -1.0, 0.0, 0.0, 0.0, 0.0, 0.0], (count, 1)),
     ), router(before)
 
 
