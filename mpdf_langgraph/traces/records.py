@@ -283,7 +283,7 @@ def read_id(line: bytes) -> str | None:
 def read_question(line: bytes) -> str | None:
     """Return the question in a record's line, None if it has none or is torn.
 
-    Of a torn line of ours that is whole up to there, the question is told.
+    A torn line still gives its question, if it is whole up to there.
     """
     with suppress(TraceError):
         if found := _ASKED.match(line):

@@ -26,7 +26,8 @@ from training.learn.measures import Interval, mean_interval
 from training.learn.values import Values, Worth
 
 LEAST_EFFECTIVE_SAMPLE = 4.0
-"""Of the episodes that went on as the router would: with fewer nothing shows that V errs there."""
+"""Least number of episodes that went on as the router would. With fewer, nothing would show that V
+is wrong there."""
 MOST_UNSEEN = 0.01
 """Decisions an episode, in the mean, that the traces' policy never makes before the last round:
 nothing corrects V there."""

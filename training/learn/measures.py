@@ -74,10 +74,10 @@ def mean_interval(
 def widen_by_fits(interval: Interval, *tables: Array) -> Interval:
     """Return an interval over questions that also holds the variance between fits.
 
-    Each table has what several fits gave on the same questions, ``[fits, questions]``. Their means
-    differ more than chance on these questions would have it (a two-way analysis of variance). This
-    excess widens the interval, by Student's t and as the root of the sum of squares. Fits that are
-    alike widen it by nothing, and so does a single one.
+    Each table has what several fits gave on the same questions, ``[fits, questions]``. If
+    their means differ more than chance on these questions explains, the excess widens the interval
+    (a two-way analysis of variance). It does so by Student's t and as the root of the sum of
+    squares. Fits that are alike widen it by nothing, and so does a single one.
     """
     half = math.hypot(*(_between_fits(table) for table in tables))
     return replace(

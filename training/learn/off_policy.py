@@ -15,7 +15,8 @@ from training.learn.measures import Interval, mean_interval
 
 Array = NDArray[np.float64]
 LEAST_QUESTIONS = 50
-"""Of a measurement that may set a gate: the bootstrap interval of three that gain is [1, 1]."""
+"""A gate needs this many questions. With few, the bootstrap is too sure: three questions that all
+gain give [1, 1]."""
 
 
 def expect(means: Array, probabilities: Array) -> Array:
