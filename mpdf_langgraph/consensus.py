@@ -13,6 +13,8 @@ from mpdf_langgraph.state import Consensus
 
 #: Stands for a confidence that no critic gave, where none of the others has one either.
 NO_CONFIDENCE = 1.0
+#: Probabilities whose ratio, or scores whose difference, is closer than this are equal.
+ROUNDING = 1e-9
 #: P(two wrong answers agree), measured on answers of real models to ten-choice questions.
 AGREEMENT = 0.31
 
@@ -136,10 +138,14 @@ def most_probable(votes: Sequence[Vote], probabilities: Mapping[int, float]) -> 
 
     Ties go to the cluster that `majority` elects among them.
     """
-    best = max(probabilities.values(), default=None)
-    return majority(
-        [vote for vote in votes if best is None or probabilities.get(vote.cluster, -1.0) == best]  # type: ignore[arg-type]
-    )
+    best = max(probabilities.values(), default=0.0)
+    leaders = {cluster for cluster, p in probabilities.items() if is_level(p, best)}
+    return majority([vote for vote in votes if not leaders or vote.cluster in leaders])
+
+
+def is_level(probability: float, best: float) -> bool:
+    """Tell whether a probability ties with the best one: the difference may be rounding."""
+    return probability >= best * (1 - ROUNDING)
 
 
 def share_out(scores: Mapping[int, float], none: float) -> dict[int, float]:
@@ -293,6 +299,7 @@ def count_votes(held: Held, rule: ConsensusRule, representatives: Sequence[str])
     if not probable:
         sums = [total for _, total in _rank_clusters(votes, counted)]
     # How a callable decides is not known.
+    level = len(sums) > 1 and (is_level(sums[1], sums[0]) if probable else sums[0] == sums[1])
     is_known = rule in (majority, confidence_weighted) or isinstance(rule, ProbabilisticRule)
     response = strongest_response(held, winner)
     tally = Consensus(
@@ -302,7 +309,7 @@ def count_votes(held: Held, rule: ConsensusRule, representatives: Sequence[str])
         support=clusters.count(winner) / len(clusters) if winner is not None else 0.0,
         votes={vote.agent: vote.cluster for vote in votes},
         weights=counted,
-        tie=is_known and len(sums) > 1 and sums[0] == sums[1],
+        tie=is_known and level,
     )
     if probable and winner is not None:
         tally["probability"] = probable[winner]
