@@ -93,7 +93,7 @@ def _complete(episode: Episode, made: rewards.Decision) -> Decision:
         observation=recorded if known else observations(episode, made.round)[made.agent],
         mask=made.mask,
         behaviour=made.behaviour,
-        action=made.action,
+        action=next(move.action for move in made.moves if move.taken),
         before=answer_of(before[made.agent]),
         without=answer(rule(votes_of({**after, made.agent: None}))),
         disagreement=len(clusters) > 1,

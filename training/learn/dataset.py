@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from mpdf_langgraph.calibration import Calibration
 from mpdf_langgraph.errors import ConfigurationError
 from mpdf_langgraph.learned_consensus import LearnedConsensus
-from mpdf_langgraph.observation import INDEX
+from mpdf_langgraph.observation import FEATURES, INDEX
 from mpdf_langgraph.state import ACTIONS, CHEAPEST_FIRST
 from mpdf_langgraph.traces.reader import find_segments, first_episode
 from mpdf_langgraph.traces.records import Episode
@@ -47,10 +47,10 @@ class Groups:
         disagreement: The team held different valid answers at the decision, ``[G]`` bool.
         question: Index into `questions`, ``[G]`` int64.
         episode: Index into `episodes`, ``[G]`` int32.
-        agent: Index of the deciding agent into `agents`, ``[G]`` int16. Where all episodes are
+        agent: Index of the deciding agent into `agents`, ``[G]`` int32. Where all episodes are
             of one team, its position there.
-        peer_agent: The same of its peers, ``[G, P]`` int16. It is 0 if there is none.
-        round: Round of decisions, from 1, ``[G]`` int16.
+        peer_agent: The same of its peers, ``[G, P]`` int32. It is 0 if there is none.
+        round: Round of decisions, from 1, ``[G]`` int32.
         questions: Every question text once.
         episodes: Ids of the episodes, those without a decision included.
         agents: Every name of an agent once.
@@ -219,97 +219,102 @@ def groups_of(recorded: Recorded, joint: Joint) -> Groups:
         ConfigurationError: An episode's consensus rule is not built in.
     """
     recorded.check_rules()
-    parts = [_turns(joint, part) for part in _chunks(len(joint))]
-    seen, disagreement, consensus, without = (
-        np.concatenate(arrays) for arrays in zip(*parts, strict=True)
-    )
-    states, places = np.nonzero(joint.there)
-    episodes = joint.episode[states]
-    drawn = _trim(joint.action[states, places] >= 0)
-    most = drawn.shape[1]
-    moves = joint.moves[states, places, :most]
-    correct = joint.correct[moves] & drawn
-    agreed = consensus[states, places, :most] & drawn
-    before = joint.correct[joint.before[states, places]][:, None].astype(np.float32)
-    alone = without[states, places][:, None].astype(np.float32)
-
-    # The peers of the agent at each place, in the order of the team.
-    size = joint.before.shape[1]
-    others = np.array([[j for j in range(size) if j != i] for i in range(size)], int)
-    peer_mask = _trim(np.arange(max(0, size - 1)) < joint.size[episodes][:, None] - 1)
-    peer = others.reshape(size, -1)[places, : peer_mask.shape[1]]
-    peers = seen[states[:, None], peer]
-    clusters = joint.cluster[joint.before[states]]
-    held = clusters[np.arange(len(states)), places]
-    those = np.take_along_axis(clusters, peer, 1)
-    own = seen[states, places]
-    own[:, INDEX["agrees"]] = 1.0
-    peers[:, :, INDEX["agrees"]] = (those > 0) & (those == held[:, None])
-    peers[~peer_mask] = 0.0
-    questions: dict[str, int] = {}
-    asked = np.array([questions.setdefault(q, len(questions)) for q in recorded.questions], int)
-    agent = recorded.agent.astype(np.int16)
-    return Groups(
-        own=own,
-        peers=peers,
-        peer_mask=peer_mask,
-        action_mask=joint.mask[states, places],
-        actions=np.where(drawn, joint.action[states, places, :most], 0).astype(np.int8),
-        local=(correct - before) * drawn,
-        global_=(agreed - alone) * drawn,
-        tokens=joint.tokens[states, places, :most] * drawn,
-        rollout_mask=drawn,
-        consensus=agreed,
-        correct=correct,
-        taken=np.take_along_axis(
-            joint.action[states, places], joint.taken[states, places][:, None].astype(int), 1
-        )[:, 0],
-        behaviour=joint.behaviour[states, places],
-        disagreement=disagreement[states],
-        question=asked[episodes],
-        episode=episodes,
-        agent=agent[episodes, places],
-        peer_agent=np.where(peer_mask, agent[episodes[:, None], peer], 0).astype(np.int16),
-        round=joint.round[states],
-        questions=list(questions),
+    sizes = joint.size[joint.episode]
+    first = np.cumsum(sizes) - sizes  # group of each state
+    count, moves = int(sizes.sum()), joint.moves.shape[2]
+    peers = max(0, int(sizes.max(initial=1)) - 1)
+    groups = Groups(
+        own=np.zeros((count, len(FEATURES)), np.float32),
+        peers=np.zeros((count, peers, len(FEATURES)), np.float32),
+        peer_mask=np.zeros((count, peers), bool),
+        action_mask=np.zeros((count, len(ACTIONS)), bool),
+        actions=np.zeros((count, moves), np.int8),
+        local=np.zeros((count, moves), np.float32),
+        global_=np.zeros((count, moves), np.float32),
+        tokens=np.zeros((count, moves), np.float32),
+        rollout_mask=np.zeros((count, moves), bool),
+        consensus=np.zeros((count, moves), bool),
+        correct=np.zeros((count, moves), bool),
+        taken=np.zeros(count, np.int8),
+        behaviour=np.zeros((count, len(ACTIONS)), np.float32),
+        disagreement=np.zeros(count, bool),
+        question=np.zeros(count, np.int64),
+        episode=np.repeat(joint.episode, sizes),
+        agent=np.zeros(count, np.int32),
+        peer_agent=np.zeros((count, peers), np.int32),
+        round=np.repeat(joint.round, sizes),
+        questions=list(dict.fromkeys(recorded.questions)),
         episodes=recorded.ids,
         agents=recorded.agents,
         told=sorted(set(recorded.told)),
     )
+    asked = {question: i for i, question in enumerate(groups.questions)}
+    numbers = np.array([asked[question] for question in recorded.questions], np.int64)
+    groups.question[:] = numbers[groups.episode]
+    for states, part in joint.by_size(_CHUNK):
+        size = part.before.shape[1]
+        _fill_in(groups, first[states][:, None] + np.arange(size), part, recorded.agent)
+    most = int(groups.rollout_mask.any(0).sum())
+    for name in ("actions", "local", "global_", "tokens", "rollout_mask", "consensus", "correct"):
+        setattr(groups, name, getattr(groups, name)[:, :most])
+    return groups
 
 
-def _chunks(count: int) -> list[NDArray[Any]]:
-    every = np.arange(count)
-    return [every[start : start + _CHUNK] for start in range(0, max(1, count), _CHUNK)]
+def _fill_in(groups: Groups, rows: NDArray[Any], joint: Joint, agent: NDArray[Any]) -> None:
+    """Fill in the groups of states that have teams of one size. `rows` are theirs, ``[n, N]``."""
+    states = np.arange(len(joint))
+    size, most = joint.moves.shape[1:]
+    seen, _, tally = describe(joint, states, joint.before, later=False)
+    drawn = joint.action >= 0
+    correct = joint.correct[joint.moves] & drawn
+    held_right = joint.correct[joint.before][:, :, None].astype(np.float32)
+    agreed, alone = _consensus_after(joint)
+    # The peers of the agent at each place, in the order of the team.
+    others = np.array([[j for j in range(size) if j != i] for i in range(size)], int)
+    others = others.reshape(size, size - 1)
+    cluster = joint.cluster[joint.before]
+    same = (cluster[:, others] > 0) & (cluster[:, others] == cluster[:, :, None])
+    groups.peers[rows, : size - 1] = seen[:, others]
+    groups.peers[rows, : size - 1, INDEX["agrees"]] = same
+    groups.peer_mask[rows, : size - 1] = True
+    groups.peer_agent[rows, : size - 1] = agent[joint.episode][:, others]
+    groups.own[rows] = seen
+    groups.own[rows, INDEX["agrees"]] = 1.0
+    groups.agent[rows] = agent[joint.episode, :size]
+    groups.action_mask[rows] = joint.mask
+    groups.actions[rows, :most] = np.where(drawn, joint.action, 0)
+    groups.local[rows, :most] = (correct - held_right) * drawn
+    groups.global_[rows, :most] = (agreed - alone[:, :, None].astype(np.float32)) * drawn
+    groups.tokens[rows, :most] = joint.tokens * drawn
+    groups.rollout_mask[rows, :most] = drawn
+    groups.consensus[rows, :most] = agreed
+    groups.correct[rows, :most] = correct
+    taken = joint.taken[:, :, None].astype(int)
+    groups.taken[rows] = np.take_along_axis(joint.action, taken, 2)[:, :, 0]
+    groups.behaviour[rows] = joint.behaviour
+    groups.disagreement[rows] = (tally.distinct > 1)[:, None]
 
 
-def _turns(joint: Joint, states: NDArray[Any]) -> tuple[NDArray[Any], ...]:
-    """Return what is seen at states, and where their moves lead.
+def _consensus_after(joint: Joint) -> tuple[NDArray[Any], NDArray[Any]]:
+    """Tell whether the consensus after each move is right, and without the agent.
 
-    That is the features of all agents ``[n, N, F]``, whether they disagree ``[n]``, whether the
-    consensus after each move is right, the peers holding what they did hold after the round,
-    ``[n, N, K]``, and whether it is right without the agent ``[n, N]``.
+    That is ``[S, N, K]`` and ``[S, N]``. The peers hold what they did hold after the round.
     """
-    seen, _, tally = describe(joint, states, joint.before[states], later=False)
-    after_round, _, _ = after(joint, states, joint.taken[states])
-    shape = joint.moves[states].shape
-    consensus, without = np.zeros(shape, bool), np.zeros(shape[:2], bool)
+    states = np.arange(len(joint))
+    after_round, _, _ = after(joint, states, joint.taken)
+    agreed, alone = np.zeros(joint.moves.shape, bool), np.zeros(joint.before.shape, bool)
 
-    def is_right(place: int, held: NDArray[Any]) -> NDArray[Any]:
-        instead = after_round.copy()
+    def is_right(chosen: NDArray[Any], place: int, held: NDArray[Any]) -> NDArray[Any]:
+        instead = after_round[chosen]
         instead[:, place] = held
-        return group_right(joint, instead, count(joint, states, instead))
+        return group_right(joint, instead, count(joint, chosen, instead))
 
-    for place in range(shape[1]):
-        without[:, place] = is_right(place, np.zeros(len(states), int))
-        for k in range(shape[2]):
-            consensus[:, place, k] = is_right(place, joint.moves[states, place, k])
-    return seen, tally.distinct > 1, consensus, without
-
-
-def _trim(mask: np.ndarray) -> np.ndarray:
-    """Return a mask without the last columns that are False everywhere."""
-    return mask[:, : int(mask.any(axis=0).sum())]
+    for place in range(joint.moves.shape[1]):
+        alone[:, place] = is_right(states, place, np.zeros(len(states), int))
+        for k in range(joint.moves.shape[2]):
+            chosen = np.flatnonzero(joint.action[:, place, k] >= 0)
+            agreed[chosen, place, k] = is_right(chosen, place, joint.moves[chosen, place, k])
+    return agreed, alone
 
 
 def critics_of(paths: str | os.PathLike[str] | Iterable[str | os.PathLike[str]]) -> list[str]:

@@ -8,10 +8,11 @@ joins and grades the rows of many episodes.
 from typing import Any, NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 
 from mpdf_langgraph.calibration import STAGES, raw_confidence, stage_of
 from mpdf_langgraph.consensus import ConsensusRule, LogOdds, Vote, majority
-from mpdf_langgraph.errors import ConfigurationError
+from mpdf_langgraph.errors import ConfigurationError, TraceError
 from mpdf_langgraph.learned_consensus import QuestionConsensus
 from mpdf_langgraph.observation import INDEX, describe_response
 from mpdf_langgraph.rounds import confidence_of, find_limit, held_by_round
@@ -33,6 +34,8 @@ OWN = [INDEX[name] for name in OF_RESPONSE]
 #: Those that are 1/2 where nothing is known of them.
 HALF = ("claimed_confidence", "confidence", "logprob", "self_verdict")
 _NOTHING = {name: 0.5 if name in HALF else 0.0 for name in OF_RESPONSE}
+#: More rounds of decisions than these are not told apart.
+MOST_LEFT = 10_000
 #: Of `previous`: the first round, in which nobody has changed.
 UNCHANGED = -1
 #: Kinds of consensus rules. A callable of the user's own is in no record.
@@ -62,17 +65,17 @@ EMPTY: Arrays = {
     "moves": _table(1, 1, dtype=np.int32),
     "action": _table(1, 1, dtype=np.int8),
     "tokens": _table(1, 1, dtype=np.float32),
-    "taken": _table(1, dtype=np.int8),
+    "taken": _table(1, dtype=np.int16),
     "mask": _table(1, len(ACTIONS), dtype=bool),
     "behaviour": _table(1, len(ACTIONS), dtype=np.float32),
     "competence": _table(1, dtype=np.float32),
-    "round": _table(dtype=np.int16),
-    "left": _table(dtype=np.int16),
+    "round": _table(dtype=np.int32),
+    "left": _table(dtype=np.int32),
     "cut": _table(dtype=bool),
-    "size": _table(dtype=np.int16),
+    "size": _table(dtype=np.int64),
     "pair": _table(1, 1),
     "rule": _table(8),
-    "sizes": _table(3, dtype=np.int32),
+    "sizes": _table(4, dtype=np.int32),
 }
 
 
@@ -90,13 +93,15 @@ def make_row(episode: Episode) -> Row:
       as the only voice, without its confidence).
     - By round after which something is held ``[H]``: ``held`` ``[H, N]``, ``elected`` cluster.
     - By state ``[S]``: see `Joint`.
-    - Of the episode: ``size`` of the team, ``pair`` and ``rule`` (see `Joint`), and ``sizes``: R, H
-      and S.
+    - Of the episode: ``size`` of the team, ``rule`` (see `Joint`), ``pair`` if its rule has pairs,
+      and ``sizes``: R, H, S, and the number of rows of ``pair``.
 
     Raises:
         TraceError: The record contradicts itself, or the rule its tallies.
     """
     names, responses = episode.team, episode.responses
+    if not names or not episode.tallies:
+        raise TraceError(f"episode {episode.id}: it has no team, or no consensus")
     hint = first_hint(episode)
     rounds: dict[int, list[Decision]] = {}
     for decision in decisions(episode):
@@ -117,10 +122,10 @@ def make_row(episode: Episode) -> Row:
         "elected": np.array(
             [_number(episode.tallies[round_]["cluster"]) for round_ in range(len(held))], np.int32
         ),
-        "size": np.array([len(names)], np.int16),
-        "pair": np.array([rule.pair], float).reshape(1, len(names), len(names)),
-        "rule": np.array([[rule.kind, *_ending(episode), *rule.scores]]),
-        "sizes": np.array([[len(responses), len(held), len(rounds)]], np.int32),
+        "size": np.array([len(names)]),
+        "pair": rule.pair,
+        "rule": np.array([[rule.kind, *_ending(episode), *rule.scores]], float),
+        "sizes": np.array([[len(responses), len(held), len(rounds), len(rule.pair)]], np.int32),
     }
     texts = {
         "id": episode.id,
@@ -196,7 +201,7 @@ def _states(
     most = max((len(d.moves) for made in rounds.values() for d in made), default=1)
     shape = (len(rounds), len(names))
     before = np.zeros(shape, np.int32)
-    taken, action = np.zeros(shape, np.int8), np.zeros((*shape, most), np.int8)
+    taken, action = np.zeros(shape, np.int16), np.zeros((*shape, most), np.int8)
     moves, tokens = np.zeros((*shape, most), np.int32), np.zeros((*shape, most), np.float32)
     previous = np.full(shape, UNCHANGED, np.int32)
     for row, (round_, made) in enumerate(rounds.items()):
@@ -227,8 +232,8 @@ def _states(
         "mask": np.array(masks, bool).reshape(by_action),
         "behaviour": np.array(chances, np.float32).reshape(by_action),
         "competence": np.tile(competence, (len(rounds), 1)),
-        "round": np.array([*rounds], np.int16),
-        "left": np.array([limit - round_ + 1 for round_ in rounds], np.int16),
+        "round": np.array([*rounds], np.int32),
+        "left": np.array([min(MOST_LEFT, limit - round_ + 1) for round_ in rounds], np.int32),
         "cut": np.array([_is_cut(episode, round_) for round_ in rounds], bool),
     }
 
@@ -244,7 +249,8 @@ def _is_cut(episode: Episode, round_: int) -> bool:
 def _ending(episode: Episode) -> tuple[float, float]:
     """Return whether agreement ends a deliberation, and the bar for that, below 0: none."""
     bar = episode.options.get("settle_confidence")
-    return float(episode.options.get("stop_when_settled", True)), -1.0 if bar is None else bar
+    settles = float(episode.options.get("stop_when_settled", True))
+    return settles, -1.0 if bar is None else float(bar)
 
 
 def _number(cluster: int | None) -> int:
@@ -260,13 +266,14 @@ class _Rule(NamedTuple):
     Attributes:
         kind: Of the rule.
         rule: It. None: a callable of the user's own.
-        pair: What a pair of agents adds to the score of their answer, ``[N, N]``.
+        pair: What a pair of agents adds to the score of their answer, ``[1, N, N]``. Without a row:
+            nothing.
         scores: The columns of `Joint.rule` from `NONE` on.
     """
 
     kind: int
     rule: ConsensusRule | None
-    pair: list[list[float]]
+    pair: NDArray[np.float64] = EMPTY["pair"]
     scores: tuple[float, float, float, float, float] = (0.0, 0.0, 0.0, 0.0, 0.0)
 
     def base_of(self, response: Response) -> float:
@@ -282,20 +289,19 @@ class _Rule(NamedTuple):
 
 
 def _rule_as_numbers(episode: Episode, names: list[str]) -> _Rule:
-    no_pair = [[0.0] * len(names) for _ in names]
     try:
         rule = rule_of(episode)
     except ConfigurationError:
-        return _Rule(CUSTOM, None, no_pair)
+        return _Rule(CUSTOM, None)
     if isinstance(rule, QuestionConsensus):
         shared = rule.fitted.shared
         place = {name: i for i, name in enumerate(rule.fitted.agents)}
         at = [place.get(name) for name in names]
-        pairs = [[0.0 if a == b else sum(rule.pair(at[a], at[b])) for b in range(len(at))]
-                 for a in range(len(at))]  # fmt: skip
+        pairs = [[[0.0 if a == b else sum(rule.pair(at[a], at[b])) for b in range(len(at))]
+                 for a in range(len(at))]]  # fmt: skip
         of_none = shared.none, shared.none_per_voice
         others = shared.refined_pair, shared.known, shared.confidence
-        return _Rule(LEARNED, rule, pairs, (*of_none, *others))
+        return _Rule(LEARNED, rule, np.array(pairs), (*of_none, *others))
     if isinstance(rule, LogOdds):
-        return _Rule(LOG_ODDS, rule, no_pair, (rule.none, 0.0, 0.0, 0.0, 1.0))
-    return _Rule(MAJORITY if rule is majority else CONFIDENCE, rule, no_pair)
+        return _Rule(LOG_ODDS, rule, scores=(rule.none, 0.0, 0.0, 0.0, 1.0))
+    return _Rule(MAJORITY if rule is majority else CONFIDENCE, rule)

@@ -3,6 +3,7 @@
 `recorded` makes them of traces. `joint_rounds` plays rounds on them.
 """
 
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -22,6 +23,11 @@ BY_STATE = (
     "episode", "before", "previous", "moves", "action", "tokens", "taken", "mask", "behaviour",
     "competence", "round", "left", "cut",
 )  # fmt: skip
+#: Those of them that have a column for each agent, and for each move.
+_BY_MOVE = ("moves", "action", "tokens")
+_BY_AGENT = (
+    "before", "previous", "taken", "mask", "behaviour", "competence", *_BY_MOVE,
+)  # fmt: skip
 
 
 @dataclass
@@ -39,7 +45,9 @@ class Joint:
         weight: Score of each response as the only voice, by a probabilistic rule, ``[R]``. By
             log-odds, without the confidence if that is unknown.
         size: Of the team, ``[E]``.
-        pair: What a pair of authors adds to the score of their answer, ``[E, N, N]``.
+        pair: What a pair of authors adds to the score of their answer, ``[P, N, N]``. The first one
+            adds nothing.
+        pairs: Which of these each episode has, ``[E]``.
         rule: The consensus rule as numbers, from `KIND` to `SLOPE`, ``[E, 8]``.
         episode: Position of each state's episode, ``[S]``.
         before: Response that each agent held, ``[S, N]``.
@@ -65,6 +73,7 @@ class Joint:
     weight: Floats
     size: Integers
     pair: Floats
+    pairs: Integers
     rule: Floats
     episode: Integers
     before: Integers
@@ -95,3 +104,19 @@ class Joint:
     def select(self, chosen: NDArray[Any]) -> "Joint":
         """Return some of the states. All responses and episodes are kept."""
         return replace(self, **{name: getattr(self, name)[chosen] for name in BY_STATE})
+
+    def by_size(self, most: int) -> Iterator[tuple[Integers, "Joint"]]:
+        """Yield which states have teams of one size, `most` at a time, and these without padding.
+
+        So a large team beside many small ones takes no time or memory for the small ones.
+        """
+        sizes = self.size[self.episode]
+        for size in np.unique(sizes).tolist():
+            every = np.flatnonzero(sizes == size)
+            for start in range(0, len(every), most):
+                chosen = every[start : start + most]
+                part = self.select(chosen)
+                moves = int((part.action >= 0).sum(2).max())
+                cut = {name: getattr(part, name)[:, :size] for name in _BY_AGENT}
+                cut |= {name: cut[name][:, :, :moves] for name in _BY_MOVE}
+                yield chosen, replace(part, pair=self.pair[:, :size, :size], **cut)

@@ -8,14 +8,14 @@ drawn by that policy from its own cached ones.
 `describe` is `observation.observe` for arrays, and a test holds the two equal.
 """
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from scipy.special import logit
 
 from mpdf_langgraph.calibration import EDGE
-from mpdf_langgraph.consensus import NO_CONFIDENCE
+from mpdf_langgraph.consensus import NO_CONFIDENCE, ROUNDING
 from mpdf_langgraph.observation import INDEX, NAMES
 from mpdf_langgraph.state import ACTIONS
 from training.learn.episode_rows import (
@@ -76,8 +76,13 @@ def count(joint: Joint, states: Integers, held: Integers) -> Tally:
     return count_held(joint, joint.episode[states], held)
 
 
-def count_held(joint: Joint, episodes: Integers, held: Integers) -> Tally:
-    """Count the votes of the teams of episodes ``[n]`` that hold `held` ``[n, N]``."""
+def count_held(
+    joint: Joint, episodes: Integers, held: Integers, *, by_confidence: bool = False
+) -> Tally:
+    """Count the votes of the teams of episodes ``[n]`` that hold `held` ``[n, N]``.
+
+    By the episodes' own rules, or by confidence.
+    """
     there = joint.places_of(episodes)
     cluster, confidence = joint.cluster[held], joint.confidence[held]
     valid = there & (cluster > 0)
@@ -89,7 +94,7 @@ def count_held(joint: Joint, episodes: Integers, held: Integers) -> Tally:
     best_other = np.where(others, votes[:, None], 0).max(2)
     # Every answer once: each of its k votes counts 1 / k.
     distinct = np.where(valid, 1.0 / np.maximum(1, votes), 0.0).sum(1).round().astype(int)
-    kind = joint.rule[episodes, KIND]
+    kind = np.full(len(held), CONFIDENCE) if by_confidence else joint.rule[episodes, KIND]
     unknown = ~(valid & (confidence >= 0)).any(1)
     # By log-odds the majority decides where no confidence is known.
     plain = (kind == MAJORITY) | ((kind == LOG_ODDS) & unknown)
@@ -99,10 +104,12 @@ def count_held(joint: Joint, episodes: Integers, held: Integers) -> Tally:
     score, none = backing, np.zeros(len(held))
     if probable.any():
         score, none = _score(joint, episodes, held, same, speaks)
-        first = np.where(probable[:, None], np.round(score, 6), first)
-    leading = valid
-    for key in (first, np.where(plain[:, None], backing, votes), backing):
-        leading = leading & (key >= np.where(leading, key, -np.inf).max(1, keepdims=True))
+        first = np.where(probable[:, None], score, first)
+    tied = _best(first, valid, np.where(probable, ROUNDING, 0.0)[:, None])
+    leading = _best(np.where(plain[:, None], backing, votes), tied)
+    if probable.any():  # the majority decides among those that tie
+        surest = _fill(confidence, tied) * tied
+        leading = _best(np.where(probable[:, None], _add(same * surest[:, None]), 0.0), leading)
     place = np.argmax(leading, 1)
     winner = np.where(valid.any(1), place, -1)
     rows = np.arange(len(held))
@@ -124,6 +131,12 @@ def count_held(joint: Joint, episodes: Integers, held: Integers) -> Tally:
     )
 
 
+def _best(key: Floats, among: Booleans, rounding: Any = 0.0) -> Booleans:
+    """Tell whose key is the largest of some, ``[n, N]``."""
+    largest = np.where(among, key, -np.inf).max(1, keepdims=True)
+    return np.asarray(among & (key >= largest - rounding))
+
+
 def _fill(confidence: Floats, valid: Booleans) -> Floats:
     """Return confidences ``[n, N]``, an unknown one as `consensus.confidence_weights` counts it."""
     known = valid & (confidence >= 0)
@@ -133,9 +146,9 @@ def _fill(confidence: Floats, valid: Booleans) -> Floats:
 
 
 def _add(terms: Floats) -> Floats:
-    """Return the sums along the last axis, rounded once as by `math.fsum`.
+    """Return the sums along the last axis by Neumaier's summation.
 
-    So the order of the team decides no tie (Neumaier's summation).
+    They are nearly always those of `math.fsum`, so that the order of the team decides no tie.
     """
     total, rest = np.zeros(terms.shape[:-1]), np.zeros(terms.shape[:-1])
     for k in range(terms.shape[-1]):
@@ -157,8 +170,7 @@ def concede(joint: Joint, states: Integers, places: Integers) -> Integers:
     cluster = joint.cluster[held]
     others = np.where(cluster != cluster[rows, places][:, None], held, 0)
     others = np.where(joint.cluster[others] > 0, others, 0)
-    by_confidence = replace(joint, rule=np.full_like(joint.rule, CONFIDENCE))
-    tally = count_held(by_confidence, joint.episode[states], others)
+    tally = count_held(joint, joint.episode[states], others, by_confidence=True)
     weight = _fill(joint.confidence[others], tally.valid)
     surest = np.argmax(np.where(tally.elected, weight, -1.0), 1)
     return np.asarray(np.where(tally.winner >= 0, others[rows, surest], 0))
@@ -197,8 +209,8 @@ def _score(
     if unknown.any():
         weight = weight + np.where(unknown, to_log_odds(_fill(confidence, speaks)), 0.0)
     weight = weight * speaks
-    rows = np.arange(len(held))[:, None, None]
-    pair = joint.pair[episodes][rows, author[:, :, None], author[:, None]]
+    pairs = joint.pairs[episodes][:, None, None]
+    pair = joint.pair[pairs, author[:, :, None], author[:, None]]
     pair = pair + (refined[:, :, None] | refined[:, None]) * rule[:, REFINED_PAIR, None, None]
     pair *= same & speaks[:, :, None] & speaks[:, None]
     pair *= author[:, :, None] != author[:, None]

@@ -68,6 +68,7 @@ def prepare(config: Config, view: View = set_competence) -> Lessons:
     recorded = read_recorded(
         config.traces, right, labels, share=share, processes=processes, progress=True
     )
+    recorded.check_rules()
     judged, measured = judged_of(recorded).split(config.validation, config.seed)
     calibration = fit_calibration(judged)
     # From here on every confidence is a calibrated one, as it will be where the router runs.

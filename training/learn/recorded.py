@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mpdf_langgraph.calibration import STAGES, Calibration, Curve
+from mpdf_langgraph.errors import MPDFError, TraceError
 from mpdf_langgraph.learned_consensus import LearnedConsensus
 from mpdf_langgraph.traces.records import Episode
 from training.learn.episode_rows import (
@@ -40,14 +41,21 @@ from training.learn.joint import (
 )
 from training.learn.joint_rounds import concede, to_log_odds
 from training.learn.rewards import CONCEDE, Grader, not_built_in
-from training.learn.trace_rows import Rows, grade_answers, read_rows, stack_rows
+from training.learn.trace_rows import (
+    CONTRADICTIONS,
+    Row,
+    Rows,
+    grade_answers,
+    read_rows,
+    stack_rows,
+)
 
 _BY_RESPONSE = (
     "static", "cluster", "answer", "author", "confidence", "raw", "source", "stage", "judged",
     "base",
 )  # fmt: skip
 _BY_HOLDING = ("held", "elected")
-_OF_EPISODE = ("size", "pair", "rule")
+_OF_EPISODE = ("size", "rule")
 _NUMBERS = ("held", "before", "moves")
 _CHUNK = 32_768
 
@@ -205,7 +213,16 @@ def record(
     Raises:
         TraceError: A record contradicts itself, or the rule its tallies.
     """
-    return join(stack_rows(map(make_row, episodes)), grader, labels or {})
+    return join(stack_rows(map(_row_of, episodes)), grader, labels or {})
+
+
+def _row_of(episode: Episode) -> Row:
+    try:
+        return make_row(episode)
+    except MPDFError:
+        raise
+    except CONTRADICTIONS as error:
+        raise TraceError(f"episode {episode.id} contradicts itself: {error!r}") from error
 
 
 def join(rows: Rows, grader: Grader, labels: Mapping[str, str]) -> Recorded:
@@ -221,7 +238,7 @@ def join(rows: Rows, grader: Grader, labels: Mapping[str, str]) -> Recorded:
         kept = keep[np.repeat(np.arange(len(sizes)), sizes[:, column])]
         return kept, np.repeat(np.arange(keep.sum()), sizes[keep, column])
 
-    tables = (_BY_RESPONSE, _BY_HOLDING, tuple(set(BY_STATE) - {"episode"}))
+    tables = (_BY_RESPONSE, _BY_HOLDING, tuple(set(BY_STATE) - {"episode"}), ("pair",))
     of: list[Integers] = []
     for column, names in enumerate(tables):
         kept, episode = owners(column)
@@ -230,7 +247,12 @@ def join(rows: Rows, grader: Grader, labels: Mapping[str, str]) -> Recorded:
             arrays |= {name: arrays[name][kept] for name in names}
     if not keep.all():
         arrays |= {name: arrays[name][keep] for name in _OF_EPISODE}
-    of_response, of_held, of_state = of
+    of_response, of_held, of_state, of_pair = of
+    pairs = np.zeros(int(keep.sum()), int)
+    pairs[of_pair] = 1 + np.arange(len(of_pair))
+    most, known = arrays["held"].shape[1], arrays["pair"].shape[1]
+    pair = np.zeros((1 + len(of_pair), most, most))
+    pair[1:, :known, :known] = arrays["pair"]
     start = np.cumsum(sizes[keep, 0]) - sizes[keep, 0]
     for name, episode in zip(_NUMBERS, (of_held, of_state, of_state), strict=True):
         number = arrays[name].astype(np.int32)
@@ -259,6 +281,8 @@ def join(rows: Rows, grader: Grader, labels: Mapping[str, str]) -> Recorded:
         right=_with_none(right, False),
         correct=_with_none(correct, False),
         weight=np.zeros(len(right) + 1),
+        pair=pair,
+        pairs=pairs,
         action=arrays["action"] - 1,
         episode=of_state.astype(np.int32),
         **{name: arrays[name] for name in _OF_EPISODE},
@@ -352,7 +376,7 @@ def joint_of(
     changed = replace(joint, static=static, confidence=confidence)
     base = recorded.base
     if consensus is not None:
-        changed.rule, changed.pair, base = _learned(recorded, consensus)
+        changed.rule, changed.pair, changed.pairs, base = _learned(recorded, consensus)
     changed.weight = _weigh(replace(recorded, base=base), changed)
     changed.moves = _with_concessions(changed)
     return changed
@@ -372,9 +396,10 @@ def apply_calibration(
     result = confidence.copy()
     for code, of_source in enumerate(source[0]):
         for place, name in enumerate(agent[0]):
-            curves = calibration.curves_of(of_source, name)
+            if (curves := calibration.curves_of(of_source, name)) is None:
+                continue
             own = (confidence >= 0) & (source[1] == code) & (agent[1] == place)
-            for number, of_stage in enumerate(STAGES) if curves is not None else ():
+            for number, of_stage in enumerate(STAGES):
                 chosen = own & (stage == number)
                 result[chosen] = apply_curve(getattr(curves, of_stage), result[chosen])
     return result
@@ -394,8 +419,10 @@ def _weigh(recorded: Recorded, joint: Joint) -> Floats:
     return np.asarray(np.where(scored, recorded.base + told, 0.0))
 
 
-def _learned(recorded: Recorded, consensus: LearnedConsensus) -> tuple[Floats, Floats, Floats]:
-    """Return `Joint.rule`, `Joint.pair` and `Recorded.base` by a learned consensus."""
+def _learned(
+    recorded: Recorded, consensus: LearnedConsensus
+) -> tuple[Floats, Floats, Integers, Floats]:
+    """Return `Joint.rule`, `pair` and `pairs`, and `Recorded.base`, by a learned consensus."""
     joint, shared = recorded.joint, consensus.shared
     rule = joint.rule.copy()
     rule[:, KIND] = LEARNED
@@ -407,7 +434,8 @@ def _learned(recorded: Recorded, consensus: LearnedConsensus) -> tuple[Floats, F
     at = np.array([*(place.get(name, -1) for name in recorded.agents), -1])[recorded.agent]
     pairs = np.zeros((len(place) + 1, len(place) + 1))
     pairs[:-1, :-1] = np.array(consensus.pairs).reshape(len(place), len(place))
-    pair = shared.pair + pairs[at[:, :, None], at[:, None]]
+    teams, of_team = np.unique(at, axis=0, return_inverse=True)
+    pair = shared.pair + pairs[teams[:, :, None], teams[:, None]]
     pair[:, np.arange(at.shape[1]), np.arange(at.shape[1])] = 0.0
     records: dict[str | None, Any] = {
         name: np.array([*row, 0.0]) for name, row in consensus.categories.items()
@@ -419,7 +447,7 @@ def _learned(recorded: Recorded, consensus: LearnedConsensus) -> tuple[Floats, F
     base = shared.vote + shared.refined * refined
     if len(recorded):
         base = base + votes[rows, at[rows, author]]
-    return rule, pair, base
+    return rule, _with_none(pair, 0.0), 1 + of_team.reshape(-1), base
 
 
 def _with_concessions(joint: Joint) -> Integers:

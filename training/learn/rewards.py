@@ -74,7 +74,6 @@ class Decision:
         round: Of decisions, from 1.
         mask: Which of `ACTIONS` were allowed.
         behaviour: Probabilities that the action was drawn from.
-        action: Index of the action taken.
         moves: PERSIST, then, as far as allowed, the REFINE taken, the alternatives, CONCEDE.
     """
 
@@ -82,7 +81,6 @@ class Decision:
     round: int
     mask: list[bool]
     behaviour: list[float]
-    action: int
     moves: tuple[Move, ...]
 
 
@@ -159,7 +157,6 @@ def _decisions_of_round(
             round=round_,
             mask=turn["mask"],
             behaviour=turn["probabilities"],
-            action=ACTIONS.index(turn["action"]),
             moves=tuple(_moves(episode, turn)),
         )
 

@@ -193,10 +193,8 @@ class Values:
         draws = draws_for(len(joint))
         later = joint.round > 1  # nothing leads to the states of the first round
         self.rounds = np.unique(joint.round[later])
-        for left in range(1, int(joint.left.max(initial=0)) + 1):
+        for left in np.unique(joint.left[later]).tolist():
             fresh = np.flatnonzero((joint.left == left) & later)
-            if not len(fresh):
-                continue
             found = self.expected_worth(joint, fresh, policy[fresh], draws)
             right[fresh], tokens[fresh] = found.right, found.tokens
             known = torch.from_numpy(np.flatnonzero((joint.left <= left) & later))

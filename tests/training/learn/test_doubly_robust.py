@@ -104,7 +104,8 @@ def play(
         cut=np.zeros(size, bool),
         size=np.full(count, AGENTS),
         weight=np.zeros(5),
-        pair=np.zeros((count, AGENTS, AGENTS)),
+        pair=np.zeros((1, AGENTS, AGENTS)),
+        pairs=np.zeros(count, int),
         rule=np.tile([0.0, 1.0, -1.0, 0.0, 0.0, 0.0, 0.0, 0.0], (count, 1)),
     ), router(before)
 

@@ -1,7 +1,10 @@
 """Recorded traces with another calibration or consensus: as if they had been recorded so."""
 
 import operator
+import random
 from dataclasses import fields
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -9,18 +12,22 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mpdf_langgraph import Calibration, Episode, LearnedConsensus
-from mpdf_langgraph.errors import ConfigurationError
+from mpdf_langgraph.errors import ConfigurationError, TraceError
 from mpdf_langgraph.learned_consensus import Shared
+from mpdf_langgraph.observation import FEATURES, INDEX
+from mpdf_langgraph.state import Response
 from tests.support.counterfactuals import decisions
 from tests.support.synthetic import synthetic_episodes
+from tests.support.written import write_traces
 from training.learn.ballots import ballots_of
 from training.learn.dataset import groups_of, make_groups
 from training.learn.joint import Joint
-from training.learn.recalibrate import recalibrate
-from training.learn.recorded import joint_of, record
+from training.learn.recalibrate import rebuild, recalibrate, with_responses
+from training.learn.recorded import joint_of, read_recorded, record
+from training.learn.rewards import rule_of
 
 RULES = ["confidence", "majority", "log-odds"]
-weights = st.floats(-3, 3).map(lambda w: round(w, 2))
+weights = st.floats(-3, 3).map(lambda w: round(w, 1))
 
 
 @st.composite
@@ -59,16 +66,29 @@ def calibrations(draw: st.DrawFn, names: list[str]) -> Calibration:
 
 @st.composite
 def some_episodes(draw: st.DrawFn) -> tuple[list[Episode], list[str]]:
-    agents = draw(st.integers(1, 4))
-    given_ = {
-        "agents": agents,
+    """Episodes of teams of one or two sizes, some with equal and some without confidences."""
+    options: dict[str, Any] = {
         "rounds": draw(st.integers(1, 3)),
         "alternatives": draw(st.integers(0, 2)),
         "consensus": draw(st.sampled_from(RULES)),
     }
-    episodes = list(synthetic_episodes(3, draw(st.integers(0, 10**6)), **given_))
-    names = episodes[0].team
+    seed = draw(st.integers(0, 10**6))
+    sizes = draw(st.lists(st.integers(1, 5), min_size=1, max_size=2))
+    episodes = [e for n in sizes for e in synthetic_episodes(2, seed, agents=n, **options)]
+    episodes = [e.model_copy(update={"id": str(i)}) for i, e in enumerate(episodes)]
+    names = max((e.team for e in episodes), key=len)
     episodes[0] = episodes[0].model_copy(update={"category": "sums"})
+    unknown = draw(st.sampled_from([0.0, 0.3, 1.0]))
+    chance = random.Random(seed)
+
+    def coarse(response: Response) -> Response:
+        critique = response["critique"]
+        assert critique is not None
+        known = None if chance.random() < unknown else round(critique["confidence"] or 0.0, 1)
+        return Response({**response, "critique": {**critique, "confidence": known}})
+
+    if draw(st.booleans()):
+        episodes = [rebuild(with_responses(e, coarse), rule_of(e)) for e in episodes]
     if draw(st.booleans()):  # recorded with a consensus of their own
         fitted = draw(consensuses(names))
         episodes = [recalibrate(e, Calibration({}), fitted) for e in episodes]
@@ -96,8 +116,9 @@ def test_it_is_as_if_the_episodes_had_been_recorded_so(data: st.DataObject) -> N
         gain = [r - (one.without == episode.reference) for r in right]
         assert groups.global_[i, : len(right)].tolist() == gain
         assert groups.own[i] == pytest.approx(one.observation["own"], abs=1e-6)
-        peers = np.array(one.observation["peers"]).reshape(groups.peers[i].shape)
-        assert groups.peers[i] == pytest.approx(peers, abs=1e-6)
+        peers = np.array(one.observation["peers"]).reshape(-1, len(FEATURES))
+        assert groups.peers[i, : len(peers)] == pytest.approx(peers, abs=1e-6)
+        assert groups.peer_mask[i].tolist() == [k < len(peers) for k in range(len(groups.peers[i]))]
     if consensus is None:
         ballots = ballots_of(recorded, calibration)
         told = [tally["answer"] == e.reference for e in changed for tally in e.tallies]
@@ -106,8 +127,13 @@ def test_it_is_as_if_the_episodes_had_been_recorded_so(data: st.DataObject) -> N
 
 def assert_same(found: Joint, expected: Joint) -> None:
     for one in fields(Joint):
-        ours, theirs = getattr(found, one.name), getattr(expected, one.name)
-        assert ours == pytest.approx(theirs, abs=1e-9), one.name
+        if one.name not in ("pair", "pairs"):
+            ours, theirs = getattr(found, one.name), getattr(expected, one.name)
+            assert ours == pytest.approx(theirs, abs=1e-9), one.name
+    for ours, theirs, size in zip(
+        found.pair[found.pairs], expected.pair[expected.pairs], found.size, strict=True
+    ):
+        assert ours[:size, :size] == pytest.approx(theirs[:size, :size], abs=1e-9)
 
 
 def test_a_callable_counts_as_it_was_recorded() -> None:
@@ -148,3 +174,51 @@ def test_a_prior_competence_that_is_not_known_is_a_half() -> None:
         agent["competence"] = None
     assert (record([episode], operator.eq).joint.competence == 0.5).all()
     assert len(make_groups([episode], operator.eq)) == 9
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"options": {"settle_confidence": "high"}},
+        {"options": {"settle_confidence": {}}},
+        {"options": {"max_rounds": "many"}},
+        {"agents": [], "turns": [], "responses": {}},
+        {"turns": [], "responses": {}, "tallies": []},
+    ],
+)
+def test_a_record_that_nobody_can_learn_from_costs_itself_alone(
+    changes: dict[str, Any], tmp_path: Path
+) -> None:
+    sound, plain = synthetic_episodes(2)
+    changes = {**changes, "options": {**plain.options, **changes.get("options", {})}}
+    odd = plain.model_copy(update=changes)
+    with pytest.raises(TraceError, match="episode"):
+        record([odd], operator.eq)
+    write_traces(tmp_path, [sound, odd])
+    for _ in range(2):
+        found = read_recorded(tmp_path, operator.eq)
+        assert found.ids == [sound.id]
+        assert found.reading.dropped == {"contradictory": 1}
+        assert len(groups_of(found, joint_of(found))) == 9
+
+
+def test_large_numbers_are_kept() -> None:
+    """Rounds without a limit, and more alternatives than a byte counts."""
+    [plain] = synthetic_episodes(1, rounds=1, alternatives=130)
+    options = {**plain.options, "max_rounds": 10**6}
+    groups = make_groups([plain.model_copy(update={"options": options})], operator.eq)
+    expected = [len(one.moves) for one in decisions(plain)]
+    assert groups.rollout_mask.sum(1).tolist() == expected
+    assert max(expected) > 130
+    assert (groups.own[:, INDEX["rounds_left"]] == 1).all()
+
+
+def test_a_large_team_beside_small_ones_changes_nothing_for_them() -> None:
+    small = list(synthetic_episodes(3, alternatives=1))
+    large = next(synthetic_episodes(1, 9, agents=12, rounds=1))
+    alone, both = make_groups(small, operator.eq), make_groups([*small, large], operator.eq)
+    same = both.episode < 3
+    assert (both.global_[same, :4] == alone.global_).all()
+    assert (both.peers[same, :2] == alone.peers).all()
+    assert not both.peers[same, 2:].any()
+    assert (both.peer_mask[~same].sum(1) == 11).all()
