@@ -221,6 +221,7 @@ def build_graph(
     writer: TraceWriter,
 ) -> Any:
     """Return the compiled graph that the questions are put to."""
+    decides = options.rounds > 0  # else nobody explores or refines
     return create_deliberation(
         agents,
         router=router,
@@ -228,8 +229,8 @@ def build_graph(
         answer=options.team.answer_schema(),
         consensus=options.consensus,
         max_rounds=options.rounds,
-        explore=options.explore,
-        alternatives=options.alternatives,
+        explore=options.explore if decides else 0.0,
+        alternatives=options.alternatives if decides else 0,
         traces=writer,
         name=NAME,
     ).compile()

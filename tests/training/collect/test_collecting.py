@@ -404,6 +404,14 @@ def test_exploration_keeps_every_action_alive(tmp_path: Path) -> None:
     assert all(row == pytest.approx([0.8, 0.1, 0.1]) for row in rows)
 
 
+def test_without_a_round_the_proposals_are_collected(tmp_path: Path) -> None:
+    """Also with the defaults of options that are about rounds."""
+    assert asked(tmp_path, "--rounds", "0", "--explore", "0.1", "--alternatives", "2") == 0
+    found = episodes(tmp_path)
+    assert found
+    assert all(not e.turns and len(e.tallies) == 1 for e in found)
+
+
 def test_finished_questions_are_not_asked_again(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
