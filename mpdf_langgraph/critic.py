@@ -3,6 +3,7 @@
 import asyncio
 import copy
 import math
+import warnings
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol, runtime_checkable
@@ -30,6 +31,7 @@ from mpdf_langgraph.runtime.retries import is_transient
 from mpdf_langgraph.state import Allowance, Critique, Response, add_usage, no_usage
 from mpdf_langgraph.verdicts import (
     NoVerdictError,
+    UnreadableVerdictError,
     VerdictRequest,
     check_probability,
     verdict_requests,
@@ -157,8 +159,10 @@ class SelfCritic:
 
     If the endpoint gives no log-probabilities, the model is asked for a probability as JSON. If
     that fails too, agreement among the round's samples is used. The first way that works is
-    remembered for each model, unless the ways before it failed for a passing reason. An agent that
-    is no chat model cannot be asked: its confidence is left unknown, beside those that are judged.
+    remembered for each model, unless the ways before it failed for a passing reason. A model that
+    gave no log-probabilities is asked for JSON only. If its first JSON reply cannot be read either,
+    it is not asked again, with a warning. An agent that is no chat model cannot be asked: its
+    confidence is left unknown, beside those that are judged.
 
     With `reasoning_tokens`, the model first writes a check, as generative verifiers do (Zhang et
     al. 2024, arXiv 2408.15240). It is worth its tokens if a verdict needs more steps than one token
@@ -177,6 +181,8 @@ class SelfCritic:
     reasoning_tokens: int = 0
     # By id: which request works, and the model itself, so that no other model gets its id.
     _working: dict[int, tuple[int, Any]] = field(default_factory=dict, repr=False, compare=False)
+    # By id: models that gave no log-probabilities.
+    _silent: dict[int, Any] = field(default_factory=dict, repr=False, compare=False)
     # By id: responses in a row without any verdict, and those whose first request gave none.
     _failures: dict[int, int] = field(default_factory=dict, repr=False, compare=False)
     _odd: dict[int, int] = field(default_factory=dict, repr=False, compare=False)
@@ -189,8 +195,13 @@ class SelfCritic:
     def max_calls(self, agent: Agent) -> int:
         """Return 1, or 0 for a chain, a graph and a model that gives no verdicts."""
         model = self._model(agent)
-        first, _ = self._working.get(id(model), (0, model))
-        return int(model is not None and first < len(self._requests))
+        return int(model is not None and self._first_request(model) < len(self._requests))
+
+    def _first_request(self, model: Any) -> int:
+        """Return the place of the first request that is worth trying with a model."""
+        if (known := self._working.get(id(model))) is not None:
+            return known[0]
+        return len(self._requests) - 1 if id(model) in self._silent else 0
 
     def _model(self, agent: Agent) -> Any:
         return self.judge or (agent.runnable if agent.chat_model else None)
@@ -211,7 +222,8 @@ class SelfCritic:
         errors: list[str] = []
         usage = no_usage()
         confidence, source, odd = None, "none" if model is None else "agreement", False
-        first, _ = self._working.get(id(model), (0, model))
+        unread = False
+        first = self._first_request(model)
         for index, request in enumerate(self._requests[first:] if model is not None else (), first):
             messages = self._messages(subject, request)
             cost = Cost(1, self._prompt_bound(subject, messages) + request.sampling["max_tokens"])
@@ -240,16 +252,31 @@ class SelfCritic:
                 break
             errors.append(str(outcome.error))
             odd = odd or isinstance(outcome.cause, NoVerdictError)
+            unread = isinstance(outcome.cause, UnreadableVerdictError) and not odd
+            if unread and index == len(self._requests) - 2:
+                self._silent[id(model)] = model
             if is_transient(outcome.cause):
                 source = "none"  # the endpoint is down: another request would fail too
                 break
         else:
             known = model is None or id(model) in self._working
-            if not known and _happened_often(self._failures, model):
+            if not known and (unread or _happened_often(self._failures, model)):
                 self._working[id(model)] = (len(self._requests), model)
+                self._warn_given_up(subject.agent, unread=unread)
         scores = {} if confidence is None else {source: confidence}
         critique = Critique(confidence=confidence, source=source, scores=scores, usage=usage)
         return CritiqueResult(critique, errors)
+
+    def _warn_given_up(self, agent: Agent, *, unread: bool) -> None:
+        whose = f"the model of agent {agent.name!r}" if self.judge is None else "the critic's model"
+        gives = "no log-probabilities and no readable probability" if unread else "no verdict"
+        warnings.warn(
+            f"critic {self.name!r}: {whose} gives {gives}, and is not asked again. A confidence "
+            "that nothing else tells is the share of the answers that agree. Use critic=None, "
+            'critic="logprob" with a server that reports log-probabilities, another chat model as '
+            "the critic, or a callable",
+            stacklevel=2,
+        )
 
     def _messages(self, subject: Subject, request: VerdictRequest) -> list[BaseMessage]:
         before = subject.conversation

@@ -20,9 +20,14 @@ class NoVerdictError(EndpointError):
     """The reply has log-probabilities, but none of yes or no. The question may be unusual."""
 
 
+class UnreadableVerdictError(EndpointError):
+    """The reply came, and holds neither log-probabilities nor a probability that can be read."""
+
+
 _YES = {"yes", "ye", "y"}  # a tokenizer without "yes" spells it "y" + "es"
 _NO = {"no", "n"}
 _ENDS_WITH_VERDICT = re.compile(r"\b(yes|no)\W*\Z", re.IGNORECASE)
+_BARE_NUMBER = re.compile(r"[\s\"'`*]*([0-9]*\.?[0-9]+)\s*(%?)[\s\"'`*.]*")
 _AROUND_A_WORD = " \t\r\n▁Ġ\"'`*_.,:;!()[]"
 
 
@@ -57,7 +62,7 @@ def yes_probability(message: Any) -> float:
 
     Raises:
         NoVerdictError: The message has log-probabilities, but none of yes and no.
-        EndpointError: It has no usable ones.
+        UnreadableVerdictError: It has no usable ones.
     """
     tables = [t for _, t in _top_probabilities(message)] if isinstance(message, AIMessage) else []
     for table in tables:
@@ -65,7 +70,7 @@ def yes_probability(message: Any) -> float:
             return share
     if any(tables):
         raise NoVerdictError("neither yes nor no is among the likely words of the critic's reply")
-    raise EndpointError("no log-probability of yes or no in the critic's reply")
+    raise UnreadableVerdictError("no log-probability of yes or no in the critic's reply")
 
 
 def discount_verdict(verdict: float, mean_logprob: float) -> float:
@@ -103,22 +108,29 @@ def _share_of_yes(table: Mapping[str, float]) -> float | None:
 
 
 def stated_probability(message: Any) -> float:
-    """Return the number in a ``{"probability": p}`` reply.
+    """Return the number in a ``{"probability": p}`` reply, or the number that is all of the reply.
+
+    A percentage counts as a hundredth of its number.
 
     Raises:
-        EndpointError: It is not that, or p is not a number in [0, 1]. A model that does not keep to
-            the schema of the request does not keep to it in a second try.
+        UnreadableVerdictError: It is not that, or p is not a number in [0, 1]. A model that does
+            not keep to the schema of the request does not keep to it in a second try.
     """
     _, text = split_thought(str(message.text if isinstance(message, BaseMessage) else message))
     start, end = text.find("{"), text.rfind("}")
     try:
-        value = json.loads(text[start : end + 1])["probability"]
+        value = json.loads(text[start : end + 1])["probability"] if start >= 0 else text
+        number = _BARE_NUMBER.fullmatch(value) if isinstance(value, str) else None
+        if number is not None:
+            value = float(number[1]) / (100 if number[2] else 1)
+        elif start < 0:
+            raise ValueError(text)
     except (ValueError, KeyError, TypeError, RecursionError) as error:
-        raise EndpointError(f"expected a JSON probability, got {text[:80]!r}") from error
+        raise UnreadableVerdictError(f"expected a JSON probability, got {text[:80]!r}") from error
     try:
         return check_probability(value)
     except ModelOutputError as error:
-        raise EndpointError(str(error)) from error
+        raise UnreadableVerdictError(str(error)) from error
 
 
 def check_probability(value: Any) -> float:

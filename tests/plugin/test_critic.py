@@ -36,8 +36,8 @@ NAN = float("nan")
 
 def responses(team: list[Any], critic: Any, **options: Any) -> dict[str, Any]:
     """The responses of one deliberation, and its result under "result"."""
-    options = {"router": "always-persist", "stop_when_settled": False, **options}
-    values = final_state(create_deliberation(team, critic=critic, max_rounds=1, **options), Q)
+    usual = {"router": "always-persist", "stop_when_settled": False, "max_rounds": 1}
+    values = final_state(create_deliberation(team, critic=critic, **{**usual, **options}), Q)
     return {"result": values["deliberation"], **values["responses"]}
 
 
@@ -159,9 +159,56 @@ def sources_of(judge: Scripted, count: int) -> list[str]:
 
 def test_a_verdict_out_of_range_is_none() -> None:
     judge = Scripted(reply=lambda request: '{"probability": 95}')
-    assert sources_of(judge, FAILURES_TO_GIVE_UP + 2) == ["agreement"] * 5
-    ladder = ["critique", "critique", "json"]
-    assert judge.kinds() == ladder * FAILURES_TO_GIVE_UP  # then it is left alone
+    with pytest.warns(UserWarning, match="the critic's model gives no log-probabilities") as told:
+        assert sources_of(judge, 5) == ["agreement"] * 5
+    assert len(told) == 1
+    assert judge.kinds() == ["critique", "critique", "json"]  # then it is left alone
+
+
+def test_a_model_that_tells_nothing_is_asked_three_times_in_all() -> None:
+    team = [says(f"{n}. Answer: {n}", critique="yes") for n in range(3)]
+    with pytest.warns(
+        UserWarning, match="no log-probabilities and no readable probability"
+    ) as all_:
+        responses(team, "self+logprob", router="always-refine", max_rounds=2)
+    named = sorted(str(told.message).split("'")[3] for told in all_)
+    assert named == ["agent-1", "agent-2", "agent-3"]
+    for text in ("critic=None", 'critic="logprob"', "another chat model", "a callable"):
+        assert text in str(all_[0].message)
+    assert all(model.kinds().count("json") == 1 for model in team)
+    assert all(model.kinds().count("critique") == 2 for model in team)
+    assert sum(len(model.requests) for model in team) == 3 * (3 + 3)  # 3 answers, one ladder
+
+
+def test_without_log_probabilities_only_json_is_asked_for_from_then_on() -> None:
+    replies = iter([StatusError(503), '{"probability": 0.3}', "0.4", "none", "60%"])
+
+    def reply(request: Request) -> Any:
+        return next(replies) if request.kind == "json" else "Answer: 4"
+
+    judge = Scripted(reply=reply)
+    critic = SelfCritic(judge=judge)
+    agent = Agent("agent-1", says("Answer: 4"), retries=0)
+    found = [critique(agent, critic) for _ in range(5)]
+    assert [one["source"] for one in found] == [
+        "none",
+        *["self_json"] * 2,
+        "agreement",
+        "self_json",
+    ]
+    assert judge.kinds() == ["critique", "critique", *["json"] * 5]
+
+
+def test_a_model_that_refuses_json_is_asked_again_for_a_while() -> None:
+    model = endpoint(logprobs=False, json=False)
+    critic = SelfCritic()
+    for _ in range(FAILURES_TO_GIVE_UP - 1):
+        critique(model, critic)
+    with pytest.warns(UserWarning, match="gives no verdict"):
+        critique(model, critic)
+    assert critique(model, critic)["usage"]["calls"] == 0
+    asked = [kind for kind in model.kinds() if kind != "propose"]
+    assert asked == ["critique", "critique", *["json"] * FAILURES_TO_GIVE_UP]
 
 
 def test_one_reply_without_a_verdict_does_not_end_the_asking() -> None:
@@ -187,7 +234,9 @@ def test_no_call_is_set_aside_for_a_critic_that_will_not_ask() -> None:
     model = endpoint(logprobs=False, json=False)
     agent = Agent("ann", model)
     assert critic.max_calls(agent) == 1
-    for _ in range(FAILURES_TO_GIVE_UP):
+    for _ in range(FAILURES_TO_GIVE_UP - 1):
+        critique(model, critic)
+    with pytest.warns(UserWarning, match="'agent-1' gives no verdict"):
         critique(model, critic)
     assert critic.max_calls(agent) == 0
     asked = len(model.requests)
@@ -356,7 +405,8 @@ def test_agreement_stands_in_where_nothing_else_is_known() -> None:
 
 def test_confidence_is_never_read_from_the_agents_words() -> None:
     boast = 'I am 99% confident. Confidence: 99%. {"probability": 0.99} yes yes. Answer: 4'
-    found = responses([says(boast, critique="yes, 99% sure")], "self+logprob")["agent-1@0"]
+    with pytest.warns(UserWarning, match="no readable probability"):
+        found = responses([says(boast, critique="yes, 99% sure")], "self+logprob")["agent-1@0"]
     assert found["profile"]["claimed_confidence"] == 0.99
     assert found["critique"]["confidence"] != 0.99
     assert found["critique"]["source"] == "agreement"

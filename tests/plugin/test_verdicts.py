@@ -85,7 +85,13 @@ def test_verdict_is_the_share_of_all_spellings(yes_mass: list[float], no_mass: l
 def test_stated_probability() -> None:
     assert stated_probability(AIMessage('{"probability": 0.25}')) == 0.25
     assert stated_probability('Sure! {"probability": 1}\n') == 1.0
-    for text in ("0.5", "", "{}", "[1]", '{"p": 1}', "{" * 9000, '{"probability": 0.5'):
+    for text, stated in (("0.8", 0.8), ("80%", 0.8), ("`80 %`.\n", 0.8), ("1", 1.0), (".5", 0.5)):
+        assert stated_probability(AIMessage(text)) == stated
+    assert stated_probability('{"probability": "80%"}') == 0.8
+    for text in ("1.5", "95", "120%", "-0.5", "0.5 or so", "nan", "Answer: 0.5"):
+        with pytest.raises(EndpointError):
+            stated_probability(text)
+    for text in ("", "{}", "[1]", '{"p": 1}', "{" * 9000, '{"probability": 0.5'):
         with pytest.raises(EndpointError):
             stated_probability(text)
     for value in ("1.5", "-0.1", "NaN", "true", '"high"', "null", "9" * 400):
