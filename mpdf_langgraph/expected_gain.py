@@ -134,6 +134,8 @@ class Gains(Fitted):
         tokens: Mean tokens of a REFINE by agent, and of all agents under ``""``.
         cost: Price of 1,000 tokens, in accuracy.
         calibration: Calibration of the confidences that the rates were measured with.
+        critic: Name of the critic that gave these confidences. None: there were several, or nobody
+            wrote it down.
         measured: What they were measured on, for people who read the file.
     """
 
@@ -146,6 +148,7 @@ class Gains(Fitted):
     tokens: dict[str, Annotated[float, Field(ge=0)]]
     cost: Annotated[float, Field(ge=0)]
     calibration: Calibration = Calibration({})
+    critic: str | None = None
     measured: dict[str, Any] = Field(default_factory=dict)
 
     @field_validator("feature_version")
@@ -197,13 +200,19 @@ class ExpectedGainRouter:
     @property
     def version(self) -> str:
         """Content hash of the rates, and the price if it is another one."""
-        known = hashlib.sha256(self.gains.model_dump_json().encode()).hexdigest()[:12]
+        content = self.gains.model_dump_json(exclude_none=True)  # as it was without a critic
+        known = hashlib.sha256(content.encode()).hexdigest()[:12]
         return known if self.cost is None else f"{known}+cost={self.cost:g}"
 
     @property
     def calibration(self) -> Calibration | None:
         """The calibration that the rates were measured with."""
         return self.gains.calibration if self.gains.calibration.root else None
+
+    @property
+    def critics(self) -> tuple[str, ...]:
+        """Name of the critic that its confidences came from. Empty: unknown."""
+        return () if self.gains.critic is None else (self.gains.critic,)
 
     def for_team(self, names: Sequence[str]) -> "ExpectedGainRouter":
         """See `router.for_team`."""

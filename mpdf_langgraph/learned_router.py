@@ -89,6 +89,12 @@ class Manifest(BaseModel):
         told = told if isinstance(told, list) else [told]
         return tuple(name for name in told if isinstance(name, str))
 
+    @property
+    def answer(self) -> str | None:
+        """How answers were compared in its fit. None: nobody wrote it down."""
+        told = self.training.get("answer")
+        return told if isinstance(told, str) else None
+
 
 @dataclass(frozen=True)
 class LearnedRouter:
@@ -106,6 +112,8 @@ class LearnedRouter:
         consensus: The learned consensus of its folder, None if there is none.
         rule: The consensus rule that it was fitted with.
         critics: Names of the critics that its confidences came from. Empty: unknown.
+        answer: How answers were compared in its fit: "math", "choice", "text" or "code". None:
+            unknown.
     """
 
     name: str
@@ -119,6 +127,7 @@ class LearnedRouter:
     consensus: LearnedConsensus | None = field(default=None, repr=False)
     rule: str | None = None
     critics: tuple[str, ...] = ()
+    answer: str | None = None
 
     def decide(
         self, observations: Sequence[Observation], masks: Sequence[Sequence[bool]]
@@ -224,6 +233,7 @@ def load_router(
         consensus=consensus,
         rule=manifest.consensus,
         critics=manifest.critics,
+        answer=manifest.answer,
     )
 
 

@@ -24,6 +24,7 @@ from typing import Annotated, Any, Literal, NamedTuple
 from pydantic import Field, field_validator, model_validator
 
 from mpdf_langgraph.calibration import Calibration, log_odds
+from mpdf_langgraph.critic import give_same_confidence
 from mpdf_langgraph.errors import ConfigurationError
 from mpdf_langgraph.fitted_file import Fitted, read_fitted
 from mpdf_langgraph.options import check_number
@@ -236,9 +237,7 @@ class AdaptiveRecruiting:
                 stacklevel=5,
             )
         known = self.values.critic
-        # Both take their confidence from the log-probabilities.
-        alike = {known, critic} <= {"logprob", "self+logprob"}
-        if known not in (None, critic) and not alike:
+        if known is not None and not give_same_confidence(known, critic):
             has = "has none" if critic is None else f"has {critic!r}"
             warnings.warn(
                 f"recruit: its values were measured with the confidences of the critic {known!r}, "

@@ -11,7 +11,13 @@ from mpdf_langgraph.agents import Agent
 from mpdf_langgraph.answers.schema import AnswerSchema, refuse_async
 from mpdf_langgraph.calibration import Calibration
 from mpdf_langgraph.consensus import confidence_weighted, majority
-from mpdf_langgraph.critic import BudgetedCritic, LogprobCritic, SelfCritic, SelfLogprobCritic
+from mpdf_langgraph.critic import (
+    BudgetedCritic,
+    LogprobCritic,
+    SelfCritic,
+    SelfLogprobCritic,
+    give_same_confidence,
+)
 from mpdf_langgraph.errors import ConfigurationError
 from mpdf_langgraph.learned_consensus import AnyRule, LearnedConsensus, describe_rule
 from mpdf_langgraph.observation import FEATURE_VERSION
@@ -104,15 +110,7 @@ class Settings:
                     "this team are not calibrated. Fit its router with a calibration, or give none",
                     stacklevel=4,
                 )
-        critics: tuple[str, ...] = getattr(self.router, "critics", ())
-        critic = "None" if self.critic is None else self.critic.name
-        if critics and critic not in critics:
-            warnings.warn(
-                f"router {self.router.name!r} was fitted with the critic {', '.join(critics)}, and "
-                f"runs with {critic}: its features mean something else now. Give the graph the "
-                "critic of the traces, or fit a router on traces of this one",
-                stacklevel=4,
-            )
+        self._warn_of_other_conditions()
         self._check_critic()
         if not isinstance(self.name, str) or not _MESSAGE_NAME.fullmatch(self.name):
             raise ConfigurationError(
@@ -160,6 +158,43 @@ class Settings:
         bar = when.confidence_below if isinstance(when, Unsure) else None
         if bar is not None and self.critic is None and not learned:
             raise ConfigurationError("confidence_below needs a critic, and critic is None")
+
+    def _warn_of_other_conditions(self) -> None:
+        """Warn where a fitted router says that it was fitted with another critic, rule or answer.
+
+        What a router does not know is not compared.
+        """
+        name, router = f"router {self.router.name!r}", self.router
+        critics: tuple[str, ...] = getattr(router, "critics", ())
+        critic = "None" if self.critic is None else self.critic.name
+        # Where a router reads scores, also those of equal confidence differ.
+        alike = [
+            critic == one
+            or (not getattr(router, "reads_scores", True) and give_same_confidence(critic, one))
+            for one in critics
+        ]
+        told = []
+        if critics and not any(alike):
+            told.append(
+                f"{name} was fitted with the critic {', '.join(critics)}, and runs with {critic}: "
+                "its features mean something else now. Give the graph the critic of the traces, "
+                "or fit a router on traces of this one"
+            )
+        rule = getattr(router, "rule", None)
+        if rule is not None and rule != self.consensus_name:
+            told.append(
+                f"{name} was fitted with consensus={rule!r}, and this team votes by "
+                f"{self.consensus_name!r}. Leave consensus out, which takes the router's rule"
+            )
+        answer, known = self.answer.name.partition("(")[0], getattr(router, "answer", None)
+        # Answers of any other schema may have been graded as any of these.
+        if known != answer and {known, answer} <= {"math", "choice", "text", "code"}:
+            told.append(
+                f"{name} was fitted on answers that were compared as {known!r}, and this graph "
+                f"compares them as {answer!r}. Fit a router on traces of such questions"
+            )
+        for message in told:
+            warnings.warn(message, stacklevel=5)
 
     def _check_critic(self) -> None:
         """Warn of agents whose chat model the critic cannot ask, as something hides it."""

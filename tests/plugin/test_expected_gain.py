@@ -1,5 +1,6 @@
 """The expected-gain rule: what it decides, what it records, and the file it is read from."""
 
+import hashlib
 import json
 from pathlib import Path
 from typing import Any
@@ -180,3 +181,24 @@ def test_a_file_of_rates(tmp_path: Path) -> None:
 
 def test_the_features_it_reads_exist() -> None:
     assert {"answer_valid", "agrees", "margin", "cluster_confidence", "refined"} <= set(INDEX)
+
+
+def test_another_critic_than_that_of_the_rates_is_told() -> None:
+    team = [Agent("ann", says("4")), Agent("bob", says("5"))]
+    router = ExpectedGainRouter(gains(0.5, 0.5, 0.5, 0.5, critic="logprob"))
+    with pytest.warns(UserWarning, match="'expected-gain' was fitted with the critic logprob"):
+        create_deliberation(team, router=router, critic="self")
+    for critic in ("logprob", "self+logprob"):  # both give the same confidence
+        create_deliberation(team, router=router, critic=critic)
+
+
+def test_rates_without_a_critic_are_those_of_older_files(tmp_path: Path) -> None:
+    old = gains(0.5, 0.5, 0.5, 0.5).model_dump(mode="json")
+    del old["critic"]
+    file = tmp_path / "expected_gain.json"
+    file.write_text(json.dumps(old))
+    router = load_expected_gain(file)
+    assert router.critics == ()
+    content = json.dumps(old, separators=(",", ":"))
+    assert router.version == hashlib.sha256(content.encode()).hexdigest()[:12]
+    create_deliberation([Agent("ann", says("4"))], router=router, critic="self")

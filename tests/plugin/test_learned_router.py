@@ -22,9 +22,11 @@ from hypothesis import strategies as st
 from mpdf_langgraph import (
     Agent,
     Calibration,
+    ChoiceAnswer,
     Episode,
     LogOdds,
     MathAnswer,
+    StructuredAnswer,
     create_deliberation,
     load_router,
 )
@@ -639,6 +641,23 @@ def test_another_critic_than_that_of_the_traces_is_told(model: bytes, tmp_path: 
             create_deliberation(team, router=routers["one"], critic=critic)
     for name, critic in (("one", "self"), ("two", "logprob"), ("none", None), ("odd", "self")):
         create_deliberation(team, router=routers[name], critic=critic)
+
+
+@pytest.mark.filterwarnings("error")
+def test_another_rule_or_answer_than_in_the_fit_is_told(model: bytes, tmp_path: Path) -> None:
+    team = [Agent("ann", wavering("a")), Agent("bob", wavering("bb"))]
+    fitted = write(tmp_path / "a", model, consensus="majority", training={"answer": "math"})
+    router = load_router(fitted)
+    with pytest.warns(UserWarning, match="with consensus='majority'.*votes by 'confidence'") as on:
+        create_deliberation(team, router=router, consensus="confidence", answer=MathAnswer())
+    with pytest.warns(UserWarning, match=r"compared as 'math'.*compares them as 'choice'"):
+        create_deliberation(team, router=router, answer=ChoiceAnswer(5))
+    assert [one.filename for one in on] == [__file__]
+    for options in ({"consensus": "majority"}, {}):
+        create_deliberation(team, router=router, answer=MathAnswer(), **options)
+    create_deliberation(team, router=router, answer=StructuredAnswer({"type": "object"}))
+    unknown = load_router(write(tmp_path / "b", model, training={"answer": 5}))
+    create_deliberation(team, router=unknown, consensus="majority")
 
 
 @pytest.mark.parametrize("asynchronous", [False, True])

@@ -22,6 +22,7 @@ and more. For the table of model solutions that comes with GSM8K add
 import asyncio
 import sys
 import time
+import warnings
 from collections import Counter, defaultdict
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import closing
@@ -222,18 +223,20 @@ def build_graph(
 ) -> Any:
     """Return the compiled graph that the questions are put to."""
     decides = options.rounds > 0  # else nobody explores or refines
-    return create_deliberation(
-        agents,
-        router=router,
-        critic=critic,
-        answer=options.team.answer_schema(),
-        consensus=options.consensus,
-        max_rounds=options.rounds,
-        explore=options.explore if decides else 0.0,
-        alternatives=options.alternatives if decides else 0,
-        traces=writer,
-        name=NAME,
-    ).compile()
+    with warnings.catch_warnings():  # traces of one rule are collected with any router
+        warnings.filterwarnings("ignore", "router .* was fitted with consensus", UserWarning)
+        return create_deliberation(
+            agents,
+            router=router,
+            critic=critic,
+            answer=options.team.answer_schema(),
+            consensus=options.consensus,
+            max_rounds=options.rounds,
+            explore=options.explore if decides else 0.0,
+            alternatives=options.alternatives if decides else 0,
+            traces=writer,
+            name=NAME,
+        ).compile()
 
 
 def open_router(router: str) -> Router:

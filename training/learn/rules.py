@@ -128,7 +128,9 @@ def fit_rules(options: RuleOptions) -> str:
     groups = make_groups(episodes, graded)
     refined = groups.rollout_mask & (groups.actions == REFINE)
     if refined.any():
-        gains = fit_gains(groups, calibration, options.cost)
+        gains = fit_gains(groups, calibration, options.cost).model_copy(
+            update={"critic": critic_of(episodes)}
+        )
         files["expected_gain.json"] = gains
         price = (
             f"A REFINE takes {gains.tokens['']:.0f} tokens, and 1,000 tokens are worth "

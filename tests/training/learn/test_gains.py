@@ -68,6 +68,7 @@ def test_the_command_writes_what_can_be_loaded(tmp_path: Path) -> None:
     assert (tmp_path / "rules" / "report.md").read_text() == text
     router = load_expected_gain(tmp_path / "rules")
     assert router.gains.cost == 0.1
+    assert router.critics == ("profile",)
     assert router.gains.measured["questions"] == 60
     assert router.gains.tokens["ann"] > 0
     # Who answered tells more here than the recorded confidence.
