@@ -61,6 +61,7 @@ class Manifest(BaseModel):
         mode: How it decided when that was measured: by the likeliest action, or by a drawn one.
         consensus: The consensus rule that it was fitted with. None: the traces' own rule.
         advice: What to run, as the fit found it.
+        evidence: What the gate rests on.
         training: The options of the fit, and the critics of its traces.
         sha256: Hash of every file that is loaded, by name.
     """
@@ -79,6 +80,7 @@ class Manifest(BaseModel):
     mode: Literal["greedy", "drawn"] = "greedy"
     consensus: Literal["confidence", "majority", "log-odds", "learned"] | None = None
     advice: str = ""
+    evidence: dict[str, Any] = Field(default_factory=dict)
     training: dict[str, Any] = Field(default_factory=dict)
     sha256: dict[str, str]
 
@@ -88,6 +90,13 @@ class Manifest(BaseModel):
         told = self.training.get("critic")
         told = told if isinstance(told, list) else [told]
         return tuple(name for name in told if isinstance(name, str))
+
+    @property
+    def measured(self) -> str | None:
+        """Why ``training/evaluate.py`` did not let it pass. None: it does not say."""
+        evaluation = self.evidence.get("evaluation")
+        told = evaluation.get("why") if isinstance(evaluation, dict) else None
+        return told if told and isinstance(told, str) else None
 
     @property
     def answer(self) -> str | None:
@@ -206,10 +215,18 @@ def load_router(
     elif manifest.consensus == "learned":
         raise RouterError(f"{folder / MANIFEST}: consensus is learned, but sha256 lists none")
     if manifest.gate != "pass":
+        if why := manifest.measured:
+            rest = (
+                f'training/evaluate.py has measured it: {why:.300}. Use router="threshold" instead'
+            )
+        else:
+            rest = (
+                "Measure it on your own questions with training/evaluate.py, or use "
+                'router="threshold"'
+            )
         warnings.warn(
             f"router {manifest.name!r} has not been shown to beat the baselines (gate: "
-            f"{manifest.gate}). {manifest.advice + ' ' if manifest.advice else ''}Measure it on "
-            'your own questions with training/evaluate.py, or use router="threshold"',
+            f"{manifest.gate}). {manifest.advice + ' ' if manifest.advice else ''}{rest}",
             stacklevel=2,
         )
     mode = "greedy" if greedy else "drawn"

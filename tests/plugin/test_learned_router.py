@@ -367,6 +367,18 @@ def test_the_warning_says_what_to_run_instead(model: bytes, tmp_path: Path) -> N
         load_router(folder)
 
 
+@pytest.mark.parametrize("why", ["the interval reaches 0", "", None, 5])
+def test_the_warning_of_a_measured_router_says_why(model: bytes, tmp_path: Path, why: Any) -> None:
+    evidence = {"why": "not estimated", "evaluation": {"why": why}}
+    folder = write(tmp_path, model, gate="unknown", evidence=evidence)
+    with pytest.warns(UserWarning, match="has not been shown") as told:
+        load_router(folder)
+    text = str(told[0].message)
+    measured = why == "the interval reaches 0"
+    assert ("has measured it: the interval reaches 0." in text) == measured
+    assert ("Measure it" in text) != measured
+
+
 def test_missing_files(folder: Path, model: bytes, tmp_path: Path) -> None:
     for missing in (tmp_path / "none", tmp_path, folder / "policy.onnx"):
         with pytest.raises(RouterError, match=r"router\.json cannot be read .*fit_router\.py"):
