@@ -142,9 +142,10 @@ class QuestionConsensus:
         """Return P(c) by cluster. What they lack to 1 is P(none of them is right).
 
         Warns:
-            UserWarning: An agent is not known. It is told once.
+            UserWarning: Agents are not known. Each is told once.
         """
         heard = voices(votes)
+        _tell_unknown([voice.agent for voice in heard], self.fitted.agents)
         by_cluster: dict[int, list[Vote]] = {}
         for voice in heard:
             by_cluster.setdefault(voice.cluster, []).append(voice)  # type: ignore[arg-type]
@@ -167,9 +168,7 @@ class QuestionConsensus:
             terms += [shared.vote, shared.refined if voice.refined else 0.0]
             if voice.confidence is not None:
                 terms += [shared.known, shared.confidence * log_odds(voice.confidence)]
-            if (i := place.get(voice.agent)) is None:
-                _tell_unknown(voice.agent, fitted.agents)
-            else:
+            if (i := place.get(voice.agent)) is not None:
                 terms += [fitted.votes[i], record[i] if record else 0.0]
             for other in members[:k]:
                 if other.agent != voice.agent:
@@ -193,13 +192,23 @@ def _places(agents: tuple[str, ...]) -> Mapping[str, int]:
 
 
 @cache
-def _tell_unknown(agent: str, known: tuple[str, ...]) -> None:
-    warnings.warn(
-        f"the learned consensus does not know the agent {agent!r}: its vote has the weight that "
-        f"all agents share. It was fitted on {', '.join(known) or 'nobody'}. Give the agents the "
-        "names that they had in the traces, or fit again",
-        stacklevel=2,
-    )
+def _told(known: tuple[str, ...]) -> set[str]:
+    """Return the names that were told as unknown beside the known ones."""
+    return set()
+
+
+def _tell_unknown(names: Sequence[str], known: tuple[str, ...]) -> None:
+    told = _told(known)
+    unknown = [name for name in dict.fromkeys(names) if name not in _places(known)]
+    if new := [name for name in unknown if name not in told]:
+        told.update(new)
+        which = f"agent{'s' if new[1:] else ''} {', '.join(map(repr, new))}"
+        warnings.warn(
+            f"the learned consensus does not know the {which}: a vote of theirs has the weight "
+            f"that all agents share. It was fitted on {', '.join(known) or 'nobody'}. Give the "
+            "agents the names that they had in the traces, or fit again",
+            stacklevel=2,
+        )
 
 
 # --- the rule of a question, while it runs and from its record ---------------------------------

@@ -153,6 +153,12 @@ def test_an_unknown_agent_is_told_once() -> None:
         rule.probabilities([Vote("nobody knows me", 0)])
 
 
+def test_several_unknown_agents_are_told_in_one_warning() -> None:
+    with pytest.warns(UserWarning, match=r"agents 'new 1', 'new 2', 'new 3': a vote") as told:
+        plain().of().probabilities([Vote(f"new {n}", n % 2) for n in (1, 2, 3)])
+    assert len(told) == 1
+
+
 @given(fit=fits())
 def test_a_file_gives_it_back(fit: LearnedConsensus) -> None:
     assert LearnedConsensus.from_json(fit.model_dump_json(), "here") == fit
