@@ -475,6 +475,7 @@ def make_critic(spec: Any) -> BudgetedCritic | None:
     if callable(spec) and not isinstance(spec, type):
         return FunctionCritic(spec, _function_source(getattr(spec, "__name__", "function")))
     raise ConfigurationError(
-        f"critic={spec!r}: use one of {', '.join(map(repr, _BUILT_IN))}, a chat model, a callable "
-        "(question, response) -> Critique, or None for no critic"
+        f"critic={spec!r}: use one of {', '.join(map(repr, _BUILT_IN))}, a chat model, "
+        "load_profile_critic(folder), a callable (question, response) -> Critique, or None for "
+        "no critic"
     )

@@ -211,8 +211,9 @@ def _checked_schema(answer: Any) -> AnswerSchema:
     has_all = all(hasattr(answer, a) for a in ("name", "instructions", "parse", "equivalent"))
     if isinstance(answer, type) or not has_all:
         raise ConfigurationError(
-            f"answer={answer!r}: use MathAnswer(), ChoiceAnswer(n), TextAnswer(), or an object "
-            "with name, instructions, parse(text) and equivalent(a, b)"
+            f"answer={answer!r}: use MathAnswer(), ChoiceAnswer(n), TextAnswer(), CodeAnswer(), "
+            "StructuredAnswer(schema), or an object with name, instructions, parse(text) and "
+            "equivalent(a, b)"
         )
     for method in ("parse", "equivalent"):
         refuse_async(getattr(answer, method), f"{method} of answer={answer!r}")

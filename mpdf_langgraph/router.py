@@ -209,8 +209,8 @@ def make_router(spec: Any) -> Router:
         return FunctionRouter(spec, name=getattr(spec, "__name__", "function"))
     raise ConfigurationError(
         f"router={spec!r}: use one of {', '.join(map(repr, _BUILT_IN))}, load_router(folder), "
-        "an object with name, version and decide(observations, masks), or a callable of the "
-        "observations"
+        "load_expected_gain(folder), an object with name, version and decide(observations, masks), "
+        "or a callable of the observations"
     )
 
 

@@ -41,6 +41,9 @@ MOST_TOKENS = 10_000_000
 #: A chat template may bring a system prompt of its own, of at most so many tokens.
 TEMPLATE_PROMPT_TOKENS = 4096
 
+#: What is added to errors such as "list index out of range", which say nothing of their origin.
+UNREADABLE = ". The endpoint's reply could not be read: run mpdf_langgraph.check_endpoint(url)"
+
 
 @dataclass(frozen=True)
 class Call:
@@ -81,6 +84,7 @@ class CallResult:
         attempts: Number of tries. 0: the deadline had already passed.
         seconds: Wall-clock time, pauses between tries included.
         usage: Everything spent on it, failed tries and nested calls included.
+        unreadable: The cause is what a client raises where it cannot read an endpoint's reply.
     """
 
     value: Any
@@ -88,11 +92,14 @@ class CallResult:
     attempts: int
     seconds: float
     usage: Usage
+    unreadable: bool = False
 
     @property
     def error(self) -> str | None:
         """The cause in one line without secrets. None if the call succeeded."""
-        return None if self.cause is None else describe_error(self.cause)
+        if self.cause is None:
+            return None
+        return describe_error(self.cause) + (UNREADABLE if self.unreadable else "")
 
 
 T = TypeVar("T")
@@ -189,6 +196,7 @@ class _Meter(BaseCallbackHandler):
         self._lock = threading.Lock()  # a graph may run its models in threads
         self.started = 0
         self.refused = 0
+        self.unreadable = False
         self.usage = no_usage()
         self._largest: dict[Any, _Largest] = {}
 
@@ -208,12 +216,14 @@ class _Meter(BaseCallbackHandler):
     def on_llm_error(self, error: BaseException, **kwargs: Any) -> None:
         with self._lock:
             self.refused += _was_refused(error)
+            self.unreadable |= isinstance(error, json.JSONDecodeError)
 
     def on_llm_end(self, response: LLMResult, **kwargs: Any) -> None:
         generations = [one for those in response.generations for one in those]
         message = getattr(generations[0], "message", None) if generations else None
         message = message if isinstance(message, AIMessage) else AIMessage("")
         with self._lock:
+            self.unreadable |= not generations  # a reply without choices
             largest = self._largest.pop(kwargs.get("run_id"), _Largest())
             usage = message_usage(message, largest)
             self.usage = add_usage(self.usage, usage)
@@ -293,7 +303,9 @@ class _Attempts:
     def result(self, value: Any = None, *, ok: bool = False) -> CallResult:
         seconds = time.monotonic() - self.started
         usage = self.meter.total(self.raw, self.call, self.made)
-        return CallResult(value, None if ok else self.cause, self.made, seconds, usage)
+        cause = None if ok else self.cause
+        bare = isinstance(cause, json.JSONDecodeError | IndexError)
+        return CallResult(value, cause, self.made, seconds, usage, self.meter.unreadable and bare)
 
 
 def _perform(call: Call, config: RunnableConfig) -> CallResult:

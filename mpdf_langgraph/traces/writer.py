@@ -35,8 +35,10 @@ class TraceWriter:
 
     def __init__(self, folder: str | os.PathLike[str]) -> None:
         self._segments: dict[int, int] = {}  # file descriptors by process id
+        if folder == "":
+            raise TraceError("traces need a folder, got ''")
         try:
-            self.folder = Path(folder or None).expanduser()  # type: ignore[arg-type]
+            self.folder = Path(folder).expanduser()
         except (TypeError, RuntimeError) as error:  # the latter where nobody has such a home
             raise TraceError(f"traces need a folder, got {folder!r:.80}: {error}") from error
         if is_url(self.folder):

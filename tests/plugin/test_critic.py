@@ -535,6 +535,6 @@ def test_another_model_judges_without_the_private_context(bound: bool) -> None:
 
 def test_unknown_critics_are_named() -> None:
     for spec in ("selff", 3, RunnableLambda(lambda _: 0.5), {"confidence": 1}):
-        with pytest.raises(ConfigurationError, match="critic="):
+        with pytest.raises(ConfigurationError, match=r"critic=.*load_profile_critic\(folder\)"):
             make_critic(spec)
     assert make_critic(None) is None

@@ -1196,3 +1196,13 @@ async def test_alternatives_respect_the_timeout() -> None:
             first.delay = second.delay = 60.0
             began = time.monotonic()
     assert time.monotonic() - began < 30
+
+
+def test_the_messages_for_wrong_parts_name_all_that_there_are() -> None:
+    for options, named in (
+        ({"router": "best"}, r"load_router\(folder\), load_expected_gain\(folder\)"),
+        ({"critic": "best"}, r"load_profile_critic\(folder\)"),
+        ({"answer": "best"}, r"CodeAnswer\(\), StructuredAnswer\(schema\)"),
+    ):
+        with pytest.raises(ConfigurationError, match=named):
+            create_deliberation([says("4")], **options)  # type: ignore[arg-type]

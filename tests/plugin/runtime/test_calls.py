@@ -1,6 +1,7 @@
 """Retries, deadlines, metering and the masking of secrets, with calls that go wrong."""
 
 import asyncio
+import json
 import math
 import random
 import threading
@@ -14,6 +15,7 @@ import openai
 import pytest
 from langchain_core.messages import AIMessage
 from langchain_core.output_parsers import StrOutputParser
+from langchain_core.outputs import ChatResult
 from langchain_core.prompts import ChatPromptTemplate
 from langchain_core.runnables import RunnableConfig, RunnableLambda
 from langgraph.errors import GraphInterrupt, GraphRecursionError
@@ -506,3 +508,33 @@ async def test_what_no_callback_reports_counts_by_its_result(drive: Driver) -> N
         assert tried.usage["estimated"] == 50 * (attempts - (left is None))
     free = await drive(one(Call(RunnableLambda(lambda x: x), "x", same, is_model=False)))
     assert free.usage["calls"] == free.usage["unreported"] == 0
+
+
+class WithoutChoices(Scripted):
+    """A model whose server sends a reply without choices."""
+
+    def _generate(self, *args: Any, **kwargs: Any) -> ChatResult:
+        return ChatResult(generations=[])
+
+
+def test_a_reply_that_a_client_cannot_read_is_told_from_other_errors() -> None:
+    def index_error(_: Any) -> Any:
+        raise IndexError("list index out of range")
+
+    def told(runnable: Any) -> str:
+        steps = merge_steps([one_call(Call(runnable, "Q", str))])
+        return str(run(steps, RunnableConfig())[0].error)
+
+    torn = json.JSONDecodeError("Expecting value", "<html>", 0)
+    hint = "check_endpoint(url)"
+    assert hint in told(Scripted(reply=lambda request: torn))
+    assert hint in told(WithoutChoices(reply=lambda request: ""))
+    assert told(WithoutChoices(reply=lambda _: "")).startswith("IndexError: list index")
+    for other in (RunnableLambda(index_error), Scripted(reply=lambda _: ValueError("no"))):
+        assert hint not in told(other)
+    assert hint not in told(says("4") | RunnableLambda(index_error))
+
+
+def one_call(call: Call) -> Steps[CallResult]:
+    [result] = yield [call]
+    return result

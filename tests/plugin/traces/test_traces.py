@@ -468,6 +468,8 @@ def test_folders_that_cannot_be_written(
     for wrong in (None, "", 5):
         with pytest.raises(TraceError, match=f"traces need a folder, got {wrong!r}"):
             TraceWriter(wrong)  # type: ignore[arg-type]
+    with pytest.raises(TraceError, match=r"got ''$"):  # and of no other type
+        TraceWriter("")
     for path in (tmp_path / "file", tmp_path / "file" / "folder", tmp_path / "a\0b"):
         with pytest.raises(TraceError, match="cannot make the trace folder"):
             TraceWriter(path)
