@@ -43,6 +43,9 @@ MOST_BYTES = 64_000_000
 DEEPEST = 64
 
 
+#: How far the sum of an action's probabilities may be from 1.
+ROUNDING = 1e-3
+
 _PLAIN = frozenset((str, int, bool, NoneType))  # nothing is inside of these, and all are finite
 
 
@@ -146,6 +149,20 @@ class Episode(BaseModel):
         known = range(len(self.representatives))
         if wrong := [one for one in clusters if one is not None and one not in known]:
             raise ValueError(f"cluster {wrong[0]} has no representative")
+        return self
+
+    @model_validator(mode="after")
+    def _are_probabilities(self) -> "Episode":
+        """Reject numbers that stand for probabilities and are none."""
+        for turn in self.turns:
+            given = turn["probabilities"]
+            if not given or min(given) < 0 or abs(sum(given) - 1) > ROUNDING:
+                raise ValueError(f"{given!r:.80} are no probabilities of actions")
+        for response in self.responses.values():
+            critique = response["critique"]
+            known = None if critique is None else critique["confidence"]
+            if known is not None and not 0 <= known <= 1:
+                raise ValueError(f"{known!r:.80} is no confidence: it must be in [0, 1]")
         return self
 
     @classmethod

@@ -3,6 +3,7 @@
 import base64
 import copy
 import itertools
+import json
 import math
 import os
 import pickle
@@ -673,3 +674,27 @@ def test_a_question_is_read_off_a_line(question: str, packed: bool) -> None:
     assert read_question(other_order) == question
     assert read_question(line[:40]) is None
     assert read_question(b'{"question": 3}') is None
+
+
+@pytest.mark.parametrize("given", [[1, 2, 3], [-0.5, 1.0, 0.5], [0.0, 0.0, 0.0], []])
+def test_numbers_that_are_no_probabilities_are_refused(
+    episodes: list[Episode], given: list[float]
+) -> None:
+    record = json.loads(episodes[0].to_json())
+    record["turns"][0]["probabilities"] = [1 / 3 + 1e-6] * 3
+    Episode.from_json(json.dumps(record))
+    record["turns"][0]["probabilities"] = given
+    with pytest.raises(TraceError, match="are no probabilities of actions"):
+        Episode.from_json(json.dumps(record))
+
+
+@pytest.mark.parametrize("given", [-0.1, 1.5])
+def test_a_confidence_out_of_range_is_refused(episodes: list[Episode], given: float) -> None:
+    record = json.loads(episodes[0].to_json())
+    judged = next(r for r in record["responses"].values() if r["critique"])
+    for kept in (None, 0.0, 1.0):
+        judged["critique"]["confidence"] = kept
+        Episode.from_json(json.dumps(record))
+    judged["critique"]["confidence"] = given
+    with pytest.raises(TraceError, match="is no confidence"):
+        Episode.from_json(json.dumps(record))
