@@ -21,7 +21,14 @@ from langgraph.types import Command
 from examples.tiny_lm.chat_model import make
 from examples.tiny_lm.prompts import PROMPTS, PROPOSE_TEMPERATURE
 from examples.tiny_lm.questions import make_questions
-from mpdf_langgraph import Agent, Episode, MathAnswer, Unsure, create_deliberation
+from mpdf_langgraph import (
+    Agent,
+    ConfigurationError,
+    Episode,
+    MathAnswer,
+    Unsure,
+    create_deliberation,
+)
 from training.command import run_command
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -47,7 +54,12 @@ def ask_person(standing: dict[str, Any]) -> dict[str, str]:
     """Let a person at the terminal reply. LangGraph asks again if the reply makes no sense."""
     if "error" in standing:
         print(f"  {standing['error']}")
-    said = input("  [s]ettle, or h <hint>, or a <answer>: ").strip()
+    try:
+        said = input("  [s]ettle, or h <hint>, or a <answer>: ").strip()
+    except EOFError:
+        raise ConfigurationError(
+            "nobody is at the terminal to reply: run it in one, or give --replies"
+        ) from None
     letter, _, text = said.partition(" ")
     action = {"s": "settle", "h": "hint", "a": "answer"}.get(letter, letter)
     return {"action": action, "text" if action == "hint" else "answer": text}

@@ -36,6 +36,13 @@ def test_a_person_is_asked(replies: list[str], given: str, tmp_path: Path) -> No
             assert (last["action"], episode.outcome["support"]) == ("hint", 1.0)
 
 
+def test_without_a_terminal_it_ends_with_a_line(tmp_path: Path) -> None:
+    done = run_python("examples/human_in_the_loop.py", "--traces", tmp_path, given="")
+    assert done.returncode == 1
+    assert "error: nobody is at the terminal to reply" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
 def test_a_round_is_forked_three_ways(tmp_path: Path) -> None:
     words = ("--agent", "agent-2", "--traces", tmp_path)
     done = run_python("examples/time_travel.py", *words)
