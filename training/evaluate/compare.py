@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from training.evaluate.votes import Result
 from training.learn.display import start_figure, table
-from training.learn.measures import Interval, mean_interval, quality, widen_by_fits
+from training.learn.measures import Interval, mean_interval, quality, widen_by_fits, wilson
 from training.learn.off_policy import LEAST_QUESTIONS
 
 #: Ends the name of a router's control.
@@ -127,17 +127,6 @@ def difference(a: MethodResult, b: MethodResult) -> Interval:
     return widen_by_fits(found, *tables)
 
 
-def wilson(accuracy: float, questions: int) -> tuple[float, float]:
-    """Return Wilson's 95 % interval of an accuracy. It also works where all or none are right."""
-    z = 1.96
-    center = accuracy + z * z / (2 * questions)
-    half = z * float(np.sqrt(accuracy * (1 - accuracy) / questions + (z / (2 * questions)) ** 2))
-    scale = 1 + z * z / questions
-    low, high = (center - half) / scale, (center + half) / scale
-    # Rounding must leave neither the accuracy itself outside nor [0, 1].
-    return max(0.0, min(accuracy, low)), min(1.0, max(accuracy, high))
-
-
 def accuracy_interval(method: MethodResult) -> Interval:
     """Return the accuracy with Wilson's interval over questions, widened by what fits differ."""
     low, high = wilson(method.accuracy, len(method.right))
@@ -171,6 +160,16 @@ def _undecided(against: Mapping[str, MethodResult | None], gains: Mapping[str, I
     return ""
 
 
+def _beaten(against: Mapping[str, MethodResult | None], gains: Mapping[str, Interval]) -> str:
+    """Return why a router fails: than whom it is surely worse."""
+    worse = [
+        f"{other.name}: {gains[key].short()}"
+        for key, other in against.items()
+        if other is not None and gains[key].high < 0
+    ]
+    return f"it is surely worse than {' and '.join(worse)}"
+
+
 def decide_gate(
     method: MethodResult, methods: Mapping[str, MethodResult]
 ) -> tuple[str, dict[str, Any]]:
@@ -196,7 +195,7 @@ def decide_gate(
     if len(method.right) < LEAST_QUESTIONS:
         return "unknown", {**evidence, "why": f"fewer than {LEAST_QUESTIONS} questions"}
     if any(d.high < 0 for d in gains.values()):
-        return "fail", evidence
+        return "fail", {**evidence, "why": _beaten(against, gains)}
     if len(gains) < 2 or any(d.low <= 0 for d in gains.values()):
         return "unknown", {**evidence, "why": _undecided(against, gains)}
     if method.unreported:  # with them, dearer baselines might be rivals
@@ -207,7 +206,8 @@ def decide_gate(
         if other is not None and difference(method, credited(other)).low <= 0:
             why = f"{other.name} failed on questions that would decide: run again"
             return "unknown", {**evidence, "why": why}
-    return "pass", evidence
+    assert rival is not None  # else there were no two gains
+    return "pass", {**evidence, "why": f"it beats its control and {rival.name}"}
 
 
 def results_table(methods: Sequence[MethodResult]) -> str:

@@ -20,7 +20,8 @@ from mpdf_langgraph.recruiting import Stand, overturn_probability
 from mpdf_langgraph.risk import count_errors
 from training.learn.ballots import Ballots, shuffle_into_folds, thin_out
 from training.learn.consensus_fit import choose_strength, fit_consensus, measure_agreement
-from training.learn.measures import Interval, mean_interval, quality
+from training.learn.measures import Interval, mean_interval, quality, share_interval
+from training.learn.origins import Origins
 
 Array = NDArray[np.float64]
 
@@ -30,6 +31,8 @@ BARS = 41
 """Bars of risk control: so many quantiles of the probabilities of training questions."""
 MOST_STATES = 4000
 """States to learn from, at most: more take minutes and change no weight by much."""
+LEAST_TO_ADVISE = 30
+"""Held-out questions that an advice needs."""
 CONFIDENT = 0.95
 """Adaptive consistency stops once the leading answer is so probably the majority's."""
 
@@ -255,19 +258,33 @@ class Comparison:
                 accepted |= (here == k) & (told >= bar)
         return int(accepted.sum()), int((accepted & ~right).sum())
 
-    @property
-    def advice(self) -> str:
-        """What to run, in a sentence."""
-        how = {
-            SINGLE: f"ask agent {self.best} alone",
-            RECORDED: "the whole debate, with the router and the options of the traces",
-        }.get(self.chosen, f"the {self.chosen}")
-        if not len(self.question):
-            return f"Run: {how}."
-        found = mean_interval(self.held_out[self.chosen].right, self.question)
-        return (
-            f"Run: {how} (accuracy {found.short('', 3)} on {found.questions} held-out questions)."
-        )
+    def advise(self, origins: Origins) -> str:
+        """Return what to run, for traces that were made with this."""
+        found = share_interval(self.held_out[self.chosen].right, self.question)
+        few = ""
+        if found.questions < LEAST_TO_ADVISE:
+            few = (
+                f"The held-out questions are too few to advise: {found.questions}, and "
+                f"{LEAST_TO_ADVISE} are needed. What the training questions speak for: "
+            )
+        if self.chosen != RECORDED:
+            how = f"ask agent {self.best} alone" if self.chosen == SINGLE else f"the {self.chosen}"
+        elif origins.deployable:
+            how = f"the whole debate, with the router {origins.routers[0]} and the traces' options"
+        else:
+            how = "a deliberation, but not by the traces' own policy"
+        told = f"{few or 'Run: '}{how}"
+        if found.questions:
+            told += f" (accuracy {found.short('', 3)} on {found.questions} held-out questions"
+            told += ", as recorded)" if self.chosen == RECORDED else ")"
+        if self.chosen == RECORDED and not origins.deployable:
+            made = ", ".join(origins.routers) or "unknown"
+            told += (
+                f". Deliberating pays. The traces' router ({made}) is none to deploy: "
+                "training/evaluate.py tells whether to run the fitted router or the threshold "
+                "router"
+            )
+        return told + "."
 
 
 def compare(training: Ballots, held_out: Ballots, seed: int = 0) -> Comparison:

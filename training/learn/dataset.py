@@ -317,15 +317,6 @@ def _consensus_after(joint: Joint) -> tuple[NDArray[Any], NDArray[Any]]:
     return agreed, alone
 
 
-def critics_of(paths: str | os.PathLike[str] | Iterable[str | os.PathLike[str]]) -> list[str]:
-    """Return the critics that traces were made with, by each segment's first sound episode.
-
-    Confidence means something else under another critic, so a router must not be run with one.
-    """
-    found = map(first_episode, find_segments(paths))
-    return sorted({str(episode.options.get("critic")) for episode in found if episode is not None})
-
-
 def check_answer(
     paths: str | os.PathLike[str] | Iterable[str | os.PathLike[str]], answer: str
 ) -> None:

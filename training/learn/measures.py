@@ -71,6 +71,29 @@ def mean_interval(
     return Interval(mean, float(found.low), float(found.high), len(sums))
 
 
+def wilson(accuracy: float, questions: int) -> tuple[float, float]:
+    """Return Wilson's 95 % interval of an accuracy. It also works where all or none are right."""
+    z = 1.96
+    center = accuracy + z * z / (2 * questions)
+    half = z * math.sqrt(accuracy * (1 - accuracy) / questions + (z / (2 * questions)) ** 2)
+    scale = 1 + z * z / questions
+    low, high = (center - half) / scale, (center + half) / scale
+    # Rounding must leave neither the accuracy itself outside nor [0, 1].
+    return max(0.0, min(accuracy, low)), min(1.0, max(accuracy, high))
+
+
+def share_interval(right: Array, question: NDArray[Any]) -> Interval:
+    """Return the share that is right, ``[n]``, with Wilson's interval over questions (95 %).
+
+    `question` tells which question each value belongs to. Values of one question count as one.
+    """
+    questions = len(np.unique(question))
+    if not questions:
+        return Interval(float("nan"), float("nan"), float("nan"), 0)
+    share = float(right.mean())
+    return Interval(share, *wilson(share, questions), questions)
+
+
 def widen_by_fits(interval: Interval, *tables: Array) -> Interval:
     """Return an interval over questions that also holds the variance between fits.
 

@@ -16,7 +16,8 @@ from training.collect.files import write_json
 from training.learn.choices import LEARNED, SINGLE, Comparison
 from training.learn.display import COLORS, percent, start_figure, table
 from training.learn.doubly_robust import WholeEpisodes
-from training.learn.measures import mean_interval, quality, reliability
+from training.learn.gate_line import describe_gate
+from training.learn.measures import quality, reliability, share_interval
 from training.learn.off_policy import LEAST_QUESTIONS, OneTurn
 
 FORMAT = 2
@@ -61,6 +62,7 @@ def signs_of_trouble(
     rollouts: float,
     spread: float,
     gain: float,
+    mixtures: Sequence[str] = (),
 ) -> list[str]:
     """Return warnings with what to do, from the signs that the method's authors name.
 
@@ -70,8 +72,15 @@ def signs_of_trouble(
         rollouts: Mean number of rollouts of the groups that allow REFINE.
         spread: Standard deviation of the advantages where not all are tied. 0 if all are.
         gain: Expected reward of a held-out turn under the oracle, minus that of PERSIST.
+        mixtures: What differs among the traces (`Origins.mixtures`).
     """
     warnings = []
+    if turn.reward.questions < LEAST_QUESTIONS:
+        warnings.append(
+            f"{turn.reward.questions} held-out questions have a decision, fewer than "
+            f"{LEAST_QUESTIONS}: the figures below say little. Collect more questions."
+        )
+    warnings += mixtures
     persist, refine, _ = turn.actions
     if refine > 0.8 and turn.own.low <= 0:
         warnings.append(
@@ -234,15 +243,20 @@ def confidences(own: NDArray[Any], held_right: NDArray[Any]) -> tuple[Any, Any]:
     )
 
 
-def describe_choices(comparison: Comparison, *, learned: bool) -> list[str]:
-    """Return the comparison of the rules over the proposals, as lines."""
+def describe_choices(
+    comparison: Comparison, *, learned: bool, rules: Sequence[str] = ()
+) -> list[str]:
+    """Return the comparison of the rules over the proposals, as lines.
+
+    `rules` are the names of the consensus rules of the traces.
+    """
     rows = []
     for name, choice in comparison.held_out.items():
         shown = f"{name} ({comparison.best})" if name == SINGLE else name
         error = choice.calibration_error
         rows.append([
             f"**{shown}**" if name == comparison.chosen else shown,
-            mean_interval(choice.right, comparison.question).short("", 3),
+            share_interval(choice.right, comparison.question).short("", 3),
             "" if name == LEARNED else comparison.difference(LEARNED, name).short(digits=3),
             "" if np.isnan(choice.calls).any() else f"{choice.calls.mean():.1f}",
             "" if np.isnan(error) else f"{error:.3f}",
@@ -264,7 +278,8 @@ def describe_choices(comparison: Comparison, *, learned: bool) -> list[str]:
         "The router decides by the "
         + (LEARNED if learned else "traces' own rule")
         + f". On what the teams held in the end the {LEARNED} gains "
-        f"{comparison.final_gain.short(digits=3)} over that rule (training questions).",
+        f"{comparison.final_gain.short(digits=3)} over the traces' rule ({', '.join(rules)}), on "
+        "the training questions.",
         "",
         "Risk control, by the learned consensus's probabilities after the traces' own policy.",
         "Another policy leads to other answers. All held-out questions choose the bar. What is",
@@ -317,7 +332,7 @@ def write_report(
     lines = [
         f"# Router `{title}`. {advice}",
         "",
-        f"**Gate: {gate[0]}** ({gate[1]}).",
+        describe_gate(*gate),
         "",
         *[f"- {line}" for line in summary],
         "",

@@ -9,11 +9,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from training.collect.questions import SEEN
-from training.learn.dataset import Groups, critics_of
+from training.learn.dataset import Groups
 from training.learn.doubly_robust import WholeEpisodes
 from training.learn.fit_config import Config
 from training.learn.lessons import Lessons
 from training.learn.off_policy import one_turn, to_plain
+from training.learn.origins import origins_of_traces
 from training.learn.policy import Policy, export
 from training.learn.report import (
     calibration_rows,
@@ -64,6 +65,7 @@ def export_router(
     Returns:
         The content of `router.json`.
     """
+    origins = origins_of_traces(config.traces)
     held_out, measured, comparison = lessons.one_step[-1], lessons.measured, lessons.comparison
     held_rewards = validation.rewards.cpu().numpy()
     labels = np.eye(3)[worth.labels(config.weights())]
@@ -99,6 +101,7 @@ def export_router(
         float(held_out.rollout_mask[free].sum(1).mean()) if free.any() else 5.0,
         spread,
         estimates["oracle"].reward.mean - estimates["always PERSIST"].reward.mean,
+        origins.mixtures(),
     )
     ranks = (
         f"SoftRankPO's advantages on the training turns that are not tied: tau {config.tau:g}, "
@@ -115,7 +118,7 @@ def export_router(
     plot_calibration(out / "calibration.png", measured.confidence, measured.right, mended)
     plot_front(out / "front.png", {n: (e.tokens, e.own.mean) for n, e in estimates.items()}, chosen)
     gate = gate_of(turn, whole_estimate)
-    advice = comparison.advice
+    advice = comparison.advise(origins)
     if gate[0] == "pass":
         advice = (
             f"Run: this router (accuracy {whole_estimate.against_choice} against the "
@@ -141,7 +144,7 @@ def export_router(
         },
         training={
             **asdict(config),
-            "critic": critics_of(config.traces),
+            "critic": list(origins.critics),
             "scale": scale,
             "advantage_std": spread,
             "summary": summary,
@@ -155,7 +158,7 @@ def export_router(
         chosen=chosen,
         whole=whole_estimate,
         gate=gate,
-        choices=describe_choices(comparison, learned=lessons.learned),
+        choices=describe_choices(comparison, learned=lessons.learned, rules=origins.rules),
         advice=advice,
         labels=shares,
         calibration=[

@@ -16,6 +16,7 @@ and the report says so. `python -m training.studies.asking` judges the third on 
 `python -m training.studies.debates` the others.
 """
 
+import sys
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -40,6 +41,7 @@ from training.learn.dataset import check_answer, make_groups
 from training.learn.fit_config import read_labels
 from training.learn.gains import describe_gains, fit_gains
 from training.learn.measures import auroc
+from training.learn.origins import origins_of
 from training.learn.profile_fit import criticise, fit_profile, gather_looks
 from training.learn.recalibrate import recalibrate
 from training.learn.rewards import REFINE, Grader, rule_of
@@ -117,6 +119,10 @@ def fit_rules(options: RuleOptions) -> str:
     check_names("--agents", options.agents, known)
     check_names("--prices", options.prices, known)
     parts = [f"# {options.out.resolve().name}", read]
+    if mixtures := origins_of(recorded).mixtures():
+        parts += ["## Signs of trouble", "\n".join(f"- {sign}" for sign in mixtures)]
+        for sign in mixtures:
+            print(f"warning: {sign}", file=sys.stderr)
     calibration, critic, told = choose_critic(recorded, graded)
     parts += ["## Confidence", told]
     if critic is None:

@@ -22,9 +22,9 @@ from training.evaluate.compare import (
     plot,
     results_table,
     summarise,
-    wilson,
 )
 from training.evaluate.votes import Result
+from training.learn.measures import wilson
 
 
 def method(name: str, right: Any, tokens: float = 100.0, **fields: Any) -> MethodResult:

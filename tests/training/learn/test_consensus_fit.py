@@ -17,6 +17,7 @@ from training.collect.importing import Answer
 from training.learn.ballots import Ballots, drop_voices, make_ballots, merge_equal
 from training.learn.choices import (
     LEARNED,
+    RECORDED,
     SINGLE,
     Choice,
     choose,
@@ -35,6 +36,7 @@ from training.learn.consensus_fit import (
     make_design,
     measure_agreement,
 )
+from training.learn.origins import Origins
 
 MATH = MathAnswer()
 
@@ -228,8 +230,40 @@ def test_asking_the_best_agent_alone_is_advised_where_nothing_beats_it() -> None
     found = compare(train, held)
     assert found.chosen == SINGLE
     assert found.best == "a"
-    assert found.advice.startswith("Run: ask agent a alone (accuracy 0.9")
+    assert found.advise(Origins()).startswith("Run: ask agent a alone (accuracy 0.9")
     assert found.held_out[SINGLE].calls.mean() == 1
+
+
+def test_few_held_out_questions_are_told_before_the_advice() -> None:
+    few = compare(synthetic(200, (0.95, 0.4, 0.4)), synthetic(4, (0.999, 0.4, 0.4), seed=9))
+    told = few.advise(Origins())
+    assert told.startswith("The held-out questions are too few to advise: 4, and 30 are needed.")
+    # Wilson's interval: four of four right are no proof of never being wrong.
+    assert told.endswith("agent a alone (accuracy 1.000 [0.510, 1.000] on 4 held-out questions).")
+
+
+@pytest.mark.parametrize(
+    ("routers", "says"),
+    [
+        (
+            ("threshold",),
+            "Run: the whole debate, with the router threshold and the",
+        ),
+        (("random",), "The traces' router (random) is none to deploy: training/evaluate.py tells"),
+        (("logged",), "The traces' router (logged) is none to deploy: training/evaluate.py tells"),
+        (("mine", "threshold"), "The traces' router (mine, threshold) is none to deploy"),
+        ((), "The traces' router (unknown) is none to deploy"),
+    ],
+)
+def test_a_policy_that_only_makes_traces_is_not_advised(
+    routers: tuple[str, ...], says: str
+) -> None:
+    found = compare(synthetic(200, (0.6,) * 3), synthetic(100, (0.6,) * 3, seed=9))
+    held_out = {**found.held_out, RECORDED: found.held_out["majority"]}
+    told = replace(found, chosen=RECORDED, held_out=held_out).advise(Origins(routers=routers))
+    assert says in told
+    assert "on 100 held-out questions, as recorded)" in told
+    assert ("Deliberating pays." in told) == (routers != ("threshold",))
 
 
 def test_the_team_is_advised_where_it_is_surely_better() -> None:

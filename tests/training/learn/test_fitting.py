@@ -440,6 +440,29 @@ def test_the_folder_says_what_was_done(traces: Path, fitted: Path) -> None:
     }
 
 
+def test_few_held_out_questions_and_a_mixture_lead_the_signs_of_trouble(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write(tmp_path / "traces" / "a", range(60))
+    others = (Telling(number).run(1, 4) for number in range(60, 120))
+    write_traces(
+        tmp_path / "traces" / "b",
+        (e.model_copy(update={"options": {**e.options, "critic": "other"}}) for e in others),
+    )
+    out = tmp_path / "out"
+    made = fit(config(tmp_path / "traces", out, algorithm="none", sft_epochs=1))
+    report, told = (out / "report.md").read_text(), capsys.readouterr().err
+    [first, second, *_] = report.partition("## Signs of trouble\n\n")[2].splitlines()
+    assert "held-out questions have a decision, fewer than 50" in first
+    assert "several critics" in second
+    assert len(made["training"]["critic"]) == 2
+    for sign in (first, second):
+        assert f"warning: {sign.removeprefix('- ')}\n" in told
+    assert made["advice"].startswith("The held-out questions are too few to advise: ")
+    assert report.startswith(f"# Router `out`. {made['advice']}\n")
+    assert "over the traces' rule (confidence)" in report
+
+
 def test_the_folder_loads_and_decides_as_the_policy_does(
     traces: Path, fitted: Path, fresh: Groups
 ) -> None:

@@ -15,6 +15,7 @@ from training.learn.display import percent, table
 from training.learn.doubly_robust import WholeEpisodes
 from training.learn.measures import Interval
 from training.learn.off_policy import OneTurn
+from training.learn.origins import Origins
 from training.learn.report import (
     calibration_rows,
     confidences,
@@ -90,8 +91,8 @@ def test_a_router_has_to_beat_the_advised_rule_too(against, gate):
 # --- signs of trouble -----------------------------------------------------------------------
 
 
-def signs(turn=TURN, labels=(0.5, 0.3, 0.2), rollouts=6.0, spread=0.5, gain=0.2):
-    return signs_of_trouble(turn, labels, rollouts, spread, gain)
+def signs(turn=TURN, labels=(0.5, 0.3, 0.2), rollouts=6.0, spread=0.5, gain=0.2, mixtures=()):
+    return signs_of_trouble(turn, labels, rollouts, spread, gain, mixtures)
 
 
 def test_no_trouble():
@@ -127,6 +128,22 @@ def test_every_sign_of_trouble(arguments, text, advice):
     [warning] = signs(**arguments)
     assert text in warning
     assert advice in warning
+
+
+def test_few_questions_are_the_first_sign_and_mixtures_the_next():
+    mixed = Origins(
+        critics=("logprob", "self"), rules=("confidence", "majority"), schemas=("a", "b")
+    ).mixtures()
+    few, *others, last = signs(replace(TURN, reward=FEW), spread=0.03, mixtures=mixed)
+    assert few.startswith("3 held-out questions have a decision, fewer than 50")
+    assert others == mixed
+    assert [what.partition(",")[0] for what in mixed] == [
+        "the traces have several critics (logprob",
+        "the traces have several consensus rules (confidence",
+        "the traces have several answer schemas (a",
+    ]
+    assert "Lower --tau" in last
+    assert Origins(("x", "y"), ("self",), ("majority",), ("math",)).mixtures() == []
 
 
 # --- the folder -----------------------------------------------------------------------------

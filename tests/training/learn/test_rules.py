@@ -142,6 +142,18 @@ def test_votes_counted_by_different_rules_are_not_mixed(tmp_path: Path) -> None:
         measure_asking(RuleOptions((tmp_path,)), mixed, MATH.equivalent)
 
 
+def test_a_mixture_of_critics_and_rules_is_told(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    collect(tmp_path / "a", knows)
+    collect(tmp_path / "b", "logprob")
+    text = fit_rules(RuleOptions((tmp_path / "a", tmp_path / "b"), tmp_path / "out"))
+    [sign] = [line for line in text.splitlines() if "several critics" in line]
+    assert text.index("## Signs of trouble") < text.index(sign) < text.index("## Confidence")
+    assert f"warning: {sign.removeprefix('- ')}\n" in capsys.readouterr().err
+    assert "Signs of trouble" not in fit_rules(RuleOptions((tmp_path / "a",), tmp_path / "one"))
+
+
 @pytest.mark.parametrize(
     ("options", "says"),
     [
