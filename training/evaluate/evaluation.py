@@ -76,6 +76,7 @@ from training.evaluate.routers import group_routers, open_routers
 from training.evaluate.rows import Rows, Runs, errors_of, measure, summarise_runs
 from training.evaluate.tuning import tune
 from training.evaluate.workers import Here, Stage, open_runner
+from training.learn.gate_line import replace_gate
 
 
 def _choose(questions: Sequence[Question], name: str, limit: int | None) -> list[Question]:
@@ -284,14 +285,18 @@ def count_known(routers: Sequence[Path], questions: Sequence[Question]) -> dict[
 
 
 def set_gate(folder: Path, gate: str, evidence: dict[str, Any], *, drawn: bool) -> None:
-    """Write a router's gate, its evidence, and the mode of its measurement into `router.json`."""
+    """Write a router's gate, its evidence, and the mode of its measurement into `router.json`.
+
+    The report's line of the gate says the same then.
+    """
     path = folder / "router.json"
     content = json.loads(path.read_text())
     content |= {"gate": gate, "mode": "drawn" if drawn else "greedy"}
     content |= {"evidence": {**content.get("evidence", {}), "evaluation": evidence}}
     write_json(path, content)
-    why = evidence.get("why")
-    print(f"{folder}: gate {gate}" + (f", as {why}" if why else ""))
+    why = evidence["why"]
+    replace_gate(folder, gate, f"{why}. Real runs on {evidence['questions']} questions")
+    print(f"{folder}: gate {gate}, as {why}")
 
 
 def main(arguments: Sequence[str]) -> int:

@@ -359,9 +359,18 @@ async def test_every_seed_has_a_gate_of_its_own(tmp_path: Path) -> None:
     manifest = json.loads((bad / "router.json").read_text())
     manifest["sha256"]["policy.onnx"] = sha256((bad / "policy.onnx").read_bytes()).hexdigest()
     (bad / "router.json").write_text(json.dumps(manifest))
+    before = "# Router `x`. Run: this.\n\n**Gate: unknown** (hand-made).\n\n- 400 episodes\n"
+    (good / "report.md").write_text(before)
     given = ["--router", str(good), "--router", str(bad), *tuned(tmp_path)]
     methods, _ = await evaluate(options(tmp_path, *given))
     assert methods["hedger"].accuracy == 0.75
+    [gate] = [line for line in (good / "report.md").read_text().splitlines() if "Gate" in line]
+    assert gate.startswith("**Gate: pass** (it beats its control and ")
+    assert gate.endswith(". Real runs on 8 questions).")
+    assert (good / "report.md").read_text() == before.replace(
+        "**Gate: unknown** (hand-made).", gate
+    )
+    assert not (bad / "report.md").exists()
     gates, evidence = {}, {}
     for folder in (good, bad):
         manifest = json.loads((folder / "router.json").read_text())
