@@ -327,6 +327,8 @@ async def ask(
 
 def summarise(attempts: Sequence[Answered]) -> str:
     """Return in a line how much was collected, and what it cost."""
+    if not attempts:
+        return "nothing was left to ask"
     outcomes = [one.deliberation for one in attempts if one.deliberation is not None]
     without = sum(outcome["rounds"] == 0 for outcome in outcomes)
     decisions = sum(len(outcome["actions"]) for outcome in outcomes)

@@ -9,6 +9,11 @@ from typing import IO, Any
 
 from mpdf_langgraph.errors import ConfigurationError
 
+MOST_CHANGES = 4
+"""Changed settings that are told. The others are counted."""
+SHOWN = 60
+"""Characters of a changed setting that are told."""
+
 
 @contextmanager
 def atomic_write(path: Path) -> Iterator[Path]:
@@ -36,6 +41,19 @@ def write_json(path: Path, content: Any) -> None:
     """Write plain data as indented JSON, whole or not at all. What JSON lacks becomes text."""
     with atomic_write(path) as draft:
         draft.write_text(json.dumps(content, indent=1, default=str) + "\n")
+
+
+def check_folder(option: str, folder: Path) -> None:
+    """Refuse an option whose folder can neither be made nor written to. Nothing is made.
+
+    Raises:
+        ConfigurationError: It cannot.
+    """
+    there = next(path for path in (folder, *folder.absolute().parents) if path.exists())
+    if not there.is_dir():
+        raise ConfigurationError(f"{option} {folder}: {there} is no folder")
+    if not os.access(there, os.W_OK | os.X_OK):
+        raise ConfigurationError(f"{option} {folder}: {there} cannot be written to")
 
 
 def lock(file: IO[bytes], advice: str) -> None:
@@ -84,11 +102,40 @@ def keep_settings(path: Path, settings: Mapping[str, Any], advice: str) -> None:
     except (ValueError, RecursionError) as error:
         raise ConfigurationError(f"{path} is damaged ({error}). {advice}") from error
     changed = [
-        f"{name} was {kept[name]!r} and is {value!r}"
+        change
         for name, value in now.items()
-        if name in kept and kept[name] != value
+        if name in kept
+        for change in describe_changes(name, kept[name], value)
     ]
     if changed:
-        raise ConfigurationError(
-            f"{path.parent} was made with other settings: {'; '.join(changed)}. {advice}"
-        )
+        told = "; ".join(changed[:MOST_CHANGES])
+        if len(changed) > MOST_CHANGES:
+            told += f"; and {len(changed) - MOST_CHANGES} more"
+        raise ConfigurationError(f"{path.parent} was made with other settings: {told}. {advice}")
+
+
+def describe_changes(name: str, old: Any, new: Any) -> Iterator[str]:
+    """Describe how plain data differ, by the innermost keys that changed, each shortened."""
+    if isinstance(old, dict) and isinstance(new, dict):
+        for key in {**old, **new}:
+            yield from describe_changes(f"{name}.{key}", old.get(key), new.get(key))
+    elif isinstance(old, list) and isinstance(new, list) and len(old) == len(new):
+        for number, pair in enumerate(zip(old, new, strict=True), 1):
+            yield from describe_changes(f"{name} {number}", *pair)
+    elif isinstance(old, list) and isinstance(new, list):
+        yield f"{name} were {len(old)} and are {len(new)}"
+    elif old != new:
+        texts = [repr(value) for value in (old, new)]
+        pairs = enumerate(zip(*texts, strict=False))
+        first = next((place for place, (one, other) in pairs if one != other), 0)
+        start = max(0, first - SHOWN // 2)
+        was, is_ = (_shorten(text, start) for text in texts)
+        yield f"{name} was {was} and is {is_}"
+
+
+def _shorten(text: str, start: int) -> str:
+    """Return a text, of a long one what stands around a place."""
+    if len(text) <= SHOWN:
+        return text
+    end = start + SHOWN
+    return "…" * (start > 0) + text[start:end] + "…" * (end < len(text))

@@ -332,7 +332,8 @@ def check_answer(
         made = "" if episode is None else str(episode.options.get("answer")).partition("(")[0]
         if made in get_args(Answer) and made != answer:
             raise ConfigurationError(
-                f"{segment}: its answers were compared with --answer {made}, not {answer}"
+                f"{segment}: its answers were compared with --answer {made}, not {answer}: "
+                f"give --answer {made}"
             )
 
 

@@ -22,6 +22,7 @@ import torch
 from numpy.typing import NDArray
 
 from mpdf_langgraph.errors import ConfigurationError, describe_error
+from training.collect.files import check_folder
 from training.command import run_command
 from training.learn import stages
 from training.learn.checkpoints import Log, content_hash, prepare_folder
@@ -130,6 +131,7 @@ def fit(
     """
     started = time.perf_counter()
     config.check()
+    check_folder("--out", config.out)
     try:
         torch.zeros(0, device=config.device)
     except (RuntimeError, AssertionError) as error:

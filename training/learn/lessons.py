@@ -13,9 +13,10 @@ from training.learn.calibrate import Judged, fit_calibration, judged_of
 from training.learn.choices import Comparison, compare
 from training.learn.dataset import Groups, check_answer, groups_of, report_of, split
 from training.learn.fit_config import Config, read_labels
+from training.learn.origins import most_rounds
 from training.learn.recorded import ReadingReport, joint_of, read_recorded
 from training.learn.tensors import estimate_competence, set_competence
-from training.learn.trace_rows import share_of
+from training.learn.trace_rows import describe_records, share_of
 from training.learn.values import ToTheEnd, Values
 
 View = Callable[[Groups, Mapping[str, float]], Groups]
@@ -75,7 +76,9 @@ def prepare(config: Config, view: View = set_competence) -> Lessons:
     ballots = ballots_of(recorded, calibration)
     if not len(ballots):
         raise ConfigurationError(
-            "no episode has a reference and a valid answer: check --traces, --labels and --answer"
+            "no episode has a reference and a valid answer. "
+            f"{describe_records(recorded.reading.records, recorded.reading.dropped)}. "
+            "Check --traces, --labels and --answer"
         )
     comparison = compare(*ballots.split(config.validation, config.seed), config.seed)
     wanted = {"learned": True, "recorded": False}
@@ -89,6 +92,10 @@ def prepare(config: Config, view: View = set_competence) -> Lessons:
     train, held_out = split(groups, config.validation, config.seed)
     # The epochs are chosen on questions that the report does not quote.
     train, choosing = split(train, CHOOSING, config.seed + 1)
+    if not len(groups) and not most_rounds(config.traces):
+        raise ConfigurationError(
+            "these traces have no rounds of decisions: collect with --rounds 1 or more"
+        )
     if not len(train) or not len(choosing) or not len(held_out):
         raise ConfigurationError(
             f"{len(groups)} turns of {len(groups.questions)} questions leave {len(train)} to train "

@@ -64,6 +64,12 @@ def origins_of_traces(paths: str | os.PathLike[str] | Iterable[str | os.PathLike
     return origins_of(episode for episode in firsts if episode is not None)
 
 
+def most_rounds(paths: str | os.PathLike[str] | Iterable[str | os.PathLike[str]]) -> int:
+    """Return how many rounds of decisions traces allow, by each segment's first sound episode."""
+    firsts = map(first_episode, find_segments(paths))
+    return max((int(e.options.get("max_rounds", 0)) for e in firsts if e is not None), default=0)
+
+
 def router_of(episode: Episode) -> str:
     """Return the name of an episode's router."""
     router = episode.options.get("router")

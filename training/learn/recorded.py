@@ -96,6 +96,11 @@ class ReadingReport:
     left_out: int = 0
     unused_labels: int = 0
 
+    @property
+    def records(self) -> int:
+        """All records: kept, dropped, doubled and left out."""
+        return self.episodes + self.duplicates + self.dropped.total() + self.left_out
+
     def __str__(self) -> str:
         dropped = ", ".join(f"{count} {reason}" for reason, count in self.dropped.items())
         left_out = f"{self.left_out} of other questions left out, " if self.left_out else ""

@@ -17,6 +17,7 @@ and the report says so. `python -m training.studies.asking` judges the third on 
 """
 
 import sys
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -32,6 +33,7 @@ from mpdf_langgraph.profile_critic import ProfileCritic
 from mpdf_langgraph.recruiting import AskingValues
 from mpdf_langgraph.runtime.budget import prices_of
 from mpdf_langgraph.traces.records import Episode
+from training.collect.files import check_folder
 from training.collect.importing import LOGGED
 from training.collect.team import Answer, remembering_grader
 from training.command import run_command
@@ -45,7 +47,7 @@ from training.learn.origins import origins_of
 from training.learn.profile_fit import criticise, fit_profile, gather_looks
 from training.learn.recalibrate import recalibrate
 from training.learn.rewards import REFINE, Grader, rule_of
-from training.learn.trace_rows import CONTRADICTIONS
+from training.learn.trace_rows import CONTRADICTIONS, describe_records
 
 PROFILED = (
     "A critic that reads how a response looks was fitted (`load_profile_critic`). Its AUROC on "
@@ -107,12 +109,13 @@ def fit_rules(options: RuleOptions) -> str:
         check_number(f"--prices {name}", weight, 0)
     if len(set(options.agents)) < len(options.agents):
         raise ConfigurationError("--agents names somebody twice")
+    check_folder("--out", options.out)
     check_answer(options.traces, options.answer)
     labels = read_labels(options.labels) if options.labels else {}
     graded = remembering_grader(options.answer)
-    recorded, left_out = read_graded(options.traces, labels)
+    recorded, dropped = read_graded(options.traces, labels)
     files: dict[str, BaseModel] = {}
-    read = f"{len(recorded)} episodes. Left out, without a reference or torn: {left_out}."
+    read = f"{len(recorded)} episodes. {dropped}."
     if unused := len(labels.keys() - {episode.id for episode in recorded}):
         read += f" {unused} labels are of none of these episodes."
     known = sorted({name for episode in recorded for name in episode.team})
@@ -205,10 +208,14 @@ def choose_critic(
     return Calibration({}), critic, PROFILED.format(auroc=found, instead=instead)
 
 
-def read_graded(paths: Iterable[Path], labels: Mapping[str, str]) -> tuple[list[Episode], int]:
-    """Return the sound episodes with a reference, and the number of the others."""
+def read_graded(paths: Iterable[Path], labels: Mapping[str, str]) -> tuple[list[Episode], str]:
+    """Return the sound episodes with a reference, and what became of the other records.
+
+    Raises:
+        ConfigurationError: There is no such episode, or a consensus rule is not built in.
+    """
     kept: list[Episode] = []
-    left_out = 0
+    dropped: Counter[str] = Counter()
     reader = TraceReader(paths)
     for recorded in reader:
         known = labels.get(recorded.id, recorded.reference)
@@ -217,15 +224,17 @@ def read_graded(paths: Iterable[Path], labels: Mapping[str, str]) -> tuple[list[
         except ConfigurationError:  # its consensus rule is not built in
             raise
         except CONTRADICTIONS:
-            known = None
+            dropped["contradictory"] += 1
+            continue
         if known is None:
-            left_out += 1
+            dropped["no reference"] += 1
         else:
             kept.append(recorded.model_copy(update={"reference": known}))
-    left_out += reader.counts["skipped"]
+    dropped["unreadable"] = reader.counts["skipped"]
+    told = describe_records(reader.counts.total(), dropped)
     if not kept:
-        raise ConfigurationError("no episode has a reference: check --traces and --labels")
-    return kept, left_out
+        raise ConfigurationError(f"no episode has a reference. {told}. Check --traces and --labels")
+    return kept, told
 
 
 def critic_of(episodes: Sequence[Episode]) -> str | None:

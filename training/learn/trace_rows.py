@@ -192,6 +192,12 @@ def read_rows(
     return result
 
 
+def describe_records(read: int, dropped: Mapping[str, int]) -> str:
+    """Return in a sentence how many records were read, and how many were dropped for what."""
+    told = ", ".join(f"{count} {reason}" for reason, count in dropped.items() if count)
+    return f"{read} records were read. Dropped: {told or 'none'}"
+
+
 def join_rows(parts: Sequence[Rows]) -> Rows:
     """Join rows, and empty the parts."""
     texts: dict[str, list[Any]] = {}

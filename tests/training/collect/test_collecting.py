@@ -3,6 +3,7 @@
 import asyncio
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -39,7 +40,7 @@ from tests.support.scripted import says
 from tests.support.server import Server, cards, completion
 from training.collect import collecting
 from training.collect.asking import ask_all, ask_question
-from training.collect.files import lock
+from training.collect.files import keep_settings, lock
 from training.collect.importing import Answer, gsm8k_solutions, read_answers
 from training.collect.questions import (
     Question,
@@ -418,6 +419,10 @@ def test_finished_questions_are_not_asked_again(
     assert asked(tmp_path, count=5) == 0
     assert asked(tmp_path, "--concurrency", "1", count=8) == 0
     assert "8 questions, 5 of them finished already" in capsys.readouterr().out
+    assert asked(tmp_path, count=8) == 0
+    told = capsys.readouterr().out
+    assert "8 questions, 8 of them finished already\nnothing was left to ask" in told
+    assert "0 episodes" not in told
     assert Counter(e.question for e in episodes(tmp_path)) == Counter(
         f"What is {n}?" for n in range(8)
     )
@@ -883,3 +888,22 @@ def test_the_gsm8k_table_of_model_solutions(tmp_path: Path) -> None:
             agreed += is_right == record[response["agent"]]["is_correct"]
     assert checked == 600
     assert agreed / checked > 0.99
+
+
+def test_changed_settings_are_told_by_their_innermost_keys_and_shortened(tmp_path: Path) -> None:
+    def agents(count: int, **changes: Any) -> dict[str, Any]:
+        about = {"model": "m", "sampling": {"temperature": 1.0, "top_p": 1.0}, **changes}
+        return {"agents": [{"name": f"agent-{n}", **about} for n in range(count)]}
+
+    path = tmp_path / "settings.json"
+    keep_settings(path, agents(2) | {"prompt": "a" * 500 + "b"}, "")
+    for now, told in (
+        (agents(2, model="x"), "agents 1.model was 'm' and is 'x'; agents 2.model was 'm' and"),
+        (agents(2, sampling={"top_p": 1.0}), "agents 1.sampling.temperature was 1.0 and is None"),
+        (agents(3), "agents were 2 and are 3"),
+        ({"prompt": "a" * 500 + "c"}, f"prompt was …{'a' * 30}b' and is …{'a' * 30}c'"),
+        (agents(2, a=1, b=2, c=3), "agents 2.a was None and is 1; and 2 more"),
+    ):
+        with pytest.raises(ConfigurationError, match=re.escape(told)) as error:
+            keep_settings(path, now, "")
+        assert len(str(error.value)) < 400 + len(str(tmp_path))

@@ -570,7 +570,24 @@ def test_no_traces_and_nothing_to_learn(tmp_path: Path) -> None:
 
 def write_agreed(folder: Path) -> None:
     """Write a segment of episodes that were agreed on at once: they hold no decision."""
-    write_traces(folder, synthetic_episodes(2, 3, rounds=0))
+    write_traces(
+        folder,
+        (
+            e.model_copy(update={"options": {**e.options, "max_rounds": 3}})
+            for e in synthetic_episodes(2, 3, rounds=0)
+        ),
+    )
+
+
+def test_traces_that_cannot_be_learned_from_say_why(tmp_path: Path) -> None:
+    write_traces(tmp_path / "none", synthetic_episodes(20, 3, rounds=0))
+    with pytest.raises(ConfigurationError, match=r"no rounds of decisions: collect with --round"):
+        fit(config(tmp_path / "none", tmp_path / "out"))
+    (tmp_path / "torn").mkdir()
+    (tmp_path / "torn" / "x.jsonl").write_text('{"id": "tor\n')
+    with pytest.raises(ConfigurationError, match=r"1 records were read. Dropped: 1 unreadable\."):
+        fit(config(tmp_path / "torn", tmp_path / "out"))
+    assert not (tmp_path / "out").exists()
 
 
 def test_a_segment_without_a_decision_is_no_trouble(tmp_path: Path, without_export: None) -> None:
@@ -651,7 +668,8 @@ def test_the_command_line_fails_without_a_traceback(tmp_path: Path) -> None:
     ("arguments", "message"),
     [
         (["--labels", "labels.jsonl"], "error: labels.jsonl:1: expected an object with"),
-        (["--out", "labels.jsonl"], "error: [Errno "),
+        (["--out", "labels.jsonl"], "error: --out labels.jsonl: labels.jsonl is no folder"),
+        (["--out", "labels.jsonl/a/b", "--traces", "nowhere"], "error: --out labels.jsonl/a/b: "),
         (["--device", "tpu9"], "error: --device tpu9: RuntimeError"),
     ],
 )
@@ -709,7 +727,9 @@ def test_answers_are_graded_as_they_were_compared(tmp_path: Path, made: str, giv
     options = {**next(synthetic_episodes(1, 1)).options, "answer": made}
     write_traces(tmp_path, (one.model_copy(update={"options": options}) for one in episodes))
     stem = made.partition("(")[0]
-    with pytest.raises(ConfigurationError, match=f"--answer {stem}, not {given}"):
+    with pytest.raises(
+        ConfigurationError, match=f"--answer {stem}, not {given}: give --answer {stem}"
+    ):
         fit(Config(traces=(tmp_path,), out=tmp_path / "router", answer=given))  # type: ignore[arg-type]
     check_answer(tmp_path, stem)
     check_answer(tmp_path / next(tmp_path.glob("*.jsonl")), stem)

@@ -118,8 +118,8 @@ def test_the_held_out_figure_is_that_of_folds_side_by_side() -> None:
 
 def test_a_folder_that_is_given_twice_counts_once(tmp_path: Path) -> None:
     collect(tmp_path, knows)
-    episodes, left_out = read_graded([tmp_path, tmp_path], {})
-    assert (len(episodes), left_out) == (30, 0)
+    episodes, told = read_graded([tmp_path, tmp_path], {})
+    assert (len(episodes), told) == (30, "30 records were read. Dropped: none")
 
 
 def test_records_that_contradict_themselves_are_left_out_and_counted(tmp_path: Path) -> None:
@@ -129,9 +129,21 @@ def test_records_that_contradict_themselves_are_left_out_and_counted(tmp_path: P
         second.model_copy(update={"agents": [{**a, "competence": "x"} for a in second.agents]}),
     ]
     path = tmp_path / "traces.jsonl"
-    path.write_bytes(b"".join(b"\n" + episode.to_json() for episode in [*wrong, *sound]))
-    episodes, left_out = read_graded([path], {})
-    assert (len(episodes), left_out) == (4, 2)
+    nameless = sound[0].model_copy(update={"id": "x", "reference": None})
+    lines = [episode.to_json() for episode in [*wrong, *sound, nameless]]
+    path.write_bytes(b"".join(b"\n" + line for line in [*lines, b'{"id": "torn']))
+    episodes, told = read_graded([path], {})
+    assert len(episodes) == 4
+    assert told == ("8 records were read. Dropped: 2 contradictory, 1 no reference, 1 unreadable")
+
+
+def test_without_an_episode_to_learn_from_the_error_counts_the_records(tmp_path: Path) -> None:
+    (tmp_path / "a").mkdir()
+    with pytest.raises(ConfigurationError, match=r"0 records were read. Dropped: none. Check"):
+        fit_rules(RuleOptions((tmp_path / "a",)))
+    (tmp_path / "a" / "torn.jsonl").write_text('{"id": "tor\n{"id"\n')
+    with pytest.raises(ConfigurationError, match=r"2 records were read. Dropped: 2 unreadable"):
+        fit_rules(RuleOptions((tmp_path / "a",)))
 
 
 def test_votes_counted_by_different_rules_are_not_mixed(tmp_path: Path) -> None:
