@@ -29,7 +29,10 @@ def group_routers(folders: Sequence[Path]) -> dict[str, list[Path]]:
     for stem_folder, members in alike.items():
         options = [_fit_options(folder) for folder in members]
         same = all(one == options[0] for one in options)
-        groups |= {stem_folder: members} if same else {folder: [folder] for folder in members}
+        if same and len(members) > 1:
+            groups[stem_folder] = members
+        else:
+            groups |= {folder: [folder] for folder in members}
     names = Counter(group.name for group in groups)
     return {g.name if names[g.name] == 1 else str(g): folders for g, folders in groups.items()}
 

@@ -337,8 +337,9 @@ def test_routers_that_differ_in_their_last_number_are_one_method(tmp_path: Path)
     }
     assert named("mine/seed-0", "mine/seed-1") == {"mine": ["mine/seed-0", "mine/seed-1"]}
     assert named("a/r-seed0", "a/r_seed-1", "a/r2") == {"r": ["a/r-seed0", "a/r_seed-1", "a/r2"]}
-    assert named("a/r-0", "b/r-0") == {"/a/r": ["a/r-0"], "/b/r": ["b/r-0"]}
-    assert named("a-0", "a-0", "x/../a-0") == {"a": ["a-0"]}
+    assert named("a/r-0", "b/r-0") == {"/a/r-0": ["a/r-0"], "/b/r-0": ["b/r-0"]}
+    assert named("r1") == {"r1": ["r1"]}  # the number is dropped of several alone
+    assert named("a-0", "a-0", "x/../a-0") == {"a-0": ["a-0"]}
     for name, tau, seed in (("tau-0", 0.4, 0), ("tau-1", 0.4, 1), ("tau-2", 0.8, 1)):
         (tmp_path / name).mkdir()
         training = {"tau": tau, "seed": seed, "out": name, "advantage_std": seed / 7}
