@@ -63,6 +63,14 @@ def check_least(options: Any, **least: int) -> None:
             raise ConfigurationError(f"--{option} must be {bound} or more, got {value}")
 
 
+def check_questions(questions: int, folds: int) -> None:
+    """Raise `ConfigurationError` where folds would have fewer than 10 questions each."""
+    if questions < 10 * folds:
+        raise ConfigurationError(
+            f"{questions} questions are too few for {folds} folds: {10 * folds} are needed"
+        )
+
+
 def write_results(folder: Path, text: str) -> None:
     """Write `results.md` into a folder, which is made if it is not there, and print it."""
     folder.mkdir(parents=True, exist_ok=True)

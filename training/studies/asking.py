@@ -26,11 +26,10 @@ from tqdm import tqdm
 
 from mpdf_langgraph import TraceReader
 from mpdf_langgraph.consensus import majority, make_rule
-from mpdf_langgraph.errors import ConfigurationError
 from mpdf_langgraph.recruiting import AskingValues
 from mpdf_langgraph.traces.records import Episode
 from training.collect.team import remembering_grader
-from training.command import StudyOptions, run_command, write_results
+from training.command import StudyOptions, check_questions, run_command, write_results
 from training.evaluate.votes import adaptive_consistency, early_stopping, vote
 from training.learn.asking import (
     Asked,
@@ -89,11 +88,8 @@ def cross_validate(asked: Asked, options: AskingOptions, graded: Grader) -> Resu
         ConfigurationError: There are too few questions.
     """
     question = asked.question
-    questions, least = len(np.unique(question)), 10 * options.folds
-    if questions < least:
-        raise ConfigurationError(
-            f"{questions} questions are too few for {options.folds} folds: {least} are needed"
-        )
+    questions = len(np.unique(question))
+    check_questions(questions, options.folds)
     found: defaultdict[str, list[NDArray[Any]]] = defaultdict(list)
     price = {name: options.prices.get(name, 1.0) for name in asked.team}
     sure = _has_confidence(asked.episodes)

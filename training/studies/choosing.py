@@ -27,7 +27,7 @@ from mpdf_langgraph.errors import ConfigurationError
 from mpdf_langgraph.risk import count_errors
 from training.collect.files import write_json
 from training.collect.team import remembering_grader
-from training.command import StudyOptions, check_least, run_command, write_results
+from training.command import StudyOptions, check_least, check_questions, run_command, write_results
 from training.learn.asking import proposals_of
 from training.learn.ballots import Ballots, ballots_of, make_ballots, shuffle_into_folds
 from training.learn.calibrate import fit_calibration, judged_of
@@ -147,8 +147,7 @@ def study(options: ChoosingOptions) -> dict[str, Any]:
     if options.critic == "profile":
         ballots = ballots.select(ballots.first)
         read = read_profiled(options, ballots, right)
-    if len(np.unique(ballots.question)) < 10 * options.folds:
-        raise ConfigurationError(f"there are too few questions for {options.folds} folds")
+    check_questions(len(np.unique(ballots.question)), options.folds)
     seeds = tqdm(range(options.seeds), desc="splits into folds")
     runs = [choose_by_folds(ballots, options, seed, read) for seed in seeds]
     question = ballots.question[ballots.first]

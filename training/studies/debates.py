@@ -52,7 +52,7 @@ from mpdf_langgraph.router import (
 from mpdf_langgraph.state import ACTIONS, Response
 from mpdf_langgraph.traces.records import Episode
 from training.collect.team import remembering_grader
-from training.command import StudyOptions, check_least, run_command, write_results
+from training.command import StudyOptions, check_least, check_questions, run_command, write_results
 from training.learn.dataset import check_answer, make_groups
 from training.learn.display import table
 from training.learn.fit_config import Algorithm, Config
@@ -375,6 +375,8 @@ def main(options: DebateOptions) -> str:
     ]
     if not any(last_round(episode) for episode in episodes):
         raise ConfigurationError("the traces hold no debate with a reference")
+    if options.split == "random":
+        check_questions(len({episode.question for episode in episodes}), options.folds)
     found = cross_validate(episodes, graded, options)
     text = format_results(found, len(episodes), learned_name(options.algorithms[0]))
     write_results(options.out, text)

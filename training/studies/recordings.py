@@ -14,6 +14,7 @@ from mpdf_langgraph import TraceReader
 from mpdf_langgraph.consensus import Vote
 from mpdf_langgraph.errors import ConfigurationError
 from mpdf_langgraph.state import Response
+from training.command import check_questions
 
 
 @dataclass(frozen=True)
@@ -78,10 +79,7 @@ def assign_folds(recordings: Sequence[Recording], folds: int) -> NDArray[np.int6
         ConfigurationError: There are too few questions.
     """
     questions = list(dict.fromkeys(r.question for r in recordings))
-    if len(questions) < 10 * folds:
-        raise ConfigurationError(
-            f"{len(questions)} questions are too few for {folds} folds: {10 * folds} are needed"
-        )
+    check_questions(len(questions), folds)
     places = np.random.default_rng(0).permutation(len(questions)) % folds
     fold = dict(zip(questions, places.tolist(), strict=True))
     return np.array([fold[r.question] for r in recordings])

@@ -128,7 +128,7 @@ def test_rules_that_some_fold_or_split_lacks_are_left_out(tmp_path: Path) -> Non
         ({"folds": 1}, "--folds"),
         ({"seeds": 0}, "--seeds"),
         ({"risk": 0.0}, "--risk"),
-        ({"folds": 7}, "too few questions"),
+        ({"folds": 7}, "questions are too few for 7 folds: 70 are needed"),
         ({"team": ("dee",)}, "--team dee"),
     ],
 )

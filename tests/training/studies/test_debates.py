@@ -133,6 +133,15 @@ def test_a_setting_changes_one_option(setting: str, option: str, value: object) 
     assert getattr(first, option) != value
 
 
+def test_too_few_questions_are_refused_before_anything_is_fitted(tmp_path: Path) -> None:
+    traces = tmp_path / "traces.jsonl"
+    traces.write_bytes(b"".join(b"\n" + e.to_json() for e in debates_of(19)))
+    options = debates.DebateOptions((traces,), tmp_path / "out", answer="choice", folds=2)
+    with pytest.raises(ConfigurationError, match="19 questions are too few for 2 folds: 20 are"):
+        debates.main(options)
+    assert not (tmp_path / "out").exists()
+
+
 def test_folds_of_a_kind_hold_one_kind_each() -> None:
     pairs = [debate("AB", "BB", question=f"{n}?") for n in range(3)]
     threes = [debate("ABC", "ABB", question=f"{n}!") for n in range(3)]
