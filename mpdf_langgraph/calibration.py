@@ -114,3 +114,8 @@ def stage_of(response: Response) -> Literal["proposed", "refined"]:
 def raw_confidence(critique: Critique) -> float | None:
     """Return the confidence as the critic gave it."""
     return critique.get("raw", critique["confidence"])
+
+
+def give_same_confidence(first: str | None, second: str | None) -> bool:
+    """Tell whether two critics, given by name, take the confidence from the same measurement."""
+    return first == second or {first, second} <= {"logprob", "self+logprob"}

@@ -451,11 +451,6 @@ _BUILT_IN: dict[str, Callable[[], BudgetedCritic]] = {
 }
 
 
-def give_same_confidence(first: str | None, second: str | None) -> bool:
-    """Tell whether two critics, given by name, take the confidence from the same measurement."""
-    return first == second or {first, second} <= {"logprob", "self+logprob"}
-
-
 def make_critic(spec: Any) -> BudgetedCritic | None:
     """Return the critic that `spec` names.
 

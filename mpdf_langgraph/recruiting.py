@@ -23,8 +23,7 @@ from typing import Annotated, Any, Literal, NamedTuple
 
 from pydantic import Field, field_validator, model_validator
 
-from mpdf_langgraph.calibration import Calibration, log_odds
-from mpdf_langgraph.critic import give_same_confidence
+from mpdf_langgraph.calibration import Calibration, give_same_confidence, log_odds
 from mpdf_langgraph.errors import ConfigurationError
 from mpdf_langgraph.fitted_file import Fitted, read_fitted
 from mpdf_langgraph.options import check_number

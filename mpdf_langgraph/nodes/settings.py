@@ -9,14 +9,13 @@ from typing import Any, Protocol
 
 from mpdf_langgraph.agents import Agent
 from mpdf_langgraph.answers.schema import AnswerSchema, refuse_async
-from mpdf_langgraph.calibration import Calibration
+from mpdf_langgraph.calibration import Calibration, give_same_confidence
 from mpdf_langgraph.consensus import confidence_weighted, majority
 from mpdf_langgraph.critic import (
     BudgetedCritic,
     LogprobCritic,
     SelfCritic,
     SelfLogprobCritic,
-    give_same_confidence,
 )
 from mpdf_langgraph.errors import ConfigurationError
 from mpdf_langgraph.learned_consensus import AnyRule, LearnedConsensus, describe_rule
