@@ -188,7 +188,10 @@ def test_options_that_have_an_effect_are_taken() -> None:
         {"recruit": "adaptive", "max_rounds": 0, **deciding},
         {"max_rounds": 1, **deciding},
     ):
-        create_deliberation(models("4"), critic=None, **options)  # type: ignore[arg-type]
+        built: Any = create_deliberation(models("4"), critic=None, **options)  # type: ignore[arg-type]
+        graph = built.compile(checkpointer=InMemorySaver())
+        out = graph.invoke({"question": "2 + 2?"}, {"configurable": {"thread_id": "1"}})
+        assert out["deliberation"]["answer"] == "4"
 
 
 def test_wrong_teams_fail_when_the_graph_is_built() -> None:

@@ -13,8 +13,9 @@ from mpdf_langgraph.traces.records import Episode
 from training.learn.dataset import is_held_out
 from training.learn.episode_rows import CUSTOM, OF_RESPONSE
 from training.learn.joint import KIND
+from training.learn.joint_calibration import joint_of
 from training.learn.joint_rounds import count_held, group_right
-from training.learn.recorded import Recorded, joint_of, record
+from training.learn.recorded import Recorded, record
 from training.learn.rewards import Grader
 
 Array = NDArray[np.float64]

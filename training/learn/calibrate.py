@@ -13,7 +13,8 @@ from scipy.special import expit, logit
 from mpdf_langgraph.calibration import EDGE, STAGES, Calibration, Curve, Curves
 from mpdf_langgraph.traces.records import Episode
 from training.learn.dataset import is_held_out
-from training.learn.recorded import Recorded, apply_calibration, apply_curve, record
+from training.learn.joint_calibration import apply_calibration, apply_curve
+from training.learn.recorded import Recorded, record
 from training.learn.rewards import Grader
 
 Array = NDArray[np.float64]

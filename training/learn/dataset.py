@@ -17,8 +17,9 @@ from mpdf_langgraph.traces.reader import find_segments, first_episode
 from mpdf_langgraph.traces.records import Episode
 from training.collect.team import Answer
 from training.learn.joint import Joint
+from training.learn.joint_calibration import joint_of
 from training.learn.joint_rounds import after, count, describe, group_right
-from training.learn.recorded import ReadingReport, Recorded, joint_of, read_recorded, record
+from training.learn.recorded import ReadingReport, Recorded, read_recorded, record
 from training.learn.rewards import REFINE, TOLERANCE, Grader, Weights
 from training.learn.trace_rows import place_of
 

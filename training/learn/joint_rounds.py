@@ -30,10 +30,12 @@ from training.learn.episode_rows import (
 from training.learn.joint import (
     BAR,
     KIND,
+    KNOWN,
     NONE,
     NONE_PER_VOICE,
     REFINED_PAIR,
     SETTLES,
+    SLOPE,
     Booleans,
     Floats,
     Integers,
@@ -219,6 +221,18 @@ def _score(
     together = (same * pair.sum(2)[:, None]).sum(2) / 2
     none = rule[:, NONE] + rule[:, NONE_PER_VOICE] * speaks.sum(1)
     return alone + together, none
+
+
+def weigh(joint: Joint, base: Floats, of_response: Integers) -> Floats:
+    """Return the score of each response as the only voice, ``[R]``. See `Joint`.
+
+    `base` is that without its confidence, and `of_response` the position of its episode, ``[R]``.
+    """
+    rule = joint.rule[of_response] if len(joint.rule) else np.zeros((1, 8))
+    scored = (joint.cluster > 0) & np.isin(rule[:, KIND], (LEARNED, LOG_ODDS))
+    of_confidence = rule[:, KNOWN] + rule[:, SLOPE] * to_log_odds(joint.confidence)
+    told = np.where(joint.confidence >= 0, of_confidence, 0.0)
+    return np.asarray(np.where(scored, base + told, 0.0))
 
 
 def to_log_odds(probability: Floats) -> Floats:

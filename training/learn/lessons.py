@@ -13,8 +13,9 @@ from training.learn.calibrate import Judged, fit_calibration, judged_of
 from training.learn.choices import Comparison, compare
 from training.learn.dataset import Groups, check_answer, groups_of, report_of, split
 from training.learn.fit_config import Config, read_labels
+from training.learn.joint_calibration import joint_of
 from training.learn.origins import most_rounds
-from training.learn.recorded import ReadingReport, joint_of, read_recorded
+from training.learn.recorded import ReadingReport, read_recorded
 from training.learn.tensors import estimate_competence, set_competence
 from training.learn.trace_rows import describe_records, share_of
 from training.learn.values import ToTheEnd, Values

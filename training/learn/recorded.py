@@ -7,40 +7,31 @@ the confidences, `ballots_of` the votes, and `groups_of` the turns to learn from
 import os
 from collections import Counter
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from mpdf_langgraph.calibration import STAGES, Calibration, Curve
 from mpdf_langgraph.errors import MPDFError, TraceError
-from mpdf_langgraph.learned_consensus import LearnedConsensus
 from mpdf_langgraph.traces.records import Episode
 from training.learn.episode_rows import (
     CUSTOM,
     EMPTY,
     HALF,
-    LEARNED,
-    LOG_ODDS,
     OF_RESPONSE,
     make_row,
 )
 from training.learn.joint import (
     BY_STATE,
     KIND,
-    KNOWN,
-    NONE,
-    NONE_PER_VOICE,
-    REFINED_PAIR,
-    SLOPE,
     Booleans,
     Floats,
     Integers,
     Joint,
 )
-from training.learn.joint_rounds import concede, to_log_odds
-from training.learn.rewards import CONCEDE, Grader, not_built_in
+from training.learn.joint_rounds import weigh
+from training.learn.rewards import Grader, not_built_in
 from training.learn.trace_rows import (
     CONTRADICTIONS,
     Row,
@@ -279,12 +270,12 @@ def join(rows: Rows, grader: Grader, labels: Mapping[str, str]) -> Recorded:
     agents, agent = _number_texts(chosen("agents"))
     sources, source = _number_texts(chosen("sources"))
     joint = Joint(
-        static=_with_none(arrays["static"], 0.0),
-        cluster=_with_none(arrays["cluster"], 0),
-        confidence=_with_none(arrays["confidence"], -1.0),
-        author=_with_none(arrays["author"], -1),
-        right=_with_none(right, False),
-        correct=_with_none(correct, False),
+        static=with_none(arrays["static"], 0.0),
+        cluster=with_none(arrays["cluster"], 0),
+        confidence=with_none(arrays["confidence"], -1.0),
+        author=with_none(arrays["author"], -1),
+        right=with_none(right, False),
+        correct=with_none(correct, False),
         weight=np.zeros(len(right) + 1),
         pair=pair,
         pairs=pairs,
@@ -297,15 +288,15 @@ def join(rows: Rows, grader: Grader, labels: Mapping[str, str]) -> Recorded:
         joint.static[0, OF_RESPONSE.index(name)] = 0.5
     recorded = Recorded(
         joint=joint,
-        raw=_with_none(arrays["raw"], -1.0),
-        source=_with_none(
+        raw=with_none(arrays["raw"], -1.0),
+        source=with_none(
             source[of_response, arrays["source"]] if source.size else arrays["source"], 0
         ),
-        stage=_with_none(arrays["stage"], 0),
-        judged=_with_none(arrays["judged"], False),
-        author=_with_none(agent[of_response, arrays["author"]], -1),
-        base=_with_none(arrays["base"], 0.0),
-        of_response=_with_none(of_response, 0),
+        stage=with_none(arrays["stage"], 0),
+        judged=with_none(arrays["judged"], False),
+        author=with_none(agent[of_response, arrays["author"]], -1),
+        base=with_none(arrays["base"], 0.0),
+        of_response=with_none(of_response, 0),
         held=arrays["held"],
         of_held=of_held,
         elected=elected,
@@ -329,7 +320,7 @@ def join(rows: Rows, grader: Grader, labels: Mapping[str, str]) -> Recorded:
             unused_labels=len(labels.keys() - set(texts.get("id", []))),
         ),
     )
-    joint.weight = _weigh(recorded, joint)
+    joint.weight = weigh(joint, recorded.base, recorded.of_response)
     return recorded
 
 
@@ -342,127 +333,6 @@ def _number_texts(lists: list[list[str]]) -> tuple[list[str], Integers]:
     return [*places], codes
 
 
-def _with_none(values: NDArray[Any], none: Any) -> NDArray[Any]:
+def with_none(values: NDArray[Any], none: Any) -> NDArray[Any]:
+    """Return rows with one in front that stands for none of them."""
     return np.concatenate([np.full((1, *values.shape[1:]), none, values.dtype), values])
-
-
-# --- with another calibration or consensus ------------------------------------------------------
-
-
-def joint_of(
-    recorded: Recorded,
-    calibration: Calibration | None = None,
-    consensus: LearnedConsensus | None = None,
-) -> Joint:
-    """Return the joint states as if the episodes had been recorded so.
-
-    That is with calibrated confidences and all that follows from them: the consensus, whom CONCEDE
-    would have adopted, and what the router would have seen. What was done stays done, as in
-    `recalibrate`.
-
-    Args:
-        recorded: The episodes.
-        calibration: Of the confidences. None: as they were recorded, or as the critic gave them if
-            there is a consensus.
-        consensus: Decides in place of the rule that the episodes were recorded with.
-    """
-    joint = recorded.joint
-    if calibration is None and consensus is None:
-        return joint
-    confidence = apply_calibration(
-        calibration or Calibration({}),
-        np.where(joint.confidence >= 0, recorded.raw, -1.0),
-        (recorded.sources, recorded.source),
-        (recorded.agents, recorded.author),
-        recorded.stage,
-    )
-    static = joint.static.copy()
-    static[:, OF_RESPONSE.index("confidence")] = np.where(confidence >= 0, confidence, 0.5)
-    changed = replace(joint, static=static, confidence=confidence)
-    base = recorded.base
-    if consensus is not None:
-        changed.rule, changed.pair, changed.pairs, base = _learned(recorded, consensus)
-    changed.weight = _weigh(replace(recorded, base=base), changed)
-    changed.moves = _with_concessions(changed)
-    return changed
-
-
-def apply_calibration(
-    calibration: Calibration,
-    confidence: Floats,
-    source: tuple[Iterable[str], Integers],
-    agent: tuple[Iterable[str], Integers],
-    stage: Integers,
-) -> Floats:
-    """Return the calibrated confidences, ``[R]``. One below 0 is unknown, and stays so.
-
-    Sources and agents are names, and indices into them, ``[R]``. Stages are indices into `STAGES`.
-    """
-    result = confidence.copy()
-    for code, of_source in enumerate(source[0]):
-        for place, name in enumerate(agent[0]):
-            if (curves := calibration.curves_of(of_source, name)) is None:
-                continue
-            own = (confidence >= 0) & (source[1] == code) & (agent[1] == place)
-            for number, of_stage in enumerate(STAGES):
-                chosen = own & (stage == number)
-                result[chosen] = apply_curve(getattr(curves, of_stage), result[chosen])
-    return result
-
-
-def apply_curve(curve: Curve, confidence: Floats) -> Floats:
-    """Return the calibrated confidences, shape ``[n]``."""
-    return np.array([curve(one) for one in confidence.tolist()], float)
-
-
-def _weigh(recorded: Recorded, joint: Joint) -> Floats:
-    """Return the score of each response as the only voice, ``[R]``. See `Joint`."""
-    rule = joint.rule[recorded.of_response] if len(recorded) else np.zeros((1, 8))
-    scored = (joint.cluster > 0) & np.isin(rule[:, KIND], (LEARNED, LOG_ODDS))
-    of_confidence = rule[:, KNOWN] + rule[:, SLOPE] * to_log_odds(joint.confidence)
-    told = np.where(joint.confidence >= 0, of_confidence, 0.0)
-    return np.asarray(np.where(scored, recorded.base + told, 0.0))
-
-
-def _learned(
-    recorded: Recorded, consensus: LearnedConsensus
-) -> tuple[Floats, Floats, Integers, Floats]:
-    """Return `Joint.rule`, `pair` and `pairs`, and `Recorded.base`, by a learned consensus."""
-    joint, shared = recorded.joint, consensus.shared
-    rule = joint.rule.copy()
-    rule[:, KIND] = LEARNED
-    rule[:, NONE], rule[:, NONE_PER_VOICE] = shared.none, shared.none_per_voice
-    rule[:, REFINED_PAIR] = shared.refined_pair
-    rule[:, KNOWN], rule[:, SLOPE] = shared.known, shared.confidence
-    # The last row and column stand for an agent that it does not know.
-    place = {name: i for i, name in enumerate(consensus.agents)}
-    at = np.array([*(place.get(name, -1) for name in recorded.agents), -1])[recorded.agent]
-    pairs = np.zeros((len(place) + 1, len(place) + 1))
-    pairs[:-1, :-1] = np.array(consensus.pairs).reshape(len(place), len(place))
-    teams, of_team = np.unique(at, axis=0, return_inverse=True)
-    pair = shared.pair + pairs[teams[:, :, None], teams[:, None]]
-    pair[:, np.arange(at.shape[1]), np.arange(at.shape[1])] = 0.0
-    records: dict[str | None, Any] = {
-        name: np.array([*row, 0.0]) for name, row in consensus.categories.items()
-    }
-    own = np.array([*consensus.votes, 0.0])
-    votes = np.array([own + records.get(name, 0.0) for name in recorded.categories])
-    rows, author = recorded.of_response, np.maximum(0, joint.author)
-    refined = joint.static[:, OF_RESPONSE.index("refined")] > 0
-    base = shared.vote + shared.refined * refined
-    if len(recorded):
-        base = base + votes[rows, at[rows, author]]
-    return rule, _with_none(pair, 0.0), 1 + of_team.reshape(-1), base
-
-
-def _with_concessions(joint: Joint) -> Integers:
-    """Return `Joint.moves` with what a CONCEDE that was not taken would have adopted."""
-    moves = joint.moves.copy()
-    taken = np.arange(moves.shape[2]) == joint.taken[:, :, None]
-    found = np.nonzero((joint.action == CONCEDE) & ~taken)
-    for start in range(0, len(found[0]), _CHUNK):
-        states, places, numbers = (part[start : start + _CHUNK] for part in found)
-        adopted = concede(joint, states, places)
-        known = adopted > 0
-        moves[states[known], places[known], numbers[known]] = adopted[known]
-    return moves

@@ -22,8 +22,9 @@ from tests.support.written import write_traces
 from training.learn.ballots import ballots_of
 from training.learn.dataset import groups_of, make_groups
 from training.learn.joint import Joint
+from training.learn.joint_calibration import joint_of
 from training.learn.recalibrate import rebuild, recalibrate, with_responses
-from training.learn.recorded import joint_of, read_recorded, record
+from training.learn.recorded import read_recorded, record
 from training.learn.rewards import rule_of
 
 RULES = ["confidence", "majority", "log-odds"]
