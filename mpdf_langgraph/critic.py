@@ -179,13 +179,7 @@ class SelfCritic:
     name: str = "self"
     judge: Runnable[Any, Any] | None = None
     reasoning_tokens: int = 0
-    # By id: which request works, and the model itself, so that no other model gets its id.
-    _working: dict[int, tuple[int, Any]] = field(default_factory=dict, repr=False, compare=False)
-    # By id: models that gave no log-probabilities.
-    _silent: dict[int, Any] = field(default_factory=dict, repr=False, compare=False)
-    # By id: responses in a row without any verdict, and those whose first request gave none.
-    _failures: dict[int, int] = field(default_factory=dict, repr=False, compare=False)
-    _odd: dict[int, int] = field(default_factory=dict, repr=False, compare=False)
+    _asked: dict[int, "_Asked"] = field(default_factory=dict, repr=False, compare=False)  # by id
 
     def __post_init__(self) -> None:
         check_number("reasoning_tokens", self.reasoning_tokens, 0, whole=True)
@@ -194,14 +188,13 @@ class SelfCritic:
 
     def max_calls(self, agent: Agent) -> int:
         """Return 1, or 0 for a chain, a graph and a model that gives no verdicts."""
-        model = self._model(agent)
-        return int(model is not None and self._first_request(model) < len(self._requests))
+        known = self._known(agent)
+        return int(known is not None and known.first < len(self._requests))
 
-    def _first_request(self, model: Any) -> int:
-        """Return the place of the first request that is worth trying with a model."""
-        if (known := self._working.get(id(model))) is not None:
-            return known[0]
-        return len(self._requests) - 1 if id(model) in self._silent else 0
+    def _known(self, agent: Agent) -> "_Asked | None":
+        """Return what is known of the model to ask, None if there is none."""
+        model = self._model(agent)
+        return None if model is None else self._asked.setdefault(id(model), _Asked(model))
 
     def _model(self, agent: Agent) -> Any:
         return self.judge or (agent.runnable if agent.chat_model else None)
@@ -218,13 +211,14 @@ class SelfCritic:
 
     def critique(self, subject: Subject) -> Steps[CritiqueResult]:
         """See `BudgetedCritic.critique`."""
-        model = self._model(subject.agent)
+        known = self._known(subject.agent)
         errors: list[str] = []
         usage = no_usage()
-        confidence, source, odd = None, "none" if model is None else "agreement", False
-        unread = False
-        first = self._first_request(model)
-        for index, request in enumerate(self._requests[first:] if model is not None else (), first):
+        confidence, source = None, "none" if known is None else "agreement"
+        odd = unread = False
+        first = len(self._requests) if known is None else known.first
+        for index, request in enumerate(self._requests[first:], first):
+            assert known is not None
             messages = self._messages(subject, request)
             cost = Cost(1, self._prompt_bound(subject, messages) + request.sampling["max_tokens"])
             times = count_affordable(remaining_allowance(subject.allowance, usage), cost)
@@ -234,7 +228,9 @@ class SelfCritic:
                 break
             [outcome] = yield [
                 Call(
-                    _bind(model, request.sampling, {} if self.judge else subject.agent.sampling),
+                    _bind(
+                        known.model, request.sampling, {} if self.judge else subject.agent.sampling
+                    ),
                     messages,
                     request.parse,
                     config=subject.config,
@@ -245,24 +241,26 @@ class SelfCritic:
             ]
             usage = add_usage(usage, outcome.usage)
             if outcome.cause is None:
-                self._failures.pop(id(model), None)
-                if not odd or _happened_often(self._odd, model):
-                    self._working.setdefault(id(model), (index, model))
+                known.failures = 0
+                known.odd += odd
+                if not odd or known.odd >= FAILURES_TO_GIVE_UP:
+                    known.settle(index)
                 confidence, source, errors = outcome.value, request.source, []
                 break
             errors.append(str(outcome.error))
             odd = odd or isinstance(outcome.cause, NoVerdictError)
             unread = isinstance(outcome.cause, UnreadableVerdictError) and not odd
-            if unread and index == len(self._requests) - 2:
-                self._silent[id(model)] = model
+            if unread and index == len(self._requests) - 2 and not known.settled:
+                known.first = index + 1  # it gives no log-probabilities
             if is_transient(outcome.cause):
                 source = "none"  # the endpoint is down: another request would fail too
                 break
         else:
-            known = model is None or id(model) in self._working
-            if not known and (unread or _happened_often(self._failures, model)):
-                self._working[id(model)] = (len(self._requests), model)
-                self._warn_given_up(subject.agent, unread=unread)
+            if known is not None and not known.settled:
+                known.failures += 1
+                if unread or known.failures >= FAILURES_TO_GIVE_UP:
+                    known.settle(len(self._requests))
+                    self._warn_given_up(subject.agent, unread=unread)
         scores = {} if confidence is None else {source: confidence}
         critique = Critique(confidence=confidence, source=source, scores=scores, usage=usage)
         return CritiqueResult(critique, errors)
@@ -296,10 +294,28 @@ class SelfCritic:
         return known + prompt_bound(messages[-1:])
 
 
-def _happened_often(times: dict[int, int], model: Any) -> bool:
-    """Count once more for a model. Tell whether it has happened often enough."""
-    times[id(model)] = times.get(id(model), 0) + 1
-    return times[id(model)] >= FAILURES_TO_GIVE_UP
+@dataclass
+class _Asked:
+    """What a critic knows of a model that it asks.
+
+    Attributes:
+        model: The model itself, so that no other one gets its id.
+        first: Place of the first request that is worth trying.
+        settled: That stays so: this request works, or none does.
+        failures: Responses in a row without any verdict.
+        odd: Responses whose first request gave none, and a later one did.
+    """
+
+    model: Any
+    first: int = 0
+    settled: bool = False
+    failures: int = 0
+    odd: int = 0
+
+    def settle(self, first: int) -> None:
+        """Keep to a request from now on, unless one is kept to already."""
+        if not self.settled:
+            self.first, self.settled = first, True
 
 
 def _bind(model: Any, sampling: Mapping[str, Any], agents: Mapping[str, Any]) -> Runnable[Any, Any]:
