@@ -246,15 +246,23 @@ class Episode(BaseModel):
         return orjson.dumps(head)
 
     def _to_json(self) -> bytes:
+        """Return the record as JSON, which can be read if the record itself is a checked one."""
         fields = {name: getattr(self, name) for name in type(self).model_fields}
-        with suppress(TypeError):  # `Any` may hide what pydantic has to turn into plain data
-            return orjson.dumps(fields, option=orjson.OPT_PASSTHROUGH_DATACLASS)
+        free = [self.agents, self.options, self.outcome]
+        with suppress(TypeError, ValueError):  # `Any` may hide what is no plain data
+            if orjson.loads(orjson.dumps(free)) == free:
+                return orjson.dumps(fields)
+        line = self._turned_plain()
+        self.from_json(line)
+        return line
+
+    def _turned_plain(self) -> bytes:
+        fields = self.model_dump()
         try:
-            return orjson.dumps(self.model_dump())
+            return orjson.dumps(fields)
         except TypeError:  # a lone surrogate in user text, which no UTF-8 can hold
             with suppress(TypeError, ValueError, RecursionError):
-                text = json.dumps(self.model_dump(), ensure_ascii=False)
-                return text.encode(errors="replace")
+                return json.dumps(fields, ensure_ascii=False).encode(errors="replace")
             raise TraceError("the episode holds what JSON cannot hold") from None
 
 

@@ -59,11 +59,23 @@ class TraceWriter:
         Raises:
             TraceError: The disk refused it, or it could not be read again.
         """
-        line = b"\n" + episode.to_json(packed=True)
+        line = episode.to_json(packed=True)
         try:
-            Episode.from_json(line)
+            Episode.from_json(line)  # it may be a copy that nobody has checked
         except TraceError as error:
             raise TraceError(f"the trace could not be read again: {error}") from error
+        self._append(line)
+
+    def write_state(self, state: DeliberationState) -> None:
+        """Append the episode that a finished state describes, as `write` does.
+
+        Raises:
+            TraceError: The disk refused it, or the state is not a valid episode.
+        """
+        self._append(Episode.from_state(state).to_json(packed=True))
+
+    def _append(self, line: bytes) -> None:
+        line = b"\n" + line
         try:
             descriptor = self._descriptor()
             written = os.write(descriptor, line)
@@ -74,10 +86,6 @@ class TraceWriter:
             raise TraceError(
                 f"the disk took {written} of {len(line)} bytes of a trace: is {self.folder} full?"
             )
-
-    def write_state(self, state: DeliberationState) -> None:
-        """Append the episode that a finished state describes."""
-        self.write(Episode.from_state(state))
 
     def _descriptor(self) -> int:
         pid = os.getpid()

@@ -14,6 +14,7 @@ import zlib
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from enum import Enum
 from pathlib import Path
 from typing import Any
 
@@ -306,6 +307,34 @@ def test_a_record_that_cannot_be_read_again_is_not_written(
     writer.close()
     reader = TraceReader(tmp_path)
     assert ids(reader) == ids(episodes[1:2])
+    assert not reader.skipped
+
+
+@pytest.mark.parametrize(
+    ("odd", "told"),
+    [
+        (orjson.Fragment(b"{"), "torn record"),
+        (object(), "JSON cannot hold"),
+        (Enum("Odd", {"DEEP": json.loads("[" * 99 + "]" * 99)})["DEEP"], "levels deep"),
+    ],
+    ids=["fragment", "object", "enum"],
+)
+def test_a_state_that_could_not_be_read_is_not_written(
+    tmp_path: Path, states: list[Any], odd: Any, told: str
+) -> None:
+    writer = TraceWriter(tmp_path)
+
+    def write(**options: Any) -> None:
+        header = states[0]["header"]
+        options = {**header["options"], **options}
+        writer.write_state({**states[0], "header": {**header, "options": options}})
+
+    with pytest.raises(TraceError, match=told):
+        write(odd=odd)
+    write(odd=(1, 2))
+    writer.close()
+    reader = TraceReader(tmp_path)
+    assert [episode.options["odd"] for episode in reader] == [[1, 2]]
     assert not reader.skipped
 
 
