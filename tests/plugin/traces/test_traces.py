@@ -647,6 +647,39 @@ def test_a_packed_record_that_was_altered_is_refused(
     refused("longer than 1,000 bytes")
 
 
+@pytest.mark.parametrize(
+    ("ours", "altered", "told"),
+    [
+        (b'"tie":', b'"more":1,"tie":', "Extra inputs are not permitted"),
+        (b'"category":null,', b'"category":null,"more":1,', "Extra inputs are not permitted"),
+        (b'"truncated":false', b'"truncated":"so"', "valid boolean"),
+        (b'"action":"REFINE"', b'"action":"REFUSE"', "'PERSIST', 'REFINE' or 'CONCEDE'"),
+        (b'"agents":[', b'"agents":[' + b"[" * 65 + b"]" * 65 + b",", "valid dictionary"),
+        (b'"options":{', b'"options":{"deep":' + b"[" * 65 + b"]" * 65 + b",", "levels deep"),
+        (b'"category":null', b'"category":NaN', "torn record"),
+        (b'"truncated":false', b'"truncated":"no"', None),
+        (b'"category":null', b'"category" : null', None),
+        (b'"interventions":[],', b"", None),
+    ],
+    ids=str,
+)
+def test_what_is_packed_is_checked_as_what_is_not(
+    episodes: list[Episode], ours: bytes, altered: bytes, told: str | None
+) -> None:
+    first = episodes[0]
+    text = first.to_json()
+    assert ours in text
+    inside = text.replace(ours, altered, 1)
+    packed = base64.b64encode(zlib.compress(inside)).decode()
+    record = orjson.dumps({**orjson.loads(first.to_json(packed=True)), "packed": packed})
+    for line in (inside, record):
+        if told is None:
+            assert Episode.from_json(line) == first
+        else:
+            with pytest.raises(TraceError, match=told):
+                Episode.from_json(line)
+
+
 def test_a_record_that_is_too_long_to_unpack_is_written_as_it_is(
     episodes: list[Episode], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
