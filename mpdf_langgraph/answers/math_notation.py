@@ -29,6 +29,7 @@ _VULGAR = Pattern("[¼½¾⅐-⅞↉]")
 _VULGAR_RAISED = Pattern("\\^([¼½¾⅐-⅞])")
 _VULGAR_DIGITS = Pattern("(?<=[0-9])\\s?(?=[¼½¾⅐-⅞])")
 _THOUSANDS = Pattern(r"(?<=[0-9])(?:,?\s?\\!\s?|\\,|\{,\}|'|_|\\ )(?=[0-9]{3}(?![0-9]))")
+_SEPARATED = Pattern("[0-9][.,][0-9]")
 _EUROPEAN = Pattern(r"(?<![\w.,])([0-9]{1,3}(?:\.[0-9]{3})+),([0-9]+)(?![\w.,])")
 _UNIT_BEHIND = (
     r"\s?(?:\\[,;]\s?)?(?:\\text\s?\{\s?)?"
@@ -58,7 +59,7 @@ _POINTED = Pattern(
 )
 _DIGITS = Pattern("[٠-٩۰-۹०-९০-৯๐-๙]")
 _NEGATIVE = Pattern(
-    r"(?<![0-9)]\s)(?<!\b[a-z]\s)\b(?:minus|negative)\s(?=[$€£]?[0-9])", re.IGNORECASE
+    r"(?=[mn])(?<![0-9)]\s)(?<!\b[a-z]\s)\b(?:minus|negative)\s(?=[$€£]?[0-9])", re.IGNORECASE
 )
 _RAISED_DIGITS = Pattern(r"(?<=[\w)\]}])([⁻⁰¹²³⁴-⁹]+)(?![⁻⁰¹²³⁴-⁹])")
 _LOWERED_BASE = Pattern(r"(?<=[0-9A-Za-zα-ω])([₀-₉]+)")
@@ -204,6 +205,8 @@ def with_decimal_points(text: str) -> str:
     if not text.isascii():
         text = _DIGITS.sub(lambda digit: str(unicodedata.decimal(digit.group())), text)
     text = _NEGATIVE.sub("-", text)
+    if not _SEPARATED.search(text):
+        return text
     if _EUROPEAN_WORDS.search(text) and not _ENGLISH_WORDS.search(text):
         text = _DECIMAL_COMMA.sub(r"\1.\2", text)
         text = _POINTED.sub(lambda found: found.group().replace(".", ""), text)

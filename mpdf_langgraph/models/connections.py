@@ -276,10 +276,12 @@ class _AsyncStream:
                 return await self._reader.read(max_bytes)
 
     async def write(self, buffer: bytes, timeout: float | None = None) -> None:  # noqa: ASYNC109
-        async with self._clock.limit(timeout, httpx2.WriteTimeout):
-            with _as_error(httpcore2.WriteError):
-                self._writer.write(buffer)
-                await self._writer.drain()
+        with _as_error(httpcore2.WriteError):
+            self._writer.write(buffer)
+        if self._writer.transport.get_write_buffer_size():  # not all of it went out at once
+            async with self._clock.limit(timeout, httpx2.WriteTimeout):
+                with _as_error(httpcore2.WriteError):
+                    await self._writer.drain()
 
     async def aclose(self) -> None:
         self._writer.transport.abort()  # nothing is under way any more

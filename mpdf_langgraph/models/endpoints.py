@@ -108,6 +108,7 @@ def vllm_chat_model(
     """
     # This import takes half a second. Who needs no endpoint need not wait.
     from mpdf_langgraph.models.reasoning import ReasoningChatOpenAI
+    from mpdf_langgraph.models.short_way import reuse_heads
 
     urls, key = _base_urls(base_url), _api_key(api_key)
     check_number("timeout", timeout, 0, above=True)
@@ -141,9 +142,13 @@ def vllm_chat_model(
         "http_client": clients[0],
         "http_async_client": clients[1],
     }
-    return ReasoningChatOpenAI(
+    chat_model = ReasoningChatOpenAI(
         model=model, base_url=urls[0], api_key=SecretStr(key), **(options | kwargs)
     )
+    if not kwargs.keys() & {"http_client", "http_async_client"}:
+        reuse_heads(chat_model.root_client)
+        reuse_heads(chat_model.root_async_client)
+    return chat_model
 
 
 def check_endpoint(

@@ -19,7 +19,7 @@ from mpdf_langgraph import vllm_chat_model
 from mpdf_langgraph.models.short_way import _Raw, has_usual_form
 from mpdf_langgraph.response_profile import token_logprobs
 from mpdf_langgraph.runtime.calls import message_usage
-from tests.support.server import Server
+from tests.support.server import Server, cards
 
 MODEL = vllm_chat_model("http://localhost:1/v1", "m")
 TOP = {"token": "Hi", "logprob": -0.5, "bytes": [72, 105]}
@@ -174,6 +174,82 @@ def test_the_request_is_the_same(awaited: bool) -> None:
     assert short == long
     assert [one["role"] for one in short["messages"]] == ["system", "user", "assistant", "user"]
     assert short["top_k"] == 5
+
+
+def as_sent(request: tuple[str, dict[str, str], dict[str, Any]]) -> Any:
+    path, headers, body = request
+    return path, {k: v for k, v in headers.items() if k != "host"}, body
+
+
+@pytest.mark.parametrize("awaited", [False, True])
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"temperature": 0.5},
+        {"stop": ["."], "extra_body": {"top_k": 5}},
+        {"extra_headers": {"X-Which": "this"}},
+        {"extra_query": {"a": "b"}},
+        {"timeout": 7.0},
+        {"tools": [{"type": "function", "function": {"name": "f", "parameters": {}}}]},
+    ],
+)
+def test_a_head_that_is_used_again_is_the_clients_own(
+    awaited: bool, options: dict[str, Any]
+) -> None:
+    questions = ["Hi", "Ölpreis?", "How are you?" * 50]
+    with Server() as server:
+        server.routes["/v1/chat/completions"] = lambda _: (200, REPLY)
+        server.routes["/v1/chat/completions?a=b"] = lambda _: (200, REPLY)
+
+        async def ask(model: Any) -> None:
+            for question in questions:
+                for given in ({}, options, options):
+                    if awaited:
+                        await model.ainvoke(question, **given)
+                    else:
+                        model.invoke(question, **given)
+
+        again = vllm_chat_model(server.url, "m", api_key="k")
+        anew = vllm_chat_model(server.url, "m", api_key="k")
+        for client in (anew.root_client, anew.root_async_client):
+            del client._build_request
+        asyncio.run(ask(again))
+        asyncio.run(ask(anew))
+    sent = [as_sent(request) for request in server.requests]
+    half = 3 * len(questions)
+    assert len(sent) == 2 * half
+    assert sent[:half] == sent[half:]
+    assert sent[0][1]["authorization"] == "Bearer k"
+
+
+def test_a_head_follows_the_client_and_serves_no_other_method() -> None:
+    with Server() as server:
+        server.routes["/v1/chat/completions"] = lambda _: (200, REPLY)
+        server.routes["/v2/chat/completions"] = lambda _: (200, REPLY)
+        server.routes["/v1/models"] = lambda _: (200, cards("m"))
+        model = vllm_chat_model(server.url, "m")
+        for _ in range(2):
+            model.invoke("Hi")
+            assert [card.id for card in model.root_client.models.list()] == ["m"]
+        model.root_client.base_url = server.url.replace("/v1", "/v2")
+        model.invoke("Hi")
+        server.headers["Set-Cookie"] = "replica=7"
+        model.invoke("Hi")
+        model.invoke("Hi")
+    *_, before, with_cookie = server.requests
+    assert server.paths()[-3:] == ["/v2/chat/completions"] * 3
+    assert "cookie" not in before[1]
+    assert with_cookie[1]["cookie"] == "replica=7"
+
+
+def test_a_client_of_ones_own_builds_its_requests() -> None:
+    with Server() as server, httpx2.Client(headers={"X-Trace": "1"}) as http:
+        server.routes["/v1/chat/completions"] = lambda _: (200, REPLY)
+        model = vllm_chat_model(server.url, "m", http_client=http)
+        model.invoke("Hi")
+        http.headers["X-Trace"] = "2"
+        model.invoke("Hi")
+    assert [headers["x-trace"] for _, headers, _ in server.requests] == ["1", "2"]
 
 
 async def test_a_usual_reply_passes_no_thread(monkeypatch: pytest.MonkeyPatch) -> None:
