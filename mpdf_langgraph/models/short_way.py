@@ -20,7 +20,6 @@ from typing import Any
 import httpx2
 import orjson
 from openai import NotGiven, Omit, omit
-from openai._utils._json import openapi_dumps
 
 
 def shorten(create: Callable[..., Any]) -> Callable[..., Any]:
@@ -78,30 +77,30 @@ def reuse_heads(client: Any) -> None:
     """Have an OpenAI client use the address and headers of its last request again.
 
     They are made anew where an option, or the client's address, key or timeout, is another one.
-    Its HTTP client must be one that nobody changes.
+    Its HTTP client must be one that nobody changes. A client without the methods that this needs,
+    as a later release may be, stays as it is.
     """
+    if not all(hasattr(client, name) for name in ("_build_request", "_idempotency_header")):
+        return
     build: Callable[..., httpx2.Request] = client._build_request
     last: tuple[Any, httpx2.Request] | None = None
 
     def build_request(options: Any, **retries: Any) -> httpx2.Request:
         nonlocal last
         given = {k: v for k, v in vars(options).items() if not isinstance(v, NotGiven)} | retries
-        parts = given.pop("json_data"), given.pop("extra_json")
+        body = {**(given.pop("json_data", None) or {}), **(given.pop("extra_json", None) or {})}
         # The client makes an idempotency key for each request, but has no header to send it in.
         given["idempotency_key"] = client._idempotency_header
         given["client"] = client.base_url, client.api_key, client.timeout
         if last is not None and last[0] == given and not client._client.cookies:
-            body = {**(parts[0] or {}), **(parts[1] or {})}
-            body = {k: v for k, v in body.items() if not isinstance(v, Omit)}
-            return httpx2.Request(
-                "POST",
-                last[1].url,
-                headers=last[1].headers,
-                content=openapi_dumps(body),
-                extensions=last[1].extensions,
-            )
+            head = last[1]
+            plain = {k: v for k, v in body.items() if not isinstance(v, Omit)}
+            with suppress(TypeError, ValueError):  # the client knows of more than plain JSON
+                return httpx2.Request(
+                    "POST", head.url, headers=head.headers, json=plain, extensions=head.extensions
+                )
         request = build(options, **retries)
-        if options.method == "post" and options.content is None and not options.files:
+        if given["method"] == "post" and not given.get("content") and not given.get("files"):
             head = httpx2.Request("POST", request.url, extensions=request.extensions)
             head.headers = request.headers.copy()
             del head.headers["Content-Length"]

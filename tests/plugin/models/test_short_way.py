@@ -3,6 +3,8 @@
 import asyncio
 import copy
 import json
+from datetime import datetime
+from types import SimpleNamespace
 from typing import Any
 
 import httpx2
@@ -16,7 +18,7 @@ from openai._models import FinalRequestOptions
 from openai.types.chat import ChatCompletion
 
 from mpdf_langgraph import vllm_chat_model
-from mpdf_langgraph.models.short_way import _Raw, has_usual_form
+from mpdf_langgraph.models.short_way import _Raw, has_usual_form, reuse_heads
 from mpdf_langgraph.response_profile import token_logprobs
 from mpdf_langgraph.runtime.calls import message_usage
 from tests.support.server import Server, cards
@@ -190,6 +192,7 @@ def as_sent(request: tuple[str, dict[str, str], dict[str, Any]]) -> Any:
         {"extra_headers": {"X-Which": "this"}},
         {"extra_query": {"a": "b"}},
         {"timeout": 7.0},
+        {"extra_body": {"since": datetime(2026, 1, 2)}},
         {"tools": [{"type": "function", "function": {"name": "f", "parameters": {}}}]},
     ],
 )
@@ -240,6 +243,12 @@ def test_a_head_follows_the_client_and_serves_no_other_method() -> None:
     assert server.paths()[-3:] == ["/v2/chat/completions"] * 3
     assert "cookie" not in before[1]
     assert with_cookie[1]["cookie"] == "replica=7"
+
+
+def test_a_client_without_these_methods_stays_as_it_is() -> None:
+    client = SimpleNamespace()
+    reuse_heads(client)
+    assert vars(client) == {}
 
 
 def test_a_client_of_ones_own_builds_its_requests() -> None:
