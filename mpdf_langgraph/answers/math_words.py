@@ -21,6 +21,7 @@ _MONTHS_TEXT = (
     "january february march april may june july august september october november december"
 )
 _MONTHS = frozenset(_MONTHS_TEXT.split())
+_IN_DATES = frozenset(["st", "nd", "rd", "th", "of"])
 # Phrases by what they say.
 _SYNONYMS = {
     "does not exist": "dne; doesn't exist; do not exist; no limit",
@@ -74,7 +75,9 @@ def word_tokens(text: str) -> list[str]:
     if tokens and tokens[0] in ("on", "at"):
         del tokens[0]
     tokens = [{"r": "remainder", "R": "remainder"}.get(token, token) for token in tokens]
-    return sorted(tokens) if _MONTHS & set(tokens) else tokens
+    if not _MONTHS & set(tokens):
+        return tokens
+    return sorted(token for token in tokens if token not in _IN_DATES)  # 5th of June
 
 
 @lru_cache
