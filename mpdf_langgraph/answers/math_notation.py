@@ -74,6 +74,7 @@ _SPACING = Pattern(
     r"|(?:quad|qquad|displaystyle|textstyle|scriptstyle|limits|hfill|enspace|thinspace|nobreak"
     r"|tiny|small|normalsize|large|Large|LARGE|huge|Huge|bfseries|centering|noindent)(?![a-zA-Z]))"
 )
+_CUT_SPACE = Pattern(r"(?<!\\)\\$")  # a control space of which the space was trimmed
 _SIGNS = Pattern(
     r"\\(?:checkmark|blacksquare|square|Box|qed|qedsymbol|star|bigstar|clubsuit)(?![a-zA-Z])"
     "|[■□∎➡\u2600-\u27bf\U0001f300-\U0001faff]\ufe0f?"
@@ -183,7 +184,7 @@ def _plain_characters(text: str) -> str:
         text = text.replace("\\\\", "\\")
     text = _BRACED_COMMA.sub(lambda found: found[1].replace("{,}", "."), text)
     text = _INDIAN.sub(lambda found: found.group().replace(",", ""), text)
-    text = _SPACING.sub(" ", _THOUSANDS.sub("", text)).replace("{:}", ":")
+    text = _CUT_SPACE.sub("", _SPACING.sub(" ", _THOUSANDS.sub("", text))).replace("{:}", ":")
     text = _ARRAY.sub(r"\\begin{pmatrix}\1\\end{pmatrix}", text)
     text = _RAISED_DIGITS.sub(lambda found: f"^{{{found[1].translate(_RAISED)}}}", text)
     text = _LOWERED_BASE.sub(lambda found: f"_{{{found[1].translate(_LOWERED)}}}", text)

@@ -9,6 +9,7 @@ from mpdf_langgraph.answers.math_sentences import (
     read_after_marker,
     read_listed,
     read_prose,
+    read_sentence,
     result_of,
 )
 from mpdf_langgraph.answers.patterns import Pattern
@@ -25,7 +26,7 @@ from mpdf_langgraph.answers.reading import (
     without_confidence,
     without_truncated_box,
 )
-from mpdf_langgraph.answers.sentence_numbers import has_prose, is_number
+from mpdf_langgraph.answers.sentence_numbers import has_prose, has_verb, is_number
 
 _HASHES = Pattern(r"####[ \t]*([^\n]+)")
 _HEADING = Pattern(r"\**(?:[A-Za-z]{2}|[0-9]+[.):]\s+\S)")
@@ -45,11 +46,11 @@ def find_answer(text: str) -> str | None:
     if (boxes := find_boxes(text)) and (answer := _read_boxes(text, boxes)):
         return answer
     if inside := tagged_answer(text):
-        return canonical(inside) if _stands_alone(inside) else find_answer_in_words(inside)
+        return _read_alone(inside) if _stands_alone(inside) else find_answer_in_words(inside)
     if field := json_answer(text):
         if field.value is None:
             return None
-        return canonical(field.value) if _stands_alone(field.value) else find_answer(field.value)
+        return _read_alone(field.value) if _stands_alone(field.value) else find_answer(field.value)
     return find_answer_in_words(text)
 
 
@@ -98,6 +99,13 @@ def _stands_alone(text: str) -> bool:
         and (not has_prose(text) or is_number(text) or len(text.split()) <= 4)
         and "boxed" not in text
     )
+
+
+def _read_alone(text: str) -> str | None:
+    """The answer that a tag or a field holds, perhaps in a short sentence or behind a sum."""
+    if has_verb(text) and re.search(r"[0-9]", text) and not is_number(text):
+        return read_sentence(text)
+    return canonical(result_of(text))
 
 
 # --- boxes ------------------------------------------------------------------------------------

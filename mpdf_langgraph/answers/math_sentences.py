@@ -3,7 +3,7 @@
 import re
 
 from mpdf_langgraph.answers.math_notation import canonical
-from mpdf_langgraph.answers.math_numbers import DECIMAL, MAX_LENGTH, read_quantity
+from mpdf_langgraph.answers.math_numbers import DECIMAL, MAX_LENGTH, NUMBER_WORD, read_quantity
 from mpdf_langgraph.answers.math_parts import DAY_OF_YEAR, has_form
 from mpdf_langgraph.answers.patterns import MATH_SEGMENT, Pattern
 from mpdf_langgraph.answers.reading import last_match, without_closing
@@ -19,6 +19,7 @@ from mpdf_langgraph.answers.sentence_numbers import (
     leading_number,
     number_after_verb,
     number_at,
+    number_counted,
     number_said,
     result_in,
 )
@@ -39,6 +40,26 @@ _CLAUSE_END = Pattern(
     r",\s(?![0-9]{3}\b)|\s\(|;|\s[-–—]+\s(?=[A-Za-z])|:\s"
     r"|\s(?:because|since|as|so|which|when|if|not|but|for|after|in|at|on|per|where|while|with|i\.e\.)\s",
 )
+# "Answer: We first add the two. [...] Therefore, it is 5.": a whole solution follows the mark.
+_BEGINS_SOLUTION = Pattern(
+    r"(?:To|We|First|Let|The|Since|If|In order|There|It|Using|Given|By|From)\b"
+)
+_ENDS_SOLUTION = Pattern(r"(?:\n|[.:]\s)\s{0,9}(?:So|Thus|Therefore|Hence)\b")
+# "f(f(4)) = f(9) = 70", but neither "x = y = 2" nor "x = 1 and y = 2"
+_CHAIN = Pattern(
+    r"(?!\W*[a-z]\s?=\s?[a-z]\s?=)(?!.*(?:\b(?:and|or)\b|\\(?:text|q?quad|\\)))"
+    r"[^=<>,;]+(?:=[^=<>,;]+){2,}",
+    re.DOTALL,
+)
+# "5 (cups) x 2 (spoons) = 10"
+_REMARKS = Pattern(r"\s?\((?=[^()]*[A-Za-z]{2})[^()]*\)")
+# "the answer is: $4^2 + 1$ is equal to $17$"
+_IS_SAID = Pattern(
+    r"\s(?:when\s[^.$\n]{1,40}\s)?(?:is|equals|is equal to|evaluates to|simplifies to)"
+    r"\s\$([^$\n]+)\$\s*\.?\s*(?:\n|$)"
+)
+_ARTICLE = Pattern(r"^an?\s(?=\$|\\\()")
+_QUOTED = Pattern(r"\\?\"([^\"\n]{1,200}?)\\?\"(?![\w\":])")
 _NEGATED = Pattern(r"(?:not|n't|never)\b", re.IGNORECASE)
 _CONCLUSION = Pattern(
     r"\s*(?:\*\*)?(?:So|Thus|Therefore|Hence|In total|Finally|Altogether|In conclusion"
@@ -51,6 +72,11 @@ _LIST_ITEM = Pattern(
     rf"(?:{FRACTION}|{MIXED}|{DECIMAL})(?:\s?/\s?[0-9]+)?(?:\s?[πi%°]|\s?√[0-9]+)?"
 )
 _ENDING_FORMULA = Pattern(r"(?:(?<![\\$])\$([^$]{1,300})\$|\\\((.{1,300}?)\\\))\s*[.!*]*\s*$")
+# "$3125$ when $a = 5$", "$[2, 5)$, expressed in interval notation", "$338$ in base $10$"
+_CONDITION = Pattern(
+    r",?\s(?:(?:when|if|where|for)\s\$[a-z]\s?=[^$]*\$"
+    r"|(?:expressed|written|given)\s(?:in|as)\s[a-z ]+|in\sbase\s\$10\$)[.\s]*$"
+)
 _NUMBERS_LISTED = Pattern(
     rf"-?{DECIMAL}(?:\s?/\s?[0-9]+)?(?:(?:,|,?\sand|,?\sor)\s-?{DECIMAL}(?:\s?/\s?[0-9]+)?)+[.\s]*"
 )
@@ -87,23 +113,51 @@ _SAID = Pattern(
     r"\b(?:is|are)\s(?:an?\s)?([a-z]{3,}(?:-[a-z]+)?)(?:\s(?:number|function|triangle|matrix"
     r"|graph|set))?[.!\s]*$"
 )
+# "Therefore, $x = 43$ is the solution of $2x = 86$."
+_NAMED_SOLUTION = Pattern(
+    r"\s*(?:(?:So|Thus|Therefore|Hence),?\s)?\$?[a-z]\s?=\s?([^=$\n]{1,60}?)\$?\s{1,2}"
+    r"is\s(?:the|a|our)\b(?=[^\n]*=)"
+)
+# "9(z + 1)", "x^2 - 3x", but not "3 + 4 = 7"
+_FORMULA_LINE = Pattern(r"(?=.*[a-z)])(?=.*[-+*/^])[^=$\\<>,:]+")
+# "Therefore, the family has one member."
+_WORD_CONCLUDED = Pattern(
+    r"\s*(?:So|Thus|Therefore|Hence)\b[^0-9]*\b(?:is|are|has|have|takes?|needs?)\s"
+    rf"(?:only\s|exactly\s)?((?:{NUMBER_WORD})(?:[- ](?:{NUMBER_WORD}))?)(?:\s[a-z]+){{0,3}}[.\s]*",
+)
+_UNKNOWN = Pattern(r"[a-wyz]|x(?!\s?[0-9($])")  # "3 x 4" is a product
 _REASON = Pattern(
     r"[0-9π][^.\n]{0,30}?(?P<reason>,?\s(?:since|because|when|attained at|(?:at|for"
     r"|where) [a-z]\s?=)\s[^\n]*)\s*\Z"
 )
+# "The value of 2x + 1 when x = 3 is 7": a condition, and then the answer.
+_VALUE_AT_END = Pattern(
+    r"^,?\s(?:when|at|for|where)\b.*(?:\$|ed\b[^,$]*)\s(?:is|are|equals|is equal to)\s"
+    r"[^\s,]+[.\s]*$"
+)
+_NEXT_CONCLUSION = Pattern(r"\b(?:So|Thus|Therefore|Hence|Then)\b")
+_CONCLUDED = Pattern(r"\b(?:so|thus|therefore|hence|then)\b")
 
 
 def read_after_marker(rest: str) -> str | None:
     """The answer at the beginning of what follows "the answer is"."""
     rest = rest.strip()
+    solved = _ENDS_SOLUTION.search(rest) if _BEGINS_SOLUTION.match(rest) else None
+    if solved and FIND_NUMBER.search(rest, solved.end()):
+        return read_prose(rest)
     if _NEGATED.match(rest):
         sentence = SENTENCE_END.split(rest, maxsplit=1)[0]
         corrected = re.search(r"\b(?:but|rather|it is|it's|instead)\b", sentence)
         return read_after_marker(sentence[corrected.end() :]) if corrected else None
+    if quoted := _QUOTED.match(rest):
+        return canonical(quoted[1]) if not has_prose(quoted[1]) else read_sentence(quoted[1])
+    rest = _ARTICLE.sub("", rest)
     segment = MATH_SEGMENT.match(rest)
     # "$12, so she has $5 left" is not mathematics between dollar signs.
     if segment and not has_prose(segment.group()) and not re.match(r"[0-9]", rest[segment.end() :]):
-        return canonical(_joined_segments(rest, segment))
+        if said := _IS_SAID.match(rest, segment.end()):
+            return canonical(result_of(said[1]))
+        return canonical(result_of(canonical(_joined_segments(rest, segment))))
     sentence = SENTENCE_END.split(rest, maxsplit=1)[0]
     return read_sentence(sentence)
 
@@ -125,6 +179,8 @@ def _joined_segments(rest: str, first: re.Match[str]) -> str:
 def read_sentence(sentence: str) -> str | None:
     """Read the answer that a sentence gives: "After 3 days, Tom has 15 marbles." is 15."""
     sentence = sentence.strip()
+    if counted := number_counted(sentence):
+        return counted
     hedge = _HEDGE.match(sentence)
     lead = sentence[hedge.end() if hedge else 0 :].strip()
     if not lead:
@@ -140,6 +196,9 @@ def read_sentence(sentence: str) -> str | None:
         return formula
     if not has_prose(lead):
         return canonical(result_of(_without_remark(lead)))
+    plain = _REMARKS.sub("", lead)
+    if "=" in plain and not has_prose(plain):
+        return canonical(result_of(plain))
     whole = canonical(lead)
     if read_quantity(whole) is not None and len(lead) < 60:
         return whole
@@ -174,11 +233,14 @@ def read_listed(text: str) -> str | None:
 
 def _final_formula(sentence: str) -> str | None:
     r"""The formula that ends a sentence: "so the area is $27\pi$"."""
+    condition = _CONDITION.search(sentence)
+    if condition and (formula := _final_formula(sentence[: condition.start()])):
+        return formula
     found = _ENDING_FORMULA.search(sentence)
     if not found or not found.start() or has_prose(found.group()):
         return None
     inside = next(filter(None, found.groups()), "")
-    if not re.search(r"[0-9\\]", inside) or re.search(r"[<>]", inside):
+    if not re.search(r"[0-9]|\\[a-z]", inside) or re.search(r"[<>]", inside):
         return None
     return canonical(inside.rpartition("=")[2])
 
@@ -190,15 +252,17 @@ def _without_remark(text: str) -> str:
 def result_of(text: str) -> str:
     """What a chain of equal numbers comes to: "3 + 4 = 7" is 7. An equation stays one."""
     left, equals, right = text.rpartition("=")
+    if _CHAIN.fullmatch(text):
+        return right.strip("$ ")
     if equals and _is_sum_of_unknowns(left) and is_number(right):
         return right.strip()
     if (
         equals
         and re.search(r"[0-9]", right)
-        and re.fullmatch(r"[\d\s+*/x×÷·().,$%=\\a-z{}-]*", left)
+        and re.fullmatch(r"[\d\s+*/x×÷·^().,$%=\\a-z{}-]*", left)
         and re.search(r"[0-9)]\s*$", left)
         and not re.search(r"[<>]", text)
-        and not re.search(r"[a-wyz]", re.sub(r"\\[a-z]+", "", left))
+        and not _UNKNOWN.search(re.sub(r"\\[a-z]+", "", left))
     ):
         return right.strip()
     return text
@@ -247,9 +311,17 @@ def read_prose(text: str) -> str | None:
     sentences = [s for s in SENTENCE_END.split(text[-2 * MAX_LENGTH :]) if s.strip()]
     if yes_or_no := _YES_OR_NO.match(text):
         return yes_or_no[1].capitalize()
+    if sentences and (named := _NAMED_SOLUTION.match(sentences[-1][:MAX_LENGTH])):
+        return canonical(named[1])
     last = text.strip().rsplit("\n", 1)[-1][-MAX_LENGTH:]
     if not _JOINED_FORMULAS.search(last) and (formula := _final_formula(last)):
         return formula
+    if _FORMULA_LINE.fullmatch(last) and not has_prose(last):
+        return canonical(last)
+    if sentences and (word := _WORD_CONCLUDED.fullmatch(sentences[-1][-MAX_LENGTH:])):
+        return canonical(word[1])
+    if sentences and (counted := number_counted(sentences[-1][:MAX_LENGTH])):
+        return counted
     if sentences and (ending := _expression_at_end(sentences[-1][-MAX_LENGTH:])):
         return ending
     if sentences and _CONCLUSION.match(sentences[-1]) and FIND_NUMBER.search(sentences[-1]):
@@ -284,6 +356,11 @@ def _without_number(text: str) -> str | None:
 def _without_reason(text: str) -> str:
     """The text without the reason that its last line gives: "27, since 2 + 7 = 9"."""
     reason = _REASON.search(text, max(0, len(text) - MAX_LENGTH))
-    if not reason or re.search(r"\b(?:so|thus|therefore|hence|then)\b", reason["reason"]):
+    if not reason or _CONCLUDED.search(reason["reason"]) or _VALUE_AT_END.search(reason["reason"]):
         return text
-    return text[: reason.start("reason")]
+    before = text[: reason.start("reason")]
+    # "a = 5, since 2 + 3 = 5. Then the product is 20.": what follows is no longer the reason.
+    _, *further = SENTENCE_END.split(reason["reason"])
+    goes_on = any(map(FIND_NUMBER.search, further)) or _NEXT_CONCLUSION.search(reason["reason"])
+    concluded = _CONCLUSION.match(SENTENCE_END.split(before)[-1])
+    return text if goes_on and not concluded else before

@@ -39,7 +39,7 @@ STYLES = (
 STYLED_TEXT = rf"\\(?:{STYLES})\s?\{{([^{{}}]*)\}}"
 STYLED = Pattern(STYLED_TEXT)
 #: Mathematics in prose, in one of the groups.
-MATH_SEGMENT = Pattern(r"\$\$?([^$]+)\$\$?|\\\((.+?)\\\)|\\\[(.+?)\\\]", re.DOTALL)
+MATH_SEGMENT = Pattern(r"\$\$?((?:[^$\\]|\\.)+)\$\$?|\\\((.+?)\\\)|\\\[(.+?)\\\]", re.DOTALL)
 #: Names of functions.
 FUNCTIONS = "arcsin|arccos|arctan|sin|cos|tan|cot|sec|csc|log|ln|exp|max|min|gcd|lcm"
 #: Variables side by side.

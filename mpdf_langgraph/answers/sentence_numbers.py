@@ -46,6 +46,11 @@ _RESULT = Pattern(
     r"|\brather\b|\bit(?:'s| is)|\bequals|\bmakes|=|≈)\s*(?=\D{0,30}[0-9])",
     re.IGNORECASE,
 )
+# "The distance from $f(x) = 2x$ to the origin is 5 units": the equation is no result.
+_SAID_LATER = Pattern(
+    r"\$[^$]*\b(?:is|are|equals)\s(?:equal to\s|exactly\s|only\s)?"
+    r"\\?\$?-?[0-9][^$=\s]*\$?(?:\s[a-z]+){0,3}[.\s]*$"
+)
 _SUBORDINATE = Pattern(
     r"\s*(?:After|Since|If|When|Because|As|In|On|At|By|With|For|From|Given|Once|Before|Of"
     r"|Out of|While|Although|During"
@@ -67,6 +72,21 @@ _UNIT_TAIL = Pattern(r"(?:\s(?!(?:and|or|times|plus|minus|more|less|is|are)\b)[A
 _MORE_OF_THEM = Pattern(
     r"\s(?:more|fewer|additional|extra)\s(?!than\b)[a-z]+(?!\sthan\b)", re.IGNORECASE
 )
+# "He can choose 2 of 5 in 10 ways."
+_IN_WAYS = Pattern(
+    rf"\bin\s\$?(?:exactly\s|only\s)?({DECIMAL})\$?\s(?:different\s|distinct\s|possible\s)?"
+    r"ways[.\s]*$"
+)
+_THERE_ARE = Pattern(
+    r"\s*(?:(?:so|thus|therefore|hence),?\s)?(?:that\s)?there\s"
+    r"(?:are|is|will be|would be|must be)\s(?:only\s|exactly\s|a total of\s)?(?:\$(?=[0-9,]+\$))?",
+    re.IGNORECASE,
+)
+# What was counted, and nothing that would be another result.
+_NOUN = Pattern(
+    r"\$?\s(?!(?:and|or|to|times|plus|minus|out|of|more|less|fewer|x)\b)"
+    r"(?!.*\b(?:so|but(?!\snot)|which|giving|making|leaving)\b)[A-Za-z0-9][^:=]*$"
+)
 _OPERATION = Pattern(
     r"\s?(?:times|plus|minus|divided|multiplied|(?:more|less|fewer)(?:\s\w+)?\sthan|out|of|and|or|to|x\b|[-+*/×÷=^<>])",
     re.IGNORECASE,
@@ -84,9 +104,10 @@ _ASIDE = Pattern(
     re.IGNORECASE,
 )
 _ASIDE_AFTER = Pattern(
-    r"\s(?:more|less|fewer|times)\b[^,.]*\bthan\b|\s(?:left over|to spare)\b|[^()]*\)"
+    r"-[a-z]{2}|\s(?:more|less|fewer|times)\b[^,.]*\bthan\b|\s(?:left over|to spare)\b|[^()]*\)"
 )
 _VERB_BEFORE = Pattern(rf"{_VERB_TEXT}|\b[a-z]+ed\b", re.IGNORECASE)
+_NEEDED = Pattern(r"(?:(?:will|would|must)\s)?(?:is|are|were|be)\s(?:needed|required|necessary)\b")
 _CIRCUMSTANCE = Pattern(
     r"(?:^|(?<!,)\s)(?:for|in|at|from|every|per|each"
     r"|(?<!needs )(?<!need )(?<!has )(?<!have )(?<!had )to [a-z]+)\s(?:[a-z]+\s){0,2}?$",
@@ -98,7 +119,7 @@ _WAYS = Pattern(r"\s(?:[a-z]+\s)?ways\b|\s(?:altogether|in total|in all)\b")
 def result_in(sentence: str) -> str | None:
     """The number behind the last "which is", "i.e." or equals sign."""
     result = last_match(_RESULT, sentence)
-    if result is None:
+    if result is None or (result.group()[0] == "=" and _SAID_LATER.search(sentence, result.end())):
         return None
     number = FIND_NUMBER.search(sentence, result.end())
     return number_at(sentence, number) if number else None
@@ -113,6 +134,19 @@ def leading_number(sentence: str) -> str | None:
         return number_at(sentence, number)
     verb = _VERB.search(sentence, number.end())
     if verb and FIND_NUMBER.search(sentence, verb.end()):
+        return None
+    return number_at(sentence, number)
+
+
+def number_counted(sentence: str) -> str | None:
+    """The number of what there is: "so there are 10 ways to choose 2 of 5" is 10."""
+    if ways := _IN_WAYS.search(sentence):
+        return canonical(ways[1])
+    there = _THERE_ARE.match(sentence)
+    if not there:
+        return None
+    number = FIND_NUMBER.match(sentence, there.end()) or FIND_WORD.match(sentence, there.end())
+    if not number or not _NOUN.match(sentence, number.end()):
         return None
     return number_at(sentence, number)
 
@@ -139,6 +173,8 @@ def number_at(text: str, number: re.Match[str]) -> str:
     """The number with the unit that follows it, or the formula that it is part of."""
     if formula := _formula_around(text, number):
         return formula
+    if number.group()[0] == "$" == text[number.end() : number.end() + 1]:
+        return canonical(number.group()[1:])  # no currency: what stands in it is a formula
     tail = _UNIT_TAIL.match(text, number.end())
     if tail:
         words = tail.group().split()
@@ -190,6 +226,8 @@ def number_said(line: str) -> str | None:
         subject = (verb and verb.group() != "left") or not _VERB_BEFORE.search(
             sentence[: number.start()]
         )
+        if verb and _NEEDED.match(sentence, verb.start()):
+            subject = False
         if not all(
             asides[n]
             or (
@@ -209,6 +247,11 @@ def has_prose(text: str) -> bool:
     if _FOREIGN_WORD.search(text):
         return True
     return bool(_WORD.search(_COMMAND_WITH_WORDS.sub(" ", text)))
+
+
+def has_verb(sentence: str) -> bool:
+    """Tell whether a sentence has one of the verbs that answers are said with."""
+    return bool(_VERB.search(sentence))
 
 
 def is_number(line: str) -> bool:
