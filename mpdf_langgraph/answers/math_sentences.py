@@ -75,7 +75,7 @@ _ENDING_FORMULA = Pattern(r"(?:(?<![\\$])\$([^$]{1,300})\$|\\\((.{1,300}?)\\\))\
 # "$3125$ when $a = 5$", "$[2, 5)$, expressed in interval notation", "$338$ in base $10$"
 _CONDITION = Pattern(
     r",?\s(?:(?:when|if|where|for)\s\$[a-z]\s?=[^$]*\$"
-    r"|(?:expressed|written|given)\s(?:in|as)\s[a-z ]+|in\sbase\s\$10\$)[.\s]*$"
+    r"|(?:expressed|written|given)\s(?:in|as)(?:\s[a-z]+){1,5}|in\sbase\s\$10\$)[.\s]*$"
 )
 _NUMBERS_LISTED = Pattern(
     rf"-?{DECIMAL}(?:\s?/\s?[0-9]+)?(?:(?:,|,?\sand|,?\sor)\s-?{DECIMAL}(?:\s?/\s?[0-9]+)?)+[.\s]*"
