@@ -86,6 +86,8 @@ _RESTATED = Pattern(
     re.IGNORECASE,
 )
 _BOLD_AT_END = Pattern(r"\*\*([^*\n]{1,60}?)[.:]?\*\*(\s[a-z°²³/]{1,4})?[.!\s]*$")
+# The end of bold text. In "2**10" the stars are a power.
+_BOLD_CLOSED = Pattern(r"(?<=\w)\*\*(?![\d(]|-\d|n\b)")
 _EXPRESSION_AT_END = Pattern(
     r"(?<!and )(?<!or )(?<!, )(\([^()]*[0-9][^()]*,[^()]*\))[.*\s]*$"
     r"|(?m:^).*(?:\b(?:is|are|was|equals|as|to|get|gives?|yields|obtain|beträgt|ist|es|est"
@@ -185,7 +187,7 @@ def read_sentence(sentence: str) -> str | None:
     lead = sentence[hedge.end() if hedge else 0 :].strip()
     if not lead:
         return None
-    lead = re.sub(r"(?<=\w)\*\*", "", lead)
+    lead = _BOLD_CLOSED.sub("", lead)
     if _NUMBERS_LISTED.fullmatch(lead):
         return canonical(lead)
     if listed := read_listed(lead):
