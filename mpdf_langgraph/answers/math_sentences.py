@@ -127,7 +127,6 @@ _WORD_CONCLUDED = Pattern(
     r"\s*(?:So|Thus|Therefore|Hence)\b[^0-9]*\b(?:is|are|has|have|takes?|needs?)\s"
     rf"(?:only\s|exactly\s)?((?:{NUMBER_WORD})(?:[- ](?:{NUMBER_WORD}))?)(?:\s[a-z]+){{0,3}}[.\s]*",
 )
-_UNKNOWN = Pattern(r"[a-wyz]|x(?!\s?[0-9($])")  # "3 x 4" is a product
 _REASON = Pattern(
     r"[0-9π][^.\n]{0,30}?(?P<reason>,?\s(?:since|because|when|attained at|(?:at|for"
     r"|where) [a-z]\s?=)\s[^\n]*)\s*\Z"
@@ -251,6 +250,12 @@ def _without_remark(text: str) -> str:
     return re.sub(r"\s\([^()]*[a-z=×*+][^()]*\)\s*$", "", text)
 
 
+# Commands that name no unknown, and an x that stands for "times".
+_NO_UNKNOWN = Pattern(
+    r"\\(?!alpha|beta|gamma|delta|theta|lambda|phi|omega|angle)[a-z]+|(?<=[\d)])\s?x(?=\s?[$(\d])"
+)
+
+
 def result_of(text: str) -> str:
     """What a chain of equal numbers comes to: "3 + 4 = 7" is 7. An equation stays one."""
     left, equals, right = text.rpartition("=")
@@ -261,10 +266,10 @@ def result_of(text: str) -> str:
     if (
         equals
         and re.search(r"[0-9]", right)
-        and re.fullmatch(r"[\d\s+*/x×÷·^().,$%=\\a-z{}-]*", left)
-        and re.search(r"[0-9)]\s*$", left)
+        and re.fullmatch(r"[\d\s+*/x×÷·().,$%=\\a-z{}^!√⁰¹²³⁴-⁹−–-]*", left)
+        and re.search(r"[0-9)}!⁰¹²³⁴-⁹]\s*$", left)
         and not re.search(r"[<>]", text)
-        and not _UNKNOWN.search(re.sub(r"\\[a-z]+", "", left))
+        and not re.search(r"[a-z]", _NO_UNKNOWN.sub("", left))
     ):
         return right.strip()
     return text
