@@ -205,6 +205,7 @@ def with_decimal_points(text: str) -> str:
     """
     if not text.isascii():
         text = _DIGITS.sub(lambda digit: str(unicodedata.decimal(digit.group())), text)
+        text = text.replace("٫", ".").replace("٬", ",")  # what Arabic writes for the two
     text = _NEGATIVE.sub("-", text)
     if not _SEPARATED.search(text):
         return text

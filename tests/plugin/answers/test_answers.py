@@ -256,6 +256,8 @@ def test_equal_text_comes_before_an_equivalent_earlier_representative() -> None:
         ("The answer is 5! Great.", "5"),
         ("\\boxed{x^2 = 4}", "x^2 = 4"),
         ("\\boxed{\\theta^2 = 4}", "\\theta^2 = 4"),
+        ("الجواب: ٣٫٥", "3.5"),
+        ("\\boxed{١٬٢٣٤٫٥}", "1234.5"),
         ("no idea", None),
         ("\\boxed{" + "9" * 1001 + "}", None),
     ],
