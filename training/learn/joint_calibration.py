@@ -8,6 +8,7 @@ from dataclasses import replace
 from typing import Any
 
 import numpy as np
+from scipy.special import expit
 
 from mpdf_langgraph.calibration import STAGES, Calibration, Curve
 from mpdf_langgraph.learned_consensus import LearnedConsensus
@@ -23,7 +24,7 @@ from training.learn.joint import (
     Integers,
     Joint,
 )
-from training.learn.joint_rounds import concede, weigh
+from training.learn.joint_rounds import concede, to_log_odds, weigh
 from training.learn.recorded import Recorded, with_none
 from training.learn.rewards import CONCEDE
 
@@ -93,7 +94,7 @@ def apply_calibration(
 
 def apply_curve(curve: Curve, confidence: Floats) -> Floats:
     """Return the calibrated confidences, shape ``[n]``."""
-    return np.array([curve(one) for one in confidence.tolist()], float)
+    return np.asarray(expit(curve.slope * to_log_odds(confidence) + curve.shift))
 
 
 def _learned(
