@@ -16,7 +16,7 @@ from training.learn.checkpoints import Log, save_checkpoint
 from training.learn.fit_config import Config
 from training.learn.off_policy import to_plain
 from training.learn.policy import Policy
-from training.learn.tensors import Data, log_probabilities
+from training.learn.tensors import Data, log_probabilities, rows_of
 
 
 def advantages_of(config: Config, data: Data, reward_scale: float = 1.0) -> tuple[Tensor, float]:
@@ -42,10 +42,12 @@ def sft_loss(
 
     Actions without a rollout are masked, and the probabilities of the rest renormalised.
     """
-    logp = policy(*(part[index] for part in data.observation))
-    tries = torch.zeros_like(logp).scatter_add(1, data.actions[index], data.mask[index].to(logp))
+    logp = policy(*rows_of(index, *data.observation))
+    actions, mask, labels, weights = rows_of(
+        index, data.actions, data.mask, data.labels, data.weights
+    )
+    tries = torch.zeros_like(logp).scatter_add(1, actions, mask.to(logp))
     logp = logp.masked_fill(tries == 0, -1e9).log_softmax(1)
-    labels, weights = data.labels[index], data.weights[index]
     losses = -(labels * torch.where(labels > 0, logp, 0.0)).sum(1)
     return softrankpo.weighted_mean(losses, weights), {}
 
@@ -61,15 +63,17 @@ def second_stage_loss(
     advantages, _ = advantages_of(config, data, reward_scale)
 
     def loss(policy: Policy, data: Data, index: Tensor, old: Tensor | None) -> Any:
-        every = policy(*(part[index] for part in data.observation))
-        actions, mask, weights = data.actions[index], data.mask[index], data.weights[index]
+        every = policy(*rows_of(index, *data.observation))
+        actions, mask, weights, reference_every, targets = rows_of(
+            index, data.actions, data.mask, data.weights, reference_logp, advantages
+        )
         logp = every.gather(1, actions)
-        ref_logp = reference_logp[index].gather(1, actions)
+        ref_logp = reference_every.gather(1, actions)
         if config.algorithm == "softrankpo":
             value, shown = softrankpo.loss(
-                logp, ref_logp, advantages[index], beta=config.beta, mask=mask, weights=weights
+                logp, ref_logp, targets, beta=config.beta, mask=mask, weights=weights
             )
-            each = softrankpo.kl(reference_logp[index], every)
+            each = softrankpo.kl(reference_every, every)
             kl = softrankpo.weighted_mean(each, weights)
             return value + config.kl_weight * kl, {**shown, "kl": kl.item()}
         rewards = (data.rewards[index] * reward_scale).float()
