@@ -33,6 +33,7 @@ from mpdf_langgraph.observation import FEATURES
 from training.learn.dataset import Groups
 from training.learn.joint import Booleans, Floats, Integers, Joint
 from training.learn.joint_rounds import (
+    Tally,
     after,
     agrees,
     count,
@@ -42,11 +43,15 @@ from training.learn.joint_rounds import (
     move_chances,
 )
 from training.learn.policy import Standardise
+from training.learn.tensors import rows_of
 
 #: Of every agent: the features that the policies see, then whether its answer is right, and whether
 #: it is also the group's.
 _SEEN = len(FEATURES) + 2
-_CHUNK, _ROWS = 32_768, 100_000
+#: As many teams at a time as the processor's cache holds. And rows, as the memory does.
+_CHUNK, _ROWS = 8_192, 100_000
+#: States that training is stopped by, at most.
+_MOST_UNSEEN = 32_768
 _WIDTH = 64
 _STEPS, _BATCH, _LEARNING_RATE, _PATIENCE = 1500, 512, 2e-3, 8
 #: Draws of the peers' moves per rollout, at most.
@@ -77,7 +82,11 @@ class ValueNetwork(nn.Module):
 
         `features` are ``[B, N, F]``. `there` tells which places are taken, ``[B, N]``.
         """
-        each = self.member(self.scale(features)).masked_fill(~there.unsqueeze(-1), 0.0)
+        return self.judge(self.scale(features), there)
+
+    def judge(self, scaled: Tensor, there: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the same of features that are scaled already."""
+        each = self.member(scaled) * there.unsqueeze(-1)
         mean = each.sum(1) / there.sum(1, keepdim=True).clamp_min(1)
         # An agent that is not there counts 0, as does a feature that nobody shows.
         found = self.head(torch.cat([mean, each.amax(1)], 1))
@@ -116,24 +125,12 @@ class Values:
             self.network = ValueNetwork()
             self._fit(joint, policy)
 
-    @torch.no_grad()
     def of(self, joint: Joint, states: Integers, held: Integers) -> Worth:
         """Return what teams may expect that hold this a round later, without looking for an end.
 
         It is the network's word for rounds that it was fitted on. In others it is the vote.
         """
-        right, tokens = np.zeros(len(held)), np.zeros(len(held))
-        self.network.eval()
-        known = np.isin(joint.round[states] + 1, self.rounds)
-        right[~known] = _vote(joint, states[~known], held[~known])
-        places = np.flatnonzero(known)
-        for start in range(0, len(places), _CHUNK):
-            part = places[start : start + _CHUNK]
-            seen, there = _described(joint, states[part], held[part])
-            odds, to_come = self.network(torch.from_numpy(seen), torch.from_numpy(there))
-            right[part] = odds.sigmoid().numpy()
-            tokens[part] = to_come.numpy() * 1000
-        return Worth(right, tokens)
+        return self._worth(joint, states, held, None)
 
     def next(self, joint: Joint, states: Integers, held: Integers, persisted: Booleans) -> Worth:
         """Return what teams may expect after a round: exact where the deliberation ends with it.
@@ -141,17 +138,31 @@ class Values:
         `held` is what the agents hold after it, ``[n, N]``. `persisted`: all did, which ends it,
         ``[n]``.
         """
-        right, tokens = np.zeros(len(held)), np.zeros(len(held))
         over = persisted | (joint.left[states] <= 1) | joint.cut[states]
-        for start in range(0, len(held), _CHUNK):
-            part = slice(start, start + _CHUNK)
-            tally = count(joint, states[part], held[part])
-            right[part] = group_right(joint, held[part], tally)
-            over[part] |= agrees(joint, states[part], held[part], tally)
-        open_ = np.flatnonzero(~over)
-        if len(open_):
-            found = self.of(joint, states[open_], held[open_])
-            right[open_], tokens[open_] = found.right, found.tokens
+        return self._worth(joint, states, held, over)
+
+    @torch.no_grad()
+    def _worth(
+        self, joint: Joint, states: Integers, held: Integers, over: Booleans | None
+    ) -> Worth:
+        """Return what teams may expect. `over`: the deliberation is, ``[n]``. None: nowhere."""
+        self.network.eval()
+        right, tokens = np.zeros(len(held)), np.zeros(len(held))
+        known = np.isin(joint.round[states] + 1, self.rounds)
+        if over is not None:
+            known &= ~over
+        right[~known] = _vote(joint, states[~known], held[~known])
+        places = np.flatnonzero(known)
+        for start in range(0, len(places), _CHUNK):
+            part = places[start : start + _CHUNK]
+            seen, there, tally = _described(joint, states[part], held[part])
+            if over is not None:
+                right[part] = group_right(joint, held[part], tally)
+                open_ = ~agrees(joint, states[part], held[part], tally)
+                part, seen, there = part[open_], seen[open_], there[open_]
+            odds, to_come = self.network(torch.from_numpy(seen), torch.from_numpy(there))
+            right[part] = odds.sigmoid().numpy()
+            tokens[part] = to_come.numpy() * 1000
         return Worth(right, tokens)
 
     def expected_worth(
@@ -185,7 +196,7 @@ class Values:
 
     def _fit(self, joint: Joint, policy: Floats) -> None:
         every = np.arange(len(joint))
-        seen, there = _described(joint, every, joint.before, later=False)
+        seen, there, _ = _described(joint, every, joint.before, later=False)
         features, mask = torch.from_numpy(seen), torch.from_numpy(there)
         if mask.any():
             self.network.scale.fit(features[mask])
@@ -204,16 +215,18 @@ class Values:
         self, features: Tensor, there: Tensor, right: Floats, tokens: Floats, known: Tensor
     ) -> None:
         """Fit the network to the states that are known, until unseen ones stop gaining by it."""
+        scaled = self.network.scale(features)
         target = torch.from_numpy(right).float()
         to_come = torch.from_numpy(tokens / 1000).float()
 
         def loss_of(batch: Tensor) -> Tensor:
-            odds, expected = self.network(features[batch], there[batch])
-            wrong = nn.functional.binary_cross_entropy_with_logits(odds, target[batch])
-            return wrong + nn.functional.mse_loss(expected, to_come[batch])
+            seen, places, share, spent = rows_of(batch, scaled, there, target, to_come)
+            odds, expected = self.network.judge(seen, places)
+            wrong = nn.functional.binary_cross_entropy_with_logits(odds, share)
+            return wrong + nn.functional.mse_loss(expected, spent)
 
         known = known[torch.randperm(len(known))]
-        unseen, known = known[: len(known) // 6][:_CHUNK], known[len(known) // 6 :]
+        unseen, known = known[: len(known) // 6][:_MOST_UNSEEN], known[len(known) // 6 :]
         optimizer = torch.optim.Adam(
             self.network.parameters(), lr=_LEARNING_RATE, weight_decay=1e-4, fused=True
         )
@@ -286,12 +299,15 @@ def _vote(joint: Joint, states: Integers, held: Integers) -> Floats:
 
 def _described(
     joint: Joint, states: Integers, held: Integers, *, later: bool = True
-) -> tuple[Floats, Booleans]:
-    """Return what the network sees of teams, ``[n, N, F]`` float32, and which places are taken."""
+) -> tuple[Floats, Booleans, Tally]:
+    """Return what the network sees of teams, ``[n, N, F]`` float32.
+
+    Beside it: which places are taken, ``[n, N]``, and the votes.
+    """
     seen, there, tally = describe(joint, states, held, later=later)
     right = joint.right[held] & there
     more = np.stack([right, right & tally.elected], 2).astype(np.float32)
-    return np.concatenate([seen, more], 2), there
+    return np.concatenate([seen, more], 2), there, tally
 
 
 def draws_for(states: int) -> int:
