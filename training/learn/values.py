@@ -53,7 +53,7 @@ _CHUNK, _ROWS = 8_192, 100_000
 #: States that training is stopped by, at most.
 _MOST_UNSEEN = 32_768
 _WIDTH = 64
-_STEPS, _BATCH, _LEARNING_RATE, _PATIENCE = 1500, 512, 2e-3, 8
+_STEPS, _BATCH, _LEARNING_RATE, _PATIENCE = 600, 256, 4e-3, 8
 #: Draws of the peers' moves per rollout, at most.
 MOST_DRAWS = 4
 #: Draws of the whole team's moves, at most, where a policy is judged.
