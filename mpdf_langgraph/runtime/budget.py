@@ -27,8 +27,8 @@ from mpdf_langgraph.state import (
 #: Room for what a chat template adds: once a prompt, and once a message.
 TEMPLATE_TOKENS = 48
 MESSAGE_TOKENS = 16
-#: What the limit of a request's output is called.
-OUTPUT_LIMITS = ("max_completion_tokens", "max_tokens")
+#: What the limit of a request's output is called. The last is the name of Google's models.
+OUTPUT_LIMITS = ("max_completion_tokens", "max_tokens", "max_output_tokens")
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,7 @@ from langgraph.graph import MessagesState, StateGraph
 from pydantic import SecretStr
 
 from mpdf_langgraph import Agent, Prompts, TextAnswer, create_deliberation, vllm_chat_model
-from mpdf_langgraph.errors import ConfigurationError
+from mpdf_langgraph.errors import ConfigurationError, DeliberationError
 from tests.support.scripted import Request, Scripted, counted, says, totals
 
 Q = {"question": "What is 2 + 2?"}
@@ -28,6 +28,12 @@ class WithTools(Scripted):
 
     def bind_tools(self, tools: Any, **kwargs: Any) -> Any:
         return self.bind(tools=[one.name for one in tools], **kwargs)
+
+
+class LikeGoogle(Scripted):
+    """A scripted model that calls the limit of its output what Google's models call it."""
+
+    max_output_tokens: int | None = None
 
 
 @tool
@@ -180,6 +186,16 @@ def test_the_largest_output_is_found_where_it_is_set() -> None:
     assert (own.largest_output(refine=False), own.largest_output(refine=True)) == (7, 9)
     openai = ChatOpenAI(model="m", api_key=SecretStr("x"), max_completion_tokens=11)
     assert Agent("a", openai).largest_output(refine=True) == 11
+    google = LikeGoogle(reply=lambda _: "4", max_output_tokens=12)
+    assert Agent("a", google).largest_output(refine=True) == 12
+    assert Agent("a", google.bind(max_output_tokens=13)).largest_output(refine=False) == 13
+
+
+def test_a_limit_by_the_name_of_googles_models_keeps_to_the_budget() -> None:
+    google = LikeGoogle(reply=lambda _: "4", max_output_tokens=1000)
+    graph = create_deliberation([google], critic=None, max_tokens=1000).compile()
+    with pytest.raises(DeliberationError, match="does not allow a single proposal"):
+        graph.invoke(Q)
 
 
 @pytest.mark.parametrize(
