@@ -9,6 +9,7 @@ from typing import Any
 
 from langchain_core.runnables import RunnableBinding
 from langgraph.errors import GraphRecursionError
+from pydantic import ValidationError
 
 from mpdf_langgraph.errors import ConfigurationError, EndpointError, OutOfTokensError, list_causes
 
@@ -72,6 +73,8 @@ def is_transient(error: Exception) -> bool:
     if isinstance(status, int) and 400 <= status < 500:
         return status in _PASSING_STATUS
     if isinstance(error, TypeError) and "keyword argument" in str(error):
+        return False
+    if isinstance(error, ValidationError) and "extra_forbidden" in str(error):  # Google's client
         return False
     hopeless = ConfigurationError | EndpointError | OutOfTokensError
     if any(isinstance(cause, EndpointError) for cause in list_causes(error)):  # wrapped by a client

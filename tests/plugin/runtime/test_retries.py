@@ -11,11 +11,13 @@ import openai
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from pydantic import BaseModel, ValidationError
 
 from mpdf_langgraph.runtime.retries import (
     LONGEST_PAUSE,
     LONGEST_RETRY_AFTER,
     backoff,
+    is_transient,
     pause_before_retry,
     retry_after,
 )
@@ -66,6 +68,23 @@ def test_pauses_are_spread() -> None:
     pauses = [backoff(3, LONGEST_PAUSE) for _ in range(1000)]
     assert 1 <= min(pauses) < 1.1
     assert 1.9 < max(pauses) <= 2
+
+
+class Options(BaseModel, extra="forbid"):
+    """What a client may be told."""
+
+    seed: int | None = None
+
+
+@pytest.mark.parametrize(
+    ("options", "passes"), [({"logprobs": True}, False), ({"seed": "x"}, True)]
+)
+def test_an_option_that_a_client_does_not_know_stays_unknown(
+    options: dict[str, Any], passes: bool
+) -> None:
+    with pytest.raises(ValidationError) as caught:
+        Options(**options)
+    assert is_transient(caught.value) is passes
 
 
 def refused(headers: dict[str, str]) -> Exception:
