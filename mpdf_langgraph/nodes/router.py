@@ -136,6 +136,7 @@ def _start(settings: Settings, state: DeliberationState) -> Command[NextOfRouter
         needs = {
             "timeout": "that time is over",
             "max_calls": f"it takes {cost.calls} call(s) more",
+            "max_cost": f"its call may take {cost.tokens} tokens at the price {cost.price:g}",
         }.get(limit, f"its call may take {cost.tokens} tokens")
         error = f"not started: {limit} is {getattr(settings.budget, limit)}, and {needs}"
         failures.append(

@@ -623,7 +623,7 @@ def test_a_question_that_failed_is_no_part_of_the_next_one(as_message: bool) -> 
     [
         ({"timeout": 1e-9}, "timeout is 1e-09, and that time is over"),
         ({"max_tokens": 5}, r"max_tokens is 5, and its call may take \d+ tokens"),
-        ({"max_cost": 5}, r"max_cost is 5, and its call may take \d+ tokens"),
+        ({"max_cost": 5}, r"max_cost is 5, and its call may take \d+ tokens at the price 1"),
     ],
 )
 def test_a_budget_without_room_says_which_it_is(budget: dict[str, Any], reason: str) -> None:
