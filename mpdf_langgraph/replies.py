@@ -54,7 +54,8 @@ def read_reply(value: Any) -> Reply:
         messages = value.get("messages")
         if not isinstance(messages, Sequence) or not messages:
             raise ModelOutputError(
-                f"expected a graph's output with 'messages', got the keys {sorted(value)}"
+                "expected a graph's output with one or more 'messages', got the keys "
+                f"{list(value)!r:.80}"
             )
         value = messages[-1]
         unnamed = isinstance(value, HumanMessage) and not value.name
