@@ -160,7 +160,7 @@ def _statement(rest: str) -> str:
     """The answer at the beginning of what follows "the answer is"."""
     if listed := _BULLETS.match(rest.lstrip("*: \n")):
         return ", ".join(_tidy(item) for item in _BULLET.split(listed.group())[1:])
-    line = rest.strip(_DECORATION + ":").lstrip("#").split("\n", 1)[0]
+    line = _undecorated(rest, ":").lstrip("#").split("\n", 1)[0]
     if taken_back := last_match(TAKEN_BACK, line[:2000]):
         return _shortened(line[taken_back.end() :])
     if quoted := _QUOTED.match(rest.lstrip(" \t\n:")):
@@ -274,12 +274,18 @@ def _end_of_sentence(line: str) -> int:
     return len(line)
 
 
+def _undecorated(text: str, more: str = "") -> str:
+    """The text without decoration around it. A ">" at its end may close a tag."""
+    end = _DECORATION.replace(">", "") if "<" in text else _DECORATION
+    return text.lstrip(_DECORATION + more).rstrip(end + more)
+
+
 def _tidy(text: str) -> str:
     """The text without tags, LaTeX styles, quotation marks and Markdown around it."""
     for _ in range(4):
         before = text
         text = _TAG.sub("", text.strip().strip(_DECORATION.replace(">", "")))
-        text = text.strip(_DECORATION).strip()
+        text = _undecorated(text)
         text = STYLED.sub(r"\1", text) if "\\" in text and len(text) <= 2000 else text
         if re.fullmatch(r"\$[^$]+\$", text) and not text[1:2].isdigit():
             text = text[1:-1]
