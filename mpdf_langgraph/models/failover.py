@@ -117,8 +117,13 @@ class _Servers:
             if asked_at >= server.failed_at:
                 server.failures = 0
 
-    def failed(self, server: _Server, rest: float | None = None) -> None:
-        """Let a server rest. Of many requests that fail together, the first one counts."""
+    def failed(
+        self, server: _Server, rest: float | None = None, *, silent_since: float = math.inf
+    ) -> None:
+        """Let a server rest. Of many requests that fail together, the first one counts.
+
+        One that was silent rests at least as long as it was, so that the next try goes elsewhere.
+        """
         with self._lock:
             server.probed = False
             server.open -= 1
@@ -126,7 +131,9 @@ class _Servers:
             if now >= server.rests_until:
                 server.failures += 1
                 server.failed_at = now
-                rest = backoff(server.failures, LONGEST_REST) if rest is None else rest
+                if rest is None:
+                    silent = min(now - silent_since, LONGEST_REST)
+                    rest = max(silent, backoff(server.failures, LONGEST_REST))
                 server.rests_until = now + rest
 
 
@@ -203,7 +210,8 @@ class _Attempts:
         if not isinstance(error, httpx2.TransportError):
             self.servers.release(self.server)
             return False
-        self.servers.failed(self.server)
+        silent_since = self.asked_at if isinstance(error, httpx2.TimeoutException) else math.inf
+        self.servers.failed(self.server, silent_since=silent_since)
         refused = isinstance(error, httpx2.ConnectError | httpx2.ConnectTimeout)
         return refused and bool(self._waiting)
 

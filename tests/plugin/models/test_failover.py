@@ -360,6 +360,19 @@ def test_a_silent_server_is_left_alone(ask: Ask, monkeypatch: pytest.MonkeyPatch
         assert [ask(llm) for _ in range(3)] == ["b"] * 3
 
 
+def test_a_silent_server_rests_as_long_as_it_was_silent(
+    ask: Ask, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(failover, "LONGEST_REST", 30.0)
+    monkeypatch.setattr(failover, "backoff", lambda failures, longest: 0.0)
+    with socket.create_server(("127.0.0.1", 0)) as silent, loopback("b") as (b, _):
+        url = f"http://127.0.0.1:{silent.getsockname()[1]}/v1"
+        llm = vllm_chat_model([url, b], "tiny", timeout=2)
+        with pytest.raises(openai.APITimeoutError):
+            ask(llm)
+        assert [ask(llm) for _ in range(3)] == ["b"] * 3
+
+
 def test_all_servers_are_down(ask: Ask, unused_tcp_port: int) -> None:
     with Server() as busy:
         busy.routes["/v1/chat/completions"] = lambda _: (503, {})
