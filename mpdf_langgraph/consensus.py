@@ -285,8 +285,8 @@ def count_votes(held: Held, rule: ConsensusRule, representatives: Sequence[str])
         winner = clusters[clusters.index(winner)]  # a plain int, also if the rule gave numpy's
     counted = confidence_weights(votes)
     probable = rule.probabilities(votes) if isinstance(rule, ProbabilisticRule) else {}
-    for cluster, p in probable.items():
-        check_number(f"the consensus rule's P({cluster})", p, 0, 1)
+    for cluster in {*clusters, *probable} if probable else ():
+        check_number(f"the consensus rule's P({cluster})", probable.get(cluster), 0, 1)
     if probable:  # those who vote for an answer share its probability
         counted = {
             v.agent: probable[v.cluster] / clusters.count(v.cluster)

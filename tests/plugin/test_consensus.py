@@ -215,6 +215,11 @@ def test_the_probabilities_of_a_rule_are_checked(wrong: Any) -> None:
         count_votes(held, Sure(wrong), ANSWERS)
 
 
+def test_a_rule_gives_each_answer_its_probability() -> None:
+    with pytest.raises(ConfigurationError, match=r"P\(2\) must be .*, got None"):
+        count_votes(team((0, 0.9), (2, 0.3)), Sure(0.8), [*ANSWERS, "7"])
+
+
 def test_a_rule_cannot_change_the_record() -> None:
     held = team((0, 0.9), (1, 0.3), (1, 0.2))
 
