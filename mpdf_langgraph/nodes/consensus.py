@@ -245,6 +245,8 @@ def _warn_of_identical_proposals(state: DeliberationState) -> None:
     proposals = [response for response in held_responses(state).values() if response]
     if len(proposals) < 2 or len({response["text"] for response in proposals}) > 1:
         return
+    if proposals[0].get("refused"):  # refusals are alike at any temperature
+        return
     # Short, sure answers may coincide: the chance is p(text) for each agent but the first.
     logprobs = proposals[0]["logprobs"]
     if logprobs and math.exp(logprobs["total"] * (len(proposals) - 1)) > LIKELY_COINCIDENCE:

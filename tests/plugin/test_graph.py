@@ -422,6 +422,11 @@ def test_identical_proposals_warn() -> None:
         deliberate([says("Answer: 4"), says("Answer: 4")])
 
 
+def test_identical_refusals_do_not_warn() -> None:
+    refusal = AIMessage("", response_metadata={"finish_reason": "content_filter"})
+    assert deliberate([says(refusal), says(refusal)])["answer"] is None
+
+
 # --- moves ----------------------------------------------------------------------------------
 
 
