@@ -92,8 +92,8 @@ class TraceWriter:
         if pid in self._segments and not os.fstat(self._segments[pid]).st_nlink:
             # Somebody removed the segment. It stays open, as another thread may be about to write.
             self._segments.pop(pid, None)
-            self.folder.mkdir(parents=True, exist_ok=True)
         if pid not in self._segments:  # a fork gets a segment of its own
+            self.folder.mkdir(parents=True, exist_ok=True)  # perhaps somebody removed it
             now = time.time_ns()  # fine enough to tell a killed process from the one that resumes
             stamp = time.strftime("%Y%m%dT%H%M%S", time.gmtime(now // 10**9))
             path = self.folder / f"{stamp}{now % 10**9:09d}-{pid}-{uuid.uuid4().hex[:8]}.jsonl"

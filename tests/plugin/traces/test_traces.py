@@ -505,6 +505,7 @@ def test_folders_that_cannot_be_written(
             TraceWriter(path)
     writer = TraceWriter(tmp_path / "gone")
     writer.folder.rmdir()
+    writer.folder.write_text("now a file")
     with pytest.raises(TraceError, match="cannot write a trace"):
         writer.write(episodes[0])
     with monkeypatch.context() as patched:  # root may write everywhere
@@ -513,6 +514,13 @@ def test_folders_that_cannot_be_written(
             TraceWriter(tmp_path)
     with pytest.raises(TraceError, match="no such file or folder"):
         TraceReader(tmp_path / "nowhere")
+
+
+def test_a_folder_that_was_removed_is_made_again(tmp_path: Path, episodes: list[Episode]) -> None:
+    writer = TraceWriter(tmp_path / "gone")
+    writer.folder.rmdir()  # before the first record
+    writer.write(episodes[0])
+    assert ids(TraceReader(tmp_path / "gone")) == [episodes[0].id]
 
 
 def test_a_tilde_is_the_home_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
