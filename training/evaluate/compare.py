@@ -170,6 +170,11 @@ def _beaten(against: Mapping[str, MethodResult | None], gains: Mapping[str, Inte
     return f"it is surely worse than {' and '.join(worse)}"
 
 
+def are_too_few(questions: int) -> bool:
+    """Tell whether a gate cannot be judged on so many questions."""
+    return questions < LEAST_QUESTIONS
+
+
 def decide_gate(
     method: MethodResult, methods: Mapping[str, MethodResult]
 ) -> tuple[str, dict[str, Any]]:
@@ -192,7 +197,7 @@ def decide_gate(
         if other is not None:
             gain = gains[key]
             evidence[key] = {"name": other.name, "difference": [gain.mean, gain.low, gain.high]}
-    if len(method.right) < LEAST_QUESTIONS:
+    if are_too_few(len(method.right)):
         return "unknown", {**evidence, "why": f"fewer than {LEAST_QUESTIONS} questions"}
     if any(d.high < 0 for d in gains.values()):
         return "fail", {**evidence, "why": _beaten(against, gains)}

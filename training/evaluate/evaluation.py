@@ -68,7 +68,7 @@ from training.collect.team import check_references
 from training.evaluate import estimate
 from training.evaluate.bench import Bench
 from training.evaluate.benchmarks import leave_out_unusable, load, sample
-from training.evaluate.compare import CONTROL, MethodResult, decide_gate
+from training.evaluate.compare import CONTROL, MethodResult, are_too_few, decide_gate
 from training.evaluate.methods import Method, MethodOptions, select
 from training.evaluate.options import EvaluateOptions, with_config
 from training.evaluate.results import write_results
@@ -287,10 +287,14 @@ def count_known(routers: Sequence[Path], questions: Sequence[Question]) -> dict[
 def set_gate(folder: Path, gate: str, evidence: dict[str, Any], *, drawn: bool) -> None:
     """Write a router's gate, its evidence, and the mode of its measurement into `router.json`.
 
-    The report's line of the gate says the same then.
+    The report's line of the gate says the same then. A run on too few questions takes no verdict
+    back that more questions gave.
     """
     path = folder / "router.json"
     content = json.loads(path.read_text())
+    if are_too_few(evidence["questions"]) and content.get("gate") in ("pass", "fail"):
+        print(f"{folder}: gate stays {content['gate']}, as there are {evidence['why']}")
+        return
     content |= {"gate": gate, "mode": "drawn" if drawn else "greedy"}
     content |= {"evidence": {**content.get("evidence", {}), "evaluation": evidence}}
     write_json(path, content)

@@ -39,7 +39,7 @@ def gate_of(turn: OneTurn, whole: WholeEpisodes) -> tuple[str, str]:
     """
     differences = [turn.against_vote, turn.against_behaviour]
     if min(d.questions for d in differences) < LEAST_QUESTIONS:
-        return "unknown", f"fewer than {LEAST_QUESTIONS} held-out questions"
+        return "unknown", f"fewer than {LEAST_QUESTIONS} held-out questions with a decision"
     if whole.against_vote is None or whole.against_behaviour is None:
         if any(d.high < 0 for d in differences):
             return "fail", "one turn of it is worse than a vote or than the policy in the traces"
@@ -96,7 +96,7 @@ def signs_of_trouble(
         )
     if persist < 0.02:
         warnings.append("PERSIST is hardly ever taken. Raise --tied-weight or give tokens a cost.")
-    if rollouts < 5:
+    if round(rollouts, 1) < 5:
         warnings.append(
             f"groups that allow REFINE hold {rollouts:.1f} rollouts on average, below 5: ranks "
             "are coarse. Collect with --alternatives 4."

@@ -26,7 +26,7 @@ from tqdm import tqdm
 
 from mpdf_langgraph.errors import ConfigurationError, MPDFError, TraceError
 from mpdf_langgraph.observation import FEATURE_VERSION
-from mpdf_langgraph.traces.reader import NOT_A_FILE, find_files, find_segments, first_episodes
+from mpdf_langgraph.traces.reader import NOT_A_FILE, find_files, find_segments, spread_episodes
 from mpdf_langgraph.traces.records import SCHEMA_VERSION, Episode, read_question
 from training.collect.files import atomic_write
 from training.collect.pool import make_pool
@@ -44,8 +44,8 @@ CHUNK = 16_000_000
 WORTH_PROCESSES = 300_000_000
 #: Caches that a segment keeps, as each share of the questions needs its own.
 MOST_CACHES = 4
-#: The number of turns is estimated on the first records of so many segments, so many of each.
-PROBED_SEGMENTS, PROBED_RECORDS = 32, 8
+#: The number of turns is estimated on so many segments at most, and so many records of them all.
+PROBED_SEGMENTS, PROBED_RECORDS = 32, 256
 #: Problems that are told in full. The counts tell of the others.
 MOST_PROBLEMS = 20
 _TORN = (OSError, ValueError, KeyError, EOFError, RuntimeError, zipfile.BadZipFile)
@@ -91,14 +91,15 @@ def share_of(
 
     It is the largest of these that leaves about so many turns at most. Halves, so that traces may
     grow for a while before other questions are read. How many turns there are is estimated: by the
-    bytes of a turn in the first records.
+    bytes of a turn in records from all over the segments.
 
     Raises:
         TraceError: There is no such path.
     """
     segments = find_segments(paths)
     probed = segments[:: max(1, -(-len(segments) // PROBED_SEGMENTS))]
-    found = [pair for path in probed for pair in first_episodes(path, PROBED_RECORDS)]
+    each = PROBED_RECORDS // max(1, len(probed))
+    found = [pair for path in probed for pair in spread_episodes(path, each)]
     read = sum(length for length, _ in found)
     turns = sum(len(episode.turns) for _, episode in found)
     estimate = turns / max(1, read) * sum(path.stat().st_size for path in segments)

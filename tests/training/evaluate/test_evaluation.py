@@ -382,6 +382,22 @@ async def test_every_seed_has_a_gate_of_its_own(tmp_path: Path) -> None:
     assert gates["hedger-1"] != "pass"
 
 
+async def test_too_few_questions_take_no_verdict_back(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = riddles.router(tmp_path / "hedger")
+    monkeypatch.setattr(compare, "LEAST_QUESTIONS", 50)
+    for gate, after in (("unknown", "unknown"), ("pass", "pass"), ("fail", "fail")):
+        before = {**json.loads((folder / "router.json").read_text()), "gate": gate}
+        (folder / "router.json").write_text(json.dumps(before))
+        await evaluate(options(tmp_path, "--router", str(folder), *tuned(tmp_path)))
+        manifest = json.loads((folder / "router.json").read_text())
+        assert manifest["gate"] == after
+        assert (manifest == before) is (gate != "unknown")
+        said = f"gate stays {gate}, as there are" if gate != "unknown" else "gate unknown, as"
+        assert f"{said} fewer than 50 questions" in capsys.readouterr().out
+
+
 async def test_repeated_questions_count_once(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -565,6 +565,14 @@ def test_of_too_many_turns_a_share_of_the_questions_is_read(tmp_path: Path, pack
     assert same(read(tmp_path)[0], whole)
 
 
+def test_the_turns_are_counted_all_over_a_segment(tmp_path: Path) -> None:
+    made = [*synthetic_episodes(60, 5)]  # of nine turns each
+    early = [e.model_copy(update={"turns": []}) for e in synthetic_episodes(20, 6)]
+    lines = [e.to_json(packed=True) for e in [*early, *made]]  # what settles at once ends first
+    (tmp_path / "a.jsonl").write_bytes(b"\n".join(lines) + b"\n")
+    assert [share_of(tmp_path, most) for most in (10**6, 300, 150)] == [1, 0.5, 0.25]
+
+
 def test_a_torn_record_of_no_known_question_is_counted(tmp_path: Path) -> None:
     write(tmp_path, synthetic_episodes(3, 5))
     [segment] = tmp_path.glob("*.jsonl")
