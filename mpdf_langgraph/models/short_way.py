@@ -87,13 +87,14 @@ def reuse_heads(client: Any) -> None:
 
     def build_request(options: Any, **retries: Any) -> httpx2.Request:
         nonlocal last
+        kept = last  # another thread may replace it meanwhile
         given = {k: v for k, v in vars(options).items() if not isinstance(v, NotGiven)} | retries
         body = {**(given.pop("json_data", None) or {}), **(given.pop("extra_json", None) or {})}
         # The client makes an idempotency key for each request, but has no header to send it in.
         given["idempotency_key"] = client._idempotency_header
         given["client"] = client.base_url, client.api_key, client.timeout
-        if last is not None and last[0] == given and not client._client.cookies:
-            head = last[1]
+        if kept is not None and kept[0] == given and not client._client.cookies:
+            head = kept[1]
             plain = {k: v for k, v in body.items() if not isinstance(v, Omit)}
             with suppress(TypeError, ValueError):  # the client knows of more than plain JSON
                 return httpx2.Request(

@@ -245,6 +245,29 @@ def test_a_head_follows_the_client_and_serves_no_other_method() -> None:
     assert with_cookie[1]["cookie"] == "replica=7"
 
 
+def test_a_head_is_not_that_of_a_request_beside_it() -> None:
+    """Another thread's request comes in while the heads are compared."""
+    with Server() as server:
+        server.routes["/v1/chat/completions"] = lambda _: (200, REPLY)
+        model = vllm_chat_model(server.url, "m")
+
+        class Key(str):
+            def __eq__(self, other: object) -> bool:
+                model.root_client.api_key = "k"
+                model.invoke("beside", extra_headers={"X-Which": "beside"})
+                return True
+
+            __hash__ = str.__hash__
+
+        model.root_client.api_key = "k"
+        model.invoke("first")
+        model.root_client.api_key = Key("k")
+        model.invoke("second")
+    sent = {body["messages"][0]["content"]: headers for _, headers, body in server.requests}
+    assert sent["beside"]["x-which"] == "beside"
+    assert "x-which" not in sent["second"]
+
+
 def test_a_client_without_these_methods_stays_as_it_is() -> None:
     client = SimpleNamespace()
     reuse_heads(client)
